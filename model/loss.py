@@ -1,0 +1,48 @@
+"""Contrastive losses over logits (B, 1+K): column 0 is the query's own key, the others are the queue.
+
+InfoNCE: van den Oord et al. (arXiv 1807.03748). UberNCE and the multiple-instance loss: CoCLR, equations 2 and 3.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def infonce_loss(logits: Tensor) -> Tensor:
+    """Cross-entropy with column 0 as the class: mean over the batch of -log softmax(logits)[0]."""
+    return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+
+
+def ubernce_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the batch of -(sum over positives of log-softmax) / number of positives.
+
+    Args:
+        logits: (B, 1+K) float. mask: positives, (B, 1+K) bool or float, at least one a row.
+    """
+    mask = mask.to(logits.dtype)
+    positives = (logits.log_softmax(dim=1) * mask).sum(dim=1) / mask.sum(dim=1)
+    return -positives.mean()
+
+
+def coclr_loss(logits: Tensor, mask: Tensor) -> Tensor:
+    """Mean over the batch of -log(softmax mass on the positives), as a difference of two log-sum-exps.
+
+    Args:
+        logits: (B, 1+K) float. mask: positives, (B, 1+K) bool or float, at least one a row.
+    """
+    positives = logits.masked_fill(mask == 0, float("-inf")).logsumexp(dim=1)
+    return (logits.logsumexp(dim=1) - positives).mean()
+
+
+def drop_self(mask: Tensor) -> Tensor:
+    """The mask without column 0 in every row that has another positive.
+
+    After InfoNCE a query is already close to its own key, and the mined positives carry the new information.
+
+    Args:
+        mask: positives (B, 1+K), bool or float; returned as a new tensor of the same type.
+    """
+    dropped = mask.clone()
+    has_other = (mask[:, 1:] != 0).any(dim=1)
+    dropped[:, 0] = torch.where(has_other, torch.zeros_like(mask[:, 0]), mask[:, 0])
+    return dropped

@@ -1,0 +1,144 @@
+"""Momentum contrast: the pair of encoders, the projection head, the queue, and shuffled BatchNorm (MoCo, arXiv 1911.05722)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from backbone.select_backbone import select_backbone
+from model.errors import ModelError
+from utils import distributed
+
+
+def make_encoder(network: str, dim: int) -> nn.Sequential:
+    """Backbone, global average pool and a two-layer projection head: clips (B, 3, T, H, W) to (B, dim, 1, 1, 1)."""
+    backbone, info = select_backbone(network)
+    width = info["feature_size"]
+    return nn.Sequential(
+        backbone,
+        nn.AdaptiveAvgPool3d(1),
+        nn.Conv3d(width, width, kernel_size=1),
+        nn.ReLU(),
+        nn.Conv3d(width, dim, kernel_size=1),
+    )
+
+
+def embed(encoder: nn.Module, clips: Tensor) -> Tensor:
+    """L2-normalised embeddings: clips (B, 3, T, H, W) to (B, D)."""
+    return F.normalize(encoder(clips).flatten(1), dim=1)
+
+
+def freeze(module: nn.Module) -> None:
+    """Exclude a module's parameters from the gradient."""
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+
+
+def check_queue(K: int, batch: int, world: int) -> None:
+    """Refuse a queue that a step's keys, ``batch`` from each of ``world`` processes, do not divide.
+
+    Raises:
+        ModelError: K is not a positive multiple of batch * world.
+    """
+    if K <= 0 or K % (batch * world):
+        raise ModelError(f"the queue of {K} entries (--moco-k) must be a multiple of the keys of one step, "
+                         f"{batch} (--batch_size) x {world} processes = {batch * world}")
+
+
+class MomentumContrast(nn.Module):
+    """What InfoNCE, UberNCE and CoCLR share: query encoder, momentum (key) encoder, and the queue of keys.
+
+    Args:
+        network: backbone's name. dim: D, embedding size. K: queue length. m: momentum of the key encoder.
+        T: temperature of the logits.
+    """
+
+    def __init__(self, network: str, dim: int, K: int, m: float, T: float) -> None:
+        super().__init__()
+        self.dim, self.K, self.m, self.T = dim, K, m, T
+        self.encoder_q = make_encoder(network, dim)
+        self.encoder_k = make_encoder(network, dim)
+        self.encoder_k.load_state_dict(self.encoder_q.state_dict())
+        freeze(self.encoder_k)
+        self.register_buffer("queue", F.normalize(torch.randn(dim, K), dim=0))
+        self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+        # Draws the clips' order for shuffled BatchNorm. The same on every process, so the order needs no exchange.
+        self.shuffle = torch.Generator().manual_seed(0)
+
+    @torch.no_grad()
+    def update_key_encoder(self) -> None:
+        """encoder_k = m * encoder_k + (1 - m) * encoder_q, over parameters only (MoCo, equation 2)."""
+        keys, queries = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
+        # Two products and a sum, each rounded, as released: a fused multiply-add differs in the last bit, which S3D in
+        # train mode at initialisation amplifies to 3e-4 of the keys.
+        torch._foreach_mul_(keys, self.m)
+        torch._foreach_add_(keys, torch._foreach_mul(queries, 1 - self.m))
+
+    @torch.no_grad()
+    def embed_keys(self, clips: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys by the momentum encoder with shuffled BatchNorm (MoCo, section 3.3).
+
+        Args:
+            clips: this process's B clips, (B, 3, T, H, W).
+
+        Returns:
+            This process's keys (B, D), and those of all processes in rank order (W*B, D).
+        """
+        B, W = len(clips), distributed.world_size()
+        if W == 1:  # BatchNorm does not see the order within a process
+            k = embed(self.encoder_k, clips)
+            return k, k
+        # Row r lists the clips that process r encodes. Sorted, they arrive in the order of the processes they come from.
+        order = torch.randperm(W * B, generator=self.shuffle).view(W, B).sort(dim=1).values
+        shuffled = embed(self.encoder_k, exchange_clips(clips, order))
+        k_all = distributed.all_gather(shuffled)  # (W*B, D) in the order of `order`
+        k_all = k_all[order.flatten().argsort().to(k_all.device, non_blocking=True)]
+        return k_all.view(W, B, -1)[distributed.rank()], k_all
+
+    def logits(self, q: Tensor, k: Tensor) -> Tensor:
+        """[q . k | q . queue] / T for queries and keys (B, D): (B, 1+K), equation 1 of MoCo.
+
+        The queue is copied, because it is written in this step and the gradient needs it as it was read.
+        """
+        positive = (q * k).sum(dim=1, keepdim=True)  # (B, 1)
+        return torch.cat([positive, q @ self.queue.clone()], dim=1) / self.T
+
+    @torch.no_grad()
+    def enqueue(self, columns: dict[str, Tensor]) -> None:
+        """Replace the oldest queue columns by those of a step.
+
+        Args:
+            columns: buffer name to its new entries, W*B of them, first dimension: (W*B, D) for a (D, K) buffer,
+                (W*B,) for a (K,) buffer.
+
+        Raises:
+            ModelError: W*B does not divide K.
+        """
+        n = len(next(iter(columns.values())))
+        if self.K % n:
+            check_queue(self.K, n // distributed.world_size(), distributed.world_size())
+        where = (self.queue_ptr + torch.arange(n, device=self.queue_ptr.device)) % self.K
+        for name, entries in columns.items():
+            buffer = getattr(self, name)
+            buffer[..., where] = entries.movedim(0, -1).to(buffer.dtype)
+        self.queue_ptr.add_(n).remainder_(self.K)
+
+
+def exchange_clips(clips: Tensor, order: Tensor) -> Tensor:
+    """Send each clip to the one process that encodes it.
+
+    Args:
+        clips: this process's clips (B, C, T, H, W); clip j of process r has the number r*B + j.
+        order: the numbers of the clips that each process encodes, (W, B) int64 on the CPU, rows sorted.
+
+    Returns:
+        The clips of row ``rank`` of ``order``, (B, C, T, H, W).
+    """
+    W, B = order.shape
+    rank = distributed.rank()
+    origin = order // B  # (W, B): the process that holds each clip
+    outgoing = order[origin == rank] - rank * B  # row-major: by destination, then in its order
+    send = [int(n) for n in (origin == rank).sum(dim=1)]
+    receive = torch.bincount(origin[rank], minlength=W).tolist()
+    # Frames last-channel first, since that is how clips lie in memory: the copy is then one contiguous read.
+    packed = clips.movedim(1, -1)[outgoing.to(clips.device, non_blocking=True)].contiguous()
+    return distributed.all_to_all(packed, send, receive).movedim(-1, 1)

@@ -1,0 +1,1 @@
+"""Options, distribution, checkpoints, metrics, augmentation and the training loop; nothing of the method."""

@@ -1,0 +1,162 @@
+"""Processes: how they were launched, and what they exchange. Without a process group there is one process, rank 0 of 1."""
+
+import os
+import sys
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from utils.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Launch:
+    """Where a process stands: ``rank`` of ``world_size`` over all nodes, ``local_rank`` on this node."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+    device: torch.device
+    backend: str | None  # None: one process, no process group
+
+
+def is_initialized() -> bool:
+    """Whether a process group exists."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    """Global rank of this process; 0 without a process group."""
+    return dist.get_rank() if is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes; 1 without a process group."""
+    return dist.get_world_size() if is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Whether this process writes checkpoints and logs."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+@torch.no_grad()
+def all_gather(tensor: Tensor) -> Tensor:
+    """All processes' tensors (B, ...) in rank order, (W*B, ...); without gradient."""
+    if world_size() == 1:
+        return tensor
+    tensor = tensor.contiguous()
+    gathered = tensor.new_empty((world_size() * len(tensor), *tensor.shape[1:]))
+    dist.all_gather_into_tensor(gathered, tensor)
+    return gathered
+
+
+@torch.no_grad()
+def all_to_all(tensor: Tensor, send: list[int], receive: list[int]) -> Tensor:
+    """Send ``send[r]`` rows of ``tensor`` to each process r and return the received rows, in rank order.
+
+    Args:
+        tensor: rows by destination, (sum(send), ...), contiguous. receive: rows that come from each process.
+    """
+    if world_size() == 1:
+        return tensor
+    received = tensor.new_empty((sum(receive), *tensor.shape[1:]))
+    dist.all_to_all_single(received, tensor, receive, send)
+    return received
+
+
+@torch.no_grad()
+def broadcast(tensor: Tensor, src: int = 0) -> Tensor:
+    """The tensor of process ``src``, on every process, in place."""
+    if world_size() > 1:
+        dist.broadcast(tensor, src)
+    return tensor
+
+
+@torch.no_grad()
+def reduce_mean(tensor: Tensor) -> Tensor:
+    """The mean of all processes' tensors, as a new tensor."""
+    if world_size() == 1:
+        return tensor.clone()
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+def start(local_rank: int | None = None, gpu: int | None = None, backend: str = "nccl", dist_url: str = "env://",
+          world_size: int = -1, rank: int = -1) -> Launch:
+    """Find out how this process was launched, join the process group if there are several, and choose the device.
+
+    In order: ``torchrun`` or ``torch.distributed.launch`` (RANK and WORLD_SIZE in the environment), SLURM's ``srun``,
+    the arguments ``world_size`` and ``rank``, and else a single process.
+
+    Args:
+        local_rank: this process's number on its node, if an option gave it. gpu: device of a single process.
+        backend: "nccl" becomes "gloo" where there is no GPU, with one line saying so.
+        dist_url: where the processes meet, for launches that do not set MASTER_ADDR.
+        world_size, rank: number of processes and this one's, for launches by hand; -1 means unknown.
+
+    Raises:
+        OptionError: the launch contradicts itself, or names a GPU that is not there.
+    """
+    launched = _torchrun() or _slurm()
+    if launched is None and world_size > 1:
+        if not 0 <= rank < world_size:
+            raise OptionError(f"--world-size {world_size} needs --rank 0 ... {world_size - 1}, but --rank is {rank}")
+        launched = (rank, world_size, local_rank if local_rank is not None else rank)
+    if launched is None:
+        return Launch(0, 0, 1, _device(gpu if gpu is not None else 0), None)
+    rank, world_size, env_local_rank = launched
+    local_rank = env_local_rank if env_local_rank is not None else (local_rank or 0)
+    device = _device(local_rank)
+    if world_size == 1:
+        return Launch(0, local_rank, 1, device, None)
+    if backend == "nccl" and device.type == "cpu":
+        if rank == 0:
+            print("no GPU found: the process group uses gloo instead of nccl", file=sys.stderr)
+        backend = "gloo"
+    dist.init_process_group(backend, init_method=dist_url, world_size=world_size, rank=rank)
+    return Launch(rank, local_rank, world_size, device, backend)
+
+
+def stop() -> None:
+    """Leave the process group, if there is one."""
+    if is_initialized():
+        dist.destroy_process_group()
+
+
+def _torchrun() -> tuple[int, int, int | None] | None:
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return None
+    local_rank = os.environ.get("LOCAL_RANK")
+    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(local_rank) if local_rank else None
+
+
+def _slurm() -> tuple[int, int, int | None] | None:
+    # SLURM_STEP_NUM_TASKS is set inside srun only; a plain python in an allocation is a single process.
+    if "SLURM_PROCID" not in os.environ or "SLURM_STEP_NUM_TASKS" not in os.environ:
+        return None
+    rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
+    if size > 1 and "MASTER_ADDR" not in os.environ:
+        raise OptionError("SLURM started several tasks, but MASTER_ADDR is not set: export it in the batch script, "
+                          "MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)")
+    os.environ.setdefault("MASTER_PORT", "29500")
+    return rank, size, int(os.environ.get("SLURM_LOCALID", 0))
+
+
+def _device(index: int) -> torch.device:
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    if index >= torch.cuda.device_count():
+        raise OptionError(f"GPU {index} was asked for, but only {torch.cuda.device_count()} are visible: "
+                          "start fewer processes per node, or set CUDA_VISIBLE_DEVICES")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
