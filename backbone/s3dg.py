@@ -1,7 +1,7 @@
 """S3D and S3D-G, the separable 3-D Inception of Xie et al., "Rethinking Spatiotemporal Feature Learning" (ECCV 2018).
 
-Every layer is registered under two names, by its place in the Inception table (``Mixed_3b``) and by the block it belongs
-to (``block3.1``): published checkpoints hold both, and a file we write must load strictly elsewhere.
+Every layer is registered under two names, by its place in the Inception table (``Mixed_3b``) and by the block it
+belongs to (``block3.1``): published checkpoints hold both, and a file we write must load strictly elsewhere.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Momentum contrast: the pair of encoders, the projection head, the queue, and shuffled BatchNorm (MoCo, arXiv 1911.05722)."""
+"""Momentum contrast (MoCo, arXiv 1911.05722): the pair of encoders, the head, the queue, and shuffled BatchNorm."""
 
 import torch
 import torch.nn.functional as F
@@ -87,7 +87,7 @@ class MomentumContrast(nn.Module):
         if W == 1:  # BatchNorm does not see the order within a process
             k = embed(self.encoder_k, clips)
             return k, k
-        # Row r lists the clips that process r encodes. Sorted, they arrive in the order of the processes they come from.
+        # Row r lists the clips that process r encodes; sorted, in the order of the processes they come from.
         order = torch.randperm(W * B, generator=self.shuffle).view(W, B).sort(dim=1).values
         shuffled = embed(self.encoder_k, exchange_clips(clips, order))
         k_all = distributed.all_gather(shuffled)  # (W*B, D) in the order of `order`

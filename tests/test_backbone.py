@@ -14,8 +14,8 @@ from model.classifier import LinearClassifier
 from model.pretrain import CoCLR
 
 HERE = Path(__file__).parent
-BLOCK_OF_FEATURE = {0: "Conv_1a", 2: "Conv_2b", 3: "Conv_2c", 5: "Mixed_3b", 6: "Mixed_3c", 8: "Mixed_4b", 9: "Mixed_4c",
-                    10: "Mixed_4d", 11: "Mixed_4e", 12: "Mixed_4f", 14: "Mixed_5b", 15: "Mixed_5c"}
+BLOCK_OF_FEATURE = {0: "Conv_1a", 2: "Conv_2b", 3: "Conv_2c", 5: "Mixed_3b", 6: "Mixed_3c", 8: "Mixed_4b",
+                    9: "Mixed_4c", 10: "Mixed_4d", 11: "Mixed_4e", 12: "Mixed_4f", 14: "Mixed_5b", 15: "Mixed_5c"}
 
 
 def published_keys() -> dict[str, dict[str, tuple]]:

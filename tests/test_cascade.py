@@ -20,7 +20,7 @@ def cascade_by_loops(other, own, excluded, topk, ratio, stage):
             keep = topk if i == stage else int(K * ratio**i)
             chosen = []
             for _ in range(keep):
-                best = None
+                best, best_rank = None, (False, -float("inf"))
                 for j in survivors:
                     rank = (not bool(excluded[b, j]), float(row[b, j]))
                     if j not in chosen and (best is None or rank > best_rank):

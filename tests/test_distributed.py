@@ -131,7 +131,7 @@ def test_every_clip_is_encoded_by_exactly_one_process(ranks):
 
 
 def test_shuffling_mixes_the_batches_that_batchnorm_sees(ranks):
-    """In train mode each process's key encoder sees clips of both, so its statistics differ from those of its own batch."""
+    """In train mode each key encoder sees clips of both processes: its statistics are not those of its own batch."""
     for rank in range(W):
         alone = train_mode_run(slice(rank * B, (rank + 1) * B))[0]["encoder_k.0.bn.running_mean"]
         shuffled = ranks[rank]["train_mode_run"][0]["encoder_k.0.bn.running_mean"]

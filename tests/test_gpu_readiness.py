@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from test_pretrain import TinyBackbone
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from model import momentum
 from model.cascade import cascade_topk

@@ -88,7 +88,8 @@ def test_buffers_start_as_specified(tiny):
         torch.testing.assert_close(queue.norm(dim=0), torch.ones(32))
     assert (model.queue_vname == -1).all() and (model.queue_label == -1).all()
     assert torch.equal(model.memory_index_record, torch.arange(32)) and not model.queue_is_full
-    assert all(torch.equal(a, b) for a, b in zip(model.encoder_q.parameters(), model.encoder_k.parameters(), strict=True))
+    pairs = zip(model.encoder_q.parameters(), model.encoder_k.parameters(), strict=True)
+    assert all(torch.equal(q, k) for q, k in pairs)
 
 
 def test_queue_is_read_before_it_is_written_and_wraps_around(tiny):

@@ -1,4 +1,4 @@
-"""Processes: how they were launched, and what they exchange. Without a process group there is one process, rank 0 of 1."""
+"""Processes: how they were launched, and what they exchange. Without a process group there is one, rank 0 of 1."""
 
 import os
 import sys

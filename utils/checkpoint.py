@@ -1,0 +1,171 @@
+"""Checkpoint files: safe to read, never half written; and state dicts loaded with every difference accounted for."""
+
+import os
+import pickle
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.errors import CheckpointError
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """How a pickle of protocol 2 writes the bytes of a numpy scalar; no other encoding is looked up."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"encoding {encoding!r} in a checkpoint")
+    return text.encode("latin1")
+
+
+def _scalar(dtype: np.dtype, data: bytes) -> float | int | bool:
+    """A numpy number as Python's. Published files hold some, for example in ``best_acc``."""
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "biuf" or not isinstance(data, bytes):
+        raise pickle.UnpicklingError("a numpy value that is no number in a checkpoint")
+    return np.frombuffer(data, dtype=dtype, count=1)[0].item()
+
+
+_NUMPY = [
+    np.dtype,
+    *(getattr(np.dtypes, name) for name in dir(np.dtypes) if re.fullmatch(r"(Bool|U?Int\d+|Float\d+)DType", name)),
+    (_scalar, "numpy.core.multiarray.scalar"),  # written by numpy 1
+    (_scalar, "numpy._core.multiarray.scalar"),  # written by numpy 2
+    (_encode, "_codecs.encode"),
+]
+
+
+def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
+    """Read a checkpoint to the CPU, without running anything that it may contain.
+
+    Args:
+        require: keys that the file's dict must have; none for files that are not checkpoints.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, holds something else, or more than plain data.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}: check the path")
+    try:
+        with torch.serialization.safe_globals(_NUMPY):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} is damaged, or no checkpoint, or holds more than plain data, and is not loaded "
+                              f"({_short(error)})") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be read: it is cut short, damaged, or no checkpoint "
+                              f"({_short(error)})") from error
+    missing = [key for key in require if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise CheckpointError(f"{path} is no checkpoint: it has no {missing[0]!r}")
+    return content
+
+
+def save(path: str | Path, state: Mapping) -> None:
+    """Write a checkpoint; a file of that name is replaced only once the new one is complete and on the disk.
+
+    Raises:
+        CheckpointError: it could not be written. The file that was there is as before.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(draft, "wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(f"cannot write {path} ({_short(error)}): free some space or check the rights; what was "
+                              "there before is unchanged") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@dataclass
+class LoadReport:
+    """What a model took from a state dict, and the differences that were expected."""
+
+    loaded: int
+    missing: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        parts = [f"{self.loaded} tensors loaded"]
+        if self.missing:
+            parts.append(f"{len(self.missing)} not in the file, as expected ({_name_a_few(self.missing)})")
+        if self.unused:
+            parts.append(f"{len(self.unused)} of the file not used, as expected ({_name_a_few(self.unused)})")
+        return "; ".join(parts)
+
+
+def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: Iterable[str] = (),
+               may_have: Iterable[str] = (), rename: Mapping[str, str] | None = None) -> LoadReport:
+    """Load a state dict into a model; any difference that was not announced is an error, and loads nothing.
+
+    Args:
+        may_miss: prefixes of the model's keys that the state dict need not have.
+        may_have: prefixes of the state dict's keys (after renaming) that the model need not have.
+        rename: prefix to the prefix that replaces it. A leading "module." is always taken off.
+
+    Raises:
+        CheckpointError: keys are missing or left over, or shapes differ.
+    """
+    given = renamed(state_dict, rename or {})
+    own = model.state_dict()
+    missing, unused = [key for key in own if key not in given], [key for key in given if key not in own]
+    shapes = [key for key in own if key in given and own[key].shape != given[key].shape]
+    lost = [key for key in missing if not key.startswith(tuple(may_miss))]
+    extra = [key for key in unused if not key.startswith(tuple(may_have))]
+    if lost or extra or shapes:
+        raise CheckpointError(_differences(own, given, shapes, lost, extra))
+    model.load_state_dict({key: given[key] for key in own if key in given}, strict=False)
+    return LoadReport(len(own) - len(missing), missing, unused)
+
+
+def renamed(state_dict: Mapping[str, Tensor], rename: Mapping[str, str]) -> dict[str, Tensor]:
+    """The state dict without "module." in front of keys, and with prefixes replaced (the first that fits)."""
+    result = {}
+    for key, value in state_dict.items():
+        key = key.removeprefix("module.")
+        prefix = next((old for old in rename if key.startswith(old)), "")
+        result[rename.get(prefix, "") + key[len(prefix):]] = value
+    return result
+
+
+def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], shapes: list[str], lost: list[str],
+                 extra: list[str]) -> str:
+    parts = []
+    if shapes:
+        key = shapes[0]
+        parts.append(f"{len(shapes)} shapes differ ({key}: file {tuple(given[key].shape)}, "
+                     f"model {tuple(own[key].shape)})")
+    if lost:
+        parts.append(f"{len(lost)} tensors are not in the file ({_name_a_few(lost)})")
+    if extra:
+        parts.append(f"{len(extra)} tensors of the file are unknown to the model ({_name_a_few(extra)})")
+    if shapes and all(key.startswith("queue") or key == "memory_index_record" for key in shapes) and not lost + extra:
+        reason = "it was probably made with another --moco-k or --moco-dim"
+    else:
+        reason = "it was probably made with another --net or for another model"
+    return f"the checkpoint does not fit the model: {', '.join(parts)}; {reason}"
+
+
+def _name_a_few(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,133 @@
+"""Metrics of contrastive training, meters that wait for the device only when they are read, and the ring of labels."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from utils import distributed
+
+
+@torch.no_grad()
+def topk_accuracy(logits: Tensor, target: Tensor, ks: Sequence[int] = (1, 5)) -> list[Tensor]:
+    """Share of rows whose target is among the k highest logits, one 0-d tensor per k.
+
+    Args:
+        logits: (B, N). target: (B,) int64. A k above N counts as N.
+    """
+    best = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices  # (B, max k)
+    hits = best == target[:, None]
+    return [hits[:, :k].any(dim=1).float().mean() for k in ks]
+
+
+@torch.no_grad()
+def mask_accuracy(logits: Tensor, mask: Tensor, ks: Sequence[int] = (1, 5)) -> list[Tensor]:
+    """Share of rows that have a positive among their k highest logits, one 0-d tensor per k.
+
+    Args:
+        logits: (B, 1+K). mask: positives (B, 1+K), bool or float.
+    """
+    best = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices  # (B, max k)
+    hits = mask.gather(1, best) != 0
+    return [hits[:, :k].any(dim=1).float().mean() for k in ks]
+
+
+@torch.no_grad()
+def mining_recall(mask: Tensor, labels: Tensor, source: Tensor, ring: "LabelRing") -> Tensor:
+    """Share of the mined queue entries that are of their query's class (CPR, section 4: positive mining recall).
+
+    Mined are the positives of the queue that are not of the query's own source. 0 where none was mined.
+
+    Args:
+        mask: positives (B, 1+K), as CoCLR's forward returned it. labels, source: of the queries, (B,) int64.
+        ring: labels and sources of the queue as it was when it was read.
+    """
+    mined = (mask[:, 1:] != 0) & (source[:, None] != ring.sources[None, :])  # (B, K)
+    correct = mined & (labels[:, None] == ring.labels[None, :])
+    return correct.sum() / mined.sum().clamp(min=1)
+
+
+class LabelRing:
+    """Labels and sources of the queue's entries, for monitoring only: training never sees them.
+
+    Attributes:
+        labels, sources: (K,) int64, -1 where nothing has been written yet.
+    """
+
+    def __init__(self, K: int, device: torch.device | str = "cpu") -> None:
+        self.labels = torch.full((K,), -1, dtype=torch.long, device=device)
+        self.sources = torch.full((K,), -1, dtype=torch.long, device=device)
+        self.pointer, self.written = 0, 0  # host side: asking costs nothing
+
+    @property
+    def full(self) -> bool:
+        """Whether every entry has been written."""
+        return self.written >= len(self.labels)
+
+    def update(self, labels: Tensor, sources: Tensor) -> None:
+        """Write the labels and sources (B,) of all processes' samples in rank order, as the queue writes its keys."""
+        labels, sources = distributed.all_gather(torch.stack([labels, sources], dim=1)).unbind(dim=1)  # (W*B,) each
+        where = (self.pointer + torch.arange(len(labels), device=self.labels.device)) % len(self.labels)
+        self.labels[where], self.sources[where] = labels, sources
+        self.pointer = (self.pointer + len(labels)) % len(self.labels)
+        self.written = min(self.written + len(labels), len(self.labels))
+
+    def state_dict(self) -> dict:
+        """What a checkpoint keeps of the ring."""
+        return {"labels": self.labels.cpu(), "sources": self.sources.cpu(), "pointer": self.pointer,
+                "written": self.written}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over a saved ring of the same length."""
+        self.labels.copy_(state["labels"])
+        self.sources.copy_(state["sources"])
+        self.pointer, self.written = int(state["pointer"]), int(state["written"])
+
+    def align(self, pointer: int) -> None:
+        """Start empty at the queue's place, for a checkpoint without a ring."""
+        self.labels.fill_(-1)
+        self.sources.fill_(-1)
+        self.pointer, self.written = pointer, 0
+
+
+class Meters:
+    """Running means of named values that stay on the device; only reading a mean waits for it."""
+
+    def __init__(self, device: torch.device | str) -> None:
+        self._device = device
+        self._sums: dict[str, Tensor] = {}
+        self._counts: dict[str, int] = {}
+        self._read: dict[str, tuple[float, int]] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Count one step's values, 0-d tensors; a name may be absent in some steps."""
+        for name, value in values.items():
+            if name not in self._sums:
+                self._sums[name] = torch.zeros((), dtype=torch.float64, device=self._device)
+                self._counts[name] = 0
+            self._sums[name] += value.detach()
+            self._counts[name] += 1
+
+    def window(self) -> dict[str, float]:
+        """Means over the steps since the last call, of this process."""
+        sums = self._host_sums()
+        result = {}
+        for name, total in sums.items():
+            before, count = self._read.get(name, (0.0, 0))
+            if self._counts[name] > count:
+                result[name] = (total - before) / (self._counts[name] - count)
+            self._read[name] = (total, self._counts[name])
+        return result
+
+    def means(self) -> dict[str, float]:
+        """Means over all steps, of all processes. Every process must call this."""
+        if not self._sums:
+            return {}
+        counts = torch.tensor([self._counts[name] for name in self._sums], dtype=torch.float64, device=self._device)
+        means = distributed.reduce_mean(torch.stack(list(self._sums.values())) / counts)
+        return dict(zip(self._sums, means.tolist(), strict=True))
+
+    def _host_sums(self) -> dict[str, float]:
+        if not self._sums:
+            return {}
+        return dict(zip(self._sums, torch.stack(list(self._sums.values())).tolist(), strict=True))

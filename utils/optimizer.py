@@ -1,0 +1,112 @@
+"""Adam and SGD with few groups inside, for speed, and one group per parameter in files, as published ones have."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from utils.errors import CheckpointError
+
+
+class RunOptimizer:
+    """An optimizer over named parameters.
+
+    Args:
+        named: (name, parameter) pairs, in the order of the file's groups. Frozen ones get a group in the file, but
+            are not trained.
+        name: "adam" or "sgd" (momentum 0.9).
+        lr, wd: learning rate and weight decay.
+        scale: share of the learning rate that a parameter of this name gets; default 1 for all.
+    """
+
+    def __init__(self, named: Iterable[tuple[str, nn.Parameter]], *, name: str = "adam", lr: float, wd: float,
+                 scale: Callable[[str], float] = lambda name: 1.0) -> None:
+        pairs = list(named)
+        self.parameters = [parameter for _, parameter in pairs]
+        self.scales = [scale(label) for label, _ in pairs]
+        self.base_lr = lr
+        groups = [{"params": [p for p, s in zip(self.parameters, self.scales, strict=True)
+                              if s == scale_ and p.requires_grad], "scale": scale_}
+                  for scale_ in sorted(set(self.scales))]
+        groups = [group for group in groups if group["params"]]
+        if name == "adam":
+            self.inner: torch.optim.Optimizer = torch.optim.Adam(groups, lr=lr, weight_decay=wd)
+        else:
+            self.inner = torch.optim.SGD(groups, lr=lr, weight_decay=wd, momentum=0.9)
+        self.lr = lr
+        self.set_lr(lr)
+
+    def set_lr(self, lr: float) -> None:
+        """Use this learning rate, times each group's scale, from now on."""
+        self.lr = lr
+        for group in self.inner.param_groups:
+            group["lr"] = lr * group["scale"]
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.inner.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """Update the trained parameters."""
+        self.inner.step()
+
+    def state_dict(self) -> dict:
+        """The state as an optimizer with one group per parameter, frozen ones included, would save it.
+
+        Each group also has ``initial_lr``: the rate before any schedule, which a resumed run starts from.
+        """
+        common = {key: value for key, value in self.inner.param_groups[0].items() if key not in ("params", "scale")}
+        groups = [{**common, "lr": self.lr * scale, "initial_lr": self.base_lr * scale, "params": [i]}
+                  for i, scale in enumerate(self.scales)]
+        state = {i: dict(self.inner.state[p]) for i, p in enumerate(self.parameters) if self.inner.state.get(p)}
+        return {"state": state, "param_groups": groups}
+
+    def load_state_dict(self, saved: dict) -> None:
+        """Take over the moments of a state with one group per parameter; rates and decay stay those of the command.
+
+        Raises:
+            CheckpointError: the state is of another number or shape of parameters, or of another optimizer.
+        """
+        groups = [index for group in saved["param_groups"] for index in group["params"]]
+        if len(groups) != len(self.parameters):
+            raise CheckpointError(f"the checkpoint's optimizer has {len(groups)} parameters, this model "
+                                  f"{len(self.parameters)}: it was made with another --net, --model or --train_what")
+        position = dict(zip(groups, range(len(groups)), strict=True))
+        moments = {position[index]: values for index, values in saved["state"].items()}
+        wanted = {"exp_avg", "exp_avg_sq"} if isinstance(self.inner, torch.optim.Adam) else {"momentum_buffer"}
+        for i, values in moments.items():
+            parameter = self.parameters[i]
+            shapes = [value.shape for key, value in values.items() if key in wanted and isinstance(value, Tensor)]
+            if not wanted <= set(values) or any(shape != parameter.shape for shape in shapes):
+                raise CheckpointError(f"the checkpoint's optimizer state of parameter {i} does not fit: it was made "
+                                      "with another --net or optimizer")
+        self.inner.load_state_dict({"state": self._numbered(moments), "param_groups": self._groups()})
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for group in self.inner.param_groups for p in group["params"]]
+
+    def _groups(self) -> list[dict]:
+        return self.inner.state_dict()["param_groups"]
+
+    def _numbered(self, moments: dict[int, dict]) -> dict[int, dict]:
+        """Moments by the inner optimizer's numbers: trained parameters, group by group."""
+        place = {id(p): i for i, p in enumerate(self.parameters)}
+        numbered = {}
+        for number, parameter in enumerate(self._trained()):
+            values = moments.get(place[id(parameter)])
+            if values is not None:
+                numbered[number] = {key: torch.tensor(float(value)) if key == "step" else value
+                                    for key, value in values.items()}
+        return numbered
+
+
+def resumed_lr(saved: dict, factor: float, default: float) -> float:
+    """The starting learning rate of a saved optimizer state, the largest over its groups.
+
+    Args:
+        saved: an optimizer's state_dict. factor: what the schedule had made of the starting rate when it was saved,
+            for files that hold only the rate of that epoch. default: the answer where the factor is 0.
+    """
+    if all("initial_lr" in group for group in saved["param_groups"]):
+        return max(float(group["initial_lr"]) for group in saved["param_groups"])
+    return max(float(group["lr"]) for group in saved["param_groups"]) / factor if factor else default

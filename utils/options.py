@@ -1,0 +1,126 @@
+"""Command-line options: their names, defaults, meanings, and the checks that need nothing but the values."""
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from utils.errors import OptionError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are OptionErrors of one line, and which knows no abbreviations."""
+
+    def __init__(self, **settings: object) -> None:
+        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> None:
+        raise OptionError(f"{message} (--help lists the options)")
+
+
+def number(kind: type, low: float, high: float = math.inf, *, open_low: bool = False,
+           open_high: bool = False) -> Callable[[str], float]:
+    """A converter for argparse: text to ``kind``, refused outside of low ... high (ends included unless open)."""
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        above = value > low if open_low else value >= low
+        below = value < high if open_high else value <= high
+        if above and below and math.isfinite(value):
+            return value
+        noun = "a whole number" if kind is int else "a number"
+        bounds = f"{'above' if open_low else 'of at least'} {low:g}" if math.isinf(low) or math.isinf(high) else \
+            f"between {low:g} and {high:g}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {bounds}")
+    return convert
+
+
+positive_int = number(int, 1)
+whole_number = number(int, 0)
+positive_float = number(float, 0, open_low=True)
+non_negative_float = number(float, 0)
+share = number(float, 0, 1)
+open_share = number(float, 0, 1, open_low=True, open_high=True)
+
+
+def add_shared(parser: argparse.ArgumentParser, *, dataset: str, num_seq: int, schedule: Sequence[int], wd: float,
+               prefix: str, workers: int) -> None:
+    """Add the options that pretraining and evaluation share; only these defaults differ between them.
+
+    The scripts add ``--model``, ``--pretrain`` and ``--gpu`` themselves, since their forms differ.
+    """
+    add = parser.add_argument
+    add("--net", default="s3d", help="backbone: s3d, s3dg or r50")
+    add("--dataset", default=dataset, help=f"dataset name (default {dataset})")
+    add("--seq_len", type=positive_int, default=32, help="frames per clip")
+    add("--num_seq", type=positive_int, default=num_seq, help=f"clips per sample; always {num_seq}")
+    add("--ds", type=positive_int, default=1, help="take every ds-th frame")
+    add("--batch_size", type=positive_int, default=32, help="clips per process and step")
+    add("--lr", type=positive_float, default=1e-3, help="learning rate at the start")
+    add("--schedule", type=whole_number, nargs="*", default=list(schedule), help="epochs at which lr falls to a tenth")
+    add("--wd", type=non_negative_float, default=wd, help="weight decay")
+    add("--epochs", type=positive_int, default=10, help="epochs in all")
+    add("--start_epoch", type=whole_number, default=0, help="first epoch, 0-based (a resumed run knows its own)")
+    add("--print_freq", type=positive_int, default=5, help="steps between progress lines")
+    add("--img_dim", type=positive_int, default=128, help="side of the input frames in pixels")
+    add("--prefix", default=prefix, help="first part of the run folder's name")
+    add("-j", "--workers", type=whole_number, default=workers, help="loader processes; 0 loads in the main process")
+    add("--resume", default="", metavar="CKPT", help="go on from this checkpoint, in its run folder")
+    add("--test", default="", metavar="CKPT", help="evaluate this checkpoint, without training")
+    add("--cos", action="store_true", help="cosine learning rate instead of --schedule")
+    add("--reset_lr", action="store_true", help="on --resume, take --lr and not the checkpoint's learning rate")
+    add("--data_root", default=str(ROOT / "data"), help="folder of the LMDB files (default: data/ of the repository)")
+    add("--split_root", default=str(ROOT / "process_data" / "data"), help="folder of the splits "
+        "(default: process_data/data/ of the repository)")
+
+
+def check_shared(args: argparse.Namespace, num_seq: int) -> None:
+    """Checks that need several of the shared options, or know the script.
+
+    Raises:
+        OptionError: the options contradict each other.
+    """
+    if args.num_seq != num_seq:
+        raise OptionError(f"--num_seq is {args.num_seq}, but this script always uses {num_seq} clip(s) per sample")
+    if args.resume and args.test:
+        raise OptionError("--resume and --test exclude each other: one goes on with training, the other evaluates")
+    if not (args.resume or args.test) and args.start_epoch >= args.epochs:
+        raise OptionError(f"--start_epoch {args.start_epoch} leaves nothing to train of --epochs {args.epochs}")
+
+
+def pretraining_parser(description: str, *, dataset: str, models: Sequence[str]) -> Parser:
+    """The options of main_nce.py and main_coclr.py, but for ``--pretrain`` and what only one of them has."""
+    parser = Parser(description=description)
+    add_shared(parser, dataset=dataset, num_seq=2, schedule=(120, 160), wd=1e-5, prefix="pretrain", workers=16)
+    add = parser.add_argument
+    add("--model", default=models[0], choices=list(models), help="contrastive model")
+    add("--save_freq", type=positive_int, default=1, help="epochs between checkpoints")
+    add("--name_prefix", default="", help="put before the model in the run folder's name")
+    add("--seed", type=whole_number, default=0, help="seed of weights, order and augmentation")
+    add("--gpu", type=whole_number, default=None, help="GPU to use, for a single process")
+    add("--world-size", type=int, default=-1, help="processes in all; nodes with --multiprocessing-distributed")
+    add("--rank", type=int, default=-1, help="number of this process; of this node with --multiprocessing-distributed")
+    add("--dist-url", default="env://", help="where the processes meet: env:// or tcp://HOST:PORT")
+    add("--dist-backend", default="nccl", choices=["nccl", "gloo"], help="becomes gloo where there is no GPU")
+    add("--multiprocessing-distributed", action="store_true", help="start one process per GPU of this node")
+    add("--local_rank", "--local-rank", type=int, default=None, help="set by torch.distributed.launch")
+    add("--moco-dim", type=positive_int, default=128, help="embedding size D")
+    add("--moco-k", type=positive_int, default=2048, help="queue length K")
+    add("--moco-m", type=share, default=0.999, help="momentum of the key encoder")
+    add("--moco-t", type=positive_float, default=0.07, help="temperature of the logits")
+    return parser
+
+
+def add_mining(parser: argparse.ArgumentParser) -> None:
+    """The options of main_coclr.py alone: how positives are mined."""
+    add = parser.add_argument
+    add("--topk", type=whole_number, default=5, help="positives mined per query")
+    add("--reverse", action="store_true", help="train the flow encoder and mine in RGB")
+    add("--cascade", action="store_true", help="mine by cascade positive retrieval")
+    add("--ratio", type=open_share, default=0.5, help="share that each stage of the cascade keeps")
+    add("--stage", type=positive_int, default=7, help="stages of the cascade")

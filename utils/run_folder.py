@@ -1,0 +1,75 @@
+"""Run folders: their names, which tell the settings, and their making. ``img/`` holds logs, ``model/`` checkpoints."""
+
+import zlib
+from argparse import Namespace
+from pathlib import Path
+
+from utils.errors import CheckpointError, OptionError
+
+LONGEST_NAME = 255  # bytes, of one path component on common file systems
+
+
+def nce_folder(args: Namespace) -> Path:
+    """Run folder of main_nce.py, relative to the working directory."""
+    return Path("ckpt", f"log-{args.prefix}", _fit(
+        f"{args.name_prefix}{args.model}_k{args.moco_k}_{_clip_part(args)}{_pretrained(args.pretrain)}"))
+
+
+def coclr_folder(args: Namespace) -> Path:
+    """Run folder of main_coclr.py, relative to the working directory."""
+    mining = f"top{args.topk}{'-R' if args.reverse else ''}"
+    return Path("ckpt", f"log-{args.prefix}", _fit(
+        f"{args.name_prefix}{args.model}-{mining}_k{args.moco_k}_{_clip_part(args)}"))
+
+
+def classifier_folder(args: Namespace, gpus: int) -> Path:
+    """Run folder of eval/main_classifier.py; ``gpus`` is the number of GPUs in use (1 on a CPU)."""
+    optimizer = {"sgd": "SGD", "adam": "Adam"}[args.optim]
+    return Path(f"log-eval-{args.prefix}", _fit(
+        f"{args.dataset}-{args.img_dim}_sp{args.which_split}_{args.model}_{args.net}_{optimizer}"
+        f"_bs{gpus * args.batch_size}_lr{args.lr}_dp{args.dropout}_wd{args.wd}_seq{args.num_seq}_len{args.seq_len}"
+        f"_ds{args.ds}_train-{args.train_what}{_pretrained(args.pretrain)}"))
+
+
+def folder_of(checkpoint: str | Path) -> Path:
+    """The run folder that a checkpoint lies in: the parent of its ``model/`` folder.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}: check the path")
+    return path.parent.parent
+
+
+def make(folder: Path) -> Path:
+    """Make a run folder with its ``img/`` and ``model/``; what is there already stays.
+
+    Raises:
+        OptionError: the folder cannot be made.
+    """
+    try:
+        for part in ("img", "model"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"cannot make the run folder {folder} ({error.strerror}): check --prefix, --name_prefix "
+                          "and the rights in the working directory") from error
+    return folder
+
+
+def _clip_part(args: Namespace) -> str:
+    return (f"{args.dataset}-{args.img_dim}_{args.net}_bs{args.batch_size}_lr{args.lr}"
+            f"_seq{args.num_seq}_len{args.seq_len}_ds{args.ds}")
+
+
+def _pretrained(path: str) -> str:
+    return f"_pt={path.replace('/', '-')}" if path else ""
+
+
+def _fit(name: str) -> str:
+    """The name itself, or where no file system would take it, its beginning and a checksum of the whole."""
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    mark = f"~{zlib.crc32(name.encode()):08x}"
+    return name.encode()[:LONGEST_NAME - len(mark)].decode(errors="ignore") + mark
