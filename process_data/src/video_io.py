@@ -1,0 +1,56 @@
+"""Folders of videos and their frames."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from process_data.src.errors import PrepareError
+
+SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".3gp"}
+
+
+def find_videos(folder: Path) -> dict[str, Path]:
+    """The videos `Class/video.ext` of a folder, sorted: {"Class/video": path}.
+
+    Raises PrepareError when the folder is missing or holds no videos, or two files of a class differ in suffix only.
+    """
+    if not folder.is_dir():
+        raise PrepareError(f"no folder {folder}: give the folder that holds Class/video files")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob("*/*")):
+        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
+            continue
+        name = f"{path.parent.name}/{path.stem}"
+        if name in found:
+            raise PrepareError(f"{found[name]} and {path} have the same name but for the suffix: remove or rename one")
+        found[name] = path
+    if not found:
+        raise PrepareError(f"no videos in {folder}: they are looked for as Class/video.avi (.mp4, .mkv, .webm, ...)")
+    return {name: found[name] for name in sorted(found)}
+
+
+def read_frames(path: Path, short_side: int = 0) -> Iterator[np.ndarray]:
+    """The frames of a video in order, (H, W, 3) uint8 BGR; nothing when it does not decode.
+
+    short_side: frames whose short side is longer are scaled down to it, pixels (0: never); none is scaled up.
+    """
+    capture = cv2.VideoCapture(str(path))
+    try:
+        while True:
+            good, frame = capture.read()
+            if not good:
+                return
+            yield shrink(frame, short_side)
+    finally:
+        capture.release()
+
+
+def shrink(frame: np.ndarray, short_side: int) -> np.ndarray:
+    """Scale a frame (H, W, 3) down so that its short side is `short_side` pixels; smaller ones stay as they are."""
+    height, width = frame.shape[:2]
+    if not short_side or min(height, width) <= short_side:
+        return frame
+    scale = short_side / min(height, width)
+    return cv2.resize(frame, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
