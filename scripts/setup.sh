@@ -1,0 +1,33 @@
+# Makes .venv with the packages that pyproject.toml pins and activates it. Sourced by the other scripts.
+# An active virtual or conda environment that already has torch is taken as it is.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+find_python() {
+    local candidate
+    for candidate in python3.11 python3 python; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] < (3, 11))' 2>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+    done
+    echo "error: Python 3.11 or newer was not found; install it and run this script again" >&2
+    return 1
+}
+
+install() {
+    local stamp=.venv/installed-pyproject.toml python
+    cmp -s pyproject.toml "$stamp" && return
+    python=$(find_python) || return 1
+    [ -x .venv/bin/python ] || "$python" -m venv .venv || return 1
+    echo "installing the packages of pyproject.toml into .venv (a few minutes, once)"
+    .venv/bin/python -m pip install --quiet --editable ".[test]" || return 1
+    cp pyproject.toml "$stamp"
+}
+
+if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && python -c 'import torch, cv2, lmdb, msgpack, pytest' 2>/dev/null; then
+    echo "using the active environment ${VIRTUAL_ENV:-$CONDA_PREFIX}"
+else
+    install || exit 1
+    . .venv/bin/activate
+fi

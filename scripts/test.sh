@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# All tests, in the project's own environment: bash scripts/test.sh [pytest options]
+set -euo pipefail
+. "$(dirname "$0")/setup.sh"
+# One thread an operation: the tests are small, and two processes at a time use the cores better.
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+python -m pytest "$@"

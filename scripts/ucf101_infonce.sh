@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# InfoNCE on UCF101 from scratch, the start of co-training; STREAM=flow for the flow model (default rgb).
+# Usage: [STREAM=flow] bash scripts/ucf101_infonce.sh [more options]; GPUS is the number of processes (default 2).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+case "${STREAM:-rgb}" in
+    rgb) dataset=ucf101-2clip ;;
+    flow) dataset=ucf101-f-2clip ;;
+    *) echo "error: STREAM is rgb or flow, not '$STREAM'" >&2; exit 2 ;;
+esac
+torchrun --standalone --nproc_per_node="${GPUS:-2}" main_nce.py --net s3d --model infonce --moco-k 2048 \
+    --dataset "$dataset" --seq_len 32 --ds 1 --batch_size 16 \
+    --epochs 300 --schedule 240 -j 8 --name_prefix "${STREAM:-rgb}_" "$@"
