@@ -2,8 +2,14 @@
 
 import os
 import re
+import socket
 import sys
+from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch.multiprocessing.spawn import ProcessExitedException, spawn
 
 from backbone.select_backbone import UnknownNetworkError
 from dataset.errors import DataError
@@ -36,6 +42,51 @@ def exit_code(main: Callable[[], int | None]) -> int:
         return 130
     finally:
         distributed.stop()
+
+
+def spread(work: Callable[[Namespace], int | None], args: Namespace) -> int:
+    """Run ``work(args)`` in one process per GPU of this node, or one where there is no GPU; the exit code.
+
+    Here ``args.world_size`` counts nodes and ``args.rank`` is this node's number, both optional with one node.
+
+    Raises:
+        OptionError: with several nodes, the node's number or the place to meet is missing.
+    """
+    nodes, node, here = max(1, args.world_size), max(0, args.rank), max(1, torch.cuda.device_count())
+    if node >= nodes or (nodes > 1 and args.rank < 0):
+        raise OptionError(f"with --multiprocessing-distributed on {nodes} nodes, --rank is the node's number, "
+                          f"0 ... {nodes - 1}, but is {args.rank}")
+    if nodes * here == 1:
+        args.world_size, args.rank = -1, -1
+        return work(args) or 0
+    address = _meeting_place(args.dist_url, nodes)
+    try:
+        spawn(_child, (work, args, nodes * here, node * here, address), nprocs=here)
+    except ProcessExitedException as error:
+        return error.exit_code
+    return 0
+
+
+def _child(local_rank: int, work: Callable[[Namespace], int | None], args: Namespace, world_size: int, first: int,
+           address: dict[str, str]) -> None:
+    """One of the processes, with the environment that torchrun would give it."""
+    os.environ |= address | {"RANK": str(first + local_rank), "WORLD_SIZE": str(world_size),
+                             "LOCAL_RANK": str(local_rank)}
+    run(partial(work, args))
+
+
+def _meeting_place(dist_url: str, nodes: int) -> dict[str, str]:
+    """MASTER_ADDR and MASTER_PORT of tcp://HOST:PORT; of env:// those that are set, or a free port for one node."""
+    match = re.fullmatch(r"tcp://(.+):(\d+)", dist_url)
+    if match:
+        return {"MASTER_ADDR": match.group(1), "MASTER_PORT": match.group(2)}
+    if dist_url != "env://" or "MASTER_ADDR" in os.environ:
+        return {}
+    if nodes > 1:
+        raise OptionError("several nodes need --dist-url tcp://HOST:PORT, the same on each, HOST being the first node")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
 
 
 def started() -> None:

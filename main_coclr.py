@@ -1,0 +1,100 @@
+"""Pretrain one stream with positives mined in the other: CoCLR (arXiv 2010.09709) with cascade positive retrieval (CPR,
+arXiv 2201.07989).
+
+One cycle on UCF101, two GPUs: the RGB encoder with positives mined in flow, then the flow encoder (``--reverse``) with
+positives mined by the new RGB encoder. Both start from InfoNCE (main_nce.py):
+
+    torchrun --nproc_per_node=2 main_coclr.py --net s3d --topk 5 --moco-k 2048 \\
+        --dataset ucf101-2stream-2clip --seq_len 32 --ds 1 --batch_size 16 --epochs 100 --schedule 80 \\
+        --name_prefix Cycle1-FlowMining_ -j 8 --pretrain RGB_INFONCE.pth.tar FLOW_INFONCE.pth.tar \\
+        --cascade --stage 7 --ratio 0.5
+    torchrun --nproc_per_node=2 main_coclr.py --net s3d --topk 5 --moco-k 2048 --reverse \\
+        --dataset ucf101-2stream-2clip --seq_len 32 --ds 1 --batch_size 16 --epochs 100 --schedule 80 \\
+        --name_prefix Cycle1-RGBMining_ -j 8 --pretrain FLOW_INFONCE.pth.tar RGB_CYCLE1.pth.tar \\
+        --cascade --stage 7 --ratio 0.5
+
+One process, GPU or CPU, small: ``python main_coclr.py --dataset NAME-2stream-2clip --seq_len 8 --img_dim 32
+--batch_size 4 --moco-k 16 --topk 2 -j 0 --epochs 1 --pretrain random random``.
+``python -m torch.distributed.launch`` and ``srun`` work as well.
+"""
+
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+from torch import Tensor
+
+import launch
+from model.pretrain import CoCLR, check_queue
+from pretrain_script import build_run, check_options, join, measure, pretrain
+from pretrain_steps import coclr_steps
+from utils import checkpoint
+from utils.checkpoint import load_state, renamed
+from utils.console import say
+from utils.errors import CheckpointError
+from utils.options import add_mining, pretraining_parser
+from utils.run_folder import coclr_folder
+
+ENCODERS = ("encoder_q.", "encoder_k.", "sampler.")
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """The options, checked."""
+    parser = pretraining_parser(__doc__, dataset="ucf101-2stream-2clip", models=["coclr"])
+    add_mining(parser)
+    parser.add_argument("--pretrain", nargs=2, default=["random", "random"], metavar=("A", "B"),
+                        help="A starts the trained encoder, B the one that mines; 'random' means none")
+    args = parser.parse_args(argv)
+    check_options(args, streams=2)
+    return args
+
+
+def load_pretrained(model: CoCLR, own: str, other: str) -> None:
+    """Start encoder_q and encoder_k from one file's encoder_q, and the sampler from another's; 'random' means none."""
+    for path, targets in ((own, ("encoder_q.", "encoder_k.")), (other, ("sampler.",))):
+        if path == "random":
+            continue
+        weights = query_encoder(checkpoint.load(path)["state_dict"], path)
+        state = {target + key: value for target in targets for key, value in weights.items()}
+        rest = (*(encoder for encoder in ENCODERS if encoder not in targets), "queue", "memory_index_record")
+        say(f"{path} into {' and '.join(target.rstrip('.') for target in targets)}: "
+            f"{load_state(model, state, may_miss=rest)}")
+
+
+def query_encoder(state_dict: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
+    """The weights of encoder_q, without that prefix."""
+    prefix = "encoder_q."
+    weights = {key.removeprefix(prefix): value for key, value in renamed(state_dict, {}).items()
+               if key.startswith(prefix)}
+    if not weights:
+        raise CheckpointError(f"{path} has no {prefix}*: --pretrain takes files of main_nce.py or main_coclr.py")
+    return weights
+
+
+def work(args: Namespace) -> None:
+    """Train or test, as one of the processes."""
+    here = join(args)
+    check_queue(args.moco_k, args.batch_size, here.world_size)
+    model = CoCLR(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t, args.topk, args.ratio, args.stage,
+                  args.reverse, args.cascade)
+    if not (args.resume or args.test):
+        load_pretrained(model, *args.pretrain)
+    run = build_run(model, args, here, with_labels=True)
+    steps = partial(coclr_steps, model=model, optimizer=None if args.test else run.optimizer, ring=run.ring,
+                    device=here.device, seed=args.seed)
+    if args.test:
+        measure(args, here, run, steps)
+    else:
+        pretrain(args, here, run, steps, coclr_folder(args))
+
+
+def main() -> int | None:
+    """Run in this process, or in one per GPU."""
+    args = parse()
+    if args.multiprocessing_distributed:
+        return launch.spread(work, args)
+    return work(args)
+
+
+if __name__ == "__main__":
+    launch.run(main)

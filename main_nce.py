@@ -1,0 +1,74 @@
+"""Pretrain one stream by InfoNCE (MoCo on clips, arXiv 1911.05722) or, with labels, UberNCE (CoCLR, arXiv 2010.09709).
+
+InfoNCE on RGB, two GPUs, and on flow; 300 epochs as in CoCLR:
+
+    torchrun --nproc_per_node=2 main_nce.py --net s3d --model infonce --moco-k 2048 \\
+        --dataset ucf101-2clip --seq_len 32 --ds 1 --batch_size 16 --epochs 300 --schedule 250 280 -j 8
+    torchrun --nproc_per_node=2 main_nce.py --net s3d --model infonce --moco-k 2048 \\
+        --dataset ucf101-f-2clip --seq_len 32 --ds 1 --batch_size 16 --epochs 300 --schedule 250 280 -j 8
+
+UberNCE:
+
+    torchrun --nproc_per_node=2 main_nce.py --net s3d --model ubernce --moco-k 2048 \\
+        --dataset ucf101-2clip --seq_len 32 --ds 1 --batch_size 16 --epochs 300 --schedule 240 -j 8
+
+One process, GPU or CPU: ``python main_nce.py ...``. ``python -m torch.distributed.launch`` and ``srun`` work as well.
+Go on with ``--resume CKPT``; measure a checkpoint with ``--test CKPT``; start from one with ``--pretrain CKPT``.
+"""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import partial
+
+import launch
+from model.pretrain import InfoNCE, UberNCE, check_queue
+from pretrain_script import build_run, check_options, join, measure, pretrain
+from pretrain_steps import infonce_steps, ubernce_steps
+from utils import checkpoint
+from utils.checkpoint import load_state
+from utils.console import say
+from utils.options import pretraining_parser
+from utils.run_folder import nce_folder
+
+MODELS = {"infonce": (InfoNCE, infonce_steps), "ubernce": (UberNCE, ubernce_steps)}
+# Buffers that another model's file may lack or have on top: labels of the queue, and CoCLR's second encoder and queues.
+OTHER_MODELS = ("queue_label", "queue_second", "queue_vname", "memory_index_record", "sampler.")
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """The options, checked."""
+    parser = pretraining_parser(__doc__, dataset="ucf101-2clip", models=list(MODELS))
+    parser.add_argument("--pretrain", default="", metavar="CKPT",
+                        help="start from this file: both encoders and the queue; 'random' means none")
+    args = parser.parse_args(argv)
+    check_options(args, streams=1)
+    return args
+
+
+def work(args: Namespace) -> None:
+    """Train or test, as one of the processes."""
+    here = join(args)
+    check_queue(args.moco_k, args.batch_size, here.world_size)
+    Model, make_steps = MODELS[args.model]
+    model = Model(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t)
+    if args.pretrain not in ("", "random") and not (args.resume or args.test):
+        saved = checkpoint.load(args.pretrain)["state_dict"]
+        say(f"{args.pretrain}: {load_state(model, saved, may_miss=('queue_label',), may_have=OTHER_MODELS)}")
+    run = build_run(model, args, here, with_labels=False)
+    steps = partial(make_steps, optimizer=None if args.test else run.optimizer, device=here.device)
+    if args.test:
+        measure(args, here, run, steps)
+    else:
+        pretrain(args, here, run, steps, nce_folder(args))
+
+
+def main() -> int | None:
+    """Run in this process, or in one per GPU."""
+    args = parse()
+    if args.multiprocessing_distributed:
+        return launch.spread(work, args)
+    return work(args)
+
+
+if __name__ == "__main__":
+    launch.run(main)

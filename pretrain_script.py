@@ -1,0 +1,197 @@
+"""What main_nce.py and main_coclr.py share: building the parts from options, checkpoints in and out, the epochs."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tensorboardX import SummaryWriter
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+import launch
+from dataset import catalog
+from model.momentum import MomentumContrast
+from pretrain_steps import StepOfEpoch
+from utils import checkpoint, distributed, run_folder
+from utils.checkpoint import load_state
+from utils.console import log_file, say
+from utils.distributed import Launch
+from utils.engine import run_epoch
+from utils.errors import CheckpointError, OptionError
+from utils.keeper import LAST, Keeper, numbered
+from utils.loader import make_loader
+from utils.metrics import LabelRing
+from utils.optimizer import RunOptimizer, resumed_lr
+from utils.options import check_shared
+from utils.presets import PretrainTransform
+from utils.schedule import lr_at, lr_factor
+
+
+@dataclass
+class Run:
+    """What training changes, and a checkpoint holds."""
+
+    model: MomentumContrast
+    optimizer: RunOptimizer
+    ring: LabelRing | None = None
+    start_epoch: int = 0
+    best_acc: float = 0.0
+    iteration: int = 0
+
+
+def check_options(args: Namespace, streams: int) -> None:
+    """Checks before anything is read or built: options, dataset's form, named files.
+
+    Raises:
+        OptionError, CheckpointError, DataError: with what is wrong and what to do.
+    """
+    check_shared(args, num_seq=2)
+    spec = catalog.parse(args.dataset)
+    if spec.clips != 2 or len(spec.streams) != streams:
+        raise OptionError(f"--dataset {args.dataset} does not fit this script, which needs two clips of "
+                          f"{'one stream (NAME-2clip, NAME-f-2clip)' if streams == 1 else 'NAME-2stream-2clip'}")
+    named = [args.pretrain] if isinstance(args.pretrain, str) else args.pretrain
+    for path in [args.resume, args.test, *named]:
+        if path and path != "random" and not Path(path).is_file():
+            raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
+
+
+def join(args: Namespace) -> Launch:
+    """Join the other processes, if any, and seed this one."""
+    here = distributed.start(args.local_rank, args.gpu, args.dist_backend, args.dist_url, args.world_size, args.rank)
+    torch.manual_seed(args.seed)
+    return here
+
+
+def build_loader(args: Namespace, here: Launch) -> DataLoader:
+    """The loader of the training split, or with ``--test`` of the validation split."""
+    dataset = catalog.build(args.dataset, "val" if args.test else "train", transform=PretrainTransform(args.img_dim),
+                            data_root=args.data_root, split_root=args.split_root, seq_len=args.seq_len, ds=args.ds,
+                            seed=args.seed)
+    return make_loader(dataset, batch_size=args.batch_size, workers=args.workers, train=not args.test, seed=args.seed,
+                       rank=here.rank, world_size=here.world_size, device=here.device)
+
+
+def build_run(model: MomentumContrast, args: Namespace, here: Launch, with_labels: bool) -> Run:
+    """Move a model to its device, and give it an optimizer and, ``with_labels``, a ring of labels."""
+    model.to(here.device)
+    ring = LabelRing(args.moco_k, here.device) if with_labels else None
+    optimizer = RunOptimizer(model.named_parameters(), lr=args.lr, wd=args.wd)
+    return Run(model, optimizer, ring, start_epoch=args.start_epoch)
+
+
+def averaged(model: nn.Module, here: Launch) -> nn.Module:
+    """The model, wrapped where several processes train so that their gradients are averaged."""
+    if here.world_size == 1:
+        return model
+    devices = [here.device.index] if here.device.type == "cuda" else None
+    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+
+def resume(run: Run, args: Namespace) -> None:
+    """Take everything over from the checkpoint ``--resume``; the next epoch is the one after the file's."""
+    saved = checkpoint.load(args.resume, require=("state_dict", "optimizer", "epoch"))
+    _restore(run, saved, args.resume)
+    run.optimizer.load_state_dict(saved["optimizer"])
+    epoch = int(saved["epoch"])
+    if not args.reset_lr:
+        factor = lr_factor(epoch, schedule=args.schedule, cos=args.cos, epochs=args.epochs)
+        run.optimizer.base_lr = resumed_lr(saved["optimizer"], factor, args.lr)
+    run.start_epoch, run.iteration = epoch + 1, int(saved.get("iteration", 0))
+    run.best_acc = float(saved.get("best_acc", 0.0))
+
+
+def _restore(run: Run, saved: dict, path: str) -> None:
+    say(f"{path}: {load_state(run.model, saved['state_dict'])}")
+    if run.ring is not None and "label_ring" in saved:
+        run.ring.load_state_dict(saved["label_ring"])
+    elif run.ring is not None:  # a published file: recall is known again once the queue has been rewritten
+        run.ring.align(int(run.model.queue_ptr))
+
+
+def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module], StepOfEpoch], folder: Path) -> None:
+    """Train from ``run.start_epoch`` to the last epoch, with logs and checkpoints in the run folder.
+
+    Args:
+        steps: makes the steps of an epoch from the network to call. folder: of a new run.
+    """
+    loader = build_loader(args, here)
+    if args.resume:
+        folder = run_folder.folder_of(args.resume)
+        resume(run, args)
+    if here.rank == 0:
+        run_folder.make(folder)
+    distributed.barrier()
+    launch.started()
+    writer = SummaryWriter(str(folder / "img")) if here.rank == 0 else None
+    with log_file(folder / "img" / "train.log"):
+        _announce(args, here, loader, run, folder)
+        step_of_epoch = steps(averaged(run.model, here))
+        keeper = Keeper(folder / "model", keep_all="k400" in args.dataset)
+        for epoch in range(run.start_epoch, args.epochs):
+            _one_epoch(args, run, loader, step_of_epoch, epoch, writer, keeper)
+    if writer is not None:
+        writer.close()
+
+
+def _one_epoch(args: Namespace, run: Run, loader: DataLoader, steps: StepOfEpoch, epoch: int,
+               writer: SummaryWriter | None, keeper: Keeper) -> None:
+    lr = lr_at(epoch, lr=run.optimizer.base_lr, schedule=args.schedule, cos=args.cos, epochs=args.epochs)
+    run.optimizer.set_lr(lr)
+    run.model.train()
+    run.model.shuffle.manual_seed((args.seed << 20) + epoch)  # an epoch after a resume draws what it would have drawn
+    means, run.iteration = run_epoch(
+        loader, steps(epoch), title="train", epoch=epoch, print_freq=args.print_freq,
+        device=run.model.queue.device, writer=writer, iteration=run.iteration)
+    if epoch % args.save_freq == 0 or epoch == args.epochs - 1:
+        best = means["top1"] > run.best_acc
+        run.best_acc = max(run.best_acc, means["top1"])
+        if distributed.is_main():
+            keeper.save(_content(run, epoch, args), epoch, best)
+
+
+def _content(run: Run, epoch: int, args: Namespace) -> dict:
+    """A checkpoint's content: the published keys, and the command's options and the label ring on top."""
+    content = {"epoch": epoch, "state_dict": run.model.state_dict(), "best_acc": run.best_acc,
+               "optimizer": run.optimizer.state_dict(), "iteration": run.iteration, "options": vars(args)}
+    if run.ring is not None:
+        content["label_ring"] = run.ring.state_dict()
+    return content
+
+
+def measure(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module], StepOfEpoch]) -> None:
+    """Pretext metrics of the checkpoint ``--test`` over the validation split; the log goes beside the checkpoint."""
+    saved = checkpoint.load(args.test)
+    _restore(run, saved, args.test)
+    loader = build_loader(args, here)
+    run.model.eval()
+    launch.started()
+    path = Path(args.test)
+    with torch.no_grad(), log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")):
+        _announce(args, here, loader, run, path.parent)
+        epoch = int(saved.get("epoch", 0))
+        run_epoch(loader, steps(run.model)(epoch), title="test", epoch=epoch, print_freq=args.print_freq,
+                  device=here.device)
+
+
+def _announce(args: Namespace, here: Launch, loader: DataLoader, run: Run, folder: Path) -> None:
+    """Say what will run, on what, with how much data."""
+    say(f"{args.model} with {args.net} on {args.dataset}: {len(loader.dataset)} clips of {args.seq_len} frames, "
+        f"{args.img_dim} px, {len(loader)} steps per epoch of {here.world_size} x {args.batch_size}")
+    report = getattr(getattr(loader.dataset, "index", None), "report", "")
+    if report:
+        say(report)
+    if args.test:
+        say(f"test of {args.test} on {here.device}")
+        return
+    say(f"epochs {run.start_epoch} to {args.epochs - 1} on {here.device}, {here.world_size} process(es), "
+        f"lr {run.optimizer.base_lr:g}; run folder {folder}")
+    present = numbered(folder / "model", LAST)
+    if present and not args.resume:
+        say(f"the run folder already holds checkpoints, the last of epoch {present[-1]}; equal names are replaced "
+            "(--resume goes on from one instead)")
+    if run.start_epoch >= args.epochs:
+        say(f"nothing is left to train: the checkpoint finished epoch {run.start_epoch - 1} of --epochs {args.epochs}")

@@ -1,0 +1,162 @@
+"""Files: read without running anything, never half written. State dicts: every difference accounted for. Retention."""
+
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from utils import checkpoint
+from utils.checkpoint import load, load_state, save
+from utils.errors import CheckpointError
+from utils.keeper import Keeper
+
+
+class Touch:
+    """A pickle that makes a file when it is loaded carelessly."""
+
+    def __init__(self, path) -> None:
+        self.path = str(path)
+
+    def __reduce__(self):
+        return (os.mknod, (self.path,))
+
+
+def test_numpy_numbers_of_published_files_load(tmp_path):
+    values = {"best_acc": np.float64(0.25), "a": np.float32(1.5), "b": np.int64(-3), "c": np.bool_(True),
+              "d": np.uint8(7)}
+    torch.save({"state_dict": {"w": torch.ones(2)}, **values}, tmp_path / "x")
+    loaded = load(tmp_path / "x")
+    for key, value in values.items():
+        assert loaded[key] == value.item() and type(loaded[key]) is type(value.item())
+
+
+def test_names_of_both_numpy_versions_load(tmp_path):
+    torch.save({"state_dict": {}, "best_acc": np.float64(0.5)}, tmp_path / "x", _use_new_zipfile_serialization=False)
+    data = (tmp_path / "x").read_bytes()
+    new, old = b"numpy._core.multiarray", b"numpy.core.multiarray"
+    assert (new in data) != (old in data)
+    for name in (new, old):
+        (tmp_path / "y").write_bytes(data.replace(b"c" + new + b"\n", b"c" + name + b"\n"))
+        assert name in (tmp_path / "y").read_bytes()
+        assert load(tmp_path / "y")["best_acc"] == 0.5
+
+
+def test_a_crafted_pickle_is_refused_and_does_not_run(tmp_path):
+    mark = tmp_path / "mark"
+    torch.save({"state_dict": {}, "x": Touch(mark)}, tmp_path / "bad")
+    with pytest.raises(CheckpointError, match="more than plain data") as caught:
+        load(tmp_path / "bad")
+    assert "\n" not in str(caught.value) and not mark.exists()
+    pickle.loads(pickle.dumps(Touch(mark)))
+    assert mark.exists()  # the payload itself works
+
+
+def test_object_arrays_are_refused(tmp_path):
+    torch.save({"state_dict": {}, "x": np.array([{}], dtype=object)}, tmp_path / "bad")
+    with pytest.raises(CheckpointError):
+        load(tmp_path / "bad")
+
+
+@pytest.mark.parametrize("damage", ["empty", "text", "half", "tail", "foreign", "tensor"])
+def test_files_that_are_no_checkpoints(tmp_path, damage):
+    path = tmp_path / "x.pth.tar"
+    torch.save({"state_dict": {"w": torch.ones(100)}}, path)
+    data = path.read_bytes()
+    if damage == "foreign":
+        torch.save({"weights": 1}, path)
+    elif damage == "tensor":
+        torch.save(torch.ones(2), path)
+    else:
+        half = data[:len(data) // 2]
+        path.write_bytes({"empty": b"", "text": b"hello\n" * 9, "half": half, "tail": data[:-7]}[damage])
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(CheckpointError, match="there is no checkpoint"):
+        load(tmp_path / "x")
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "x"
+    save(path, {"state_dict": {}, "epoch": 1})
+
+    def full(state, file):
+        file.write(b"part of it")
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        save(path, {"state_dict": {}, "epoch": 2})
+    monkeypatch.undo()
+    assert load(path)["epoch"] == 1
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def state(model: nn.Module) -> dict:
+    return {key: torch.full_like(value, 2.0) for key, value in model.state_dict().items()}
+
+
+def test_expected_differences_are_reported_and_the_rest_loaded():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    given = {"module." + key: value for key, value in state(model).items() if not key.startswith("1.")}
+    report = load_state(model, given | {"module.queue": torch.ones(1)}, may_miss=("1.",), may_have=("queue",))
+    assert (report.loaded, report.missing, report.unused) == (2, ["1.weight", "1.bias"], ["queue"])
+    assert "2 tensors loaded; 2 not in the file, as expected (1.weight, 1.bias); 1 of the file" in str(report)
+    assert model[0].weight.eq(2).all() and not model[1].weight.eq(2).all()
+
+
+def test_renaming_takes_prefixes_only():
+    model = nn.ModuleDict({"backbone": nn.Linear(2, 2)})
+    given = {"encoder_q.0.weight": torch.ones(2, 2), "encoder_q.0.bias": torch.ones(2), "encoder_q.01": torch.ones(1)}
+    report = load_state(model, given, rename={"encoder_q.0.": "backbone."}, may_have=("encoder_q.",))
+    assert report.unused == ["encoder_q.01"] and model["backbone"].weight.eq(1).all()
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda s: s.pop("bias"), "1 tensors are not in the file (bias)"),
+    (lambda s: s.update(extra=torch.ones(1)), "unknown to the model (extra)"),
+    (lambda s: s.update(weight=torch.ones(5, 2)), "weight: file (5, 2), model (3, 2)"),
+    (lambda s: s.update(queue=torch.ones(8)), "--moco-k")])
+def test_unexpected_differences_are_an_error_and_load_nothing(change, words):
+    model = nn.Linear(2, 3)
+    model.register_buffer("queue", torch.zeros(4))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    given = state(model)
+    change(given)
+    with pytest.raises(CheckpointError) as caught:
+        load_state(model, given)
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def names(folder) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def test_the_last_and_five_best_are_kept(tmp_path):
+    keeper = Keeper(tmp_path)
+    for epoch in range(0, 16, 2):
+        keeper.save({"epoch": epoch}, epoch, is_best=epoch != 4)
+    assert names(tmp_path) == sorted(["epoch14.pth.tar", *(f"model_best_epoch{n}.pth.tar" for n in (6, 8, 10, 12, 14))])
+    assert load(tmp_path / "model_best_epoch6.pth.tar", require=())["epoch"] == 6
+
+
+def test_k400_keeps_every_epoch(tmp_path):
+    keeper = Keeper(tmp_path, keep_all=True)
+    for epoch in range(3):
+        keeper.save({"epoch": epoch}, epoch)
+    assert names(tmp_path) == ["epoch0.pth.tar", "epoch1.pth.tar", "epoch2.pth.tar"]
+
+
+def test_a_failed_write_removes_nothing(tmp_path, monkeypatch):
+    keeper = Keeper(tmp_path)
+    keeper.save({"epoch": 0}, 0)
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(5, "I/O error")))
+    with pytest.raises(CheckpointError):
+        keeper.save({"epoch": 1}, 1)
+    assert names(tmp_path) == ["epoch0.pth.tar"]

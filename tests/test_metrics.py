@@ -1,0 +1,103 @@
+"""Metrics against plain loops; meters that read the device once; the ring against the queue's own order."""
+
+import pytest
+import torch
+
+from utils.metrics import LabelRing, Meters, mask_accuracy, mining_recall, topk_accuracy
+
+
+def ranked(row: torch.Tensor) -> list[int]:
+    values = row.tolist()
+    return sorted(range(len(values)), key=lambda i: -values[i])
+
+
+@pytest.mark.parametrize("width", [3, 17])
+def test_accuracies_by_loops(width):
+    logits = torch.randn(12, width)
+    target = torch.randint(width, (12,))
+    mask = torch.rand(12, width) < 0.2
+    for k, accuracy, masked, floating in zip((1, 5), topk_accuracy(logits, target), mask_accuracy(logits, mask),
+                                             mask_accuracy(logits, mask.float()), strict=True):
+        hits = sum(target[i].item() in ranked(logits[i])[:k] for i in range(12))
+        assert accuracy.item() == pytest.approx(hits / 12)
+        hits = sum(any(mask[i, j] for j in ranked(logits[i])[:k]) for i in range(12))
+        assert masked.item() == pytest.approx(hits / 12)
+        assert floating.item() == masked.item()
+
+
+def test_mining_recall_by_loops():
+    K, B = 24, 5
+    ring = LabelRing(K)
+    ring.update(torch.randint(3, (K,)), torch.randint(6, (K,)))
+    labels, sources = torch.randint(3, (B,)), torch.randint(6, (B,))
+    mask = (torch.rand(B, 1 + K) < 0.4).float()
+    mask[:, 0] = 1
+    mined = correct = 0
+    for i in range(B):
+        for j in range(K):
+            if mask[i, 1 + j] and ring.sources[j] != sources[i]:
+                mined += 1
+                correct += int(ring.labels[j] == labels[i])
+    assert 0 < correct < mined
+    assert mining_recall(mask, labels, sources, ring).item() == pytest.approx(correct / mined)
+    assert mining_recall(torch.zeros(B, 1 + K), labels, sources, ring).item() == 0
+
+
+def test_the_ring_wraps_around_in_order():
+    ring, written = LabelRing(6), []
+    for step in range(4):
+        assert ring.full == (len(written) >= 6)
+        labels = torch.arange(3) + 10 * step
+        ring.update(labels, labels + 100)
+        written += labels.tolist()
+    assert ring.labels.tolist() == written[6:] and ring.sources.tolist() == [n + 100 for n in written[6:]]
+
+
+def test_the_ring_keeps_pace_with_the_queue():
+    from model.momentum import MomentumContrast
+    K, ring = 8, LabelRing(8)
+    queue = MomentumContrast.__new__(MomentumContrast)
+    torch.nn.Module.__init__(queue)
+    queue.K = K
+    queue.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+    queue.register_buffer("queue_vname", torch.full((K,), -1))
+    for step in range(5):
+        source = torch.arange(2) + 2 * step
+        queue.enqueue({"queue_vname": source})
+        ring.update(source, source)
+        assert torch.equal(ring.sources, queue.queue_vname)
+
+
+def test_the_ring_survives_a_checkpoint_and_aligns_without_one():
+    ring = LabelRing(4)
+    ring.update(torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]))
+    copy = LabelRing(4)
+    copy.load_state_dict(ring.state_dict())
+    for each in (ring, copy):
+        each.update(torch.tensor([7, 8]), torch.tensor([9, 9]))
+    assert copy.labels.tolist() == ring.labels.tolist() == [8, 2, 3, 7] and copy.full
+    copy.align(2)
+    assert not copy.full and copy.labels.tolist() == [-1] * 4
+    copy.update(torch.tensor([5]), torch.tensor([6]))
+    assert copy.labels.tolist() == [-1, -1, 5, -1]
+
+
+def test_meters_average_what_was_there():
+    meters = Meters("cpu")
+    assert meters.window() == meters.means() == {}
+    for step in range(5):
+        values = {"loss": torch.tensor(float(step))}
+        if step % 2:
+            values["recall"] = torch.tensor(10.0 * step)
+        meters.add(values)
+        if step == 1:
+            assert meters.window() == {"loss": 0.5, "recall": 10}
+    assert meters.window() == {"loss": 3.0, "recall": 30}
+    assert meters.window() == {}
+    assert meters.means() == {"loss": 2.0, "recall": 20}
+
+
+def test_meters_do_not_hold_the_graph():
+    meters = Meters("cpu")
+    meters.add({"loss": torch.ones((), requires_grad=True) * 2})
+    assert not meters._sums["loss"].requires_grad

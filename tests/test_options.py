@@ -1,0 +1,100 @@
+"""Names, defaults and checks of the pretraining options, and that something reads each of them."""
+
+import argparse
+import ast
+from pathlib import Path
+
+import pytest
+
+import main_coclr
+import main_nce
+from utils.errors import CheckpointError, OptionError
+from utils.options import add_mining, pretraining_parser
+
+ROOT = Path(__file__).parents[1]
+DEFAULTS = {
+    "net": "s3d", "seq_len": 32, "num_seq": 2, "ds": 1, "batch_size": 32, "lr": 1e-3, "schedule": [120, 160],
+    "wd": 1e-5, "epochs": 10, "start_epoch": 0, "gpu": None, "print_freq": 5, "img_dim": 128, "prefix": "pretrain",
+    "workers": 16, "resume": "", "test": "", "cos": False, "reset_lr": False, "save_freq": 1, "name_prefix": "",
+    "seed": 0, "dist_backend": "nccl", "multiprocessing_distributed": False, "local_rank": None, "moco_dim": 128,
+    "moco_k": 2048, "moco_m": 0.999, "moco_t": 0.07, "data_root": str(ROOT / "data"),
+    "split_root": str(ROOT / "process_data" / "data")}
+MINING = {"topk": 5, "reverse": False, "cascade": False, "ratio": 0.5, "stage": 7}
+
+
+def test_defaults_of_main_nce():
+    args = vars(main_nce.parse([]))
+    assert {key: args[key] for key in DEFAULTS} == DEFAULTS
+    assert (args["dataset"], args["model"], args["pretrain"]) == ("ucf101-2clip", "infonce", "")
+
+
+def test_defaults_of_main_coclr():
+    args = vars(main_coclr.parse([]))
+    expected = DEFAULTS | MINING
+    assert {key: args[key] for key in expected} == expected
+    assert (args["dataset"], args["model"]) == ("ucf101-2stream-2clip", "coclr")
+    assert args["pretrain"] == ["random", "random"]
+
+
+def test_the_published_command_parses(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+    command = ["--net", "s3d", "--topk", "5", "--moco-k", "2048", "--reverse", "--dataset", "ucf101-2stream-2clip",
+               "--seq_len", "32", "--ds", "1", "--batch_size", "16", "--epochs", "100", "--schedule", "80",
+               "--name_prefix", "Cycle1-RGBMining_", "-j", "8", "--pretrain", str(tmp_path / "a"), str(tmp_path / "b"),
+               "--cascade", "--stage", "7", "--ratio", "0.50"]
+    args = main_coclr.parse(command)
+    assert args.reverse and args.cascade and args.schedule == [80] and args.workers == 8
+
+
+@pytest.mark.parametrize("flag", ["--local_rank=3", "--local-rank=3"])
+def test_both_spellings_of_the_local_rank(flag):
+    assert main_nce.parse([flag]).local_rank == 3
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ("--batch_size 0", "--batch_size: '0' is not a whole number of at least 1"),
+    ("--moco-k -4", "--moco-k"), ("--ratio 1", "--ratio: '1' is not a number between 0 and 1"),
+    ("--ratio 0", "--ratio"), ("--ratio nan", "--ratio"), ("--lr 0", "--lr: '0' is not a number above 0"),
+    ("--lr inf", "--lr"), ("--seq_len 3.5", "whole number"), ("--stage x", "--stage"), ("--moco-m 1.1", "--moco-m"),
+    ("--num_seq 3", "always uses 2"), ("--model moco", "invalid choice"), ("--epoch 4", "unrecognized"),
+    ("--schedule 5 -1", "--schedule"), ("--start_epoch 10", "nothing to train"), ("--pretrain random", "--pretrain"),
+    ("--dataset ucf101-2clip", "NAME-2stream-2clip"), ("--dataset ucf101", "two clips")])
+def test_wrong_values_are_named_in_one_line(options, words):
+    with pytest.raises(OptionError) as caught:
+        main_coclr.parse(options.split())
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", ["--resume", "--test", "--pretrain"])
+def test_a_missing_file_is_an_error(options, tmp_path):
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*Random"):
+        main_nce.parse([options, str(tmp_path / "Random")])
+
+
+def test_resume_and_test_exclude_each_other(tmp_path):
+    (tmp_path / "x").touch()
+    with pytest.raises(OptionError, match="exclude"):
+        main_nce.parse(["--resume", str(tmp_path / "x"), "--test", str(tmp_path / "x")])
+
+
+def attributes_of_args(path: Path) -> set[str]:
+    """Every NAME in ``args.NAME`` of a file."""
+    return {node.attr for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"}
+
+
+def option_names(parser: argparse.ArgumentParser) -> set[str]:
+    return {action.dest for action in parser._actions} - {"help"}
+
+
+def test_every_option_is_read():
+    shared = ["pretrain_script.py", "utils/options.py", "utils/run_folder.py", "launch.py"]
+    plain = option_names(pretraining_parser("", dataset="x", models=["y"]))
+    nce = set.union(*(attributes_of_args(ROOT / name) for name in [*shared, "main_nce.py"]))
+    assert plain - nce == set()
+    parser = pretraining_parser("", dataset="x", models=["y"])
+    add_mining(parser)
+    coclr = set.union(*(attributes_of_args(ROOT / name) for name in [*shared, "main_coclr.py"]))
+    assert option_names(parser) - coclr == set()
