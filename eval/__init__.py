@@ -1,0 +1,1 @@
+"""Evaluation of learned representations: linear probe, finetuning, crop testing, video retrieval, two-stream fusion."""

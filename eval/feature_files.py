@@ -1,0 +1,77 @@
+"""Features of a split on disk: `{dataset}_{train,test}_{feature,label}.pth.tar` and `..._vname.json` in one folder.
+
+Features are raw pooled backbone outputs, neither centred nor normalised. A note beside them, `..._made_from.json`,
+says which checkpoint and options they were made with; it is written last, so a set without one is incomplete (or came
+from elsewhere, which the linear probe and the two-stream fusion accept).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from eval.report import read_json, write_json
+from utils import checkpoint
+from utils.console import say
+from utils.errors import CheckpointError, OptionError
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features (N, F) float32, labels (N,) int64 and the csv paths of N videos, in the same order."""
+
+    features: Tensor
+    labels: Tensor
+    names: list[str]
+
+    def rows(self, keep: list[int]) -> "FeatureSet":
+        """The set's rows `keep`, in that order."""
+        return FeatureSet(self.features[keep], self.labels[keep], [self.names[i] for i in keep])
+
+
+def _file(folder: Path, dataset: str, split: str, kind: str) -> Path:
+    return folder / f"{dataset}_{split}_{kind}"
+
+
+def save(folder: Path, dataset: str, split: str, content: FeatureSet, made_from: dict) -> None:
+    """Write a split's files ("train" or "test"), the note on their origin last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = _file(folder, dataset, split, "made_from.json")
+    note.unlink(missing_ok=True)
+    checkpoint.save(_file(folder, dataset, split, "feature.pth.tar"), content.features)
+    checkpoint.save(_file(folder, dataset, split, "label.pth.tar"), content.labels)
+    write_json(_file(folder, dataset, split, "vname.json"), content.names)
+    write_json(note, made_from)
+
+
+def load(folder: Path, dataset: str, split: str) -> FeatureSet:
+    """Read a split's files; OptionError where there are none, CheckpointError where they are damaged or disagree."""
+    path = _file(folder, dataset, split, "feature.pth.tar")
+    if not path.is_file():
+        raise OptionError(f"no {path.name} in {folder}: make it with main_classifier.py --test CHECKPOINT --retrieval")
+    features = _load_tensor(path).float()
+    labels = _load_tensor(_file(folder, dataset, split, "label.pth.tar")).long()
+    names = read_json(_file(folder, dataset, split, "vname.json"))
+    if features.dim() != 2 or not len(features) == len(labels) == len(names):
+        raise CheckpointError(f"{path}: {tuple(features.shape)} features, {len(labels)} labels and {len(names)} names "
+                              "do not belong together: make them again with --retrieval")
+    return FeatureSet(features, labels, names)
+
+
+def load_if_made_from(folder: Path, dataset: str, split: str, made_from: dict) -> FeatureSet | None:
+    """The split's files if their note says exactly `made_from`; None where they must be made (again)."""
+    note = _file(folder, dataset, split, "made_from.json")
+    try:
+        if note.is_file() and read_json(note) == made_from:
+            return load(folder, dataset, split)
+    except (CheckpointError, OptionError) as error:
+        say(f"features are made again: {error}")
+    return None
+
+
+def _load_tensor(path: Path) -> Tensor:
+    content = checkpoint.load(path, require=())
+    if not isinstance(content, Tensor | list):
+        raise CheckpointError(f"{path} does not hold a tensor: make it again with --retrieval")
+    return torch.as_tensor(content)

@@ -1,0 +1,160 @@
+"""Evaluate a representation: train a classifier on it, test one on whole videos, or retrieve videos by its features.
+
+Linear probe on a frozen backbone, and finetuning of everything (backbone at a tenth of the learning rate):
+
+    python main_classifier.py --net s3d --dataset ucf101 --seq_len 32 --ds 1 --batch_size 32 --train_what last \\
+        --optim sgd --lr 0.1 --epochs 100 --pretrain CKPT
+    python main_classifier.py --net s3d --dataset ucf101 --seq_len 32 --ds 1 --batch_size 32 --train_what ft \\
+        --epochs 500 --schedule 400 450 --pretrain CKPT
+
+Ten-crop test of a trained classifier (give the --train_what it was trained with), and retrieval with a pretrained or
+trained backbone. `--dataset ucf101-f` is flow; the word `random` in place of CKPT means random weights:
+
+    python main_classifier.py --net s3d --dataset ucf101 --seq_len 32 --ds 1 --train_what ft --test CKPT --ten_crop
+    python main_classifier.py --net s3d --dataset ucf101 --seq_len 32 --ds 1 --test CKPT --retrieval
+
+Training writes a run folder log-eval-PREFIX/... in the working directory; tests write beside the checkpoint. One
+process uses every visible GPU (--gpu names some of them), or the CPU; --batch_size is per GPU.
+"""
+
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import nn
+
+import launch
+from dataset import catalog
+from eval import crops, finetune, network, options, retrieval
+from eval.options import RANDOM
+from eval.windows import read_samples
+from utils import run_folder
+from utils.console import log_file, say
+from utils.errors import CheckpointError, OptionError
+from utils.loader import make_loader
+from utils.presets import ClassifierTrainTransform, ClassifierValTransform, CropsTransform
+
+Devices = list[torch.device]
+
+
+def check_inputs(args: Namespace) -> None:
+    """Refuse a dataset that is not one clip of one stream, and a file that is not there, before anything is built."""
+    spec = catalog.parse(args.dataset)
+    if spec.clips != 1 or len(spec.streams) != 1:
+        raise OptionError(f"--dataset {args.dataset} is for pretraining: a classifier takes {spec.base} or "
+                          f"{spec.base}-f")
+    for path in (args.resume, args.test, args.pretrain):
+        if path and path != RANDOM and not Path(path).is_file():
+            raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
+
+
+def build_dataset(args: Namespace, mode: str, transform: object) -> torch.utils.data.Dataset:
+    """The videos of a mode of `dataset.catalog`; says how many rows were dropped."""
+    dataset = catalog.build(args.dataset, mode, transform=transform, data_root=args.data_root,
+                            split_root=args.split_root, seq_len=args.seq_len, ds=args.ds, which_split=args.which_split,
+                            seed=args.seed)
+    if dataset.index.report:
+        say(dataset.index.report)
+    return dataset
+
+
+def build_net(args: Namespace, num_class: int) -> nn.Module:
+    """A new classifier, its weights drawn from --seed."""
+    torch.manual_seed(args.seed)
+    return network.build(num_class, args.net, args.train_what, dropout=args.dropout, final_bn=args.final_bn,
+                         num_fc=args.num_fc)
+
+
+def spread(net: nn.Module, devices: Devices) -> nn.Module:
+    """The network on its device, or on several GPUs."""
+    net.to(devices[0])
+    return nn.DataParallel(net, device_ids=devices) if len(devices) > 1 else net
+
+
+def train(args: Namespace, devices: Devices) -> None:
+    """Linear probe or finetuning, into a run folder (of a resumed checkpoint: its own)."""
+    batch = args.batch_size * len(devices)
+    parts = (("train", ClassifierTrainTransform(args.img_dim)), ("val", ClassifierValTransform(args.img_dim)))
+    loaders = [make_loader(build_dataset(args, mode, transform), batch_size=batch, workers=args.workers,
+                           train=mode == "train", seed=args.seed, rank=0, world_size=1, device=devices[0])
+               for mode, transform in parts]
+    net = build_net(args, len(loaders[0].dataset.index.classes))
+    if args.pretrain not in ("", RANDOM) and not args.resume:
+        network.load_backbone(net, args.pretrain)
+    net.to(devices[0])
+    plan = finetune.Plan(**{name: getattr(args, name) for name in finetune.Plan.__dataclass_fields__})
+    optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=args.lr, wd=args.wd)
+    progress = finetune.Progress(epoch=args.start_epoch)
+    folder = run_folder.classifier_folder(args, len(devices))
+    if args.resume:
+        folder = run_folder.folder_of(args.resume)
+        progress = finetune.resume(net, optimizer, args.resume, plan, args.reset_lr)
+    with log_file(run_folder.make(folder) / "img" / "train.log"):
+        say(f"{args.train_what} on {args.dataset} with {args.net}: {', '.join(map(str, devices))}, batches of {batch}, "
+            f"run folder {folder}")
+        finetune.fit(spread(net, devices), loaders, optimizer, plan, progress, folder)
+
+
+def test(args: Namespace, devices: Devices) -> None:
+    """Crop test or retrieval of one checkpoint; the log and all results go beside it."""
+    path = Path(args.test)
+    if args.test == RANDOM:
+        named = Namespace(**{**vars(args), "pretrain": RANDOM})
+        path = run_folder.make(run_folder.classifier_folder(named, len(devices))) / "model" / RANDOM
+    with log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")), torch.inference_mode():
+        say(f"test of {args.test} on {args.dataset}, split {args.which_split}, {', '.join(map(str, devices))}")
+        (test_retrieval if args.retrieval else test_crops)(args, path, devices)
+
+
+def test_crops(args: Namespace, path: Path, devices: Devices) -> None:
+    """Accuracy of a classifier on whole test videos, and its probabilities as JSON."""
+    dataset = build_dataset(args, "test", CropsTransform(args.img_dim, crops=args.crops))
+    net = build_net(args, len(dataset.index.classes))
+    if args.test != RANDOM:
+        network.load_classifier(net, path)
+    samples = read_samples(dataset, workers=args.workers, device=devices[0], title="test")
+    batch = args.batch_size * len(devices)
+    prob = crops.crop_probabilities(spread(net.eval(), devices), samples, batch, devices[0])
+    crops.report_crops(prob, torch.as_tensor(dataset.index.labels))
+    output = crops.write_probabilities(path, list(dataset.index.paths), prob)
+    say(f"probabilities of each video: {output}")
+
+
+def test_retrieval(args: Namespace, path: Path, devices: Devices) -> None:
+    """Recall@k of test videos among training videos, and their features and similarities as files."""
+    train_mode = {"clip": "gallery", "windows": "gallery_windows"}[args.gallery]
+    sets = {split: build_dataset(args, mode, CropsTransform(args.img_dim, crops=1))
+            for split, mode in (("test", "test"), ("train", train_mode))}
+    net = build_net(args, len(sets["test"].index.classes))
+    if args.test != RANDOM:
+        network.load_backbone(net, path)
+    used = ("net", "seq_len", "ds", "img_dim", "which_split", "gallery", "seed")
+    job = retrieval.FeatureJob(
+        folder=path.parent / args.dirname, dataset=args.dataset, normalise=args.train_what == "last",
+        made_from={name: getattr(args, name) for name in used}
+        | {"normalised": args.train_what == "last", "data_root": str(Path(args.data_root).resolve()),
+           "checkpoint": retrieval.fingerprint(args.test)},
+        batch_size=args.batch_size * len(devices), workers=args.workers, device=devices[0])
+    net = spread(net.eval(), devices)
+    query, gallery = (retrieval.split_features(net, split, videos, job) for split, videos in sets.items())
+    retrieval.report(job, query, gallery)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, or with --test evaluate."""
+    args = options.parse(argv, __doc__)
+    check_inputs(args)
+    devices = options.devices(args.gpu)
+    if args.test:
+        test(args, devices)
+    else:
+        train(args, devices)
+    return 0
+
+
+if __name__ == "__main__":
+    launch.run(main)

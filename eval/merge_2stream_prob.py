@@ -1,0 +1,131 @@
+"""Fuse the RGB and the flow stream of a dataset, by class probabilities or by retrieval similarities.
+
+Probabilities that `main_classifier.py --test` (or `feature_linear_probe.py`) wrote; prints the accuracy of each stream
+and of their mean:
+
+    python merge_2stream_prob.py --mode c --dataset ucf101 \\
+        --prob1 RGB_CKPT.pth.tar-prob-ten.json --prob2 FLOW_CKPT.pth.tar-prob-ten.json
+
+Feature folders that `main_classifier.py --test --retrieval` wrote, RGB first; prints recall@k of the added
+similarities:
+
+    python merge_2stream_prob.py --mode s --dataset ucf101 --prob1 RGB_RUN/model/feature --prob2 FLOW_RUN/model/feature
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor
+
+import launch
+from dataset import catalog
+from eval import feature_files, protocols
+from eval.feature_files import FeatureSet
+from eval.report import percent, read_json, table
+from eval.retrieval import report_recall
+from utils.errors import CheckpointError, OptionError
+from utils.options import ROOT, Parser
+
+
+def parse(argv: Sequence[str] | None):
+    """Parse the command line."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("--prob1", required=True, metavar="RGB", help="mode c: probability file; mode s: feature folder")
+    add("--prob2", required=True, metavar="FLOW", help="the same of the flow stream")
+    add("--dataset", default="ucf101", help="dataset name without -f (default ucf101)")
+    add("--mode", choices=["c", "s"], default="c", help="c: classification; s: similarities (retrieval)")
+    add("--split_root", default=str(ROOT / "process_data" / "data"), help="folder of the splits, for ClassInd.txt")
+    return parser.parse_args(argv)
+
+
+def read_probabilities(path: Path) -> dict[str, Tensor]:
+    """{csv path: (classes,) probabilities} from a file {path: {"mean_prob": [[...]]}} or {path: [[...]]}.
+
+    Raises CheckpointError where the file is missing, of another shape, or holds rows of different lengths.
+    """
+    content = read_json(path)
+    try:
+        rows = {name: torch.tensor(value["mean_prob"] if isinstance(value, dict) else value, dtype=torch.float64)
+                .reshape(-1) for name, value in content.items()}
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} is not a probability file: it must hold a list of numbers for each video, or "
+                              '{"mean_prob": ...} of one') from error
+    lengths = sorted({len(row) for row in rows.values()})
+    if len(lengths) != 1:
+        raise CheckpointError(f"{path}: rows of {lengths} classes, they must all have as many" if rows
+                              else f"{path} holds no video")
+    return rows
+
+
+def video_key(path: str) -> str:
+    """"Class/video", the last two components of a csv path: what a video is matched by."""
+    return "/".join(Path(path).parts[-2:])
+
+
+def merge_probabilities(rgb: dict[str, Tensor], flow: dict[str, Tensor], classes: list[str]) -> list[tuple]:
+    """(name, {1: top-1, 5: top-5}, videos) of RGB, of flow and of their mean; of videos that both files hold.
+
+    rgb, flow: {csv path: (classes,)}; a video's label is the number of its path's class in `classes`.
+    """
+    flow = {video_key(path): row for path, row in flow.items()}
+    pairs = {key: (row, flow[key]) for key, row in ((video_key(path), row) for path, row in rgb.items()) if key in flow}
+    if not pairs:
+        raise OptionError("the two files have no video in common: are they of the same dataset and split?")
+    number = {name: i for i, name in enumerate(classes)}
+    unknown = sorted({key.split("/")[0] for key in pairs} - set(number))
+    if unknown:
+        raise OptionError(f"class {unknown[0]} of the probability files is not in ClassInd.txt: check --dataset")
+    label = torch.tensor([number[key.split("/")[0]] for key in pairs])
+    one, two = (torch.stack([pair[i] for pair in pairs.values()]) for i in range(2))
+    if not one.shape[1] == two.shape[1] == len(classes):
+        raise OptionError(f"the files have {one.shape[1]} and {two.shape[1]} classes, the dataset {len(classes)}")
+    return [(name, protocols.topk_accuracy(prob, label), len(pairs))
+            for name, prob in (("RGB", one), ("flow", two), ("both", (one + two) / 2))]
+
+
+def match(rgb: FeatureSet, flow: FeatureSet) -> tuple[FeatureSet, FeatureSet]:
+    """The videos that both sets hold, in the order of the first."""
+    place = {video_key(name): i for i, name in enumerate(flow.names)}
+    keep = [i for i, name in enumerate(rgb.names) if video_key(name) in place]
+    if not keep:
+        raise OptionError("the two feature folders have no video in common: are they of the same dataset and split?")
+    rgb, flow = rgb.rows(keep), flow.rows([place[video_key(rgb.names[i])] for i in keep])
+    if not torch.equal(rgb.labels, flow.labels):
+        raise CheckpointError("the two feature folders label the same videos differently: make them again with one "
+                              "ClassInd.txt")
+    return rgb, flow
+
+
+def merge_similarities(query: tuple[FeatureSet, FeatureSet], gallery: tuple[FeatureSet, FeatureSet]) -> dict:
+    """{"RGB" | "flow" | "both": {k: recall}} of matched sets; each stream's set is centred and normalised by itself."""
+    sims = [protocols.similarity(q.features, g.features) for q, g in zip(query, gallery, strict=True)]
+    named = {"RGB": sims[0], "flow": sims[1], "both": sims[0] + sims[1]}
+    return {name: protocols.recall_at_k(sim, query[0].labels, gallery[0].labels) for name, sim in named.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one fusion and print its table."""
+    args = parse(argv)
+    one, two = Path(args.prob1), Path(args.prob2)
+    if args.mode == "c":
+        classes = catalog.class_names(args.dataset, args.split_root)
+        results = merge_probabilities(read_probabilities(one), read_probabilities(two), classes)
+        rows = [[name, percent(top[1]), percent(top[5])] for name, top, _ in results]
+        print(table([f"{results[0][2]} videos", "top-1 %", "top-5 %"], rows))
+        return 0
+    folders = [path if path.is_dir() else path.parent for path in (one, two)]
+    streams = [(folder, args.dataset + suffix) for folder, suffix in zip(folders, ("", "-f"), strict=True)]
+    query, gallery = (match(*(feature_files.load(folder, name, split) for folder, name in streams))
+                      for split in ("test", "train"))
+    print(f"{len(query[0].names)} queries, {len(gallery[0].names)} gallery videos in both streams")
+    report_recall(merge_similarities(query, gallery), len(gallery[0].names))
+    return 0
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,70 @@
+"""The classifier of an evaluation: built for a way of training, filled from the files that pretraining or we wrote."""
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from model.classifier import LinearClassifier
+from utils import checkpoint
+from utils.console import say
+from utils.errors import CheckpointError
+
+ENCODER = "encoder_q.0."  # the backbone inside a pretraining file
+BACKBONE = "backbone."  # the backbone inside a classifier's file
+HEAD = ("final_fc.", "final_bn.")
+
+
+def build(num_class: int, network: str, train_what: str, *, dropout: float = 0.9, final_bn: bool = False,
+          num_fc: int = 1) -> LinearClassifier:
+    """A classifier for `train_what`.
+
+    "last" (linear probe): L2 norm, BatchNorm, linear layer, no dropout. Anything else: dropout and linear layer, with
+    a BatchNorm before them if `final_bn`.
+    """
+    probe = train_what == "last"
+    return LinearClassifier(num_class, network=network, dropout=dropout, use_dropout=not probe, use_l2_norm=probe,
+                            use_final_bn=probe or final_bn, num_fc=num_fc)
+
+
+def load_backbone(net: nn.Module, path: str | Path) -> None:
+    """Fill the backbone from a pretraining file or a classifier's; the final layer stays as it is.
+
+    Raises CheckpointError for a missing or damaged file, one without a backbone, and one of another network.
+    """
+    state = checkpoint.renamed(checkpoint.load(path)["state_dict"], {ENCODER: BACKBONE})
+    backbone = {key: value for key, value in state.items() if key.startswith(BACKBONE)}
+    if not backbone:
+        raise CheckpointError(f"{path} has no {ENCODER}* and no {BACKBONE}* entries: it is neither a pretraining file "
+                              "nor a classifier's")
+    unused = len(state) - len(backbone)
+    checkpoint.load_state(net, backbone, may_miss=HEAD)
+    say(f"backbone: {len(backbone)} tensors from {path}; {unused} others of the file are not part of a backbone")
+
+
+def load_classifier(net: nn.Module, path: str | Path, require: tuple[str, ...] = ("state_dict",)) -> dict:
+    """Fill the whole classifier from a file that finetuning or the linear probe wrote; return the file's content.
+
+    require: keys that the file must have. Raises CheckpointError for a pretraining file, another network, another
+    number of classes or another head.
+    """
+    content = checkpoint.load(path, require)
+    state = checkpoint.renamed(content["state_dict"], {})
+    if not any(key.startswith("final_fc.") for key in state):
+        raise CheckpointError(f"{path} is not a classifier's file, it has no final_fc.*: evaluate it with --retrieval, "
+                              "or train a classifier on it with --pretrain")
+    _check_head(net.state_dict(), state, path)
+    say(f"classifier: {checkpoint.load_state(net, state)} from {path}")
+    return content
+
+
+def _check_head(ours: dict[str, Tensor], theirs: dict[str, Tensor], path: str | Path) -> None:
+    head = {key for key in ours if key.startswith(HEAD)}
+    found = {key for key in theirs if key.startswith(HEAD)}
+    if head != found:
+        raise CheckpointError(f"{path} ends in {', '.join(sorted(found))}, but this command builds "
+                              f"{', '.join(sorted(head))}: give the --train_what, --final_bn and --num_fc it was "
+                              "trained with")
+    last = max(key for key in head if key.startswith("final_fc.") and key.endswith(".bias"))
+    if ours[last].shape != theirs[last].shape:
+        raise CheckpointError(f"{path} is a classifier of {len(theirs[last])} classes, but the dataset has "
+                              f"{len(ours[last])}: give the --dataset it was trained on")

@@ -1,0 +1,85 @@
+"""Options of main_classifier.py: the shared ones of `utils.options`, and what only a classifier has."""
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+
+from utils.errors import OptionError
+from utils.options import Parser, add_shared, check_shared, number, positive_int, whole_number
+
+RANDOM = "random"  # the one literal that means no checkpoint
+
+
+def parse(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
+    """Parse and check the command line. `args.crops` is 0 (no crop test), 1, 5 or 10.
+
+    Raises OptionError in one line for a value that is not allowed or two options that contradict each other.
+    """
+    parser = Parser(description=description)
+    add_shared(parser, dataset="ucf101", num_seq=1, schedule=(60, 80), wd=1e-3, prefix="linclr", workers=8)
+    _add_training(parser)
+    _add_testing(parser)
+    args = parser.parse_args(argv)
+    check_shared(args, num_seq=1)
+    asked = 10 if args.ten_crop else 5 if args.five_crop else 1 if args.center_crop else 0
+    if not args.test and (asked or args.retrieval):
+        raise OptionError("--retrieval and the crop tests evaluate a file: name it with --test CHECKPOINT")
+    if args.retrieval and asked:
+        raise OptionError("--retrieval always uses the centre crop: give either --retrieval or a crop test")
+    args.crops = 0 if args.retrieval else asked or 1
+    return args
+
+
+def _add_training(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--model", choices=["lincls"], default="lincls", help="the classifier: a linear layer on the backbone")
+    add("--num_fc", type=positive_int, default=1, help="fully connected layers of the classifier")
+    add("--which_split", type=int, choices=[1, 2, 3], default=1, help="split of the dataset (k400 has one)")
+    add("--optim", choices=["adam", "sgd"], default="adam", help="sgd has momentum 0.9")
+    add("--dropout", type=number(float, 0, 1, open_high=True), default=0.9,
+        help="dropout before the last layer; a linear probe has none")
+    add("--train_what", default="last", help="last: linear probe on the frozen backbone; ft: everything, the backbone "
+        "at a tenth of the learning rate; anything else: everything at one learning rate")
+    add("--final_bn", action="store_true", help="BatchNorm before the last layer whatever --train_what; a linear probe "
+        "always has one")
+    add("--eval_freq", type=positive_int, default=1, help="epochs between validations, which write checkpoints")
+    add("--pretrain", default="", metavar="CKPT", help="start from this pretraining file; random: from random weights")
+    add("--seed", type=whole_number, default=0, help="seed of weights, order of videos, clips and augmentation")
+    add("--gpu", type=gpu_list, default=None, metavar="0,1", help="GPUs to use, among the visible ones (default: all)")
+
+
+def _add_testing(parser: Parser) -> None:
+    add = parser.add_argument
+    add("--center_crop", action="store_true", help="with --test: one crop (the default)")
+    add("--five_crop", action="store_true", help="with --test: centre and corners")
+    add("--ten_crop", action="store_true", help="with --test: five crops and their flips")
+    add("--retrieval", action="store_true", help="with --test: nearest-neighbour retrieval on backbone features")
+    add("--dirname", default="feature", help="with --retrieval: folder of the features, beside the checkpoint")
+    add("--gallery", choices=["clip", "windows"], default="clip", help="with --retrieval: a training video is one "
+        "random clip, or all its windows")
+
+
+def gpu_list(text: str) -> list[int]:
+    """"0,1" -> [0, 1]."""
+    try:
+        gpus = [int(part) for part in text.split(",")]
+    except ValueError:
+        gpus = []
+    if not gpus or min(gpus) < 0 or len(set(gpus)) < len(gpus):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of GPU numbers such as 0 or 0,1")
+    return gpus
+
+
+def devices(gpus: list[int] | None) -> list[torch.device]:
+    """The devices to compute on: the named or all visible GPUs, or the CPU where there is none.
+
+    Raises OptionError for a GPU that is not visible.
+    """
+    if not torch.cuda.is_available():
+        return [torch.device("cpu")]
+    count = torch.cuda.device_count()
+    beyond = [gpu for gpu in gpus or [] if gpu >= count]
+    if beyond:
+        raise OptionError(f"--gpu names GPU {beyond[0]}, but {count} are visible, counted from 0 (CUDA_VISIBLE_DEVICES)")
+    return [torch.device("cuda", gpu) for gpu in (range(count) if gpus is None else gpus)]

@@ -1,0 +1,66 @@
+"""Evaluation protocols as pure functions of tensors: nothing here reads a file, an option or a random number.
+
+A video is cut into W windows, each of them seen in C crops. Class probabilities are averaged over the windows of a
+crop, then over crops (CoCLR, arXiv 2010.09709, section 4). Retrieval ranks the gallery by cosine similarity of
+centred features and counts a hit when one of the k nearest gallery videos has the query's class (R@k).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CROP_SETS = {"center": 1, "five": 5, "ten": 10}
+RECALL_AT = (1, 5, 10, 20, 50)
+ROWS_AT_ONCE = 4096  # ranking a block of rows at a time bounds the memory of the top-k
+
+
+def window_mean(rows: Tensor, normalise: bool = False) -> Tensor:
+    """Mean over the windows of a video.
+
+    rows: (W, D) features or probabilities; returns (D,). With `normalise` each row is L2-normalised before the mean.
+    """
+    if normalise:
+        rows = F.normalize(rows, dim=1)
+    return rows.mean(dim=0)
+
+
+def crop_mean(rows: Tensor, crops: int) -> Tensor:
+    """Mean over the first `crops` crops: (C, D) -> (D,). Crops stand in the order centre, four corners, their flips."""
+    if not 1 <= crops <= len(rows):
+        raise ValueError(f"a mean over {crops} crops was asked of {len(rows)}")
+    return rows[:crops].mean(dim=0)
+
+
+def centre_and_normalise(features: Tensor) -> Tensor:
+    """Subtract the mean of the set from each row, then L2-normalise the rows: (N, D) -> (N, D)."""
+    return F.normalize(features - features.mean(dim=0, keepdim=True), dim=1)
+
+
+def similarity(query: Tensor, gallery: Tensor) -> Tensor:
+    """Cosine similarity (Q, G) of raw features (Q, D) and (G, D), each set centred by its own mean."""
+    return centre_and_normalise(query) @ centre_and_normalise(gallery).T
+
+
+def recall_at_k(sim: Tensor, query_label: Tensor, gallery_label: Tensor, ks: tuple[int, ...] = RECALL_AT) -> dict:
+    """Share of queries that have a video of their class among the k most similar gallery videos.
+
+    sim (Q, G), labels (Q,) and (G,) integers; returns {k: share in 0-1}. A k beyond G counts the whole gallery.
+    """
+    depth = min(max(ks), sim.shape[1])
+    hits = torch.zeros(depth, dtype=torch.float64)
+    for start in range(0, len(sim), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        nearest = sim[rows].topk(depth, dim=1).indices.cpu()  # (R, depth), best first
+        same = gallery_label[nearest] == query_label[rows, None]
+        hits += same.cummax(dim=1).values.sum(dim=0)  # a hit at rank i is one at every larger k
+    return {k: float(hits[min(k, depth) - 1]) / len(sim) for k in ks}
+
+
+def topk_accuracy(score: Tensor, label: Tensor, ks: tuple[int, ...] = (1, 5)) -> dict[int, float]:
+    """Share of rows whose label is among their k highest scores.
+
+    score (N, classes), label (N,); returns {k: share in 0-1}. A k beyond the number of classes counts all of them.
+    """
+    depth = min(max(ks), score.shape[1])
+    right = score.topk(depth, dim=1).indices == label[:, None]  # (N, depth)
+    return {k: right[:, : min(k, depth)].any(dim=1).double().mean().item() for k in ks}

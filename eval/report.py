@@ -1,0 +1,40 @@
+"""What an evaluation leaves for people: tables for the console and the log, JSON files."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from utils.errors import CheckpointError
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A text table: first column flush left, the others flush right."""
+    cells = [list(header), *map(list, rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+             for row in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def percent(share: float) -> str:
+    """0.5173 -> "51.73"."""
+    return f"{100 * share:.2f}"
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write a JSON file whole or not at all: under a temporary name first, then renamed."""
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(value, file)
+    os.replace(temporary, path)
+
+
+def read_json(path: Path) -> object:
+    """Content of a JSON file; CheckpointError in one line where it is missing or not JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not a JSON file: it may be cut short, write it again") from error

@@ -1,0 +1,104 @@
+"""Video retrieval: backbone features of the test split (queries) and the training split (gallery), and recall@k.
+
+A query's feature is the mean over its windows; a gallery video's comes from one random clip (drawn from the seed and
+the video alone) or from all its windows. Features are kept on disk and reused by a later run on the same checkpoint.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from eval import feature_files, protocols
+from eval.feature_files import FeatureSet
+from eval.options import RANDOM
+from eval.report import percent, table
+from eval.windows import apply_packed, read_samples, window_clips
+from utils import checkpoint
+from utils.console import say
+
+
+@dataclass(frozen=True)
+class FeatureJob:
+    """How features are made and where they are kept.
+
+    made_from: what identifies them besides the videos (checkpoint hash, network, clip options). normalise: L2-normalise
+    the feature of each window before the mean (linear-probe networks). batch_size: windows in a batch, over all GPUs.
+    """
+
+    folder: Path
+    dataset: str
+    made_from: dict
+    normalise: bool
+    batch_size: int
+    workers: int
+    device: torch.device
+
+
+@torch.inference_mode()
+def video_features(net: nn.Module, samples: Iterable[dict], job: FeatureJob) -> Tensor:
+    """Features (N, F) on the CPU, in the order of the dataset: pooled backbone outputs, mean over windows.
+
+    net: returns (logits, features) of clips (B, 3, T, h, w), in evaluation mode. samples: see `windows.window_clips`.
+    """
+    rows = apply_packed(lambda clips: net(clips)[1], window_clips(samples, job.device), job.batch_size)
+    means = {video: protocols.window_mean(features, job.normalise) for (video, _crop), features in rows}
+    return torch.stack([means[video] for video in sorted(means)]).cpu()
+
+
+def split_features(net: nn.Module, split: str, dataset: torch.utils.data.Dataset, job: FeatureJob) -> FeatureSet:
+    """Features of a split ("train" or "test"): from the folder if made from the same things, else made and written."""
+    index = dataset.index
+    made_from = {**job.made_from, "videos": _digest([index.paths, list(map(int, index.labels)),
+                                                     list(map(int, index.num_frames))])}
+    found = feature_files.load_if_made_from(job.folder, job.dataset, split, made_from)
+    if found is not None:
+        say(f"{split}: features of {len(found.names)} videos reused from {job.folder}")
+        return found
+    say(f"{split}: features of {len(dataset)} videos are computed")
+    features = video_features(net, read_samples(dataset, workers=job.workers, device=job.device, title=split), job)
+    result = FeatureSet(features, torch.as_tensor(index.labels, dtype=torch.int64), list(index.paths))
+    feature_files.save(job.folder, job.dataset, split, result, made_from)
+    return result
+
+
+def retrieve(query: FeatureSet, gallery: FeatureSet, device: torch.device) -> tuple[Tensor, dict[int, float]]:
+    """Similarities (Q, G) of two sets, each centred by its own mean, on the CPU; and recall at 1, 5, 10, 20 and 50."""
+    sim = protocols.similarity(query.features.to(device), gallery.features.to(device)).cpu()
+    return sim, protocols.recall_at_k(sim, query.labels, gallery.labels)
+
+
+def report(job: FeatureJob, query: FeatureSet, gallery: FeatureSet) -> None:
+    """Rank the gallery for each query; print and log the recalls; write the similarities beside the features."""
+    sim, recall = retrieve(query, gallery, job.device)
+    path = job.folder / f"{job.dataset}_sim.pth.tar"
+    checkpoint.save(path, sim)
+    say(f"{len(query.names)} queries in a gallery of {len(gallery.names)} videos")
+    report_recall({job.dataset: recall}, len(gallery.names))
+    say(f"features and similarities: {job.folder}")
+
+
+def report_recall(rows: dict[str, dict[int, float]], gallery_size: int) -> None:
+    """Print and log a table of recall@k in %, one row a feature set: {"ucf101": {1: share, 5: share, ...}}."""
+    ks = next(iter(rows.values()))
+    lines = [[name, *map(percent, recall.values())] for name, recall in rows.items()]
+    say(table(["retrieval, %", *(f"R@{k}" for k in ks)], lines))
+    beyond = [f"R@{k}" for k in ks if k > gallery_size]
+    if beyond:
+        say(f"note: the gallery has {gallery_size} videos, so {', '.join(beyond)} counts all of it")
+
+
+def fingerprint(checkpoint_file: str) -> str:
+    """SHA-256 of a checkpoint's bytes; the word "random" stays as it is."""
+    if checkpoint_file == RANDOM:
+        return RANDOM
+    with open(checkpoint_file, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()

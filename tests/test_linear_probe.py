@@ -1,0 +1,87 @@
+"""Linear probe on feature files: the training against a loop in numpy, the files, and bad input."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import launch
+from eval import feature_files
+from eval.feature_files import FeatureSet
+from eval.feature_linear_probe import Probe, build_layer, main, train_probe
+
+CLASSES = 3
+
+
+def features(count: int, seed: int, width: int = 6, noise: float = 0.3) -> FeatureSet:
+    """Features that spread around one direction a class."""
+    rng = torch.Generator().manual_seed(seed)
+    label = torch.arange(count) % CLASSES
+    rows = torch.eye(CLASSES, width)[label] + noise * torch.randn(count, width, generator=rng)
+    names = [f"some/prefix/Class{int(y)}/v{i}" for i, y in enumerate(label)]
+    return FeatureSet(rows, label, names)
+
+
+def numpy_sgd(data: FeatureSet, probe: Probe) -> np.ndarray:
+    """Weights (classes, F+1), the bias last, after full-batch SGD with momentum 0.9 from the same start."""
+    torch.manual_seed(probe.seed)
+    layer = build_layer(data.features.shape[1], CLASSES, final_bn=False)[0]
+    theta = np.concatenate([layer.weight.detach().double().numpy(), np.zeros((CLASSES, 1))], axis=1)
+    x = np.concatenate([data.features.double().numpy(), np.ones((len(data.names), 1))], axis=1)
+    target = np.eye(CLASSES)[data.labels.numpy()]
+    velocity, lr = None, probe.lr
+    for epoch in range(probe.epochs):
+        lr = lr / 10 if epoch in probe.schedule else lr
+        logits = x @ theta.T
+        soft = np.exp(logits - logits.max(axis=1, keepdims=True))
+        soft /= soft.sum(axis=1, keepdims=True)
+        gradient = (soft - target).T @ x / len(x) + probe.wd * theta
+        velocity = gradient if velocity is None else 0.9 * velocity + gradient
+        theta = theta - lr * velocity
+    return theta
+
+
+def test_full_batch_training_against_numpy():
+    train, test = features(21, seed=1, noise=1.5), features(9, seed=2, noise=1.5)
+    for epochs in (1, 2, 5, 8):
+        probe = Probe(epochs=epochs, schedule=(3,), wd=0.05, eval_freq=1, batch_size=64)
+        outcome = train_probe(train, test, probe)
+        theta = numpy_sgd(train, Probe(**{**probe.__dict__, "epochs": outcome.epoch + 1}))
+        logits = np.concatenate([test.features.double().numpy(), np.ones((9, 1))], axis=1) @ theta.T
+        expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(outcome.prob.numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", [7, 8, 9])
+def test_batch_norm_never_meets_a_single_row(count):
+    train_probe(features(count, seed=1), features(3, seed=2), Probe(epochs=1, batch_size=2, final_bn=True))
+
+
+@pytest.mark.parametrize("flags", [[], ["--final_bn"], ["--normalize"], ["--final_bn", "--normalize", "--verbose", "1"]])
+def test_script_finds_features_beside_a_checkpoint_that_is_gone(tmp_path, capsys, flags):
+    folder = tmp_path / "model" / "feature"
+    train, test = features(60, seed=1), features(12, seed=2)
+    feature_files.save(folder, "ucf101", "train", train, {})
+    feature_files.save(folder, "ucf101", "test", test, {})
+    checkpoint = tmp_path / "model" / "epoch9.pth.tar"
+    assert main(["--test", str(checkpoint), "--dataset", "ucf101", "--epochs", "30", "--lr", "0.5", *flags]) == 0
+    written = json.loads((folder / "epoch9.pth.tar-lp-ucf101-prob.json").read_text())
+    assert list(written) == test.names
+    assert all(len(row) == 1 and len(row[0]) == CLASSES and sum(row[0]) == pytest.approx(1) for row in written.values())
+    right = sum(int(np.argmax(row[0])) == int(y) for row, y in zip(written.values(), test.labels, strict=True))
+    assert right == 12 and "100.00" in capsys.readouterr().out
+
+
+def test_bad_input_is_one_line(tmp_path, capsys):
+    assert launch.exit_code(lambda: main(["--test", str(tmp_path / "epoch9.pth.tar")])) == 2
+    assert "ucf101_train_feature.pth.tar" in capsys.readouterr().err
+    folder = tmp_path / "feature"
+    feature_files.save(folder, "ucf101", "train", features(6, seed=1), {})
+    assert launch.exit_code(lambda: main(["--test", str(tmp_path / "epoch9.pth.tar")])) == 2
+    assert "ucf101_test_feature.pth.tar" in capsys.readouterr().err
+    feature_files.save(folder, "ucf101", "test", features(6, seed=1), {})
+    (folder / "ucf101_test_label.pth.tar").write_bytes(b"cut")
+    assert launch.exit_code(lambda: main(["--test", str(tmp_path / "epoch9.pth.tar")])) == 2
+    error = capsys.readouterr().err
+    assert "ucf101_test_label.pth.tar" in error and error.count("\n") == 1

@@ -1,0 +1,136 @@
+"""Two-stream fusion of probabilities and of similarities, against loops over videos."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import launch
+from eval import feature_files
+from eval.feature_files import FeatureSet
+from eval.merge_2stream_prob import main, match, merge_probabilities, merge_similarities, read_probabilities
+
+CLASSES = ["Alpha", "Beta", "Gamma", "Delta", "Epsilon", "Zeta"]
+
+
+def probabilities(names: list[str], seed: int) -> dict[str, list[float]]:
+    """A random distribution over the classes for each video."""
+    rng = np.random.default_rng(seed)
+    return {name: rng.dirichlet(np.ones(len(CLASSES))).tolist() for name in names}
+
+
+def video_names(count: int, prefix: str = "") -> list[str]:
+    """Csv paths of videos of all classes in turn."""
+    return [f"{prefix}{CLASSES[i % len(CLASSES)]}/v{i}" for i in range(count)]
+
+
+def loop_accuracy(rows: dict[str, list[float]], k: int) -> float:
+    """Share of videos whose folder is among the classes of the k highest probabilities."""
+    hits = [name.split("/")[-2] in sorted(CLASSES, key=lambda c: -row[CLASSES.index(c)])[:k]  # noqa: B023
+            for name, row in rows.items()]
+    return sum(hits) / len(hits)
+
+
+def test_probabilities_of_both_shapes_match_by_video(tmp_path):
+    one, two = probabilities(video_names(20), 1), probabilities(video_names(23, "/data/frames/"), 2)
+    (tmp_path / "one.json").write_text(json.dumps({name: {"mean_prob": [row]} for name, row in one.items()}))
+    (tmp_path / "two.json").write_text(json.dumps({name: [row] for name, row in two.items()}))
+    results = merge_probabilities(*(read_probabilities(tmp_path / f"{name}.json") for name in ("one", "two")), CLASSES)
+    two = {name.removeprefix("/data/frames/"): row for name, row in two.items()}
+    both = {name: [(a + b) / 2 for a, b in zip(row, two[name], strict=True)] for name, row in one.items()}
+    two = {name: two[name] for name in one}
+    for (name, found, count), rows in zip(results, (one, two, both), strict=True):
+        assert count == 20
+        for k in (1, 5):
+            assert found[k] == pytest.approx(loop_accuracy(rows, k)), (name, k)
+
+
+def stream(count: int, seed: int, order: list[int], width: int) -> FeatureSet:
+    """Random features of `count` videos, listed in the given order; labels follow the video."""
+    rows = torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 2
+    labels = torch.arange(count) % 3
+    return FeatureSet(rows[order], labels[order], [f"C{int(labels[i])}/v{i}" for i in order])
+
+
+def loop_fusion(query, gallery, k: int) -> float:
+    """R@k of the sum of the streams' cosines; query and gallery: per stream {video: (feature, label)}, matched."""
+    centred = []
+    for sets in (query, gallery):
+        per_stream = []
+        for videos in sets:
+            mean = np.mean([feature for feature, _ in videos.values()], axis=0)
+            per_stream.append({name: (f - mean) / np.linalg.norm(f - mean) for name, (f, _) in videos.items()})
+        centred.append(per_stream)
+    hits = 0
+    for name, (_, label) in query[0].items():
+        def score(other, name=name):
+            return sum(float(centred[0][s][name] @ centred[1][s][other]) for s in range(len(query)))
+        nearest = sorted(gallery[0], key=lambda other: -score(other))[:k]
+        hits += any(gallery[0][other][1] == label for other in nearest)
+    return hits / len(query[0])
+
+
+def as_dict(data: FeatureSet, keep: set[str]) -> dict:
+    """{video: (feature, label)} of the kept videos."""
+    return {name: (row.numpy(), int(y)) for name, row, y in zip(data.names, data.features, data.labels, strict=True)
+            if name in keep}
+
+
+def test_similarities_intersect_first_then_centre():
+    query = stream(9, 1, [0, 1, 2, 3, 5, 8], 4), stream(9, 2, [8, 7, 5, 4, 3, 2, 1], 7)
+    gallery = stream(30, 3, list(range(28)), 4), stream(30, 4, list(range(29, 1, -1)), 7)
+    found = merge_similarities(match(*query), match(*gallery))
+    q_keep, g_keep = ({*sets[0].names} & {*sets[1].names} for sets in (query, gallery))
+    assert len(q_keep) == 5 and len(g_keep) == 26
+    q, g = [as_dict(s, q_keep) for s in query], [as_dict(s, g_keep) for s in gallery]
+    for name, streams in (("RGB", [0]), ("flow", [1]), ("both", [0, 1])):
+        for k in (1, 5, 10):
+            expected = loop_fusion([q[s] for s in streams], [g[s] for s in streams], k)
+            assert found[name][k] == pytest.approx(expected), (name, k)
+
+
+def test_mode_s_reads_two_folders(tmp_path, capsys):
+    folders = []
+    for name, seed in (("ucf101", 1), ("ucf101-f", 5)):
+        folders.append(tmp_path / name / "feature")
+        feature_files.save(folders[-1], name, "test", stream(9, seed, list(range(9)), 4), {})
+        feature_files.save(folders[-1], name, "train", stream(12, seed + 1, list(range(12)), 4), {})
+    assert main(["--prob1", str(folders[0]), "--prob2", str(folders[1]), "--dataset", "ucf101", "--mode", "s"]) == 0
+    out = capsys.readouterr().out
+    assert "R@50" in out and "both" in out and "R@20, R@50" in out  # the gallery has 12 videos, and that is said
+
+
+def test_mode_c_takes_labels_from_the_class_list(tmp_path, capsys):
+    (tmp_path / "splits" / "mini").mkdir(parents=True)
+    (tmp_path / "splits" / "mini" / "ClassInd.txt").write_text("\n".join(CLASSES) + "\n")
+    sure = {name: [[float(c == name.split("/")[-2]) for c in CLASSES]] for name in video_names(12, "x/")}
+    wrong = {name: [[float(c == CLASSES[0]) for c in CLASSES]] for name in sure}
+    for name, rows in (("sure", sure), ("wrong", wrong)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(rows))
+    arguments = ["--prob1", str(tmp_path / "sure.json"), "--prob2", str(tmp_path / "wrong.json"), "--dataset", "mini",
+                 "--split_root", str(tmp_path / "splits")]
+    assert main([*arguments, "--mode", "c"]) == 0
+    lines = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()[2:5]}
+    assert lines["RGB"] == "100.00" and lines["flow"] == f"{100 / 6:.2f}"
+
+
+@pytest.mark.parametrize(("content", "complaint"), [
+    (None, "cannot be read"), ("{", "not a JSON"), ("[1]", "not a probability"),
+    ('{"a/b": [[1, 2]], "a/c": [[1]]}', "classes"), ("{}", "no video"), ('{"a/b": {"x": 1}}', "not a probability"),
+])
+def test_bad_probability_file_is_one_line(tmp_path, capsys, content, complaint):
+    path = tmp_path / "prob.json"
+    if content is not None:
+        path.write_text(content)
+    (tmp_path / "mini").mkdir()
+    (tmp_path / "mini" / "ClassInd.txt").write_text("\n".join(CLASSES) + "\n")
+    arguments = ["--prob1", str(path), "--prob2", str(path), "--dataset", "mini", "--split_root", str(tmp_path)]
+    assert launch.exit_code(lambda: main(arguments)) == 2
+    error = capsys.readouterr().err
+    assert complaint in error and error.count("\n") == 1 and error.startswith("error: ")
+
+
+def test_streams_without_a_common_video_are_refused():
+    with pytest.raises(ValueError, match="in common"):
+        match(stream(3, 1, [0], 4), stream(3, 1, [1, 2], 4))
