@@ -1,0 +1,54 @@
+"""Does what was written hold together? Counts, pictures, and the rows of the splits."""
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from process_data.src.errors import PrepareError
+from process_data.src.lmdb_file import LmdbFile, count, open_lmdb
+
+
+def check_pair(rgb_path: Path, flow_path: Path) -> dict[str, int]:
+    """Check the two LMDBs of a data set; returns {"Class/video": RGB frames}.
+
+    The same videos in both, counts that hold, one flow frame less than RGB frames, first and last frame of each video
+    decode and are of one size in both. Raises PrepareError that names the first video at fault.
+    """
+    with open_lmdb(rgb_path) as rgb, open_lmdb(flow_path) as flow:
+        if rgb.lengths.keys() != flow.lengths.keys():
+            odd = min(rgb.lengths.keys() ^ flow.lengths.keys())
+            raise PrepareError(f"{odd} is in one of {rgb_path} and {flow_path} only: prepare again with --overwrite")
+        for name, frames in rgb.lengths.items():
+            if flow.lengths[name] != frames - 1:
+                raise PrepareError(f"{name} has {frames} frames in {rgb_path} and {flow.lengths[name]} in {flow_path}: "
+                                   "flow should be one less; prepare them again with --overwrite")
+            if _check_video(rgb, name, rgb_path) != _check_video(flow, name, flow_path):
+                raise PrepareError(f"{name}: frames of {rgb_path} and {flow_path} differ in size: prepare them again")
+        return dict(rgb.lengths)
+
+
+def _check_video(file: LmdbFile, name: str, path: Path) -> tuple[int, int]:
+    """Height and width of a video's frames."""
+    jpegs = file.jpegs(name)
+    if not len(jpegs) == count(file.value(name)) == file.lengths[name]:
+        raise PrepareError(f"{path}: {name} holds {len(jpegs)} frames, {file.lengths[name]} by the index")
+    ends = [cv2.imdecode(np.frombuffer(jpegs[i], np.uint8), cv2.IMREAD_COLOR) for i in (0, -1)]
+    if any(end is None for end in ends):
+        raise PrepareError(f"{path}: a frame of {name} does not decode; prepare it again with --overwrite")
+    return ends[0].shape[:2]
+
+
+def check_rows(folder: Path, lengths: dict[str, int]) -> dict[str, int]:
+    """Check that every row of the csv files of a split folder is a video of that length; returns {csv name: rows}."""
+    rows = {}
+    for path in sorted(folder.glob("*_split*.csv")):
+        with open(path, newline="") as file:
+            entries = [(row[0], int(row[1])) for row in csv.reader(file)]
+        for name, frames in entries:
+            if lengths.get(name) != frames:
+                raise PrepareError(f"{path}: {name} with {frames} frames, but the LMDB holds {lengths.get(name)}: "
+                                   "write the splits again with --overwrite")
+        rows[path.name] = len(entries)
+    return rows

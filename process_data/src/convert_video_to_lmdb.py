@@ -1,0 +1,65 @@
+"""Frame folders -> one LMDB, the format that datasets are read from.
+
+    python process_data/src/convert_video_to_lmdb.py --frames UCF101/frames --kind image \\
+        --out data/UCF101/ucf101_frame.lmdb
+    python process_data/src/convert_video_to_lmdb.py --frames UCF101/frames --kind flow \\
+        --out data/UCF101/ucf101_tvl1_frame.lmdb
+
+Memory holds one video, the file grows as needed and takes its name only when complete.
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from process_data.src.errors import PrepareError, run
+from process_data.src.lmdb_file import pack, write_lmdb
+
+
+def frame_files(folder: Path, kind: str) -> list[Path]:
+    """The frames `kind_%05d.jpg` of one video in order. Raises PrepareError when there are none, or one is missing."""
+    numbered = {int(path.stem.rpartition("_")[2]): path for path in folder.glob(f"{kind}_*.jpg")
+                if re.fullmatch(rf"{kind}_\d+", path.stem)}
+    gap = next((i for i in range(1, len(numbered) + 1) if i not in numbered), None)
+    if not numbered or gap is not None:
+        raise PrepareError(f"{folder} lacks {kind}_{gap or 1:05d}.jpg: extract this video again")
+    return [numbered[i] for i in sorted(numbered)]
+
+
+def pack_folder(folder: Path, kind: str) -> bytes:
+    """The LMDB value of one video: its frame files as they are."""
+    return pack(path.read_bytes() for path in frame_files(folder, kind))
+
+
+def find_folders(frames: Path) -> dict[str, Path]:
+    """The frame folders `Class/video/` of a folder, {"Class/video": path}. Raises PrepareError when there are none."""
+    if not frames.is_dir():
+        raise PrepareError(f"no folder {frames}: give the folder that holds Class/video/image_00001.jpg, ...")
+    found = {f"{path.parent.name}/{path.name}": path for path in sorted(frames.glob("*/*"))
+             if path.is_dir() and not path.name.startswith(".")}
+    if not found:
+        raise PrepareError(f"no frame folders in {frames}: it should hold Class/video/image_00001.jpg, ...")
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Frame folders to an LMDB.")
+    parser.add_argument("--frames", type=Path, required=True, help="folder of Class/video/image_00001.jpg, ...")
+    parser.add_argument("--out", type=Path, required=True, help="LMDB file to write")
+    parser.add_argument("--kind", choices=("image", "flow"), default="image", help="RGB frames or flow")
+    parser.add_argument("--overwrite", action="store_true", help="replace --out")
+    options = parser.parse_args()
+    if options.out.exists() and not options.overwrite:
+        raise PrepareError(f"{options.out} exists: add --overwrite to replace it")
+    folders = find_folders(options.frames)
+    for folder in folders.values():
+        frame_files(folder, options.kind)  # a missing frame is told before hours of writing
+    write_lmdb(options.out, folders, lambda name: pack_folder(folders[name], options.kind))
+    print(f"{len(folders)} videos in {options.out}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,56 @@
+"""K400's splits from its csv lists, against what was downloaded and converted."""
+
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from process_data.src.errors import PrepareError
+from process_data.src.split_folder import SHIPPED, class_text, csv_text, read_classes
+
+
+def k400_names(path: Path) -> list[str]:
+    """The videos of a list with the columns label, youtube_id, time_start, time_end: "label/id_000001_000011"."""
+    names = []
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            try:
+                start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
+                names.append(f"{row['label']}/{row['youtube_id']}_{start:06d}_{end:06d}")
+            except (KeyError, TypeError, ValueError) as error:
+                raise PrepareError(f"{path}: rows need label, youtube_id, time_start, time_end ({error!r})") from error
+    return names
+
+
+def find_list(folder: Path, side: str) -> Path:
+    """The list of a side ("train" or "val") in a folder: train.csv, kinetics-400_train.csv, ..."""
+    found = sorted(folder.glob(f"*{side}*.csv"))
+    if not found:
+        raise PrepareError(f"no K400 list of {side} videos in {folder}: it should hold {side}.csv")
+    return found[0]
+
+
+def present(listed: Iterable[str], lengths: dict[str, int]) -> list[str]:
+    """The listed videos that exist, by the names they have there: "label/id_000001_000011" or "label/id"."""
+    there = [next((name for name in (full, full[:-14]) if name in lengths), None) for full in listed]
+    return [name for name in there if name]
+
+
+def k400_files(folder: Path, lengths: dict[str, int]) -> tuple[dict[str, str], int]:
+    """The files of K400's split folder, {file name: text}, and the number of listed videos that do not exist.
+
+    Each video is its own source. Raises PrepareError when none exists.
+    """
+    classes = read_classes(SHIPPED / "k400" / "ClassInd.txt")
+    files, missing, known = {"ClassInd.txt": class_text(classes)}, 0, set(classes)
+    for side in ("train", "val"):
+        listed = [name for name in k400_names(find_list(folder, side)) if name.split("/")[0] in known]
+        names = present(listed, lengths)
+        if not names:
+            example = f"such as {listed[0]}" if listed else "and none is of a known class"
+            raise PrepareError(f"no video of {find_list(folder, side)} is there, {example}: class folders must be named "
+                               "as in ClassInd.txt")
+        missing += len(listed) - len(names)
+        files[f"{side}_split.csv"] = csv_text(names, classes, lengths)
+    files["video_source.json"] = json.dumps({name: i for i, name in enumerate(sorted(lengths))}, indent=0)
+    return files, missing

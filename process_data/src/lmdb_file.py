@@ -1,0 +1,133 @@
+"""The LMDB files that datasets are read from: writing one, and looking into one.
+
+Per video one key, the zero-padded 9-digit index of the video in `__order__`, holding a msgpack list of JPEGs.
+`__keys__` lists these in writing order, `__vlen__` the frame counts in the same order, `__len__` their number,
+`__order__` the names "Class/video" (sorted, then shuffled with seed 0), also in the text file `<lmdb>-order`.
+"""
+
+import os
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import lmdb
+import msgpack
+from tqdm import tqdm
+
+from process_data.src.errors import PrepareError
+
+FIRST_MAP = 1 << 26  # bytes; the map doubles whenever it is full
+
+
+def pack(jpegs: Iterable[bytes]) -> bytes:
+    """The value of one video: a msgpack list of JPEGs."""
+    return msgpack.packb(list(jpegs), use_bin_type=True)
+
+
+def count(value: bytes | memoryview) -> int:
+    """Number of frames in a video's value, from its first bytes alone."""
+    unpacker = msgpack.Unpacker()
+    unpacker.feed(bytes(value[:5]))
+    return unpacker.read_array_header()
+
+
+def order_of(names: Iterable[str]) -> list[str]:
+    """`__order__` of a set of videos: sorted, then shuffled with seed 0."""
+    order = sorted(names)
+    random.Random(0).shuffle(order)
+    return order
+
+
+def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], bytes]) -> None:
+    """Write the videos `names` ("Class/video"), whose packed values `load` gives one at a time, to an LMDB file.
+
+    Memory holds one video. The file grows under the name `<path>.partial` and takes its own when all of it is on disk.
+    """
+    order = order_of(names)
+    index = {name: i for i, name in enumerate(order)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".partial")
+    part.unlink(missing_ok=True)
+    keys, lengths = [], []
+    environment = lmdb.open(str(part), subdir=False, map_size=FIRST_MAP, lock=False, sync=False, meminit=False)
+    try:
+        for name in tqdm(sorted(order), desc=f"write {path.name}", unit="video"):
+            value = load(name)
+            keys.append(f"{index[name]:09d}".encode("ascii"))
+            lengths.append(count(value))
+            _put(environment, keys[-1], value)
+        for key, entry in (("keys", keys), ("len", len(keys)), ("order", order), ("vlen", lengths)):
+            _put(environment, f"__{key}__".encode(), msgpack.packb(entry, use_bin_type=True))
+        environment.sync(True)
+    finally:
+        environment.close()
+    write_text(path.with_name(path.name + "-order"), "".join(f"{name}\n" for name in order))
+    os.replace(part, path)
+
+
+def _put(environment: lmdb.Environment, key: bytes, value: bytes) -> None:
+    """Store one entry in a transaction of its own; a full map grows and the entry is stored again."""
+    while True:
+        try:
+            with environment.begin(write=True) as transaction:
+                transaction.put(key, value)
+            return
+        except lmdb.MapFullError:
+            environment.set_mapsize(2 * environment.info()["map_size"])
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that appears under its name only when complete."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name only when complete and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name("." + path.name + ".partial")
+    with open(part, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, path)
+
+
+class LmdbFile:
+    """An open LMDB of videos: `lengths` {"Class/video": frames} and the values by name. Use through `open_lmdb`."""
+
+    def __init__(self, path: Path, transaction: lmdb.Transaction):
+        self._transaction = transaction
+        # raw=True reads names of both msgpack string types as bytes
+        entries = {}
+        for key in ("keys", "order", "vlen"):
+            stored = transaction.get(f"__{key}__".encode())
+            if stored is None:
+                raise PrepareError(f"{path} lacks the entry __{key}__: it is no finished video LMDB, make it again")
+            entries[key] = msgpack.unpackb(stored, raw=True)
+        order = [name.decode() for name in entries["order"]]
+        self._keys = {order[int(key)]: bytes(key) for key in entries["keys"]}
+        self.lengths: dict[str, int] = {
+            order[int(key)]: length for key, length in zip(entries["keys"], entries["vlen"], strict=True)
+        }
+
+    def value(self, name: str) -> memoryview:
+        """The packed frames of a video, without a copy; valid while the file is open."""
+        return self._transaction.get(self._keys[name])
+
+    def jpegs(self, name: str) -> list[bytes]:
+        """The JPEGs of a video."""
+        return msgpack.unpackb(self.value(name), raw=True)
+
+
+@contextmanager
+def open_lmdb(path: Path) -> Iterator[LmdbFile]:
+    """Open an LMDB (a file, or a folder that holds data.mdb) for reading. Raises PrepareError when it is none."""
+    if not path.exists():
+        raise PrepareError(f"no LMDB {path}: make it with prepare.py or convert_video_to_lmdb.py")
+    try:
+        environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
+    except lmdb.Error as error:
+        raise PrepareError(f"{path} is no LMDB ({error}): make it again") from error
+    with environment, environment.begin(buffers=True) as transaction:
+        yield LmdbFile(path, transaction)

@@ -1,0 +1,57 @@
+"""One process per core over a list of videos."""
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any
+
+import cv2
+from tqdm import tqdm
+
+from process_data.src.errors import PrepareError
+
+
+def start_worker() -> None:
+    """Settings of a worker process: one thread of its own, no decoder chatter, ends when its parent is gone."""
+    cv2.setNumThreads(1)
+    # what a broken file makes the decoder say; the script reports the file by name
+    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
+    cv2.utils.logging.setLogLevel(0)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def each(task: Callable[..., Any], jobs: dict[str, tuple], workers: int, title: str) -> Iterator[tuple[str, Any]]:
+    """Yield (name, task(*job)) for each job as it gets done, under a progress bar. One worker means this process.
+
+    Raises PrepareError when a worker process dies.
+    """
+    bar = tqdm(total=len(jobs), desc=title, unit="video", smoothing=0.05)
+    with bar:
+        if workers <= 1:
+            start_worker()
+            for name, job in jobs.items():
+                yield name, task(*job)
+                bar.update()
+            return
+        context = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
+        executor = ProcessPoolExecutor(min(workers, max(len(jobs), 1)), context, start_worker)
+        try:
+            futures = {executor.submit(task, *job): name for name, job in jobs.items()}
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+                bar.update()
+        except BrokenProcessPool as error:
+            raise PrepareError("a worker process died (out of memory, or a file that crashes the decoder): videos done "
+                               "are kept, run again with fewer --workers to continue") from error
+        finally:
+            executor.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,176 @@
+"""A folder of videos -> everything a data set needs, in one command:
+
+    python process_data/src/prepare.py --videos clips --name mine
+
+From `clips/Class/video.avi` it writes `data/mine/mine_frame.lmdb` and `data/mine/mine_tvl1_frame.lmdb` (RGB and flow),
+and `process_data/data/mine/` (class list, splits, video_source.json), and checks them. The set is then used as
+`--dataset mine`. No frame files are left. A stopped run continues where it was; until it is done, finished videos wait
+under `data/mine/prepare.partial`. Nothing existing is replaced without --overwrite.
+"""
+
+import argparse
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from process_data.src import record
+from process_data.src.check_lmdb import check_pair, check_rows
+from process_data.src.errors import PrepareError, run
+from process_data.src.extract_ff import add_extraction, check_extraction, coded_frames, report, too_few
+from process_data.src.lmdb_file import open_lmdb, pack, write_bytes, write_lmdb
+from process_data.src.pool import each
+from process_data.src.split_folder import check_name, class_list, keep, plan_splits, split_files, write_files
+from process_data.src.video_io import find_videos
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FOLDERS = {"ucf101": "UCF101", "hmdb51": "HMDB51"}  # published data sets' folders under the data root
+STREAMS = ("rgb", "flow")
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the files of a data set lie; `work` holds the videos done by a run that is not finished."""
+
+    rgb: Path
+    flow: Path
+    record: Path
+    work: Path
+    splits: Path
+
+    def packed(self, stream: str, name: str) -> Path:
+        """The file of one video's packed frames in the work folder."""
+        return self.work / stream / (name + ".msgpack")
+
+
+def places(name: str, data_root: Path, split_root: Path) -> Places:
+    """The places of data set `name`. Raises PrepareError for a name that cannot be one."""
+    check_name(name)
+    if name == "k400":
+        raise PrepareError("--name k400: K400 has two LMDBs a stream, make them with extract_ff.py, "
+                           "convert_video_to_lmdb.py and write_csv.py")
+    home = data_root / FOLDERS.get(name, name)
+    return Places(home / f"{name}_frame.lmdb", home / f"{name}_tvl1_frame.lmdb", home / f"{name}_prepare.json",
+                  home / "prepare.partial", split_root / name)
+
+
+def pack_video(video: Path, rgb: Path, flow: Path, short_side: int, method: str) -> str:
+    """Write the packed RGB and flow frames of one video; returns what is wrong with it, "" for nothing."""
+    frames: list[bytes] = []
+    flows: list[bytes] = []
+    try:
+        for frame, motion in coded_frames(video, short_side, method):
+            frames.append(frame)
+            flows += [] if motion is None else [motion]
+    except cv2.error as error:
+        return f"frame {len(frames) + 1} fails: {error.err}"
+    wrong = too_few(len(frames))
+    if not wrong:
+        write_bytes(rgb, pack(frames))
+        write_bytes(flow, pack(flows))  # last: where it is, the video is done
+    return wrong
+
+
+def begin(place: Places, settings: dict, overwrite: bool) -> list[str]:
+    """Compare with an earlier run and make ready; returns the streams whose LMDB is finished.
+
+    Raises PrepareError, with nothing touched, when something other than a run of these settings has written here.
+    """
+    earlier = record.read(place.record)
+    same = bool(earlier) and not record.difference(earlier["settings"], settings)
+    if not overwrite:
+        if earlier and not same:
+            raise PrepareError(f"{place.record} was made with other settings: "
+                               f"{record.difference(earlier['settings'], settings)}; use these, or add --overwrite")
+        written = [path for path in (place.rgb, place.flow, *sorted(place.splits.glob("*.csv"))) if path.exists()]
+        if written and not earlier:
+            raise PrepareError(f"{written[0]} exists and is not of a run like this: add --overwrite to replace it")
+    if same and (not overwrite or len(earlier["finished"]) < len(STREAMS)):
+        return earlier["finished"]
+    shutil.rmtree(place.work, ignore_errors=True)
+    record.write(place.record, {"settings": settings, "finished": []})
+    return []
+
+
+def pack_all(place: Places, videos: dict[str, Path], options: argparse.Namespace) -> None:
+    """Pack every video that is not done yet, in parallel, and name those that fail."""
+    todo = {name: (path, place.packed("rgb", name), place.packed("flow", name), options.short_side, options.flow)
+            for name, path in videos.items() if not place.packed("flow", name).is_file()}
+    if len(todo) < len(videos):
+        print(f"{len(videos) - len(todo)} of {len(videos)} videos are done already")
+    failed = {name: wrong for name, wrong in each(pack_video, todo, options.workers, "frames and flow") if wrong}
+    report(failed, videos)
+
+
+def write_streams(place: Places, videos: dict[str, Path], settings: dict, finished: list[str]) -> None:
+    """Join the packed videos into the two LMDBs; each stream's packed files go once its LMDB is complete."""
+    done = [name for name in videos if place.packed("flow", name).is_file()]
+    for stream in STREAMS:
+        if stream not in finished:
+            write_lmdb(getattr(place, stream), done, lambda name, s=stream: place.packed(s, name).read_bytes())
+            finished = [*finished, stream]
+            record.write(place.record, {"settings": settings, "finished": finished})
+        shutil.rmtree(place.work / stream, ignore_errors=True)
+    shutil.rmtree(place.work, ignore_errors=True)
+
+
+def prepare(options: argparse.Namespace) -> None:
+    """The whole way from videos to a checked data set."""
+    place = places(options.name, options.data_root, options.split_root)
+    videos = find_videos(options.videos)
+    splits = plan_splits(options.name, videos, options.splits, options.seed)
+    classes = class_list(options.name, options.split_root, options.splits, videos)
+    settings = {"videos": record.fingerprint(videos), "flow": options.flow, "short_side": options.short_side}
+    finished = begin(place, settings, options.overwrite)
+    if not finished:
+        pack_all(place, videos, options)
+    if len(finished) < len(STREAMS):
+        write_streams(place, videos, settings, finished)
+    with open_lmdb(place.rgb) as rgb:
+        lengths = dict(rgb.lengths)
+    write_files(place.splits, split_files(classes, keep(splits, lengths), lengths), options.overwrite)
+    summary(place, videos, check_pair(place.rgb, place.flow))
+
+
+def summary(place: Places, videos: dict[str, Path], lengths: dict[str, int]) -> None:
+    """Check the splits and print what there is now."""
+    rows = check_rows(place.splits, lengths)
+    left_out = sorted(set(videos) - set(lengths))
+    frames = sorted(lengths.values())
+    table = [
+        ("videos", f"{len(lengths)}" + (f" ({len(left_out)} left out: {', '.join(left_out[:3])}"
+                                        + (", ...)" if len(left_out) > 3 else ")") if left_out else "")),
+        ("classes", f"{len({name.split('/')[0] for name in lengths})}"),
+        ("frames", f"{sum(frames)} ({frames[0]} to {frames[-1]} a video)"),
+        *((f"{stream} LMDB", f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+          for stream, path in (("RGB", place.rgb), ("flow", place.flow))),
+        ("splits", f"{place.splits}"),
+        *((f"  {name}", f"{count} videos") for name, count in rows.items()),
+        ("check", "counts, pictures and split rows hold"),
+    ]
+    for key, value in table:
+        print(f"{key:22s} {value}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A folder of videos to LMDBs and splits.")
+    parser.add_argument("--videos", type=Path, required=True, help="folder of Class/video files")
+    parser.add_argument("--name", required=True, help="name of the data set, as in --dataset")
+    parser.add_argument("--splits", type=Path, help="folder of official lists (trainlist01.txt, testlist01.txt, "
+                        "classInd.txt; hmdb51: *_test_split1.txt); without: by source group, else random")
+    parser.add_argument("--seed", type=int, default=0, help="of random splits")
+    parser.add_argument("--data_root", type=Path, default=REPOSITORY / "data", help="where LMDBs go")
+    parser.add_argument("--split_root", type=Path, default=REPOSITORY / "process_data" / "data", help="where splits go")
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run has written")
+    add_extraction(parser)
+    options = parser.parse_args()
+    check_extraction(options)
+    prepare(options)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,35 @@
+"""The record of a run's settings beside what it writes: a run continues only what was begun with the same settings."""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+from process_data.src.errors import PrepareError
+from process_data.src.lmdb_file import write_text
+
+
+def fingerprint(videos: dict[str, Path]) -> str:
+    """A short code of the names and sizes of a set of videos."""
+    text = "\n".join(f"{name} {path.stat().st_size}" for name, path in videos.items())
+    return f"{len(videos)} videos, {zlib.crc32(text.encode()):08x}"
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The record in a file; {} where there is none. Raises PrepareError when the file is something else."""
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise PrepareError(f"{path} is damaged ({error}): remove it and run with --overwrite") from error
+
+
+def write(path: Path, record: dict[str, Any]) -> None:
+    """Write a record; it appears complete or not at all."""
+    write_text(path, json.dumps(record, indent=1) + "\n")
+
+
+def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The settings in which two records differ, as text "flow (dis, now tvl1)"; empty when they agree."""
+    return ", ".join(f"{key} ({old.get(key)}, now {value})" for key, value in new.items() if old.get(key) != value)

@@ -1,0 +1,105 @@
+"""Which videos train and which test: the rules of every kind of data set. Names are "Class/video"."""
+
+import random
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from process_data.src.errors import PrepareError
+
+Split = tuple[list[str], list[str]]  # train and test names
+TEST_SHARE = 0.28  # 7 of UCF101's 25 groups
+
+
+def source_of(name: str) -> str:
+    """The source of a video: its name without the class folder and the suffix _cNN."""
+    return re.sub(r"_c\d+$", "", name.split("/")[-1])
+
+
+def ucf101_splits(names: Iterable[str]) -> list[Split]:
+    """UCF101's three official splits: split 1 tests groups 1-7, split 2 groups 8-14, split 3 groups 15-21."""
+    names = list(names)
+    groups = [re.search(r"_g(\d+)_c\d+$", name) for name in names]
+    if None in groups:
+        wrong = names[groups.index(None)]
+        raise PrepareError(f"{wrong} is no UCF101 name (v_Class_gNN_cNN): give the set another --name")
+    tested = [(int(group[1]) - 1) // 7 for group in groups]
+    return [
+        ([n for n, t in zip(names, tested, strict=True) if t != split],
+         [n for n, t in zip(names, tested, strict=True) if t == split])
+        for split in range(3)
+    ]
+
+
+def source_splits(names: Iterable[str], seed: int = 0) -> list[Split]:
+    """Three splits by source: no source is on both sides, and 28 % of a class's sources, at least one, are tested.
+
+    Where names hold groups (_gNN), split i tests the i-th block of each class's groups, so 25 groups give UCF101's
+    splits; other names are taken in an order drawn from the seed. A class of one source is trained on only.
+    """
+    names = sorted(names)
+    grouped = all(re.search(r"_g\d+(_c\d+)?$", name) for name in names)
+    by_class: dict[str, list[str]] = {}
+    for name in names:
+        sources = by_class.setdefault(name.split("/")[0], [])
+        if source_of(name) not in sources:
+            sources.append(source_of(name))
+    shuffle = random.Random(seed).shuffle
+    tested: list[set[str]] = [set(), set(), set()]
+    for sources in by_class.values():
+        if grouped:
+            sources.sort(key=lambda source: int(re.search(r"_g(\d+)$", source)[1]))
+        else:
+            shuffle(sources)
+        block = min(max(round(TEST_SHARE * len(sources)), 1), len(sources) - 1)
+        for split in range(3):
+            tested[split].update(sources[(split * block + i) % len(sources)] for i in range(block))
+    return [
+        ([n for n in names if source_of(n) not in test], [n for n in names if source_of(n) in test]) for test in tested
+    ]
+
+
+def official_splits(folder: Path) -> list[Split]:
+    """The splits of `trainlist01.txt`, `testlist01.txt`, ... in a folder; lines "Class/video.ext", labels ignored."""
+    splits = []
+    for train in sorted(folder.glob("trainlist*.txt")):
+        test = train.with_name(train.name.replace("train", "test", 1))
+        if not test.is_file():
+            raise PrepareError(f"{train} has no {test.name} beside it")
+        splits.append((_listed(train), _listed(test)))
+        both = set(splits[-1][0]) & set(splits[-1][1])
+        if both:
+            raise PrepareError(f"{train.name} and {test.name} in {folder} both list {min(both)}: remove it from one")
+    if not splits:
+        raise PrepareError(f"no split lists in {folder}: it should hold trainlist01.txt and testlist01.txt")
+    return splits
+
+
+def _listed(path: Path) -> list[str]:
+    names = []
+    for line in path.read_text().splitlines():
+        entry = re.sub(r"\s+\d+$", "", line.strip())
+        if not entry:
+            continue
+        name = "/".join(Path(entry).with_suffix("").parts[-2:])
+        if "/" not in name:
+            raise PrepareError(f"{path} lists {entry!r}: a line should read Class/video.ext")
+        names.append(name)
+    return names
+
+
+def hmdb51_splits(folder: Path) -> list[Split]:
+    """HMDB51's splits from its `<class>_test_split{1,2,3}.txt` lists: 1 trains, 2 tests, 0 is left out."""
+    splits: list[Split] = []
+    for split in (1, 2, 3):
+        train, test = [], []
+        for path in sorted(folder.glob(f"*_test_split{split}.txt")):
+            name = path.name.removesuffix(f"_test_split{split}.txt")
+            for line in path.read_text().splitlines():
+                if line.strip():
+                    video, use = line.rsplit(maxsplit=1)
+                    {"1": train, "2": test}.get(use, []).append(f"{name}/{Path(video).stem}")
+        if not train:
+            raise PrepareError(f"no HMDB51 lists in {folder}: it should hold brush_hair_test_split{split}.txt, ...")
+        splits.append((train, test))
+    return splits

@@ -1,0 +1,66 @@
+"""Write the split folder of a data set: ClassInd.txt, csv lists with frame counts, video_source.json.
+
+    python process_data/src/write_csv.py --name ucf101 --data data/UCF101/ucf101_frame.lmdb
+    python process_data/src/write_csv.py --name hmdb51 --data data/HMDB51/hmdb51_frame.lmdb --splits testTrainMulti_7030
+    python process_data/src/write_csv.py --name k400 --splits kinetics400_lists \\
+        --data data/K400/k400_frame_train.lmdb data/K400/k400_frame_val.lmdb
+    python process_data/src/write_csv.py --name mine --data data/mine/mine_frame.lmdb
+
+--data is what holds the RGB frames: LMDBs, or a folder of Class/video/image_00001.jpg, ... Any name but the published
+three is split by its official lists (--splits), else by source group (_gNN), else at random.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from process_data.src.check_lmdb import check_rows
+from process_data.src.convert_video_to_lmdb import find_folders, frame_files
+from process_data.src.errors import PrepareError, run
+from process_data.src.k400_splits import k400_files
+from process_data.src.lmdb_file import open_lmdb
+from process_data.src.split_folder import SHIPPED, check_name, class_list, plan_splits, split_files, write_files
+
+
+def frame_counts(data: list[Path]) -> dict[str, int]:
+    """RGB frames of each video of some LMDBs or frame folders: {"Class/video": frames}."""
+    lengths: dict[str, int] = {}
+    for path in data:
+        if path.is_dir() and not (path / "data.mdb").is_file():
+            lengths |= {name: len(frame_files(folder, "image")) for name, folder in find_folders(path).items()}
+        else:
+            with open_lmdb(path) as file:
+                lengths |= file.lengths
+    return dict(sorted(lengths.items()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Write class list, splits and sources of a data set.")
+    parser.add_argument("--name", required=True, help="name of the data set, as in --dataset")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="its RGB LMDBs, or its folder of frames")
+    parser.add_argument("--splits", type=Path, help="folder of official lists")
+    parser.add_argument("--seed", type=int, default=0, help="of random splits")
+    parser.add_argument("--split_root", type=Path, default=SHIPPED, help="where split folders lie")
+    parser.add_argument("--allow_missing", action="store_true", help="leave out listed videos that are not in --data")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of other content")
+    options = parser.parse_args()
+    check_name(options.name)
+    lengths = frame_counts(options.data)
+    if options.name == "k400":
+        if options.splits is None or not options.splits.is_dir():
+            raise PrepareError("K400's splits are given by its lists: --splits is the folder of train.csv and val.csv")
+        files, missing = k400_files(options.splits, lengths)
+        print(f"{missing} listed videos are not in the data")
+    else:
+        splits = plan_splits(options.name, lengths, options.splits, options.seed, options.allow_missing)
+        files = split_files(class_list(options.name, options.split_root, options.splits, lengths), splits, lengths)
+    folder = options.split_root / options.name
+    write_files(folder, files, options.overwrite)
+    for name, rows in check_rows(folder, lengths).items():
+        print(f"{folder / name}: {rows} videos")
+
+
+if __name__ == "__main__":
+    run(main)
