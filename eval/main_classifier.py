@@ -149,6 +149,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options.parse(argv, __doc__)
     check_inputs(args)
     devices = options.devices(args.gpu)
+    if args.gpu and devices[0].type == "cpu":
+        say("no GPU found: running on the CPU")
     if args.test:
         test(args, devices)
     else:

@@ -58,7 +58,7 @@ def test_batch_norm_never_meets_a_single_row(count):
     train_probe(features(count, seed=1), features(3, seed=2), Probe(epochs=1, batch_size=2, final_bn=True))
 
 
-@pytest.mark.parametrize("flags", [[], ["--final_bn"], ["--normalize"], ["--final_bn", "--normalize", "--verbose", "1"]])
+@pytest.mark.parametrize("flags", [[], ["--final_bn"], ["--normalize", "--verbose", "1"]])
 def test_script_finds_features_beside_a_checkpoint_that_is_gone(tmp_path, capsys, flags):
     folder = tmp_path / "model" / "feature"
     train, test = features(60, seed=1), features(12, seed=2)

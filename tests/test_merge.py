@@ -27,7 +27,7 @@ def video_names(count: int, prefix: str = "") -> list[str]:
 
 def loop_accuracy(rows: dict[str, list[float]], k: int) -> float:
     """Share of videos whose folder is among the classes of the k highest probabilities."""
-    hits = [name.split("/")[-2] in sorted(CLASSES, key=lambda c: -row[CLASSES.index(c)])[:k]  # noqa: B023
+    hits = [name.split("/")[-2] in sorted(CLASSES, key=lambda c: -row[CLASSES.index(c)])[:k]
             for name, row in rows.items()]
     return sum(hits) / len(hits)
 

@@ -1,0 +1,177 @@
+"""Parts of main_classifier.py: options, networks and their files, what is trained and at which learning rate."""
+
+import pytest
+import torch
+from torch import nn
+
+from eval import finetune, network, options
+from model.pretrain import InfoNCE
+from utils import checkpoint
+from utils.errors import CheckpointError, OptionError
+
+DEFAULTS = {  # names and defaults that users' scripts rely on
+    "net": "s3d", "dataset": "ucf101", "seq_len": 32, "num_seq": 1, "ds": 1, "batch_size": 32, "lr": 1e-3,
+    "schedule": [60, 80], "wd": 1e-3, "epochs": 10, "start_epoch": 0, "gpu": None, "print_freq": 5, "img_dim": 128,
+    "prefix": "linclr", "workers": 8, "cos": False, "reset_lr": False, "model": "lincls", "num_fc": 1,
+    "which_split": 1, "dropout": 0.9, "train_what": "last", "eval_freq": 1, "retrieval": False, "dirname": "feature",
+    "center_crop": False, "five_crop": False, "ten_crop": False, "final_bn": False, "optim": "adam", "gallery": "clip",
+    "seed": 0,
+}
+
+
+class TinyBackbone(nn.Module):
+    """Stands for a backbone: a convolution and a BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv3d(3, 8, 2), nn.BatchNorm3d(8)
+
+    def forward(self, clips):
+        return self.bn(self.conv(clips)).relu()
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """Let every network be the tiny one."""
+    def select(name):
+        return TinyBackbone(), {"feature_size": 8}
+    monkeypatch.setattr("model.classifier.select_backbone", select)
+    monkeypatch.setattr("model.momentum.select_backbone", select)
+
+
+def batch(count: int = 6) -> dict[str, torch.Tensor]:
+    """A batch as `to_blocks` leaves it, and labels of four classes."""
+    return {"blocks": torch.randn(count, 1, 1, 3, 4, 5, 5), "label": torch.arange(count) % 4}
+
+
+@pytest.fixture
+def ready_blocks(monkeypatch):
+    """Batches that need no photometric steps."""
+    monkeypatch.setattr(finetune, "to_blocks", lambda batch, device: batch["blocks"])
+
+
+def test_defaults():
+    args = vars(options.parse([], "text"))
+    assert {name: args[name] for name in DEFAULTS} == DEFAULTS
+    assert options.parse(["--gpu", "0,1"], "text").gpu == [0, 1]
+
+
+@pytest.mark.parametrize(("flags", "crops"), [([], 1), (["--center_crop"], 1), (["--five_crop"], 5),
+                                              (["--center_crop", "--ten_crop"], 10), (["--retrieval"], 0)])
+def test_the_largest_crop_flag_counts(flags, crops):
+    assert options.parse(["--test", "x", *flags], "text").crops == crops
+
+
+@pytest.mark.parametrize("words", [
+    ["--ten_crop"], ["--retrieval"], ["--test", "x", "--retrieval", "--five_crop"], ["--gpu", "0,0"], ["--gpu", "a"],
+    ["--num_seq", "2"], ["--dropout", "1"], ["--which_split", "4"], ["--model", "other"], ["--optim", "lars"],
+    ["--gallery", "all"], ["--num_fc", "0"], ["--resume", "x", "--test", "x"],
+])
+def test_options_that_cannot_work(words):
+    with pytest.raises(OptionError) as error:
+        options.parse(words, "text")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("train_what", "flags", "head"), [
+    ("last", {}, ["final_bn", "final_fc.0"]), ("ft", {}, ["final_fc.1"]),
+    ("all", {"final_bn": True}, ["final_bn", "final_fc.1"]), ("ft", {"num_fc": 2}, ["final_fc.1", "final_fc.3"]),
+])
+def test_head_of_each_way_of_training(tiny, train_what, flags, head):
+    net = network.build(4, "any", train_what, **flags)
+    found = {key.rsplit(".", 1)[0] for key in net.state_dict() if key.startswith("final")}
+    assert found == set(head)
+    assert net.use_l2_norm == (train_what == "last")
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_backbone_of_a_pretraining_file(tiny, tmp_path, prefix):
+    source, net = InfoNCE("any", dim=4, K=8), network.build(4, "any", "ft")
+    before = net.final_fc[1].weight.clone()
+    state = {prefix + key: value for key, value in source.state_dict().items()}
+    checkpoint.save(tmp_path / "pre.pth.tar", {"state_dict": state})
+    network.load_backbone(net, tmp_path / "pre.pth.tar")
+    for key, value in source.encoder_q[0].state_dict().items():
+        assert torch.equal(net.backbone.state_dict()[key], value), key
+    assert torch.equal(net.final_fc[1].weight, before)
+
+
+def test_backbone_of_a_classifier_of_other_classes(tiny, tmp_path):
+    source, net = network.build(7, "any", "last"), network.build(4, "any", "ft")
+    checkpoint.save(tmp_path / "cls.pth.tar", {"state_dict": source.state_dict()})
+    network.load_backbone(net, tmp_path / "cls.pth.tar")
+    assert torch.equal(net.backbone.conv.weight, source.backbone.conv.weight)
+
+
+def test_files_that_do_not_fit(tiny, tmp_path):
+    path, net = tmp_path / "file.pth.tar", network.build(4, "any", "ft")
+
+    def complaint(load, state) -> str:
+        checkpoint.save(path, {"state_dict": state})
+        before = {key: value.clone() for key, value in net.state_dict().items()}
+        with pytest.raises(CheckpointError) as error:
+            load(net, path)
+        assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    assert "not a classifier" in complaint(network.load_classifier, InfoNCE("any", dim=4, K=8).state_dict())
+    assert "7 classes" in complaint(network.load_classifier, network.build(7, "any", "ft").state_dict())
+    assert "--train_what" in complaint(network.load_classifier, network.build(4, "any", "last").state_dict())
+    assert "neither" in complaint(network.load_backbone, {"weight": torch.zeros(2)})
+    other = {key: value for key, value in net.state_dict().items() if "bn" not in key}
+    assert "--net" in complaint(network.load_backbone, other)
+    assert "--net" in complaint(network.load_classifier, other)
+
+
+def test_linear_probe_leaves_the_backbone_alone(tiny, ready_blocks):
+    net = network.build(4, "any", "last")
+    optimizer = finetune.build_optimizer(net, "last", name="sgd", lr=0.1, wd=0.0)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    finetune.set_mode(net, "last", training=True)
+    finetune.make_step(net, torch.device("cpu"), optimizer)(batch(), 0)
+    changed = {key for key, value in net.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed and not any(key.startswith("backbone.") for key in changed)
+    assert {"final_bn.running_mean", "final_fc.0.weight"} <= changed
+    assert len(optimizer.state_dict()["param_groups"]) == 4  # final_bn and final_fc, weight and bias each
+
+
+@pytest.mark.parametrize(("train_what", "share"), [("ft", 0.1), ("all", 1.0)])
+@pytest.mark.parametrize("name", ["adam", "sgd"])
+def test_one_saved_group_a_parameter_and_the_backbone_share(tiny, ready_blocks, name, train_what, share):
+    net = network.build(4, "any", train_what)
+    optimizer = finetune.build_optimizer(net, train_what, name=name, lr=0.5, wd=0.01)
+    finetune.set_mode(net, train_what, training=True)
+    finetune.make_step(net, torch.device("cpu"), optimizer)(batch(), 0)
+    groups = optimizer.state_dict()["param_groups"]
+    names = [key for key, _ in net.named_parameters()]
+    assert [group["params"] for group in groups] == [[i] for i in range(len(names))]
+    for key, group in zip(names, groups, strict=True):
+        assert group["lr"] == pytest.approx(0.5 * (share if key.startswith("backbone") else 1))
+        assert group["weight_decay"] == 0.01
+        assert name == "adam" or group["momentum"] == 0.9
+
+
+def test_validation_step_changes_nothing(tiny, ready_blocks):
+    net = network.build(4, "any", "ft")
+    finetune.set_mode(net, "ft", training=False)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    values = finetune.make_step(net, torch.device("cpu"))(batch(), 0)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    logits, _ = net(batch()["blocks"][:, 0, 0])
+    assert set(values) == {"loss", "top1", "top5"} and float(values["top5"]) == 1.0 and logits.shape == (6, 4)
+
+
+def test_sgd_step_under_finetuning_against_the_formula(tiny, ready_blocks):
+    net = network.build(4, "any", "ft", dropout=0.0)
+    optimizer = finetune.build_optimizer(net, "ft", name="sgd", lr=0.5, wd=0.01)
+    finetune.set_mode(net, "ft", training=True)
+    data = batch()
+    before = {key: value.detach().clone() for key, value in net.named_parameters()}
+    logits, _ = net(data["blocks"][:, 0, 0])
+    loss = -logits.log_softmax(dim=1)[range(6), data["label"]].mean()
+    gradients = dict(zip(before, torch.autograd.grad(loss, net.parameters()), strict=True))
+    finetune.make_step(net, torch.device("cpu"), optimizer)(data, 0)
+    for key, value in net.named_parameters():
+        lr = 0.05 if key.startswith("backbone.") else 0.5
+        torch.testing.assert_close(value, before[key] - lr * (gradients[key] + 0.01 * before[key]))
