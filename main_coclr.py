@@ -27,7 +27,7 @@ from torch import Tensor
 import launch
 from model.pretrain import CoCLR, check_queue
 from pretrain_script import build_run, check_options, join, measure, pretrain
-from pretrain_steps import coclr_steps
+from pretrain_steps import CoclrSteps
 from utils import checkpoint
 from utils.checkpoint import load_state, renamed
 from utils.console import say
@@ -80,7 +80,7 @@ def work(args: Namespace) -> None:
     if not (args.resume or args.test):
         load_pretrained(model, *args.pretrain)
     run = build_run(model, args, here, with_labels=True)
-    steps = partial(coclr_steps, model=model, optimizer=None if args.test else run.optimizer, ring=run.ring,
+    steps = partial(CoclrSteps, model=model, optimizer=None if args.test else run.optimizer, ring=run.ring,
                     device=here.device, seed=args.seed)
     if args.test:
         measure(args, here, run, steps)

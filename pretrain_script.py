@@ -84,11 +84,14 @@ def build_run(model: MomentumContrast, args: Namespace, here: Launch, with_label
 
 
 def averaged(model: nn.Module, here: Launch) -> nn.Module:
-    """The model, wrapped where several processes train so that their gradients are averaged."""
+    """The model, wrapped where several processes train so that their gradients are averaged.
+
+    Buffers are not exchanged: each process has BatchNorm statistics of its own, and the queues are equal anyway.
+    """
     if here.world_size == 1:
         return model
     devices = [here.device.index] if here.device.type == "cuda" else None
-    return DistributedDataParallel(model, device_ids=devices, broadcast_buffers=False, gradient_as_bucket_view=True)
+    return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
 def resume(run: Run, args: Namespace) -> None:

@@ -1,6 +1,8 @@
 """One training or evaluation step of each contrastive model: batch -> logits -> loss -> update -> metrics."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -8,6 +10,7 @@ from torch import Tensor, nn
 
 from model.loss import coclr_loss, drop_self, infonce_loss, ubernce_loss
 from model.pretrain import CoCLR
+from utils.console import say
 from utils.engine import Step
 from utils.metrics import LabelRing, mask_accuracy, mining_recall, topk_accuracy
 from utils.optimizer import RunOptimizer
@@ -40,32 +43,53 @@ def ubernce_steps(network: nn.Module, optimizer: RunOptimizer | None, device: to
     return lambda epoch: step
 
 
-def coclr_steps(network: nn.Module, model: CoCLR, optimizer: RunOptimizer | None, ring: LabelRing,
-                device: torch.device, seed: int) -> StepOfEpoch:
+@dataclass
+class CoclrSteps:
     """Steps of CoCLR; without an optimizer they only measure.
 
     Until the queue is full there is nothing to mine: the keys are queued, and no optimizer step is taken.
 
     Args:
         network: the model, or its wrapper that averages gradients over processes. model: the model itself.
-        ring: labels of the queue's entries, for the mining recall alone.
+        ring: labels of the queue's entries, for the mining recall alone. seed: of the draws of :func:`masks_self`.
     """
-    def step(epoch: int, batch: dict, iteration: int) -> dict[str, Tensor]:
-        views = to_blocks(batch, device)  # (B, 2 clips, 2 streams, 3, T, H, W)
-        source = batch["source"].to(device, non_blocking=True)
-        label = batch["label"].to(device, non_blocking=True)
-        full = model.queue_is_full
-        logits, mask = (network if full else model)(views[:, 0], views[:, 1], source)  # (B, 1+K) each
-        loss = coclr_loss(logits, drop_self(mask) if masks_self(seed, epoch, iteration) else mask)
+
+    network: nn.Module
+    model: CoCLR
+    optimizer: RunOptimizer | None
+    ring: LabelRing
+    device: torch.device
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._full = self.model.queue_is_full
+
+    def __call__(self, epoch: int) -> Step:
+        return partial(self.step, epoch)
+
+    def step(self, epoch: int, batch: dict, iteration: int) -> dict[str, Tensor]:
+        """One batch: loss, accuracies, and once positives are mined their recall."""
+        views = to_blocks(batch, self.device)  # (B, 2 clips, 2 streams, 3, T, H, W)
+        source = batch["source"].to(self.device, non_blocking=True)
+        label = batch["label"].to(self.device, non_blocking=True)
+        full = self._is_full(iteration)
+        network = self.network if full else self.model  # no gradients to average while the queue fills
+        logits, mask = network(views[:, 0], views[:, 1], source)  # (B, 1+K) each
+        loss = coclr_loss(logits, drop_self(mask) if masks_self(self.seed, epoch, iteration) else mask)
         if full:
-            update(optimizer, loss)
-        values = {"loss": loss, **accuracies(logits, mask), **rate(optimizer)}
-        if full and ring.full and model.topk:
-            values["recall"] = mining_recall(mask, label, source, ring)
-        if optimizer is not None:
-            ring.update(label, source)
+            update(self.optimizer, loss)
+        values = {"loss": loss, **accuracies(logits, mask), **rate(self.optimizer)}
+        if full and self.ring.full and self.model.topk:
+            values["recall"] = mining_recall(mask, label, source, self.ring)
+        if self.optimizer is not None:
+            self.ring.update(label, source)
         return values
-    return lambda epoch: lambda batch, iteration: step(epoch, batch, iteration)
+
+    def _is_full(self, iteration: int) -> bool:
+        if not self._full and self.model.queue_is_full:
+            self._full = True
+            say(f"the queue is full at iteration {iteration}: mining and training begin")
+        return self._full
 
 
 def masks_self(seed: int, epoch: int, iteration: int) -> bool:

@@ -121,10 +121,11 @@ def test_renaming_takes_prefixes_only():
     (lambda s: s.pop("bias"), "1 tensors are not in the file (bias)"),
     (lambda s: s.update(extra=torch.ones(1)), "unknown to the model (extra)"),
     (lambda s: s.update(weight=torch.ones(5, 2)), "weight: file (5, 2), model (3, 2)"),
-    (lambda s: s.update(queue=torch.ones(8)), "--moco-k")])
+    (lambda s: s.update(queue=torch.ones(3, 8)), "--moco-k"),
+    (lambda s: s.update(queue=torch.ones(2, 4)), "--moco-dim")])
 def test_unexpected_differences_are_an_error_and_load_nothing(change, words):
     model = nn.Linear(2, 3)
-    model.register_buffer("queue", torch.zeros(4))
+    model.register_buffer("queue", torch.zeros(3, 4))
     before = {key: value.clone() for key, value in model.state_dict().items()}
     given = state(model)
     change(given)

@@ -148,11 +148,10 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], shapes:
         parts.append(f"{len(lost)} tensors are not in the file ({_name_a_few(lost)})")
     if extra:
         parts.append(f"{len(extra)} tensors of the file are unknown to the model ({_name_a_few(extra)})")
-    if shapes and all(key.startswith("queue") or key == "memory_index_record" for key in shapes) and not lost + extra:
-        reason = "it was probably made with another --moco-k or --moco-dim"
-    else:
-        reason = "it was probably made with another --net or for another model"
-    return f"the checkpoint does not fit the model: {', '.join(parts)}; {reason}"
+    reason = "another --net or for another model"
+    if "queue" in shapes and not lost + extra:
+        reason = "another --moco-dim" if given["queue"].shape[0] != own["queue"].shape[0] else "another --moco-k"
+    return f"the checkpoint does not fit the model: {', '.join(parts)}; it was probably made with {reason}"
 
 
 def _name_a_few(keys: list[str]) -> str:
@@ -160,7 +159,8 @@ def _name_a_few(keys: list[str]) -> str:
 
 
 def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
+    text = str(error).partition("WeightsUnpickler error:")[2] or str(error)  # torch puts a page of advice around it
+    return " ".join(text.split())[:120] or type(error).__name__
 
 
 def _sync_folder(folder: Path) -> None:

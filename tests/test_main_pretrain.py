@@ -1,0 +1,234 @@
+"""main_nce.py and main_coclr.py in this process, on noise, with a small network: resume, starts, bad input, files."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+import launch
+import main_coclr
+import main_nce
+import pretrain_script
+import pretrain_steps
+from backbone.select_backbone import select_backbone
+from model import momentum
+from model.loss import coclr_loss
+from utils import checkpoint
+
+SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8", "--moco-dim", "8", "-j", "0",
+         "--print_freq", "1"]
+PLAIN = {"order": torch.arange(4).expand(2, 4), "factor": torch.tensor([1.0, 1, 1, 0]).expand(2, 4),
+         "jitter": torch.zeros(2, dtype=torch.bool), "sigma": torch.zeros(2)}
+
+
+class Noise(Dataset):
+    """Samples of the form that the datasets give: 8 videos of 4 sources and 2 classes, drawn from epoch and index."""
+
+    def __init__(self, streams: int) -> None:
+        self.streams = streams
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        rng = np.random.default_rng(item)
+        clips = rng.integers(0, 256, (2, self.streams, 8, 32, 32, 3), dtype=np.uint8)
+        photo = PLAIN | {"channel": torch.full((2, self.streams, 8), -1)}
+        return {"clips": torch.from_numpy(clips), "photo": photo, "label": item[1] % 2, "source": item[1] // 2,
+                "index": item[1]}
+
+
+def small_backbone(network: str) -> tuple[nn.Module, dict]:
+    """A network that learns as S3D does, in a moment; other names as they are."""
+    if network != "s3d":
+        return select_backbone(network)
+    return nn.Sequential(nn.Conv3d(3, 6, 3, stride=4), nn.BatchNorm3d(6), nn.ReLU()), {"feature_size": 6}
+
+
+@pytest.fixture(autouse=True)
+def on_noise(monkeypatch, tmp_path):
+    """A small network, datasets of noise, and an empty working directory."""
+    monkeypatch.setattr(momentum, "select_backbone", small_backbone)
+    monkeypatch.setattr(pretrain_script.catalog, "build",
+                        lambda name, mode, **_: Noise(2 if "2stream" in name else 1))
+    monkeypatch.setattr(launch, "_started", False)
+    monkeypatch.chdir(tmp_path)
+
+
+def run(script, options: str, dataset: str = "") -> int:
+    name = dataset or ("noise-2stream-2clip" if script is main_coclr else "noise-2clip")
+    argv = [*SMALL, "--dataset", name, *(["--topk", "2"] if script is main_coclr else []), *options.split()]
+    return launch.exit_code(lambda: script.work(script.parse(argv)))
+
+
+def newest(prefix: str, epoch: int) -> Path:
+    [path] = Path("ckpt/log-pretrain").glob(f"{prefix}*/model/epoch{epoch}.pth.tar")
+    return path
+
+
+def differences(a: Path, b: Path) -> list[str]:
+    one, two = checkpoint.load(a), checkpoint.load(b)
+    assert {key: one[key] for key in ("epoch", "best_acc", "iteration")} == \
+        {key: two[key] for key in ("epoch", "best_acc", "iteration")}
+    moments = [(i, key) for i, values in one["optimizer"]["state"].items() for key, value in values.items()
+               if not torch.equal(value, two["optimizer"]["state"][i][key])]
+    assert moments == [] and one["optimizer"]["param_groups"] == two["optimizer"]["param_groups"]
+    return [key for key, value in one["state_dict"].items() if not torch.equal(value, two["state_dict"][key])]
+
+
+@pytest.mark.parametrize(("script", "options"), [
+    (main_coclr, "--cascade --stage 2 --schedule 2"), (main_nce, "--model ubernce --cos")])
+def test_a_resumed_run_ends_like_one_that_never_stopped(script, options, monkeypatch):
+    assert run(script, f"--epochs 3 --name_prefix whole {options}") == 0
+    with monkeypatch.context() as patch:
+        run_epoch = pretrain_script.run_epoch
+
+        def stopped_in_epoch_2(*args, epoch, **settings):
+            if epoch == 2:
+                raise KeyboardInterrupt
+            return run_epoch(*args, epoch=epoch, **settings)
+        patch.setattr(pretrain_script, "run_epoch", stopped_in_epoch_2)
+        assert run(script, f"--epochs 3 --name_prefix part {options}") == 130
+    assert run(script, f"--epochs 3 --name_prefix part {options} --resume {newest('part', 1)}") == 0
+    assert differences(newest("whole", 2), newest("part", 2)) == []
+    if script is main_coclr:
+        ring = checkpoint.load(newest("part", 2))["label_ring"]
+        assert ring["written"] == 8 and torch.equal(ring["labels"].bincount(), torch.tensor([4, 4]))
+
+
+def test_what_a_run_leaves(capsys):
+    assert run(main_coclr, "--epochs 3 --save_freq 2") == 0
+    folder = Path("ckpt/log-pretrain/coclr-top2_k8_noise-2stream-2clip-32_s3d_bs4_lr0.001_seq2_len8_ds1")
+    names = {path.name for path in (folder / "model").iterdir()}
+    assert "epoch2.pth.tar" in names and not any(name.startswith("epoch0") for name in names)
+    assert (folder / "img/train.log").read_text() == capsys.readouterr().out
+    assert list((folder / "img").glob("events.out.tfevents.*"))
+    saved = checkpoint.load(folder / "model/epoch2.pth.tar")
+    assert {"epoch", "state_dict", "best_acc", "optimizer", "iteration"} <= set(saved)
+    assert (saved["epoch"], saved["iteration"], saved["options"]["topk"]) == (2, 6, 2)
+    names = [name for name, _ in main_coclr.CoCLR("s3d", 8, 8).named_parameters()]
+    assert [group["params"] for group in saved["optimizer"]["param_groups"]] == [[i] for i in range(len(names))]
+    trained = {names[i] for i in saved["optimizer"]["state"]}
+    assert trained == {name for name in names if name.startswith("encoder_q.")}
+
+
+def test_nothing_is_trained_until_the_queue_is_full(capsys):
+    assert run(main_coclr, "--epochs 1") == 0  # two steps of four fill the queue of eight
+    saved = checkpoint.load(newest("coclr", 0))
+    assert saved["optimizer"]["state"] == {}
+    torch.manual_seed(0)
+    fresh = main_coclr.CoCLR("s3d", 8, 8, topk=2)
+    for name, value in fresh.named_parameters():
+        if name.startswith("encoder_k."):  # a momentum update between equals, which rounds
+            assert torch.allclose(saved["state_dict"][name], value, rtol=1e-6, atol=0)
+        else:
+            assert torch.equal(saved["state_dict"][name], value), name
+    assert not torch.equal(saved["state_dict"]["queue"], fresh.queue)
+    assert "recall" not in capsys.readouterr().out
+
+
+def test_a_pretrained_start_of_coclr(capsys):
+    assert run(main_nce, "--epochs 1 --name_prefix rgb --seed 1") == 0
+    assert run(main_nce, "--epochs 1 --name_prefix flow --seed 2", dataset="noise-f-2clip") == 0
+    rgb, flow = newest("rgb", 0), newest("flow", 0)
+    model = main_coclr.CoCLR("s3d", 8, 8)
+    queue = model.queue.clone()
+    main_coclr.load_pretrained(model, str(rgb), str(flow))
+    state = model.state_dict()
+    for key, value in checkpoint.load(rgb)["state_dict"].items():
+        if key.startswith("encoder_q."):
+            assert torch.equal(state[key], value)
+            assert torch.equal(state[key.replace("encoder_q.", "encoder_k.")], value)
+    for key, value in checkpoint.load(flow)["state_dict"].items():
+        if key.startswith("encoder_q."):
+            assert torch.equal(state[key.replace("encoder_q.", "sampler.")], value)
+    assert torch.equal(model.queue, queue)
+    assert run(main_coclr, f"--epochs 1 --pretrain {rgb} random") == 0
+    assert "into encoder_q and encoder_k: " in capsys.readouterr().out
+
+
+def test_a_pretrained_start_of_infonce_takes_the_whole_file():
+    assert run(main_nce, "--epochs 1 --name_prefix first") == 0
+    path = newest("first", 0)
+    model = main_nce.InfoNCE("s3d", 8, 8)
+    checkpoint.load_state(model, checkpoint.load(path)["state_dict"])
+    assert run(main_nce, f"--model ubernce --epochs 1 --lr 1e-30 --moco-m 1 --pretrain {path}") == 0
+    saved, first = checkpoint.load(newest("ubernce", 0))["state_dict"], checkpoint.load(path)["state_dict"]
+    for name, _ in model.named_parameters():
+        assert torch.equal(saved[name], first[name]), name
+    assert newest("ubernce", 0).parent.parent.name.endswith(f"_pt={str(path).replace('/', '-')}")
+
+
+def test_the_learning_rate_after_a_resume(monkeypatch):
+    assert run(main_nce, "--epochs 2 --lr 0.002 --schedule 1") == 0
+    path, rates = newest("infonce", 1), []
+    monkeypatch.setattr(pretrain_script, "_one_epoch",
+                        lambda args, run, *rest: rates.append((rest[2], run.optimizer.base_lr)))
+    for options in ("", "--reset_lr"):
+        assert run(main_nce, f"--epochs 3 --lr 0.5 --schedule 1 --resume {path} {options}") == 0
+    assert rates == [(2, pytest.approx(0.002)), (2, 0.5)]
+
+
+def test_a_checkpoint_is_measured_without_training(capsys):
+    assert run(main_coclr, "--epochs 2") == 0
+    path = newest("coclr", 1)
+    before = {file: file.read_bytes() for file in path.parents[1].rglob("*") if file.is_file()}
+    capsys.readouterr()
+    assert run(main_coclr, f"--test {path}") == 0
+    output = capsys.readouterr().out
+    assert "test epoch 1 mean: loss" in output and "recall" in output and " lr " not in output
+    assert output.endswith((path.parent / "epoch1-test.log").read_text())
+    assert {file: file.read_bytes() for file in before} == before
+
+
+@pytest.mark.parametrize(("script", "options", "words"), [
+    (main_coclr, "--moco-k 10", "must be a multiple"), (main_coclr, "--cascade --stage 7", "too deep"),
+    (main_coclr, "--topk 9", "topk must lie"), (main_nce, "--net s4d", "s4d"),
+    (main_nce, "--batch_size 16 --moco-k 16", "only 8 clips"), (main_nce, "--pretrain {text}", "no checkpoint"),
+    (main_nce, "--resume {run} --moco-k 16", "--moco-k"), (main_nce, "--test {run} --net r50", "--net"),
+    (main_nce, "--pretrain {run} --moco-dim 16", "--moco-dim"), (main_coclr, "--resume {run}", "another model"),
+    (main_coclr, "--pretrain {text} random", "no checkpoint"),
+    (main_nce, "--resume {run} --model ubernce", "queue_label")])
+def test_bad_input_is_one_line_and_leaves_no_trace(script, options, words, capsys, tmp_path_factory):
+    away = tmp_path_factory.mktemp("files") / "model"
+    away.mkdir()
+    (away / "text").write_text("not a checkpoint")
+    if "{run}" in options:
+        model = main_nce.InfoNCE("s3d", 8, 8)
+        optimizer = pretrain_script.RunOptimizer(model.named_parameters(), lr=1e-3, wd=0.0).state_dict()
+        checkpoint.save(away / "run", {"epoch": 0, "state_dict": model.state_dict(), "optimizer": optimizer})
+    assert run(script, options.format(text=away / "text", run=away / "run")) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and captured.err.count("\n") == 1 and words in captured.err
+    assert captured.out == "" and not Path("ckpt").exists()
+    assert {path.name for path in away.iterdir()} <= {"text", "run"}
+
+
+def test_the_self_mask_is_drawn_by_seed_epoch_and_iteration():
+    draws = [pretrain_steps.masks_self(3, epoch, i) for epoch in range(20) for i in range(100)]
+    assert draws == [pretrain_steps.masks_self(3, epoch, i) for epoch in range(20) for i in range(100)]
+    assert 0.87 < np.mean(draws) < 0.93
+    assert draws != [pretrain_steps.masks_self(4, epoch, i) for epoch in range(20) for i in range(100)]
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_the_self_mask_changes_the_loss_and_not_the_metrics(monkeypatch, drawn):
+    logits = torch.tensor([[3.0, 1, 2, 0], [3.0, 1, 2, 0]])
+    mask = torch.tensor([[1.0, 0, 1, 0], [1.0, 0, 0, 0]])
+
+    class Fixed:
+        queue_is_full, topk = True, 0
+
+        def __call__(self, *inputs):
+            return logits, mask
+    monkeypatch.setattr(pretrain_steps, "masks_self", lambda *key: drawn)
+    monkeypatch.setattr(pretrain_steps, "to_blocks", lambda batch, device: torch.zeros(2, 2, 2))
+    model, ring = Fixed(), pretrain_steps.LabelRing(3)
+    steps = pretrain_steps.CoclrSteps(model, model, None, ring, torch.device("cpu"), seed=0)
+    values = steps(0)({"source": torch.zeros(2), "label": torch.zeros(2)}, 0)
+    used = torch.tensor([[0.0 if drawn else 1.0, 0, 1, 0], [1.0, 0, 0, 0]])
+    assert values["loss"].item() == pytest.approx(coclr_loss(logits, used).item())
+    assert values["top1"] == 1 and values["self_top1"] == 1
