@@ -64,7 +64,8 @@ def clip_frames(name: str, group: int, clip: int, *, frames: int, size: tuple[in
     """Frames (T, H, W, 3) uint8 BGR of clip `clip` of class `name` in scene `group`; draws depend on these alone."""
     rng = np.random.default_rng([seed, group, clip, zlib.crc32(name.encode())])
     draw = draw_clip(rng)
-    setting = Setting(rng.uniform(0, 1, 2), rng.uniform(-0.12, 0.12, 2), rng.uniform(0.65, 1.15, 3))
+    # the object starts anywhere: were it always at the middle, its place in a still picture would give some classes away
+    setting = Setting(rng.uniform(0, 1, 2), rng.uniform(-0.5, 0.5, 2), rng.uniform(0.65, 1.15, 3))
     scene = make_scene(seed, group, FINE * size[1], FINE * size[0])
     return render_clip(scene, MOTIONS[name](np.arange(frames), draw), size, setting)
 
@@ -118,7 +119,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--classes", type=int, default=8, help=f"number of motions, 2-{len(MOTIONS)}")
     parser.add_argument("--groups", type=int, default=6, help="number of scenes")
     parser.add_argument("--clips", type=int, default=2, help="clips of each motion in each scene")
-    parser.add_argument("--frames", type=int, default=32, help="frames of a clip, 16 or more")
+    parser.add_argument("--frames", type=int, default=30, help="frames of a clip, 16 or more")
     parser.add_argument("--size", default="64x48", help="WIDTHxHEIGHT of the videos, pixels, even numbers")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--contact_sheet", type=Path, help="also write a picture with frames of every class here")
