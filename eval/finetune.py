@@ -27,7 +27,7 @@ BACKBONE_SHARE = 0.1  # of the learning rate, under --train_what ft
 class Plan:
     """Epochs, learning rate and validation of a training; epochs count from 0, `epochs` is their number in all.
 
-    dataset: its name; runs on k400 keep every checkpoint.
+    dataset: its name; runs on k400 keep every checkpoint. seed: of the dropout, with the epoch.
     """
 
     dataset: str
@@ -38,6 +38,7 @@ class Plan:
     epochs: int
     eval_freq: int
     print_freq: int
+    seed: int
 
 
 @dataclass
@@ -115,6 +116,7 @@ def fit(net: nn.Module, loaders: Sequence[DataLoader], optimizer: RunOptimizer, 
             optimizer.set_lr(lr_at(epoch, lr=optimizer.base_lr, schedule=plan.schedule, cos=plan.cos,
                                    epochs=plan.epochs))
             set_mode(net, plan.train_what, training=True)
+            torch.manual_seed((plan.seed << 20) + epoch)  # dropout after a resume is as it would have been
             _, progress.iteration = run_epoch(loaders[0], make_step(net, device, optimizer), title="train",
                                               iteration=progress.iteration, **common)
             if epoch % plan.eval_freq and epoch != plan.epochs - 1:

@@ -132,13 +132,12 @@ def test_retrieval(args: Namespace, path: Path, devices: Devices) -> None:
     net = build_net(args, len(sets["test"].index.classes))
     if args.test != RANDOM:
         network.load_backbone(net, path)
-    used = ("net", "seq_len", "ds", "img_dim", "which_split", "gallery", "seed")
+    made_from = {name: getattr(args, name) for name in ("net", "seq_len", "ds", "img_dim", "which_split", "seed")}
+    made_from |= {"data_root": str(Path(args.data_root).resolve()), "checkpoint": retrieval.fingerprint(args.test)}
     job = retrieval.FeatureJob(
-        folder=path.parent / args.dirname, dataset=args.dataset, normalise=args.train_what == "last",
-        made_from={name: getattr(args, name) for name in used}
-        | {"normalised": args.train_what == "last", "data_root": str(Path(args.data_root).resolve()),
-           "checkpoint": retrieval.fingerprint(args.test)},
-        batch_size=args.batch_size * len(devices), workers=args.workers, device=devices[0])
+        folder=path.parent / args.dirname, dataset=args.dataset, made_from=made_from, gallery=args.gallery,
+        normalise=args.train_what == "last", batch_size=args.batch_size * len(devices), workers=args.workers,
+        device=devices[0])
     net = spread(net.eval(), devices)
     query, gallery = (retrieval.split_features(net, split, videos, job) for split, videos in sets.items())
     retrieval.report(job, query, gallery)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 import launch
 from dataset import catalog
+from dataset.split_files import video_name
 from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
 from eval.report import percent, read_json, table
@@ -37,7 +38,7 @@ def parse(argv: Sequence[str] | None):
     add = parser.add_argument
     add("--prob1", required=True, metavar="RGB", help="mode c: probability file; mode s: feature folder")
     add("--prob2", required=True, metavar="FLOW", help="the same of the flow stream")
-    add("--dataset", default="ucf101", help="dataset name without -f (default ucf101)")
+    add("--dataset", default="ucf101", help="dataset name (default ucf101)")
     add("--mode", choices=["c", "s"], default="c", help="c: classification; s: similarities (retrieval)")
     add("--split_root", default=str(ROOT / "process_data" / "data"), help="folder of the splits, for ClassInd.txt")
     return parser.parse_args(argv)
@@ -62,18 +63,15 @@ def read_probabilities(path: Path) -> dict[str, Tensor]:
     return rows
 
 
-def video_key(path: str) -> str:
-    """"Class/video", the last two components of a csv path: what a video is matched by."""
-    return "/".join(Path(path).parts[-2:])
-
-
 def merge_probabilities(rgb: dict[str, Tensor], flow: dict[str, Tensor], classes: list[str]) -> list[tuple]:
     """(name, {1: top-1, 5: top-5}, videos) of RGB, of flow and of their mean; of videos that both files hold.
 
-    rgb, flow: {csv path: (classes,)}; a video's label is the number of its path's class in `classes`.
+    rgb, flow: {csv path: (classes,)}, matched by the last two components of the path, class and video; a label is the
+    number of the class in `classes`.
     """
-    flow = {video_key(path): row for path, row in flow.items()}
-    pairs = {key: (row, flow[key]) for key, row in ((video_key(path), row) for path, row in rgb.items()) if key in flow}
+    flow = {video_name(path): row for path, row in flow.items()}
+    rgb = {video_name(path): row for path, row in rgb.items()}
+    pairs = {key: (row, flow[key]) for key, row in rgb.items() if key in flow}
     if not pairs:
         raise OptionError("the two files have no video in common: are they of the same dataset and split?")
     number = {name: i for i, name in enumerate(classes)}
@@ -90,11 +88,11 @@ def merge_probabilities(rgb: dict[str, Tensor], flow: dict[str, Tensor], classes
 
 def match(rgb: FeatureSet, flow: FeatureSet) -> tuple[FeatureSet, FeatureSet]:
     """The videos that both sets hold, in the order of the first."""
-    place = {video_key(name): i for i, name in enumerate(flow.names)}
-    keep = [i for i, name in enumerate(rgb.names) if video_key(name) in place]
+    place = {video_name(name): i for i, name in enumerate(flow.names)}
+    keep = [i for i, name in enumerate(rgb.names) if video_name(name) in place]
     if not keep:
         raise OptionError("the two feature folders have no video in common: are they of the same dataset and split?")
-    rgb, flow = rgb.rows(keep), flow.rows([place[video_key(rgb.names[i])] for i in keep])
+    rgb, flow = rgb.rows(keep), flow.rows([place[video_name(rgb.names[i])] for i in keep])
     if not torch.equal(rgb.labels, flow.labels):
         raise CheckpointError("the two feature folders label the same videos differently: make them again with one "
                               "ClassInd.txt")
@@ -118,8 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows = [[name, percent(top[1]), percent(top[5])] for name, top, _ in results]
         print(table([f"{results[0][2]} videos", "top-1 %", "top-5 %"], rows))
         return 0
+    base = catalog.parse(args.dataset).base
     folders = [path if path.is_dir() else path.parent for path in (one, two)]
-    streams = [(folder, args.dataset + suffix) for folder, suffix in zip(folders, ("", "-f"), strict=True)]
+    streams = [(folder, base + suffix) for folder, suffix in zip(folders, ("", "-f"), strict=True)]
     query, gallery = (match(*(feature_files.load(folder, name, split) for folder, name in streams))
                       for split in ("test", "train"))
     print(f"{len(query[0].names)} queries, {len(gallery[0].names)} gallery videos in both streams")

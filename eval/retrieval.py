@@ -26,13 +26,15 @@ from utils.console import say
 class FeatureJob:
     """How features are made and where they are kept.
 
-    made_from: what identifies them besides the videos (checkpoint hash, network, clip options). normalise: L2-normalise
-    the feature of each window before the mean (linear-probe networks). batch_size: windows in a batch, over all GPUs.
+    made_from: what identifies them besides the videos (checkpoint hash, network, clip options). gallery: "clip" or
+    "windows", what a training video's feature is of. normalise: L2-normalise the feature of each window before the
+    mean (linear-probe networks). batch_size: windows in a batch, over all GPUs.
     """
 
     folder: Path
     dataset: str
     made_from: dict
+    gallery: str
     normalise: bool
     batch_size: int
     workers: int
@@ -53,8 +55,9 @@ def video_features(net: nn.Module, samples: Iterable[dict], job: FeatureJob) -> 
 def split_features(net: nn.Module, split: str, dataset: torch.utils.data.Dataset, job: FeatureJob) -> FeatureSet:
     """Features of a split ("train" or "test"): from the folder if made from the same things, else made and written."""
     index = dataset.index
-    made_from = {**job.made_from, "videos": _digest([index.paths, list(map(int, index.labels)),
-                                                     list(map(int, index.num_frames))])}
+    videos = [list(index.paths), list(map(int, index.labels)), list(map(int, index.num_frames))]
+    made_from = {**job.made_from, "videos": _digest(videos), "normalised": job.normalise,
+                 "mean_of": job.gallery if split == "train" else "windows"}
     found = feature_files.load_if_made_from(job.folder, job.dataset, split, made_from)
     if found is not None:
         say(f"{split}: features of {len(found.names)} videos reused from {job.folder}")

@@ -73,6 +73,16 @@ def test_options_that_cannot_work(words):
     assert "\n" not in str(error.value)
 
 
+def test_devices_are_all_visible_gpus_or_those_named(monkeypatch):
+    assert options.devices(None) == options.devices([0, 1]) == [torch.device("cpu")] or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert options.devices(None) == [torch.device("cuda", i) for i in range(3)]
+    assert options.devices([2, 0]) == [torch.device("cuda", 2), torch.device("cuda", 0)]
+    with pytest.raises(OptionError, match="GPU 3"):
+        options.devices([1, 3])
+
+
 @pytest.mark.parametrize(("train_what", "flags", "head"), [
     ("last", {}, ["final_bn", "final_fc.0"]), ("ft", {}, ["final_fc.1"]),
     ("all", {"final_bn": True}, ["final_bn", "final_fc.1"]), ("ft", {"num_fc": 2}, ["final_fc.1", "final_fc.3"]),

@@ -1,0 +1,166 @@
+"""main_classifier.py and what follows it, on a miniature UCF101: training, resuming, crops, retrieval, fusion."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import launch
+from eval import feature_linear_probe, main_classifier, merge_2stream_prob
+from miniature import ucf101_tree
+from model.pretrain import InfoNCE
+
+ROOT = Path(__file__).parents[1]
+SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "2", "-j", "0", "--print_freq", "1"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a miniature UCF101, and an InfoNCE file in pre/model/epoch5.pth.tar."""
+    folder = tmp_path_factory.mktemp("classifier")
+    ucf101_tree(folder)
+    torch.manual_seed(1)
+    (folder / "pre" / "model").mkdir(parents=True)
+    state = InfoNCE("s3d", dim=8, K=8).state_dict()
+    torch.save({"epoch": 5, "state_dict": state, "best_acc": 0.5, "iteration": 9}, folder / "pre/model/epoch5.pth.tar")
+    return folder
+
+
+@pytest.fixture
+def run(place, monkeypatch):
+    """Call a script's main in the folder, with its data; returns the exit code."""
+    monkeypatch.chdir(place)
+
+    def call(*words: str, main=main_classifier.main) -> int:
+        roots = ["--data_root", "data", "--split_root", "splits"] if main is main_classifier.main else []
+        return launch.exit_code(lambda: main([*words, *roots]))
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(place):
+    """A classifier finetuned for two epochs: its run folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        code = launch.exit_code(lambda: main_classifier.main(
+            ["--dataset", "ucf101", *SMALL, "--train_what", "ft", "--epochs", "2", "--pretrain",
+             "pre/model/epoch5.pth.tar", "--data_root", "data", "--split_root", "splits"]))
+    assert code == 0
+    return place / ("log-eval-linclr/ucf101-32_sp1_lincls_s3d_Adam_bs2_lr0.001_dp0.9_wd0.001_seq1_len8_ds1_train-ft"
+                    "_pt=pre-model-epoch5.pth.tar")
+
+
+def csv_paths(place: Path, split: str) -> list[str]:
+    """First column of a split's csv file, verbatim."""
+    with open(place / "splits" / "ucf101" / f"{split}_split01.csv", newline="") as file:
+        return [row[0] for row in csv.reader(file)]
+
+
+def test_training_leaves_a_run_folder(trained):
+    names = {path.name for path in (trained / "model").iterdir()}
+    assert "epoch1.pth.tar" in names and "epoch0.pth.tar" not in names
+    assert any(path.name.startswith("events") for path in (trained / "img").iterdir())
+    assert "val epoch 1" in (trained / "img" / "train.log").read_text()
+    saved = torch.load(trained / "model" / "epoch1.pth.tar", weights_only=True)
+    assert {"epoch", "state_dict", "best_acc", "optimizer", "iteration"} <= set(saved)
+    assert saved["epoch"] == 1 and "final_fc.1.weight" in saved["state_dict"]
+    bests = [name for name in names if name.startswith("model_best")]
+    assert bool(bests) == (saved["best_acc"] > 0)
+
+
+def test_resume_goes_on_in_the_same_run_folder(trained, run):
+    last = trained / "model" / "epoch1.pth.tar"
+    kept = last.read_bytes()
+    assert run("--dataset", "ucf101", *SMALL, "--train_what", "ft", "--epochs", "3", "--resume", str(last)) == 0
+    saved = torch.load(trained / "model" / "epoch2.pth.tar", weights_only=True)
+    assert saved["epoch"] == 2 and not last.exists()
+    per_epoch = saved["iteration"] / 3
+    assert per_epoch == int(per_epoch) and len(list(Path("log-eval-linclr").iterdir())) == 1
+    last.write_bytes(kept)
+
+
+def test_crops_print_and_write(trained, run, place, capsys):
+    checkpoint = trained / "model" / "epoch1.pth.tar"
+    words = ["--dataset", "ucf101", *SMALL, "--train_what", "ft", "--test", str(checkpoint)]
+    assert run(*words, "--ten_crop") == 0
+    out = capsys.readouterr().out
+    assert "centre crop" in out and "five crops" in out and "ten crops" in out
+    assert "ten crops" in (checkpoint.parent / "epoch1-test.log").read_text()
+    ten = json.loads(Path(f"{checkpoint}-prob-ten.json").read_text())
+    assert list(ten) == csv_paths(place, "test")
+    for row in ten.values():
+        assert len(row["mean_prob"]) == 1 and sum(row["mean_prob"][0]) == pytest.approx(1, abs=1e-5)
+    assert run(*words) == 0
+    assert "five crops" not in capsys.readouterr().out
+    centre = Path(f"{checkpoint}-prob-center.json").read_text()
+    assert run(*words, "--center_crop", "-j", "2") == 0
+    assert Path(f"{checkpoint}-prob-center.json").read_text() == centre
+    assert json.loads(centre) != ten
+
+
+def test_retrieval_of_both_streams_then_probe_and_fusion(run, place, capsys):
+    checkpoint = place / "pre" / "model" / "epoch5.pth.tar"
+    for dataset in ("ucf101", "ucf101-f"):
+        assert run("--dataset", dataset, *SMALL, "--test", str(checkpoint), "--retrieval") == 0
+        assert "R@50" in capsys.readouterr().out
+    folder = checkpoint.parent / "feature"
+    features = torch.load(folder / "ucf101_test_feature.pth.tar", weights_only=True)
+    assert features.shape == (len(csv_paths(place, "test")), 1024) and (features.norm(dim=1) < 1.001).all()
+    assert json.loads((folder / "ucf101_train_vname.json").read_text()) == csv_paths(place, "train")
+    assert (folder / "ucf101-f_sim.pth.tar").is_file()
+
+    words = ["--dataset", "ucf101", *SMALL, "--test", str(checkpoint), "--retrieval"]
+    assert run(*words) == 0 and capsys.readouterr().out.count("reused") == 2
+    assert run(*words, "--dirname", "again", "-j", "2") == 0
+    for split in ("train", "test"):
+        again = torch.load(checkpoint.parent / "again" / f"ucf101_{split}_feature.pth.tar", weights_only=True)
+        assert torch.equal(again, torch.load(folder / f"ucf101_{split}_feature.pth.tar", weights_only=True))
+    assert run(*words, "--dirname", "again", "--gallery", "windows") == 0
+    assert capsys.readouterr().out.count("computed") == 3  # both splits before, now the gallery
+
+    probe = ["--test", str(checkpoint), "--dataset", "ucf101", "--epochs", "3", "--final_bn"]
+    assert run(*probe, main=feature_linear_probe.main) == 0
+    prob = str(folder / "epoch5.pth.tar-lp-ucf101-prob.json")
+    fusion = ["--prob1", prob, "--prob2", prob, "--dataset", "ucf101", "--split_root", "splits"]
+    assert run(*fusion, "--mode", "c", main=merge_2stream_prob.main) == 0
+    assert run("--prob1", str(folder), "--prob2", str(folder), "--mode", "s", main=merge_2stream_prob.main) == 0
+    assert "both" in capsys.readouterr().out
+
+
+def test_random_weights_are_reproducible(run, place):
+    for dirname in ("one", "two"):
+        assert run("--dataset", "ucf101", *SMALL, "--test", "random", "--retrieval", "--dirname", dirname) == 0
+    folder, = Path("log-eval-linclr").glob("*_pt=random")
+    one, two = (torch.load(folder / "model" / name / "ucf101_train_feature.pth.tar", weights_only=True)
+                for name in ("one", "two"))
+    assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize(("words", "complaint"), [
+    (["--pretrain", "nowhere.pth.tar"], "nowhere.pth.tar"),
+    (["--test", "nowhere.pth.tar", "--retrieval"], "nowhere.pth.tar"),
+    (["--dataset", "ucf101-2clip"], "pretraining"),
+    (["--dataset", "unknown"], "unknown"),
+    (["--net", "s4d", "--pretrain", "random"], "s4d"),
+    (["--batch_size", "64"], "batch"),
+    (["--test", "pre/model/epoch5.pth.tar", "--ten_crop"], "--retrieval"),
+    (["--net", "s3dg", "--test", "pre/model/epoch5.pth.tar", "--retrieval"], "--net"),
+])
+def test_bad_input_is_one_line_and_code_2(run, capsys, words, complaint):
+    assert run("--dataset", "ucf101", *SMALL, "--epochs", "1", *words) == 2
+    error = capsys.readouterr().err
+    assert complaint in error and error.startswith("error: ") and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("folder", "script"), [(ROOT / "eval", ""), (ROOT, "eval/")])
+def test_scripts_start_from_both_places(folder, script):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for name in ("main_classifier", "feature_linear_probe", "merge_2stream_prob"):
+        done = subprocess.run([sys.executable, f"{script}{name}.py", "--help"], cwd=folder, env=environment,
+                              capture_output=True, text=True, check=False)
+        assert done.returncode == 0 and "--dataset" in done.stdout, done.stderr
