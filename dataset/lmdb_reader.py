@@ -1,0 +1,192 @@
+"""Frames of videos in an LMDB of msgpack lists of JPEGs; nothing is read but the frames that are asked for.
+
+An environment is opened on first use in each process, so a reader can be built before workers fork or spawn, and is
+pickled without it. LMDB refuses to open a file twice in a process: readers of the same file share one environment.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import cv2
+import lmdb
+import msgpack
+import numpy as np
+
+from dataset.errors import DataError
+from dataset.msgpack_list import CutValueError, element_spans
+
+# Frames were made by us or are read as Pillow reads them: no turning by EXIF orientation.
+DECODE_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+
+
+class _Environment:
+    """An open environment of this process."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self.env = lmdb.open(path, readonly=True, lock=False, readahead=False, subdir=os.path.isdir(path))
+        except lmdb.Error as error:
+            raise DataError(f"{path} cannot be read as an LMDB ({error}): check the path, or make it again with "
+                            "process_data/src/convert_video_to_lmdb.py") from error
+        self.pid = os.getpid()
+
+    def __del__(self) -> None:
+        # what a forked process inherits belongs to its parent, and must stay open there
+        if hasattr(self, "pid") and self.pid == os.getpid():
+            self.env.close()
+
+
+# path of the file -> its environment in this process, kept while a reader holds it
+_open_environments: WeakValueDictionary[str, _Environment] = WeakValueDictionary()
+
+
+def _environment(path: str) -> _Environment:
+    """This process's environment of an LMDB."""
+    found = _open_environments.get(path)
+    if found is not None and found.pid == os.getpid():
+        return found
+    if found is not None:
+        # py-lmdb's list of open files is inherited by a fork; closing there drops the entry and leaves the parent's
+        # memory map alone, as each process has its own
+        found.env.close()
+    cv2.setNumThreads(1)  # decoding runs in the processes of a loader, one thread each
+    _open_environments[path] = opened = _Environment(path)
+    return opened
+
+
+@dataclass(frozen=True)
+class _Contents:
+    """What an LMDB holds: the id of each video by name, and the number of frames by id."""
+
+    ids: dict[str, int]
+    num_frames: np.ndarray
+
+
+class LmdbReader:
+    """Reads frames by video name from one LMDB (a file, or a folder with data.mdb).
+
+    Args:
+        path: of the LMDB. It is not opened here.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        self.path = os.path.realpath(path)
+        self._held: _Environment | None = None
+        self._contents: _Contents | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "_held": None, "_contents": None}
+
+    @contextmanager
+    def _transaction(self) -> Iterator[lmdb.Transaction]:
+        """A read transaction whose values are views of the memory map: use or copy them before it ends."""
+        if self._held is None or self._held.pid != os.getpid():
+            if not Path(self.path).exists():
+                raise DataError(f"there is no LMDB {self.path}: check the path, or make it with "
+                                "process_data/src/prepare.py")
+            self._held = _environment(self.path)
+        with self._held.env.begin(buffers=True) as transaction:
+            yield transaction
+
+    def close(self) -> None:
+        """Let go of the environment; the next use opens it again."""
+        self._held = None
+
+    @property
+    def contents(self) -> _Contents:
+        """Ids and frame counts, read once. The environment is let go of, so that none is open when workers fork."""
+        if self._contents is None:
+            was_open = self._held is not None
+            self._contents = self._read_contents()
+            if not was_open:
+                self.close()
+        return self._contents
+
+    def _read_contents(self) -> _Contents:
+        with self._transaction() as transaction:
+            order, keys, lengths = (self._metadata(transaction, key) for key in
+                                    (b"__order__", b"__keys__", b"__vlen__"))
+        try:
+            ids = {name.decode(): number for number, name in enumerate(order)}
+            places = np.array([int(key) for key in keys], dtype=np.int64)
+            num_frames = np.zeros(len(order), dtype=np.int32)
+            num_frames[places] = lengths
+        except (ValueError, IndexError, AttributeError, TypeError) as error:
+            raise DataError(f"{self.path}: __order__, __keys__ and __vlen__ do not belong together ({error}): make the "
+                            "file again") from error
+        return _Contents(ids, num_frames)
+
+    def _metadata(self, transaction: lmdb.Transaction, key: bytes) -> list:
+        value = transaction.get(key)
+        if value is None:
+            raise DataError(f"{self.path} has no {key.decode()}: it was not written to its end, or is not a frame "
+                            "LMDB; make it again with process_data/src/convert_video_to_lmdb.py")
+        try:
+            found = msgpack.unpackb(value, raw=True)  # bytes, whichever type they were written as
+        except (ValueError, msgpack.UnpackException) as error:
+            raise DataError(f"{self.path}: {key.decode()} is damaged ({error}): make the file again") from error
+        if not isinstance(found, list):
+            raise DataError(f"{self.path}: {key.decode()} is not a list: make the file again")
+        return found
+
+    @property
+    def names(self) -> list[str]:
+        """ "Class/video" of every video, in the order of ``__order__``."""
+        return list(self.contents.ids)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.contents.ids
+
+    def num_frames(self, name: str) -> int:
+        """Frames of a video. Raises DataError for an unknown one."""
+        return int(self.contents.num_frames[self._id(name)])
+
+    def _id(self, name: str) -> int:
+        try:
+            return self.contents.ids[name]
+        except KeyError:
+            raise DataError(f"{self.path} has no video {name}") from None
+
+    def frames(self, name: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Frames of a video, uint8 RGB (len(indices), H, W, 3), indices from 0; each distinct one is decoded once.
+
+        Raises:
+            DataError: no such video or frame, a cut value, a frame that does not decode or is of another size.
+        """
+        distinct, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+        where = f"{self.path}, video {name}"
+        key = b"%09d" % self._id(name)
+        with self._transaction() as transaction:
+            value = transaction.get(key)
+            if value is None:
+                raise DataError(f"{where}: it is in __order__ but has no value: make the file again")
+            images = [_decode(value[start:end], f"{where}, frame {index}")
+                      for index, start, end in self._spans(value, distinct, where)]
+        if len({image.shape for image in images}) != 1:
+            raise DataError(f"{where}: its frames are of different sizes: make the file again")
+        if np.array_equal(places, np.arange(len(images))):
+            return np.stack(images)
+        return np.stack([images[place] for place in places])
+
+    def _spans(self, value: memoryview, distinct: np.ndarray, where: str) -> Iterator[tuple[int, int, int]]:
+        try:
+            count, spans = element_spans(value, distinct.tolist())
+        except CutValueError as error:
+            raise DataError(f"{where}: {error}: make the file again") from error
+        if len(spans) < len(distinct):
+            raise DataError(f"{where}: frame {distinct[len(spans)]} was asked for, it has {count}: the csv promises "
+                            "more than the LMDB holds; make both from the same frames")
+        return ((int(i), *span) for i, span in zip(distinct, spans, strict=True))
+
+
+def _decode(jpeg: memoryview, where: str) -> np.ndarray:
+    """One JPEG as uint8 RGB (H, W, 3)."""
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), DECODE_FLAGS) if len(jpeg) else None
+    if image is None:
+        raise DataError(f"{where} does not decode as a JPEG: make the file again")
+    return image

@@ -1,0 +1,80 @@
+"""A dataset is readers + index + clip sampler + a transform that is handed in."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+from zlib import crc32
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from dataset.clip_sampler import Sampler
+from dataset.lmdb_reader import LmdbReader
+from dataset.video_index import VideoIndex
+
+
+class Plan(Protocol):
+    """What a transform decides before anything is decoded: at least, which of the sampled clips it needs."""
+
+    clips: tuple[int, ...]
+
+
+class Transform(Protocol):
+    """Augmentation of one sample, in two steps so that no frame is decoded that is not needed."""
+
+    def plan(self, rng: np.random.Generator) -> Plan:
+        """Decide which clips are needed, and for what."""
+
+    def render(self, plan: Any, frames: Mapping[int, list[np.ndarray]], rng: np.random.Generator) -> dict[str, Any]:
+        """Tensors of a sample from frames: clip number -> for each stream, uint8 (T, H, W, 3)."""
+
+
+class VideoDataset(Dataset):
+    """One sample per video of an index.
+
+    A sample depends on the seed, the epoch and the video alone, never on the worker that makes it or on the order.
+
+    Args:
+        readers: one per stream. index: the videos. sampler: frames of clips or windows. transform: see `Transform`.
+        seed: of all draws. by_epoch: draw anew in every epoch; evaluation draws the same in all.
+    """
+
+    def __init__(self, readers: Sequence[LmdbReader], index: VideoIndex, sampler: Sampler, transform: Transform, *,
+                 seed: int = 0, by_epoch: bool = True) -> None:
+        self.readers, self.index, self.sampler, self.transform = list(readers), index, sampler, transform
+        self.seed, self.by_epoch = seed, by_epoch
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def rng(self, epoch: int, row: int) -> np.random.Generator:
+        """The generator of all draws of a sample."""
+        name = self.index.names[row].encode()
+        return np.random.default_rng([self.seed, epoch if self.by_epoch else 0, crc32(name)])
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        """The sample of a row, or of (epoch, row): what the transform renders, and "label", "source", "index".
+
+        With a windowed sampler the distinct frames of all windows are decoded once and rendered as clip 0, and
+        "windows", int64 (W, seq_len), says where the windows lie in them.
+
+        Raises:
+            DataError: a frame cannot be read.
+            IndexError: there is no such row.
+        """
+        epoch, row = item if isinstance(item, tuple) else (0, item)
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"there is no row {row} in a dataset of {len(self)} videos")
+        row %= len(self)
+        rng = self.rng(epoch, row)
+        clips = self.sampler(int(self.index.num_frames[row]), rng)  # (clips, seq_len)
+        sample: dict[str, Any] = {}
+        if self.sampler.windowed:
+            distinct, places = np.unique(clips, return_inverse=True)
+            sample["windows"] = torch.from_numpy(places.reshape(clips.shape))
+            clips = distinct[None]
+        plan = self.transform.plan(rng)
+        frames = {clip: [reader.frames(self.index.names[row], clips[clip]) for reader in self.readers]
+                  for clip in plan.clips}
+        sample |= self.transform.render(plan, frames, rng)
+        return sample | {"label": int(self.index.labels[row]), "source": int(self.index.sources[row]), "index": row}

@@ -1,0 +1,89 @@
+"""Crops and sizes of frames, in uint8, as Pillow makes them; this runs in the processes of a loader.
+
+Frames are uint8 (T, H, W, 3). The random crop is that of CoCLR's released code.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+AREA, ASPECT = (0.2, 1.0), (3 / 4, 4 / 3)
+
+
+class Box(NamedTuple):
+    """A window of a frame, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Antialiased bicubic resize of uint8 (T, H, W, 3) to (T, height, width, 3), within rounding of Pillow's.
+
+    Of the two passes Pillow does the vertical one first where it shrinks the height much more than the width; the
+    order shows where the first pass overshoots 0 or 255.
+    """
+    old_height, old_width = frames.shape[1:3]
+    if (old_height, old_width) == (height, width):
+        return frames
+    images = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (T, 3, H, W), channels last in memory
+    sizes = [(height, width)]
+    if height < old_height and 2 * (old_width - width) < old_height - height:
+        sizes.insert(0, (height, old_width))
+    for size in sizes:
+        images = F.interpolate(images, size=size, mode="bicubic", align_corners=False, antialias=True)
+    return images.permute(0, 2, 3, 1).numpy()
+
+
+def cut(frames: np.ndarray, box: Box) -> np.ndarray:
+    """A window of frames, a view."""
+    return frames[:, box.top:box.top + box.height, box.left:box.left + box.width]
+
+
+def draw_box(height: int, width: int, rng: np.random.Generator) -> Box | None:
+    """A random window of a share of 0.2-1 of the frame and of aspect 3/4-4/3, or None where the draw does not fit."""
+    area = rng.uniform(*AREA) * height * width
+    aspect = rng.uniform(*ASPECT)
+    w, h = round(float(np.sqrt(area * aspect))), round(float(np.sqrt(area / aspect)))
+    if rng.random() < 0.5:
+        w, h = h, w
+    if w > width or h > height or not w or not h:
+        return None
+    return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
+
+
+def centre_box(height: int, width: int, size: int) -> Box:
+    """The square of `size` in the middle of a frame."""
+    return Box(round((height - size) / 2), round((width - size) / 2), size, size)
+
+
+def corner_boxes(height: int, width: int, size: int) -> list[Box]:
+    """Squares of `size`: the middle, then top left, top right, bottom left and bottom right."""
+    corners = [Box(top, left, size, size) for top in (0, height - size) for left in (0, width - size)]
+    return [centre_box(height, width, size), *corners]
+
+
+def short_side_to(frames: np.ndarray, size: int) -> np.ndarray:
+    """Frames scaled so that their shorter side is `size`."""
+    height, width = frames.shape[1:3]
+    if height < width:
+        return resize(frames, size, int(size * width / height))
+    return resize(frames, int(size * height / width), size)
+
+
+def at_least(frames: np.ndarray, size: int) -> np.ndarray:
+    """Frames that a square of `size` fits in: small ones are scaled up."""
+    return frames if min(frames.shape[1:3]) >= size else short_side_to(frames, size)
+
+
+def scaled_box(box: Box | None, old: tuple[int, int], new: tuple[int, int]) -> Box | None:
+    """The same window in frames of another size (height, width): streams may differ in size."""
+    if box is None or old == new:
+        return box
+    y, x = new[0] / old[0], new[1] / old[1]
+    height, width = max(1, round(box.height * y)), max(1, round(box.width * x))
+    return Box(min(round(box.top * y), new[0] - height), min(round(box.left * x), new[1] - width), height, width)

@@ -1,0 +1,184 @@
+"""Augmentation recipes: of pretraining (CoCLR's released code), of training a classifier, and of its tests.
+
+A recipe decides first which clips it needs (`plan`), then cuts, resizes and flips their uint8 frames and draws the
+photometric steps (`render`), both in a loader's process; `to_blocks` carries the steps out on the training device.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from utils import geometry
+from utils.augmentation import photometric
+from utils.photo import Photo, PhotoRecipe, stack
+
+CROP = 224  # what a classifier sees is cropped at this size, then resized
+TRIES = 10  # of a classifier's random crop
+P_FLIP = 0.5
+P_TWO_CLIPS = 0.5  # both views of a pretraining sample come from different clips
+P_BASE = 0.3  # of either view's being augmented strongly, if so
+
+BASE = PhotoRecipe(jitter=(0.4, 0.4, 0.4, 0.1), p_jitter=0.8, p_channel=0.2, p_blur=0.5)
+NULL = PhotoRecipe()
+CLASSIFIER = PhotoRecipe(jitter=(0.4, 0.4, 0.4, 0.1), p_jitter=0.3)
+
+Frames = Mapping[int, list[np.ndarray]]  # clip number -> frames of each stream, uint8 (T, H, W, 3)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sample is made of. clips: those needed. views: clip and recipe of each view."""
+
+    clips: tuple[int, ...]
+    views: tuple[tuple[int, PhotoRecipe], ...]
+
+
+def _sample(views: list[list[np.ndarray]], photos: list[Photo]) -> dict[str, Any]:
+    """Views (a list of streams each) and their draws as tensors: "clips" uint8 (V, S, T, h, w, 3), "photo"."""
+    return {"clips": torch.from_numpy(np.stack([np.stack(streams) for streams in views])), "photo": stack(photos)}
+
+
+def _flipped(frames: np.ndarray) -> np.ndarray:
+    return frames[:, :, ::-1]
+
+
+@dataclass(frozen=True)
+class PretrainTransform:
+    """Two views of a video: each null (random crop and flip) or base (with jitter, channel replacement and blur).
+
+    Half the samples keep both clips, each base with probability 0.3; the others make both views from one of the two,
+    one base and one null. The draws of a view are the same for its frames and streams. CoCLR, arXiv 2010.09709,
+    section 4.1, as released.
+
+    Args:
+        img_dim: side of the views in pixels.
+    """
+
+    img_dim: int
+
+    def plan(self, rng: np.random.Generator) -> Plan:
+        """Which of two clips are needed, and the recipe of each view."""
+        if rng.random() < P_TWO_CLIPS:
+            return Plan((0, 1), tuple((clip, BASE if rng.random() < P_BASE else NULL) for clip in (0, 1)))
+        clip = int(rng.integers(2))
+        recipes = (BASE, NULL) if rng.random() < 0.5 else (NULL, BASE)
+        return Plan((clip,), tuple((clip, recipe) for recipe in recipes))
+
+    def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
+        """ "clips" uint8 (2, S, T, img_dim, img_dim, 3) and "photo", see `utils.photo`."""
+        views, photos = zip(*(self._view(frames[clip], recipe, rng) for clip, recipe in plan.views), strict=True)
+        return _sample(list(views), list(photos))
+
+    def _view(self, streams: list[np.ndarray], recipe: PhotoRecipe, rng: np.random.Generator
+              ) -> tuple[list[np.ndarray], Photo]:
+        size = streams[0].shape[1:3]
+        box = geometry.draw_box(*size, rng)  # where it does not fit, the whole frame is resized
+        photo = recipe.draw(rng, len(streams), len(streams[0]))
+        flip = rng.random() < P_FLIP  # all else is blind to left and right, so this can be done here
+        views = []
+        for frames in streams:
+            own = geometry.scaled_box(box, size, frames.shape[1:3])
+            view = geometry.resize(geometry.cut(frames, own) if own else frames, self.img_dim, self.img_dim)
+            views.append(_flipped(view) if flip else view)
+        return views, photo
+
+
+def _classifier_crop(frames: np.ndarray, img_dim: int, rng: np.random.Generator) -> np.ndarray:
+    """A random crop at 224, or the middle where ten draws do not fit, resized to img_dim."""
+    for _ in range(TRIES):
+        box = geometry.draw_box(*frames.shape[1:3], rng)
+        if box:
+            crop = geometry.resize(geometry.cut(frames, box), CROP, CROP)
+            break
+    else:
+        frames = geometry.short_side_to(frames, CROP)
+        crop = geometry.cut(frames, geometry.centre_box(*frames.shape[1:3], CROP))
+    return geometry.resize(crop, img_dim, img_dim)
+
+
+@dataclass(frozen=True)
+class _OneClip:
+    """A recipe for the first clip of one stream. img_dim: side of what it makes, in pixels."""
+
+    img_dim: int
+
+    def plan(self, rng: np.random.Generator) -> Plan:
+        """The first clip."""
+        return Plan((0,), ((0, NULL),))
+
+
+@dataclass(frozen=True)
+class ClassifierTrainTransform(_OneClip):
+    """Random crop at 224, resize, jitter (0.4, 0.4, 0.4, 0.1) with probability 0.3, flip with 0.5."""
+
+    def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
+        """ "clips" uint8 (1, 1, T, img_dim, img_dim, 3) and "photo"."""
+        clip = _classifier_crop(frames[0][0], self.img_dim, rng)
+        photo = CLASSIFIER.draw(rng, 1, len(clip))
+        return _sample([[_flipped(clip) if rng.random() < P_FLIP else clip]], [photo])
+
+
+@dataclass(frozen=True)
+class ClassifierValTransform(_OneClip):
+    """Random crop at 224 and resize, nothing else."""
+
+    def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
+        """ "clips" uint8 (1, 1, T, img_dim, img_dim, 3) and "photo"."""
+        clip = _classifier_crop(frames[0][0], self.img_dim, rng)
+        return _sample([[clip]], [NULL.draw(rng, 1, len(clip))])
+
+
+@dataclass(frozen=True)
+class CropsTransform(_OneClip):
+    """Crops of 224 (centre; four corners; all five flipped), resized, jittered with probability p, one draw a crop.
+
+    The draw of a crop depends on the sample's generator and the crop alone, not on how many crops there are.
+
+    Args:
+        crops: 1, 5 or 10. jitter: strengths. p: probability of the jitter.
+    """
+
+    crops: int = 1
+    jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.2, 0.1)
+    p: float = 0.3
+
+    def __post_init__(self) -> None:
+        if self.crops not in (1, 5, 10):
+            raise ValueError(f"{self.crops} crops: there are 1, 5 or 10")
+
+    def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
+        """ "clips" uint8 (crops, 1, F, img_dim, img_dim, 3) and "photo"."""
+        video = geometry.at_least(frames[0][0], CROP)
+        boxes = geometry.corner_boxes(*video.shape[1:3], CROP)[:self.crops]
+        clips = [geometry.resize(np.ascontiguousarray(geometry.cut(video, box)), self.img_dim, self.img_dim)
+                 for box in boxes]
+        clips += [_flipped(clip) for clip in clips][:self.crops - len(clips)]
+        recipe = PhotoRecipe(self.jitter, p_jitter=self.p)
+        photos = [recipe.draw(own, 1, len(video)) for own in rng.spawn(10)[:self.crops]]
+        return _sample([[clip] for clip in clips], photos)
+
+
+def to_blocks(batch: Mapping[str, Any], device: torch.device) -> Tensor:
+    """The clips of a batch on the training device, augmented and normalised: float32 (B, V, S, 3, T, h, w).
+
+    batch: "clips" uint8 (B, V, S, T, h, w, 3) and "photo" (B, V, ...). The clips of one view and stream, [:, v, s], lie
+    in one piece of channels-last memory, as the encoders want them.
+    """
+    clips = batch["clips"].to(device, non_blocking=True)
+    b, v, s = clips.shape[:3]
+    photo = {name: _by_stream(value, s, per_stream=name == "channel") for name, value in batch["photo"].items()}
+    clips = clips.permute(1, 2, 0, 3, 4, 5, 6).reshape(v * s * b, 1, *clips.shape[3:])
+    floats = photometric(clips, photo)[:, 0]  # (V*S*B, 3, T, h, w)
+    return floats.unflatten(0, (v, s, b)).permute(2, 0, 1, 3, 4, 5, 6)
+
+
+def _by_stream(value: Tensor, streams: int, *, per_stream: bool) -> Tensor:
+    """Draws (B, V, ...) of a batch for clips ordered by view, stream and sample: (V*S*B, ...)."""
+    value = value.transpose(0, 1)  # (V, B, ...)
+    if per_stream:
+        return value.transpose(1, 2).flatten(0, 2).unsqueeze(1)  # (V, B, S, T) -> (V*S*B, 1, T)
+    return value.unsqueeze(1).expand(-1, streams, *value.shape[1:]).flatten(0, 2)
