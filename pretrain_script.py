@@ -136,6 +136,7 @@ def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module
         keeper = Keeper(folder / "model", keep_all="k400" in args.dataset)
         for epoch in range(run.start_epoch, args.epochs):
             _one_epoch(args, run, loader, step_of_epoch, epoch, writer, keeper)
+        distributed.barrier()  # no process leaves while the first one still writes
     if writer is not None:
         writer.close()
 

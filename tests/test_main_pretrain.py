@@ -2,58 +2,25 @@
 
 from pathlib import Path
 
+import noise
 import numpy as np
 import pytest
 import torch
-from torch import nn
-from torch.utils.data import Dataset
 
 import launch
 import main_coclr
 import main_nce
 import pretrain_script
 import pretrain_steps
-from backbone.select_backbone import select_backbone
-from model import momentum
 from model.loss import coclr_loss
 from utils import checkpoint
 
 SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8", "--moco-dim", "8", "-j", "0",
          "--print_freq", "1"]
-PLAIN = {"order": torch.arange(4).expand(2, 4), "factor": torch.tensor([1.0, 1, 1, 0]).expand(2, 4),
-         "jitter": torch.zeros(2, dtype=torch.bool), "sigma": torch.zeros(2)}
-
-
-class Noise(Dataset):
-    """Samples of the form that the datasets give: 8 videos of 4 sources and 2 classes, drawn from epoch and index."""
-
-    def __init__(self, streams: int) -> None:
-        self.streams = streams
-
-    def __len__(self) -> int:
-        return 8
-
-    def __getitem__(self, item: tuple[int, int]) -> dict:
-        rng = np.random.default_rng(item)
-        clips = rng.integers(0, 256, (2, self.streams, 8, 32, 32, 3), dtype=np.uint8)
-        photo = PLAIN | {"channel": torch.full((2, self.streams, 8), -1)}
-        return {"clips": torch.from_numpy(clips), "photo": photo, "label": item[1] % 2, "source": item[1] // 2,
-                "index": item[1]}
-
-
-def small_backbone(network: str) -> tuple[nn.Module, dict]:
-    """A network that learns as S3D does, in a moment; other names as they are."""
-    if network != "s3d":
-        return select_backbone(network)
-    return nn.Sequential(nn.Conv3d(3, 6, 3, stride=4), nn.BatchNorm3d(6), nn.ReLU()), {"feature_size": 6}
-
-
 @pytest.fixture(autouse=True)
 def on_noise(monkeypatch, tmp_path):
     """A small network, datasets of noise, and an empty working directory."""
-    monkeypatch.setattr(momentum, "select_backbone", small_backbone)
-    monkeypatch.setattr(pretrain_script.catalog, "build",
-                        lambda name, mode, **_: Noise(2 if "2stream" in name else 1))
+    noise.install(monkeypatch.setattr)
     monkeypatch.setattr(launch, "_started", False)
     monkeypatch.chdir(tmp_path)
 

@@ -1,0 +1,101 @@
+"""Two processes, started in three ways, train to the same bits; only the first one writes and speaks."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import launch
+from utils import checkpoint
+from utils.errors import OptionError
+
+SCRIPT = str(Path(__file__).with_name("noise.py"))
+OPTIONS = ["main_coclr", "--dataset", "noise-2stream-2clip", "--seq_len", "8", "--img_dim", "32", "--batch_size", "2",
+           "--moco-k", "8", "--moco-dim", "8", "--topk", "2", "-j", "0"]
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def start(command: list[str], folder: Path) -> subprocess.Popen:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "MASTER"))}
+    return subprocess.Popen([sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, env=environment | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+
+
+def finish(process: subprocess.Popen) -> tuple[str, str]:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def checkpoint_of(folder: Path, epoch: int) -> Path:
+    [path] = folder.rglob(f"epoch{epoch}.pth.tar")
+    return path
+
+
+def run_whole(folder: Path) -> str:
+    out, err = finish(start(["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
+                             SCRIPT, *OPTIONS, "--epochs", "3"], folder))
+    assert err.count("no GPU found") == 1
+    return out
+
+
+def run_in_parts(folder: Path) -> str:
+    """Two epochs by the older launcher; the third as two nodes that start their processes themselves."""
+    out, _ = finish(start(["-m", "torch.distributed.launch", "--nproc_per_node=2", f"--master_port={free_port()}",
+                           SCRIPT, *OPTIONS, "--epochs", "2"], folder))
+    meeting = ["--multiprocessing-distributed", "--dist-url", f"tcp://127.0.0.1:{free_port()}", "--world-size", "2"]
+    resume = ["--epochs", "3", "--resume", str(checkpoint_of(folder, 1))]
+    nodes = [start([SCRIPT, *OPTIONS, *resume, *meeting, "--rank", str(node)], folder) for node in (0, 1)]
+    first, second = (finish(node)[0] for node in nodes)
+    assert second == ""
+    return out + first
+
+
+def test_three_ways_to_start_two_processes(tmp_path):
+    outputs = {}
+    for name, way in (("whole", run_whole), ("parts", run_in_parts)):
+        (tmp_path / name).mkdir()
+        outputs[name] = way(tmp_path / name)
+        assert outputs[name].count("mean: loss") == 3
+        assert "steps per epoch of 2 x 2" in outputs[name]
+    whole, parts = (checkpoint.load(checkpoint_of(tmp_path / name, 2)) for name in outputs)
+    assert (whole["iteration"], whole["best_acc"]) == (parts["iteration"], parts["best_acc"]) == (6, whole["best_acc"])
+    differing = [key for key, value in whole["state_dict"].items() if not torch.equal(value, parts["state_dict"][key])]
+    assert differing == []
+    assert torch.equal(whole["label_ring"]["sources"], whole["state_dict"]["queue_vname"])
+    assert len(set(whole["state_dict"]["queue_vname"].tolist())) == 4  # both processes' samples, all eight videos
+
+
+@pytest.mark.parametrize(("url", "nodes", "expected"), [
+    ("tcp://node1:1234", 2, {"MASTER_ADDR": "node1", "MASTER_PORT": "1234"}), ("file:///x", 2, {})])
+def test_where_processes_meet(url, nodes, expected, monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert launch._meeting_place(url, nodes) == expected
+    assert launch._meeting_place("env://", 1)["MASTER_ADDR"] == "127.0.0.1"
+    with pytest.raises(OptionError, match="--dist-url"):
+        launch._meeting_place("env://", 2)
+    monkeypatch.setenv("MASTER_ADDR", "somewhere")
+    assert launch._meeting_place("env://", 2) == {}
+
+
+@pytest.mark.parametrize(("world_size", "rank"), [(2, -1), (2, 2), (-1, 1)])
+def test_a_node_needs_its_number(world_size, rank):
+    from argparse import Namespace
+    with pytest.raises(OptionError, match="node's number"):
+        launch.spread(print, Namespace(world_size=world_size, rank=rank, dist_url="env://"))
+
+
+def test_one_process_is_not_spawned():
+    from argparse import Namespace
+    args = Namespace(world_size=1, rank=0, dist_url="env://")
+    assert launch.spread(lambda args: 7, args) == 7
+    assert (args.world_size, args.rank) == (-1, -1)
