@@ -48,7 +48,7 @@ def k400_files(folder: Path, lengths: dict[str, int]) -> tuple[dict[str, str], i
         names = present(listed, lengths)
         if not names:
             example = f"such as {listed[0]}" if listed else "and none is of a known class"
-            raise PrepareError(f"no video of {find_list(folder, side)} is there, {example}: class folders must be named "
+            raise PrepareError(f"no video of {find_list(folder, side)} is there, {example}: name class folders "
                                "as in ClassInd.txt")
         missing += len(listed) - len(names)
         files[f"{side}_split.csv"] = csv_text(names, classes, lengths)
