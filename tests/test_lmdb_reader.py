@@ -1,0 +1,231 @@
+"""Frames from LMDBs of both msgpack string types, in any process, and what damaged files say."""
+
+import multiprocessing
+import os
+import pickle
+
+import cv2
+import lmdb
+import msgpack
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from miniature import frame, jpeg, write_lmdb
+
+from dataset.errors import DataError
+from dataset.lmdb_reader import LmdbReader
+from dataset.msgpack_list import CutValueError, element_spans
+
+NAMES = ["Alpha/v_Alpha_g01_c01", "Beta two/b", "Beta two/ü"]
+
+
+def video(name: str, count: int) -> list[bytes]:
+    return [jpeg(frame(name, number)) for number in range(count)]
+
+
+@pytest.fixture
+def reader(tmp_path):
+    return LmdbReader(write_lmdb(tmp_path / "a.lmdb", {name: video(name, 3 + i) for i, name in enumerate(NAMES)}))
+
+
+def put(path, key: bytes, value: bytes | None) -> None:
+    with lmdb.open(str(path), subdir=False, lock=False, map_size=1 << 24) as env, env.begin(write=True) as transaction:
+        transaction.put(key, value) if value is not None else transaction.delete(key)
+
+
+@pytest.mark.parametrize("raw", [True, False])
+@pytest.mark.parametrize("folder", [True, False])
+def test_round_trip(tmp_path, raw, folder):
+    videos = {name: video(name, count) for name, count in zip(NAMES, (3, 20, 40), strict=True)}
+    reader = LmdbReader(write_lmdb(tmp_path / "a.lmdb", videos, raw=raw, folder=folder))
+    assert sorted(reader.names) == sorted(NAMES)
+    assert NAMES[0] in reader and "Alpha/other" not in reader
+    for name, jpegs in videos.items():
+        assert reader.num_frames(name) == len(jpegs)
+        wanted = [2, 0, 0, len(jpegs) - 1, 2]
+        frames = reader.frames(name, wanted)
+        assert frames.dtype == np.uint8 and frames.shape == (5, 48, 64, 3)
+        for got, number in zip(frames, wanted, strict=True):
+            expected = cv2.imdecode(np.frombuffer(jpegs[number], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+            assert (got == expected).all()
+
+
+def test_colours_are_red_green_blue(tmp_path):
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[..., 0] = 200
+    frames = LmdbReader(write_lmdb(tmp_path / "a.lmdb", {"A/a": [jpeg(image)]})).frames("A/a", [0])
+    assert frames[0, 8, 8, 0] > 190 and frames[0, 8, 8, 1:].max() < 10
+
+
+def test_flow_is_read_as_128_y_x(tmp_path):
+    """x flow lies in the first channel as OpenCV stores an image, which is the last of RGB."""
+    stored = np.full((16, 16, 3), (40, 200, 128), np.uint8)  # as OpenCV has it: x, y, 128
+    data = cv2.imencode(".jpg", stored, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+    frames = LmdbReader(write_lmdb(tmp_path / "a.lmdb", {"A/a": [data]})).frames("A/a", [0])
+    assert np.abs(frames[0, 8, 8].astype(int) - (128, 200, 40)).max() <= 3
+
+
+def test_each_frame_is_decoded_once(reader, monkeypatch):
+    decoded = []
+    imdecode = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: decoded.append(1) or imdecode(*given))
+    reader.frames(NAMES[0], [0, 0, 2, 0, 2])
+    assert len(decoded) == 2
+
+
+def test_the_result_does_not_refer_to_the_file(reader):
+    before = reader.frames(NAMES[0], [0, 1])
+    copy = before.copy()
+    reader.close()
+    assert (before == copy).all() and before.flags.writeable
+
+
+def read_sum(reader: LmdbReader) -> int:
+    return int(reader.frames(NAMES[0], [0, 2]).sum())
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_other_processes_read_too_and_leave_the_file_open(reader, method):
+    """The reader was used here before, which is what makes a fork inherit an open file."""
+    expected = read_sum(reader)
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map(read_sum, [reader] * 4) == [expected] * 4
+    assert read_sum(reader) == expected
+
+
+def test_a_fork_without_pickling_reads_too(reader):
+    expected = read_sum(reader)
+    child = os.fork()
+    if child == 0:
+        try:
+            good = read_sum(reader) == expected
+        except Exception:
+            good = False
+        os._exit(0 if good else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert read_sum(reader) == expected
+
+
+def test_nothing_is_open_before_a_frame_is_read(tmp_path, monkeypatch):
+    path = write_lmdb(tmp_path / "a.lmdb", {"A/a": video("A/a", 2)})
+    reader = LmdbReader(path)
+    assert reader.num_frames("A/a") == 2 and reader.names == ["A/a"]
+    lmdb.open(str(path), subdir=False, readonly=True, lock=False).close()  # would fail if the reader had it open
+    reader.frames("A/a", [0])
+    with pytest.raises(lmdb.Error, match="already open"):
+        lmdb.open(str(path), subdir=False, readonly=True, lock=False)
+
+
+def test_a_pickled_reader_has_no_handle_and_no_names(reader):
+    reader.frames(NAMES[0], [0])
+    assert len(pickle.dumps(reader)) < 1000
+    assert (pickle.loads(pickle.dumps(reader)).frames(NAMES[0], [1]) == reader.frames(NAMES[0], [1])).all()
+
+
+def test_readers_of_one_file_share_it(reader):
+    other = LmdbReader(reader.path)
+    assert (other.frames(NAMES[0], [1]) == reader.frames(NAMES[0], [1])).all()
+    reader.close()
+    assert other.frames(NAMES[0], [1]).shape[0] == 1
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(DataError, match=r"there is no LMDB .*none\.lmdb"):
+        LmdbReader(tmp_path / "none.lmdb").frames("A/a", [0])
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no database" * 1000])
+def test_a_file_that_is_no_lmdb(tmp_path, content):
+    (tmp_path / "a.lmdb").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.lmdb"):
+        _ = LmdbReader(tmp_path / "a.lmdb").names
+
+
+@pytest.mark.parametrize("key", [b"__order__", b"__keys__", b"__vlen__"])
+@pytest.mark.parametrize(("value", "words"), [(None, "has no"), (b"\xdc\x00", "is damaged"), (b"\x01", "not a list"),
+                                              (msgpack.packb(["x", 2]), "belong together")])
+def test_broken_metadata(reader, key, value, words):
+    put(reader.path, key, value)
+    with pytest.raises(DataError, match=words) as error:
+        _ = reader.names
+    assert "a.lmdb" in str(error.value) and "\n" not in str(error.value)
+
+
+def key_of(reader: LmdbReader, name: str) -> bytes:
+    return b"%09d" % reader.names.index(name)
+
+
+def test_a_missing_value_and_an_unknown_video(reader):
+    put(reader.path, key_of(reader, NAMES[0]), None)
+    with pytest.raises(DataError, match=f"video {NAMES[0]}"):
+        reader.frames(NAMES[0], [0])
+    with pytest.raises(DataError, match="has no video A/../b"):
+        reader.frames("A/../b", [0])
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_cut_values(reader, raw):
+    value = msgpack.packb(video(NAMES[0], 3), use_bin_type=not raw)
+    put(reader.path, key_of(reader, NAMES[0]), value[:-5])
+    assert len(reader.frames(NAMES[0], [0, 1])) == 2  # what is there can be used
+    with pytest.raises(DataError, match=f"a.lmdb, video {NAMES[0]}: its value is cut"):
+        reader.frames(NAMES[0], [0, 2])
+
+
+@pytest.mark.parametrize("damage", [b"", b"not a picture"])
+def test_a_frame_that_does_not_decode(reader, damage):
+    good = video(NAMES[0], 3)
+    put(reader.path, key_of(reader, NAMES[0]), msgpack.packb([good[0], damage, good[2]]))
+    assert len(reader.frames(NAMES[0], [0, 2])) == 2
+    with pytest.raises(DataError, match=f"video {NAMES[0]}, frame 1 does not decode"):
+        reader.frames(NAMES[0], [0, 1])
+
+
+def test_more_frames_asked_for_than_there_are(reader):
+    with pytest.raises(DataError, match=rf"video {NAMES[0]}: frame 7 was asked for, it has 3"):
+        reader.frames(NAMES[0], [0, 7, 9])
+
+
+def test_frames_of_different_sizes(tmp_path):
+    jpegs = [jpeg(frame("A/a", 0, size)) for size in ((16, 16), (16, 24))]
+    with pytest.raises(DataError, match="different sizes"):
+        LmdbReader(write_lmdb(tmp_path / "a.lmdb", {"A/a": jpegs})).frames("A/a", [0, 1])
+
+
+strings = st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 70000).map(bytes)), max_size=40)
+
+
+@given(strings, st.booleans(), st.data())
+def test_spans_are_where_msgpack_finds_the_strings(elements, raw, data):
+    packed = memoryview(msgpack.packb(elements, use_bin_type=not raw))
+    wanted = sorted(data.draw(st.sets(st.integers(0, max(0, len(elements) - 1))))) if elements else []
+    count, spans = element_spans(packed, wanted)
+    assert count == len(elements)
+    assert [packed[start:end] for start, end in spans] == [elements[i] for i in wanted]
+
+
+@given(strings.filter(bool), st.booleans(), st.data())
+def test_every_cut_is_noticed(elements, raw, data):
+    packed = msgpack.packb(elements, use_bin_type=not raw)
+    cut = data.draw(st.integers(0, len(packed) - 1))
+    with pytest.raises(CutValueError):
+        element_spans(memoryview(packed[:cut]), range(len(elements)))
+
+
+@pytest.mark.parametrize("count", [15, 16, 65535, 65536])
+def test_long_lists(count):
+    packed = memoryview(msgpack.packb([b"x"] * count))
+    assert element_spans(packed, [count - 1]) == (count, [(len(packed) - 1, len(packed))])
+    assert element_spans(packed, [count]) == (count, [])
+
+
+@pytest.mark.parametrize("value", [msgpack.packb({}), msgpack.packb(3), msgpack.packb([3, 4]), b"\xc1"])
+def test_something_else_than_a_list_of_strings(value):
+    with pytest.raises(CutValueError):
+        element_spans(memoryview(value), [0, 1])
+
+
+def test_negative_frames_are_refused(reader):
+    with pytest.raises(DataError, match="no frame -1"):
+        reader.frames(NAMES[0], [-1, 0])
