@@ -2,9 +2,9 @@
 
     python process_data/src/check_demo.py --videos demo/videos
 
-For each video, the nearest video of the other scenes (groups) by simple statistics of optical flow, and by those of the
-colours of its middle frame (over all frames, colours would also tell where things have moved). In the demo set the first
-should find the class, the second stay near chance.
+For each video, the nearest video of the other scenes (groups) by simple statistics of optical flow, and by those of
+the colours of its middle frame (over all frames, colours would also tell where things have moved). In the demo set the
+first should find the class, the second stay near chance.
 """
 
 import argparse

@@ -65,7 +65,7 @@ def clip_frames(name: str, group: int, clip: int, *, frames: int, size: tuple[in
     rng = np.random.default_rng([seed, group, clip, zlib.crc32(name.encode())])
     draw = draw_clip(rng)
     # were the object always at the middle first, its place in a still picture would give some classes away
-    setting = Setting(rng.uniform(0, 1, 2), rng.uniform(-0.3, 0.3, 2), rng.uniform(0.65, 1.15, 3))
+    setting = Setting(rng.uniform(0, 1, 2), rng.uniform(-0.5, 0.5, 2), rng.uniform(0.65, 1.15, 3))
     scene = make_scene(seed, group, FINE * size[1], FINE * size[0])
     return render_clip(scene, MOTIONS[name](np.arange(frames), draw), size, setting)
 

@@ -1,0 +1,113 @@
+"""The demo set: real files, the same every time, classes told by motion and not by colour."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from process_data.src.check_demo import colour_statistics, flow_statistics, measure, nearest_accuracy
+from process_data.src.demo_motions import MOTIONS, draw_clip
+from process_data.src.demo_scenes import make_scene
+from process_data.src.errors import PrepareError
+from process_data.src.render_demo import clip_frames, render
+from process_data.src.video_io import find_videos, read_frames
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"frames": 16, "size": (64, 48), "seed": 0}
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    out = tmp_path_factory.mktemp("demo") / "videos"
+    assert render(out, list(MOTIONS)[:8], groups=4, clips=2, **SMALL) == 64
+    return out
+
+
+def test_motion_tells_the_class_across_scenes_and_colour_does_not(demo):
+    result = measure(find_videos(demo))
+    assert result["chance"] == 1 / 8
+    # three standard deviations of 64 guesses at 1/8
+    assert result["bound"] == pytest.approx(0.125 + 3 * (0.125 * 0.875 / 64) ** 0.5)
+    assert result["flow"] > 0.8
+    assert result["colour"] < result["bound"]
+
+
+def test_files_are_real_videos_of_the_named_form(demo):
+    videos = find_videos(demo)
+    assert len({name.split("/")[0] for name in videos}) == 8
+    assert "Spin/v_Spin_g03_c02" in videos and videos["Spin/v_Spin_g03_c02"].suffix == ".avi"
+    for path in list(videos.values())[::9]:
+        frames = list(read_frames(path))
+        assert len(frames) == 16 and frames[0].shape == (48, 64, 3)
+
+
+def test_rendering_twice_gives_the_same_bytes(demo, tmp_path):
+    render(tmp_path / "again", ["Bounce"], groups=2, clips=1, **SMALL)
+    for path in (tmp_path / "again").rglob("*.avi"):
+        assert path.read_bytes() == (demo / path.relative_to(tmp_path / "again")).read_bytes()
+
+
+def test_a_video_holds_what_was_rendered(demo):
+    wanted = clip_frames("Zoom", 2, 1, **SMALL)
+    got = np.stack(list(read_frames(demo / "Zoom" / "v_Zoom_g02_c01.avi")))
+    assert np.abs(wanted.astype(int) - got).mean() < 8  # JPEG
+
+
+@pytest.mark.parametrize("name", MOTIONS)
+def test_every_motion_moves_in_any_sixteen_frames(name):
+    pose = MOTIONS[name](np.arange(48), draw_clip(np.random.default_rng(5)))
+    moves = sum(np.abs(np.diff(v)) for v in (pose.x, pose.y, pose.angle, pose.log_scale))
+    assert len(moves) == 47
+    assert min(moves[i : i + 15].mean() for i in range(33)) > 0.01
+
+
+def test_a_scene_is_a_torus_and_depends_on_its_group_alone():
+    scene, again, other = make_scene(0, 1, 48, 64), make_scene(0, 1, 48, 64), make_scene(0, 2, 48, 64)
+    assert (scene.ground == again.ground).all() and (scene.ground != other.ground).any()
+    ground = scene.ground.astype(float)
+    inside, seam = np.abs(np.diff(ground, axis=1)).mean(), np.abs(ground[:, 0] - ground[:, -1]).mean()
+    assert seam < 2 * inside
+
+
+def test_flow_statistics_of_a_known_flow():
+    flow = np.zeros((2, 6, 6, 2))
+    flow[..., 0] = 1.0  # one pixel to the right everywhere: direction bin 0, size bin 2 (0.75-1.5)
+    cell = np.zeros(13)
+    cell[0] = cell[8 + 2] = 1
+    np.testing.assert_allclose(flow_statistics(flow), np.tile(cell, 9))
+
+
+def test_colour_statistics_of_a_known_frame():
+    frame = np.zeros((6, 6, 3), np.uint8)
+    frame[..., 1] = 255
+    channel = np.eye(8)[[0, 7, 0]].ravel()
+    np.testing.assert_allclose(colour_statistics(frame), np.tile(channel, 9))
+
+
+def test_the_nearest_of_the_own_scene_does_not_count():
+    rows = np.array([[0.0], [0.1], [5.0], [5.1]])
+    assert nearest_accuracy(rows, ["a", "a", "b", "b"], ["1", "1", "2", "2"]) == 0.0
+    assert nearest_accuracy(rows, ["a", "a", "b", "b"], ["1", "2", "1", "2"]) == 1.0
+
+
+def test_a_folder_with_files_is_not_rendered_into(demo):
+    with pytest.raises(PrepareError, match="not an empty folder"):
+        render(demo, ["Bounce"], groups=1, clips=1, **SMALL)
+
+
+@pytest.mark.parametrize("wrong", [["--classes", "1"], ["--size", "65x48"], ["--size", "tiny"], ["--frames", "4"]])
+def test_wrong_options_end_in_one_line(wrong, tmp_path):
+    command = [sys.executable, ROOT / "process_data/src/render_demo.py", "--out", tmp_path / "x", *wrong]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_contact_sheet_has_a_row_for_each_class(tmp_path):
+    command = [sys.executable, ROOT / "process_data/src/render_demo.py", "--out", tmp_path / "x", "--classes", "2",
+               "--groups", "1", "--clips", "1", "--frames", "16", "--contact_sheet", tmp_path / "sheet.png"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert cv2.imread(str(tmp_path / "sheet.png")).shape[0] == 1.5 * 2 * (48 + 4)
