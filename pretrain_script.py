@@ -77,7 +77,7 @@ def build_loader(args: Namespace, here: Launch) -> DataLoader:
 
 def build_run(model: MomentumContrast, args: Namespace, here: Launch, with_labels: bool) -> Run:
     """Move a model to its device, and give it an optimizer and, ``with_labels``, a ring of labels."""
-    model.to(here.device)
+    model.to(here.device, memory_format=torch.channels_last_3d)  # as the clips lie in memory
     ring = LabelRing(args.moco_k, here.device) if with_labels else None
     optimizer = RunOptimizer(model.named_parameters(), lr=args.lr, wd=args.wd)
     return Run(model, optimizer, ring, start_epoch=args.start_epoch)

@@ -71,7 +71,7 @@ def build_net(args: Namespace, num_class: int) -> nn.Module:
 
 def spread(net: nn.Module, devices: Devices) -> nn.Module:
     """The network on its device, or on several GPUs."""
-    net.to(devices[0])
+    net.to(devices[0], memory_format=torch.channels_last_3d)  # as the clips lie in memory
     return nn.DataParallel(net, device_ids=devices) if len(devices) > 1 else net
 
 
@@ -85,7 +85,7 @@ def train(args: Namespace, devices: Devices) -> None:
     net = build_net(args, len(loaders[0].dataset.index.classes))
     if args.pretrain not in ("", RANDOM) and not args.resume:
         network.load_backbone(net, args.pretrain)
-    net.to(devices[0])
+    net.to(devices[0], memory_format=torch.channels_last_3d)  # before the optimizer holds its parameters
     plan = finetune.Plan(**{name: getattr(args, name) for name in finetune.Plan.__dataclass_fields__})
     optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=args.lr, wd=args.wd)
     progress = finetune.Progress(epoch=args.start_epoch)
