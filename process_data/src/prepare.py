@@ -80,7 +80,7 @@ def begin(place: Places, settings: dict, overwrite: bool) -> list[str]:
 
     Raises PrepareError, with nothing touched, when something other than a run of these settings has written here.
     """
-    earlier = record.read(place.record)
+    earlier = {"settings": {}, "finished": []} | record.read(place.record) if place.record.exists() else {}
     same = bool(earlier) and not record.difference(earlier["settings"], settings)
     if not overwrite:
         if earlier and not same:

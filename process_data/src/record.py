@@ -20,9 +20,12 @@ def read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except ValueError as error:
         raise PrepareError(f"{path} is damaged ({error}): remove it and run with --overwrite") from error
+    if not isinstance(found, dict):
+        raise PrepareError(f"{path} is no record of this command: remove it and run with --overwrite")
+    return found
 
 
 def write(path: Path, record: dict[str, Any]) -> None:

@@ -1,0 +1,137 @@
+"""The LMDB writer against the format read by hand; an interrupted file never looks complete."""
+
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import lmdb
+import msgpack
+import numpy as np
+import pytest
+
+from process_data.src import lmdb_file
+from process_data.src.errors import PrepareError
+from process_data.src.lmdb_file import open_lmdb, pack, write_lmdb
+
+ROOT = Path(__file__).parents[1]
+SCRIPT = ROOT / "process_data/src/convert_video_to_lmdb.py"
+LENGTHS = {"Run/v_Run_g01_c01": 3, "Jump up/v_Jump_g01_c01": 2, "Run/v_Run_g02_c01": 20, "Walk/v_é": 1, "Run/b": 4}
+
+
+def jpeg(number: int) -> bytes:
+    return cv2.imencode(".jpg", np.full((8, 10, 3), number, np.uint8))[1].tobytes()
+
+
+def entries(path) -> dict[bytes, bytes]:
+    with lmdb.open(str(path), subdir=False, readonly=True, lock=False) as env, env.begin() as txn:
+        return dict(txn.cursor())
+
+
+@pytest.fixture
+def frames(tmp_path):
+    for name, length in LENGTHS.items():
+        (tmp_path / "frames" / name).mkdir(parents=True)
+        for i in range(1, length + 1):
+            (tmp_path / "frames" / name / f"image_{i:05d}.jpg").write_bytes(jpeg(10 * i))
+            (tmp_path / "frames" / name / f"flow_{i:05d}.jpg").write_bytes(jpeg(10 * i + 1))
+    return tmp_path / "frames"
+
+
+def convert(*arguments):
+    return subprocess.run([sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True)
+
+
+def test_the_file_is_in_the_published_format(frames, tmp_path):
+    done = convert("--frames", frames, "--out", tmp_path / "x.lmdb")
+    assert done.returncode == 0, done.stderr
+    stored = entries(tmp_path / "x.lmdb")
+    order = sorted(LENGTHS)
+    random.seed(0)
+    random.shuffle(order)
+    assert msgpack.unpackb(stored.pop(b"__order__")) == order
+    assert (tmp_path / "x.lmdb-order").read_text().splitlines() == order
+    keys = msgpack.unpackb(stored.pop(b"__keys__"))
+    assert keys == [b"%09d" % order.index(name) for name in sorted(LENGTHS)]
+    assert msgpack.unpackb(stored.pop(b"__vlen__")) == [LENGTHS[order[int(key)]] for key in keys]
+    assert msgpack.unpackb(stored.pop(b"__len__")) == len(LENGTHS)
+    assert sorted(stored) == sorted(keys)
+    for key in keys:
+        wanted = [jpeg(10 * i) for i in range(1, LENGTHS[order[int(key)]] + 1)]
+        assert msgpack.unpackb(stored[key]) == wanted
+
+
+def test_flow_frames_go_into_their_own_file(frames, tmp_path):
+    assert convert("--frames", frames, "--kind", "flow", "--out", tmp_path / "f.lmdb").returncode == 0
+    with open_lmdb(tmp_path / "f.lmdb") as file:
+        assert file.lengths == LENGTHS
+        assert file.jpegs("Run/v_Run_g01_c01") == [jpeg(11), jpeg(21), jpeg(31)]
+
+
+def test_the_map_grows(tmp_path, monkeypatch):
+    monkeypatch.setattr(lmdb_file, "FIRST_MAP", 1 << 16)
+    values = {f"a/{i}": pack([bytes([i]) * 300_000]) for i in range(5)}
+    write_lmdb(tmp_path / "x.lmdb", values, values.__getitem__)
+    with open_lmdb(tmp_path / "x.lmdb") as file:
+        assert {name: pack(file.jpegs(name)) for name in file.lengths} == values
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_both_msgpack_string_types_read(tmp_path, raw):
+    entry = {b"000000000": [b"\xff\xd8x"], b"__keys__": [b"000000000"], b"__order__": ["A/b"], b"__vlen__": [1]}
+    with lmdb.open(str(tmp_path / "x"), subdir=False) as env, env.begin(write=True) as txn:
+        for key, value in entry.items():
+            txn.put(key, msgpack.packb(value, use_bin_type=not raw))
+    with open_lmdb(tmp_path / "x") as file:
+        assert file.lengths == {"A/b": 1} and file.jpegs("A/b") == [b"\xff\xd8x"]
+    with open_lmdb(tmp_path / "x") as file:
+        assert lmdb_file.count(file.value("A/b")) == 1
+
+
+def test_a_converter_killed_midway_leaves_nothing_that_looks_complete(frames, tmp_path):
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from pathlib import Path
+from process_data.src import convert_video_to_lmdb as convert
+whole, calls = convert.pack_folder, []
+def pack_folder(folder, kind):
+    calls.append(folder)
+    if len(calls) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return whole(folder, kind)
+convert.pack_folder = pack_folder
+sys.argv[1:] = ["--frames", {str(frames)!r}, "--out", {str(tmp_path / "x.lmdb")!r}]
+convert.main()
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True).returncode == -signal.SIGKILL
+    assert not (tmp_path / "x.lmdb").exists() and not (tmp_path / "x.lmdb-order").exists()
+    assert (tmp_path / "x.lmdb.partial").exists()
+    assert convert("--frames", frames, "--out", tmp_path / "x.lmdb").returncode == 0
+    with open_lmdb(tmp_path / "x.lmdb") as file:
+        assert file.lengths == LENGTHS
+    assert not (tmp_path / "x.lmdb.partial").exists()
+
+
+def test_a_missing_frame_and_wrong_paths_are_told_in_one_line(frames, tmp_path):
+    (frames / "Run/v_Run_g02_c01/image_00007.jpg").unlink()
+    out = tmp_path / "x.lmdb"
+    for arguments, words in (
+        (("--frames", frames, "--out", out), "image_00007.jpg"),
+        (("--frames", tmp_path / "none", "--out", out), "no folder"),
+        (("--frames", frames / "Walk", "--out", out), "no frame folders"),
+        (("--frames", frames, "--out", frames), "exists"),
+    ):
+        done = convert(*arguments)
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    assert not out.exists()
+
+
+def test_reading_something_else_is_told(tmp_path):
+    (tmp_path / "x").write_text("nonsense" * 1000)
+    with pytest.raises(PrepareError, match="no LMDB"), open_lmdb(tmp_path / "x"):
+        pass
+    with pytest.raises(PrepareError, match="no LMDB"), open_lmdb(tmp_path / "y"):
+        pass
