@@ -55,7 +55,7 @@ def all_gather(tensor: Tensor) -> Tensor:
         return tensor
     tensor = tensor.contiguous()
     gathered = tensor.new_empty((world_size() * len(tensor), *tensor.shape[1:]))
-    dist.all_gather_into_tensor(gathered, tensor)
+    dist.all_gather_single(gathered, tensor)
     return gathered
 
 
