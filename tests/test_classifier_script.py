@@ -7,12 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import miniature
 import pytest
 import torch
 
 import launch
 from eval import feature_linear_probe, main_classifier, merge_2stream_prob
-from miniature import ucf101_tree
 from model.pretrain import InfoNCE
 
 ROOT = Path(__file__).parents[1]
@@ -23,12 +23,23 @@ SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "2", "-j", "0", "-
 def place(tmp_path_factory):
     """A folder with a miniature UCF101, and an InfoNCE file in pre/model/epoch5.pth.tar."""
     folder = tmp_path_factory.mktemp("classifier")
-    ucf101_tree(folder)
-    torch.manual_seed(1)
+    miniature.make(folder, classes=3, groups=8, clips=1, seed=1)  # 18 training and 6 test videos
     (folder / "pre" / "model").mkdir(parents=True)
-    state = InfoNCE("s3d", dim=8, K=8).state_dict()
-    torch.save({"epoch": 5, "state_dict": state, "best_acc": 0.5, "iteration": 9}, folder / "pre/model/epoch5.pth.tar")
+    torch.save({"epoch": 5, "state_dict": pretrained_state(), "best_acc": 0.5, "iteration": 9},
+               folder / "pre/model/epoch5.pth.tar")
     return folder
+
+
+def pretrained_state() -> dict[str, torch.Tensor]:
+    """State of an InfoNCE model whose features tell clips apart, as those of new BatchNorm statistics do not."""
+    torch.manual_seed(1)
+    model = InfoNCE("s3d", dim=8, K=8)
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm3d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    with torch.no_grad():
+        model.encoder_q(torch.randn(4, 3, 8, 32, 32) + 2 * torch.randn(4, 3, 1, 1, 1))
+    return model.state_dict()
 
 
 @pytest.fixture
@@ -84,6 +95,28 @@ def test_resume_goes_on_in_the_same_run_folder(trained, run):
     last.write_bytes(kept)
 
 
+def test_a_resumed_probe_ends_like_one_that_never_stopped(run):
+    words = ["--dataset", "ucf101", *SMALL, "--pretrain", "pre/model/epoch5.pth.tar", "--optim", "sgd",
+             "--schedule", "1"]
+
+    def last(prefix: str) -> Path:
+        return next(Path(f"log-eval-{prefix}").glob("*/model/epoch*.pth.tar"))
+
+    assert run(*words, "--prefix", "whole", "--epochs", "2") == 0
+    assert run(*words, "--prefix", "parts", "--epochs", "1") == 0
+    first = last("parts").read_bytes()
+    assert run(*words, "--prefix", "parts", "--epochs", "2", "--lr", "0.7", "--resume", str(last("parts"))) == 0
+    one, two = (torch.load(last(prefix), weights_only=True) for prefix in ("whole", "parts"))
+    assert all(torch.equal(value, two["state_dict"][key]) for key, value in one["state_dict"].items())
+    assert [group["lr"] for group in two["optimizer"]["param_groups"]] == pytest.approx([1e-4] * 4)
+    last("parts").unlink()
+    start = Path("log-eval-parts", *last("whole").parts[1:-1], "epoch0.pth.tar")
+    start.write_bytes(first)
+    assert run(*words, "--epochs", "2", "--lr", "0.7", "--reset_lr", "--resume", str(start)) == 0
+    groups = torch.load(last("parts"), weights_only=True)["optimizer"]["param_groups"]
+    assert [group["lr"] for group in groups] == pytest.approx([0.07] * 4)
+
+
 def test_crops_print_and_write(trained, run, place, capsys):
     checkpoint = trained / "model" / "epoch1.pth.tar"
     words = ["--dataset", "ucf101", *SMALL, "--train_what", "ft", "--test", str(checkpoint)]
@@ -111,6 +144,7 @@ def test_retrieval_of_both_streams_then_probe_and_fusion(run, place, capsys):
     folder = checkpoint.parent / "feature"
     features = torch.load(folder / "ucf101_test_feature.pth.tar", weights_only=True)
     assert features.shape == (len(csv_paths(place, "test")), 1024) and (features.norm(dim=1) < 1.001).all()
+    assert features.std(dim=0).mean() > 1e-3  # otherwise the comparisons below would say nothing
     assert json.loads((folder / "ucf101_train_vname.json").read_text()) == csv_paths(place, "train")
     assert (folder / "ucf101-f_sim.pth.tar").is_file()
 
