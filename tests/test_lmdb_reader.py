@@ -160,7 +160,7 @@ def test_a_missing_value_and_an_unknown_video(reader):
     put(reader.path, key_of(reader, NAMES[0]), None)
     with pytest.raises(DataError, match=f"video {NAMES[0]}"):
         reader.frames(NAMES[0], [0])
-    with pytest.raises(DataError, match="has no video A/../b"):
+    with pytest.raises(DataError, match=r"has no video A/\.\./b"):
         reader.frames("A/../b", [0])
 
 

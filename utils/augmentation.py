@@ -129,9 +129,9 @@ def replace_channels(values: Tensor, channel: Tensor) -> Tensor:
 
 def blur_matrices(sigma: np.ndarray, size: int) -> np.ndarray:
     """Gaussian blur of `size` pixels in a row as a matrix, float32 (R, size, size); the border repeats its pixel."""
-    reach = int(np.ceil(BLUR_REACH * sigma.max()))
-    taps = np.arange(-reach, reach + 1)
-    weights = np.exp(-0.5 * (taps / sigma[:, None].astype(np.float64)) ** 2)  # (R, taps)
+    reach = np.ceil(BLUR_REACH * sigma[:, None].astype(np.float64))  # (R, 1)
+    taps = np.arange(-int(reach.max()), int(reach.max()) + 1)
+    weights = np.exp(-0.5 * (taps / sigma[:, None].astype(np.float64)) ** 2) * (np.abs(taps) <= reach)  # (R, taps)
     weights /= weights.sum(axis=1, keepdims=True)
     matrices = np.zeros((len(sigma), size, size))
     pixels = np.arange(size)

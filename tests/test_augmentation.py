@@ -1,0 +1,181 @@
+"""Photometric steps against Pillow's on the same draws, and on tensors of another device."""
+
+import numpy as np
+import pytest
+import torch
+from miniature import frame
+from PIL import Image, ImageEnhance, ImageFilter
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torchvision.transforms import functional
+
+from utils import augmentation
+from utils.augmentation import MEAN, STD
+from utils.photo import BRIGHTNESS, CONTRAST, HUE, SATURATION
+
+N, S, T, H, W = 3, 2, 2, 40, 48
+PILLOW = {
+    BRIGHTNESS: lambda image, factor: ImageEnhance.Brightness(image).enhance(factor),
+    CONTRAST: lambda image, factor: ImageEnhance.Contrast(image).enhance(factor),
+    SATURATION: lambda image, factor: ImageEnhance.Color(image).enhance(factor),
+    HUE: functional.adjust_hue,
+}
+
+
+def some_clips(seed: int = 0) -> torch.Tensor:
+    """Frames with edges, flat parts, greys, and noise, (N, S, T, H, W, 3)."""
+    rng = np.random.default_rng(seed)
+    clips = np.stack([frame(f"{seed}", i, (H, W)) for i in range(N * S * T)]).reshape(N, S, T, H, W, 3)
+    clips[..., :10, :20, :] = rng.integers(0, 256, (N, S, T, 10, 20, 3))
+    clips[..., 10:15, :, :] = rng.integers(0, 256, (N, S, T, 5, W, 1))
+    clips[..., 15:20, :10, :], clips[..., 15:20, 10:20, :] = 0, 255
+    return torch.from_numpy(clips)
+
+
+def no_draws(n: int = N) -> dict[str, torch.Tensor]:
+    return {"jitter": torch.zeros(n, dtype=torch.bool), "order": torch.arange(4).repeat(n, 1),
+            "factor": torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(n, 1),
+            "channel": torch.full((n, S, T), -1), "sigma": torch.zeros(n)}
+
+
+def all_draws() -> dict[str, torch.Tensor]:
+    """Every step at least once, and combinations of them."""
+    photo = no_draws()
+    photo["jitter"] = torch.tensor([True, False, True])
+    photo["order"][0], photo["order"][2] = torch.tensor([3, 1, 0, 2]), torch.tensor([1, 0, 2, 3])
+    photo["factor"][0], photo["factor"][2] = torch.tensor([1.3, 0.7, 1.35, 0.08]), torch.tensor([0.65, 1.4, 0.6, -0.1])
+    photo["channel"][1] = torch.tensor([[0, 1], [2, 1]])
+    photo["channel"][2] = torch.tensor([[2, 2], [0, 0]])
+    photo["sigma"] = torch.tensor([0.0, 1.1, 2.0])
+    return photo
+
+
+def by_pillow(image: np.ndarray, photo: dict[str, torch.Tensor], n: int, s: int, t: int) -> np.ndarray:
+    """One frame, one step after the other."""
+    picture = Image.fromarray(image)
+    if photo["jitter"][n]:
+        for operation in photo["order"][n].tolist():
+            picture = PILLOW[operation](picture, photo["factor"][n, operation].item())
+    if photo["channel"][n, s, t] >= 0:
+        channel = picture.getchannel(int(photo["channel"][n, s, t]))
+        picture = Image.merge("RGB", [channel] * 3)
+    if photo["sigma"][n] > 0:
+        picture = picture.filter(ImageFilter.GaussianBlur(photo["sigma"][n].item()))
+    return np.asarray(picture).astype(np.float32)
+
+
+def levels(output: torch.Tensor) -> np.ndarray:
+    """Normalised (N, S, 3, T, h, w) as grey levels (N, S, T, h, w, 3)."""
+    values = output.permute(0, 1, 3, 4, 5, 2)
+    return ((values * torch.tensor(STD) + torch.tensor(MEAN)) * 255).numpy()
+
+
+def differences(clips: torch.Tensor, photo: dict[str, torch.Tensor]) -> np.ndarray:
+    """Mean absolute difference to Pillow, in grey levels, of each frame."""
+    ours = levels(augmentation.photometric(clips, photo))
+    return np.array([[[np.abs(ours[n, s, t] - by_pillow(clips[n, s, t].numpy(), photo, n, s, t)).mean()
+                       for t in range(T)] for s in range(S)] for n in range(N)])
+
+
+@pytest.mark.parametrize("operation", PILLOW)
+@pytest.mark.parametrize("strength", [-1.0, -0.33, 0.0, 0.41, 0.9])
+def test_each_colour_step_is_pillows(operation, strength):
+    """In 99.5 % of the values, so the rounding is the same too; a hue on the edge of a step may fall either way."""
+    factor = strength * 0.1 if operation == HUE else 1 + strength * 0.4
+    part = np.float32(factor).reshape(1, 1, 1, 1, 1, 1)
+    clips = some_clips()
+    ours = augmentation.STEPS[operation](clips.float(), torch.from_numpy(part)).numpy()
+    for place in np.ndindex(N, S, T):
+        expected = np.asarray(PILLOW[operation](Image.fromarray(clips[place].numpy()), factor)).astype(np.float32)
+        assert (ours[place] == expected).mean() > 0.995
+        assert np.abs(ours[place] - expected).max() <= (6 if operation == HUE else 1)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.5, 1.0, 1.5, 2.0])
+def test_blur_is_close_to_pillows(sigma):
+    photo = no_draws()
+    photo["sigma"] = torch.tensor([0.0, sigma, 2.0])
+    clips = some_clips()
+    clips[..., :10, :20, :] = 90  # its box filters are no Gaussian for noise of single pixels
+    assert differences(clips, photo).max() < 1
+
+
+@pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
+def test_blur_is_a_gaussian(sigma):
+    """Against torchvision's convolution with as many taps, on frames whose border is repeated as ours."""
+    reach = int(np.ceil(3 * sigma))
+    clips = some_clips().float()
+    matrices = [torch.from_numpy(augmentation.blur_matrices(np.full(N, sigma), size)) for size in (H, W)]
+    ours = augmentation.blur(clips, *matrices)
+    padded = torch.nn.functional.pad(clips.flatten(0, 2).permute(0, 3, 1, 2), [reach] * 4, mode="replicate")
+    theirs = functional.gaussian_blur(padded, 2 * reach + 1, sigma)[..., reach:-reach, reach:-reach]
+    torch.testing.assert_close(ours.flatten(0, 2).permute(0, 3, 1, 2), theirs, rtol=0, atol=1e-3)
+
+
+def test_all_steps_in_their_order():
+    assert differences(some_clips(), all_draws()).max() < 1
+
+
+def test_nothing_drawn_is_normalisation_alone():
+    clips = some_clips()
+    clips_before = clips.clone()
+    output = augmentation.photometric(clips, no_draws())
+    expected = torch.stack([functional.normalize(functional.to_tensor(image.numpy()), MEAN, STD)
+                            for image in clips.flatten(0, 2)])
+    torch.testing.assert_close(output.permute(0, 1, 3, 2, 4, 5).flatten(0, 2), expected)
+    assert torch.equal(clips, clips_before)
+
+
+def test_input_and_draws_are_left_alone():
+    clips, photo = some_clips(), all_draws()
+    copies = clips.clone(), {name: value.clone() for name, value in photo.items()}
+    augmentation.photometric(clips, photo)
+    assert torch.equal(clips, copies[0])
+    assert all(torch.equal(photo[name], copies[1][name]) for name in photo)
+
+
+def test_clips_do_not_influence_each_other():
+    clips, photo = some_clips(), all_draws()
+    whole = augmentation.photometric(clips, photo)
+    for n in range(N):
+        alone = augmentation.photometric(clips[n:n + 1], {name: value[n:n + 1] for name, value in photo.items()})
+        torch.testing.assert_close(alone[0], whole[n], rtol=0, atol=1e-4)
+
+
+def test_shape_and_memory():
+    output = augmentation.photometric(some_clips(), all_draws())
+    assert output.shape == (N, S, 3, T, H, W) and output.dtype == torch.float32
+    assert output.flatten(0, 1).is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_contrast_pivots_on_each_frame():
+    clips = torch.full((1, 1, 2, 8, 8, 3), 40, dtype=torch.uint8)
+    clips[:, :, 1] = 200
+    output = augmentation.contrast(clips.float(), torch.full((1, 1, 1, 1, 1, 1), 0.6))
+    assert torch.equal(output, clips.float())
+
+
+def test_channels_are_replaced_frame_by_frame():
+    clips, photo = some_clips(), no_draws()
+    photo["channel"][1] = torch.tensor([[0, 2], [1, 0]])
+    output = levels(augmentation.photometric(clips, photo)).round()
+    for s in range(S):
+        for t in range(T):
+            channel = int(photo["channel"][1, s, t])
+            assert (output[1, s, t] == clips[1, s, t].numpy()[..., channel:channel + 1]).all()
+            assert (output[0, s, t] == clips[0, s, t].numpy()).all()
+
+
+def test_on_a_gpu_that_is_not_there():
+    """Draws stay on the host; a tensor made on the wrong device fails."""
+    photo = all_draws()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        clips = torch.empty(N, S, T, H, W, 3, dtype=torch.uint8, device="cuda")
+        output = augmentation.photometric(clips, photo)
+        assert output.device.type == "cuda" and output.shape == (N, S, 3, T, H, W)
+        with pytest.raises(RuntimeError, match="device"):
+            augmentation.blur(clips.float(), torch.empty(N, H, H), torch.empty(N, W, W))
+
+
+def test_on_the_meta_device():
+    clips = torch.empty(N, S, T, H, W, 3, dtype=torch.uint8, device="meta")
+    assert augmentation.photometric(clips, all_draws()).device.type == "meta"

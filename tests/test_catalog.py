@@ -1,0 +1,126 @@
+"""Dataset names, where their files lie, and what they give."""
+
+import numpy as np
+import pytest
+from miniature import make
+
+from dataset import catalog
+from dataset.clip_sampler import RandomClips, Windows
+from dataset.errors import DataError
+
+BOTH = ("rgb", "flow")
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    return {name: make(tmp_path_factory.mktemp(name), name, raw=name == "k400", folder=name == "my.set-1", groups=5)
+            for name in ("ucf101", "hmdb51", "k400", "my.set-1")}
+
+
+def build(made, suffix="", mode="train", seq_len=4, ds=1, **settings):
+    return catalog.build(made.name + suffix, mode, transform=None, seq_len=seq_len, ds=ds, **made.roots, **settings)
+
+
+@pytest.mark.parametrize("base", ["ucf101", "hmdb51", "k400", "mine", "my-videos", "my-f-videos"])
+@pytest.mark.parametrize(("suffix", "streams", "clips"), [
+    ("", ("rgb",), 1), ("-f", ("flow",), 1), ("-2clip", ("rgb",), 2), ("-f-2clip", ("flow",), 2),
+    ("-2stream-2clip", BOTH, 2)])
+def test_names(base, suffix, streams, clips):
+    spec = catalog.parse(base + suffix)
+    assert (spec.name, spec.base, spec.streams, spec.clips) == (base + suffix, base, streams, clips)
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("ucf101-2stream", "ucf101-2stream-2clip"), ("../etc", "no dataset name"), ("a/b", "no dataset name"),
+    ("", "no dataset name"), (".hidden", "no dataset name"), ("a b", "no dataset name")])
+def test_names_that_cannot_be(name, words):
+    with pytest.raises(DataError, match=words):
+        catalog.parse(name)
+
+
+@pytest.mark.parametrize(("name", "files", "lists"), [
+    ("ucf101", ["UCF101/ucf101_frame.lmdb"] * 2, ["ucf101/train_split02.csv", "ucf101/test_split02.csv"]),
+    ("ucf101-f", ["UCF101/ucf101_tvl1_frame.lmdb"] * 2, ["ucf101/train_split02.csv", "ucf101/test_split02.csv"]),
+    ("hmdb51-f", ["HMDB51/hmdb51_tvl1_frame.lmdb"] * 2, ["hmdb51/train_split02.csv", "hmdb51/test_split02.csv"]),
+    ("mine-f", ["mine/mine_tvl1_frame.lmdb"] * 2, ["mine/train_split02.csv", "mine/test_split02.csv"]),
+    ("mine", ["mine/mine_frame.lmdb"] * 2, ["mine/train_split02.csv", "mine/test_split02.csv"])])
+def test_places(tmp_path, name, files, lists):
+    spec = catalog.parse(name)
+    sides = (True, False)
+    assert [spec.lmdbs(tmp_path, train=train) for train in sides] == [[tmp_path / file] for file in files]
+    assert [spec.csv(tmp_path, 2, train=train) for train in sides] == [tmp_path / file for file in lists]
+
+
+def test_places_of_k400(tmp_path):
+    spec = catalog.parse("k400-2stream-2clip")
+    for train, part in ((True, "train"), (False, "val")):
+        assert spec.lmdbs(tmp_path, train=train) == [tmp_path / f"K400/k400_frame_{part}.lmdb",
+                                                     tmp_path / f"K400/k400_flow_{part}.lmdb"]
+        assert spec.csv(tmp_path, 1, train=train) == tmp_path / f"k400/{part}_split.csv"
+
+
+@pytest.mark.parametrize(("name", "split"), [("k400", 2), ("ucf101", 4), ("hmdb51", 0)])
+def test_splits_that_cannot_be(tmp_path, name, split):
+    with pytest.raises(DataError, match=f"{name} has no split {split}"):
+        catalog.parse(name).csv(tmp_path, split, train=True)
+
+
+@pytest.mark.parametrize("name", ["ucf101", "hmdb51", "k400", "my.set-1"])
+@pytest.mark.parametrize("suffix", ["", "-f", "-2clip", "-f-2clip", "-2stream-2clip"])
+def test_every_name_gives_its_videos(sets, name, suffix):
+    made = sets[name]
+    train, test = build(made, suffix), build(made, suffix, "test")
+    assert train.index.names == made.train and test.index.names == made.test
+    assert train.index.paths[0] == f"/somewhere/frame/{made.train[0]}/"
+    assert train.index.classes == made.classes == catalog.class_names(name + suffix, made.split_root)
+    assert [made.classes[label] for label in train.index.labels] == [video.split("/")[0] for video in made.train]
+    frames = min(made.lengths[made.train[0]] - ("f" in suffix or "2stream" in suffix), 20)
+    assert train.index.num_frames.tolist() == [frames] * len(made.train)
+    assert len(train.readers) == len(catalog.parse(name + suffix).streams)
+    assert train.sampler.clips == (2 if "2clip" in suffix else 1)
+
+
+@pytest.mark.parametrize("name", ["ucf101", "k400", "my.set-1"])
+def test_sources(sets, name):
+    sources = build(sets[name]).index.sources
+    groups = np.unique(sources, return_counts=True)[1]
+    assert set(groups) == ({1} if name == "k400" else {2})  # two clips a group
+
+
+def test_modes(sets):
+    made = sets["ucf101"]
+    modes = {mode: build(made, mode=mode) for mode in catalog.MODES}
+    assert modes["train"].sampler == RandomClips(4, 1) and modes["train"].by_epoch
+    assert modes["gallery"].sampler == RandomClips(4, 1, windowed=True)
+    assert modes["test"].sampler == modes["gallery_windows"].sampler == Windows(4, 1)
+    assert not any(modes[mode].by_epoch for mode in modes if mode != "train")
+    assert modes["gallery"].index.names == modes["gallery_windows"].index.names == made.train
+    assert len(modes["val"]) == round(0.3 * len(made.test)) and set(modes["val"].index.names) <= set(made.test)
+
+
+def test_the_length_rules(sets):
+    """With 20 frames: half of 36 and two frames fit, half of 38 do not; a whole clip of 18 fits, of 19 does not."""
+    assert len(build(sets["ucf101"], seq_len=36)) and len(build(sets["k400"], seq_len=18))
+    for name, seq_len in (("ucf101", 38), ("k400", 19)):
+        with pytest.raises(DataError, match="too short"):
+            build(sets[name], seq_len=seq_len)
+
+
+def test_an_unknown_dataset_says_what_it_needs(tmp_path):
+    with pytest.raises(DataError) as error:
+        catalog.build("ufc101-2clip", "train", transform=None, data_root=tmp_path, split_root=tmp_path, seq_len=4, ds=1)
+    for words in ("ufc101-2clip", "not one of ucf101", "ufc101/ufc101_frame.lmdb", "train_split01.csv", "prepare.py"):
+        assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    with pytest.raises(DataError, match="ClassInd"):
+        catalog.class_names("ufc101", tmp_path)
+
+
+def test_a_split_that_is_not_there(sets):
+    with pytest.raises(DataError, match=r"train_split07\.csv"):
+        build(sets["my.set-1"], which_split=7)
+
+
+def test_roots_default_to_the_repository():
+    assert catalog.SPLIT_ROOT.name == "data" and catalog.SPLIT_ROOT.parent.name == "process_data"
+    assert catalog.DATA_ROOT.parent == catalog.SPLIT_ROOT.parents[1]
