@@ -92,7 +92,7 @@ def report_recall(rows: dict[str, dict[int, float]], gallery_size: int) -> None:
     say(table(["retrieval, %", *(f"R@{k}" for k in ks)], lines))
     beyond = [f"R@{k}" for k in ks if k > gallery_size]
     if beyond:
-        say(f"note: the gallery has {gallery_size} videos, so {', '.join(beyond)} counts all of it")
+        say(f"note: the gallery has {gallery_size} videos, so {', '.join(beyond)} cover all of it")
 
 
 def fingerprint(checkpoint_file: str) -> str:

@@ -171,4 +171,4 @@ def test_report_writes_similarities_of_centred_features(tmp_path, capsys):
         for j in range(8):
             assert sim[i, j].item() == pytest.approx((q[i] @ g[j] / (q[i].norm() * g[j].norm())).item(), abs=1e-5)
     out = capsys.readouterr().out
-    assert "R@1" in out and "R@10, R@20, R@50 counts all of it" in out
+    assert "R@1" in out and "R@10, R@20, R@50 cover all of it" in out
