@@ -30,6 +30,16 @@ def frame(name: str, number: int, size: tuple[int, int] = SIZE, stream: str = "r
     return image
 
 
+def video(count: int = 2, size: tuple[int, int] = SIZE, stream: str = "rgb") -> np.ndarray:
+    """Frames of a video, uint8 (count, H, W, 3)."""
+    return np.stack([frame("A/a", i, size, stream) for i in range(count)])
+
+
+def share(hits: int, of: int, expected: float) -> bool:
+    """Whether `hits` of `of` are within four standard deviations of the expected share."""
+    return abs(hits - of * expected) < 4 * np.sqrt(of * expected * (1 - expected))
+
+
 def jpeg(image: np.ndarray) -> bytes:
     """A JPEG of an RGB image."""
     return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()

@@ -168,7 +168,7 @@ def test_channels_are_replaced_frame_by_frame():
 def test_on_a_gpu_that_is_not_there():
     """Draws stay on the host; a tensor made on the wrong device fails."""
     photo = all_draws()
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode():
         clips = torch.empty(N, S, T, H, W, 3, dtype=torch.uint8, device="cuda")
         output = augmentation.photometric(clips, photo)
         assert output.device.type == "cuda" and output.shape == (N, S, 3, T, H, W)

@@ -28,7 +28,7 @@ def photometric(clips: Tensor, photo: Mapping[str, Tensor]) -> Tensor:
         float32 (N, S, 3, T, h, w), on the device of `clips`, channels last in memory.
     """
     values = clips.to(torch.float32, copy=True)
-    draws = {name: value.numpy() for name, value in photo.items()}
+    draws = {name: np.array(value.tolist()) for name, value in photo.items()}
     jobs = [*_jitter_jobs(draws), *_replace_jobs(draws), *_blur_jobs(draws, *clips.shape[3:5])]
     rows = _upload([job[1].astype(np.int64) for job in jobs], clips.device)
     parameters = [np.asarray(p, dtype=np.float32) for job in jobs for p in job[2]]

@@ -1,0 +1,174 @@
+"""Samples depend on seed, epoch and video alone, and hold what the parts of a dataset give."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from miniature import frame, jpeg, make, write_lmdb
+from torch.utils.data import DataLoader
+
+from dataset import catalog
+from dataset.errors import DataError
+from dataset.lmdb_reader import LmdbReader
+from utils.presets import ClassifierTrainTransform, CropsTransform, Plan, PretrainTransform
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("set"), "ucf101", groups=4, frames=12)
+
+
+def build(made, suffix="", mode="train", transform=None, **settings):
+    settings = {"seq_len": 4, "ds": 1} | settings
+    transform = transform or PretrainTransform(16)
+    return catalog.build(made.name + suffix, mode, transform=transform, **made.roots, **settings)
+
+
+def equal(one, two) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(equal(one[key], two[key]) for key in one)
+    return torch.equal(torch.as_tensor(one), torch.as_tensor(two))
+
+
+class Recorder:
+    """A transform that keeps what it is given."""
+
+    def __init__(self, clips: tuple[int, ...]) -> None:
+        self.clips, self.frames = clips, None
+
+    def plan(self, rng):
+        return Plan(self.clips, ())
+
+    def render(self, plan, frames, rng):
+        self.frames = frames
+        return {"draw": rng.random()}
+
+
+def numbers(name: str, frames: np.ndarray, stream: str) -> list[int]:
+    """Which frames of a video these are."""
+    known = np.stack([frame(name, i, stream=stream) for i in range(12)]).astype(int)
+    return [int(np.abs(known - each).mean(axis=(1, 2, 3)).argmin()) for each in frames]
+
+
+def test_a_sample(made):
+    sample = build(made, "-2stream-2clip")[2]
+    assert sample["clips"].shape == (2, 2, 4, 16, 16, 3)
+    index = build(made).index
+    assert (sample["label"], sample["source"], sample["index"]) == (index.labels[2], index.sources[2], 2)
+    assert all(type(sample[key]) is int for key in ("label", "source", "index"))
+    assert len(build(made)) == len(made.train)
+    with pytest.raises(IndexError):
+        build(made)[len(made.train)]
+
+
+def test_streams_have_the_same_frames(made):
+    transform = Recorder((0, 1))
+    dataset = build(made, "-2stream-2clip", transform=transform)
+    for row in range(4):
+        dataset[row]
+        for clip in (0, 1):
+            rgb, flow = (numbers(made.train[row], frames, stream)
+                         for frames, stream in zip(transform.frames[clip], ("rgb", "flow"), strict=True))
+            assert rgb == flow == list(range(rgb[0], rgb[0] + 4))
+
+
+def test_only_what_the_plan_needs_is_decoded(made, monkeypatch):
+    asked = []
+    frames = LmdbReader.frames
+    monkeypatch.setattr(LmdbReader, "frames", lambda *given: asked.append(1) or frames(*given))
+    build(made, "-2stream-2clip", transform=Recorder((1,)))[0]
+    assert len(asked) == 2  # one clip of two, in two streams
+
+
+@pytest.mark.parametrize("suffix", ["-2clip", "-f-2clip", "-2stream-2clip"])
+def test_a_sample_depends_on_seed_epoch_and_video_alone(made, suffix):
+    dataset = build(made, suffix)
+    first = [dataset[(3, i)] for i in range(len(dataset))]
+    again = build(made, suffix)
+    for i in reversed(range(len(dataset))):
+        assert equal(again[(3, i)], first[i])
+    assert not any(equal(dataset[(4, i)]["clips"], first[i]["clips"]) for i in range(len(dataset)))
+    assert not equal(build(made, suffix, seed=1)[(3, 0)]["clips"], first[0]["clips"])
+    assert equal(dataset[0], dataset[(0, 0)])
+
+
+def test_a_video_draws_the_same_in_any_list(made):
+    dataset = build(made, "-2clip")
+    dataset.index = dataset.index.take([5, 2])
+    assert equal(dataset[(1, 0)]["clips"], build(made, "-2clip")[(1, 5)]["clips"])
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_workers_make_the_same_samples(made, method):
+    dataset = build(made, "-2stream-2clip")
+    items = [(epoch, i) for epoch in (0, 1) for i in range(6)]
+    here = [dataset[item] for item in items]  # leaves the files open here, which workers must bear
+    workers = DataLoader(dataset, batch_size=None, sampler=items, num_workers=2, multiprocessing_context=method)
+    assert all(equal(sample, expected) for sample, expected in zip(workers, here, strict=True))
+
+
+def test_a_dataset_is_pickled_without_files(made):
+    dataset = build(made, "-2clip")
+    dataset[0]
+    again = pickle.loads(pickle.dumps(dataset))
+    assert all(reader._held is None for reader in again.readers)
+    assert equal(again[1], dataset[1])
+
+
+def test_nothing_is_open_after_building(made):
+    assert all(reader._held is None for reader in build(made, "-2stream-2clip").readers)
+
+
+@pytest.mark.parametrize("mode", ["val", "test", "gallery", "gallery_windows"])
+def test_evaluation_does_not_depend_on_the_epoch(made, mode):
+    transform = ClassifierTrainTransform(16) if mode == "val" else CropsTransform(16, p=1.0)
+    dataset = build(made, mode=mode, transform=transform)
+    assert equal(dataset[(0, 0)], dataset[(7, 0)])
+    assert not equal(build(made, mode=mode, transform=transform, seed=3)[0], dataset[0])
+
+
+def test_windows_share_their_frames(made):
+    transform = Recorder((0,))
+    dataset = build(made, mode="test", transform=transform, seq_len=6, ds=1)
+    sample = dataset[0]
+    (frames,) = transform.frames[0]
+    assert sample["windows"].tolist() == [list(range(start, start + 6)) for start in (0, 2, 4, 6)]
+    assert sample["windows"].dtype == torch.int64
+    assert numbers(made.test[0], frames, "rgb") == list(range(12))
+
+
+def test_windows_of_a_short_video_repeat_frame_0(made):
+    transform = Recorder((0,))
+    sample = build(made, mode="test", transform=transform, seq_len=5, ds=3)[0]  # 12 frames, a span of 15
+    assert sample["windows"].tolist() == [[0, 0, 1, 2, 3]]
+    assert numbers(made.test[0], transform.frames[0][0], "rgb") == [0, 3, 6, 9]
+
+
+def test_the_gallery_is_one_random_clip_as_a_window(made):
+    sample = build(made, mode="gallery", transform=CropsTransform(16))[0]
+    assert sample["clips"].shape == (1, 1, 4, 16, 16, 3) and sample["windows"].tolist() == [[0, 1, 2, 3]]
+
+
+def test_crops_of_a_test_video(made):
+    one, ten = (build(made, mode="test", transform=CropsTransform(16, crops, p=1.0))[1] for crops in (1, 10))
+    assert ten["clips"].shape == (10, 1, 12, 16, 16, 3)
+    assert torch.equal(one["clips"][0], ten["clips"][0])
+    assert torch.equal(one["photo"]["factor"][0], ten["photo"]["factor"][0])
+
+
+def test_batches(made):
+    dataset = build(made, "-2stream-2clip")
+    batch = next(iter(DataLoader(dataset, batch_size=3)))
+    assert batch["clips"].shape == (3, 2, 2, 4, 16, 16, 3) and batch["photo"]["channel"].shape == (3, 2, 2, 4)
+    assert batch["label"].dtype == batch["source"].dtype == batch["index"].dtype == torch.int64
+
+
+def test_a_csv_that_promises_too_much(made, tmp_path):
+    """The video is named, whichever of its frames is missing."""
+    videos = {name: [jpeg(frame(name, 0))] * 6 for name in made.train + made.test}
+    write_lmdb(tmp_path / "UCF101" / "ucf101_frame.lmdb", videos)
+    dataset = catalog.build("ucf101", "test", transform=CropsTransform(16), data_root=tmp_path,
+                            split_root=made.split_root, seq_len=4, ds=1)
+    with pytest.raises(DataError, match=f"{made.test[0]}: frame 6 was asked for, it has 6"):
+        dataset[0]
