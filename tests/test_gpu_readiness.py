@@ -9,6 +9,7 @@ from model import momentum
 from model.cascade import cascade_topk
 from model.loss import coclr_loss, drop_self, infonce_loss, ubernce_loss
 from model.pretrain import CoCLR, InfoNCE, UberNCE
+from utils.metrics import LabelRing, Meters, mask_accuracy, mining_recall, topk_accuracy
 
 GPU = torch.device("cuda", 0)
 
@@ -59,3 +60,15 @@ def test_coclr_with_cascade(fake_gpu):
 def test_cascade(fake_gpu):
     rows = torch.empty(4, 64, device=fake_gpu)
     assert cascade_topk(rows, rows, rows > 0, 2, 0.5, 4).device == fake_gpu
+
+
+def test_metrics(fake_gpu):
+    logits = torch.empty(4, 33, device=fake_gpu)
+    labels = torch.zeros(4, dtype=torch.long, device=fake_gpu)
+    ring = LabelRing(32, fake_gpu)
+    mask = logits > 0
+    values = [*topk_accuracy(logits, labels), *mask_accuracy(logits, mask), mining_recall(mask, labels, labels, ring)]
+    ring.update(labels, labels)
+    meters = Meters(fake_gpu)
+    meters.add({str(i): value for i, value in enumerate(values)})
+    assert {t.device for t in (*values, ring.labels, ring.sources, *meters._sums.values())} == {fake_gpu}
