@@ -72,3 +72,10 @@ def test_the_same_window_in_streams_of_other_sizes():
         assert (scaled is None) == (drawn is None)
         assert scaled is None or (min(scaled) >= 0 and scaled.top + scaled.height <= 17
                                   and scaled.left + scaled.width <= 23)
+
+
+@pytest.mark.parametrize("size", [(48, 64), (5, 1), (1, 7)])
+def test_flip(size):
+    frames = video(3, (50, 70))
+    for each in (np.ascontiguousarray(frames[:, :size[0], :size[1]]), frames[:, :size[0], :size[1]]):
+        assert (geometry.flip(each) == each[:, :, ::-1]).all()

@@ -5,6 +5,7 @@ Frames are uint8 (T, H, W, 3). The random crop is that of CoCLR's released code.
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -42,6 +43,12 @@ def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
 def cut(frames: np.ndarray, box: Box) -> np.ndarray:
     """A window of frames, a view."""
     return frames[:, box.top:box.top + box.height, box.left:box.left + box.width]
+
+
+def flip(frames: np.ndarray) -> np.ndarray:
+    """Frames (T, H, W, 3) mirrored left to right; all rows at once, as one tall image."""
+    rows = np.ascontiguousarray(frames).reshape(-1, *frames.shape[2:])
+    return cv2.flip(rows, 1).reshape(frames.shape)
 
 
 def draw_box(height: int, width: int, rng: np.random.Generator) -> Box | None:

@@ -39,11 +39,11 @@ class Plan:
 
 def _sample(views: list[list[np.ndarray]], photos: list[Photo]) -> dict[str, Any]:
     """Views (a list of streams each) and their draws as tensors: "clips" uint8 (V, S, T, h, w, 3), "photo"."""
-    return {"clips": torch.from_numpy(np.stack([np.stack(streams) for streams in views])), "photo": stack(photos)}
-
-
-def _flipped(frames: np.ndarray) -> np.ndarray:
-    return frames[:, :, ::-1]
+    clips = torch.empty(len(views), len(views[0]), *views[0][0].shape, dtype=torch.uint8)
+    for v, streams in enumerate(views):
+        for s, frames in enumerate(streams):
+            clips[v, s] = torch.from_numpy(frames)
+    return {"clips": clips, "photo": stack(photos)}
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class PretrainTransform:
         size = streams[0].shape[1:3]
         box = geometry.draw_box(*size, rng)  # where it does not fit, the whole frame is resized
         photo = recipe.draw(rng, len(streams), len(streams[0]))
-        flip = rng.random() < P_FLIP  # all else is blind to left and right, so this can be done here
+        flipped = rng.random() < P_FLIP  # all else is blind to left and right, so this can be done here
         views = []
         for frames in streams:
             own = geometry.scaled_box(box, size, frames.shape[1:3])
             view = geometry.resize(geometry.cut(frames, own) if own else frames, self.img_dim, self.img_dim)
-            views.append(_flipped(view) if flip else view)
+            views.append(geometry.flip(view) if flipped else view)
         return views, photo
 
 
@@ -119,7 +119,7 @@ class ClassifierTrainTransform(_OneClip):
         """ "clips" uint8 (1, 1, T, img_dim, img_dim, 3) and "photo"."""
         clip = _classifier_crop(frames[0][0], self.img_dim, rng)
         photo = CLASSIFIER.draw(rng, 1, len(clip))
-        return _sample([[_flipped(clip) if rng.random() < P_FLIP else clip]], [photo])
+        return _sample([[geometry.flip(clip) if rng.random() < P_FLIP else clip]], [photo])
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class CropsTransform(_OneClip):
         boxes = geometry.corner_boxes(*video.shape[1:3], CROP)[:self.crops]
         clips = [geometry.resize(np.ascontiguousarray(geometry.cut(video, box)), self.img_dim, self.img_dim)
                  for box in boxes]
-        clips += [_flipped(clip) for clip in clips][:self.crops - len(clips)]
+        clips += [geometry.flip(clip) for clip in clips][:self.crops - len(clips)]
         recipe = PhotoRecipe(self.jitter, p_jitter=self.p)
         photos = [recipe.draw(own, 1, len(video)) for own in rng.spawn(10)[:self.crops]]
         return _sample([[clip] for clip in clips], photos)
