@@ -3,7 +3,7 @@
     python scripts/demo.py [--out demo] [--epochs 24] [--coclr_epochs 12] [--finetune_epochs 20]
 
 Every step is a command of the project, printed before it runs, with its output in OUT/logs/. In the rendered set the
-class is a motion and the scene varies, so flow knows more than RGB, and positives mined in flow can teach the RGB model.
+class is a motion and the scene varies, so flow knows more than RGB, and positives mined in flow can teach RGB.
 """
 
 import argparse
