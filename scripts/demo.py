@@ -1,6 +1,6 @@
 """The whole system on a small rendered video set, from .avi files to one table of results (started by demo.sh).
 
-    python scripts/demo.py [--out demo] [--epochs 24] [--coclr_epochs 12] [--finetune_epochs 20]
+    python scripts/demo.py [--out demo] [--epochs 20] [--coclr_epochs 12] [--finetune_epochs 16]
 
 Every step is a command of the project, printed before it runs, with its output in OUT/logs/. In the rendered set the
 class is a motion and the scene varies, so flow knows more than RGB, and positives mined in flow can teach RGB.
@@ -81,8 +81,8 @@ def prepare(demo: Demo) -> None:
 
 def pretrain(demo: Demo, args: argparse.Namespace) -> dict[str, Path]:
     """InfoNCE on both streams, then one cycle of CoCLR with CPR; checkpoints by name."""
-    common = [*CLIP, "--batch_size", 8, "--moco-k", 64, "--moco-m", 0.95, "-j", 1, "--print_freq", 20, "--save_freq", 4,
-              *demo.roots]
+    # A short run on few clips: a queue of two batches, so that its keys are fresh, and a key encoder that follows soon.
+    common = [*CLIP, "--batch_size", 16, "--moco-k", 32, "--moco-m", 0.99, "-j", 1, "--save_freq", 4, *demo.roots]
     infonce = [*common, "--epochs", args.epochs, "--schedule", args.epochs * 4 // 5]
     mining = [*common, "--dataset", "motions-2stream-2clip", "--epochs", args.coclr_epochs,
               "--schedule", args.coclr_epochs * 4 // 5, "--topk", 3, "--cascade", "--stage", 3, "--ratio", 0.5]
@@ -121,7 +121,7 @@ def finetune(demo: Demo, ckpt: dict[str, Path], epochs: int) -> dict[str, float]
         dataset = "motions-f" if name.endswith("flow") else "motions"
         common = ["--dataset", dataset, *CLIP, "--batch_size", 8, "-j", 1, "--train_what", "ft", *demo.roots]
         text = demo.step(f"finetune {name}", "eval/main_classifier.py", *common, "--epochs", epochs,
-                         "--schedule", epochs * 4 // 5, "--dropout", 0.5, "--eval_freq", 5, "--print_freq", 20,
+                         "--schedule", epochs * 4 // 5, "--dropout", 0.5, "--eval_freq", 4,
                          "--pretrain", ckpt[name])
         path = demo.checkpoint(text)
         text = demo.step(f"ten-crop test {name}", "eval/main_classifier.py", *common, "--test", path, "--ten_crop")
@@ -152,9 +152,9 @@ def report(demo: Demo, recall: dict[str, list[float]], accuracy: dict[str, float
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "demo", help="folder of everything that the demo makes")
-    parser.add_argument("--epochs", type=int, default=24, help="epochs of InfoNCE")
+    parser.add_argument("--epochs", type=int, default=20, help="epochs of InfoNCE")
     parser.add_argument("--coclr_epochs", type=int, default=12, help="epochs of CoCLR with CPR")
-    parser.add_argument("--finetune_epochs", type=int, default=20)
+    parser.add_argument("--finetune_epochs", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2, help="processes that prepare the videos")
     args = parser.parse_args(argv)
     demo = Demo(args.out.resolve(), args.workers)
