@@ -4,4 +4,5 @@ set -euo pipefail
 . "$(dirname "$0")/setup.sh"
 # One thread an operation: the tests are small, and two processes at a time use the cores better.
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"
+export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 python -m pytest "$@"
