@@ -1,5 +1,5 @@
 # Makes .venv with the packages that pyproject.toml pins and activates it. Sourced by the other scripts.
-# An active virtual or conda environment that already has torch is taken as it is.
+# An active virtual or conda environment that has all of them in these versions is used instead.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
@@ -15,6 +15,16 @@ find_python() {
     return 1
 }
 
+has_packages() {
+    python - 2>/dev/null <<'PYTHON'
+import importlib.metadata, tomllib
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]
+for pin in project["dependencies"] + project["optional-dependencies"]["test"]:
+    name, version = pin.split("==")
+    assert importlib.metadata.version(name).partition("+")[0] == version
+PYTHON
+}
+
 install() {
     local stamp=.venv/installed-pyproject.toml python
     cmp -s pyproject.toml "$stamp" && return
@@ -25,7 +35,7 @@ install() {
     cp pyproject.toml "$stamp"
 }
 
-if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && python -c 'import torch, cv2, lmdb, msgpack, pytest' 2>/dev/null; then
+if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && has_packages; then
     echo "using the active environment ${VIRTUAL_ENV:-$CONDA_PREFIX}"
 else
     install || exit 1
