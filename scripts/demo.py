@@ -1,6 +1,6 @@
 """The whole system on a small rendered video set, from .avi files to one table of results (started by demo.sh).
 
-    python scripts/demo.py [--out demo] [--epochs 20] [--coclr_epochs 12] [--finetune_epochs 16]
+    python scripts/demo.py [--out demo] [--epochs 12] [--coclr_epochs 8] [--finetune_epochs 10]
 
 Every step is a command of the project, printed before it runs, with its output in OUT/logs/. In the rendered set the
 class is a motion and the scene varies, so flow knows more than RGB, and positives mined in flow can teach RGB.
@@ -152,9 +152,9 @@ def report(demo: Demo, recall: dict[str, list[float]], accuracy: dict[str, float
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "demo", help="folder of everything that the demo makes")
-    parser.add_argument("--epochs", type=int, default=20, help="epochs of InfoNCE")
-    parser.add_argument("--coclr_epochs", type=int, default=12, help="epochs of CoCLR with CPR")
-    parser.add_argument("--finetune_epochs", type=int, default=16)
+    parser.add_argument("--epochs", type=int, default=12, help="epochs of InfoNCE")
+    parser.add_argument("--coclr_epochs", type=int, default=8, help="epochs of CoCLR with CPR")
+    parser.add_argument("--finetune_epochs", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2, help="processes that prepare the videos")
     args = parser.parse_args(argv)
     demo = Demo(args.out.resolve(), args.workers)
