@@ -68,7 +68,7 @@ def agree(plain: list[Tensor], ours: Tensor) -> str:
 
 def sample(sizes: Sizes, folder: Path) -> Iterator[Case]:
     """A training sample of a worker, with one core; and with the photometric steps that follow on the device."""
-    samples = Samples(folder / "sample", sizes, [max(sizes.lengths[0], 2 * sizes.frames + 2)])
+    samples = Samples(folder / "sample", sizes, [sizes.sample_length])
     yield from _sample_cases(samples, "loader", f"{sizes.width}x{sizes.height}, {sizes.frames} frames, "
                              f"{samples.dataset.index.num_frames[0]} in the video",
                              {"ratio": ">= 5", "bound": "<= 1.5"})

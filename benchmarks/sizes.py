@@ -13,8 +13,8 @@ class Sizes:
     """Defaults are those of the published runs, as far as two CPU cores allow.
 
     queues, batches: of the cascade. scaling: queue lengths of the cascade's growth. stage, ratio, topk: its settings.
-    height, width: of stored frames. frames: of a clip. img_dim: side of a view. samples: a call of the loader rows.
-    lengths: of videos, for the loader's growth. batch: clips of a training step. queue: its queue. steps: whose losses
+    height, width: of stored frames. frames: of a clip. img_dim: side of a view. samples: a call of the loader rows;
+    sample_length: frames of their videos (UCF101's mean is 186); lengths: the same for the loader's growth. batch: clips of a training step. queue: its queue. steps: whose losses
     are compared. videos, video_frames: of the evaluation rows; eval_batch: windows a pass. classes: of the classifier.
     flow_videos, flow_frames: of the flow rows. index: videos of the start-up row.
     """
@@ -30,6 +30,7 @@ class Sizes:
     frames: int = 32
     img_dim: int = 128
     samples: int = 8
+    sample_length: int = 180
     lengths: tuple[int, ...] = (64, 256, 1024, 4096)
     batch: int = 2
     queue: int = 2048
@@ -45,8 +46,8 @@ class Sizes:
 
 
 TINY = ("queues=64", "batches=2", "scaling=64,128", "stage=3", "topk=2", "height=24", "width=32", "frames=8",
-        "img_dim=32", "samples=2", "lengths=18,36", "batch=2", "queue=16", "steps=2", "videos=2", "video_frames=18",
-        "eval_batch=2", "classes=3", "flow_videos=2", "flow_frames=3", "index=200")
+        "img_dim=32", "samples=2", "sample_length=18", "lengths=18,36", "batch=2", "queue=16", "steps=2", "videos=2",
+        "video_frames=18", "eval_batch=2", "classes=3", "flow_videos=2", "flow_frames=3", "index=200")
 
 
 def parse(settings: Sequence[str], device: torch.device) -> Sizes:
