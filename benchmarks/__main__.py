@@ -12,10 +12,12 @@ result. A ratio is the median over rounds of straightforward / ours, so other lo
 
 import argparse
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the work that is measured
 # What is heavy is imported where it is used: processes that the flow rows start import this module too.
 
 
