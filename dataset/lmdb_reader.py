@@ -6,7 +6,6 @@ pickled without it. LMDB refuses to open a file twice in a process: readers of t
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import msgpack
 import numpy as np
 
 from dataset.errors import DataError
+from dataset.lmdb_pages import DamagedError, PageReader
 from dataset.msgpack_list import CutValueError, element_spans
 
 # Frames were made by us or are read as Pillow reads them: no turning by EXIF orientation.
@@ -30,7 +30,8 @@ class _Environment:
     def __init__(self, path: str) -> None:
         try:
             self.env = lmdb.open(path, readonly=True, lock=False, readahead=False, subdir=os.path.isdir(path))
-        except lmdb.Error as error:
+            self.pages = PageReader(path)
+        except (lmdb.Error, DamagedError) as error:
             raise DataError(f"{path} cannot be read as an LMDB ({error}): check the path, or make it again with "
                             "process_data/src/convert_video_to_lmdb.py") from error
         self.pid = os.getpid()
@@ -82,16 +83,14 @@ class LmdbReader:
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "_held": None, "_contents": None}
 
-    @contextmanager
-    def _transaction(self) -> Iterator[lmdb.Transaction]:
-        """A read transaction whose values are views of the memory map: use or copy them before it ends."""
+    def _environment(self) -> _Environment:
+        """The file, opened in this process."""
         if self._held is None or self._held.pid != os.getpid():
             if not Path(self.path).exists():
                 raise DataError(f"there is no LMDB {self.path}: check the path, or make it with "
                                 "process_data/src/prepare.py")
             self._held = _environment(self.path)
-        with self._held.env.begin(buffers=True) as transaction:
-            yield transaction
+        return self._held
 
     def close(self) -> None:
         """Let go of the environment; the next use opens it again."""
@@ -108,7 +107,7 @@ class LmdbReader:
         return self._contents
 
     def _read_contents(self) -> _Contents:
-        with self._transaction() as transaction:
+        with self._environment().env.begin(buffers=True) as transaction:
             order, keys, lengths = (self._metadata(transaction, key) for key in
                                     (b"__order__", b"__keys__", b"__vlen__"))
         try:
@@ -153,25 +152,37 @@ class LmdbReader:
             raise DataError(f"{self.path} has no video {name}") from None
 
     def frames(self, name: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Frames of a video, uint8 RGB (len(indices), H, W, 3), indices from 0; each distinct one is decoded once.
+        """Frames of a video, uint8 RGB (len(indices), H, W, 3), indices from 0. See :meth:`clips`."""
+        return self.clips(name, np.asarray(indices)[None])[0]
+
+    def clips(self, name: str, indices: np.ndarray) -> list[np.ndarray]:
+        """Clips of a video, uint8 RGB (T, H, W, 3) each; a frame that is in several places is decoded once.
+
+        Args:
+            indices: frames of each clip, (clips, T), from 0.
 
         Raises:
             DataError: no such video or frame, a cut value, a frame that does not decode or is of another size.
         """
         distinct, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         where = f"{self.path}, video {name}"
-        key = b"%09d" % self._id(name)
-        with self._transaction() as transaction:
-            value = transaction.get(key)
-            if value is None:
-                raise DataError(f"{where}: it is in __order__ but has no value: make the file again")
-            images = [_decode(value[start:end], f"{where}, frame {index}")
-                      for index, start, end in self._spans(value, distinct, where)]
+        value = self._value(name, where)
+        images = [_decode(value[start:end], f"{where}, frame {index}")
+                  for index, start, end in self._spans(value, distinct, where)]
         if len({image.shape for image in images}) != 1:
             raise DataError(f"{where}: its frames are of different sizes: make the file again")
-        if np.array_equal(places, np.arange(len(images))):
-            return np.stack(images)
-        return np.stack([images[place] for place in places])
+        return [np.stack([images[place] for place in clip]) for clip in places.reshape(np.shape(indices))]
+
+    def _value(self, name: str, where: str) -> memoryview:
+        """The packed frames of a video, a view of the file."""
+        key = b"%09d" % self._id(name)
+        try:
+            value = self._environment().pages.value(key)
+        except DamagedError as error:
+            raise DataError(f"{where}: {error}: make the file again") from error
+        if value is None:
+            raise DataError(f"{where}: it is in __order__ but has no value: make the file again")
+        return value
 
     def _spans(self, value: memoryview, distinct: np.ndarray, where: str) -> Iterator[tuple[int, int, int]]:
         try:

@@ -95,15 +95,16 @@ def source_ids(names: list[str], path: Path, *, by_video: bool) -> np.ndarray:
         if not isinstance(known, dict) or not all(type(number) is int for number in known.values()):
             raise DataError(f"the list of sources {path} is not a JSON object of source name -> whole number")
     ids = np.empty(len(names), dtype=np.int64)
-    missing: dict[str, list[int]] = {}
+    missing: dict[int, str] = {}  # row -> source
     for row, name in enumerate(names):
         full, short = source_names(name, by_video=by_video)
         number = known.get(full, known.get(short))
         if number is None:
-            missing.setdefault(full, []).append(row)
+            missing[row] = full
         else:
             ids[row] = number
     first = max(known.values(), default=-1) + 1
-    for number, source in enumerate(sorted(missing), start=first):
-        ids[missing[source]] = number
+    numbers = {source: number for number, source in enumerate(sorted(set(missing.values())), start=first)}
+    for row, source in missing.items():
+        ids[row] = numbers[source]
     return ids

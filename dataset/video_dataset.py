@@ -74,7 +74,7 @@ class VideoDataset(Dataset):
             sample["windows"] = torch.from_numpy(places.reshape(clips.shape))
             clips = distinct[None]
         plan = self.transform.plan(rng)
-        frames = {clip: [reader.frames(self.index.names[row], clips[clip]) for reader in self.readers]
-                  for clip in plan.clips}
+        streams = [reader.clips(self.index.names[row], clips[list(plan.clips)]) for reader in self.readers]
+        frames = dict(zip(plan.clips, map(list, zip(*streams, strict=True)), strict=True))  # clip -> its streams
         sample |= self.transform.render(plan, frames, rng)
         return sample | {"label": int(self.index.labels[row]), "source": int(self.index.sources[row]), "index": row}

@@ -66,6 +66,16 @@ def test_flow_is_read_as_128_y_x(tmp_path):
     assert np.abs(frames[0, 8, 8].astype(int) - (128, 200, 40)).max() <= 3
 
 
+def test_clips_share_their_frames(reader, monkeypatch):
+    decoded = []
+    imdecode = cv2.imdecode
+    whole = reader.frames(NAMES[2], range(5))
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: decoded.append(1) or imdecode(*given))
+    clips = reader.clips(NAMES[2], np.array([[0, 1, 2], [4, 2, 1]]))
+    assert len(decoded) == 4
+    assert [(clip == whole[rows]).all() for clip, rows in zip(clips, ([0, 1, 2], [4, 2, 1]), strict=True)] == [True] * 2
+
+
 def test_each_frame_is_decoded_once(reader, monkeypatch):
     decoded = []
     imdecode = cv2.imdecode

@@ -75,8 +75,8 @@ def test_streams_have_the_same_frames(made):
 
 def test_only_what_the_plan_needs_is_decoded(made, monkeypatch):
     asked = []
-    frames = LmdbReader.frames
-    monkeypatch.setattr(LmdbReader, "frames", lambda *given: asked.append(1) or frames(*given))
+    clips = LmdbReader.clips
+    monkeypatch.setattr(LmdbReader, "clips", lambda *given: asked.extend(given[2]) or clips(*given))
     build(made, "-2stream-2clip", transform=Recorder((1,)))[0]
     assert len(asked) == 2  # one clip of two, in two streams
 

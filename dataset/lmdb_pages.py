@@ -1,0 +1,85 @@
+"""Where a value lies in an LMDB file, found without touching the value.
+
+py-lmdb reads a byte of every page of a value that it returns, so a clip of a few frames would fetch its whole video
+from disk. The layout is that of LMDB's data format 1 on 64-bit machines (mdb.c): two meta pages, then a B+ tree with
+keys in bytewise order; a value that is larger than a page lies in one piece, in pages of its own.
+"""
+
+import mmap
+import os
+import struct
+from bisect import bisect_left, bisect_right
+from pathlib import Path
+
+MAGIC, FORMAT = 0xBEEFC0DE, 1
+PAGE_HEADER, NODE_HEADER = 16, 8  # bytes
+NO_PAGE = (1 << 64) - 1  # root of an empty tree
+LEAF, OWN_PAGES = 0x02, 0x01  # flags of a page, and of a node whose value lies in pages of its own
+
+
+class DamagedError(ValueError):
+    """A file of another format, or one that is cut."""
+
+
+class PageReader:
+    """Looks values up in an LMDB that nothing writes to. It may be used after a fork.
+
+    Args:
+        path: of the LMDB, a file or a folder with data.mdb.
+
+    Raises:
+        DamagedError: it is of another format.
+    """
+
+    def __init__(self, path: str | os.PathLike) -> None:
+        path = Path(path)
+        with open(path / "data.mdb" if path.is_dir() else path, "rb") as file:
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._map.madvise(mmap.MADV_RANDOM)
+        self._page_size = self._number("<I", PAGE_HEADER + 24)
+        metas = [page * self._page_size + PAGE_HEADER for page in (0, 1)]
+        if any(struct.unpack_from("<II", self._map, meta) != (MAGIC, FORMAT) for meta in metas):
+            raise DamagedError(f"{path} is no LMDB of format {FORMAT}")
+        newest = max(metas, key=lambda meta: self._number("<Q", meta + 128))  # the larger transaction number
+        self._root = self._number("<Q", newest + 112)
+
+    def value(self, key: bytes) -> memoryview | None:
+        """The value of a key as a view of the file, None where there is none.
+
+        Raises:
+            DamagedError: a page leads out of the file, which is cut or damaged.
+        """
+        try:
+            return None if self._root == NO_PAGE else self._find(key)
+        except struct.error as error:
+            raise DamagedError(f"its pages lead out of the file ({error})") from error
+
+    def _find(self, key: bytes) -> memoryview | None:
+        page = self._root * self._page_size
+        nodes = self._nodes(page)
+        while not self._number("<H", page + 10) & LEAF:
+            # the first key of a branch stands for everything below the second
+            node = nodes[bisect_right(nodes, key, lo=1, key=self._key) - 1]
+            low, middle, high = struct.unpack_from("<HHH", self._map, node)
+            page = (low | middle << 16 | high << 32) * self._page_size
+            nodes = self._nodes(page)
+        place = bisect_left(nodes, key, key=self._key)
+        if place == len(nodes) or self._key(nodes[place]) != key:
+            return None
+        length, flags, key_length = struct.unpack_from("<IHH", self._map, nodes[place])
+        start = nodes[place] + NODE_HEADER + key_length
+        if flags & OWN_PAGES:
+            start = self._number("<Q", start) * self._page_size + PAGE_HEADER
+        return memoryview(self._map)[start:start + length]
+
+    def _nodes(self, page: int) -> list[int]:
+        """Where the nodes of a page begin, in the order of their keys."""
+        count = (self._number("<H", page + 12) - PAGE_HEADER) // 2
+        return [page + offset for offset in struct.unpack_from(f"<{count}H", self._map, page + PAGE_HEADER)]
+
+    def _key(self, node: int) -> bytes:
+        length = self._number("<H", node + 6)
+        return self._map[node + NODE_HEADER:node + NODE_HEADER + length]
+
+    def _number(self, form: str, place: int) -> int:
+        return struct.unpack_from(form, self._map, place)[0]
