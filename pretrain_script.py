@@ -24,6 +24,7 @@ from utils.engine import run_epoch
 from utils.errors import CheckpointError, OptionError
 from utils.keeper import LAST, Keeper, numbered
 from utils.loader import make_loader
+from utils.memory import keep_freed_memory
 from utils.metrics import LabelRing
 from utils.optimizer import RunOptimizer, resumed_lr
 from utils.options import check_shared
@@ -66,6 +67,8 @@ def join(args: Namespace) -> Launch:
     """Join the other processes, if any, and seed this one."""
     here = distributed.start(args.local_rank, args.gpu, args.dist_backend, args.dist_url, args.world_size, args.rank)
     torch.manual_seed(args.seed)
+    if here.device.type == "cpu":
+        keep_freed_memory()
     return here
 
 
@@ -142,7 +145,7 @@ def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module
     writer = SummaryWriter(str(folder / "img")) if here.rank == 0 else None
     with log_file(folder / "img" / "train.log"):
         _announce(args, here, loader, run, folder)
-        _check_arithmetic(args, run)
+        say(check_convolutions(run.model.encoders(), (args.seq_len, args.img_dim, args.img_dim), run.precision))
         step_of_epoch = steps(averaged(run.model, here))
         keeper = Keeper(folder / "model", keep_all="k400" in args.dataset)
         for epoch in range(run.start_epoch, args.epochs):
@@ -189,16 +192,10 @@ def measure(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module]
     path = Path(args.test)
     with torch.no_grad(), log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")):
         _announce(args, here, loader, run, path.parent)
-        _check_arithmetic(args, run)
+        say(check_convolutions(run.model.encoders(), (args.seq_len, args.img_dim, args.img_dim), run.precision))
         epoch = int(saved.get("epoch", 0))
         run_epoch(loader, steps(run.model)(epoch), title="test", epoch=epoch, print_freq=args.print_freq,
                   device=here.device)
-
-
-def _check_arithmetic(args: Namespace, run: Run) -> None:
-    """Check the encoders' convolutions in the run's precision; float32 on a CPU only if asked to."""
-    if run.precision.is_to_be_checked or args.check_precision:
-        say(check_convolutions(run.model.encoders(), (args.seq_len, args.img_dim, args.img_dim), run.precision))
 
 
 def _announce(args: Namespace, here: Launch, loader: DataLoader, run: Run, folder: Path) -> None:

@@ -81,8 +81,7 @@ def prepare(args: Namespace, net: nn.Module, devices: Devices, precision: Precis
     """The network on its devices, computing in a precision; says what a check of its convolutions found."""
     net.to(devices[0])
     net.dtype = precision.dtype
-    if precision.is_to_be_checked or args.check_precision:
-        say(check_convolutions([net.backbone], (args.seq_len, args.img_dim, args.img_dim), precision))
+    say(check_convolutions([net.backbone], (args.seq_len, args.img_dim, args.img_dim), precision))
     if args.compile:
         net.backbone.compile()
     return spread(net, devices)

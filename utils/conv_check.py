@@ -1,4 +1,4 @@
-"""Start-up check of a run's convolutions: low-precision 3-D kernels are wrong in some releases of torch and cuDNN.
+"""Start-up check of a run's convolutions: 3-D kernels are wrong in some releases of torch, oneDNN and cuDNN.
 
 Every distinct convolution of the run, with its kernel, stride, channels and depth, computes two random clips forward
 and backward in the chosen precision, and the same in float64. A layer that is off by more than rounding explains is
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from utils.conv_forms import Conv3dAs2d, Conv3dInFloat32, fits_2d, use_form
 from utils.precision import STEPS, Precision, set_tf32
 
-# Errors that rounding explains, in steps of the precision. Measured on a CPU over all layers of S3D and 2D-3D ResNet-50:
-# bf16 up to 0.23, fp16 up to 0.98, fp32 up to 12; a larger sum, as of the longer rows on a GPU, has larger ones.
+# Errors that rounding explains, in steps of the precision. Measured on a CPU over all layers of S3D and ResNet-50:
+# bf16 up to 0.23, fp16 up to 0.98, fp32 up to 12. A GPU is shown larger clips, whose sums have larger errors.
 ALLOWED_STEPS = {"fp32": 200.0, "tf32": 4.0, "fp16": 4.0, "bf16": 4.0}
 # Rows and columns of the test clips, at most: the kernels of one layer differ by depth, and float64 is slow on a CPU.
 LARGEST_SIDE = {"cpu": 8, "cuda": 32}
@@ -39,8 +39,9 @@ class ConvKind:
 
     def layer(self, device: torch.device, form: type[nn.Conv3d] = nn.Conv3d) -> nn.Conv3d:
         """A new layer of this kind."""
-        conv = nn.Conv3d(self.shape[0], self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
-                         self.groups, self.bias, device=device)
+        conv = nn.utils.skip_init(  # draws nothing, so the run's random numbers stay what they are
+            nn.Conv3d, self.shape[0], self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
+            self.groups, self.bias, device=device)
         use_form(conv, form)
         return conv.to(memory_format=torch.channels_last_3d)
 
@@ -105,6 +106,15 @@ def is_right(errors: dict[str, float], precision: Precision) -> bool:
     return max(errors.values()) <= ALLOWED_STEPS[precision.name] * STEPS[precision.name]
 
 
+def may_crash(kind: ConvKind, device: torch.device) -> bool:
+    """Whether a layer must not even be tried as a 3-D convolution.
+
+    oneDNN 3.12 (torch 2.14.1): the weight gradient of a float32 (7, 1, 1) convolution with stride 2 and padding 3, as
+    S3D begins with, is garbage on inputs of depth 6 and 7 and ends the program at depth 5; other depths are right.
+    """
+    return device.type == "cpu" and kind.kernel_size[0] > 3 and 4 < kind.shape[1] <= kind.kernel_size[0]
+
+
 def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int], precision: Precision) -> str:
     """Check the convolutions of encoders of one kind, replace what is wrong, and say so in one line.
 
@@ -115,7 +125,8 @@ def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int]
     remedies = []
     for kind, names in kinds.items():
         conv = encoders[0].get_submodule(names[0])
-        errors = conv_errors(kind, type(conv), precision)
+        untried = fits_2d(conv) and may_crash(kind, precision.device)
+        errors = {"3-D kernel": float("inf")} if untried else conv_errors(kind, type(conv), precision)
         if is_right(errors, precision):
             continue
         form, words = _right_form(conv, kind, precision)

@@ -71,8 +71,6 @@ def add_shared(parser: argparse.ArgumentParser, *, dataset: str, num_seq: int, s
     add("--img_dim", type=positive_int, default=128, help="side of the input frames in pixels")
     add("--precision", choices=list(STEPS), default=None, help="arithmetic of the encoders (default: fp32 on a CPU, "
         "tf32 on a GPU; fp16, with loss scaling, is the fast one on GPUs; see docs/precision.md)")
-    add("--check_precision", action="store_true", help="check the convolutions at the start in fp32 on a CPU too; in "
-        "all other cases they always are")
     add("--compile", action="store_true", help="compile the encoders with torch.compile, which takes minutes")
     add("--prefix", default=prefix, help="first part of the run folder's name")
     add("-j", "--workers", type=whole_number, default=workers, help="loader processes; 0 loads in the main process")

@@ -27,11 +27,6 @@ class Precision:
         """The type that autocast uses in the encoders; None where they compute in float32 or TF32."""
         return AUTOCAST.get(self.name)
 
-    @property
-    def is_to_be_checked(self) -> bool:
-        """Whether kernels may be wrong without anyone's noticing: all but float32 on a CPU."""
-        return self.name != "fp32" or self.device.type == "cuda"
-
     def autocast(self) -> torch.autocast:
         """The context that encoders run in."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
