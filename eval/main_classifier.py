@@ -37,6 +37,7 @@ from utils.console import log_file, say
 from utils.conv_check import check_convolutions
 from utils.errors import CheckpointError, OptionError
 from utils.loader import make_loader
+from utils.memory import keep_freed_memory
 from utils.precision import Precision, choose
 from utils.presets import ClassifierTrainTransform, ClassifierValTransform, CropsTransform
 
@@ -165,8 +166,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options.parse(argv, __doc__)
     check_inputs(args)
     devices = options.devices(args.gpu)
-    if args.gpu and devices[0].type == "cpu":
-        say("no GPU found: running on the CPU")
+    if devices[0].type == "cpu":
+        keep_freed_memory()
+        if args.gpu:
+            say("no GPU found: running on the CPU")
     if args.test:
         test(args, devices)
     else:

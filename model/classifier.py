@@ -36,7 +36,7 @@ class LinearClassifier(nn.Module):
         """Pooled backbone features, neither normalised nor whitened: (B, 3, T, H, W) to (B, F)."""
         with torch.autocast(clips.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             maps = self.backbone(clips)  # (B, F, t, h, w)
-        return maps.float().mean(dim=(2, 3, 4))
+        return maps.mean(dim=(2, 3, 4), dtype=None if self.dtype is None else torch.float32)
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, num_class) and pooled features (B, F) of clips (B, 3, T, H, W)."""

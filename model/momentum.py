@@ -23,14 +23,15 @@ def make_encoder(network: str, dim: int) -> nn.Sequential:
 
 
 def embed(encoder: nn.Module, clips: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """L2-normalised embeddings in float32: clips (B, 3, T, H, W) to (B, D).
+    """L2-normalised embeddings, in the type of the weights: clips (B, 3, T, H, W) to (B, D).
 
     Args:
         dtype: what autocast computes in inside of the encoder (float16, bfloat16); None is without autocast.
     """
     with torch.autocast(clips.device.type, dtype=dtype, enabled=dtype is not None):
         embeddings = encoder(clips)
-    return F.normalize(embeddings.flatten(1).float(), dim=1)
+    embeddings = embeddings.flatten(1)
+    return F.normalize(embeddings if dtype is None else embeddings.float(), dim=1)
 
 
 def freeze(module: nn.Module) -> None:
