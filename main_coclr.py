@@ -74,14 +74,14 @@ def query_encoder(state_dict: Mapping[str, Tensor], path: str) -> dict[str, Tens
 def work(args: Namespace) -> None:
     """Train or test, as one of the processes."""
     here = join(args)
-    check_queue(args.moco_k, args.batch_size, here.world_size)
+    check_queue(args.moco_k, args.batch_size, here.world_size, args.accumulate)
     model = CoCLR(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t, args.topk, args.ratio, args.stage,
                   args.reverse, args.cascade)
     if not (args.resume or args.test):
         load_pretrained(model, *args.pretrain)
     run = build_run(model, args, here, with_labels=True)
     steps = partial(CoclrSteps, model=model, optimizer=None if args.test else run.optimizer, ring=run.ring,
-                    device=here.device, seed=args.seed)
+                    device=here.device, seed=args.seed, parts=args.accumulate)
     if args.test:
         measure(args, here, run, steps)
     else:

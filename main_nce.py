@@ -48,14 +48,15 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 def work(args: Namespace) -> None:
     """Train or test, as one of the processes."""
     here = join(args)
-    check_queue(args.moco_k, args.batch_size, here.world_size)
+    check_queue(args.moco_k, args.batch_size, here.world_size, args.accumulate)
     Model, make_steps = MODELS[args.model]
     model = Model(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t)
     if args.pretrain not in ("", "random") and not (args.resume or args.test):
         saved = checkpoint.load(args.pretrain)["state_dict"]
         say(f"{args.pretrain}: {load_state(model, saved, may_miss=('queue_label',), may_have=OTHER_MODELS)}")
     run = build_run(model, args, here, with_labels=False)
-    steps = partial(make_steps, optimizer=None if args.test else run.optimizer, device=here.device)
+    steps = partial(make_steps, optimizer=None if args.test else run.optimizer, device=here.device,
+                    parts=args.accumulate)
     if args.test:
         measure(args, here, run, steps)
     else:

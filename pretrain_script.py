@@ -18,14 +18,17 @@ from pretrain_steps import StepOfEpoch
 from utils import checkpoint, distributed, run_folder
 from utils.checkpoint import load_state
 from utils.console import log_file, say
+from utils.conv_check import check_convolutions
 from utils.distributed import Launch
 from utils.engine import run_epoch
 from utils.errors import CheckpointError, OptionError
 from utils.keeper import LAST, Keeper, numbered
 from utils.loader import make_loader
+from utils.memory import keep_freed_memory
 from utils.metrics import LabelRing
 from utils.optimizer import RunOptimizer, resumed_lr
 from utils.options import check_shared
+from utils.precision import Precision, choose
 from utils.presets import PretrainTransform
 from utils.schedule import lr_at, lr_factor
 
@@ -36,6 +39,7 @@ class Run:
 
     model: MomentumContrast
     optimizer: RunOptimizer
+    precision: Precision
     ring: LabelRing | None = None
     start_epoch: int = 0
     best_acc: float = 0.0
@@ -63,6 +67,8 @@ def join(args: Namespace) -> Launch:
     """Join the other processes, if any, and seed this one."""
     here = distributed.start(args.local_rank, args.gpu, args.dist_backend, args.dist_url, args.world_size, args.rank)
     torch.manual_seed(args.seed)
+    if here.device.type == "cpu":
+        keep_freed_memory()
     return here
 
 
@@ -71,16 +77,22 @@ def build_loader(args: Namespace, here: Launch) -> DataLoader:
     dataset = catalog.build(args.dataset, "val" if args.test else "train", transform=PretrainTransform(args.img_dim),
                             data_root=args.data_root, split_root=args.split_root, seq_len=args.seq_len, ds=args.ds,
                             seed=args.seed)
-    return make_loader(dataset, batch_size=args.batch_size, workers=args.workers, train=not args.test, seed=args.seed,
-                       rank=here.rank, world_size=here.world_size, device=here.device)
+    return make_loader(dataset, batch_size=args.batch_size * args.accumulate, workers=args.workers,
+                       train=not args.test, seed=args.seed, rank=here.rank, world_size=here.world_size,
+                       device=here.device)
 
 
 def build_run(model: MomentumContrast, args: Namespace, here: Launch, with_labels: bool) -> Run:
     """Move a model to its device, and give it an optimizer and, ``with_labels``, a ring of labels."""
+    precision = choose(args.precision, here.device)
     model.to(here.device, memory_format=torch.channels_last_3d)  # as the clips lie in memory
+    model.dtype, model.accumulate = precision.dtype, args.accumulate
+    if args.compile:
+        for encoder in model.encoders():
+            encoder.compile()
     ring = LabelRing(args.moco_k, here.device) if with_labels else None
-    optimizer = RunOptimizer(model.named_parameters(), lr=args.lr, wd=args.wd)
-    return Run(model, optimizer, ring, start_epoch=args.start_epoch)
+    optimizer = RunOptimizer(model.named_parameters(), lr=args.lr, wd=args.wd, scaler=precision.scaler())
+    return Run(model, optimizer, precision, ring, start_epoch=args.start_epoch)
 
 
 def averaged(model: nn.Module, here: Launch) -> nn.Module:
@@ -99,6 +111,7 @@ def resume(run: Run, args: Namespace) -> None:
     saved = checkpoint.load(args.resume, require=("state_dict", "optimizer", "epoch"))
     _restore(run, saved, args.resume)
     run.optimizer.load_state_dict(saved["optimizer"])
+    run.optimizer.load_scaler(saved.get("scaler"))
     epoch = int(saved["epoch"])
     if not args.reset_lr:
         factor = lr_factor(epoch, schedule=args.schedule, cos=args.cos, epochs=args.epochs)
@@ -132,6 +145,7 @@ def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module
     writer = SummaryWriter(str(folder / "img")) if here.rank == 0 else None
     with log_file(folder / "img" / "train.log"):
         _announce(args, here, loader, run, folder)
+        say(check_convolutions(run.model.encoders(), (args.seq_len, args.img_dim, args.img_dim), run.precision))
         step_of_epoch = steps(averaged(run.model, here))
         keeper = Keeper(folder / "model", keep_all="k400" in args.dataset)
         for epoch in range(run.start_epoch, args.epochs):
@@ -163,6 +177,8 @@ def _content(run: Run, epoch: int, args: Namespace) -> dict:
                "optimizer": run.optimizer.state_dict(), "iteration": run.iteration, "options": vars(args)}
     if run.ring is not None:
         content["label_ring"] = run.ring.state_dict()
+    if run.optimizer.scaler.is_enabled():
+        content["scaler"] = run.optimizer.scaler.state_dict()
     return content
 
 
@@ -176,6 +192,7 @@ def measure(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module]
     path = Path(args.test)
     with torch.no_grad(), log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")):
         _announce(args, here, loader, run, path.parent)
+        say(check_convolutions(run.model.encoders(), (args.seq_len, args.img_dim, args.img_dim), run.precision))
         epoch = int(saved.get("epoch", 0))
         run_epoch(loader, steps(run.model)(epoch), title="test", epoch=epoch, print_freq=args.print_freq,
                   device=here.device)
@@ -184,14 +201,15 @@ def measure(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module]
 def _announce(args: Namespace, here: Launch, loader: DataLoader, run: Run, folder: Path) -> None:
     """Say what will run, on what, with how much data."""
     say(f"{args.model} with {args.net} on {args.dataset}: {len(loader.dataset)} clips of {args.seq_len} frames, "
-        f"{args.img_dim} px, {len(loader)} steps per epoch of {here.world_size} x {args.batch_size}")
+        f"{args.img_dim} px, {len(loader)} steps per epoch of {here.world_size} x {loader.batch_size}")
     report = getattr(getattr(loader.dataset, "index", None), "report", "")
     if report:
         say(report)
     if args.test:
-        say(f"test of {args.test} on {here.device}")
+        say(f"test of {args.test} on {here.device} in {run.precision.name}")
         return
-    say(f"epochs {run.start_epoch} to {args.epochs - 1} on {here.device}, {here.world_size} process(es), "
+    say(f"epochs {run.start_epoch} to {args.epochs - 1} on {here.device} in {run.precision.name}, "
+        f"{here.world_size} process(es), "
         f"lr {run.optimizer.base_lr:g}; run folder {folder}")
     present = numbered(folder / "model", LAST)
     if present and not args.resume:

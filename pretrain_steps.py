@@ -1,12 +1,14 @@
 """One training or evaluation step of each contrastive model: batch -> logits -> loss -> update -> metrics."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from model.loss import coclr_loss, drop_self, infonce_loss, ubernce_loss
 from model.pretrain import CoCLR
@@ -19,27 +21,32 @@ from utils.presets import to_blocks
 SELF_MASK_SHARE = 0.9  # share of iterations that leave a query's own key out of its positives, as released
 
 StepOfEpoch = Callable[[int], Step]
+Values = dict[str, Tensor]
 
 
-def infonce_steps(network: nn.Module, optimizer: RunOptimizer | None, device: torch.device) -> StepOfEpoch:
-    """Steps of InfoNCE; without an optimizer they only measure."""
-    def step(batch: dict, iteration: int) -> dict[str, Tensor]:
+def infonce_steps(network: nn.Module, optimizer: RunOptimizer | None, device: torch.device,
+                  parts: int = 1) -> StepOfEpoch:
+    """Steps of InfoNCE; without an optimizer they only measure. parts: see :func:`take_step`."""
+    def contrast(batch: dict) -> Values:
         logits, labels = network(to_blocks(batch, device)[:, :, 0])  # block: (B, 2, 3, T, H, W)
-        loss = infonce_loss(logits)
-        update(optimizer, loss)
         top1, top5 = topk_accuracy(logits, labels)
-        return {"loss": loss, "top1": top1, "top5": top5, **rate(optimizer)}
+        return {"loss": infonce_loss(logits), "top1": top1, "top5": top5}
+
+    def step(batch: dict, iteration: int) -> Values:
+        return {**take_step(network, optimizer, split(batch, parts), contrast), **rate(optimizer)}
     return lambda epoch: step
 
 
-def ubernce_steps(network: nn.Module, optimizer: RunOptimizer | None, device: torch.device) -> StepOfEpoch:
+def ubernce_steps(network: nn.Module, optimizer: RunOptimizer | None, device: torch.device,
+                  parts: int = 1) -> StepOfEpoch:
     """Steps of UberNCE, whose positives come from the classes; without an optimizer they only measure."""
-    def step(batch: dict, iteration: int) -> dict[str, Tensor]:
+    def contrast(batch: dict) -> Values:
         classes = batch["label"].to(device, non_blocking=True)
         logits, mask = network(to_blocks(batch, device)[:, :, 0], classes)  # block: (B, 2, 3, T, H, W)
-        loss = ubernce_loss(logits, mask)
-        update(optimizer, loss)
-        return {"loss": loss, **accuracies(logits, mask), **rate(optimizer)}
+        return {"loss": ubernce_loss(logits, mask), **accuracies(logits, mask)}
+
+    def step(batch: dict, iteration: int) -> Values:
+        return {**take_step(network, optimizer, split(batch, parts), contrast), **rate(optimizer)}
     return lambda epoch: step
 
 
@@ -52,6 +59,7 @@ class CoclrSteps:
     Args:
         network: the model, or its wrapper that averages gradients over processes. model: the model itself.
         ring: labels of the queue's entries, for the mining recall alone. seed: of the draws of :func:`masks_self`.
+        parts: see :func:`take_step`.
     """
 
     network: nn.Module
@@ -60,6 +68,7 @@ class CoclrSteps:
     ring: LabelRing
     device: torch.device
     seed: int
+    parts: int = 1
 
     def __post_init__(self) -> None:
         self._full = self.model.queue_is_full
@@ -67,22 +76,27 @@ class CoclrSteps:
     def __call__(self, epoch: int) -> Step:
         return partial(self.step, epoch)
 
-    def step(self, epoch: int, batch: dict, iteration: int) -> dict[str, Tensor]:
+    def step(self, epoch: int, batch: dict, iteration: int) -> Values:
         """One batch: loss, accuracies, and once positives are mined their recall."""
-        views = to_blocks(batch, self.device)  # (B, 2 clips, 2 streams, 3, T, H, W)
-        source = batch["source"].to(self.device, non_blocking=True)
-        label = batch["label"].to(self.device, non_blocking=True)
         full = self._is_full(iteration)
         network = self.network if full else self.model  # no gradients to average while the queue fills
-        logits, mask = network(views[:, 0], views[:, 1], source)  # (B, 1+K) each
-        loss = coclr_loss(logits, drop_self(mask) if masks_self(self.seed, epoch, iteration) else mask)
-        if full:
-            update(self.optimizer, loss)
-        values = {"loss": loss, **accuracies(logits, mask), **rate(self.optimizer)}
-        if full and self.ring.full and self.model.topk:
-            values["recall"] = mining_recall(mask, label, source, self.ring)
+        batches = split(batch, self.parts)
+        contrast = partial(self._contrast, network, full, masks_self(self.seed, epoch, iteration))
+        values = take_step(network, self.optimizer if full else None, batches, contrast)
         if self.optimizer is not None:
-            self.ring.update(label, source)
+            for part in batches:  # in the order in which the queue took them
+                self.ring.update(part["label"].to(self.device), part["source"].to(self.device))
+        return {**values, **rate(self.optimizer)}
+
+    def _contrast(self, network: nn.Module, full: bool, without_self: bool, batch: dict) -> Values:
+        views = to_blocks(batch, self.device)  # (B, 2 clips, 2 streams, 3, T, H, W)
+        source = batch["source"].to(self.device, non_blocking=True)
+        logits, mask = network(views[:, 0], views[:, 1], source)  # (B, 1+K) each
+        loss = coclr_loss(logits, drop_self(mask) if without_self else mask)
+        values = {"loss": loss, **accuracies(logits, mask)}
+        if full and self.ring.full and self.model.topk:
+            label = batch["label"].to(self.device, non_blocking=True)
+            values["recall"] = mining_recall(mask, label, source, self.ring)
         return values
 
     def _is_full(self, iteration: int) -> bool:
@@ -97,12 +111,42 @@ def masks_self(seed: int, epoch: int, iteration: int) -> bool:
     return bool(np.random.default_rng([seed, epoch, iteration]).random() < SELF_MASK_SHARE)
 
 
-def update(optimizer: RunOptimizer | None, loss: Tensor) -> None:
-    """One optimizer step down the loss's gradient; nothing without an optimizer."""
+def split(batch: dict, parts: int) -> list[dict]:
+    """A batch of N*B samples as N batches of B; tensors, and tensors in dicts, are cut in their first dimension."""
+    if parts == 1:
+        return [batch]
+    pieces = {key: split(value, parts) if isinstance(value, dict) else value.chunk(parts)
+              for key, value in batch.items()}
+    return [{key: piece[i] for key, piece in pieces.items()} for i in range(parts)]
+
+
+def take_step(network: nn.Module, optimizer: RunOptimizer | None, batches: list[dict],
+              contrast: Callable[[dict], Values]) -> Values:
+    """One optimizer step down the gradient of the batches' mean loss; without an optimizer only the values.
+
+    Several batches (``--accumulate``) are one batch to queue, momentum encoder and optimizer, if the model knows their
+    number (its ``accumulate``); BatchNorm sees each alone.
+
+    Args:
+        network: what ``contrast`` calls; where it averages gradients over processes, it does so once.
+        contrast: a batch's "loss" and metrics, 0-d tensors.
+
+    Returns:
+        The means of the values over the batches.
+    """
     if optimizer is not None:
         optimizer.zero_grad()
-        loss.backward()
+    steps: list[Values] = []
+    for i, batch in enumerate(batches, start=1):
+        wait = i < len(batches) and isinstance(network, DistributedDataParallel)
+        with network.no_sync() if wait else nullcontext():
+            values = contrast(batch)
+            if optimizer is not None:
+                optimizer.backward(values["loss"] / len(batches))
+        steps.append({name: value.detach() for name, value in values.items()})
+    if optimizer is not None:
         optimizer.step()
+    return {name: torch.stack([values[name] for values in steps]).mean() for name in steps[0]}
 
 
 def accuracies(logits: Tensor, mask: Tensor) -> dict[str, Tensor]:

@@ -5,6 +5,8 @@ The "r50" of CoCLR (arXiv 2010.09709), after Hara et al. (CVPR 2018) and Wang et
 
 from torch import Tensor, nn
 
+from backbone.folding import conv_bn
+
 # (width, blocks, spatial stride, temporal kernel) of the four layers.
 LAYERS = ((64, 3, 1, 1), (128, 4, 2, 1), (256, 6, 2, 3), (512, 3, 2, 3))
 EXPANSION = 4
@@ -36,10 +38,10 @@ class Bottleneck(nn.Module):
         self.final_relu = final_relu
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        out = self.relu(self.bn1(self.conv1(x)))
-        out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out)) + shortcut
+        shortcut = x if self.downsample is None else conv_bn(x, *self.downsample)
+        out = self.relu(conv_bn(x, self.conv1, self.bn1))
+        out = self.relu(conv_bn(out, self.conv2, self.bn2))
+        out = conv_bn(out, self.conv3, self.bn3) + shortcut
         return self.relu(out) if self.final_relu else out
 
 
@@ -65,6 +67,6 @@ class ResNet2d3d(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Clips (B, 3, T, H, W) to features (B, 2048, T, H/32, W/32)."""
-        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.maxpool(self.relu(conv_bn(x, self.conv1, self.bn1)))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.relu(x)

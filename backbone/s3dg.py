@@ -7,6 +7,8 @@ belongs to (``block3.1``): published checkpoints hold both, and a file we write 
 import torch
 from torch import Tensor, nn
 
+from backbone.folding import conv_bn
+
 # Widths of the four branches of an Inception block:
 # (1x1), (1x1 reduce, separable 3x3x3), (1x1 reduce, separable 3x3x3), (1x1 after the pool).
 INCEPTION_WIDTHS = {
@@ -39,7 +41,7 @@ class BasicConv3d(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))
+        return self.relu(conv_bn(x, self.conv, self.bn))
 
 
 class STConv3d(nn.Module):
@@ -55,8 +57,8 @@ class STConv3d(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(self.bn1(self.conv1(x)))
-        return self.relu(self.bn2(self.conv2(x)))
+        x = self.relu(conv_bn(x, self.conv1, self.bn1))
+        return self.relu(conv_bn(x, self.conv2, self.bn2))
 
 
 class SelfGating(nn.Module):

@@ -50,15 +50,16 @@ class Progress:
     best_acc: float = 0.0
 
 
-def build_optimizer(net: nn.Module, train_what: str, *, name: str, lr: float, wd: float) -> RunOptimizer:
+def build_optimizer(net: nn.Module, train_what: str, *, name: str, lr: float, wd: float,
+                    scaler: torch.amp.GradScaler | None = None) -> RunOptimizer:
     """Optimizer of the trained parameters, one saved group each; under "ft" the backbone gets a tenth of `lr`.
 
-    Under "last" the backbone is frozen here and left out. net: the bare classifier.
+    Under "last" the backbone is frozen here and left out. net: the bare classifier. scaler: of the loss.
     """
     if train_what == "last":
         net.backbone.requires_grad_(False)
     trained = [(label, parameter) for label, parameter in net.named_parameters() if parameter.requires_grad]
-    return RunOptimizer(trained, name=name, lr=lr, wd=wd, scale=lambda label: BACKBONE_SHARE
+    return RunOptimizer(trained, name=name, lr=lr, wd=wd, scaler=scaler, scale=lambda label: BACKBONE_SHARE
                         if train_what == "ft" and label.startswith("backbone.") else 1.0)
 
 
@@ -79,7 +80,7 @@ def make_step(net: nn.Module, device: torch.device, optimizer: RunOptimizer | No
             loss = F.cross_entropy(logits, label)
         if optimizer is not None:
             optimizer.zero_grad()
-            loss.backward()
+            optimizer.backward(loss)
             optimizer.step()
         top1, top5 = topk_accuracy(logits, label)
         return {"loss": loss.detach(), "top1": top1, "top5": top5}
@@ -94,6 +95,7 @@ def resume(net: nn.Module, optimizer: RunOptimizer, path: str, plan: Plan, reset
     """
     saved = load_classifier(net, path, require=("state_dict", "optimizer", "epoch"))
     optimizer.load_state_dict(saved["optimizer"])
+    optimizer.load_scaler(saved.get("scaler"))
     epoch = int(saved["epoch"])
     if not reset_lr:
         factor = lr_factor(epoch, schedule=plan.schedule, cos=plan.cos, epochs=plan.epochs)
@@ -131,8 +133,11 @@ def fit(net: nn.Module, loaders: Sequence[DataLoader], optimizer: RunOptimizer, 
 
 
 def _content(net: nn.Module, optimizer: RunOptimizer, epoch: int, progress: Progress) -> dict:
-    return {"epoch": epoch, "state_dict": getattr(net, "module", net).state_dict(), "best_acc": progress.best_acc,
-            "optimizer": optimizer.state_dict(), "iteration": progress.iteration}
+    content = {"epoch": epoch, "state_dict": getattr(net, "module", net).state_dict(), "best_acc": progress.best_acc,
+               "optimizer": optimizer.state_dict(), "iteration": progress.iteration}
+    if optimizer.scaler.is_enabled():
+        content["scaler"] = optimizer.scaler.state_dict()
+    return content
 
 
 def _say_result(plan: Plan, progress: Progress, folder: Path) -> None:

@@ -34,8 +34,11 @@ from eval.options import RANDOM
 from eval.windows import read_samples
 from utils import run_folder
 from utils.console import log_file, say
+from utils.conv_check import check_convolutions
 from utils.errors import CheckpointError, OptionError
 from utils.loader import make_loader
+from utils.memory import keep_freed_memory
+from utils.precision import Precision, choose
 from utils.presets import ClassifierTrainTransform, ClassifierValTransform, CropsTransform
 
 Devices = list[torch.device]
@@ -75,6 +78,16 @@ def spread(net: nn.Module, devices: Devices) -> nn.Module:
     return nn.DataParallel(net, device_ids=devices) if len(devices) > 1 else net
 
 
+def prepare(args: Namespace, net: nn.Module, devices: Devices, precision: Precision) -> nn.Module:
+    """The network on its devices, computing in a precision; says what a check of its convolutions found."""
+    net.to(devices[0])
+    net.dtype = precision.dtype
+    say(check_convolutions([net.backbone], (args.seq_len, args.img_dim, args.img_dim), precision))
+    if args.compile:
+        net.backbone.compile()
+    return spread(net, devices)
+
+
 def train(args: Namespace, devices: Devices) -> None:
     """Linear probe or finetuning, into a run folder (of a resumed checkpoint: its own)."""
     batch = args.batch_size * len(devices)
@@ -87,7 +100,9 @@ def train(args: Namespace, devices: Devices) -> None:
         network.load_backbone(net, args.pretrain)
     net.to(devices[0], memory_format=torch.channels_last_3d)  # before the optimizer holds its parameters
     plan = finetune.Plan(**{name: getattr(args, name) for name in finetune.Plan.__dataclass_fields__})
-    optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=args.lr, wd=args.wd)
+    precision = choose(args.precision, devices[0])
+    optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=args.lr, wd=args.wd,
+                                         scaler=precision.scaler())
     progress = finetune.Progress(epoch=args.start_epoch)
     folder = run_folder.classifier_folder(args, len(devices))
     if args.resume:
@@ -96,7 +111,7 @@ def train(args: Namespace, devices: Devices) -> None:
     with log_file(run_folder.make(folder) / "img" / "train.log"):
         say(f"{args.train_what} on {args.dataset} with {args.net}: {', '.join(map(str, devices))}, batches of {batch}, "
             f"run folder {folder}")
-        finetune.fit(spread(net, devices), loaders, optimizer, plan, progress, folder)
+        finetune.fit(prepare(args, net, devices, precision), loaders, optimizer, plan, progress, folder)
 
 
 def test(args: Namespace, devices: Devices) -> None:
@@ -118,7 +133,8 @@ def test_crops(args: Namespace, path: Path, devices: Devices) -> None:
         network.load_classifier(net, path)
     samples = read_samples(dataset, workers=args.workers, device=devices[0], title="test")
     batch = args.batch_size * len(devices)
-    prob = crops.crop_probabilities(spread(net.eval(), devices), samples, batch, devices[0])
+    net = prepare(args, net.eval(), devices, choose(args.precision, devices[0]))
+    prob = crops.crop_probabilities(net, samples, batch, devices[0])
     crops.report_crops(prob, torch.as_tensor(dataset.index.labels))
     output = crops.write_probabilities(path, list(dataset.index.paths), prob)
     say(f"probabilities of each video: {output}")
@@ -133,12 +149,14 @@ def test_retrieval(args: Namespace, path: Path, devices: Devices) -> None:
     if args.test != RANDOM:
         network.load_backbone(net, path)
     made_from = {name: getattr(args, name) for name in ("net", "seq_len", "ds", "img_dim", "which_split", "seed")}
-    made_from |= {"data_root": str(Path(args.data_root).resolve()), "checkpoint": retrieval.fingerprint(args.test)}
+    precision = choose(args.precision, devices[0])
+    made_from |= {"data_root": str(Path(args.data_root).resolve()), "checkpoint": retrieval.fingerprint(args.test),
+                  "precision": precision.name}
     job = retrieval.FeatureJob(
         folder=path.parent / args.dirname, dataset=args.dataset, made_from=made_from, gallery=args.gallery,
         normalise=args.train_what == "last", batch_size=args.batch_size * len(devices), workers=args.workers,
         device=devices[0])
-    net = spread(net.eval(), devices)
+    net = prepare(args, net.eval(), devices, precision)
     query, gallery = (retrieval.split_features(net, split, videos, job) for split, videos in sets.items())
     retrieval.report(job, query, gallery)
 
@@ -148,8 +166,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options.parse(argv, __doc__)
     check_inputs(args)
     devices = options.devices(args.gpu)
-    if args.gpu and devices[0].type == "cpu":
-        say("no GPU found: running on the CPU")
+    if devices[0].type == "cpu":
+        keep_freed_memory()
+        if args.gpu:
+            say("no GPU found: running on the CPU")
     if args.test:
         test(args, devices)
     else:

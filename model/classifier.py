@@ -1,5 +1,6 @@
 """A backbone with a linear classifier: linear probe and finetuning (CoCLR, section 4.3)."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ class LinearClassifier(nn.Module):
         super().__init__()
         self.backbone, info = select_backbone(network)
         width = info["feature_size"]
+        self.dtype: torch.dtype | None = None  # of the backbone's autocast; all else is float32
         self.use_l2_norm = use_l2_norm
         self.final_bn = nn.BatchNorm1d(width) if use_final_bn else None
         hidden = [layer for _ in range(num_fc - 1) for layer in (nn.Linear(width, width), nn.ReLU(inplace=True))]
@@ -32,7 +34,9 @@ class LinearClassifier(nn.Module):
 
     def features(self, clips: Tensor) -> Tensor:
         """Pooled backbone features, neither normalised nor whitened: (B, 3, T, H, W) to (B, F)."""
-        return self.backbone(clips).mean(dim=(2, 3, 4))
+        with torch.autocast(clips.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            maps = self.backbone(clips)  # (B, F, t, h, w)
+        return maps.mean(dim=(2, 3, 4), dtype=None if self.dtype is None else torch.float32)
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, num_class) and pooled features (B, F) of clips (B, 3, T, H, W)."""

@@ -22,9 +22,16 @@ def make_encoder(network: str, dim: int) -> nn.Sequential:
     )
 
 
-def embed(encoder: nn.Module, clips: Tensor) -> Tensor:
-    """L2-normalised embeddings: clips (B, 3, T, H, W) to (B, D)."""
-    return F.normalize(encoder(clips).flatten(1), dim=1)
+def embed(encoder: nn.Module, clips: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """L2-normalised embeddings, in the type of the weights: clips (B, 3, T, H, W) to (B, D).
+
+    Args:
+        dtype: what autocast computes in inside of the encoder (float16, bfloat16); None is without autocast.
+    """
+    with torch.autocast(clips.device.type, dtype=dtype, enabled=dtype is not None):
+        embeddings = encoder(clips)
+    embeddings = embeddings.flatten(1)
+    return F.normalize(embeddings if dtype is None else embeddings.float(), dim=1)
 
 
 def freeze(module: nn.Module) -> None:
@@ -33,15 +40,17 @@ def freeze(module: nn.Module) -> None:
         parameter.requires_grad_(False)
 
 
-def check_queue(K: int, batch: int, world: int) -> None:
-    """Refuse a queue that a step's keys, ``batch`` from each of ``world`` processes, do not divide.
+def check_queue(K: int, batch: int, world: int, accumulate: int = 1) -> None:
+    """Refuse a queue that a step's keys, ``accumulate`` x ``batch`` from each of ``world`` processes, do not divide.
 
     Raises:
-        ModelError: K is not a positive multiple of batch * world.
+        ModelError: K is not a positive multiple of batch * world * accumulate.
     """
-    if K <= 0 or K % (batch * world):
+    step = batch * world * accumulate
+    if K <= 0 or K % step:
+        pieces = f" x {accumulate} (--accumulate)" if accumulate > 1 else ""
         raise ModelError(f"the queue of {K} entries (--moco-k) must be a multiple of the keys of one step, "
-                         f"{batch} (--batch_size) x {world} processes = {batch * world}")
+                         f"{batch} (--batch_size){pieces} x {world} processes = {step}")
 
 
 class MomentumContrast(nn.Module):
@@ -55,6 +64,9 @@ class MomentumContrast(nn.Module):
     def __init__(self, network: str, dim: int, K: int, m: float, T: float) -> None:
         super().__init__()
         self.dim, self.K, self.m, self.T = dim, K, m, T
+        self.dtype: torch.dtype | None = None  # of the encoders' autocast; all else is float32
+        self.accumulate = 1  # forwards that make one step: their keys are queued together, after the last
+        self._waiting: list[dict[str, Tensor]] = []  # keys of the step so far
         self.encoder_q = make_encoder(network, dim)
         self.encoder_k = make_encoder(network, dim)
         self.encoder_k.load_state_dict(self.encoder_q.state_dict())
@@ -64,9 +76,15 @@ class MomentumContrast(nn.Module):
         # Draws the clips' order for shuffled BatchNorm. The same on every process, so the order needs no exchange.
         self.shuffle = torch.Generator().manual_seed(0)
 
+    def encoders(self) -> list[nn.Module]:
+        """All encoders, which are of one network."""
+        return [module for name, module in self.named_children() if name in ("encoder_q", "encoder_k", "sampler")]
+
     @torch.no_grad()
     def update_key_encoder(self) -> None:
-        """encoder_k = m * encoder_k + (1 - m) * encoder_q, over parameters only (MoCo, equation 2)."""
+        """encoder_k = m * encoder_k + (1 - m) * encoder_q, over parameters only, once a step (MoCo, equation 2)."""
+        if self._waiting:
+            return
         keys, queries = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
         # Two products and a sum, each rounded, as released: a fused multiply-add differs in the last bit, which S3D in
         # train mode at initialisation amplifies to 3e-4 of the keys.
@@ -85,11 +103,11 @@ class MomentumContrast(nn.Module):
         """
         B, W = len(clips), distributed.world_size()
         if W == 1:  # BatchNorm does not see the order within a process
-            k = embed(self.encoder_k, clips)
+            k = embed(self.encoder_k, clips, self.dtype)
             return k, k
         # Row r lists the clips that process r encodes; sorted, in the order of the processes they come from.
         order = torch.randperm(W * B, generator=self.shuffle).view(W, B).sort(dim=1).values
-        shuffled = embed(self.encoder_k, exchange_clips(clips, order))
+        shuffled = embed(self.encoder_k, exchange_clips(clips, order), self.dtype)
         k_all = distributed.all_gather(shuffled)  # (W*B, D) in the order of `order`
         k_all = k_all[order.flatten().argsort().to(k_all.device, non_blocking=True)]
         return k_all.view(W, B, -1)[distributed.rank()], k_all
@@ -104,15 +122,20 @@ class MomentumContrast(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, columns: dict[str, Tensor]) -> None:
-        """Replace the oldest queue columns by those of a step.
+        """Replace the oldest queue columns by those of a step, once its last forward (of ``accumulate``) is here.
 
         Args:
             columns: buffer name to its new entries, W*B of them, first dimension: (W*B, D) for a (D, K) buffer,
                 (W*B,) for a (K,) buffer.
 
         Raises:
-            ModelError: W*B does not divide K.
+            ModelError: the entries of a step do not divide K.
         """
+        self._waiting.append(columns)
+        if len(self._waiting) < self.accumulate:
+            return
+        columns = {name: torch.cat([part[name] for part in self._waiting]) for name in columns}
+        self._waiting = []
         n = len(next(iter(columns.values())))
         if self.K % n:
             check_queue(self.K, n // distributed.world_size(), distributed.world_size())

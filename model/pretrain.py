@@ -23,7 +23,7 @@ class InfoNCE(MomentumContrast):
 
     def contrast(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits (B, 1+K) of query and key clips (B, 3, T, H, W), and in training all processes' keys (W*B, D)."""
-        q = embed(self.encoder_q, query)  # (B, D)
+        q = embed(self.encoder_q, query, self.dtype)  # (B, D)
         training = q.requires_grad
         if training:
             self.update_key_encoder()
@@ -125,13 +125,13 @@ class CoCLR(InfoNCE):
         Returns:
             Logits (B, 1+K) and the mask of positives (B, 1+K), float 0 or 1.
         """
-        q = embed(self.encoder_q, block1[:, self.own_view])  # (B, D)
+        q = embed(self.encoder_q, block1[:, self.own_view], self.dtype)  # (B, D)
         training = q.requires_grad
         if training:
             self.update_key_encoder()
         with torch.no_grad():
             k, k_all = self.embed_keys(block2[:, self.own_view])  # (B, D), (W*B, D)
-            kf = embed(self.sampler, block2[:, self.other_view])  # (B, D)
+            kf = embed(self.sampler, block2[:, self.other_view], self.dtype)  # (B, D)
         logits = self.logits(q, k)  # (B, 1+K)
         mask = self.positives(kf, logits.detach(), source)  # (B, 1+K)
         if training:

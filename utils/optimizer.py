@@ -9,7 +9,7 @@ from utils.errors import CheckpointError
 
 
 class RunOptimizer:
-    """An optimizer over named parameters.
+    """An optimizer over named parameters, with loss scaling where the precision needs it.
 
     Args:
         named: (name, parameter) pairs, in the order of the file's groups. Frozen ones get a group in the file, but
@@ -17,11 +17,13 @@ class RunOptimizer:
         name: "adam" or "sgd" (momentum 0.9).
         lr, wd: learning rate and weight decay.
         scale: share of the learning rate that a parameter of this name gets; default 1 for all.
+        scaler: of the loss (fp16); none by default.
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], *, name: str = "adam", lr: float, wd: float,
-                 scale: Callable[[str], float] = lambda name: 1.0) -> None:
+                 scale: Callable[[str], float] = lambda name: 1.0, scaler: torch.amp.GradScaler | None = None) -> None:
         pairs = list(named)
+        self.scaler = scaler or torch.amp.GradScaler("cpu", enabled=False)
         self.parameters = [parameter for _, parameter in pairs]
         self.scales = [scale(label) for label, _ in pairs]
         self.base_lr = lr
@@ -29,10 +31,12 @@ class RunOptimizer:
                               if s == scale_ and p.requires_grad], "scale": scale_}
                   for scale_ in sorted(set(self.scales))]
         groups = [group for group in groups if group["params"]]
+        # One kernel for all on a GPU. On a CPU that saves 7 of 25 ms for S3D and rounds differently: not worth it.
+        common = {"lr": lr, "weight_decay": wd, "fused": all(p.is_cuda for p in self.parameters) or None}
         if name == "adam":
-            self.inner: torch.optim.Optimizer = torch.optim.Adam(groups, lr=lr, weight_decay=wd)
+            self.inner: torch.optim.Optimizer = torch.optim.Adam(groups, **common)
         else:
-            self.inner = torch.optim.SGD(groups, lr=lr, weight_decay=wd, momentum=0.9)
+            self.inner = torch.optim.SGD(groups, momentum=0.9, **common)
         self.lr = lr
         self.set_lr(lr)
 
@@ -46,9 +50,14 @@ class RunOptimizer:
         """Forget the gradients."""
         self.inner.zero_grad(set_to_none=True)
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss, scaled as :meth:`step` expects them."""
+        self.scaler.scale(loss).backward()
+
     def step(self) -> None:
-        """Update the trained parameters."""
-        self.inner.step()
+        """Update the trained parameters; scaled gradients that overflowed are left out, and the next scale is lower."""
+        self.scaler.step(self.inner)
+        self.scaler.update()
 
     def state_dict(self) -> dict:
         """The state as an optimizer with one group per parameter, frozen ones included, would save it.
@@ -56,6 +65,7 @@ class RunOptimizer:
         Each group also has ``initial_lr``: the rate before any schedule, which a resumed run starts from.
         """
         common = {key: value for key, value in self.inner.param_groups[0].items() if key not in ("params", "scale")}
+        common["fused"] = None  # of this device only
         groups = [{**common, "lr": self.lr * scale, "initial_lr": self.base_lr * scale, "params": [i]}
                   for i, scale in enumerate(self.scales)]
         state = {i: dict(self.inner.state[p]) for i, p in enumerate(self.parameters) if self.inner.state.get(p)}
@@ -81,6 +91,11 @@ class RunOptimizer:
                 raise CheckpointError(f"the checkpoint's optimizer state of parameter {i} does not fit: it was made "
                                       "with another --net or optimizer")
         self.inner.load_state_dict({"state": self._numbered(moments), "param_groups": self._groups()})
+
+    def load_scaler(self, saved: dict | None) -> None:
+        """Take over the loss's scale from a checkpoint that has one, if this run scales it too."""
+        if saved and self.scaler.is_enabled():
+            self.scaler.load_state_dict(saved)
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for group in self.inner.param_groups for p in group["params"]]

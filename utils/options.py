@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from utils.errors import OptionError
+from utils.precision import STEPS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,6 +69,9 @@ def add_shared(parser: argparse.ArgumentParser, *, dataset: str, num_seq: int, s
     add("--start_epoch", type=whole_number, default=0, help="first epoch, 0-based (a resumed run knows its own)")
     add("--print_freq", type=positive_int, default=5, help="steps between progress lines")
     add("--img_dim", type=positive_int, default=128, help="side of the input frames in pixels")
+    add("--precision", choices=list(STEPS), default=None, help="arithmetic of the encoders (default: fp32 on a CPU, "
+        "tf32 on a GPU; fp16, with loss scaling, is the fast one on GPUs; see docs/precision.md)")
+    add("--compile", action="store_true", help="compile the encoders with torch.compile, which takes minutes")
     add("--prefix", default=prefix, help="first part of the run folder's name")
     add("-j", "--workers", type=whole_number, default=workers, help="loader processes; 0 loads in the main process")
     add("--resume", default="", metavar="CKPT", help="go on from this checkpoint, in its run folder")
@@ -102,6 +106,8 @@ def pretraining_parser(description: str, *, dataset: str, models: Sequence[str])
     add("--save_freq", type=positive_int, default=1, help="epochs between checkpoints")
     add("--name_prefix", default="", help="put before the model in the run folder's name")
     add("--seed", type=whole_number, default=0, help="seed of weights, order and augmentation")
+    add("--accumulate", type=positive_int, default=1, metavar="N", help="one step from N times --batch_size clips, "
+        "computed --batch_size at a time; queue and momentum encoder change once a step")
     add("--gpu", type=whole_number, default=None, help="GPU to use, for a single process")
     add("--world-size", type=int, default=-1, help="processes in all; nodes with --multiprocessing-distributed")
     add("--rank", type=int, default=-1, help="number of this process; of this node with --multiprocessing-distributed")

@@ -59,7 +59,8 @@ def make(folder: Path) -> Path:
 
 
 def _clip_part(args: Namespace) -> str:
-    return (f"{args.dataset}-{args.img_dim}_{args.net}_bs{args.batch_size}_lr{args.lr}"
+    parts = f"{args.accumulate}x" if args.accumulate > 1 else ""
+    return (f"{args.dataset}-{args.img_dim}_{args.net}_bs{parts}{args.batch_size}_lr{args.lr}"
             f"_seq{args.num_seq}_len{args.seq_len}_ds{args.ds}")
 
 
