@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from test_pretrain import TinyBackbone
 
+from model import momentum
 from utils.metrics import LabelRing, Meters, mask_accuracy, mining_recall, topk_accuracy
 
 
@@ -53,13 +55,10 @@ def test_the_ring_wraps_around_in_order():
     assert ring.labels.tolist() == written[6:] and ring.sources.tolist() == [n + 100 for n in written[6:]]
 
 
-def test_the_ring_keeps_pace_with_the_queue():
-    from model.momentum import MomentumContrast
+def test_the_ring_keeps_pace_with_the_queue(monkeypatch):
+    monkeypatch.setattr(momentum, "select_backbone", lambda _: (TinyBackbone(), {"feature_size": 8}))
     K, ring = 8, LabelRing(8)
-    queue = MomentumContrast.__new__(MomentumContrast)
-    torch.nn.Module.__init__(queue)
-    queue.K = K
-    queue.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+    queue = momentum.MomentumContrast("tiny", 4, K, m=0.9, T=0.1)
     queue.register_buffer("queue_vname", torch.full((K,), -1))
     for step in range(5):
         source = torch.arange(2) + 2 * step
