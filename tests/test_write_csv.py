@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataset.split_files import source_ids
 from process_data.src.errors import PrepareError
 from process_data.src.split_folder import check_name, class_list, class_text, read_classes, split_files, write_files
 from process_data.src.splits import source_of, source_splits, ucf101_splits
@@ -82,6 +83,40 @@ def test_own_splits_keep_sources_apart(videos, grouped, seed):
             tested = {source_of(n) for n in test if n[0] == label}
             expected = min(max(round(0.28 * len(sources)), 1), len(sources) - 1) if sources else 0
             assert len(tested) == expected
+
+
+@pytest.mark.parametrize("pattern", ["{c}/{i:03d}", "{c}/v_x_g{i:02d}_c01"])
+def test_classes_whose_videos_have_the_same_names_do_not_share_sources(tmp_path, pattern):
+    lengths = {pattern.format(c=c, i=i): 20 for c in "ABCDEF" for i in range(1, 7)} | {"A/alone": 20, "A/v_y_g07": 20}
+    make_lmdb(tmp_path / "o.lmdb", lengths)
+    done = write_csv("--name", "own", "--data", tmp_path / "o.lmdb", "--split_root", tmp_path)
+    assert done.returncode == 0, done.stderr
+    for split in (1, 2, 3):
+        train, test = (dict(rows(tmp_path / f"own/{side}_split0{split}.csv")) for side in ("train", "test"))
+        assert train | test == lengths and not train.keys() & test.keys()
+        assert [sum(name[0] == c for name in test) for c in "ABCDEF"] == [2] * 6  # 28 % of 6 and of 8
+    known = json.loads((tmp_path / "own/video_source.json").read_text())
+    shared = {re.sub(r"_c\d+$", "", name) for name in lengths} - {"A/alone", "A/v_y_g07"}
+    assert known.keys() == {*shared, "alone", "v_y_g07"}
+    ids = source_ids(list(lengths), tmp_path / "own/video_source.json", by_video=False)
+    assert sorted(ids) == list(range(38))  # every video is its own source, and all are found in the file
+
+
+@pytest.mark.parametrize(("videos", "train", "test"), [(["A/1", "B/1"], 2, 0), (["A/1", "A/2", "B/1"], 2, 1)])
+def test_a_set_without_test_videos_is_written_with_a_warning(tmp_path, videos, train, test):
+    make_lmdb(tmp_path / "o.lmdb", dict.fromkeys(videos, 20))
+    done = write_csv("--name", "own", "--data", tmp_path / "o.lmdb", "--split_root", tmp_path)
+    assert done.returncode == 0 and len(rows(tmp_path / "own/train_split01.csv")) == train
+    assert len(rows(tmp_path / "own/test_split01.csv")) == test
+    warning = "warning: split 1, 2, 3 has no test videos, so it can be trained on but not evaluated\n"
+    assert done.stderr == ("" if test else warning)
+
+
+def test_a_split_without_training_videos_is_refused(tmp_path):
+    make_lmdb(tmp_path / "u.lmdb", {f"Archery/v_Archery_g0{i}_c01": 20 for i in range(1, 8)})  # split 1 tests them all
+    done = write_csv("--name", "ucf101", "--data", tmp_path / "u.lmdb", "--split_root", tmp_path / "s")
+    assert done.returncode == 2 and "split 1 has no training videos" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "s").exists()
 
 
 def test_random_splits_follow_the_seed():

@@ -25,6 +25,7 @@ from process_data.src.extract_ff import add_extraction, check_extraction, coded_
 from process_data.src.lmdb_file import open_lmdb, pack, write_bytes, write_lmdb
 from process_data.src.pool import each
 from process_data.src.split_folder import check_name, class_list, keep, plan_splits, split_files, write_files
+from process_data.src.splits import warn_untested
 from process_data.src.video_io import find_videos
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -132,7 +133,9 @@ def prepare(options: argparse.Namespace) -> None:
         write_streams(place, videos, settings, finished)
     with open_lmdb(place.rgb) as rgb:
         lengths = dict(rgb.lengths)
-    write_files(place.splits, split_files(classes, keep(splits, lengths), lengths), options.overwrite)
+    splits = keep(splits, lengths)
+    write_files(place.splits, split_files(classes, splits, lengths), options.overwrite)
+    warn_untested(splits)
     summary(place, videos, check_pair(place.rgb, place.flow))
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 
 from process_data.src.errors import PrepareError
 from process_data.src.lmdb_file import write_text
-from process_data.src.splits import Split, hmdb51_splits, official_splits, source_of, source_splits, ucf101_splits
+from process_data.src.splits import (
+    Split,
+    hmdb51_splits,
+    official_splits,
+    require_training,
+    source_keys,
+    source_splits,
+    ucf101_splits,
+)
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data"  # class lists of the published data sets
 
@@ -50,14 +58,16 @@ def plan_splits(name: str, names: Iterable[str], official: Path | None, seed: in
                 allow_missing: bool = False) -> list[Split]:
     """The splits of a data set of these videos, by its name and the official lists, where there are some.
 
-    Raises PrepareError for a missing folder of lists, and when a list names a video that is not there (with
-    `allow_missing` these are left out).
+    Raises PrepareError for a missing folder of lists, for a split without training videos, and when a list names a
+    video that is not there (with `allow_missing` these are left out).
     """
     names = list(names)
     if name == "hmdb51" and official is None:
         raise PrepareError("HMDB51's splits are given by its lists: give the folder of *_test_split1.txt as --splits")
     if official is None:
-        return ucf101_splits(names) if name == "ucf101" else source_splits(names, seed)
+        splits = ucf101_splits(names) if name == "ucf101" else source_splits(names, seed)
+        require_training(splits)
+        return splits
     if not official.is_dir():
         raise PrepareError(f"no folder {official}: --splits is the folder that holds the official lists")
     splits = hmdb51_splits(official) if name == "hmdb51" else official_splits(official)
@@ -65,7 +75,9 @@ def plan_splits(name: str, names: Iterable[str], official: Path | None, seed: in
     if missing and not allow_missing:
         raise PrepareError(f"the lists in {official} name {len(missing)} videos that do not exist, such as "
                            f"{missing[0]}: get these, or remove them from the lists")
-    return keep(splits, names)
+    splits = keep(splits, names)
+    require_training(splits)
+    return splits
 
 
 def keep(splits: Iterable[Split], names: Iterable[str]) -> list[Split]:
@@ -90,12 +102,13 @@ def class_text(classes: list[str]) -> str:
 
 
 def split_files(classes: list[str], splits: list[Split], lengths: dict[str, int]) -> dict[str, str]:
-    """The files of a split folder, {file name: text}."""
+    """The files of a split folder, {file name: text}. Raises PrepareError for a split without training videos."""
+    require_training(splits)
     files = {"ClassInd.txt": class_text(classes)}
     for i, (train, test) in enumerate(splits, 1):
         files[f"train_split{i:02d}.csv"] = csv_text(train, classes, lengths)
         files[f"test_split{i:02d}.csv"] = csv_text(test, classes, lengths)
-    sources = sorted({source_of(name) for name in lengths})
+    sources = sorted(set(source_keys(lengths).values()))
     files["video_source.json"] = json.dumps({source: i for i, source in enumerate(sources)}, indent=0)
     return files
 

@@ -2,6 +2,7 @@
 
 import random
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +15,35 @@ TEST_SHARE = 0.28  # 7 of UCF101's 25 groups
 def source_of(name: str) -> str:
     """The source of a video: its name without the class folder and the suffix _cNN."""
     return re.sub(r"_c\d+$", "", name.split("/")[-1])
+
+
+def source_keys(names: Iterable[str]) -> dict[str, str]:
+    """What each video's source is called in video_source.json: its source, with the class where two classes share one.
+
+    A user's videos may be called 001.avi, 002.avi, ... in every class, and are then not of the same source.
+    """
+    classes: dict[str, set[str]] = {}
+    names = list(names)
+    for name in names:
+        classes.setdefault(source_of(name), set()).add(name.split("/")[0])
+    return {name: source if len(classes[source]) == 1 else f"{name.split('/')[0]}/{source}"
+            for name, source in ((name, source_of(name)) for name in names)}
+
+
+def require_training(splits: Iterable[Split]) -> None:
+    """Raises PrepareError for a split without training videos."""
+    empty = [f"{number}" for number, (train, _) in enumerate(splits, 1) if not train]
+    if empty:
+        raise PrepareError(f"split {', '.join(empty)} has no training videos: prepare more videos, or correct the "
+                           "lists, or give the set another --name")
+
+
+def warn_untested(splits: Iterable[Split]) -> None:
+    """Say which splits have no test videos."""
+    empty = [f"{number}" for number, (_, test) in enumerate(splits, 1) if not test]
+    if empty:
+        print(f"warning: split {', '.join(empty)} has no test videos, so it can be trained on but not evaluated",
+              file=sys.stderr)
 
 
 def ucf101_splits(names: Iterable[str]) -> list[Split]:
@@ -32,7 +62,7 @@ def ucf101_splits(names: Iterable[str]) -> list[Split]:
 
 
 def source_splits(names: Iterable[str], seed: int = 0) -> list[Split]:
-    """Three splits by source: no source is on both sides, and 28 % of a class's sources, at least one, are tested.
+    """Three splits by source: no source of a class is on both sides; 28 % of its sources, at least one, are tested.
 
     Where names hold groups (_gNN), split i tests the i-th block of each class's groups, so 25 groups give UCF101's
     splits; other names are taken in an order drawn from the seed. A class of one source is trained on only.
@@ -45,18 +75,17 @@ def source_splits(names: Iterable[str], seed: int = 0) -> list[Split]:
         if source_of(name) not in sources:
             sources.append(source_of(name))
     shuffle = random.Random(seed).shuffle
-    tested: list[set[str]] = [set(), set(), set()]
-    for sources in by_class.values():
+    tested: list[set[tuple[str, str]]] = [set(), set(), set()]
+    for label, sources in by_class.items():
         if grouped:
             sources.sort(key=lambda source: int(re.search(r"_g(\d+)$", source)[1]))
         else:
             shuffle(sources)
         block = min(max(round(TEST_SHARE * len(sources)), 1), len(sources) - 1)
         for split in range(3):
-            tested[split].update(sources[(split * block + i) % len(sources)] for i in range(block))
-    return [
-        ([n for n in names if source_of(n) not in test], [n for n in names if source_of(n) in test]) for test in tested
-    ]
+            tested[split].update((label, sources[(split * block + i) % len(sources)]) for i in range(block))
+    where = {name: (name.split("/")[0], source_of(name)) for name in names}
+    return [([n for n in names if where[n] not in test], [n for n in names if where[n] in test]) for test in tested]
 
 
 def official_splits(folder: Path) -> list[Split]:

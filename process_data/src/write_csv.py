@@ -22,6 +22,7 @@ from process_data.src.errors import PrepareError, run
 from process_data.src.k400_splits import k400_files
 from process_data.src.lmdb_file import open_lmdb
 from process_data.src.split_folder import SHIPPED, check_name, class_list, plan_splits, split_files, write_files
+from process_data.src.splits import warn_untested
 
 
 def frame_counts(data: list[Path]) -> dict[str, int]:
@@ -56,6 +57,7 @@ def main() -> None:
     else:
         splits = plan_splits(options.name, lengths, options.splits, options.seed, options.allow_missing)
         files = split_files(class_list(options.name, options.split_root, options.splits, lengths), splits, lengths)
+        warn_untested(splits)
     folder = options.split_root / options.name
     write_files(folder, files, options.overwrite)
     for name, rows in check_rows(folder, lengths).items():
