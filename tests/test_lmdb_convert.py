@@ -1,6 +1,9 @@
 """The LMDB writer against the format read by hand; an interrupted file never looks complete."""
 
+import os
 import random
+import re
+import resource
 import signal
 import subprocess
 import sys
@@ -127,6 +130,48 @@ def test_a_missing_frame_and_wrong_paths_are_told_in_one_line(frames, tmp_path):
         done = convert(*arguments)
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not out.exists()
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_file_that_is_cut_short_is_told(tmp_path, folder):
+    write_lmdb(tmp_path / "x", LENGTHS, lambda name: pack([jpeg(1)] * LENGTHS[name]))
+    path = tmp_path / "x"
+    if folder:
+        (tmp_path / "y").mkdir()
+        path = (tmp_path / "x").rename(tmp_path / "y/data.mdb").parent
+    with open_lmdb(path) as file:
+        assert file.lengths == LENGTHS
+    data = path / "data.mdb" if folder else path
+    whole = data.stat().st_size
+    os.truncate(data, whole - 1)
+    wanted = f"{path} is cut short: {whole - 1} of {whole} bytes; copy or download it again"
+    with pytest.raises(PrepareError, match=re.escape(wanted)), open_lmdb(path):
+        pass
+
+
+def test_a_folder_as_out_is_refused_before_work(frames, tmp_path):
+    (tmp_path / "there").mkdir()
+    before = sorted(tmp_path.iterdir())
+    done = convert("--frames", frames, "--out", tmp_path / "there", "--overwrite")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "there is a folder" in done.stderr, done.stderr
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_file_where_a_folder_should_be_is_told_in_one_line(frames, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    done = convert("--frames", frames, "--out", tmp_path / "file/deep/x.lmdb")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"{tmp_path}/file" in done.stderr, done.stderr
+
+
+def test_a_full_disk_is_told_in_one_line_and_the_unfinished_file_goes(frames, tmp_path):
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    command = [sys.executable, SCRIPT, "--frames", frames, "--out", tmp_path / "x.lmdb"]
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 2 and done.stderr.count("error: ") == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "x.lmdb.partial" in done.stderr and [path.name for path in tmp_path.iterdir()] == ["frames"]
 
 
 def test_reading_something_else_is_told(tmp_path):

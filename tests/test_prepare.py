@@ -1,6 +1,7 @@
 """Videos to data sets: what is written, stopped runs, broken videos, and wrong input."""
 
 import csv
+import resource
 import shutil
 import signal
 import subprocess
@@ -230,6 +231,34 @@ def test_wrong_input_is_told_in_one_line_and_nothing_is_touched(videos, tmp_path
         assert done.returncode == 2, more
         assert words in done.stderr and sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
     assert (tmp_path / "data/mine/mine_frame.lmdb").read_text() == "precious"
+
+
+@pytest.mark.parametrize("option", ["--data_root", "--split_root"])
+def test_a_file_as_a_root_is_told_before_work(videos, tmp_path, option):
+    (tmp_path / "file").write_text("mine")
+    done = script("prepare.py", *arguments(videos, tmp_path, option, tmp_path / "file"))
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"{tmp_path}/file" in done.stderr, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_in_the_place_of_an_lmdb_is_told_before_work(videos, tmp_path):
+    (tmp_path / "data/mine/mine_tvl1_frame.lmdb").mkdir(parents=True)
+    done = script("prepare.py", *arguments(videos, tmp_path, "--overwrite"))
+    assert done.returncode == 2 and "frame.lmdb is a folder" in done.stderr and done.stderr.count("\n") == 1
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
+def test_a_disk_that_fills_up_in_a_worker_is_told_in_one_line(videos, tmp_path):
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+    for name, options in (("prepare.py", arguments(videos, tmp_path)),
+                          ("extract_ff.py", ("--videos", videos, "--out", tmp_path / "f", "--flow", "dis"))):
+        command = [sys.executable, SOURCE / name, *map(str, options), "--workers", "2"]
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
+        assert done.returncode == 2 and done.stderr.count("error: ") == 1, done.stderr
+        assert "File too large" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_extract_ff_writes_frame_files_and_continues(videos, tmp_path):

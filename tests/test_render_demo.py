@@ -98,12 +98,24 @@ def test_a_folder_with_files_is_not_rendered_into(demo):
         render(demo, ["Bounce"], groups=1, clips=1, **SMALL)
 
 
-@pytest.mark.parametrize("wrong", [["--classes", "1"], ["--size", "65x48"], ["--size", "tiny"], ["--frames", "4"]])
+@pytest.mark.parametrize("wrong", [["--classes", "1"], ["--size", "65x48"], ["--size", "tiny"], ["--frames", "4"],
+                                   ["--seed", "-1"], ["--contact_sheet", "sheet.xyz"], ["--contact_sheet", "/"]])
 def test_wrong_options_end_in_one_line(wrong, tmp_path):
     command = [sys.executable, ROOT / "process_data/src/render_demo.py", "--out", tmp_path / "x", *wrong]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert not (tmp_path / "x").exists()
+
+
+def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    command = [sys.executable, ROOT / "process_data/src/render_demo.py", "--classes", "2", "--groups", "1", "--clips",
+               "1", "--frames", "16"]
+    for options in (["--out", tmp_path / "file/x"],
+                    ["--out", tmp_path / "x", "--contact_sheet", tmp_path / "file/x.png"]):
+        done = subprocess.run([*command, *options], capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1 and f"{tmp_path}/file" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_the_contact_sheet_has_a_row_for_each_class(tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from process_data.src.errors import PrepareError, run
+from process_data.src.files import require_writable
 from process_data.src.lmdb_file import pack, write_lmdb
 
 
@@ -54,6 +55,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.out.exists() and not options.overwrite:
         raise PrepareError(f"{options.out} exists: add --overwrite to replace it")
+    require_writable(options.out)
     folders = find_folders(options.frames)
     for folder in folders.values():
         frame_files(folder, options.kind)  # a missing frame is told before hours of writing

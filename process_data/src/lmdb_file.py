@@ -16,6 +16,7 @@ import msgpack
 from tqdm import tqdm
 
 from process_data.src.errors import PrepareError
+from process_data.src.files import require_writable, write_text
 
 FIRST_MAP = 1 << 26  # bytes; the map doubles whenever it is full
 
@@ -43,14 +44,29 @@ def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], bytes]) -
     """Write the videos `names` ("Class/video"), whose packed values `load` gives one at a time, to an LMDB file.
 
     Memory holds one video. The file grows under the name `<path>.partial` and takes its own when all of it is on disk.
+    Raises PrepareError when it cannot be written; nothing of it is left then.
     """
+    require_writable(path)
     order = order_of(names)
-    index = {name: i for i, name in enumerate(order)}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".partial")
     part.unlink(missing_ok=True)
+    try:
+        _fill(part, order, load)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        if isinstance(error, lmdb.Error):
+            raise PrepareError(f"cannot write {part} ({error}): is the disk full?") from error
+        raise
+    write_text(path.with_name(path.name + "-order"), "".join(f"{name}\n" for name in order))
+    os.replace(part, path)
+
+
+def _fill(path: Path, order: list[str], load: Callable[[str], bytes]) -> None:
+    """Write a new LMDB of the videos in `order`, class by class."""
+    index = {name: i for i, name in enumerate(order)}
     keys, lengths = [], []
-    environment = lmdb.open(str(part), subdir=False, map_size=FIRST_MAP, lock=False, sync=False, meminit=False)
+    environment = lmdb.open(str(path), subdir=False, map_size=FIRST_MAP, lock=False, sync=False, meminit=False)
     try:
         for name in tqdm(sorted(order), desc=f"write {path.name}", unit="video"):
             value = load(name)
@@ -62,8 +78,6 @@ def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], bytes]) -
         environment.sync(True)
     finally:
         environment.close()
-    write_text(path.with_name(path.name + "-order"), "".join(f"{name}\n" for name in order))
-    os.replace(part, path)
 
 
 def _put(environment: lmdb.Environment, key: bytes, value: bytes) -> None:
@@ -75,22 +89,6 @@ def _put(environment: lmdb.Environment, key: bytes, value: bytes) -> None:
             return
         except lmdb.MapFullError:
             environment.set_mapsize(2 * environment.info()["map_size"])
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file that appears under its name only when complete."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file that appears under its name only when complete and on disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name("." + path.name + ".partial")
-    with open(part, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
 
 
 class LmdbFile:
@@ -122,12 +120,25 @@ class LmdbFile:
 
 @contextmanager
 def open_lmdb(path: Path) -> Iterator[LmdbFile]:
-    """Open an LMDB (a file, or a folder that holds data.mdb) for reading. Raises PrepareError when it is none."""
+    """Open an LMDB (a file, or a folder that holds data.mdb) for reading. Raises PrepareError when it is none.
+
+    A file that is cut short is refused too: reading past its end would kill the process (SIGBUS).
+    """
     if not path.exists():
         raise PrepareError(f"no LMDB {path}: make it with prepare.py or convert_video_to_lmdb.py")
     try:
         environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
     except lmdb.Error as error:
         raise PrepareError(f"{path} is no LMDB ({error}): make it again") from error
-    with environment, environment.begin(buffers=True) as transaction:
-        yield LmdbFile(path, transaction)
+    with environment:
+        _require_whole(path, environment)
+        with environment.begin(buffers=True) as transaction:
+            yield LmdbFile(path, transaction)
+
+
+def _require_whole(path: Path, environment: lmdb.Environment) -> None:
+    """Raises PrepareError for a data file that ends before the last page it should hold."""
+    size = (path / "data.mdb" if path.is_dir() else path).stat().st_size
+    whole = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if size < whole:
+        raise PrepareError(f"{path} is cut short: {size} of {whole} bytes; copy or download it again")

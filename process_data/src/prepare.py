@@ -22,7 +22,8 @@ from process_data.src import record
 from process_data.src.check_lmdb import check_pair, check_rows
 from process_data.src.errors import PrepareError, run
 from process_data.src.extract_ff import add_extraction, check_extraction, coded_frames, report, too_few
-from process_data.src.lmdb_file import open_lmdb, pack, write_bytes, write_lmdb
+from process_data.src.files import require_writable, write_bytes
+from process_data.src.lmdb_file import open_lmdb, pack, write_lmdb
 from process_data.src.pool import each
 from process_data.src.split_folder import check_name, class_list, keep, plan_splits, split_files, write_files
 from process_data.src.splits import warn_untested
@@ -126,6 +127,8 @@ def prepare(options: argparse.Namespace) -> None:
     splits = plan_splits(options.name, videos, options.splits, options.seed)
     classes = class_list(options.name, options.split_root, options.splits, videos)
     settings = {"videos": record.fingerprint(videos), "flow": options.flow, "short_side": options.short_side}
+    for path in (place.rgb, place.flow, place.splits / "ClassInd.txt"):
+        require_writable(path)
     finished = begin(place, settings, options.overwrite)
     if not finished:
         pack_all(place, videos, options)

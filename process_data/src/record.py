@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from process_data.src.errors import PrepareError
-from process_data.src.lmdb_file import write_text
+from process_data.src.files import write_text
 
 
 def fingerprint(videos: dict[str, Path]) -> str:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from process_data.src.demo_motions import MOTIONS, Pose, draw_clip
 from process_data.src.demo_scenes import Scene, make_scene
 from process_data.src.errors import PrepareError, run
+from process_data.src.files import require_writable, write_bytes
 
 FINE = 2  # scenes are drawn this many times larger than the video, then averaged down: no jagged edges
 FOLLOW = 0.6  # share of the object's motion that the background makes, so that every crop of the picture moves
@@ -141,14 +142,20 @@ def main() -> None:
         raise PrepareError(f"--classes {options.classes}: there are {len(MOTIONS)} motions, choose 2 to {len(MOTIONS)}")
     if min(options.groups, options.clips) < 1 or max(options.groups, options.clips) > 99 or options.frames < 16:
         raise PrepareError("--groups and --clips go from 1 to 99, --frames from 16")
+    if options.seed < 0:
+        raise PrepareError(f"--seed {options.seed}: give 0 or more")
+    if options.contact_sheet:
+        require_writable(options.contact_sheet)
+        if options.contact_sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+            raise PrepareError(f"--contact_sheet {options.contact_sheet}: give a name that ends in .png or .jpg")
     names, size = list(MOTIONS)[: options.classes], _size(options.size)
     made = render(options.out, names, groups=options.groups, clips=options.clips, frames=options.frames, size=size,
                   seed=options.seed)
     print(f"{made} videos of {options.frames} frames, {size[0]}x{size[1]}, {len(names)} classes, in {options.out}")
     if options.contact_sheet:
-        options.contact_sheet.parent.mkdir(parents=True, exist_ok=True)
         sheet = contact_sheet(names, options.groups, frames=options.frames, size=size, seed=options.seed)
-        cv2.imwrite(str(options.contact_sheet), cv2.resize(sheet, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC))
+        sheet = cv2.resize(sheet, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC)
+        write_bytes(options.contact_sheet, cv2.imencode(options.contact_sheet.suffix, sheet)[1].tobytes())
         print(f"contact sheet: {options.contact_sheet}")
 
 

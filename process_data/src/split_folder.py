@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from process_data.src.errors import PrepareError
-from process_data.src.lmdb_file import write_text
+from process_data.src.files import write_text
 from process_data.src.splits import (
     Split,
     hmdb51_splits,

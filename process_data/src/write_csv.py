@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from process_data.src.check_lmdb import check_rows
 from process_data.src.convert_video_to_lmdb import find_folders, frame_files
 from process_data.src.errors import PrepareError, run
+from process_data.src.files import require_writable
 from process_data.src.k400_splits import k400_files
 from process_data.src.lmdb_file import open_lmdb
 from process_data.src.split_folder import SHIPPED, check_name, class_list, plan_splits, split_files, write_files
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace files of other content")
     options = parser.parse_args()
     check_name(options.name)
+    require_writable(options.split_root / options.name / "ClassInd.txt")
     lengths = frame_counts(options.data)
     if options.name == "k400":
         if options.splits is None or not options.splits.is_dir():

@@ -1,0 +1,49 @@
+"""Text in and out of files, and files that appear under their name only when complete."""
+
+import os
+from pathlib import Path
+
+from process_data.src.errors import PrepareError
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, a byte-order mark left out. Raises PrepareError, with the line, when it is not UTF-8."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise PrepareError(f"{path}, line {line}: not UTF-8 text, byte 0x{error.object[error.start]:02x}: save the "
+                           "file as UTF-8") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that appears under its name only when complete."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file that appears under its name only when complete and on disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name("." + path.name + ".partial")
+    try:
+        with open(part, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        error.filename = error.filename or str(part)  # a full disk comes without a name
+        raise
+    os.replace(part, path)
+
+
+def require_writable(path: Path) -> None:
+    """Raises PrepareError, before work is done for it, when no file can be written there."""
+    if path.is_dir():
+        raise PrepareError(f"{path} is a folder: a file is to be written there, remove it or choose another place")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise PrepareError(f"cannot write {path}: {above} is a file, not a folder; choose another place")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise PrepareError(f"cannot write {path}: no right to write in {above}; choose another place")
