@@ -15,7 +15,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from process_data.src import lmdb_file
+from process_data.src import lmdb_file, progress
 from process_data.src.errors import PrepareError
 from process_data.src.lmdb_file import open_lmdb, pack, write_lmdb
 
@@ -130,6 +130,28 @@ def test_a_missing_frame_and_wrong_paths_are_told_in_one_line(frames, tmp_path):
         done = convert(*arguments)
         assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1, done.stderr
     assert not out.exists()
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, monkeypatch, capsys):
+    clock = iter(range(0, 1000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))  # ten seconds between any two looks
+    write_lmdb(tmp_path / "x.lmdb", LENGTHS, lambda name: pack([jpeg(1)] * LENGTHS[name]))
+    assert capsys.readouterr().err == "write x.lmdb: 3 of 5 videos\nwrite x.lmdb: 5 of 5 videos\n"
+
+
+def test_progress_is_a_bar_on_a_terminal(tmp_path):
+    shown, terminal = os.openpty()
+    command = [sys.executable, SCRIPT, "--frames", tmp_path / "frames", "--out", tmp_path / "x.lmdb"]
+    (tmp_path / "frames/A/b").mkdir(parents=True)
+    (tmp_path / "frames/A/b/image_00001.jpg").write_bytes(jpeg(1))
+    subprocess.run(command, stderr=terminal, stdout=subprocess.PIPE, check=True)
+    os.write(terminal, b"END")
+    seen = b""
+    while b"END" not in seen:
+        seen += os.read(shown, 10_000)
+    assert b"write x.lmdb: 100%" in seen
+    os.close(shown)
+    os.close(terminal)
 
 
 @pytest.mark.parametrize("folder", [False, True])

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import lmdb
 import msgpack
-from tqdm import tqdm
 
 from process_data.src.errors import PrepareError
 from process_data.src.files import require_writable, write_text
+from process_data.src.progress import Progress
 
 FIRST_MAP = 1 << 26  # bytes; the map doubles whenever it is full
 
@@ -68,11 +68,13 @@ def _fill(path: Path, order: list[str], load: Callable[[str], bytes]) -> None:
     keys, lengths = [], []
     environment = lmdb.open(str(path), subdir=False, map_size=FIRST_MAP, lock=False, sync=False, meminit=False)
     try:
-        for name in tqdm(sorted(order), desc=f"write {path.name}", unit="video"):
-            value = load(name)
-            keys.append(f"{index[name]:09d}".encode("ascii"))
-            lengths.append(count(value))
-            _put(environment, keys[-1], value)
+        with Progress(len(order), f"write {path.stem}") as progress:
+            for name in sorted(order):
+                value = load(name)
+                keys.append(f"{index[name]:09d}".encode("ascii"))
+                lengths.append(count(value))
+                _put(environment, keys[-1], value)
+                progress.step()
         for key, entry in (("keys", keys), ("len", len(keys)), ("order", order), ("vlen", lengths)):
             _put(environment, f"__{key}__".encode(), msgpack.packb(entry, use_bin_type=True))
         environment.sync(True)

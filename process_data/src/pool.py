@@ -9,9 +9,9 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import cv2
-from tqdm import tqdm
 
 from process_data.src.errors import PrepareError
+from process_data.src.progress import Progress
 
 
 def start_worker() -> None:
@@ -31,17 +31,16 @@ def _end_with(parent: Any) -> None:
 
 
 def each(task: Callable[..., Any], jobs: dict[str, tuple], workers: int, title: str) -> Iterator[tuple[str, Any]]:
-    """Yield (name, task(*job)) for each job as it gets done, under a progress bar. One worker means this process.
+    """Yield (name, task(*job)) for each job as it gets done, and say how far it is. One worker means this process.
 
     Raises PrepareError when a worker process dies.
     """
-    bar = tqdm(total=len(jobs), desc=title, unit="video", smoothing=0.05)
-    with bar:
+    with Progress(len(jobs), title) as progress:
         if workers <= 1:
             start_worker()
             for name, job in jobs.items():
                 yield name, task(*job)
-                bar.update()
+                progress.step()
             return
         context = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
         executor = ProcessPoolExecutor(min(workers, max(len(jobs), 1)), context, start_worker)
@@ -49,7 +48,7 @@ def each(task: Callable[..., Any], jobs: dict[str, tuple], workers: int, title: 
             futures = {executor.submit(task, *job): name for name, job in jobs.items()}
             for future in as_completed(futures):
                 yield futures[future], future.result()
-                bar.update()
+                progress.step()
         except BrokenProcessPool as error:
             raise PrepareError("a worker process died (out of memory, or a file that crashes the decoder): videos done "
                                "are kept, run again with fewer --workers to continue") from error
