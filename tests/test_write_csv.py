@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataset import catalog
+from dataset import split_files as split_files_reader
 from dataset.split_files import source_ids
 from process_data.src.errors import PrepareError
 from process_data.src.split_folder import check_name, class_list, class_text, read_classes, split_files, write_files
@@ -141,16 +143,57 @@ def test_hmdb51_lists(tmp_path):
     assert write_csv(*arguments).returncode == 2
 
 
+@pytest.mark.parametrize(("name", "file", "content", "told"), [
+    ("hmdb51", "wave_test_split2.txt", b"a.avi 1\n\nword\n", "wave_test_split2.txt, line 3: 'word'"),
+    ("hmdb51", "wave_test_split2.txt", b"a.avi 1\nb.avi 3\n", "wave_test_split2.txt, line 2: 'b.avi 3'"),
+    ("hmdb51", "wave_test_split1.txt", b"a.avi 1\nb\xe9.avi 1\n", "wave_test_split1.txt, line 2: not UTF-8"),
+    ("own", "trainlist01.txt", b"wave/a.avi 1\n\xe9/b.avi 1\n", "trainlist01.txt, line 2: not UTF-8"),
+    ("own", "trainlist01.txt", b"wave/a.avi 1\nb.avi 1\n", "trainlist01.txt, line 2: 'b.avi'"),
+    ("own", "classInd.txt", b"1 wave\n2 \xff\n", "classInd.txt, line 2: not UTF-8"),
+    ("k400", "train.csv", b"label,youtube_id\ncaf\xe9,x\n", "train.csv, line 2: not UTF-8"),
+    ("k400", "train.csv", b"label,youtube_id,time_start,time_end\nyoga,a,1,11\nyoga,b,inf,2\n", "train.csv, line 3"),
+    ("k400", "train.csv", b"label,youtube_id,time_start,time_end\nyoga,a\n", "train.csv, line 2"),
+])
+def test_a_list_that_cannot_be_read_is_told_with_its_line(tmp_path, name, file, content, told):
+    make_lmdb(tmp_path / "x.lmdb", {"wave/a": 9, "wave/b": 9})
+    for number in (1, 2, 3):
+        (tmp_path / f"wave_test_split{number}.txt").write_text("a.avi 1\nb.avi 2\n")
+    (tmp_path / "trainlist01.txt").write_text("wave/a.avi 1\n")
+    (tmp_path / "testlist01.txt").write_text("wave/b.avi\n")
+    (tmp_path / file).write_bytes(content)
+    done = write_csv("--name", name, "--data", tmp_path / "x.lmdb", "--splits", tmp_path, "--split_root",
+                     tmp_path / "s")
+    assert done.returncode == 2 and f"{tmp_path}/{told}" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+@pytest.mark.parametrize(("file", "told"), [("ClassInd.txt", "ClassInd.txt, line 2: not UTF-8"),
+                                            ("train_split01.csv", "train_split01.csv exists with other content"),
+                                            ("train_split09.csv", "train_split09.csv, line 2")])
+def test_foreign_files_in_the_split_folder_are_told(tmp_path, file, told):
+    make_lmdb(tmp_path / "x.lmdb", {"wave/a": 9, "wave/b": 9})
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / file).write_bytes(b"wave/a,9\n\xe9\n")
+    done = write_csv("--name", "own", "--data", tmp_path / "x.lmdb", "--split_root", tmp_path)
+    assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_byte_order_mark_and_loose_index_separators_are_read_as_the_datasets_read_them(tmp_path):
+    (tmp_path / "x").write_bytes(b"\xef\xbb\xbf1 , walk\n2\t run\n3,jump up\n4 3 point throw\n")
+    assert read_classes(tmp_path / "x") == split_files_reader.read_classes(tmp_path / "x")
+    assert read_classes(tmp_path / "x") == ["walk", "run", "jump up", "3 point throw"]
+
+
 def test_k400_lists(tmp_path):
     head = "label,youtube_id,time_start,time_end,split\n"
     (tmp_path / "train.csv").write_text(head + "air drumming,-aaaaaaaaaa,1,11,train\nyoga,bbbbbbbbbbb,20,30,train\n")
-    (tmp_path / "val.csv").write_text(head + "yoga,ccccccccccc,3,13,val\n")
+    (tmp_path / "val.csv").write_text(head + "yoga,ccccccccccc,3,13,val\nno class,ddddddddddd,3,13,val\n")
     make_lmdb(tmp_path / "t.lmdb", {"air drumming/-aaaaaaaaaa_000001_000011": 250})
     make_lmdb(tmp_path / "v.lmdb", {"yoga/ccccccccccc": 300})
     done = write_csv("--name", "k400", "--data", tmp_path / "t.lmdb", tmp_path / "v.lmdb", "--splits", tmp_path,
                      "--split_root", tmp_path / "s")
     assert done.returncode == 0, done.stderr
-    assert "1 listed videos are not in the data" in done.stdout
+    assert "1 listed videos are not in the data\n" in done.stdout
+    assert "1 listed videos are of classes that ClassInd.txt lacks, such as 'no class'\n" in done.stdout
     assert rows(tmp_path / "s/k400/train_split.csv") == [("air drumming/-aaaaaaaaaa_000001_000011", 250)]
     assert rows(tmp_path / "s/k400/val_split.csv") == [("yoga/ccccccccccc", 300)]
     sources = json.loads((tmp_path / "s/k400/video_source.json").read_text())
@@ -199,6 +242,33 @@ def test_an_existing_class_list_decides_the_labels(tmp_path):
     assert class_list("x", tmp_path, None, ["A/1", "B/1"]) == ["B", "A"]
     with pytest.raises(PrepareError, match="class C is not in"):
         class_list("x", tmp_path, None, ["C/1"])
+
+
+def test_a_class_list_is_written_again_with_overwrite(tmp_path):
+    (tmp_path / "x").mkdir()
+    own = tmp_path / "x/ClassInd.txt"
+    own.write_text("B\nA\n")
+    assert class_list("x", tmp_path, None, ["A/1", "B/1"], renew=True) == ["B", "A"]  # nothing to correct
+    assert class_list("x", tmp_path, None, ["C/1", "B/1", "A/2"], renew=True) == ["A", "B", "C"]
+    assert class_list("x", tmp_path, None, ["B/1"], renew=True) == ["B"]
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/classInd.txt").write_text("1 C\n2 B\n3 A\n")
+    assert class_list("x", tmp_path, tmp_path / "lists", ["A/1", "B/1"], renew=True) == ["C", "B", "A"]
+    (tmp_path / "hmdb51").mkdir()
+    (tmp_path / "hmdb51/ClassInd.txt").write_text("wave\nbrush_hair\n")
+    assert class_list("hmdb51", tmp_path, None, ["wave/1"], renew=True) == ["wave", "brush_hair"]
+
+
+@pytest.mark.parametrize("name", ["mine", "my.set", "a-b_c.2", "7"])
+def test_names_that_a_dataset_option_selects(name):
+    check_name(name)
+    assert catalog.parse(name).base == name
+
+
+@pytest.mark.parametrize("name", [".a", "-a", "é"])
+def test_the_rule_of_names_is_told_in_full(name):
+    with pytest.raises(PrepareError, match=r"letters, digits, _, - and \., a letter or digit first, no two dots"):
+        check_name(name)
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "a..b", "", "mine-f", "mine-2clip", "mine-2stream", "a b"])

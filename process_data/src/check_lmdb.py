@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from process_data.src.errors import PrepareError
+from process_data.src.files import read_text
 from process_data.src.lmdb_file import LmdbFile, count, open_lmdb
 
 
@@ -44,11 +45,15 @@ def check_rows(folder: Path, lengths: dict[str, int]) -> dict[str, int]:
     """Check that every row of the csv files of a split folder is a video of that length; returns {csv name: rows}."""
     rows = {}
     for path in sorted(folder.glob("*_split*.csv")):
-        with open(path, newline="") as file:
-            entries = [(row[0], int(row[1])) for row in csv.reader(file)]
+        reader = csv.reader(read_text(path).splitlines())
+        try:
+            entries = [(row[0], int(row[1])) for row in reader if row]
+        except (IndexError, ValueError, csv.Error) as error:
+            raise PrepareError(f"{path}, line {reader.line_num}: not 'Class/video,number of frames': correct or remove "
+                               "the file") from error
         for name, frames in entries:
             if lengths.get(name) != frames:
                 raise PrepareError(f"{path}: {name} with {frames} frames, but the LMDB holds {lengths.get(name)}: "
-                                   "write the splits again with --overwrite")
+                                   "write the splits again with --overwrite, or remove this file")
         rows[path.name] = len(entries)
     return rows

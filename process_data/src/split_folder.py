@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from process_data.src.errors import PrepareError
-from process_data.src.files import write_text
+from process_data.src.files import read_text, write_text
 from process_data.src.splits import (
     Split,
     hmdb51_splits,
@@ -20,37 +20,48 @@ from process_data.src.splits import (
 )
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data"  # class lists of the published data sets
+PUBLISHED = ("ucf101", "hmdb51", "k400")
 
 
 def check_name(name: str) -> None:
     """Raises PrepareError for a data set's name that `--dataset` could not select, or that is a path."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or ".." in name:
-        raise PrepareError(f"--name {name!r}: use letters, digits, _ and - only")
+        raise PrepareError(f"--name {name!r}: use letters, digits, _, - and ., a letter or digit first, no two dots "
+                           "in a row")
     if re.search(r"-(f|2clip|2stream)$", name):
         raise PrepareError(f"--name {name}: this ending selects a stream in --dataset, choose a name without it")
 
 
 def read_classes(path: Path) -> list[str]:
     """A class list: one class a line, or "index,class" / "index class" (a leading integer only is an index)."""
-    lines = [line.strip() for line in path.read_text().splitlines()]
-    return [re.sub(r"^\d+[\s,]\s*", "", line) for line in lines if line]
+    lines = [line.strip() for line in read_text(path).splitlines()]
+    return [re.sub(r"^\d+\s*[,\s]\s*", "", line) for line in lines if line]
 
 
-def class_list(name: str, split_root: Path, official: Path | None, names: Iterable[str]) -> list[str]:
+def class_list(name: str, split_root: Path, official: Path | None, names: Iterable[str],
+               renew: bool = False) -> list[str]:
     """The classes of a data set in the order of their labels.
 
     From, in this order: its ClassInd.txt, where there is one already; the shipped list of a published data set;
     classInd.txt among the official lists; the class folders, sorted. Raises PrepareError when it lacks a video's class.
+    With `renew` an own set's ClassInd.txt counts last, and only when it lists the class folders, no more and no less.
     """
-    places = [split_root / name / "ClassInd.txt", SHIPPED / name / "ClassInd.txt"]
+    present = sorted({video.split("/")[0] for video in names})
+    own, published = split_root / name / "ClassInd.txt", name in PUBLISHED
+    places = [SHIPPED / name / "ClassInd.txt"] if published else []
+    if not renew or published:
+        places.insert(0, own)
     if official is not None and official.is_dir():
         places += sorted(path for path in official.iterdir() if path.name.lower() == "classind.txt")
+    if renew and not published and own.is_file() and sorted(read_classes(own)) == present:
+        places.append(own)
     found = next((place for place in places if place.is_file()), None)
-    present = sorted({video.split("/")[0] for video in names})
     classes = read_classes(found) if found else present
     unknown = set(present) - set(classes)
     if unknown:
-        raise PrepareError(f"class {min(unknown)} is not in {found}: add it there, or rename the class's folder")
+        renewal = "" if renew or published else ", or write the list again with --overwrite"
+        raise PrepareError(f"class {min(unknown)} is not in {found}: add it there, or rename the class's folder"
+                           f"{renewal}")
     return classes
 
 
@@ -123,7 +134,7 @@ def write_files(folder: Path, files: dict[str, str], overwrite: bool) -> None:
         path = folder / name
         if name == "ClassInd.txt" and path.is_file() and class_text(read_classes(path)) == text:
             continue
-        if path.exists() and path.read_text() != text and not overwrite:
+        if path.exists() and path.read_bytes() != text.encode() and not overwrite:
             raise PrepareError(f"{path} exists with other content: add --overwrite to replace it, or remove it")
         todo[path] = text
     for path, text in todo.items():

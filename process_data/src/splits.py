@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from process_data.src.errors import PrepareError
+from process_data.src.files import read_text
 
 Split = tuple[list[str], list[str]]  # train and test names
 TEST_SHARE = 0.28  # 7 of UCF101's 25 groups
@@ -106,13 +107,13 @@ def official_splits(folder: Path) -> list[Split]:
 
 def _listed(path: Path) -> list[str]:
     names = []
-    for line in path.read_text().splitlines():
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         entry = re.sub(r"\s+\d+$", "", line.strip())
         if not entry:
             continue
         name = "/".join(Path(entry).with_suffix("").parts[-2:])
         if "/" not in name:
-            raise PrepareError(f"{path} lists {entry!r}: a line should read Class/video.ext")
+            raise PrepareError(f"{path}, line {number}: {entry!r} should read Class/video.ext")
         names.append(name)
     return names
 
@@ -124,11 +125,23 @@ def hmdb51_splits(folder: Path) -> list[Split]:
         train, test = [], []
         for path in sorted(folder.glob(f"*_test_split{split}.txt")):
             name = path.name.removesuffix(f"_test_split{split}.txt")
-            for line in path.read_text().splitlines():
-                if line.strip():
-                    video, use = line.rsplit(maxsplit=1)
-                    {"1": train, "2": test}.get(use, []).append(f"{name}/{Path(video).stem}")
+            for video, use in _uses(path):
+                {"1": train, "2": test, "0": []}[use].append(f"{name}/{Path(video).stem}")
         if not train:
             raise PrepareError(f"no HMDB51 lists in {folder}: it should hold brush_hair_test_split{split}.txt, ...")
         splits.append((train, test))
     return splits
+
+
+def _uses(path: Path) -> list[tuple[str, str]]:
+    """The videos of an HMDB51 list and what they are for: "0", "1" or "2"."""
+    entries = []
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        words = line.rsplit(maxsplit=1)
+        if not words:
+            continue
+        if len(words) < 2 or words[1] not in ("0", "1", "2"):
+            raise PrepareError(f"{path}, line {number}: {line.strip()!r} should read 'video.avi 1', with 1 for "
+                               "training, 2 for testing, 0 for neither")
+        entries.append((words[0], words[1]))
+    return entries

@@ -10,7 +10,6 @@
 three is split by its official lists (--splits), else by source group (_gNN), else at random.
 """
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from process_data.src.errors import PrepareError, run
 from process_data.src.files import require_writable
 from process_data.src.k400_splits import k400_files
 from process_data.src.lmdb_file import open_lmdb
+from process_data.src.options import Parser
 from process_data.src.split_folder import SHIPPED, check_name, class_list, plan_splits, split_files, write_files
 from process_data.src.splits import warn_untested
 
@@ -39,7 +39,7 @@ def frame_counts(data: list[Path]) -> dict[str, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Write class list, splits and sources of a data set.")
+    parser = Parser("Write class list, splits and sources of a data set.")
     parser.add_argument("--name", required=True, help="name of the data set, as in --dataset")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="its RGB LMDBs, or its folder of frames")
     parser.add_argument("--splits", type=Path, help="folder of official lists")
@@ -54,11 +54,12 @@ def main() -> None:
     if options.name == "k400":
         if options.splits is None or not options.splits.is_dir():
             raise PrepareError("K400's splits are given by its lists: --splits is the folder of train.csv and val.csv")
-        files, missing = k400_files(options.splits, lengths)
-        print(f"{missing} listed videos are not in the data")
+        files, notes = k400_files(options.splits, lengths)
+        print("\n".join(notes))
     else:
         splits = plan_splits(options.name, lengths, options.splits, options.seed, options.allow_missing)
-        files = split_files(class_list(options.name, options.split_root, options.splits, lengths), splits, lengths)
+        classes = class_list(options.name, options.split_root, options.splits, lengths, options.overwrite)
+        files = split_files(classes, splits, lengths)
         warn_untested(splits)
     folder = options.split_root / options.name
     write_files(folder, files, options.overwrite)
