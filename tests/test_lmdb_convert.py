@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import cv2
@@ -141,6 +142,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(tmp_path, monkeypatc
 
 def test_progress_is_a_bar_on_a_terminal(tmp_path):
     shown, terminal = os.openpty()
+    termios.tcsetwinsize(terminal, (24, 80))
     command = [sys.executable, SCRIPT, "--frames", tmp_path / "frames", "--out", tmp_path / "x.lmdb"]
     (tmp_path / "frames/A/b").mkdir(parents=True)
     (tmp_path / "frames/A/b/image_00001.jpg").write_bytes(jpeg(1))

@@ -233,6 +233,37 @@ def test_wrong_input_is_told_in_one_line_and_nothing_is_touched(videos, tmp_path
     assert (tmp_path / "data/mine/mine_frame.lmdb").read_text() == "precious"
 
 
+def test_classes_that_come_and_go_are_taken_over_with_overwrite(videos, tmp_path):
+    shutil.copytree(videos, tmp_path / "videos")
+    command = arguments(tmp_path / "videos", tmp_path)
+    assert script("prepare.py", *command).returncode == 0
+    shutil.copytree(videos / "Spin", tmp_path / "videos/Extra")
+    done = script("prepare.py", *command)
+    assert done.returncode == 2 and "--overwrite" in done.stderr and done.stderr.count("\n") == 1
+    for there in (["Extra", "Slide", "Spin"], ["Extra", "Spin"]):
+        for folder in (tmp_path / "videos").iterdir():
+            if folder.name not in there:
+                shutil.rmtree(folder)
+        done = script("prepare.py", *command, "--overwrite")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "splits/mine/ClassInd.txt").read_text().split() == there
+
+
+@pytest.mark.parametrize(("name", "required"), [
+    ("prepare.py", ["--videos", "x", "--name", "y"]), ("extract_ff.py", ["--videos", "x", "--out", "y"]),
+    ("convert_video_to_lmdb.py", ["--frames", "x", "--out", "y"]), ("write_csv.py", ["--name", "x", "--data", "y"]),
+    ("render_demo.py", ["--out", "y"]), ("check_demo.py", ["--videos", "x"]),
+])
+def test_wrong_options_are_one_line_and_abbreviations_are_none(tmp_path, name, required):
+    wrong = {"prepare.py": ["--seed", "x"], "extract_ff.py": ["--workers", "x"], "write_csv.py": ["--seed", "x"],
+             "convert_video_to_lmdb.py": ["--kind", "x"], "render_demo.py": ["--clips", "x"],
+             "check_demo.py": ["--flow", "x"]}[name]
+    abbreviated = [required[0][:-1], *required[1:]]
+    for options in ([*required, *wrong], [], abbreviated, [*required, "--none"]):
+        done = subprocess.run([sys.executable, SOURCE / name, *options], capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
+
+
 @pytest.mark.parametrize("option", ["--data_root", "--split_root"])
 def test_a_file_as_a_root_is_told_before_work(videos, tmp_path, option):
     (tmp_path / "file").write_text("mine")

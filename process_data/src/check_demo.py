@@ -7,7 +7,6 @@ the colours of its middle frame (over all frames, colours would also tell where 
 first should find the class, the second stay near chance.
 """
 
-import argparse
 import itertools
 import re
 import sys
@@ -20,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from process_data.src.errors import PrepareError, run
 from process_data.src.flow import METHODS, make_flow
+from process_data.src.options import Parser
 from process_data.src.video_io import find_videos, read_frames
 
 GRID = 3
@@ -93,7 +93,7 @@ def measure(videos: dict[str, Path], method: str = "dis") -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Parser(__doc__.partition("\n")[0])
     parser.add_argument("--videos", type=Path, required=True, help="folder of Class/v_Class_gNN_cNN.avi")
     parser.add_argument("--flow", choices=METHODS, default="dis")
     options = parser.parse_args()

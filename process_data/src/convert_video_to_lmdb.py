@@ -8,7 +8,6 @@
 Memory holds one video, the file grows as needed and takes its name only when complete.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from process_data.src.errors import PrepareError, run
 from process_data.src.files import require_writable
 from process_data.src.lmdb_file import pack, write_lmdb
+from process_data.src.options import Parser
 
 
 def frame_files(folder: Path, kind: str) -> list[Path]:
@@ -47,7 +47,7 @@ def find_folders(frames: Path) -> dict[str, Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Frame folders to an LMDB.")
+    parser = Parser("Frame folders to an LMDB.")
     parser.add_argument("--frames", type=Path, required=True, help="folder of Class/video/image_00001.jpg, ...")
     parser.add_argument("--out", type=Path, required=True, help="LMDB file to write")
     parser.add_argument("--kind", choices=("image", "flow"), default="image", help="RGB frames or flow")

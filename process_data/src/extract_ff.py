@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from process_data.src import record
 from process_data.src.errors import PrepareError, run
 from process_data.src.flow import METHODS, flow_images, jpeg
+from process_data.src.options import Parser
 from process_data.src.pool import each
 from process_data.src.video_io import find_videos, read_frames
 
@@ -83,7 +84,7 @@ def check_extraction(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Videos to RGB and flow frame files.")
+    parser = Parser("Videos to RGB and flow frame files.")
     parser.add_argument("--videos", type=Path, required=True, help="folder of Class/video files")
     parser.add_argument("--out", type=Path, required=True, help="folder for Class/video/image_00001.jpg, ...")
     add_extraction(parser)

@@ -24,6 +24,7 @@ from process_data.src.errors import PrepareError, run
 from process_data.src.extract_ff import add_extraction, check_extraction, coded_frames, report, too_few
 from process_data.src.files import require_writable, write_bytes
 from process_data.src.lmdb_file import open_lmdb, pack, write_lmdb
+from process_data.src.options import Parser
 from process_data.src.pool import each
 from process_data.src.split_folder import check_name, class_list, keep, plan_splits, split_files, write_files
 from process_data.src.splits import warn_untested
@@ -125,7 +126,7 @@ def prepare(options: argparse.Namespace) -> None:
     place = places(options.name, options.data_root, options.split_root)
     videos = find_videos(options.videos)
     splits = plan_splits(options.name, videos, options.splits, options.seed)
-    classes = class_list(options.name, options.split_root, options.splits, videos)
+    classes = class_list(options.name, options.split_root, options.splits, videos, options.overwrite)
     settings = {"videos": record.fingerprint(videos), "flow": options.flow, "short_side": options.short_side}
     for path in (place.rgb, place.flow, place.splits / "ClassInd.txt"):
         require_writable(path)
@@ -163,7 +164,7 @@ def summary(place: Places, videos: dict[str, Path], lengths: dict[str, int]) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="A folder of videos to LMDBs and splits.")
+    parser = Parser("A folder of videos to LMDBs and splits.")
     parser.add_argument("--videos", type=Path, required=True, help="folder of Class/video files")
     parser.add_argument("--name", required=True, help="name of the data set, as in --dataset")
     parser.add_argument("--splits", type=Path, help="folder of official lists (trainlist01.txt, testlist01.txt, "

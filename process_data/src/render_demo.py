@@ -22,6 +22,7 @@ from process_data.src.demo_motions import MOTIONS, Pose, draw_clip
 from process_data.src.demo_scenes import Scene, make_scene
 from process_data.src.errors import PrepareError, run
 from process_data.src.files import require_writable, write_bytes
+from process_data.src.options import Parser
 
 FINE = 2  # scenes are drawn this many times larger than the video, then averaged down: no jagged edges
 FOLLOW = 0.6  # share of the object's motion that the background makes, so that every crop of the picture moves
@@ -115,7 +116,7 @@ def render(out: Path, names: list[str], *, groups: int, clips: int, frames: int,
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Render a small labelled video set whose classes are motions.")
+    parser = Parser("Render a small labelled video set whose classes are motions.")
     parser.add_argument("--out", type=Path, required=True, help="folder to fill (new or empty)")
     parser.add_argument("--classes", type=int, default=8, help=f"number of motions, 2-{len(MOTIONS)}")
     parser.add_argument("--groups", type=int, default=6, help="number of scenes")
