@@ -1,6 +1,7 @@
 """Videos to data sets: what is written, stopped runs, broken videos, and wrong input."""
 
 import csv
+import os
 import resource
 import shutil
 import signal
@@ -290,6 +291,17 @@ def test_a_disk_that_fills_up_in_a_worker_is_told_in_one_line(videos, tmp_path):
         done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
         assert done.returncode == 2 and done.stderr.count("error: ") == 1, done.stderr
         assert "File too large" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_name_that_is_not_utf8_is_told_in_one_line(videos, tmp_path):
+    (tmp_path / "v/A").mkdir(parents=True)
+    shutil.copy(videos / "Slide/v_Slide_g01_c01.avi", os.fsencode(tmp_path / "v/A") + b"/caf\xe9.avi")
+    done = script("prepare.py", *arguments(tmp_path / "v", tmp_path))
+    assert done.returncode == 2 and "is not UTF-8" in done.stderr and done.stderr.count("\n") == 1, done.stderr
+    (tmp_path / "v/A" / os.fsdecode(b"caf\xe9.avi")).unlink()
+    (tmp_path / "v/A" / os.fsdecode(b"caf\xe9")).mkdir()
+    done = script("convert_video_to_lmdb.py", "--frames", tmp_path / "v", "--out", tmp_path / "x.lmdb")
+    assert done.returncode == 2 and "is not UTF-8" in done.stderr and done.stderr.count("\n") == 1, done.stderr
 
 
 def test_extract_ff_writes_frame_files_and_continues(videos, tmp_path):

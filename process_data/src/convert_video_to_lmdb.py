@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from process_data.src.errors import PrepareError, run
-from process_data.src.files import require_writable
+from process_data.src.files import require_utf8_name, require_writable
 from process_data.src.lmdb_file import pack, write_lmdb
 from process_data.src.options import Parser
 
@@ -43,6 +43,8 @@ def find_folders(frames: Path) -> dict[str, Path]:
              if path.is_dir() and not path.name.startswith(".")}
     if not found:
         raise PrepareError(f"no frame folders in {frames}: it should hold Class/video/image_00001.jpg, ...")
+    for name, path in found.items():
+        require_utf8_name(path, name)
     return found
 
 

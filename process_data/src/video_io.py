@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from process_data.src.errors import PrepareError
+from process_data.src.files import require_utf8_name
 
 SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".3gp"}
 
@@ -23,6 +24,7 @@ def find_videos(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
             continue
         name = f"{path.parent.name}/{path.stem}"
+        require_utf8_name(path, name)
         if name in found:
             raise PrepareError(f"{found[name]} and {path} have the same name but for the suffix: remove or rename one")
         found[name] = path
