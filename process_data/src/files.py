@@ -22,7 +22,7 @@ def require_utf8_name(path: Path, name: str) -> None:
     try:
         name.encode()
     except UnicodeEncodeError as error:
-        raise PrepareError(f"the name of {ascii(str(path))} is not UTF-8: rename it") from error
+        raise PrepareError(f"the name of {str(path)!a} is not UTF-8: rename it") from error
 
 
 def write_text(path: Path, text: str) -> None:
