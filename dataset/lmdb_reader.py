@@ -30,6 +30,7 @@ class _Environment:
     def __init__(self, path: str) -> None:
         try:
             self.env = lmdb.open(path, readonly=True, lock=False, readahead=False, subdir=os.path.isdir(path))
+            _refuse_cut(path, self.env)
             self.pages = PageReader(path)
         except (lmdb.Error, DamagedError) as error:
             raise DataError(f"{path} cannot be read as an LMDB ({error}): check the path, or make it again with "
@@ -40,6 +41,15 @@ class _Environment:
         # what a forked process inherits belongs to its parent, and must stay open there
         if hasattr(self, "pid") and self.pid == os.getpid():
             self.env.close()
+
+
+def _refuse_cut(path: str, env: lmdb.Environment) -> None:
+    """Raise DataError for a file that ends before its last page: reading there would end the process (SIGBUS)."""
+    file = os.path.join(path, "data.mdb") if os.path.isdir(path) else path
+    size, expected = os.path.getsize(file), (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    if size < expected:
+        env.close()
+        raise DataError(f"{path} is cut short: {size} of {expected} bytes; copy or download it again")
 
 
 # path of the file -> its environment in this process, kept while a reader holds it

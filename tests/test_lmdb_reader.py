@@ -239,3 +239,13 @@ def test_something_else_than_a_list_of_strings(value):
 def test_negative_frames_are_refused(reader):
     with pytest.raises(DataError, match="no frame -1"):
         reader.frames(NAMES[0], [-1, 0])
+
+
+@pytest.mark.parametrize("folder", [True, False])
+def test_a_truncated_file_is_an_error_and_not_the_end_of_the_process(tmp_path, folder):
+    path = write_lmdb(tmp_path / "a.lmdb", {"A/a": video("A/a", 20)}, folder=folder)
+    data = path / "data.mdb" if folder else path
+    size = data.stat().st_size
+    os.truncate(data, size - 4096)
+    with pytest.raises(DataError, match=rf"a.lmdb is cut short: {size - 4096} of {size} bytes; copy or download it"):
+        _ = LmdbReader(path).names
