@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 
 from utils.errors import OptionError
-from utils.options import Parser, add_shared, check_shared, number, positive_int, whole_number
+from utils.options import Parser, add_shared, check_shared, number, positive_int, seed
 
 RANDOM = "random"  # the one literal that means no checkpoint
 
@@ -45,7 +45,7 @@ def _add_training(parser: Parser) -> None:
         "always has one")
     add("--eval_freq", type=positive_int, default=1, help="epochs between validations, which write checkpoints")
     add("--pretrain", default="", metavar="CKPT", help="start from this pretraining file; random: from random weights")
-    add("--seed", type=whole_number, default=0, help="seed of weights, order of videos, clips and augmentation")
+    add("--seed", type=seed, default=0, help="seed of weights, order of videos, clips and augmentation")
     add("--gpu", type=gpu_list, default=None, metavar="0,1", help="GPUs to use, among the visible ones (default: all)")
 
 

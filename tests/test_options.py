@@ -5,6 +5,7 @@ import ast
 from pathlib import Path
 
 import pytest
+import torch
 
 import main_coclr
 import main_nce
@@ -59,6 +60,8 @@ def test_both_spellings_of_the_local_rank(flag):
     ("--lr inf", "--lr"), ("--seq_len 3.5", "whole number"), ("--stage x", "--stage"), ("--moco-m 1.1", "--moco-m"),
     ("--num_seq 3", "always uses 2"), ("--model moco", "invalid choice"), ("--epoch 4", "unrecognized"),
     ("--schedule 5 -1", "--schedule"), ("--start_epoch 10", "nothing to train"), ("--pretrain random", "--pretrain"),
+    ("--seed 8796093022208", "below 8796093022208"), (f"--seed 1{'0' * 400}", "too large"),
+    ("--dist-url udp://x:1", "tcp://HOST:PORT"), ("--dist-url tcp://x", "tcp://HOST:PORT"),
     ("--dataset ucf101-2clip", "NAME-2stream-2clip"), ("--dataset ucf101", "two clips")])
 def test_wrong_values_are_named_in_one_line(options, words):
     with pytest.raises(OptionError) as caught:
@@ -98,3 +101,8 @@ def test_every_option_is_read():
     add_mining(parser)
     coclr = set.union(*(attributes_of_args(ROOT / name) for name in [*shared, "main_coclr.py"]))
     assert option_names(parser) - coclr == set()
+
+
+def test_the_largest_seed_makes_a_seed_of_every_epoch():
+    seed = main_nce.parse(["--seed", str((1 << 43) - 1)]).seed
+    torch.Generator().manual_seed((seed << 20) + (1 << 20) - 1)

@@ -91,6 +91,14 @@ def reduce_mean(tensor: Tensor) -> Tensor:
     return total / world_size()
 
 
+def failed(here: bool) -> list[int]:
+    """Ranks of the processes that failed, in order; every process has to call this, with whether it did itself."""
+    if world_size() == 1:
+        return [0] if here else []
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
+    return all_gather(torch.tensor([here], dtype=torch.uint8, device=device)).nonzero().flatten().tolist()
+
+
 def start(local_rank: int | None = None, gpu: int | None = None, backend: str = "nccl", dist_url: str = "env://",
           world_size: int = -1, rank: int = -1) -> Launch:
     """Find out how this process was launched, join the process group if there are several, and choose the device.
@@ -136,20 +144,31 @@ def stop() -> None:
 def _torchrun() -> tuple[int, int, int | None] | None:
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return None
-    local_rank = os.environ.get("LOCAL_RANK")
-    return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(local_rank) if local_rank else None
+    rank, size = _number("RANK"), _number("WORLD_SIZE")
+    if rank >= size:
+        raise OptionError(f"the environment has RANK={rank}, but WORLD_SIZE={size}: ranks are 0 ... WORLD_SIZE - 1")
+    return rank, size, _number("LOCAL_RANK") if os.environ.get("LOCAL_RANK") else None
 
 
 def _slurm() -> tuple[int, int, int | None] | None:
     # SLURM_STEP_NUM_TASKS is set inside srun only; a plain python in an allocation is a single process.
     if "SLURM_PROCID" not in os.environ or "SLURM_STEP_NUM_TASKS" not in os.environ:
         return None
-    rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
+    rank, size = _number("SLURM_PROCID"), _number("SLURM_STEP_NUM_TASKS")
     if size > 1 and "MASTER_ADDR" not in os.environ:
         raise OptionError("SLURM started several tasks, but MASTER_ADDR is not set: export it in the batch script, "
                           "MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)")
     os.environ.setdefault("MASTER_PORT", "29500")
-    return rank, size, int(os.environ.get("SLURM_LOCALID", 0))
+    return rank, size, _number("SLURM_LOCALID") if "SLURM_LOCALID" in os.environ else 0
+
+
+def _number(name: str) -> int:
+    """A variable of the environment as a number from 0 on."""
+    text = os.environ[name]
+    if not text.isdecimal():
+        raise OptionError(f"the environment has {name}={text!r}, which is not a whole number: let torchrun or srun set "
+                          "it, or unset it")
+    return int(text)
 
 
 def _device(index: int) -> torch.device:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -30,9 +31,10 @@ def number(kind: type, low: float, high: float = math.inf, *, open_low: bool = F
             value = kind(text)
         except ValueError:
             value = math.nan
+        finite = kind is int or math.isfinite(value)  # a whole number may be too large for a float
         above = value > low if open_low else value >= low
         below = value < high if open_high else value <= high
-        if above and below and math.isfinite(value):
+        if above and below and finite:
             return value
         noun = "a whole number" if kind is int else "a number"
         bounds = f"{'above' if open_low else 'of at least'} {low:g}" if math.isinf(low) or math.isinf(high) else \
@@ -46,7 +48,23 @@ whole_number = number(int, 0)
 positive_float = number(float, 0, open_low=True)
 non_negative_float = number(float, 0)
 share = number(float, 0, 1)
+SEEDS = 1 << 43  # generators take 63 bits: a seed, and 20 for the epoch
 open_share = number(float, 0, 1, open_low=True, open_high=True)
+
+
+def seed(text: str) -> int:
+    """A converter for argparse: a seed."""
+    value = whole_number(text)
+    if value >= SEEDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is too large: a seed is below {SEEDS} (2**43)")
+    return value
+
+
+def meeting_place(text: str) -> str:
+    """A converter for argparse: a URL where processes can meet."""
+    if not re.fullmatch(r"env://.*|tcp://.+:\d+|file://.+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is none of env://, tcp://HOST:PORT and file:///PATH")
+    return text
 
 
 def add_shared(parser: argparse.ArgumentParser, *, dataset: str, num_seq: int, schedule: Sequence[int], wd: float,
@@ -105,13 +123,14 @@ def pretraining_parser(description: str, *, dataset: str, models: Sequence[str])
     add("--model", default=models[0], choices=list(models), help="contrastive model")
     add("--save_freq", type=positive_int, default=1, help="epochs between checkpoints")
     add("--name_prefix", default="", help="put before the model in the run folder's name")
-    add("--seed", type=whole_number, default=0, help="seed of weights, order and augmentation")
+    add("--seed", type=seed, default=0, help="seed of weights, order and augmentation")
     add("--accumulate", type=positive_int, default=1, metavar="N", help="one step from N times --batch_size clips, "
         "computed --batch_size at a time; queue and momentum encoder change once a step")
     add("--gpu", type=whole_number, default=None, help="GPU to use, for a single process")
     add("--world-size", type=int, default=-1, help="processes in all; nodes with --multiprocessing-distributed")
     add("--rank", type=int, default=-1, help="number of this process; of this node with --multiprocessing-distributed")
-    add("--dist-url", default="env://", help="where the processes meet: env:// or tcp://HOST:PORT")
+    add("--dist-url", type=meeting_place, default="env://", help="where the processes meet: env://, tcp://HOST:PORT "
+        "or file:///PATH")
     add("--dist-backend", default="nccl", choices=["nccl", "gloo"], help="becomes gloo where there is no GPU")
     add("--multiprocessing-distributed", action="store_true", help="start one process per GPU of this node")
     add("--local_rank", "--local-rank", type=int, default=None, help="set by torch.distributed.launch")
