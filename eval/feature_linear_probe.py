@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import launch
+from dataset import catalog
 from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
 from eval.options import devices
@@ -59,6 +60,8 @@ def parse(argv: Sequence[str] | None):
     add = parser.add_argument
     add("--test", required=True, metavar="PATH", help="checkpoint the features are of; its folder counts")
     add("--dataset", default="ucf101", help="dataset name, as given for --retrieval")
+    add("--split_root", default=None, help="folder of the splits, for the list of classes (default: "
+        "process_data/data/ of the repository)")
     add("--dirname", default="feature", help="folder of the features, beside the checkpoint")
     add("--lr", type=options.positive_float, default=1.0, help="learning rate at the start")
     add("--wd", type=options.non_negative_float, default=1e-3, help="weight decay")
@@ -70,7 +73,7 @@ def parse(argv: Sequence[str] | None):
     add("--normalize", action="store_true", help="L2-normalise the features first")
     add("--eval_freq", type=options.positive_int, default=5, help="epochs between evaluations")
     add("--verbose", type=int, choices=[0, 1], default=0, help="1: print every evaluation")
-    add("--seed", type=options.whole_number, default=0, help="seed of the layer's weights and the order")
+    add("--seed", type=options.seed, default=0, help="seed of the layer's weights and the order")
     return parser.parse_args(argv)
 
 
@@ -93,10 +96,9 @@ def train_epoch(layer: nn.Module, optimizer: torch.optim.Optimizer, data: Featur
         optimizer.step()
 
 
-def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe) -> Outcome:
+def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: int) -> Outcome:
     """Train a linear layer and return its best evaluation: every `eval_freq` epochs and after the last."""
     torch.manual_seed(probe.seed)
-    num_class = int(max(train.labels.max(), test.labels.max())) + 1
     layer = build_layer(train.features.shape[1], num_class, probe.final_bn).to(train.features.device)
     optimizer = torch.optim.SGD(layer.parameters(), lr=probe.lr, momentum=0.9, weight_decay=probe.wd)
     batches = min(-(-len(train.names) // probe.batch_size), len(train.names) // 2)
@@ -145,8 +147,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if train.features.shape[1] != test.features.shape[1] or len(train.names) < 2:
         raise OptionError(f"{folder}: training features {tuple(train.features.shape)} and test features "
                           f"{tuple(test.features.shape)} cannot be used together: make them again with --retrieval")
+    num_class = len(catalog.class_names(args.dataset, args.split_root))
+    if max(int(data.labels.max()) for data in (train, test)) >= num_class:
+        raise OptionError(f"{folder}: labels go beyond the {num_class} classes of {args.dataset}: check --dataset and "
+                          "--split_root, or make the features again with --retrieval")
     probe = Probe(**{name: getattr(args, name) for name in Probe.__dataclass_fields__})
-    best = train_probe(train, test, probe)
+    best = train_probe(train, test, probe, num_class)
     output = folder / f"{path.name}-lp-{args.dataset}-prob.json"
     write_json(output, {name: [row.tolist()] for name, row in zip(test.names, best.prob, strict=True)})
     say(table(["linear probe", "epoch", "top-1 %", "top-5 %"],

@@ -23,6 +23,13 @@ def features(count: int, seed: int, width: int = 6, noise: float = 0.3) -> Featu
     return FeatureSet(rows, label, names)
 
 
+def class_list(root, count: int = CLASSES):
+    """A split root with a list of classes of ucf101."""
+    (root / "splits" / "ucf101").mkdir(parents=True)
+    (root / "splits" / "ucf101" / "ClassInd.txt").write_text("".join(f"Class{y}\n" for y in range(count)))
+    return root / "splits"
+
+
 def numpy_sgd(data: FeatureSet, probe: Probe) -> np.ndarray:
     """Weights (classes, F+1), the bias last, after full-batch SGD with momentum 0.9 from the same start."""
     torch.manual_seed(probe.seed)
@@ -46,7 +53,7 @@ def test_full_batch_training_against_numpy():
     train, test = features(21, seed=1, noise=1.5), features(9, seed=2, noise=1.5)
     for epochs in (1, 2, 5, 8):
         probe = Probe(epochs=epochs, schedule=(3,), wd=0.05, eval_freq=1, batch_size=64)
-        outcome = train_probe(train, test, probe)
+        outcome = train_probe(train, test, probe, CLASSES)
         theta = numpy_sgd(train, Probe(**{**probe.__dict__, "epochs": outcome.epoch + 1}))
         logits = np.concatenate([test.features.double().numpy(), np.ones((9, 1))], axis=1) @ theta.T
         expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -55,7 +62,7 @@ def test_full_batch_training_against_numpy():
 
 @pytest.mark.parametrize("count", [7, 8, 9])
 def test_batch_norm_never_meets_a_single_row(count):
-    train_probe(features(count, seed=1), features(3, seed=2), Probe(epochs=1, batch_size=2, final_bn=True))
+    train_probe(features(count, seed=1), features(3, seed=2), Probe(epochs=1, batch_size=2, final_bn=True), CLASSES)
 
 
 @pytest.mark.parametrize("flags", [[], ["--final_bn"], ["--normalize", "--verbose", "1"]])
@@ -65,7 +72,8 @@ def test_script_finds_features_beside_a_checkpoint_that_is_gone(tmp_path, capsys
     feature_files.save(folder, "ucf101", "train", train, {})
     feature_files.save(folder, "ucf101", "test", test, {})
     checkpoint = tmp_path / "model" / "epoch9.pth.tar"
-    assert main(["--test", str(checkpoint), "--dataset", "ucf101", "--epochs", "30", "--lr", "0.5", *flags]) == 0
+    assert main(["--test", str(checkpoint), "--dataset", "ucf101", "--epochs", "30", "--lr", "0.5",
+                 "--split_root", str(class_list(tmp_path)), *flags]) == 0
     written = json.loads((folder / "epoch9.pth.tar-lp-ucf101-prob.json").read_text())
     assert list(written) == test.names
     assert all(len(row) == 1 and len(row[0]) == CLASSES and sum(row[0]) == pytest.approx(1) for row in written.values())
@@ -85,3 +93,18 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     assert launch.exit_code(lambda: main(["--test", str(tmp_path / "epoch9.pth.tar")])) == 2
     error = capsys.readouterr().err
     assert "ucf101_test_label.pth.tar" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("count", "code", "words"), [
+    (5, 0, ""), (2, 2, "beyond the 2 classes"), (0, 2, "ClassInd.txt")])
+def test_classes_are_those_of_the_class_list(tmp_path, capsys, count, code, words):
+    for split in ("train", "test"):
+        feature_files.save(tmp_path / "feature", "ucf101", split, features(6, seed=1), {})
+    root = class_list(tmp_path, count) if count else tmp_path / "nowhere"
+    path = tmp_path / "x.pth.tar"
+    assert launch.exit_code(lambda: main(["--test", str(path), "--epochs", "1", "--split_root", str(root)])) == code
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == (code != 0)
+    if code == 0:
+        written = json.loads((tmp_path / "feature" / "x.pth.tar-lp-ucf101-prob.json").read_text())
+        assert all(len(row[0]) == count for row in written.values())
