@@ -61,7 +61,39 @@ def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
     missing = [key for key in require if not isinstance(content, dict) or key not in content]
     if missing:
         raise CheckpointError(f"{path} is no checkpoint: it has no {missing[0]!r}")
+    for key, is_sound in PARTS.items():
+        if isinstance(content, dict) and key in content and not is_sound(content[key]):
+            raise CheckpointError(f"{path} is damaged, or no checkpoint of this project: its {key!r} is not what it "
+                                  "should be")
     return content
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(key, str) and isinstance(entry, Tensor)
+                                              for key, entry in value.items())
+
+
+def _is_optimizer(value: object) -> bool:
+    if not isinstance(value, Mapping) or not isinstance(value.get("state"), Mapping):
+        return False
+    groups, moments = value.get("param_groups"), value["state"].values()
+    return (isinstance(groups, list) and len(groups) > 0 and all(isinstance(entry, Mapping) for entry in moments)
+            and all(isinstance(group, Mapping) and isinstance(group.get("params"), list)
+                    and all(isinstance(index, int) for index in group["params"])
+                    and _is_number(group.get("lr")) and _is_number(group.get("initial_lr", 0)) for group in groups))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+
+
+def _is_count(value: object) -> bool:
+    return _is_number(value) and float(value).is_integer()
+
+
+# What a checkpoint that has these holds there; other keys are not looked at.
+PARTS = {"state_dict": _is_state, "optimizer": _is_optimizer, "epoch": _is_count, "iteration": _is_count,
+         "best_acc": _is_number}
 
 
 def save(path: str | Path, state: Mapping) -> None:
