@@ -1,7 +1,9 @@
 """The classifier of an evaluation: built for a way of training, filled from the files that pretraining or we wrote."""
 
+from argparse import Namespace
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from model.classifier import LinearClassifier
@@ -24,6 +26,18 @@ def build(num_class: int, network: str, train_what: str, *, dropout: float = 0.9
     probe = train_what == "last"
     return LinearClassifier(num_class, network=network, dropout=dropout, use_dropout=not probe, use_l2_norm=probe,
                             use_final_bn=probe or final_bn, num_fc=num_fc)
+
+
+def shadow(args: Namespace) -> nn.Sequential:
+    """What clips pass on their way to the last layer, without memory of its own (on the meta device).
+
+    It is in the mode of the command: training, where the backbone of a linear probe stays in evaluation, or test.
+    """
+    with torch.device("meta"):
+        net = build(1, args.net, args.train_what, final_bn=args.final_bn)
+    net.train(not args.test)
+    net.backbone.train(not (args.test or args.train_what == "last"))
+    return nn.Sequential(net.backbone, nn.AdaptiveAvgPool3d(1), nn.Flatten(), net.final_bn or nn.Identity())
 
 
 def load_backbone(net: nn.Module, path: str | Path) -> None:
