@@ -11,7 +11,9 @@ from torch import nn
 
 from model import momentum
 from model.errors import ModelError
+from model.momentum import make_encoder
 from model.pretrain import CoCLR, InfoNCE, UberNCE, check_queue
+from utils.memory import move
 
 GOLDEN = np.load(Path(__file__).parent / "golden_model.npz")
 K = 64
@@ -208,3 +210,13 @@ def test_bad_settings_are_refused(tiny):
     check_queue(64, 4, 2)
     with pytest.raises(ModelError, match="multiple"):
         InfoNCE("tiny", 16, 6)(torch.randn(4, 2, 3, 4, 16, 16))
+
+
+def test_gradients_have_the_strides_of_their_weights():
+    """Otherwise processes that average them copy each one, with a warning."""
+    encoder = make_encoder("s3d", 4)
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    move(encoder, torch.device("cpu"))
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+    encoder(torch.rand(2, 3, 8, 32, 32).to(memory_format=torch.channels_last_3d)).sum().backward()
+    assert [name for name, p in encoder.named_parameters() if p.stride() != p.grad.stride()] == []

@@ -1,7 +1,10 @@
-"""Memory of the CPU that a step frees is kept for the next one."""
+"""How memory is laid out, and that of the CPU that a step frees is kept for the next one."""
 
 import ctypes
 import platform
+
+import torch
+from torch import nn
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -16,3 +19,15 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def move(model: nn.Module, device: torch.device) -> None:
+    """Move a model to its device, its convolutions with their channels last, as the clips lie in memory.
+
+    Kernels of one weight per channel are the same in both orders. They get the strides of the plain one, which their
+    gradients have too: processes that average gradients would otherwise copy each to the other strides.
+    """
+    model.to(device, memory_format=torch.channels_last_3d)
+    for parameter in model.parameters():
+        if parameter.dim() == 5 and parameter.shape[2:].numel() == 1:
+            parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)
