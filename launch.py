@@ -1,5 +1,6 @@
 """Runs an entry script's main function: errors that a user can mend are one line and exit code 2."""
 
+import errno
 import os
 import re
 import socket
@@ -19,13 +20,14 @@ from utils import distributed
 from utils.errors import CheckpointError, OptionError
 
 _started = False
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # may come without the name of a file
 USER_ERRORS = (OptionError, CheckpointError, DataError, ModelError, UnknownNetworkError, PrepareError)
 
 
 def run(main: Callable[[], int | None]) -> None:
     """Call ``main`` and end the program: exit code 0, or what it returns; 2 for a user's error; 130 for Ctrl-C.
 
-    While a run starts, all processes meet the same errors and the main one says so; after :func:`started` each speaks.
+    While a run starts, an error of one process ends all, and one says so; after :func:`started` each speaks.
     """
     sys.exit(exit_code(main))
 
@@ -35,13 +37,30 @@ def exit_code(main: Callable[[], int | None]) -> int:
     try:
         return main() or 0
     except USER_ERRORS as error:
-        if _speaks():
-            print(f"error{_who()}: {one_line(error)}", file=sys.stderr)
-        return 2
+        return _refuse(one_line(error))
+    except OSError as error:
+        if error.filename is None and error.errno not in DISK_ERRORS:
+            raise
+        place = "a file" if error.filename is None else error.filename
+        return _refuse(f"cannot read or write {place} ({error.strerror}): check the path, the rights and the space")
     except KeyboardInterrupt:
         return 130
     finally:
         distributed.stop()
+
+
+def _refuse(message: str) -> int:
+    """Say why this process ends; while all of them start, the first that failed says so and all end."""
+    speaks = _started or _rank() == distributed.failed(True)[0]
+    if speaks:
+        who = f" (process {_rank()})" if _rank() > 0 else ""
+        print(f"error{who}: {message}", file=sys.stderr)
+    return 2
+
+
+def begin(work: Callable[[Namespace], int | None], args: Namespace) -> int:
+    """Run ``work(args)`` in this process, or with ``--multiprocessing-distributed`` in one per GPU; the exit code."""
+    return spread(work, args) if args.multiprocessing_distributed else work(args) or 0
 
 
 def spread(work: Callable[[Namespace], int | None], args: Namespace) -> int:
@@ -90,8 +109,13 @@ def _meeting_place(dist_url: str, nodes: int) -> dict[str, str]:
 
 
 def started() -> None:
-    """From now on an error may be of one process alone, which then has to report it itself."""
+    """Wait until all processes are ready to train or measure; if one has failed, this one ends too.
+
+    From now on an error may be of one process alone, which then has to report it itself.
+    """
     global _started
+    if distributed.failed(False):
+        sys.exit(2)
     _started = True
 
 
@@ -104,12 +128,5 @@ def one_line(error: Exception) -> str:
 def _rank() -> int:
     if distributed.is_initialized():
         return distributed.rank()
-    return int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
-
-
-def _speaks() -> bool:
-    return _started or _rank() == 0
-
-
-def _who() -> str:
-    return f" (process {_rank()})" if _started and _rank() > 0 else ""
+    text = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    return int(text) if text.isdecimal() else 0

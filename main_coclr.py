@@ -25,8 +25,8 @@ from functools import partial
 from torch import Tensor
 
 import launch
-from model.pretrain import CoCLR, check_queue
-from pretrain_script import build_run, check_options, join, measure, pretrain
+from model.pretrain import CoCLR
+from pretrain_script import build_run, carry_out, check_options, prepare
 from pretrain_steps import CoclrSteps
 from utils import checkpoint
 from utils.checkpoint import load_state, renamed
@@ -73,27 +73,18 @@ def query_encoder(state_dict: Mapping[str, Tensor], path: str) -> dict[str, Tens
 
 def work(args: Namespace) -> None:
     """Train or test, as one of the processes."""
-    here = join(args)
-    check_queue(args.moco_k, args.batch_size, here.world_size, args.accumulate)
+    here, folder = prepare(args, coclr_folder(args))
     model = CoCLR(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t, args.topk, args.ratio, args.stage,
                   args.reverse, args.cascade)
     if not (args.resume or args.test):
         load_pretrained(model, *args.pretrain)
     run = build_run(model, args, here, with_labels=True)
-    steps = partial(CoclrSteps, model=model, optimizer=None if args.test else run.optimizer, ring=run.ring,
-                    device=here.device, seed=args.seed, parts=args.accumulate)
-    if args.test:
-        measure(args, here, run, steps)
-    else:
-        pretrain(args, here, run, steps, coclr_folder(args))
+    carry_out(args, here, run, partial(CoclrSteps, model=model, ring=run.ring, seed=args.seed), folder)
 
 
-def main() -> int | None:
+def main() -> int:
     """Run in this process, or in one per GPU."""
-    args = parse()
-    if args.multiprocessing_distributed:
-        return launch.spread(work, args)
-    return work(args)
+    return launch.begin(work, parse())
 
 
 if __name__ == "__main__":

@@ -18,11 +18,10 @@ Go on with ``--resume CKPT``; measure a checkpoint with ``--test CKPT``; start f
 
 from argparse import Namespace
 from collections.abc import Sequence
-from functools import partial
 
 import launch
-from model.pretrain import InfoNCE, UberNCE, check_queue
-from pretrain_script import build_run, check_options, join, measure, pretrain
+from model.pretrain import InfoNCE, UberNCE
+from pretrain_script import build_run, carry_out, check_options, prepare
 from pretrain_steps import infonce_steps, ubernce_steps
 from utils import checkpoint
 from utils.checkpoint import load_state
@@ -47,28 +46,19 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 def work(args: Namespace) -> None:
     """Train or test, as one of the processes."""
-    here = join(args)
-    check_queue(args.moco_k, args.batch_size, here.world_size, args.accumulate)
+    here, folder = prepare(args, nce_folder(args))
     Model, make_steps = MODELS[args.model]
     model = Model(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t)
     if args.pretrain not in ("", "random") and not (args.resume or args.test):
         saved = checkpoint.load(args.pretrain)["state_dict"]
         say(f"{args.pretrain}: {load_state(model, saved, may_miss=('queue_label',), may_have=OTHER_MODELS)}")
     run = build_run(model, args, here, with_labels=False)
-    steps = partial(make_steps, optimizer=None if args.test else run.optimizer, device=here.device,
-                    parts=args.accumulate)
-    if args.test:
-        measure(args, here, run, steps)
-    else:
-        pretrain(args, here, run, steps, nce_folder(args))
+    carry_out(args, here, run, make_steps, folder)
 
 
-def main() -> int | None:
+def main() -> int:
     """Run in this process, or in one per GPU."""
-    args = parse()
-    if args.multiprocessing_distributed:
-        return launch.spread(work, args)
-    return work(args)
+    return launch.begin(work, parse())
 
 
 if __name__ == "__main__":

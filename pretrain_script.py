@@ -3,6 +3,7 @@
 from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,18 +14,19 @@ from torch.utils.data import DataLoader
 
 import launch
 from dataset import catalog
-from model.momentum import MomentumContrast
+from model.momentum import MomentumContrast, check_queue, make_encoder
 from pretrain_steps import StepOfEpoch
 from utils import checkpoint, distributed, run_folder
 from utils.checkpoint import load_state
+from utils.clip_check import check_clips
 from utils.console import log_file, say
 from utils.conv_check import check_convolutions
 from utils.distributed import Launch
 from utils.engine import run_epoch
 from utils.errors import CheckpointError, OptionError
-from utils.keeper import LAST, Keeper, numbered
+from utils.keeper import Keeper
 from utils.loader import make_loader
-from utils.memory import keep_freed_memory
+from utils.memory import keep_freed_memory, move
 from utils.metrics import LabelRing
 from utils.optimizer import RunOptimizer, resumed_lr
 from utils.options import check_shared
@@ -63,12 +65,33 @@ def check_options(args: Namespace, streams: int) -> None:
             raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
 
 
-def join(args: Namespace) -> Launch:
-    """Join the other processes, if any, and seed this one."""
+def prepare(args: Namespace, folder: Path) -> tuple[Launch, Path]:
+    """Join the other processes, seed this one, and refuse what cannot work before anything is built or written.
+
+    Args:
+        folder: of a new run.
+
+    Returns:
+        Where this process stands, and the run folder to train in.
+
+    Raises:
+        OptionError, ModelError: the run folder is in use, or queue or network cannot take these batches.
+    """
+    here = _join(args)
+    check_queue(args.moco_k, args.batch_size, here.world_size, args.accumulate)
+    with torch.device("meta"):
+        encoder = make_encoder(args.net, args.moco_dim)
+    check_clips(encoder.train(not args.test), args)
+    return here, folder if args.test else run_folder.settle(args.resume, folder, "--name_prefix or --prefix")
+
+
+def _join(args: Namespace) -> Launch:
     here = distributed.start(args.local_rank, args.gpu, args.dist_backend, args.dist_url, args.world_size, args.rank)
     torch.manual_seed(args.seed)
     if here.device.type == "cpu":
         keep_freed_memory()
+        if args.gpu is not None:
+            say("no GPU found: running on the CPU")
     return here
 
 
@@ -85,7 +108,7 @@ def build_loader(args: Namespace, here: Launch) -> DataLoader:
 def build_run(model: MomentumContrast, args: Namespace, here: Launch, with_labels: bool) -> Run:
     """Move a model to its device, and give it an optimizer and, ``with_labels``, a ring of labels."""
     precision = choose(args.precision, here.device)
-    model.to(here.device, memory_format=torch.channels_last_3d)  # as the clips lie in memory
+    move(model, here.device)
     model.dtype, model.accumulate = precision.dtype, args.accumulate
     if args.compile:
         for encoder in model.encoders():
@@ -128,26 +151,33 @@ def _restore(run: Run, saved: dict, path: str) -> None:
         run.ring.align(int(run.model.queue_ptr))
 
 
+def carry_out(args: Namespace, here: Launch, run: Run, make_steps: Callable[..., StepOfEpoch], folder: Path) -> None:
+    """Train, or with ``--test`` measure. make_steps: makes steps from the network to call, see pretrain_steps."""
+    steps = partial(make_steps, optimizer=None if args.test else run.optimizer, device=here.device,
+                    parts=args.accumulate)
+    if args.test:
+        measure(args, here, run, steps)
+    else:
+        pretrain(args, here, run, steps, folder)
+
+
 def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module], StepOfEpoch], folder: Path) -> None:
     """Train from ``run.start_epoch`` to the last epoch, with logs and checkpoints in the run folder.
 
     Args:
-        steps: makes the steps of an epoch from the network to call. folder: of a new run.
+        steps: makes the steps of an epoch from the network to call. folder: of the run.
     """
     loader = build_loader(args, here)
     if args.resume:
-        folder = run_folder.folder_of(args.resume)
         resume(run, args)
-    if here.rank == 0:
-        run_folder.make(folder)
-    distributed.barrier()
-    launch.started()
+    run_folder.make(folder)
     writer = SummaryWriter(str(folder / "img")) if here.rank == 0 else None
     with log_file(folder / "img" / "train.log"):
+        launch.started()
         _announce(args, here, loader, run, folder)
         say(check_convolutions(run.model.encoders(), (args.seq_len, args.img_dim, args.img_dim), run.precision))
         step_of_epoch = steps(averaged(run.model, here))
-        keeper = Keeper(folder / "model", keep_all="k400" in args.dataset)
+        keeper = Keeper(folder / "model", keep_all="k400" in args.dataset, resumed=args.resume)
         for epoch in range(run.start_epoch, args.epochs):
             _one_epoch(args, run, loader, step_of_epoch, epoch, writer, keeper)
         distributed.barrier()  # no process leaves while the first one still writes
@@ -188,9 +218,9 @@ def measure(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module]
     _restore(run, saved, args.test)
     loader = build_loader(args, here)
     run.model.eval()
-    launch.started()
     path = Path(args.test)
     with torch.no_grad(), log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")):
+        launch.started()
         _announce(args, here, loader, run, path.parent)
         say(check_convolutions(run.model.encoders(), (args.seq_len, args.img_dim, args.img_dim), run.precision))
         epoch = int(saved.get("epoch", 0))
@@ -211,9 +241,5 @@ def _announce(args: Namespace, here: Launch, loader: DataLoader, run: Run, folde
     say(f"epochs {run.start_epoch} to {args.epochs - 1} on {here.device} in {run.precision.name}, "
         f"{here.world_size} process(es), "
         f"lr {run.optimizer.base_lr:g}; run folder {folder}")
-    present = numbered(folder / "model", LAST)
-    if present and not args.resume:
-        say(f"the run folder already holds checkpoints, the last of epoch {present[-1]}; equal names are replaced "
-            "(--resume goes on from one instead)")
     if run.start_epoch >= args.epochs:
         say(f"nothing is left to train: the checkpoint finished epoch {run.start_epoch - 1} of --epochs {args.epochs}")

@@ -104,13 +104,14 @@ def resume(net: nn.Module, optimizer: RunOptimizer, path: str, plan: Plan, reset
 
 
 def fit(net: nn.Module, loaders: Sequence[DataLoader], optimizer: RunOptimizer, plan: Plan, progress: Progress,
-        folder: Path) -> None:
+        folder: Path, resumed: str = "") -> None:
     """Train to the last epoch; validate and write a checkpoint every `eval_freq` epochs and after the last.
 
-    net: the classifier, bare or in a DataParallel wrapper. loaders: training, validation. folder: the run folder. A
-    validation top-1 strictly above the best so far makes a new best.
+    net: the classifier, bare or in a DataParallel wrapper. loaders: training, validation. folder: the run folder.
+    resumed: the checkpoint that the training goes on from. A validation top-1 strictly above the best so far makes a
+    new best.
     """
-    keeper = Keeper(folder / "model", keep_all="k400" in plan.dataset)
+    keeper = Keeper(folder / "model", keep_all="k400" in plan.dataset, resumed=resumed)
     device = next(net.parameters()).device
     with SummaryWriter(str(folder / "img")) as writer:
         for epoch in range(progress.epoch, plan.epochs):
@@ -143,8 +144,8 @@ def _content(net: nn.Module, optimizer: RunOptimizer, epoch: int, progress: Prog
 def _say_result(plan: Plan, progress: Progress, folder: Path) -> None:
     if progress.epoch >= plan.epochs:
         say(f"nothing is left to train: epoch {progress.epoch - 1} of --epochs {plan.epochs} is done")
-    best = numbered(folder / "model", BEST)
+    best = list(numbered(folder / "model", BEST).values())
     say(table(["train", "epochs", "best validation top-1 %"],
               [[f"{plan.train_what} on {plan.dataset}", str(plan.epochs), percent(progress.best_acc)]]))
-    say(f"best checkpoint: {folder / 'model' / f'model_best_epoch{best[-1]}.pth.tar'}" if best else
+    say(f"best checkpoint: {best[-1]}" if best else
         f"no validation was above 0 %; checkpoints: {folder / 'model'}")

@@ -33,6 +33,7 @@ from eval import crops, finetune, network, options, retrieval
 from eval.options import RANDOM
 from eval.windows import read_samples
 from utils import run_folder
+from utils.clip_check import check_clips
 from utils.console import log_file, say
 from utils.conv_check import check_convolutions
 from utils.errors import CheckpointError, OptionError
@@ -91,6 +92,7 @@ def prepare(args: Namespace, net: nn.Module, devices: Devices, precision: Precis
 def train(args: Namespace, devices: Devices) -> None:
     """Linear probe or finetuning, into a run folder (of a resumed checkpoint: its own)."""
     batch = args.batch_size * len(devices)
+    folder = run_folder.settle(args.resume, run_folder.classifier_folder(args, len(devices)), "--prefix")
     parts = (("train", ClassifierTrainTransform(args.img_dim)), ("val", ClassifierValTransform(args.img_dim)))
     loaders = [make_loader(build_dataset(args, mode, transform), batch_size=batch, workers=args.workers,
                            train=mode == "train", seed=args.seed, rank=0, world_size=1, device=devices[0])
@@ -104,22 +106,21 @@ def train(args: Namespace, devices: Devices) -> None:
     optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=args.lr, wd=args.wd,
                                          scaler=precision.scaler())
     progress = finetune.Progress(epoch=args.start_epoch)
-    folder = run_folder.classifier_folder(args, len(devices))
     if args.resume:
-        folder = run_folder.folder_of(args.resume)
         progress = finetune.resume(net, optimizer, args.resume, plan, args.reset_lr)
     with log_file(run_folder.make(folder) / "img" / "train.log"):
         say(f"{args.train_what} on {args.dataset} with {args.net}: {', '.join(map(str, devices))}, batches of {batch}, "
             f"run folder {folder}")
-        finetune.fit(prepare(args, net, devices, precision), loaders, optimizer, plan, progress, folder)
+        finetune.fit(prepare(args, net, devices, precision), loaders, optimizer, plan, progress, folder,
+                     args.resume)
 
 
 def test(args: Namespace, devices: Devices) -> None:
     """Crop test or retrieval of one checkpoint; the log and all results go beside it."""
     path = Path(args.test)
     if args.test == RANDOM:
-        named = Namespace(**{**vars(args), "pretrain": RANDOM})
-        path = run_folder.make(run_folder.classifier_folder(named, len(devices))) / "model" / RANDOM
+        folder = run_folder.classifier_folder(args, len(devices))
+        path = run_folder.make(folder.with_name(f"{folder.name}_pt={RANDOM}")) / "model" / RANDOM  # no training's
     with log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")), torch.inference_mode():
         say(f"test of {args.test} on {args.dataset}, split {args.which_split}, {', '.join(map(str, devices))}")
         (test_retrieval if args.retrieval else test_crops)(args, path, devices)
@@ -170,6 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         keep_freed_memory()
         if args.gpu:
             say("no GPU found: running on the CPU")
+    check_clips(network.shadow(args), args)
     if args.test:
         test(args, devices)
     else:

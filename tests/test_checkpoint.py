@@ -161,3 +161,35 @@ def test_a_failed_write_removes_nothing(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError):
         keeper.save({"epoch": 1}, 1)
     assert names(tmp_path) == ["epoch0.pth.tar"]
+
+
+def test_the_file_a_run_was_resumed_from_is_no_best_that_is_removed(tmp_path):
+    for epoch in range(5):
+        save(tmp_path / f"model_best_epoch{epoch}.pth.tar", {})
+    keeper = Keeper(tmp_path, resumed=os.path.join(tmp_path, "..", tmp_path.name, "model_best_epoch0.pth.tar"))
+    keeper.save({}, 5, is_best=True)
+    assert "model_best_epoch0.pth.tar" in names(tmp_path)
+    Keeper(tmp_path).save({}, 6, is_best=True)
+    assert "model_best_epoch0.pth.tar" not in names(tmp_path)
+
+
+GROUP = {"params": [0], "lr": 0.1}
+
+
+@pytest.mark.parametrize(("key", "value"), [
+    ("state_dict", [torch.ones(1)]), ("state_dict", None), ("state_dict", {"w": 1.0}),
+    ("state_dict", {1: torch.ones(1)}),
+    ("optimizer", {}), ("optimizer", None), ("optimizer", {"state": [], "param_groups": [GROUP]}),
+    ("optimizer", {"state": {}, "param_groups": []}), ("optimizer", {"state": {0: 1}, "param_groups": [GROUP]}),
+    ("optimizer", {"state": {}, "param_groups": [{"params": [0]}]}),
+    ("optimizer", {"state": {}, "param_groups": [{"params": 0, "lr": 0.1}]}),
+    ("epoch", "9"), ("epoch", None), ("epoch", 0.5), ("epoch", float("nan")), ("iteration", [1]), ("best_acc", "x")])
+def test_damaged_parts_are_named_in_one_line(tmp_path, key, value):
+    good = {"state_dict": {"w": torch.ones(1)}, "optimizer": {"state": {0: {}}, "param_groups": [GROUP]}, "epoch": 9,
+            "iteration": 7, "best_acc": torch.tensor(0.5)}
+    torch.save(good, tmp_path / "x")
+    assert load(tmp_path / "x", require=good)["epoch"] == 9
+    torch.save(good | {key: value}, tmp_path / "x")
+    with pytest.raises(CheckpointError, match=f"its '{key}' is not what") as caught:
+        load(tmp_path / "x", require=good)
+    assert "\n" not in str(caught.value)

@@ -84,6 +84,15 @@ def test_training_leaves_a_run_folder(trained):
     assert bool(bests) == (saved["best_acc"] > 0)
 
 
+def test_a_second_training_leaves_the_first_alone(trained, run, capsys):
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    words = ["--dataset", "ucf101", *SMALL, "--train_what", "ft", "--pretrain", "pre/model/epoch5.pth.tar"]
+    assert run(*words, "--epochs", "3") == 2
+    error = capsys.readouterr().err
+    assert "already holds a run (last: epoch1)" in error and "--prefix" in error and error.count("\n") == 1
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
 def test_resume_goes_on_in_the_same_run_folder(trained, run):
     last = trained / "model" / "epoch1.pth.tar"
     kept = last.read_bytes()
@@ -157,7 +166,7 @@ def test_retrieval_of_both_streams_then_probe_and_fusion(run, place, capsys):
     assert run(*words, "--dirname", "again", "--gallery", "windows") == 0
     assert capsys.readouterr().out.count("computed") == 3  # both splits before, now the gallery
 
-    probe = ["--test", str(checkpoint), "--dataset", "ucf101", "--epochs", "3", "--final_bn"]
+    probe = ["--test", str(checkpoint), "--dataset", "ucf101", "--epochs", "3", "--final_bn", "--split_root", "splits"]
     assert run(*probe, main=feature_linear_probe.main) == 0
     prob = str(folder / "epoch5.pth.tar-lp-ucf101-prob.json")
     fusion = ["--prob1", prob, "--prob2", prob, "--dataset", "ucf101", "--split_root", "splits"]
@@ -182,10 +191,13 @@ def test_random_weights_are_reproducible(run, place):
     (["--dataset", "unknown"], "unknown"),
     (["--net", "s4d", "--pretrain", "random"], "s4d"),
     (["--batch_size", "64"], "batch"),
+    (["--batch_size", "1"], "more than 1 value"), (["--img_dim", "16"], "--img_dim 16"),
+    (["--test", "pre/model/epoch5.pth.tar", "--retrieval", "--dirname", "../blocked"], "blocked"),
     (["--test", "pre/model/epoch5.pth.tar", "--ten_crop"], "--retrieval"),
     (["--net", "s3dg", "--test", "pre/model/epoch5.pth.tar", "--retrieval"], "--net"),
 ])
 def test_bad_input_is_one_line_and_code_2(run, capsys, words, complaint):
+    Path("pre/blocked").touch()
     assert run("--dataset", "ucf101", *SMALL, "--epochs", "1", *words) == 2
     error = capsys.readouterr().err
     assert complaint in error and error.startswith("error: ") and error.count("\n") == 1

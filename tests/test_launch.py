@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import launch
-from utils import checkpoint
+from utils import checkpoint, distributed
 from utils.errors import OptionError
 
 SCRIPT = str(Path(__file__).with_name("noise.py"))
@@ -99,3 +99,43 @@ def test_one_process_is_not_spawned():
     args = Namespace(world_size=1, rank=0, dist_url="env://")
     assert launch.spread(lambda args: 7, args) == 7
     assert (args.world_size, args.rank) == (-1, -1)
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "one"), ("WORLD_SIZE", "-2"), ("LOCAL_RANK", "x"), ("RANK", "2")])
+def test_an_environment_that_makes_no_sense_is_one_line(name, value, monkeypatch, capsys):
+    for key, text in ({"RANK": "0", "WORLD_SIZE": "2"} | {name: value}).items():
+        monkeypatch.setenv(key, text)
+    monkeypatch.setattr(launch, "_rank", lambda: 0) if value == "2" else None
+    assert launch.exit_code(distributed.start) == 2
+    error = capsys.readouterr().err
+    assert name in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "img/x"), OSError(28, "No space left")])
+def test_what_cannot_be_written_is_one_line(error, capsys):
+    def fails():
+        raise error
+    assert launch.exit_code(fails) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: cannot read or write") and error.strerror in text and text.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [OSError("a mistake"), TypeError("a mistake"), TimeoutError()])
+def test_mistakes_of_programs_are_not_hidden(error):
+    def fails():
+        raise error
+    with pytest.raises(type(error)):
+        launch.exit_code(fails)
+
+
+@pytest.mark.parametrize(("moment", "failing"), [("start", 0), ("start", 1), ("training", 1)])
+def test_an_error_of_one_process_ends_both(tmp_path, moment, failing):
+    address = ["--dist-url", f"tcp://127.0.0.1:{free_port()}", "--world-size", "2"]
+    nodes = [start([str(Path(__file__).with_name("failing.py")), moment if rank == failing else "none", *OPTIONS,
+                    "--epochs", "3", *address, "--rank", str(rank)], tmp_path) for rank in (0, 1)]
+    ends = [node.communicate(timeout=60)[1] for node in nodes]
+    assert nodes[failing].returncode == 2 and nodes[1 - failing].returncode != 0
+    assert ends[failing].count("error") == 1 and "a broken disk" in ends[failing]
+    assert not any("terminate called" in end for end in ends)
+    if moment == "start":
+        assert nodes[1 - failing].returncode == 2 and "a broken disk" not in ends[1 - failing]

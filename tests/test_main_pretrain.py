@@ -199,3 +199,63 @@ def test_the_self_mask_changes_the_loss_and_not_the_metrics(monkeypatch, drawn):
     used = torch.tensor([[0.0 if drawn else 1.0, 0, 1, 0], [1.0, 0, 0, 0]])
     assert values["loss"].item() == pytest.approx(coclr_loss(logits, used).item())
     assert values["top1"] == 1 and values["self_top1"] == 1
+
+
+def files() -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
+
+
+def test_a_second_run_leaves_the_first_alone(capsys):
+    assert run(main_nce, "--epochs 1") == 0
+    before = files()
+    capsys.readouterr()
+    assert run(main_nce, "--epochs 2") == 2
+    error = capsys.readouterr().err
+    assert "already holds a run (last: epoch0)" in error and "--name_prefix" in error and error.count("\n") == 1
+    assert files() == before
+
+
+def test_a_file_from_elsewhere_is_resumed_into_the_folder_of_the_options(capsys, tmp_path):
+    assert run(main_nce, "--epochs 1 --name_prefix first") == 0
+    newest("first", 0).rename(tmp_path / "epoch0.pth.tar")
+    assert run(main_nce, "--epochs 2 --name_prefix second --resume epoch0.pth.tar") == 0
+    assert newest("second", 1).is_file() and (tmp_path / "epoch0.pth.tar").is_file()
+    assert "lies in no run folder" in capsys.readouterr().out
+
+
+def test_a_relative_path_inside_of_model_is_resumed_in_its_run_folder(monkeypatch, tmp_path):
+    assert run(main_nce, "--epochs 1") == 0
+    path = tmp_path / newest("infonce", 0)
+    monkeypatch.chdir(path.parent)
+    assert run(main_nce, "--epochs 2 --resume epoch0.pth.tar") == 0
+    assert {file.name for file in path.parent.iterdir()} - {"model_best_epoch0.pth.tar", "model_best_epoch1.pth.tar"} \
+        == {"epoch1.pth.tar"}
+
+
+@pytest.mark.parametrize("blocked", ["ckpt", "img/train.log"])
+def test_places_that_cannot_be_written_are_one_line(blocked, capsys):
+    if blocked == "ckpt":
+        Path("ckpt").touch()
+    else:
+        assert run(main_nce, "--epochs 1") == 0
+        folder = newest("infonce", 0).parents[1]
+        (folder / "model").rename("model")
+        (folder / blocked).unlink()
+        (folder / blocked).mkdir()
+    capsys.readouterr()
+    assert run(main_nce, "--epochs 1") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: cannot ") and error.count("\n") == 1 and blocked.split("/")[-1] in error
+
+
+@pytest.mark.parametrize("options", ["--img_dim 2", "--seq_len 2"])
+def test_clips_that_the_network_cannot_take_leave_no_trace(options, capsys):
+    assert run(main_nce, f"--epochs 1 {options}") == 2
+    error = capsys.readouterr().err
+    assert "--net s3d" in error and "--img_dim" in error and error.count("\n") == 1 and not Path("ckpt").exists()
+
+
+def test_a_gpu_that_is_not_there_is_mentioned(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run(main_nce, "--epochs 1 --gpu 0") == 0
+    assert capsys.readouterr().out.count("no GPU found: running on the CPU") == 1

@@ -8,7 +8,7 @@ import pytest
 import main_coclr
 import main_nce
 from utils.errors import CheckpointError, OptionError
-from utils.run_folder import classifier_folder, coclr_folder, folder_of, make, nce_folder
+from utils.run_folder import classifier_folder, coclr_folder, folder_of, make, nce_folder, settle
 
 
 def test_coclr():
@@ -46,6 +46,28 @@ def test_classifier(optim, word):
         "_pt=x-model-epoch1.pth.tar")
 
 
+def test_a_random_start_is_not_in_the_name():
+    assert "_pt" not in nce_folder(main_nce.parse(["--pretrain", "random"])).name
+
+
+def test_a_run_goes_into_a_free_folder_or_that_of_its_checkpoint(tmp_path, capsys):
+    new, other = tmp_path / "new", make(tmp_path / "run") / "model" / "epoch3.pth.tar"
+    outside = tmp_path / "epoch3.pth.tar"
+    other.touch(), outside.touch()
+    assert settle("", new, "--prefix") == new and not new.exists()
+    assert settle(str(other), new, "--prefix") == tmp_path / "run"
+    assert capsys.readouterr().out == ""
+    assert settle(str(outside), new, "--prefix") == new
+    assert capsys.readouterr().out.count("\n") == 1
+    last = make(new) / "model" / "epoch12.pth.tar"
+    for path in (last, last.with_name("epoch2.pth.tar"), last.with_name("model_best_epoch20.pth.tar")):
+        path.touch()
+    for resume in ("", str(outside)):
+        with pytest.raises(OptionError, match=r"already holds a run \(last: epoch12\): go on with --resume .*--prefix"):
+            settle(resume, new, "--prefix")
+    assert settle(str(last), new, "--prefix") == new
+
+
 def test_names_too_long_for_a_file_system_are_cut_and_stay_distinct(tmp_path):
     args = vars(main_nce.parse([]))
     one, two = (nce_folder(Namespace(**args | {"pretrain": "ü" * 200 + end})) for end in "ab")
@@ -53,13 +75,17 @@ def test_names_too_long_for_a_file_system_are_cut_and_stay_distinct(tmp_path):
     make(tmp_path / one)
 
 
-def test_the_folder_of_a_checkpoint(tmp_path):
+def test_the_folder_of_a_checkpoint(tmp_path, monkeypatch):
     make(tmp_path / "run")
     path = tmp_path / "run" / "model" / "epoch3.pth.tar"
     with pytest.raises(CheckpointError, match="check the path"):
         folder_of(path)
     path.touch()
     assert folder_of(path) == tmp_path / "run"
+    monkeypatch.chdir(path.parent)
+    assert folder_of(path.name) == tmp_path / "run"
+    (tmp_path / path.name).touch()
+    assert folder_of(tmp_path / path.name) is None
     assert (tmp_path / "run" / "img").is_dir()
 
 

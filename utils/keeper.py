@@ -15,11 +15,13 @@ class Keeper:
 
     Args:
         folder: the run's ``model/`` folder. keep_all: leave the previous ``epochN`` files (k400).
-        best: number of best ones kept.
+        best: number of best ones kept. resumed: the file that the run goes on from; it is removed only as the
+            ``epochN`` before, never as one of the best.
     """
 
-    def __init__(self, folder: str | Path, keep_all: bool = False, best: int = 5) -> None:
+    def __init__(self, folder: str | Path, keep_all: bool = False, best: int = 5, resumed: str | Path = "") -> None:
         self.folder, self.keep_all, self.best = Path(folder), keep_all, best
+        self.resumed = Path(resumed).resolve() if resumed else None
 
     def save(self, state: Mapping, epoch: int, is_best: bool = False) -> None:
         """Write the checkpoint of a finished epoch (0-based), and then remove the one before.
@@ -29,17 +31,18 @@ class Keeper:
         """
         save(self.folder / f"epoch{epoch}.pth.tar", state)
         if not self.keep_all:
-            earlier = [number for number in numbered(self.folder, LAST) if number < epoch]
-            for number in earlier[-1:]:
-                (self.folder / f"epoch{number}.pth.tar").unlink()
+            earlier = [path for number, path in numbered(self.folder, LAST).items() if number < epoch]
+            for path in earlier[-1:]:
+                path.unlink()
         if is_best:
             save(self.folder / f"model_best_epoch{epoch}.pth.tar", state)
-            others = [number for number in numbered(self.folder, BEST) if number != epoch]
-            for number in others[:max(0, len(others) + 1 - self.best)]:
-                (self.folder / f"model_best_epoch{number}.pth.tar").unlink()
+            others = [path for number, path in numbered(self.folder, BEST).items() if number != epoch]
+            for path in others[:max(0, len(others) + 1 - self.best)]:
+                if path.resolve() != self.resumed:
+                    path.unlink()
 
 
-def numbered(folder: str | Path, pattern: re.Pattern[str]) -> list[int]:
-    """The epochs of the checkpoints whose name matches, in order."""
-    matches = (pattern.fullmatch(path.name) for path in Path(folder).iterdir())
-    return sorted(int(match.group(1)) for match in matches if match)
+def numbered(folder: str | Path, pattern: re.Pattern[str]) -> dict[int, Path]:
+    """The checkpoints whose name matches, by epoch, in order; none where there is no such folder."""
+    paths = Path(folder).iterdir() if Path(folder).is_dir() else ()
+    return dict(sorted((int(match.group(1)), path) for path in paths if (match := pattern.fullmatch(path.name))))

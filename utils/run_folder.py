@@ -4,7 +4,9 @@ import zlib
 from argparse import Namespace
 from pathlib import Path
 
+from utils.console import say
 from utils.errors import CheckpointError, OptionError
+from utils.keeper import BEST, LAST, numbered
 
 LONGEST_NAME = 255  # bytes, of one path component on common file systems
 
@@ -31,8 +33,8 @@ def classifier_folder(args: Namespace, gpus: int) -> Path:
         f"_ds{args.ds}_train-{args.train_what}{_pretrained(args.pretrain)}"))
 
 
-def folder_of(checkpoint: str | Path) -> Path:
-    """The run folder that a checkpoint lies in: the parent of its ``model/`` folder.
+def folder_of(checkpoint: str | Path) -> Path | None:
+    """The run folder that a checkpoint lies in, the parent of its ``model/`` folder; None if it lies elsewhere.
 
     Raises:
         CheckpointError: there is no such file.
@@ -40,7 +42,30 @@ def folder_of(checkpoint: str | Path) -> Path:
     path = Path(checkpoint)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}: check the path")
-    return path.parent.parent
+    folder = path.resolve().parent
+    return folder.parent if folder.name == "model" else None
+
+
+def settle(resume: str, new: Path, names: str) -> Path:
+    """The folder to train in: that of the checkpoint ``resume``, else ``new``, which must not hold a run already.
+
+    Args:
+        resume: path of the checkpoint to go on from, "" for none. names: the options that lead to another folder.
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+        OptionError: ``new`` holds checkpoints, which the run would replace and remove.
+    """
+    folder = folder_of(resume) if resume else None
+    if folder is not None:
+        return folder
+    present = [path for pattern in (BEST, LAST) for path in numbered(new / "model", pattern).values()]
+    if present:
+        raise OptionError(f"{new} already holds a run (last: {present[-1].name.removesuffix('.pth.tar')}): go on with "
+                          f"--resume {present[-1]}, or choose another {names}, or remove it")
+    if resume:
+        say(f"{resume} lies in no run folder (RUN/model/): this run goes into {new}")
+    return new
 
 
 def make(folder: Path) -> Path:
@@ -65,7 +90,7 @@ def _clip_part(args: Namespace) -> str:
 
 
 def _pretrained(path: str) -> str:
-    return f"_pt={path.replace('/', '-')}" if path else ""
+    return f"_pt={path.replace('/', '-')}" if path not in ("", "random") else ""
 
 
 def _fit(name: str) -> str:
