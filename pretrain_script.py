@@ -19,6 +19,7 @@ from utils import checkpoint, distributed, run_folder
 from utils.checkpoint import load_state
 from utils.console import log_file, say
 from utils.conv_check import check_convolutions
+from utils.conv_forms import use_2d_where_faster
 from utils.distributed import Launch
 from utils.engine import run_epoch
 from utils.errors import CheckpointError, OptionError
@@ -87,6 +88,8 @@ def build_run(model: MomentumContrast, args: Namespace, here: Launch, with_label
     precision = choose(args.precision, here.device)
     model.to(here.device, memory_format=torch.channels_last_3d)  # as the clips lie in memory
     model.dtype, model.accumulate = precision.dtype, args.accumulate
+    if precision.name == "fp32":
+        use_2d_where_faster(model.encoders(), here.device)
     if args.compile:
         for encoder in model.encoders():
             encoder.compile()
