@@ -21,6 +21,7 @@ from utils.checkpoint import load_state
 from utils.clip_check import check_clips
 from utils.console import log_file, say
 from utils.conv_check import check_convolutions
+from utils.conv_forms import use_2d_where_faster
 from utils.distributed import Launch
 from utils.engine import run_epoch
 from utils.errors import CheckpointError, OptionError
@@ -110,6 +111,8 @@ def build_run(model: MomentumContrast, args: Namespace, here: Launch, with_label
     precision = choose(args.precision, here.device)
     move(model, here.device)
     model.dtype, model.accumulate = precision.dtype, args.accumulate
+    if precision.name == "fp32":
+        use_2d_where_faster(model.encoders(), here.device)
     if args.compile:
         for encoder in model.encoders():
             encoder.compile()

@@ -34,6 +34,7 @@ from model.pretrain import InfoNCE, check_queue
 from pretrain_steps import infonce_steps
 from utils.console import say
 from utils.conv_check import check_convolutions
+from utils.conv_forms import use_2d_where_faster
 from utils.errors import OptionError
 from utils.loader import make_loader
 from utils.memory import keep_freed_memory
@@ -103,6 +104,8 @@ def make_model(args: Namespace, seed: int, name: str) -> tuple[InfoNCE, str]:
     model = InfoNCE(args.net, 128, args.moco_k)
     model.to(device, memory_format=torch.channels_last_3d)
     model.dtype = precision.dtype
+    if name == EXACT:
+        use_2d_where_faster(model.encoders(), device)  # as the scripts do
     return model, check_convolutions(model.encoders(), (args.seq_len, args.img_dim, args.img_dim), precision)
 
 

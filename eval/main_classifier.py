@@ -36,6 +36,7 @@ from utils import run_folder
 from utils.clip_check import check_clips
 from utils.console import log_file, say
 from utils.conv_check import check_convolutions
+from utils.conv_forms import use_2d_where_faster
 from utils.errors import CheckpointError, OptionError
 from utils.loader import make_loader
 from utils.memory import keep_freed_memory
@@ -83,6 +84,8 @@ def prepare(args: Namespace, net: nn.Module, devices: Devices, precision: Precis
     """The network on its devices, computing in a precision; says what a check of its convolutions found."""
     net.to(devices[0])
     net.dtype = precision.dtype
+    if precision.name == "fp32":
+        use_2d_where_faster([net], devices[0])
     say(check_convolutions([net.backbone], (args.seq_len, args.img_dim, args.img_dim), precision))
     if args.compile:
         net.backbone.compile()

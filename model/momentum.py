@@ -61,12 +61,13 @@ class MomentumContrast(nn.Module):
         T: temperature of the logits.
     """
 
+    dtype: torch.dtype | None = None  # of the encoders' autocast; all else is float32
+    accumulate = 1  # forwards that make one step: their keys are queued together, after the last
+    _waiting: tuple[dict[str, Tensor], ...] = ()  # keys of the step so far
+
     def __init__(self, network: str, dim: int, K: int, m: float, T: float) -> None:
         super().__init__()
         self.dim, self.K, self.m, self.T = dim, K, m, T
-        self.dtype: torch.dtype | None = None  # of the encoders' autocast; all else is float32
-        self.accumulate = 1  # forwards that make one step: their keys are queued together, after the last
-        self._waiting: list[dict[str, Tensor]] = []  # keys of the step so far
         self.encoder_q = make_encoder(network, dim)
         self.encoder_k = make_encoder(network, dim)
         self.encoder_k.load_state_dict(self.encoder_q.state_dict())
@@ -131,11 +132,11 @@ class MomentumContrast(nn.Module):
         Raises:
             ModelError: the entries of a step do not divide K.
         """
-        self._waiting.append(columns)
+        self._waiting = (*self._waiting, columns)
         if len(self._waiting) < self.accumulate:
             return
         columns = {name: torch.cat([part[name] for part in self._waiting]) for name in columns}
-        self._waiting = []
+        self._waiting = ()
         n = len(next(iter(columns.values())))
         if self.K % n:
             check_queue(self.K, n // distributed.world_size(), distributed.world_size())

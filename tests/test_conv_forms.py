@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from model.momentum import make_encoder
 from utils import conv_check
 from utils.conv_check import ConvKind, check_convolutions, conv_errors, conv_kinds, is_right, relative_error
-from utils.conv_forms import Conv3dAs2d, Conv3dInFloat32, fits_2d, use_form
+from utils.conv_forms import Conv3dAs2d, Conv3dInFloat32, fits_2d, use_2d_where_faster, use_form
 from utils.precision import Precision
 
 CPU = torch.device("cpu")
@@ -94,6 +94,17 @@ def test_float32_form_computes_in_float32_inside_autocast():
     use_form(conv, Conv3dInFloat32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(conv(x), exact)
+
+
+@pytest.mark.parametrize(("threads", "device", "swapped"), [(1, CPU, True), (2, CPU, False),
+                                                            (1, torch.device("cuda"), False)])
+def test_2d_form_where_one_thread_computes_on_a_cpu(monkeypatch, threads, device, swapped):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    encoder = nn.Sequential(nn.Conv3d(3, 4, (1, 3, 3)), nn.Conv3d(4, 4, 3), nn.Conv3d(4, 4, 1))
+    use_2d_where_faster([encoder], device)
+    flat = Conv3dAs2d if swapped else nn.Conv3d
+    assert [type(conv) for conv in encoder] == [flat, nn.Conv3d, flat]
+    assert "all right" in check_convolutions([encoder], (8, 8, 8), FP32)
 
 
 def test_conv_kinds_are_those_that_a_forward_meets():

@@ -170,7 +170,7 @@ def test_the_momentum_encoder_moves_once_a_step(tiny):
     for _ in range(2):
         model(torch.randn(2, 2, 3, 4, 8, 8))
     torch.testing.assert_close(model.encoder_k[2].bias, before + 0.5)
-    assert int(model.queue_ptr) == 4 and model._waiting == []
+    assert int(model.queue_ptr) == 4 and model._waiting == ()
 
 
 def test_labels_stay_beside_their_queue_entries(tiny, monkeypatch):

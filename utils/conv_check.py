@@ -125,7 +125,7 @@ def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int]
     remedies = []
     for kind, names in kinds.items():
         conv = encoders[0].get_submodule(names[0])
-        untried = fits_2d(conv) and may_crash(kind, precision.device)
+        untried = type(conv) is nn.Conv3d and fits_2d(conv) and may_crash(kind, precision.device)
         errors = {"3-D kernel": float("inf")} if untried else conv_errors(kind, type(conv), precision)
         if is_right(errors, precision):
             continue
