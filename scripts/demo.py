@@ -8,6 +8,7 @@ class is a motion and the scene varies, so flow knows more than RGB, and positiv
 
 import argparse
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -71,7 +72,11 @@ def top1(text: str, row: str) -> float:
 
 
 def prepare(demo: Demo) -> None:
-    """Render the videos and make LMDBs and splits of them."""
+    """Render the videos and make LMDBs and splits of them; remove the runs of an earlier demo in the same folder."""
+    for earlier in (demo.out / "ckpt", *demo.out.glob("log-eval-*")):
+        if earlier.is_dir():
+            print(f"removing the runs of an earlier demo, {earlier}")
+            shutil.rmtree(earlier)
     if not (demo.out / "videos").exists():
         demo.step("render", "process_data/src/render_demo.py", "--out", demo.out / "videos", "--groups", 8,
                   "--clips", 2, "--contact_sheet", demo.out / "contact_sheet.png")
