@@ -20,6 +20,7 @@ from utils import distributed
 from utils.errors import CheckpointError, OptionError
 
 _started = False
+_in_group = False  # whether this process has been one of several
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # may come without the name of a file
 USER_ERRORS = (OptionError, CheckpointError, DataError, ModelError, UnknownNetworkError, PrepareError)
 
@@ -29,11 +30,19 @@ def run(main: Callable[[], int | None]) -> None:
 
     While a run starts, an error of one process ends all, and one says so; after :func:`started` each speaks.
     """
-    sys.exit(exit_code(main))
+    code = exit_code(main)
+    if _in_group:
+        # Now and then a process of a gloo group aborts while the interpreter takes its threads down ("terminate called
+        # without an active exception"), long after its work is done and written.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def exit_code(main: Callable[[], int | None]) -> int:
     """Like :func:`run`, for callers that go on."""
+    global _in_group
     try:
         return main() or 0
     except USER_ERRORS as error:
@@ -46,6 +55,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         return 130
     finally:
+        _in_group = distributed.is_initialized()
         distributed.stop()
 
 
