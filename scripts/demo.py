@@ -33,8 +33,8 @@ class Demo:
         (out / "logs").mkdir(parents=True, exist_ok=True)
         self.roots = ["--data_root", str(out / "data"), "--split_root", str(out / "splits")]
 
-    def step(self, name: str, script: str, *options: object) -> str:
-        """Run a script of the project inside the demo's folder, and return its output.
+    def step(self, name: str, script: str, *options: object, shown: int = 1) -> str:
+        """Run a script of the project inside the demo's folder, show its last lines, and return its output.
 
         Raises:
             StepError: it ended with an error; its last lines are shown.
@@ -49,7 +49,9 @@ class Demo:
         text = log.read_text()
         if code:
             raise StepError(f"{name} failed with exit code {code}; the end of {log}:\n{text[-2000:]}")
-        print(f"  {text.strip().splitlines()[-1][:150]}\n  {self.times[name]:.0f} s, log {log}", flush=True)
+        for line in text.strip().splitlines()[-shown:]:
+            print(f"  {line[:150]}")
+        print(f"  {self.times[name]:.0f} s, log {log}", flush=True)
         return text
 
     def checkpoint(self, text: str) -> Path:
@@ -80,6 +82,7 @@ def prepare(demo: Demo) -> None:
     if not (demo.out / "videos").exists():
         demo.step("render", "process_data/src/render_demo.py", "--out", demo.out / "videos", "--groups", 8,
                   "--clips", 2, "--contact_sheet", demo.out / "contact_sheet.png")
+    demo.step("check", "process_data/src/check_demo.py", "--videos", demo.out / "videos", shown=2)
     demo.step("prepare", "process_data/src/prepare.py", "--videos", demo.out / "videos", "--name", "motions",
               "--workers", demo.workers, *demo.roots)
 

@@ -10,4 +10,4 @@ case "${STREAM:-rgb}" in
 esac
 torchrun --standalone --nproc_per_node="${GPUS:-2}" main_nce.py --net s3d --model infonce --moco-k 2048 \
     --dataset "$dataset" --seq_len 32 --ds 1 --batch_size 16 \
-    --epochs 300 --schedule 240 -j 8 --name_prefix "${STREAM:-rgb}_" "$@"
+    --epochs 300 --schedule 250 280 -j 8 --name_prefix "${STREAM:-rgb}_" "$@"

@@ -1,5 +1,6 @@
 """main_nce.py and main_coclr.py in this process, on noise, with a small network: resume, starts, bad input, files."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import noise
@@ -46,18 +47,25 @@ def differences(a: Path, b: Path) -> list[str]:
     return [key for key, value in one["state_dict"].items() if not torch.equal(value, two["state_dict"][key])]
 
 
+@contextmanager
+def stopped_in_epoch_2(monkeypatch):
+    """Ctrl-C when the third epoch begins."""
+    run_epoch = pretrain_script.run_epoch
+
+    def stopped(*args, epoch, **settings):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return run_epoch(*args, epoch=epoch, **settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain_script, "run_epoch", stopped)
+        yield
+
+
 @pytest.mark.parametrize(("script", "options"), [
     (main_coclr, "--cascade --stage 2 --schedule 2"), (main_nce, "--model ubernce --cos")])
 def test_a_resumed_run_ends_like_one_that_never_stopped(script, options, monkeypatch):
     assert run(script, f"--epochs 3 --name_prefix whole {options}") == 0
-    with monkeypatch.context() as patch:
-        run_epoch = pretrain_script.run_epoch
-
-        def stopped_in_epoch_2(*args, epoch, **settings):
-            if epoch == 2:
-                raise KeyboardInterrupt
-            return run_epoch(*args, epoch=epoch, **settings)
-        patch.setattr(pretrain_script, "run_epoch", stopped_in_epoch_2)
+    with stopped_in_epoch_2(monkeypatch):
         assert run(script, f"--epochs 3 --name_prefix part {options}") == 130
     assert run(script, f"--epochs 3 --name_prefix part {options} --resume {newest('part', 1)}") == 0
     assert differences(newest("whole", 2), newest("part", 2)) == []

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from test_main_pretrain import newest, on_noise, run  # noqa: F401  (on_noise is a fixture)
+from test_main_pretrain import newest, on_noise, run, stopped_in_epoch_2  # noqa: F401  (on_noise is a fixture)
 from test_pretrain import TinyBackbone
 from torch import nn
 
@@ -112,14 +112,7 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(options, on_noise, capsy
     monkeypatch.setattr(torch.amp.GradScaler, "get_growth_interval", lambda self: 1)  # so that the scale has a history
     assert run(main_nce, f"--epochs 3 --name_prefix whole {options}") == 0
     assert "distinct convolutions checked" in capsys.readouterr().out
-    with monkeypatch.context() as patch:
-        run_epoch = pretrain_script.run_epoch
-
-        def stopped(*args, epoch, **settings):
-            if epoch == 2:
-                raise KeyboardInterrupt
-            return run_epoch(*args, epoch=epoch, **settings)
-        patch.setattr(pretrain_script, "run_epoch", stopped)
+    with stopped_in_epoch_2(monkeypatch):
         assert run(main_nce, f"--epochs 3 --name_prefix part {options}") == 130
     assert run(main_nce, f"--epochs 3 --name_prefix part {options} --resume {newest('part', 1)}") == 0
     whole, part = (checkpoint.load(newest(name, 2)) for name in ("whole", "part"))

