@@ -25,7 +25,6 @@ from utils.presets import to_blocks
 LR, WD, SEED = 1e-3, 1e-5, 0
 TOLERANCE = 1e-5
 MATRIX = 2048
-CLASSES = 5
 
 
 def make_model(sizes: Sizes) -> CoCLR:
@@ -45,8 +44,10 @@ def make_batch(sizes: Sizes, step: int) -> dict:
     clips = smooth.to(torch.uint8).unflatten(0, (sizes.batch, 2, 2)).permute(0, 1, 2, 4, 5, 6, 3).contiguous()
     photos = [PhotoRecipe().draw(np.random.default_rng(0), 2, sizes.frames) for _ in range(2)]
     photo = {name: torch.stack([value] * sizes.batch) for name, value in stack(photos).items()}
-    numbers = torch.arange(sizes.batch)
-    return {"clips": clips, "photo": photo, "source": numbers + step, "label": (numbers + step) % CLASSES}
+    # All of one video, which is never mined from itself: at initialisation the keys of such clips are so alike that
+    # rounding would decide which of them are mined.
+    source = torch.zeros(sizes.batch, dtype=torch.long)
+    return {"clips": clips, "photo": photo, "source": source, "label": source}
 
 
 class Ours:
@@ -121,7 +122,7 @@ def step(sizes: Sizes, folder: Path) -> Iterator[Case]:
                plain=lambda: plain.step(batch, 0), ours=lambda: ours.step(batch, 0), agree=lambda a, b: agreement,
                bound=lambda: [matrix @ matrix for _ in range(products)],
                bound_of=f"as many operations in float32 products of {MATRIX}x{MATRIX} matrices", notes=notes,
-               goals={"ratio": ">= 1.5", "losses": "within 1e-5 over 20 steps"})
+               goals={"ratio": ">= 1.5", "losses": f"within {TOLERANCE:g} over {sizes.steps} steps"})
 
 
 def losses(sizes: Sizes, kind: torch.dtype) -> np.ndarray:

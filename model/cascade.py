@@ -47,14 +47,12 @@ def cascade_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio:
         ModelError: see :func:`stage_sizes`.
     """
     sizes = stage_sizes(other.shape[1], topk, ratio, stage)
+    other, own = (rows.masked_fill(excluded, float("-inf")) for rows in (other, own))
     survivors = None  # (B, kept) int64; None stands for the whole queue
     for i, size in enumerate(sizes, start=1):
         last = i == len(sizes)
         rows = other if last or i % 2 == 1 else own
-        if survivors is None:
-            rank = rows.masked_fill(excluded, float("-inf"))
-            survivors = rank.topk(size, dim=1, sorted=last).indices
-        else:
-            rank = rows.gather(1, survivors).masked_fill_(excluded.gather(1, survivors), float("-inf"))
-            survivors = survivors.gather(1, rank.topk(size, dim=1, sorted=last).indices)
+        rank = rows if survivors is None else rows.gather(1, survivors)  # (B, kept)
+        kept = rank.topk(size, dim=1, sorted=last).indices
+        survivors = kept if survivors is None else survivors.gather(1, kept)
     return survivors
