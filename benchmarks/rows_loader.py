@@ -3,18 +3,20 @@
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import cv2
 import numpy as np
+import simplejpeg
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
 from benchmarks import data, plain_images
-from benchmarks.measure import Case, Disagreement
+from benchmarks.measure import Case, Disagreement, clocked
 from benchmarks.pages import touched
 from benchmarks.sizes import Sizes
-from dataset.lmdb_reader import DECODE_FLAGS
+from dataset.jpeg import DECODE_FLAGS
 from dataset.video_dataset import VideoDataset
 from utils.augmentation import STD
 from utils.presets import PretrainTransform, to_blocks
@@ -82,14 +84,15 @@ def lengths(sizes: Sizes, folder: Path) -> Iterator[Case]:
 
 
 def _sample_cases(samples: Samples, row: str, size: str, goals: dict[str, str]) -> Iterator[Case]:
-    jpegs = _used_jpegs(samples)
-    settings = {"plain": samples.plain, "clock": "cpu", "units": len(samples.items),
-                "bound": partial(_decode, jpegs), "bound_of": "cv2.imdecode of the frames used"}
+    jpegs, count = _used_jpegs(samples), len(samples.items)
+    settings = {"plain": samples.plain, "clock": "cpu", "units": count, "bound": partial(_decode, jpegs),
+                "bound_of": "bare decoding of the frames used (simplejpeg, faster than OpenCV)"}
 
     def check(plain: list[Tensor], ours: list[dict]) -> str:
         return agree(plain, to_blocks(default_collate(ours), CPU))
 
-    notes = {"frames decoded a sample": len(jpegs) / len(samples.items),
+    opencv = median(clocked(partial(_decode_by_opencv, jpegs), "cpu", CPU) for _ in range(5)) / count
+    notes = {"frames decoded a sample": len(jpegs) / count, "bare decoding by OpenCV, s": opencv,
              "mean bytes of a frame": float(np.mean([len(jpeg) for jpeg in jpegs]))}
     yield Case(row, size, ours=samples.ours, agree=check, goals=goals, notes=notes, **settings)
     yield Case(f"{row}, with photometric steps on the CPU", size, ours=samples.ours_on_device, agree=agree, **settings)
@@ -101,6 +104,11 @@ def _used_jpegs(samples: Samples) -> list[np.ndarray]:
 
 
 def _decode(jpegs: list[np.ndarray]) -> None:
+    for jpeg in jpegs:
+        simplejpeg.decode_jpeg(jpeg)
+
+
+def _decode_by_opencv(jpegs: list[np.ndarray]) -> None:
     for jpeg in jpegs:
         cv2.imdecode(jpeg, DECODE_FLAGS)
 

@@ -5,7 +5,7 @@ pickled without it. LMDB refuses to open a file twice in a process: readers of t
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,10 @@ import lmdb
 import msgpack
 import numpy as np
 
+from dataset import jpeg
 from dataset.errors import DataError
 from dataset.lmdb_pages import DamagedError, PageReader
 from dataset.msgpack_list import CutValueError, element_spans
-
-# Frames were made by us or are read as Pillow reads them: no turning by EXIF orientation.
-DECODE_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 class _Environment:
@@ -168,6 +166,8 @@ class LmdbReader:
     def clips(self, name: str, indices: np.ndarray) -> list[np.ndarray]:
         """Clips of a video, uint8 RGB (T, H, W, 3) each; a frame that is in several places is decoded once.
 
+        Clips may share memory: they are not to be written to.
+
         Args:
             indices: frames of each clip, (clips, T), from 0.
 
@@ -177,11 +177,11 @@ class LmdbReader:
         distinct, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         where = f"{self.path}, video {name}"
         value = self._value(name, where)
-        images = [_decode(value[start:end], f"{where}, frame {index}")
-                  for index, start, end in self._spans(value, distinct, where)]
-        if len({image.shape for image in images}) != 1:
-            raise DataError(f"{where}: its frames are of different sizes: make the file again")
-        return [np.stack([images[place] for place in clip]) for clip in places.reshape(np.shape(indices))]
+        try:
+            images = jpeg.decode([value[start:end] for start, end in self._spans(value, distinct, where)])
+        except jpeg.FrameError as error:
+            raise DataError(f"{where}, frame {distinct[error.place]} {error}: make the file again") from error
+        return [_taken(images, clip) for clip in places.reshape(np.shape(indices))]
 
     def _value(self, name: str, where: str) -> memoryview:
         """The packed frames of a video, a view of the file."""
@@ -194,7 +194,7 @@ class LmdbReader:
             raise DataError(f"{where}: it is in __order__ but has no value: make the file again")
         return value
 
-    def _spans(self, value: memoryview, distinct: np.ndarray, where: str) -> Iterator[tuple[int, int, int]]:
+    def _spans(self, value: memoryview, distinct: np.ndarray, where: str) -> list[tuple[int, int]]:
         try:
             count, spans = element_spans(value, distinct.tolist())
         except CutValueError as error:
@@ -202,12 +202,12 @@ class LmdbReader:
         if len(spans) < len(distinct):
             raise DataError(f"{where}: frame {distinct[len(spans)]} was asked for, it has {count}: the csv promises "
                             "more than the LMDB holds; make both from the same frames")
-        return ((int(i), *span) for i, span in zip(distinct, spans, strict=True))
+        return spans
 
 
-def _decode(jpeg: memoryview, where: str) -> np.ndarray:
-    """One JPEG as uint8 RGB (H, W, 3)."""
-    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), DECODE_FLAGS) if len(jpeg) else None
-    if image is None:
-        raise DataError(f"{where} does not decode as a JPEG: make the file again")
-    return image
+def _taken(images: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """images[places], as a view where the places follow one another."""
+    first, last = int(places[0]), int(places[-1])
+    if (places == np.arange(first, first + len(places))).all():
+        return images[first:last + 1]
+    return images[places]
