@@ -5,10 +5,13 @@ from disk. The layout is that of LMDB's data format 1 on 64-bit machines (mdb.c)
 keys in bytewise order; a value that is larger than a page lies in one piece, in pages of its own.
 """
 
+import math
 import mmap
 import os
 import struct
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 MAGIC, FORMAT = 0xBEEFC0DE, 1
@@ -19,6 +22,29 @@ LEAF, OWN_PAGES = 0x02, 0x01  # flags of a page, and of a node whose value lies 
 
 class DamagedError(ValueError):
     """A file of another format, or one that is cut."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value in the file. view: its bytes, none of which is read before it is looked at."""
+
+    view: memoryview
+    start: int
+    map: mmap.mmap
+
+    def will_need(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Have the system read these parts, (start, end) in ascending order, instead of page by page as touched."""
+        start, stop = spans[0]
+        for next_start, next_stop in [*spans[1:], (math.inf, 0)]:
+            if next_start > stop + mmap.PAGESIZE:
+                self._advise(start, min(stop, len(self.view)))
+                start = next_start
+            stop = next_stop
+
+    def _advise(self, start: int, stop: int) -> None:
+        first = (self.start + start) // mmap.PAGESIZE * mmap.PAGESIZE
+        if start < stop:
+            self.map.madvise(mmap.MADV_WILLNEED, first, self.start + stop - first)
 
 
 class PageReader:
@@ -43,8 +69,8 @@ class PageReader:
         newest = max(metas, key=lambda meta: self._number("<Q", meta + 128))  # the larger transaction number
         self._root = self._number("<Q", newest + 112)
 
-    def value(self, key: bytes) -> memoryview | None:
-        """The value of a key as a view of the file, None where there is none.
+    def value(self, key: bytes) -> Value | None:
+        """The value of a key, None where there is none.
 
         Raises:
             DamagedError: a page leads out of the file, which is cut or damaged.
@@ -54,7 +80,7 @@ class PageReader:
         except struct.error as error:
             raise DamagedError(f"its pages lead out of the file ({error})") from error
 
-    def _find(self, key: bytes) -> memoryview | None:
+    def _find(self, key: bytes) -> Value | None:
         page = self._root * self._page_size
         nodes = self._nodes(page)
         while not self._number("<H", page + 10) & LEAF:
@@ -70,7 +96,7 @@ class PageReader:
         start = nodes[place] + NODE_HEADER + key_length
         if flags & OWN_PAGES:
             start = self._number("<Q", start) * self._page_size + PAGE_HEADER
-        return memoryview(self._map)[start:start + length]
+        return Value(memoryview(self._map)[start:start + length], start, self._map)
 
     def _nodes(self, page: int) -> list[int]:
         """Where the nodes of a page begin, in the order of their keys."""

@@ -16,10 +16,10 @@ import lmdb
 import msgpack
 import numpy as np
 
-from dataset import jpeg
+from dataset import frame_ends, jpeg
 from dataset.errors import DataError
-from dataset.lmdb_pages import DamagedError, PageReader
-from dataset.msgpack_list import CutValueError, element_spans
+from dataset.lmdb_pages import DamagedError, PageReader, Value
+from dataset.msgpack_list import CutValueError, element_spans, indexed_spans
 
 
 class _Environment:
@@ -70,10 +70,11 @@ def _environment(path: str) -> _Environment:
 
 @dataclass(frozen=True)
 class _Contents:
-    """What an LMDB holds: the id of each video by name, and the number of frames by id."""
+    """What an LMDB holds: the id of each video by name, the number of frames by id, and where they end if known."""
 
     ids: dict[str, int]
     num_frames: np.ndarray
+    ends: frame_ends.FrameEnds | None
 
 
 class LmdbReader:
@@ -126,7 +127,7 @@ class LmdbReader:
         except (ValueError, IndexError, AttributeError, TypeError) as error:
             raise DataError(f"{self.path}: __order__, __keys__ and __vlen__ do not belong together ({error}): make the "
                             "file again") from error
-        return _Contents(ids, num_frames)
+        return _Contents(ids, num_frames, frame_ends.load(self.path, num_frames))
 
     def _metadata(self, transaction: lmdb.Transaction, key: bytes) -> list:
         value = transaction.get(key)
@@ -177,14 +178,27 @@ class LmdbReader:
         distinct, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         where = f"{self.path}, video {name}"
         value = self._value(name, where)
+        spans = self._spans(name, value, distinct.tolist(), where)
         try:
-            images = jpeg.decode([value[start:end] for start, end in self._spans(value, distinct, where)])
+            images = jpeg.decode([value.view[start:end] for start, end in spans])
         except jpeg.FrameError as error:
             raise DataError(f"{where}, frame {distinct[error.place]} {error}: make the file again") from error
         return [_taken(images, clip) for clip in places.reshape(np.shape(indices))]
 
-    def _value(self, name: str, where: str) -> memoryview:
-        """The packed frames of a video, a view of the file."""
+    def frame_ends(self, name: str) -> np.ndarray:
+        """Where each frame of a video ends in its value, found by walking all of it: uint32 (frames,).
+
+        Raises:
+            DataError: the value is damaged, or has another number of frames than ``__vlen__`` says.
+        """
+        where, expected = f"{self.path}, video {name}", self.num_frames(name)
+        count, spans = _walk(self._value(name, where), range(expected), where)
+        if count != expected:
+            raise DataError(f"{where}: it has {count} frames, but __vlen__ says {expected}: make the file again")
+        return np.array([end for _, end in spans], dtype=np.uint32)
+
+    def _value(self, name: str, where: str) -> Value:
+        """The packed frames of a video."""
         key = b"%09d" % self._id(name)
         try:
             value = self._environment().pages.value(key)
@@ -194,15 +208,31 @@ class LmdbReader:
             raise DataError(f"{where}: it is in __order__ but has no value: make the file again")
         return value
 
-    def _spans(self, value: memoryview, distinct: np.ndarray, where: str) -> list[tuple[int, int]]:
-        try:
-            count, spans = element_spans(value, distinct.tolist())
-        except CutValueError as error:
-            raise DataError(f"{where}: {error}: make the file again") from error
-        if len(spans) < len(distinct):
-            raise DataError(f"{where}: frame {distinct[len(spans)]} was asked for, it has {count}: the csv promises "
+    def _spans(self, name: str, value: Value, wanted: list[int], where: str) -> list[tuple[int, int]]:
+        """Where the wanted frames lie in a value; they are on their way from the disk then."""
+        known = self.contents.ends
+        ends = known[self._id(name)] if known else np.zeros(0, np.uint32)
+        if known and wanted[0] >= 0 and wanted[-1] < len(ends):
+            value.will_need([(int(ends[i - 1]) if i else 0, int(ends[i])) for i in wanted])
+            try:
+                return indexed_spans(value.view, wanted, ends)
+            except CutValueError as error:
+                raise DataError(f"{where}: {error}: the file is damaged, or {known.path} is of another one; make that "
+                                f"again with {frame_ends.MAKE} {self.path}") from error
+        count, spans = _walk(value, wanted, where)
+        if len(spans) < len(wanted):
+            raise DataError(f"{where}: frame {wanted[len(spans)]} was asked for, it has {count}: the csv promises "
                             "more than the LMDB holds; make both from the same frames")
+        value.will_need(spans)
         return spans
+
+
+def _walk(value: Value, wanted: Sequence[int], where: str) -> tuple[int, list[tuple[int, int]]]:
+    """See :func:`dataset.msgpack_list.element_spans`."""
+    try:
+        return element_spans(value.view, wanted)
+    except CutValueError as error:
+        raise DataError(f"{where}: {error}: make the file again") from error
 
 
 def _taken(images: np.ndarray, places: np.ndarray) -> np.ndarray:

@@ -46,6 +46,29 @@ def element_spans(value: memoryview, wanted: Sequence[int]) -> tuple[int, list[t
     return count, spans
 
 
+def indexed_spans(value: memoryview, wanted: Sequence[int], ends: Sequence[int]) -> list[tuple[int, int]]:
+    """The same spans, from ends that are known: nothing is read but the wanted elements' own headers.
+
+    Args:
+        value: the packed list. wanted: distinct element numbers. ends: of all elements, as :func:`element_spans` gives
+            them.
+
+    Raises:
+        CutValueError: the ends are not those of this list.
+    """
+    spans = []
+    for element in wanted:
+        try:
+            place = int(ends[element - 1]) if element else _header(value, 0, ARRAY_HEADERS, FIX_ARRAY)[1]
+            length, start = _header(value, place, STRING_HEADERS, FIX_STRING)
+        except IndexError:
+            raise CutValueError(f"element {element} lies past the value's {len(value)} bytes") from None
+        if start + length != ends[element] or start + length > len(value):
+            raise CutValueError(f"element {element} ends at {start + length}, not at {ends[element]}")
+        spans.append((start, start + length))
+    return spans
+
+
 def _header(value: memoryview, place: int, sizes: dict[int, int], fixed: range) -> tuple[int, int]:
     """The length that a header at `place` gives, and where what it is of begins."""
     first = value[place]

@@ -99,8 +99,8 @@ def test_splits_sources_and_report(prepared):
     assert "v_Slide_g01_c02.mp4: does not decode" in done.stderr
     assert "1 left out: Slide/v_Slide_g01_c02" in done.stdout
     left = {path.name for path in (home / "data/mine").iterdir()}
-    assert left == {"mine_frame.lmdb", "mine_frame.lmdb-order", "mine_tvl1_frame.lmdb", "mine_tvl1_frame.lmdb-order",
-                    "mine_prepare.json"}
+    lmdbs = {f"mine_{stream}.lmdb{end}" for stream in ("frame", "tvl1_frame") for end in ("", "-order", "-ends.npy")}
+    assert left == lmdbs | {"mine_prepare.json"}
 
 
 def test_a_finished_set_is_left_alone(videos, prepared):

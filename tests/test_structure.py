@@ -17,7 +17,7 @@ ALLOWED = {
     "model": {"backbone", "utils.distributed"},
     "dataset": set(),
     "utils": set(),
-    "process_data": {"dataset.lmdb_reader", "dataset.errors"},
+    "process_data": {"dataset.lmdb_reader", "dataset.errors", "dataset.frame_ends", "dataset.msgpack_list"},
 }
 
 

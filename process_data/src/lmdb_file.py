@@ -3,6 +3,7 @@
 Per video one key, the zero-padded 9-digit index of the video in `__order__`, holding a msgpack list of JPEGs.
 `__keys__` lists these in writing order, `__vlen__` the frame counts in the same order, `__len__` their number,
 `__order__` the names "Class/video" (sorted, then shuffled with seed 0), also in the text file `<lmdb>-order`.
+`<lmdb>-ends.npy` says where each frame ends in its value (see `dataset.frame_ends`).
 """
 
 import os
@@ -13,7 +14,10 @@ from pathlib import Path
 
 import lmdb
 import msgpack
+import numpy as np
 
+from dataset.frame_ends import path_beside, save
+from dataset.msgpack_list import element_spans
 from process_data.src.errors import PrepareError
 from process_data.src.files import require_writable, write_text
 from process_data.src.progress import Progress
@@ -43,7 +47,8 @@ def order_of(names: Iterable[str]) -> list[str]:
 def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], bytes]) -> None:
     """Write the videos `names` ("Class/video"), whose packed values `load` gives one at a time, to an LMDB file.
 
-    Memory holds one video. The file grows under the name `<path>.partial` and takes its own when all of it is on disk.
+    Memory holds one video. The file grows under the name `<path>.partial` and takes its own when all of it is on disk;
+    then the ends of its frames are written beside it.
     Raises PrepareError when it cannot be written; nothing of it is left then.
     """
     require_writable(path)
@@ -52,20 +57,33 @@ def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], bytes]) -
     part = path.with_name(path.name + ".partial")
     part.unlink(missing_ok=True)
     try:
-        _fill(part, order, load)
+        ends = _fill(part, order, load)
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, lmdb.Error):
             raise PrepareError(f"cannot write {part} ({error}): is the disk full?") from error
         raise
     write_text(path.with_name(path.name + "-order"), "".join(f"{name}\n" for name in order))
+    path_beside(path).unlink(missing_ok=True)  # that of a file of this name, which goes now
     os.replace(part, path)
+    write_ends(path, (ends[name] for name in order))
 
 
-def _fill(path: Path, order: list[str], load: Callable[[str], bytes]) -> None:
-    """Write a new LMDB of the videos in `order`, class by class."""
+def write_ends(path: Path, ends: Iterable[np.ndarray]) -> None:
+    """Write the ends of the frames of an LMDB beside it: of each video, in the order of `__order__`."""
+    beside = path_beside(path)
+    part = beside.with_name("." + beside.name + ".partial")
+    try:
+        save(part, ends)
+        os.replace(part, beside)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _fill(path: Path, order: list[str], load: Callable[[str], bytes]) -> dict[str, np.ndarray]:
+    """Write a new LMDB of the videos in `order`, class by class; returns where the frames of each end."""
     index = {name: i for i, name in enumerate(order)}
-    keys, lengths = [], []
+    keys, lengths, ends = [], [], {}
     environment = lmdb.open(str(path), subdir=False, map_size=FIRST_MAP, lock=False, sync=False, meminit=False)
     try:
         with Progress(len(order), f"write {path.stem}") as progress:
@@ -73,11 +91,14 @@ def _fill(path: Path, order: list[str], load: Callable[[str], bytes]) -> None:
                 value = load(name)
                 keys.append(f"{index[name]:09d}".encode("ascii"))
                 lengths.append(count(value))
+                spans = element_spans(memoryview(value), range(lengths[-1]))[1]
+                ends[name] = np.array([end for _, end in spans], dtype=np.uint32)
                 _put(environment, keys[-1], value)
                 progress.step()
         for key, entry in (("keys", keys), ("len", len(keys)), ("order", order), ("vlen", lengths)):
             _put(environment, f"__{key}__".encode(), msgpack.packb(entry, use_bin_type=True))
         environment.sync(True)
+        return ends
     finally:
         environment.close()
 

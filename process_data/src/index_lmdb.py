@@ -1,0 +1,52 @@
+"""Write where the frames of LMDBs end, beside each: a clip is then read without a look at the frames before it.
+
+    python process_data/src/index_lmdb.py data/UCF101/ucf101_frame.lmdb data/UCF101/ucf101_tvl1_frame.lmdb
+
+LMDBs that this project writes have these files already; for published ones they save disk reads (see docs/data.md).
+The LMDBs stay as they are.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import numpy as np
+
+from dataset.errors import DataError
+from dataset.frame_ends import path_beside
+from dataset.lmdb_reader import LmdbReader
+from process_data.src.errors import PrepareError, run
+from process_data.src.files import require_writable
+from process_data.src.lmdb_file import write_ends
+from process_data.src.options import Parser
+from process_data.src.progress import Progress
+
+
+def frame_ends(path: Path) -> Iterator[np.ndarray]:
+    """The ends of the frames of each video, in the order of `__order__`. Raises PrepareError for a damaged file."""
+    try:
+        reader = LmdbReader(path)
+        with Progress(len(reader.names), f"index {path.name}") as progress:
+            for name in reader.names:
+                yield reader.frame_ends(name)
+                progress.step()
+    except DataError as error:
+        raise PrepareError(str(error)) from error
+
+
+def main() -> None:
+    parser = Parser("Write where the frames of LMDBs end, beside each.")
+    parser.add_argument("lmdb", type=Path, nargs="+", help="an LMDB of frames, file or folder")
+    options = parser.parse_args()
+    for path in options.lmdb:
+        beside = path_beside(path)
+        require_writable(beside)
+        beside.unlink(missing_ok=True)  # it may be of another file, which is refused
+        write_ends(path, frame_ends(path))
+        print(f"{beside}: {beside.stat().st_size} bytes")
+
+
+if __name__ == "__main__":
+    run(main)
