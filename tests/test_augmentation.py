@@ -69,6 +69,16 @@ def levels(output: torch.Tensor) -> np.ndarray:
     return ((values * torch.tensor(STD) + torch.tensor(MEAN)) * 255).numpy()
 
 
+def planes(clips: torch.Tensor) -> torch.Tensor:
+    """Clips (N, S, T, h, w, 3) as the steps take them: float32 (N, S, 3, T, h, w)."""
+    return clips.float().permute(0, 1, 5, 2, 3, 4).contiguous()
+
+
+def interleaved(values: torch.Tensor) -> torch.Tensor:
+    """The reverse of `planes`."""
+    return values.permute(0, 1, 3, 4, 5, 2)
+
+
 def differences(clips: torch.Tensor, photo: dict[str, torch.Tensor]) -> np.ndarray:
     """Mean absolute difference to Pillow, in grey levels, of each frame."""
     ours = levels(augmentation.photometric(clips, photo))
@@ -83,7 +93,7 @@ def test_each_colour_step_is_pillows(operation, strength):
     factor = strength * 0.1 if operation == HUE else 1 + strength * 0.4
     part = np.float32(factor).reshape(1, 1, 1, 1, 1, 1)
     clips = some_clips()
-    ours = augmentation.STEPS[operation](clips.float(), torch.from_numpy(part)).numpy()
+    ours = interleaved(augmentation.STEPS[operation](planes(clips), torch.from_numpy(part))).numpy()
     for place in np.ndindex(N, S, T):
         expected = np.asarray(PILLOW[operation](Image.fromarray(clips[place].numpy()), factor)).astype(np.float32)
         assert (ours[place] == expected).mean() > 0.995
@@ -105,7 +115,7 @@ def test_blur_is_a_gaussian(sigma):
     reach = int(np.ceil(3 * sigma))
     clips = some_clips().float()
     matrices = [torch.from_numpy(augmentation.blur_matrices(np.full(N, sigma), size)) for size in (H, W)]
-    ours = augmentation.blur(clips, *matrices)
+    ours = interleaved(augmentation.blur(planes(clips), *matrices))
     padded = torch.nn.functional.pad(clips.flatten(0, 2).permute(0, 3, 1, 2), [reach] * 4, mode="replicate")
     theirs = functional.gaussian_blur(padded, 2 * reach + 1, sigma)[..., reach:-reach, reach:-reach]
     torch.testing.assert_close(ours.flatten(0, 2).permute(0, 3, 1, 2), theirs, rtol=0, atol=1e-3)
@@ -150,8 +160,8 @@ def test_shape_and_memory():
 def test_contrast_pivots_on_each_frame():
     clips = torch.full((1, 1, 2, 8, 8, 3), 40, dtype=torch.uint8)
     clips[:, :, 1] = 200
-    output = augmentation.contrast(clips.float(), torch.full((1, 1, 1, 1, 1, 1), 0.6))
-    assert torch.equal(output, clips.float())
+    output = augmentation.contrast(planes(clips), torch.full((1, 1, 1, 1, 1, 1), 0.6))
+    assert torch.equal(output, planes(clips))
 
 
 def test_channels_are_replaced_frame_by_frame():
@@ -173,7 +183,7 @@ def test_on_a_gpu_that_is_not_there():
         output = augmentation.photometric(clips, photo)
         assert output.device.type == "cuda" and output.shape == (N, S, 3, T, H, W)
         with pytest.raises(RuntimeError, match="device"):
-            augmentation.blur(clips.float(), torch.empty(N, H, H), torch.empty(N, W, W))
+            augmentation.blur(planes(clips), torch.empty(N, H, H), torch.empty(N, W, W))
 
 
 def test_on_the_meta_device():

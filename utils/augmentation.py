@@ -1,8 +1,9 @@
 """Photometric steps and normalisation, batched over clips on any device; nothing here waits for the device.
 
 Each step gives what Pillow (ImageEnhance, HSV conversion) gives, its rounding included; the blur is a true Gaussian,
-which Pillow's box filters come close to. Inside, values are 0-255 in float32 and channels are the last dimension.
-Which clips a step is for is known on the host (see `utils.photo`): their numbers go to the device in one copy.
+which Pillow's box filters come close to. Inside, values are 0-255 in float32, and the clips that a step changes lie
+plane by plane, (R, S, 3, T, h, w), as steps mix channels. Which clips those are is known on the host (see
+`utils.photo`): their numbers go to the device in one copy.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,8 @@ BLUR_REACH = 3  # standard deviations on either side
 def photometric(clips: Tensor, photo: Mapping[str, Tensor]) -> Tensor:
     """Jitter, channel replacement and blur where drawn, then normalisation.
 
+    On a GPU all clips at once, on a CPU one after the other: what a step needs then stays in the caches.
+
     Args:
         clips: uint8 (N, S, T, h, w, 3), left as they are. photo: draws with leading dimension N, on the CPU.
 
@@ -29,16 +32,30 @@ def photometric(clips: Tensor, photo: Mapping[str, Tensor]) -> Tensor:
     """
     values = clips.to(torch.float32, copy=True)
     draws = {name: np.array(value.tolist()) for name, value in photo.items()}
-    jobs = [*_jitter_jobs(draws), *_replace_jobs(draws), *_blur_jobs(draws, *clips.shape[3:5])]
-    rows = _upload([job[1].astype(np.int64) for job in jobs], clips.device)
+    count = 1 if clips.device.type == "cpu" else len(clips)
+    for first in range(0, len(clips), max(1, count)):
+        part = slice(first, first + count)
+        _change(values[part], {name: value[part] for name, value in draws.items()})
+    return values.permute(0, 1, 5, 2, 3, 4)
+
+
+def _change(values: Tensor, draws: Mapping[str, np.ndarray]) -> None:
+    """The same in place, of float32 (N, S, T, h, w, 3)."""
+    height, width = values.shape[3:5]
+    jobs = [*_jitter_jobs(draws), *_replace_jobs(draws), *_blur_jobs(draws, height, width)]
+    changed = np.unique(np.concatenate([np.zeros(0, np.int64), *(job[1] for job in jobs)]))
+    changed_rows, *rows = _upload([changed, *(np.searchsorted(changed, job[1]) for job in jobs)], values.device)
     parameters = [np.asarray(p, dtype=np.float32) for job in jobs for p in job[2]]
-    scale, shift, *settings = _upload([1 / (255 * np.array(STD, dtype=np.float32)),
-                                       -np.array(MEAN, dtype=np.float32) / np.array(STD, dtype=np.float32),
-                                       *parameters], clips.device)
-    for (step, _, own), numbers in zip(jobs, rows, strict=True):
-        mine, settings = settings[:len(own)], settings[len(own):]
-        values.index_copy_(0, numbers, step(values.index_select(0, numbers), *mine))
-    return values.mul_(scale).add_(shift).permute(0, 1, 5, 2, 3, 4)
+    std, mean = np.array(STD, dtype=np.float32), np.array(MEAN, dtype=np.float32)
+    scale, shift, *settings = _upload([np.tile(1 / (255 * std), width), np.tile(-mean / std, width), *parameters],
+                                      values.device)
+    if jobs:
+        planes = values.index_select(0, changed_rows).permute(0, 1, 5, 2, 3, 4).contiguous()
+        for (step, _, own), numbers in zip(jobs, rows, strict=True):
+            mine, settings = settings[:len(own)], settings[len(own):]
+            planes.index_copy_(0, numbers, step(planes.index_select(0, numbers), *mine))
+        values.index_copy_(0, changed_rows, planes.permute(0, 1, 3, 4, 5, 2))
+    values.flatten(4).mul_(scale).add_(shift)  # whole lines: long vectors are faster than three numbers at a time
 
 
 def _jitter_jobs(draws: Mapping[str, np.ndarray]) -> list[tuple]:
@@ -77,24 +94,24 @@ def _upload(arrays: list[np.ndarray], device: torch.device) -> list[Tensor]:
 
 
 def grey(values: Tensor) -> Tensor:
-    """Luma of (..., 3), rounded, (..., 1)."""
-    red, green, blue = values.split(1, dim=-1)
+    """Luma of (R, S, 3, T, h, w), rounded, (R, S, 1, T, h, w)."""
+    red, green, blue = values.split(1, dim=2)
     return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2]).add_(0.5).floor_()
 
 
 def _blend(values: Tensor, pivot: Tensor | float, factor: Tensor) -> Tensor:
     """`factor` times as far from `pivot`, within 0-255, without fractions."""
-    return ((values - pivot) * factor).add_(pivot).clamp_(0, 255).floor_()
+    return (values - pivot).mul_(factor).add_(pivot).clamp_(0, 255).floor_()
 
 
 def brightness(values: Tensor, factor: Tensor) -> Tensor:
-    """Scale clips (R, S, T, h, w, 3); factor (R, 1, 1, 1, 1, 1), as below."""
+    """Scale clips (R, S, 3, T, h, w); factor (R, 1, 1, 1, 1, 1), as below."""
     return _blend(values, 0.0, factor)
 
 
 def contrast(values: Tensor, factor: Tensor) -> Tensor:
     """Blend with each frame's own mean grey."""
-    mean = grey(values).mean(dim=(3, 4), keepdim=True).add_(0.5).floor_()
+    mean = grey(values).mean(dim=(4, 5), keepdim=True).add_(0.5).floor_()
     return _blend(values, mean, factor)
 
 
@@ -105,26 +122,34 @@ def saturation(values: Tensor, factor: Tensor) -> Tensor:
 
 def hue(values: Tensor, factor: Tensor) -> Tensor:
     """Turn the hue by `factor` of a circle; hue, saturation and the turn are whole numbers of 0-255, as in Pillow."""
-    value, darkest = values.amax(dim=-1), values.amin(dim=-1)
+    red, green, blue = values.unbind(dim=2)  # (R, S, T, h, w)
+    value, darkest = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
     spread = value - darkest
-    red, green, blue = ((value[..., None] - values) / spread.clamp(min=1)[..., None]).unbind(dim=-1)
-    angle = torch.where(values[..., 0] == value, blue - green,
-                        torch.where(values[..., 1] == value, 2 + red - blue, 4 + green - red))
-    angle = ((angle / 6 + 1).remainder_(1) * 255).floor_().mul_(spread > 0)
-    strength = (spread / value.clamp(min=1) * 255).floor_() / 255
-    angle = (angle + (factor[..., 0] * 255).trunc()).remainder_(256) * (6 / 255)
-    channels = []
-    for offset in (5, 3, 1):  # red, green, blue
-        turned = (angle + offset).remainder_(6)
-        part = torch.minimum(turned, 4 - turned).clamp_(0, 1)
-        channels.append((value - value * strength * part).add_(0.5).floor_())
-    return torch.stack(channels, dim=-1)
+    whole = spread.clamp(min=1)
+    from_red, from_green, from_blue = ((value - colour).div_(whole) for colour in (red, green, blue))
+    angle = torch.where(red == value, from_blue - from_green,
+                        torch.where(green == value, (from_red + 2).sub_(from_blue), (from_green + 4).sub_(from_red)))
+    angle = angle.div_(6).add_(1)
+    angle = angle.sub_(angle.floor()).mul_(255).floor_().mul_(spread > 0)
+    strength = (spread / value.clamp(min=1)).mul_(255).floor_().div_(255).mul_(value)
+    angle = _remainder(angle.add_((factor[:, :, 0] * 255).trunc()), 256).mul_(6 / 255)
+    turned = torch.empty_like(values)
+    for channel, offset in enumerate((5, 3, 1)):  # red, green, blue
+        part = _remainder(angle + offset, 6)
+        part = torch.minimum(part, 4 - part).clamp_(0, 1)
+        torch.sub(value, part.mul_(strength), out=turned[:, :, channel]).add_(0.5).floor_()
+    return turned
+
+
+def _remainder(values: Tensor, size: int) -> Tensor:
+    """In place, modulo a size. ``torch.remainder`` takes several times as long on a CPU."""
+    return values.sub_((values / size).floor_().mul_(size))
 
 
 def replace_channels(values: Tensor, channel: Tensor) -> Tensor:
-    """Each frame of (R, S, T, h, w, 3) becomes the grey image of one of its channels; channel (R, S, T), 0-2."""
-    index = channel.long()[..., None, None, None].expand(*values.shape[:-1], 1)
-    return values.gather(-1, index).expand_as(values)
+    """Each frame of (R, S, 3, T, h, w) becomes the grey image of one of its channels; channel (R, S, T), 0-2."""
+    index = channel.long()[:, :, None, :, None, None].expand(*values.shape[:2], 1, *values.shape[3:])
+    return values.gather(2, index).expand_as(values)
 
 
 def blur_matrices(sigma: np.ndarray, size: int) -> np.ndarray:
@@ -141,15 +166,13 @@ def blur_matrices(sigma: np.ndarray, size: int) -> np.ndarray:
 
 
 def blur(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Blur clips (R, S, T, h, w, 3) by the matrices of `blur_matrices`: rows (R, h, h), columns (R, w, w).
+    """Blur clips (R, S, 3, T, h, w) by the matrices of `blur_matrices`: rows (R, h, h), columns (R, w, w).
 
     A product with a banded matrix: no kernel per clip, and as fast as the device multiplies.
     """
-    r, s, t, h, w, c = values.shape
-    down = rows.unsqueeze(1) @ values.view(r, s * t, h, w * c)
-    eye = torch.eye(c, device=values.device)
-    across = (columns.mT[:, :, None, :, None] * eye[:, None, :]).reshape(r, w * c, w * c)
-    return (down.view(r, s * t * h, w * c) @ across).view(values.shape)
+    r, (h, w) = len(values), values.shape[4:]
+    across = values.reshape(r, -1, w) @ columns.mT
+    return (rows.unsqueeze(1) @ across.view(r, -1, h, w)).view(values.shape)
 
 
 STEPS = {BRIGHTNESS: brightness, CONTRAST: contrast, SATURATION: saturation, HUE: hue}
