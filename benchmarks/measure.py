@@ -24,7 +24,7 @@ class Case:
         row, size: what is measured, and how large. plain, ours: both ways; called often, each time doing the same.
         agree: of both results: says in words how well they agree, or raises `Disagreement`.
         bound: the unavoidable part alone; bound_of: what that is. core: the part of ours that the bound is for, where
-            that is not all of it.
+            that is not all of it. once: both ways for one unit of several, for the peak memory.
         clock: "wall", or "cpu" for seconds of a core whatever else the machine does. units: of work in one call.
         goals: goal in words by measure ("ratio", "bound", "memory"). notes: more measurements, by name.
     """
@@ -37,6 +37,7 @@ class Case:
     bound: Work | None = None
     bound_of: str = ""
     core: Work | None = None
+    once: tuple[Work, Work] | None = None
     clock: str = "wall"
     units: int = 1
     goals: dict[str, str] = field(default_factory=dict)
@@ -107,7 +108,8 @@ def measure(case: Case, rounds: int, device: torch.device) -> Result:
         core = times["core" if case.core else "ours"]
         result.bound = medians["bound"]
         result.times_bound = statistics.median(c / b for c, b in zip(core, times["bound"], strict=True))
-    result.plain_memory, result.ours_memory = (peak_memory(works[name], device) for name in ("plain", "ours"))
+    result.plain_memory, result.ours_memory = (peak_memory(work, device) for work in case.once or
+                                               (case.plain, case.ours))
     return result
 
 

@@ -40,8 +40,8 @@ class Sizes:
     video_frames: int = 120
     eval_batch: int = 8
     classes: int = 101
-    flow_videos: int = 2
-    flow_frames: int = 6
+    flow_videos: int = 4
+    flow_frames: int = 12
     index: int = 240_000
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 

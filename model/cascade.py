@@ -47,12 +47,17 @@ def cascade_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio:
         ModelError: see :func:`stage_sizes`.
     """
     sizes = stage_sizes(other.shape[1], topk, ratio, stage)
-    other, own = (rows.masked_fill(excluded, float("-inf")) for rows in (other, own))
-    survivors = None  # (B, kept) int64; None stands for the whole queue
-    for i, size in enumerate(sizes, start=1):
+    # Only the first stage looks at the whole queue: from then on there are just its survivors, with numbers among them.
+    found = other.masked_fill(excluded, float("-inf")).topk(sizes[0], dim=1, sorted=len(sizes) == 1)
+    if len(sizes) == 1:
+        return found.indices
+    other = found.values  # (B, kept)
+    own = own.gather(1, found.indices).masked_fill_(other == float("-inf"), float("-inf"))
+    survivors = None  # None stands for all of the first stage's
+    for i, size in enumerate(sizes[1:], start=2):
         last = i == len(sizes)
         rows = other if last or i % 2 == 1 else own
-        rank = rows if survivors is None else rows.gather(1, survivors)  # (B, kept)
+        rank = rows if survivors is None else rows.gather(1, survivors)
         kept = rank.topk(size, dim=1, sorted=last).indices
         survivors = kept if survivors is None else survivors.gather(1, kept)
-    return survivors
+    return found.indices.gather(1, survivors)

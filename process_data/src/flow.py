@@ -14,7 +14,7 @@ def make_flow(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """A function of two grey frames (H, W) uint8 giving the flow between them, (H, W, 2) float32: x and y in pixels.
 
     "tvl1" is Dual TV-L1 (Zach et al., 2007) with OpenCV's defaults, what published flow data is made with; "dis" is
-    Dense Inverse Search (Kroeger et al., 2016), some 40 times faster and coarser.
+    Dense Inverse Search (Kroeger et al., 2016), some 300 times faster and coarser.
     """
     if method == "tvl1":
         estimator = cv2.optflow.DualTVL1OpticalFlow_create()
