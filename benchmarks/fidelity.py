@@ -13,28 +13,31 @@ Prints a table; ``--json FILE`` writes everything. The demo set, 8 frames of 32 
     python -m benchmarks.fidelity --name motions --data_root DATA --split_root SPLITS --precisions fp32 bf16
 """
 
+import copy
 import json
 import statistics
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import launch
+from benchmarks.rounding import EMULATED
 from dataset import catalog
 from model.loss import infonce_loss
 from model.pretrain import InfoNCE, check_queue
 from pretrain_steps import infonce_steps
 from utils.console import say
 from utils.conv_check import check_convolutions
-from utils.conv_forms import use_2d_where_faster
+from utils.conv_forms import fits_2d, use_2d_where_faster, use_form
 from utils.errors import OptionError
 from utils.loader import make_loader
 from utils.memory import keep_freed_memory
@@ -44,6 +47,7 @@ from utils.precision import STEPS, choose
 from utils.presets import PretrainTransform, to_blocks
 
 EXACT = "fp32"
+WD = 1e-5
 FIRST_SCALE = 256.0  # of the first step's loss: keeps fp16's gradients in range; a cosine does not see it
 
 
@@ -54,8 +58,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--name", default="motions", help="dataset, as in --dataset NAME-2clip")
     add("--data_root", default=str(ROOT / "data"), help="folder of the LMDB files")
     add("--split_root", default=str(ROOT / "process_data" / "data"), help="folder of the splits")
-    add("--precisions", nargs="+", choices=list(STEPS), default=[], help="what to measure (default: all of the device; "
-        "on a CPU fp32 and bf16, since fp16 is emulated there); fp32 is always measured")
+    add("--precisions", nargs="+", choices=[*STEPS, *EMULATED], default=[], help="what to measure (default: all that "
+        "the device has; on a CPU fp32 and bf16); fp32 is always measured")
     add("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu", help="where")
     add("--net", default="s3d", help="backbone")
     add("--seq_len", type=positive_int, default=8, help="frames per clip")
@@ -64,6 +68,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--moco-k", type=positive_int, default=64, help="queue length")
     add("--lr", type=positive_float, default=1e-3, help="learning rate")
     add("--steps", type=positive_int, default=300, help="training steps per seed")
+    add("--warmup", type=whole_number, default=0, help="steps in float32 before that")
     add("--window", type=positive_int, default=50, help="steps that one point of a curve is the mean of")
     add("--seeds", type=positive_int, default=3, help="number of seeds, at least 2")
     add("-j", "--workers", type=whole_number, default=0, help="loader processes")
@@ -99,30 +104,58 @@ def endless(loader: DataLoader) -> Iterator[dict]:
 def make_model(args: Namespace, seed: int, name: str) -> tuple[InfoNCE, str]:
     """InfoNCE with the weights of a seed in a precision, and what the check of its convolutions says."""
     device = torch.device(args.device)
-    precision = choose(name, device)
+    precision = choose(EXACT if name in EMULATED else name, device)
     torch.manual_seed(seed)
     model = InfoNCE(args.net, 128, args.moco_k)
     model.to(device, memory_format=torch.channels_last_3d)
     model.dtype = precision.dtype
     if name == EXACT:
         use_2d_where_faster(model.encoders(), device)  # as the scripts do
+    if name in EMULATED:
+        for conv in (module for encoder in model.encoders() for module in encoder.modules()):
+            if type(conv) is nn.Conv3d and fits_2d(conv):
+                use_form(conv, EMULATED[name])
+        return model, f"{name}: convolutions round to {EMULATED[name].bits} bits"
     return model, check_convolutions(model.encoders(), (args.seq_len, args.img_dim, args.img_dim), precision)
 
 
-def first_step(args: Namespace, name: str) -> tuple[Tensor, dict[str, Tensor]]:
-    """Pooled features (B, F) of the first batch and the gradient of every layer of encoder_q, at initialisation."""
+@dataclass(frozen=True)
+class Start:
+    """Where a seed's runs begin: states of model and optimizer after `--warmup` steps in float32, None without any."""
+
+    model: dict | None = None
+    optimizer: dict | None = None
+
+
+def warm_up(args: Namespace, seed: int) -> Start:
+    """Take a seed's first steps."""
+    if not args.warmup:
+        return Start()
+    model, _ = make_model(args, seed, EXACT)
+    optimizer = RunOptimizer(model.named_parameters(), lr=args.lr, wd=WD)
+    step = infonce_steps(model, optimizer, torch.device(args.device))(0)
+    for i, batch in enumerate(islice(endless(make_batches(args, seed)), args.warmup)):
+        step(batch, i)
+    return Start(copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict()))
+
+
+def first_step(args: Namespace, name: str, start: Start) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pooled features (B, F) of the first batch and the gradient of every layer of encoder_q, at the start."""
     model, _ = make_model(args, 0, name)
+    if start.model:
+        model.load_state_dict(start.model)
     features: list[Tensor] = []
     model.encoder_q[1].register_forward_hook(lambda _, inputs, output: features.append(output.flatten(1).float()))
-    block = to_blocks(next(endless(make_batches(args, 0))), torch.device(args.device))[:, :, 0]
+    batch = next(islice(endless(make_batches(args, 0)), args.warmup, None))
+    block = to_blocks(batch, torch.device(args.device))[:, :, 0]
     logits, _ = model(block)
     (infonce_loss(logits) * FIRST_SCALE).backward()
     return features[0].detach(), {label: p.grad.float() for label, p in model.encoder_q.named_parameters()}
 
 
-def compare_first_step(args: Namespace, name: str, exact: tuple[Tensor, dict[str, Tensor]]) -> dict:
+def compare_first_step(args: Namespace, name: str, start: Start, exact: tuple[Tensor, dict[str, Tensor]]) -> dict:
     """Feature error and gradient cosines of a precision's first step against float32's."""
-    features, gradients = first_step(args, name)
+    features, gradients = first_step(args, name, start)
     cosine = {label: float(F.cosine_similarity(gradients[label].flatten(), exact[1][label].flatten(), dim=0))
               for label in gradients if exact[1][label].any()}
     return {"feature_error": float((features - exact[0]).norm() / exact[0].norm()),
@@ -130,14 +163,19 @@ def compare_first_step(args: Namespace, name: str, exact: tuple[Tensor, dict[str
             "cosine": cosine}
 
 
-def train(args: Namespace, seed: int, name: str) -> dict:
+def train(args: Namespace, seed: int, name: str, begin: Start) -> dict:
     """Loss of every window of a training, and the median seconds of a step without its data."""
     device = torch.device(args.device)
     model, check = make_model(args, seed, name)
-    optimizer = RunOptimizer(model.named_parameters(), lr=args.lr, wd=1e-5, scaler=choose(name, device).scaler())
+    scaler = None if name in EMULATED else choose(name, device).scaler()
+    optimizer = RunOptimizer(model.named_parameters(), lr=args.lr, wd=WD, scaler=scaler)
+    if begin.model and begin.optimizer:
+        model.load_state_dict(begin.model)
+        optimizer.load_state_dict(copy.deepcopy(begin.optimizer))
     step = infonce_steps(model, optimizer, device)(0)
     losses, seconds = [], []
-    for i, batch in enumerate(islice(endless(make_batches(args, seed)), args.steps)):
+    batches = islice(endless(make_batches(args, seed)), args.warmup, args.warmup + args.steps)
+    for i, batch in enumerate(batches, start=args.warmup):
         start = time.perf_counter()
         losses.append(float(step(batch, i)["loss"]))  # reading the loss waits for the device
         seconds.append(time.perf_counter() - start)
@@ -181,12 +219,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse(argv)
     if args.device == "cpu":
         keep_freed_memory()
-    exact = first_step(args, EXACT)
-    first = {name: compare_first_step(args, name, exact) for name in args.precisions}
     runs: dict[str, list[dict]] = {name: [] for name in args.precisions}
-    for seed in range(args.seeds):  # precisions in turn, so that a busy machine slows all alike
-        for name in args.precisions:
-            runs[name].append(train(args, seed, name))
+    first: dict[str, dict] = {}
+    for seed in range(args.seeds):
+        start = warm_up(args, seed)
+        if seed == 0:
+            exact = first_step(args, EXACT, start)
+            first = {name: compare_first_step(args, name, start, exact) for name in args.precisions}
+        for name in args.precisions:  # in turn, so that a busy machine slows all alike
+            runs[name].append(train(args, seed, name, start))
             print(f"{name}, seed {seed}: loss {runs[name][-1]['curve'][-1]:.4f}", file=sys.stderr)
     verdicts = judge(runs)
     show(first, verdicts)

@@ -16,7 +16,7 @@ from model.cascade import cascade_topk, stage_sizes
 
 SAME_SOURCE = 0.01  # share of queue entries that are of a query's own source
 DIM = 128
-BATCHES = 4
+BATCHES, LONG = 4, 1 << 17  # of a queue so long that it is in no cache, one batch is enough
 
 
 def cascade(sizes: Sizes, folder: Path) -> Iterator[Case]:
@@ -34,7 +34,7 @@ def scaling(sizes: Sizes, folder: Path) -> Iterator[Case]:
 
 def _case(sizes: Sizes, K: int, B: int, row: str) -> Case:
     """A call is one of several batches: the same one over and over would be learned by the processor."""
-    batches = [_inputs(K, B, seed, sizes.device) for seed in range(BATCHES)]
+    batches = [_inputs(K, B, seed, sizes.device) for seed in range(BATCHES if K < LONG else 1)]
     settings = sizes.topk, sizes.ratio, sizes.stage
     kept = stage_sizes(K, *settings)
 
@@ -47,7 +47,7 @@ def _case(sizes: Sizes, K: int, B: int, row: str) -> Case:
     def core() -> list[Tensor]:
         return [cascade_topk(batch.other, batch.own, batch.excluded, *settings) for batch in batches]
 
-    return Case(row, f"K={K} B={B}", plain=plain, ours=ours, core=core, units=BATCHES,
+    return Case(row, f"K={K} B={B}", plain=plain, ours=ours, core=core, units=len(batches),
                 once=(partial(plain, batches[:1]), partial(ours, batches[:1])),
                 agree=lambda a, b: same(torch.stack(a), torch.stack(b)),
                 bound=lambda: [batch.other.topk(kept[0], dim=1, sorted=False) for batch in batches],

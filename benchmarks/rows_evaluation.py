@@ -7,6 +7,7 @@ the passes; what is decoded, cropped and jittered how often shows in the rows of
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from statistics import median
 from unittest import mock
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks import data, plain_images
-from benchmarks.measure import Case, Disagreement
+from benchmarks.measure import Case, Disagreement, clocked
 from benchmarks.sizes import Sizes
 from dataset.video_dataset import VideoDataset
 from eval import network
@@ -136,7 +137,9 @@ def ten_crop(sizes: Sizes, folder: Path) -> Iterator[Case]:
 def _splits(folder: Path, row: str, sizes: Sizes, crops: int) -> Iterator[tuple[str, Split, dict]]:
     """The data path alone, then everything: name of the row, split, and bound."""
     alone = Split(folder / f"{crops} data", sizes, crops, without_network=True)
-    bound = {"bound": alone.decoding_bound, "bound_of": "bare decoding of each frame, once"}
+    reading = median(clocked(lambda: list(alone.samples()), "wall", sizes.device) for _ in range(3))
+    bound = {"bound": alone.decoding_bound, "bound_of": "bare decoding of each frame, once",
+             "notes": {"ours, what the loader's processes do of it, s": reading}}
     yield f"{row}, data path alone", alone, bound
     whole = Split(folder / f"{crops}", sizes, crops)
     passes = crops * whole.windows * sizes.videos
