@@ -17,9 +17,11 @@ from model.cascade import cascade_topk, stage_sizes
 from model.loss import coclr_loss, drop_self
 from model.pretrain import CoCLR
 from pretrain_steps import CoclrSteps, masks_self
+from utils.conv_check import check_convolutions
 from utils.metrics import LabelRing
 from utils.optimizer import RunOptimizer
 from utils.photo import PhotoRecipe, stack
+from utils.precision import choose
 from utils.presets import to_blocks
 
 LR, WD, SEED = 1e-3, 1e-5, 0
@@ -51,11 +53,15 @@ def make_batch(sizes: Sizes, step: int) -> dict:
 
 
 class Ours:
-    """Steps as main_coclr.py takes them; kind: the type of the network's numbers."""
+    """Steps as main_coclr.py takes them; kind: the type of all numbers. precision: the encoders', as --precision."""
 
-    def __init__(self, sizes: Sizes, kind: torch.dtype = torch.float32) -> None:
+    def __init__(self, sizes: Sizes, kind: torch.dtype = torch.float32, precision: str = "fp32") -> None:
         self.model = make_model(sizes).to(sizes.device, kind, memory_format=torch.channels_last_3d)
-        self.optimizer = RunOptimizer(self.model.named_parameters(), lr=LR, wd=WD)
+        arithmetic = choose(precision, sizes.device)
+        self.model.dtype = arithmetic.dtype
+        if precision != "fp32":
+            check_convolutions(self.model.encoders(), (sizes.frames, sizes.img_dim, sizes.img_dim), arithmetic)
+        self.optimizer = RunOptimizer(self.model.named_parameters(), lr=LR, wd=WD, scaler=arithmetic.scaler())
         ring = LabelRing(sizes.queue, sizes.device)
         self.steps = CoclrSteps(lambda block1, block2, source: self.model(block1.to(kind), block2.to(kind), source),
                                 self.model, self.optimizer, ring, sizes.device, SEED)
@@ -123,6 +129,23 @@ def step(sizes: Sizes, folder: Path) -> Iterator[Case]:
                bound=lambda: [matrix @ matrix for _ in range(products)],
                bound_of=f"as many operations in float32 products of {MATRIX}x{MATRIX} matrices", notes=notes,
                goals={"ratio": ">= 1.5", "losses": f"within {TOLERANCE:g} over {sizes.steps} steps"})
+    precision = sizes.precision or ("fp16" if sizes.device.type == "cuda" else "")
+    if precision:
+        yield _in_precision(sizes, plain, precision, batch)
+
+
+def _in_precision(sizes: Sizes, plain: Plain, precision: str, batch: dict) -> Case:
+    """Our step in a lower precision against the straightforward one in float32; `benchmarks.fidelity` judges it."""
+    ours = Ours(sizes, precision=precision)
+
+    def both_learn(a: float, b: float) -> str:
+        if not (np.isfinite(a) and np.isfinite(b)):
+            raise Disagreement(f"losses {a} in float32 and {b} in {precision}")
+        return f"losses are finite; python -m benchmarks.fidelity tells whether {precision} is safe"
+
+    return Case(f"training step, {precision}", f"{sizes.batch} clips of {sizes.frames}x{sizes.img_dim}x{sizes.img_dim}",
+                plain=lambda: plain.step(batch, 0), ours=lambda: ours.step(batch, 0), agree=both_learn,
+                goals={"ratio": ">= 2.5"})
 
 
 def losses(sizes: Sizes, kind: torch.dtype) -> np.ndarray:

@@ -15,7 +15,8 @@ class Sizes:
     queues, batches: of the cascade. scaling: queue lengths of the cascade's growth. stage, ratio, topk: its settings.
     height, width: of stored frames. frames: of a clip. img_dim: side of a view. samples: a call of the loader rows;
     sample_length: frames of their videos (UCF101's mean is 186); lengths: the same, for the loader's growth.
-    batch: clips of a training step. queue: its queue. steps: whose losses are compared. videos, video_frames: of the
+    batch: clips of a training step. queue: its queue. steps: whose losses are compared. precision: of our step where it
+    is measured a second time (default: fp16 on a GPU; not on a CPU). videos, video_frames: of the
     evaluation rows; eval_batch: windows a pass. classes: of the classifier. flow_videos, flow_frames: of the flow rows.
     index: videos of the start-up row.
     """
@@ -36,6 +37,7 @@ class Sizes:
     batch: int = 2
     queue: int = 2048
     steps: int = 20
+    precision: str = ""
     videos: int = 3
     video_frames: int = 120
     eval_batch: int = 8

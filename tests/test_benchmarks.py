@@ -26,6 +26,12 @@ def test_row(name, tmp_path):
     assert len({(case.row, case.size) for case in cases}) == len(cases)
 
 
+def test_the_step_is_measured_in_another_precision_too(tmp_path):
+    exact, other = benchmarks.rows()["step"](parse(["tiny", "steps=1", "precision=bf16"], CPU), tmp_path)
+    assert exact.row == "training step" and other.row == "training step, bf16"
+    assert "finite" in other.agree(other.plain(), other.ours())
+
+
 def test_command_writes_table_and_json(tmp_path, capsys):
     path = tmp_path / "results.json"
     assert benchmarks.main(["--rows", "cascade", "bytes", "--rounds", "1", "--json", str(path), "tiny"]) == 0
