@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from tensorboardX import SummaryWriter
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
@@ -23,7 +23,7 @@ from utils.console import log_file, say
 from utils.conv_check import check_convolutions
 from utils.conv_forms import use_2d_where_faster
 from utils.distributed import Launch
-from utils.engine import run_epoch
+from utils.engine import Step, run_epoch
 from utils.errors import CheckpointError, OptionError
 from utils.keeper import Keeper
 from utils.loader import make_loader
@@ -31,7 +31,7 @@ from utils.memory import keep_freed_memory, move
 from utils.metrics import LabelRing
 from utils.optimizer import RunOptimizer, resumed_lr
 from utils.options import check_shared
-from utils.precision import Precision, choose
+from utils.precision import Precision, choose, set_tf32, tf32_is_on
 from utils.presets import PretrainTransform
 from utils.schedule import lr_at, lr_factor
 
@@ -111,7 +111,7 @@ def build_run(model: MomentumContrast, args: Namespace, here: Launch, with_label
     precision = choose(args.precision, here.device)
     move(model, here.device)
     model.dtype, model.accumulate = precision.dtype, args.accumulate
-    if precision.name == "fp32":
+    if precision.name == "fp32" or args.fp32_steps:
         use_2d_where_faster(model.encoders(), here.device)
     if args.compile:
         for encoder in model.encoders():
@@ -178,14 +178,39 @@ def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module
     with log_file(folder / "img" / "train.log"):
         launch.started()
         _announce(args, here, loader, run, folder)
-        say(check_convolutions(run.model.encoders(), (args.seq_len, args.img_dim, args.img_dim), run.precision))
-        step_of_epoch = steps(averaged(run.model, here))
+        check_arithmetic(args, run)
+        step_of_epoch = exact_at_first(steps(averaged(run.model, here)), run, args.fp32_steps)
         keeper = Keeper(folder / "model", keep_all="k400" in args.dataset, resumed=args.resume)
         for epoch in range(run.start_epoch, args.epochs):
             _one_epoch(args, run, loader, step_of_epoch, epoch, writer, keeper)
         distributed.barrier()  # no process leaves while the first one still writes
     if writer is not None:
         writer.close()
+
+
+def check_arithmetic(args: Namespace, run: Run) -> None:
+    """Check the convolutions in all precisions that the run will use, and say what was found."""
+    clip = (args.seq_len, args.img_dim, args.img_dim)
+    if args.fp32_steps and run.precision.name != "fp32":
+        say(check_convolutions(run.model.encoders(), clip, choose("fp32", run.precision.device)))
+        choose(run.precision.name, run.precision.device)  # sets the switches again
+    say(check_convolutions(run.model.encoders(), clip, run.precision))
+
+
+def exact_at_first(steps: StepOfEpoch, run: Run, count: int) -> StepOfEpoch:
+    """The same steps, the run's first ``count`` in float32 and the others in its precision."""
+    tf32 = tf32_is_on()
+
+    def steps_of(epoch: int) -> Step:
+        step = steps(epoch)
+
+        def chosen(batch: dict, iteration: int) -> dict[str, Tensor]:
+            exact = iteration < count
+            run.model.dtype = None if exact else run.precision.dtype
+            set_tf32(tf32 and not exact)
+            return step(batch, iteration)
+        return chosen
+    return steps_of if count else steps
 
 
 def _one_epoch(args: Namespace, run: Run, loader: DataLoader, steps: StepOfEpoch, epoch: int,
@@ -241,7 +266,8 @@ def _announce(args: Namespace, here: Launch, loader: DataLoader, run: Run, folde
     if args.test:
         say(f"test of {args.test} on {here.device} in {run.precision.name}")
         return
-    say(f"epochs {run.start_epoch} to {args.epochs - 1} on {here.device} in {run.precision.name}, "
+    first = f" after {args.fp32_steps} steps in fp32" if args.fp32_steps else ""
+    say(f"epochs {run.start_epoch} to {args.epochs - 1} on {here.device} in {run.precision.name}{first}, "
         f"{here.world_size} process(es), "
         f"lr {run.optimizer.base_lr:g}; run folder {folder}")
     if run.start_epoch >= args.epochs:

@@ -107,7 +107,8 @@ def test_scaled_steps_equal_plain_ones_and_an_overflow_is_skipped():
     assert torch.equal(scaled.weight, before) and optimizers[1].scaler.get_scale() == 512.0
 
 
-@pytest.mark.parametrize("options", ["--precision bf16", "--precision fp16", "--accumulate 2 --batch_size 2"])
+@pytest.mark.parametrize("options", ["--precision bf16", "--precision fp16", "--accumulate 2 --batch_size 2",
+                                     "--precision bf16 --fp32_steps 3"])
 def test_a_resumed_run_ends_like_one_that_never_stopped(options, on_noise, capsys, monkeypatch):  # noqa: F811
     monkeypatch.setattr(torch.amp.GradScaler, "get_growth_interval", lambda self: 1)  # so that the scale has a history
     assert run(main_nce, f"--epochs 3 --name_prefix whole {options}") == 0
@@ -120,6 +121,37 @@ def test_a_resumed_run_ends_like_one_that_never_stopped(options, on_noise, capsy
     assert ("scaler" in whole) == ("fp16" in options) and whole.get("scaler") == part.get("scaler")
     assert ("bs2x2_" in str(newest("part", 2))) == ("accumulate" in options)
 
+
+
+def test_the_first_steps_are_float32s(on_noise, capsys):  # noqa: F811
+    """As many as asked for: a run that has no others is float32's, one with an epoch more in bf16 is not."""
+    def trained(name: str, options: str) -> dict:
+        assert run(main_nce, f"--epochs 2 --name_prefix {name} {options}") == 0
+        return checkpoint.load(newest(name, 1))
+
+    exact = trained("exact", "")
+    steps = int(exact["iteration"])
+    for count, equal in ((steps, True), (steps - 1, False), (0, False)):
+        found = trained(f"first{count}", f"--precision bf16 --fp32_steps {count}")["state_dict"]
+        assert all(torch.equal(value, found[key]) for key, value in exact["state_dict"].items()) is equal
+    said = capsys.readouterr().out
+    assert f"in bf16 after {steps} steps in fp32" in said
+    assert said.count("precision fp32") == 1 + 2 and said.count("precision bf16") == 3
+
+
+def test_the_switch_of_tf32_follows_the_first_steps(tiny):
+    run_ = pretrain_script.Run(InfoNCE("s3d", K=4), optimizer=None, precision=choose("bf16", CPU))
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    seen = []
+
+    def note(batch: dict, iteration: int) -> dict:
+        seen.append((run_.model.dtype, torch.backends.cudnn.conv.fp32_precision))
+        return {}
+
+    steps = pretrain_script.exact_at_first(lambda epoch: note, run_, 3)
+    for iteration in range(5):
+        steps(iteration // 2)({}, iteration)
+    assert seen == [(None, "ieee")] * 3 + [(torch.bfloat16, "tf32")] * 2
 
 
 def test_accumulated_steps_equal_one_large_batch(tiny):

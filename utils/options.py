@@ -126,6 +126,8 @@ def pretraining_parser(description: str, *, dataset: str, models: Sequence[str])
     add("--seed", type=seed, default=0, help="seed of weights, order and augmentation")
     add("--accumulate", type=positive_int, default=1, metavar="N", help="one step from N times --batch_size clips, "
         "computed --batch_size at a time; queue and momentum encoder change once a step")
+    add("--fp32_steps", type=whole_number, default=0, metavar="N", help="the run's first N steps in float32, then in "
+        "--precision: a new network magnifies rounding, which a few hundred steps end")
     add("--gpu", type=whole_number, default=None, help="GPU to use, for a single process")
     add("--world-size", type=int, default=-1, help="processes in all; nodes with --multiprocessing-distributed")
     add("--rank", type=int, default=-1, help="number of this process; of this node with --multiprocessing-distributed")

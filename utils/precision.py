@@ -56,3 +56,8 @@ def set_tf32(on: bool) -> None:
     """TF32 in the convolutions of GPUs, or not. Products of matrices (queue, logits) are float32 in either case."""
     torch.backends.cudnn.conv.fp32_precision = "tf32" if on else "ieee"
     torch.backends.cuda.matmul.fp32_precision = "ieee"
+
+
+def tf32_is_on() -> bool:
+    """Whether convolutions of GPUs use TF32."""
+    return torch.backends.cudnn.conv.fp32_precision == "tf32"
