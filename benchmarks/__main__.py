@@ -1,6 +1,6 @@
 """Measure ours against straightforward versions of the same work, side by side.
 
-    python -m benchmarks                                          # every row, about half an hour on two cores
+    python -m benchmarks                                          # every row, about an hour on two cores
     python -m benchmarks --rows cascade loader --rounds 7 --json results.json
     python -m benchmarks --rows step batch=4 frames=16 img_dim=64   # other sizes, see sizes.py
     python -m benchmarks tiny --rounds 1                          # does it all run?
