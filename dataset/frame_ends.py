@@ -5,6 +5,7 @@ video's value at which the frame ends. A file of the published format has none a
 headers of the frames before are walked, and each costs a page of the disk.
 """
 
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +15,19 @@ import numpy as np
 from dataset.errors import DataError
 
 MAKE = "python process_data/src/index_lmdb.py"
+ENDING = "-ends.npy"
 
 
 def path_beside(lmdb: str | Path) -> Path:
     """Where the ends of an LMDB are kept."""
-    return Path(f"{lmdb}-ends.npy")
+    return Path(f"{lmdb}{ENDING}")
 
 
-def save(path: Path, ends: Iterable[np.ndarray]) -> None:
-    """Write the ends of all videos, in the order of `__order__`."""
-    with open(path, "wb") as file:
-        np.save(file, np.concatenate([np.zeros(0, np.uint32), *ends]).astype(np.uint32, copy=False))
+def packed(ends: Iterable[np.ndarray]) -> bytes:
+    """The content of that file. ends: of each video, in the order of `__order__`."""
+    file = io.BytesIO()
+    np.save(file, np.concatenate([np.zeros(0, np.uint32), *ends]).astype(np.uint32, copy=False))
+    return file.getvalue()
 
 
 @dataclass(frozen=True)
@@ -41,21 +44,18 @@ class FrameEnds:
         return self.ends[self.firsts[video]:self.firsts[video + 1]]
 
 
-def load(lmdb: str, num_frames: np.ndarray) -> FrameEnds | None:
-    """The ends beside an LMDB whose videos have `num_frames` frames; None where there are none.
+def load(path: Path, num_frames: np.ndarray) -> FrameEnds:
+    """The ends of an LMDB whose videos have `num_frames` frames, in the order of `__order__`.
 
     Raises:
         DataError: the file is damaged, or belongs to another LMDB.
     """
-    path = path_beside(lmdb)
-    if not path.exists():
-        return None
+    remedy = f"remove it, or make it again with {MAKE} {str(path).removesuffix(ENDING)}"
     try:
         ends = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error}): remove it, or make it again with {MAKE} {lmdb}") from error
+        raise DataError(f"{path} cannot be read ({error}): {remedy}") from error
     firsts = np.concatenate([[0], np.cumsum(num_frames, dtype=np.int64)])
     if ends.dtype != np.uint32 or ends.shape != (firsts[-1],):
-        raise DataError(f"{path} is of {ends.shape} {ends.dtype}, but {lmdb} has {firsts[-1]} frames: remove it, or "
-                        f"make it again with {MAKE} {lmdb}")
+        raise DataError(f"{path} is of {ends.shape} {ends.dtype}, but its LMDB has {firsts[-1]} frames: {remedy}")
     return FrameEnds(path, ends, firsts)

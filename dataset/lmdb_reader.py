@@ -82,15 +82,18 @@ class LmdbReader:
 
     Args:
         path: of the LMDB. It is not opened here.
+        walk: find frames by walking the headers before them, whether or not a file of their ends lies beside.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    def __init__(self, path: str | os.PathLike, *, walk: bool = False) -> None:
         self.path = os.path.realpath(path)
+        # A link may lead to a folder where only others may write, or away from where the ends were put.
+        self._beside = [] if walk else [frame_ends.path_beside(p) for p in (os.path.abspath(path), self.path)]
         self._held: _Environment | None = None
         self._contents: _Contents | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "_held": None, "_contents": None}
+        return self.__dict__ | {"_held": None, "_contents": None}
 
     def _environment(self) -> _Environment:
         """The file, opened in this process."""
@@ -127,7 +130,8 @@ class LmdbReader:
         except (ValueError, IndexError, AttributeError, TypeError) as error:
             raise DataError(f"{self.path}: __order__, __keys__ and __vlen__ do not belong together ({error}): make the "
                             "file again") from error
-        return _Contents(ids, num_frames, frame_ends.load(self.path, num_frames))
+        beside = next((path for path in self._beside if path.exists()), None)
+        return _Contents(ids, num_frames, frame_ends.load(beside, num_frames) if beside else None)
 
     def _metadata(self, transaction: lmdb.Transaction, key: bytes) -> list:
         value = transaction.get(key)

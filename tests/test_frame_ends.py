@@ -1,5 +1,6 @@
 """Frames are found by the ends written beside an LMDB, equal to those found by walking; wrong ends are noticed."""
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -60,6 +61,23 @@ def test_frames_are_the_same_with_ends_and_without(tmp_path, monkeypatch, raw, f
     assert all((reader.frames(name, frames) == expected[name]).all() for name, frames in wanted.items())
 
 
+def test_an_lmdb_behind_a_link_has_its_ends_beside_the_link_or_the_file(tmp_path, monkeypatch, own):
+    """Shared datasets are often linked into data/, and may not be written to."""
+    link = tmp_path / "linked" / "a.lmdb"
+    link.parent.mkdir()
+    link.symlink_to(own)
+    no_walk(monkeypatch)
+    assert LmdbReader(link).frames("A/v40", [7]).shape == (1, 48, 64, 3)
+    path_beside(own).unlink()
+    assert index(link).returncode == 0 and path_beside(link).exists()
+    assert LmdbReader(link).frames("A/v40", [7]).shape == (1, 48, 64, 3)
+
+
+def test_a_copy_of_a_reader_finds_the_ends_too(monkeypatch, own):
+    no_walk(monkeypatch)
+    assert pickle.loads(pickle.dumps(LmdbReader(own))).frames("A/v40", [7]).shape == (1, 48, 64, 3)
+
+
 def test_only_the_wanted_frames_are_asked_from_the_disk(own, monkeypatch):
     no_walk(monkeypatch)
     asked = []
@@ -79,7 +97,7 @@ def test_a_file_that_is_written_again_gets_new_ends(own):
 def test_ends_of_a_file_with_other_counts_are_refused_and_can_be_made_again(tmp_path, own):
     other = write_lmdb(tmp_path / "other.lmdb", {"A/a": VIDEOS["A/v17"]})
     path_beside(own).rename(path_beside(other))
-    with pytest.raises(DataError, match=r"-ends\.npy is of .* but .* has 17 frames: remove it, or make it again"):
+    with pytest.raises(DataError, match=r"-ends\.npy is of .* but its LMDB has 17 frames: remove it, or make it again"):
         LmdbReader(other).frames("A/a", [0])
     assert index(other).returncode == 0
     assert LmdbReader(other).frames("A/a", [16]).shape == (1, 48, 64, 3)
@@ -105,6 +123,14 @@ def test_the_command_names_a_damaged_lmdb(tmp_path):
     done = index(tmp_path / "a.lmdb")
     assert done.returncode == 2 and done.stderr.startswith("error: ") and "cannot be read as an LMDB" in done.stderr
     assert not path_beside(tmp_path / "a.lmdb").exists()
+
+
+def test_ends_stay_where_new_ones_cannot_be_made(own):
+    before = path_beside(own).read_bytes()
+    own.write_bytes(b"nothing")
+    assert index(own).returncode == 2
+    assert path_beside(own).read_bytes() == before
+    assert sorted(path.name for path in own.parent.iterdir()) == ["own.lmdb", "own.lmdb-ends.npy", "own.lmdb-order"]
 
 
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=20), st.data())

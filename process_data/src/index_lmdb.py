@@ -15,11 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import numpy as np
 
 from dataset.errors import DataError
-from dataset.frame_ends import path_beside
+from dataset.frame_ends import packed, path_beside
 from dataset.lmdb_reader import LmdbReader
 from process_data.src.errors import PrepareError, run
-from process_data.src.files import require_writable
-from process_data.src.lmdb_file import write_ends
+from process_data.src.files import require_writable, write_bytes
 from process_data.src.options import Parser
 from process_data.src.progress import Progress
 
@@ -27,7 +26,7 @@ from process_data.src.progress import Progress
 def frame_ends(path: Path) -> Iterator[np.ndarray]:
     """The ends of the frames of each video, in the order of `__order__`. Raises PrepareError for a damaged file."""
     try:
-        reader = LmdbReader(path)
+        reader = LmdbReader(path, walk=True)
         with Progress(len(reader.names), f"index {path.name}") as progress:
             for name in reader.names:
                 yield reader.frame_ends(name)
@@ -43,9 +42,9 @@ def main() -> None:
     for path in options.lmdb:
         beside = path_beside(path)
         require_writable(beside)
-        beside.unlink(missing_ok=True)  # it may be of another file, which is refused
-        write_ends(path, frame_ends(path))
-        print(f"{beside}: {beside.stat().st_size} bytes")
+        content = packed(frame_ends(path))
+        write_bytes(beside, content)
+        print(f"{beside}: {len(content)} bytes")
 
 
 if __name__ == "__main__":

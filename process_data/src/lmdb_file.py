@@ -16,10 +16,10 @@ import lmdb
 import msgpack
 import numpy as np
 
-from dataset.frame_ends import path_beside, save
+from dataset.frame_ends import packed, path_beside
 from dataset.msgpack_list import element_spans
 from process_data.src.errors import PrepareError
-from process_data.src.files import require_writable, write_text
+from process_data.src.files import require_writable, write_bytes, write_text
 from process_data.src.progress import Progress
 
 FIRST_MAP = 1 << 26  # bytes; the map doubles whenever it is full
@@ -66,18 +66,7 @@ def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], bytes]) -
     write_text(path.with_name(path.name + "-order"), "".join(f"{name}\n" for name in order))
     path_beside(path).unlink(missing_ok=True)  # that of a file of this name, which goes now
     os.replace(part, path)
-    write_ends(path, (ends[name] for name in order))
-
-
-def write_ends(path: Path, ends: Iterable[np.ndarray]) -> None:
-    """Write the ends of the frames of an LMDB beside it: of each video, in the order of `__order__`."""
-    beside = path_beside(path)
-    part = beside.with_name("." + beside.name + ".partial")
-    try:
-        save(part, ends)
-        os.replace(part, beside)
-    finally:
-        part.unlink(missing_ok=True)
+    write_bytes(path_beside(path), packed(ends[name] for name in order))
 
 
 def _fill(path: Path, order: list[str], load: Callable[[str], bytes]) -> dict[str, np.ndarray]:
