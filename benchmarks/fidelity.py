@@ -121,16 +121,16 @@ def make_model(args: Namespace, seed: int, name: str) -> tuple[InfoNCE, str]:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a seed's runs begin: states of model and optimizer after `--warmup` steps in float32, None without any."""
+    """Where a seed's runs begin: states of model and optimizer after `--warmup` steps in float32."""
 
-    model: dict | None = None
-    optimizer: dict | None = None
+    model: dict
+    optimizer: dict
 
 
-def warm_up(args: Namespace, seed: int) -> Start:
-    """Take a seed's first steps."""
+def warm_up(args: Namespace, seed: int) -> Start | None:
+    """Take a seed's first steps; None without any."""
     if not args.warmup:
-        return Start()
+        return None
     model, _ = make_model(args, seed, EXACT)
     optimizer = RunOptimizer(model.named_parameters(), lr=args.lr, wd=WD)
     step = infonce_steps(model, optimizer, torch.device(args.device))(0)
@@ -139,10 +139,10 @@ def warm_up(args: Namespace, seed: int) -> Start:
     return Start(copy.deepcopy(model.state_dict()), copy.deepcopy(optimizer.state_dict()))
 
 
-def first_step(args: Namespace, name: str, start: Start) -> tuple[Tensor, dict[str, Tensor]]:
+def first_step(args: Namespace, name: str, start: Start | None) -> tuple[Tensor, dict[str, Tensor]]:
     """Pooled features (B, F) of the first batch and the gradient of every layer of encoder_q, at the start."""
     model, _ = make_model(args, 0, name)
-    if start.model:
+    if start:
         model.load_state_dict(start.model)
     features: list[Tensor] = []
     model.encoder_q[1].register_forward_hook(lambda _, inputs, output: features.append(output.flatten(1).float()))
@@ -153,7 +153,8 @@ def first_step(args: Namespace, name: str, start: Start) -> tuple[Tensor, dict[s
     return features[0].detach(), {label: p.grad.float() for label, p in model.encoder_q.named_parameters()}
 
 
-def compare_first_step(args: Namespace, name: str, start: Start, exact: tuple[Tensor, dict[str, Tensor]]) -> dict:
+def compare_first_step(args: Namespace, name: str, start: Start | None,
+                       exact: tuple[Tensor, dict[str, Tensor]]) -> dict:
     """Feature error and gradient cosines of a precision's first step against float32's."""
     features, gradients = first_step(args, name, start)
     cosine = {label: float(F.cosine_similarity(gradients[label].flatten(), exact[1][label].flatten(), dim=0))
@@ -163,13 +164,13 @@ def compare_first_step(args: Namespace, name: str, start: Start, exact: tuple[Te
             "cosine": cosine}
 
 
-def train(args: Namespace, seed: int, name: str, begin: Start) -> dict:
+def train(args: Namespace, seed: int, name: str, begin: Start | None) -> dict:
     """Loss of every window of a training, and the median seconds of a step without its data."""
     device = torch.device(args.device)
     model, check = make_model(args, seed, name)
     scaler = None if name in EMULATED else choose(name, device).scaler()
     optimizer = RunOptimizer(model.named_parameters(), lr=args.lr, wd=WD, scaler=scaler)
-    if begin.model and begin.optimizer:
+    if begin:
         model.load_state_dict(begin.model)
         optimizer.load_state_dict(copy.deepcopy(begin.optimizer))
     step = infonce_steps(model, optimizer, device)(0)

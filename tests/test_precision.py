@@ -1,6 +1,7 @@
 """--precision, with loss scaling across a resume; --accumulate; --compile; the verdict of the fidelity benchmark."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -250,6 +251,18 @@ def test_fast_and_safe_is_a_curve_inside_of_float32s_spread():
     assert {name: (v["safe"], v["fast"]) for name, v in verdicts.items()} == {
         "fp32": (True, False), "fp16": (True, True), "bf16": (False, True), "tf32": (True, False)}
     assert (verdicts["fp32"]["low"], verdicts["fp32"]["high"]) == ([2.0, 1.0], [2.2, 1.4])
+
+
+def test_fidelity_goes_on_after_its_warm_up_as_if_it_had_not_stopped(on_noise, tmp_path):  # noqa: F811
+    def losses(options: str) -> list[list[float]]:
+        common = "--window 2 --seeds 2 --batch_size 4 --moco-k 8 --precisions tf32-emulated --seq_len 8 --img_dim 32"
+        fidelity.main([*common.split(), *options.split(), "--json", str(tmp_path / "found.json")])
+        found = json.loads((tmp_path / "found.json").read_text())
+        assert found["first_step"]["fp32"]["feature_error"] == 0
+        return [run["losses"] for run in found["runs"]["fp32"]]
+
+    whole, part = losses("--steps 6"), losses("--warmup 2 --steps 4")
+    assert [run[2:] for run in whole] == part
 
 
 @pytest.mark.parametrize(("options", "words"), [("--seeds 1", "no spread"), ("--steps 10", "--window")])
