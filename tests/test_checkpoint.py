@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils import checkpoint
+from utils import checkpoint, files
 from utils.checkpoint import load, load_state, save
 from utils.errors import CheckpointError
 from utils.keeper import Keeper
@@ -143,7 +143,8 @@ def test_the_last_and_five_best_are_kept(tmp_path):
     keeper = Keeper(tmp_path)
     for epoch in range(0, 16, 2):
         keeper.save({"epoch": epoch}, epoch, is_best=epoch != 4)
-    assert names(tmp_path) == sorted(["epoch14.pth.tar", *(f"model_best_epoch{n}.pth.tar" for n in (6, 8, 10, 12, 14))])
+    assert names(tmp_path) == sorted(["epoch14.pth.tar", "previous-epoch12.pth.tar",
+                                      *(f"model_best_epoch{n}.pth.tar" for n in (6, 8, 10, 12, 14))])
     assert load(tmp_path / "model_best_epoch6.pth.tar", require=())["epoch"] == 6
 
 
@@ -157,7 +158,7 @@ def test_k400_keeps_every_epoch(tmp_path):
 def test_a_failed_write_removes_nothing(tmp_path, monkeypatch):
     keeper = Keeper(tmp_path)
     keeper.save({"epoch": 0}, 0)
-    monkeypatch.setattr(checkpoint.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(5, "I/O error")))
+    monkeypatch.setattr(files.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(5, "I/O error")))
     with pytest.raises(CheckpointError):
         keeper.save({"epoch": 1}, 1)
     assert names(tmp_path) == ["epoch0.pth.tar"]
