@@ -15,6 +15,7 @@ LengthRule = Literal["half", "whole"]
 class Sampler(Protocol):
     """What a dataset asks for clips: the frames of each clip or window, int64 (clips, seq_len)."""
 
+    seq_len: int
     windowed: bool
 
     def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:

@@ -10,6 +10,9 @@ import simplejpeg
 DECODE_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 
+MAX_PIXELS = 1 << 25  # of a frame, more than 8K video has: a damaged header can promise any size
+
+
 class FrameError(ValueError):
     """An image that cannot be used. place: which one of those given."""
 
@@ -41,9 +44,12 @@ def decode(jpegs: Sequence[memoryview]) -> np.ndarray:
 def _size(jpeg: memoryview, place: int) -> tuple[int, int]:
     """Height and width."""
     try:
-        return simplejpeg.decode_jpeg_header(jpeg)[:2]
+        height, width = simplejpeg.decode_jpeg_header(jpeg)[:2]
     except ValueError:
         return _decode_any(jpeg, place).shape[:2]
+    if height * width > MAX_PIXELS:
+        raise FrameError(place, f"says that it has {width} x {height} pixels")
+    return height, width
 
 
 def _decode_any(image: memoryview, place: int) -> np.ndarray:

@@ -47,19 +47,37 @@ class Value:
             self.map.madvise(mmap.MADV_WILLNEED, first, self.start + stop - first)
 
 
+def data_file(path: str | os.PathLike) -> Path:
+    """The file itself of an LMDB, which may be a folder with data.mdb."""
+    path = Path(path)
+    return path / "data.mdb" if path.is_dir() else path
+
+
+def stamp(path: str | os.PathLike) -> tuple[int, ...]:
+    """What changes when a file is replaced or written to; empty where there is none."""
+    try:
+        found = os.stat(data_file(path))
+    except FileNotFoundError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class PageReader:
     """Looks values up in an LMDB that nothing writes to. It may be used after a fork.
 
     Args:
         path: of the LMDB, a file or a folder with data.mdb.
 
+    Attributes:
+        stamp: of the file as it was opened, see :func:`stamp`.
+
     Raises:
         DamagedError: it is of another format.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
-        path = Path(path)
-        with open(path / "data.mdb" if path.is_dir() else path, "rb") as file:
+        self.stamp = stamp(path)
+        with open(data_file(path), "rb") as file:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._map.madvise(mmap.MADV_RANDOM)
         self._page_size = self._number("<I", PAGE_HEADER + 24)

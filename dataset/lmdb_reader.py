@@ -16,10 +16,10 @@ import lmdb
 import msgpack
 import numpy as np
 
-from dataset import frame_ends, jpeg
-from dataset.errors import DataError
-from dataset.lmdb_pages import DamagedError, PageReader, Value
-from dataset.msgpack_list import CutValueError, element_spans, indexed_spans
+from dataset import frame_ends, jpeg, stand_ins
+from dataset.errors import DamagedFramesError, DataError
+from dataset.lmdb_pages import DamagedError, PageReader, Value, data_file, stamp
+from dataset.msgpack_list import CutValueError, element_spans, indexed_spans, readable_spans
 
 
 class _Environment:
@@ -43,8 +43,7 @@ class _Environment:
 
 def _refuse_cut(path: str, env: lmdb.Environment) -> None:
     """Raise DataError for a file that ends before its last page: reading there would end the process (SIGBUS)."""
-    file = os.path.join(path, "data.mdb") if os.path.isdir(path) else path
-    size, expected = os.path.getsize(file), (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    size, expected = os.path.getsize(data_file(path)), (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     if size < expected:
         env.close()
         raise DataError(f"{path} is cut short: {size} of {expected} bytes; copy or download it again")
@@ -70,8 +69,12 @@ def _environment(path: str) -> _Environment:
 
 @dataclass(frozen=True)
 class _Contents:
-    """What an LMDB holds: the id of each video by name, the number of frames by id, and where they end if known."""
+    """What an LMDB holds: the id of each video by name, the number of frames by id, and where they end if known.
 
+    stamp: of the file that this was read from, see `lmdb_pages.stamp`.
+    """
+
+    stamp: tuple[int, ...]
     ids: dict[str, int]
     num_frames: np.ndarray
     ends: frame_ends.FrameEnds | None
@@ -119,7 +122,8 @@ class LmdbReader:
         return self._contents
 
     def _read_contents(self) -> _Contents:
-        with self._environment().env.begin(buffers=True) as transaction:
+        environment = self._environment()
+        with environment.env.begin(buffers=True) as transaction:
             order, keys, lengths = (self._metadata(transaction, key) for key in
                                     (b"__order__", b"__keys__", b"__vlen__"))
         try:
@@ -131,7 +135,8 @@ class LmdbReader:
             raise DataError(f"{self.path}: __order__, __keys__ and __vlen__ do not belong together ({error}): make the "
                             "file again") from error
         beside = next((path for path in self._beside if path.exists()), None)
-        return _Contents(ids, num_frames, frame_ends.load(beside, num_frames) if beside else None)
+        ends = frame_ends.load(beside, num_frames) if beside else None
+        return _Contents(environment.pages.stamp, ids, num_frames, ends)
 
     def _metadata(self, transaction: lmdb.Transaction, key: bytes) -> list:
         value = transaction.get(key)
@@ -168,26 +173,54 @@ class LmdbReader:
         """Frames of a video, uint8 RGB (len(indices), H, W, 3), indices from 0. See :meth:`clips`."""
         return self.clips(name, np.asarray(indices)[None])[0]
 
-    def clips(self, name: str, indices: np.ndarray) -> list[np.ndarray]:
+    def clips(self, name: str, indices: np.ndarray, replaced: list[int] | None = None) -> list[np.ndarray]:
         """Clips of a video, uint8 RGB (T, H, W, 3) each; a frame that is in several places is decoded once.
 
         Clips may share memory: they are not to be written to.
 
         Args:
             indices: frames of each clip, (clips, T), from 0.
+            replaced: takes the frames that cannot be read, for which the nearest ones that can stand in; without it
+                they are an error.
 
         Raises:
-            DataError: no such video or frame, a cut value, a frame that does not decode or is of another size.
+            DataError: no such video or frame; a cut value, a frame that does not decode or is of another size.
         """
         distinct, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         where = f"{self.path}, video {name}"
         value = self._value(name, where)
-        spans = self._spans(name, value, distinct.tolist(), where)
         try:
-            images = jpeg.decode([value.view[start:end] for start, end in spans])
-        except jpeg.FrameError as error:
-            raise DataError(f"{where}, frame {distinct[error.place]} {error}: make the file again") from error
+            images = self._images(name, value, distinct.tolist(), where)
+        except DamagedFramesError as error:
+            if replaced is None:
+                raise
+            images, lost = self._images_with_stand_ins(name, value, distinct.tolist(), error)
+            replaced += lost
         return [_taken(images, clip) for clip in places.reshape(np.shape(indices))]
+
+    def _images(self, name: str, value: Value, wanted: list[int], where: str) -> np.ndarray:
+        spans = self._spans(name, value, wanted, where)
+        try:
+            return jpeg.decode([value.view[start:end] for start, end in spans])
+        except jpeg.FrameError as error:
+            raise DamagedFramesError(f"{where}, frame {wanted[error.place]} {error}: make the file again") from error
+
+    def _images_with_stand_ins(self, name: str, value: Value, wanted: list[int], error: DamagedFramesError
+                               ) -> tuple[np.ndarray, list[int]]:
+        """The images, and the frames that others stand in for. Raises `error` where that is no remedy."""
+        spans, count = readable_spans(value.view), self.num_frames(name)
+        if wanted[0] < 0 or wanted[-1] >= count:
+            raise error
+
+        def jpeg_of(frame: int) -> memoryview | None:
+            return value.view[slice(*spans[frame])] if frame < len(spans) else None
+        try:
+            images, lost = stand_ins.decode(jpeg_of, wanted, count)
+        except jpeg.FrameError:
+            raise error from None
+        if not lost:  # the frames are sound: it is the file of their ends that is not
+            raise error
+        return images, lost
 
     def frame_ends(self, name: str) -> np.ndarray:
         """Where each frame of a video ends in its value, found by walking all of it: uint32 (frames,).
@@ -204,8 +237,12 @@ class LmdbReader:
     def _value(self, name: str, where: str) -> Value:
         """The packed frames of a video."""
         key = b"%09d" % self._id(name)
+        pages = self._environment().pages
+        if not stamp(self.path) == pages.stamp == self.contents.stamp:
+            raise DataError(f"{self.path} was replaced or changed while it was in use: start again, with a file that "
+                            "stays as it is")
         try:
-            value = self._environment().pages.value(key)
+            value = pages.value(key)
         except DamagedError as error:
             raise DataError(f"{where}: {error}: make the file again") from error
         if value is None:
@@ -221,8 +258,8 @@ class LmdbReader:
             try:
                 return indexed_spans(value.view, wanted, ends)
             except CutValueError as error:
-                raise DataError(f"{where}: {error}: the file is damaged, or {known.path} is of another one; make that "
-                                f"again with {frame_ends.MAKE} {self.path}") from error
+                raise DamagedFramesError(f"{where}: {error}: the file is damaged, or {known.path} is of another one; "
+                                         f"make that again with {frame_ends.MAKE} {self.path}") from error
         count, spans = _walk(value, wanted, where)
         if len(spans) < len(wanted):
             raise DataError(f"{where}: frame {wanted[len(spans)]} was asked for, it has {count}: the csv promises "
@@ -236,7 +273,7 @@ def _walk(value: Value, wanted: Sequence[int], where: str) -> tuple[int, list[tu
     try:
         return element_spans(value.view, wanted)
     except CutValueError as error:
-        raise DataError(f"{where}: {error}: make the file again") from error
+        raise DamagedFramesError(f"{where}: {error}: make the file again") from error
 
 
 def _taken(images: np.ndarray, places: np.ndarray) -> np.ndarray:

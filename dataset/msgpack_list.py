@@ -46,6 +46,22 @@ def element_spans(value: memoryview, wanted: Sequence[int]) -> tuple[int, list[t
     return count, spans
 
 
+def readable_spans(value: memoryview) -> list[tuple[int, int]]:
+    """The spans of a damaged list, up to the first element that ends too late or is no byte string."""
+    spans: list[tuple[int, int]] = []
+    try:
+        count, place = _header(value, 0, ARRAY_HEADERS, FIX_ARRAY)
+        for _ in range(count):
+            length, place = _header(value, place, STRING_HEADERS, FIX_STRING)
+            if place + length > len(value):
+                break
+            spans.append((place, place + length))
+            place += length
+    except (IndexError, CutValueError):
+        pass
+    return spans
+
+
 def indexed_spans(value: memoryview, wanted: Sequence[int], ends: Sequence[int]) -> list[tuple[int, int]]:
     """The same spans, from ends that are known: nothing is read but the wanted elements' own headers.
 

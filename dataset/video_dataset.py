@@ -1,5 +1,6 @@
 """A dataset is readers + index + clip sampler + a transform that is handed in."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 from zlib import crc32
@@ -47,6 +48,20 @@ class VideoDataset(Dataset):
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def frames_per_sample(self) -> int:
+        """Frames that a sample is made of at most, over its clips and streams; 0 where that depends on the video."""
+        return len(self.readers) * getattr(self.sampler, "clips", 0) * self.sampler.seq_len
+
+    @property
+    def fingerprint(self) -> str:
+        """A checksum of what makes the samples of a given seed: the videos, their order, lengths, labels, sources."""
+        index = self.index
+        digest = hashlib.sha256("\n".join([*index.classes, "", *index.names]).encode("utf-8", "surrogateescape"))
+        for column in (index.labels, index.sources, index.num_frames.astype(np.int64)):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return f"{len(index)} videos {digest.hexdigest()[:16]}"
+
     def rng(self, epoch: int, row: int) -> np.random.Generator:
         """The generator of all draws of a sample."""
         name = self.index.names[row].encode()
@@ -55,11 +70,14 @@ class VideoDataset(Dataset):
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         """The sample of a row, or of (epoch, row): what the transform renders, and "label", "source", "index".
 
+        "damaged", int64 (S, 2), says for each stream for how many frames that cannot be read others stand in, and the
+        number of the first.
+
         With a windowed sampler the distinct frames of all windows are decoded once and rendered as clip 0, and
         "windows", int64 (W, seq_len), says where the windows lie in them.
 
         Raises:
-            DataError: a frame cannot be read.
+            DataError: a video cannot be read.
             IndexError: there is no such row.
         """
         epoch, row = item if isinstance(item, tuple) else (0, item)
@@ -74,7 +92,18 @@ class VideoDataset(Dataset):
             sample["windows"] = torch.from_numpy(places.reshape(clips.shape))
             clips = distinct[None]
         plan = self.transform.plan(rng)
-        streams = [reader.clips(self.index.names[row], clips[list(plan.clips)]) for reader in self.readers]
+        damaged = torch.zeros(len(self.readers), 2, dtype=torch.int64)
+        streams = [self._clips(reader, row, clips[list(plan.clips)], tally)
+                   for reader, tally in zip(self.readers, damaged, strict=True)]
         frames = dict(zip(plan.clips, map(list, zip(*streams, strict=True)), strict=True))  # clip -> its streams
         sample |= self.transform.render(plan, frames, rng)
-        return sample | {"label": int(self.index.labels[row]), "source": int(self.index.sources[row]), "index": row}
+        return sample | {"label": int(self.index.labels[row]), "source": int(self.index.sources[row]), "index": row,
+                         "damaged": damaged}
+
+    def _clips(self, reader: LmdbReader, row: int, indices: np.ndarray, tally: torch.Tensor) -> list[np.ndarray]:
+        """Clips of one stream; what is damaged goes into the tally (2,)."""
+        replaced: list[int] = []
+        clips = reader.clips(self.index.names[row], indices, replaced)
+        if replaced:
+            tally[0], tally[1] = len(replaced), replaced[0]
+        return clips

@@ -52,7 +52,7 @@ class Videos(torch.utils.data.Dataset):
         starts = torch.arange(0, frames - SEQ_LEN + 1, 2)
         return {"clips": torch.randint(0, 256, (C, 1, frames, SIDE, SIDE, 3), generator=rng, dtype=torch.uint8),
                 "photo": photo, "windows": starts[:, None] + torch.arange(SEQ_LEN), "label": i % CLASSES, "source": 0,
-                "index": i}
+                "index": i, "damaged": torch.zeros(1, 2, dtype=torch.int64)}
 
 
 @pytest.fixture
