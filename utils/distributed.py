@@ -2,13 +2,17 @@
 
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from utils.errors import OptionError
+
+TIMEOUT = 600.0  # seconds that a process waits for the others
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,9 @@ class Launch:
     world_size: int
     device: torch.device
     backend: str | None  # None: one process, no process group
+
+
+_host: dist.ProcessGroup | None = None  # of the same processes, for what is said outside of the devices
 
 
 def is_initialized() -> bool:
@@ -91,6 +98,30 @@ def reduce_mean(tensor: Tensor) -> Tensor:
     return total / world_size()
 
 
+def host_group() -> dist.ProcessGroup | None:
+    """A gloo group of all processes, whose exchanges wait for no device; None for the default group."""
+    return _host
+
+
+def from_main(make: Callable[[], str]) -> str:
+    """What the main process makes, on every process.
+
+    Raises:
+        OptionError: on the other processes, where the main one has raised an error of its own.
+    """
+    if world_size() == 1:
+        return make()
+    answer: list[str | None] = [None]
+    try:
+        if is_main():
+            answer = [make()]
+    finally:
+        dist.broadcast_object_list(answer, group=_host)
+    if answer[0] is None:
+        raise OptionError("the main process could not start")
+    return answer[0]
+
+
 def failed(here: bool) -> list[int]:
     """Ranks of the processes that failed, in order; every process has to call this, with whether it did itself."""
     if world_size() == 1:
@@ -100,7 +131,7 @@ def failed(here: bool) -> list[int]:
 
 
 def start(local_rank: int | None = None, gpu: int | None = None, backend: str = "nccl", dist_url: str = "env://",
-          world_size: int = -1, rank: int = -1) -> Launch:
+          world_size: int = -1, rank: int = -1, timeout: float = TIMEOUT) -> Launch:
     """Find out how this process was launched, join the process group if there are several, and choose the device.
 
     In order: ``torchrun`` or ``torch.distributed.launch`` (RANK and WORLD_SIZE in the environment), SLURM's ``srun``,
@@ -111,6 +142,7 @@ def start(local_rank: int | None = None, gpu: int | None = None, backend: str = 
         backend: "nccl" becomes "gloo" where there is no GPU, with one line saying so.
         dist_url: where the processes meet, for launches that do not set MASTER_ADDR.
         world_size, rank: number of processes and this one's, for launches by hand; -1 means unknown.
+        timeout: seconds after which a process that waits for another one gives up.
 
     Raises:
         OptionError: the launch contradicts itself, or names a GPU that is not there.
@@ -131,14 +163,19 @@ def start(local_rank: int | None = None, gpu: int | None = None, backend: str = 
         if rank == 0:
             print("no GPU found: the process group uses gloo instead of nccl", file=sys.stderr)
         backend = "gloo"
-    dist.init_process_group(backend, init_method=dist_url, world_size=world_size, rank=rank)
+    patience = timedelta(seconds=timeout)
+    dist.init_process_group(backend, init_method=dist_url, world_size=world_size, rank=rank, timeout=patience)
+    global _host
+    _host = dist.new_group(backend="gloo", timeout=patience)
     return Launch(rank, local_rank, world_size, device, backend)
 
 
 def stop() -> None:
     """Leave the process group, if there is one."""
+    global _host
     if is_initialized():
         dist.destroy_process_group()
+    _host = None
 
 
 def _torchrun() -> tuple[int, int, int | None] | None:

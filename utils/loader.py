@@ -1,11 +1,20 @@
 """Loaders: which clips each process gets in which epoch, and in batches of what size."""
 
+import re
+import signal
+import threading
 from collections.abc import Iterator, Sized
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils.errors import OptionError
+from utils.console import warn
+from utils.errors import OptionError, TrainingError
+from utils.stop import outlive
+
+RESTARTS = 3  # times that lost workers are replaced in an epoch
+LOST_WORKER = re.compile(r"DataLoader worker \(pid")  # an error inside of a worker reads "Caught ..." instead
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -20,11 +29,11 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __init__(self, size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
         self.size, self.shuffle, self.seed, self.rank, self.world_size = size, shuffle, seed, rank, world_size
-        self.epoch = 0
+        self.epoch = self.skip = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next pass is for."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """The epoch that the next pass is for, and how many of this process's samples it leaves out."""
+        self.epoch, self.skip = epoch, skip
 
     def __len__(self) -> int:
         return -(-self.size // self.world_size)
@@ -36,7 +45,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         else:
             order = list(range(self.size))
         total = len(self) * self.world_size
-        for place in range(self.rank, total, self.world_size):
+        for place in range(self.rank + self.skip * self.world_size, total, self.world_size):
             yield self.epoch, order[place % self.size]
 
 
@@ -56,6 +65,50 @@ def make_loader(dataset: Dataset, *, batch_size: int, workers: int, train: bool,
         raise OptionError(f"the {'training' if train else 'validation'} set has only {len(dataset)} clips, fewer than "
                           f"one batch of {batch_size}{processes}: take a smaller --batch_size or more videos")
     sampler = EpochSampler(len(dataset), shuffle=train, seed=seed, rank=rank, world_size=world_size)
+    # A generator of its own: else each pass takes a number from the one that dropout draws from.
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers, drop_last=True,
-                      pin_memory=device.type == "cuda", persistent_workers=workers > 0,
-                      prefetch_factor=2 if workers > 0 else None)
+                      pin_memory=device.type == "cuda", persistent_workers=workers > 0, worker_init_fn=outlive,
+                      generator=torch.Generator(), prefetch_factor=2 if workers > 0 else None)
+
+
+def batches(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[Any]:
+    """The batches of an epoch from number ``start`` on. Where a worker process is lost, new ones carry on from there.
+
+    Args:
+        loader: of :func:`make_loader`.
+
+    Raises:
+        TrainingError: workers were lost again and again.
+    """
+    sampler, lost, number = loader.sampler, 0, start
+    assert isinstance(sampler, EpochSampler) and loader.batch_size is not None
+    while True:
+        sampler.set_epoch(epoch, skip=number * loader.batch_size)
+        try:
+            for batch in _iterate(loader):
+                yield batch
+                number += 1
+            return
+        except RuntimeError as error:
+            if not LOST_WORKER.match(str(error)):
+                raise
+            lost += 1
+            reason = str(error).splitlines()[0]
+            if lost > RESTARTS:
+                raise TrainingError(f"loader workers were lost {lost} times in epoch {epoch} ({reason}): if memory ran "
+                                    "out, take fewer --workers") from error
+            warn(f"{reason}: new workers carry on from batch {number} of epoch {epoch}")
+            loader._iterator = None  # the lost ones' iterator, which PyTorch would use again
+
+
+def _iterate(loader: DataLoader) -> Iterator[Any]:
+    """An iterator that alone reports a lost worker.
+
+    PyTorch's own handler of SIGCHLD does so as well, wherever the main process is, in the middle of a step for one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    signal.signal(signal.SIGCHLD, before)
+    return iterator
