@@ -1,6 +1,7 @@
 """Runs an entry script's main function: errors that a user can mend are one line and exit code 2."""
 
 import errno
+import multiprocessing
 import os
 import re
 import socket
@@ -17,20 +18,29 @@ from dataset.errors import DataError
 from model.errors import ModelError
 from process_data.src.errors import PrepareError
 from utils import distributed
-from utils.errors import CheckpointError, OptionError
+from utils.console import printable
+from utils.errors import CheckpointError, OptionError, TrainingError
+from utils.stop import EXIT_CODE, StopRequested
 
 _started = False
 _in_group = False  # whether this process has been one of several
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # may come without the name of a file
-USER_ERRORS = (OptionError, CheckpointError, DataError, ModelError, UnknownNetworkError, PrepareError)
+USER_ERRORS = (OptionError, CheckpointError, TrainingError, DataError, ModelError, UnknownNetworkError, PrepareError)
+# How gloo and nccl say that another process has gone.
+LOST_PROCESS = re.compile(r"gloo|Connection (closed|reset)|[Tt]imed out|NCCL|ProcessGroup")
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call ``main`` and end the program: exit code 0, or what it returns; 2 for a user's error; 130 for Ctrl-C.
+    """Call ``main`` and end the program.
+
+    Exit code: 0, or what it returns; 2 for a user's error or a broken training; 1 where another process was lost; 75
+    where a signal asked to stop, and the run can go on; 130 for Ctrl-C.
 
     While a run starts, an error of one process ends all, and one says so; after :func:`started` each speaks.
     """
     code = exit_code(main)
+    for child in multiprocessing.active_children():  # a loader's workers, which may be in the middle of a sample
+        child.kill()
     if _in_group:
         # Now and then a process of a gloo group aborts while the interpreter takes its threads down ("terminate called
         # without an active exception"), long after its work is done and written.
@@ -52,6 +62,14 @@ def exit_code(main: Callable[[], int | None]) -> int:
             raise
         place = "a file" if error.filename is None else error.filename
         return _refuse(f"cannot read or write {place} ({error.strerror}): check the path, the rights and the space")
+    except RuntimeError as error:
+        if not (distributed.is_initialized() and LOST_PROCESS.search(str(error))):
+            raise
+        _print(f"another process of this run has ended, or does not answer ({one_line(error)[:200]}): see what it "
+               "said; --resume auto goes on from the last checkpoint")
+        return 1
+    except StopRequested:
+        return EXIT_CODE
     except KeyboardInterrupt:
         return 130
     finally:
@@ -63,9 +81,13 @@ def _refuse(message: str) -> int:
     """Say why this process ends; while all of them start, the first that failed says so and all end."""
     speaks = _started or _rank() == distributed.failed(True)[0]
     if speaks:
-        who = f" (process {_rank()})" if _rank() > 0 else ""
-        print(f"error{who}: {message}", file=sys.stderr)
+        _print(message)
     return 2
+
+
+def _print(message: str) -> None:
+    who = f" (process {_rank()})" if _rank() > 0 else ""
+    print(printable(f"error{who}: {message}"), file=sys.stderr)
 
 
 def begin(work: Callable[[Namespace], int | None], args: Namespace) -> int:

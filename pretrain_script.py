@@ -1,13 +1,13 @@
 """What main_nce.py and main_coclr.py share: building the parts from options, checkpoints in and out, the epochs."""
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
@@ -31,9 +31,14 @@ from utils.memory import keep_freed_memory, move
 from utils.metrics import LabelRing
 from utils.optimizer import RunOptimizer, resumed_lr
 from utils.options import check_shared
-from utils.precision import Precision, choose, set_tf32, tf32_is_on
+from utils.precision import Precision, choose, set_tf32, tf32_is_on, use_deterministic_kernels
 from utils.presets import PretrainTransform
+from utils.provenance import code_version
+from utils.resuming import refuse_changes
+from utils.run_start import open_run
 from utils.schedule import lr_at, lr_factor
+from utils.stop import listening
+from utils.training import Measure, Place, Plan, Training, place_of
 
 
 @dataclass
@@ -44,9 +49,6 @@ class Run:
     optimizer: RunOptimizer
     precision: Precision
     ring: LabelRing | None = None
-    start_epoch: int = 0
-    best_acc: float = 0.0
-    iteration: int = 0
 
 
 def check_options(args: Namespace, streams: int) -> None:
@@ -61,7 +63,8 @@ def check_options(args: Namespace, streams: int) -> None:
         raise OptionError(f"--dataset {args.dataset} does not fit this script, which needs two clips of "
                           f"{'one stream (NAME-2clip, NAME-f-2clip)' if streams == 1 else 'NAME-2stream-2clip'}")
     named = [args.pretrain] if isinstance(args.pretrain, str) else args.pretrain
-    for path in [args.resume, args.test, *named]:
+    resumed = "" if args.resume == run_folder.AUTO else args.resume
+    for path in [resumed, args.test, *named]:
         if path and path != "random" and not Path(path).is_file():
             raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
 
@@ -83,11 +86,17 @@ def prepare(args: Namespace, folder: Path) -> tuple[Launch, Path]:
     with torch.device("meta"):
         encoder = make_encoder(args.net, args.moco_dim)
     check_clips(encoder.train(not args.test), args)
-    return here, folder if args.test else run_folder.settle(args.resume, folder, "--name_prefix or --prefix")
+    if args.test:
+        return here, folder
+    args.resume = distributed.from_main(lambda: run_folder.resolve(args.resume, folder))
+    return here, run_folder.settle(args.resume, folder, "--name_prefix or --prefix")
 
 
 def _join(args: Namespace) -> Launch:
-    here = distributed.start(args.local_rank, args.gpu, args.dist_backend, args.dist_url, args.world_size, args.rank)
+    if args.deterministic:
+        use_deterministic_kernels()
+    here = distributed.start(args.local_rank, args.gpu, args.dist_backend, args.dist_url, args.world_size, args.rank,
+                             args.dist_timeout)
     torch.manual_seed(args.seed)
     if here.device.type == "cpu":
         keep_freed_memory()
@@ -118,7 +127,7 @@ def build_run(model: MomentumContrast, args: Namespace, here: Launch, with_label
             encoder.compile()
     ring = LabelRing(args.moco_k, here.device) if with_labels else None
     optimizer = RunOptimizer(model.named_parameters(), lr=args.lr, wd=args.wd, scaler=precision.scaler())
-    return Run(model, optimizer, precision, ring, start_epoch=args.start_epoch)
+    return Run(model, optimizer, precision, ring)
 
 
 def averaged(model: nn.Module, here: Launch) -> nn.Module:
@@ -132,9 +141,11 @@ def averaged(model: nn.Module, here: Launch) -> nn.Module:
     return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
-def resume(run: Run, args: Namespace) -> None:
-    """Take everything over from the checkpoint ``--resume``; the next epoch is the one after the file's."""
+def resume(run: Run, args: Namespace, loader: DataLoader) -> tuple[Place, Mapping[str, Any] | None]:
+    """Take everything over from the checkpoint ``--resume``; where it stands, see :meth:`Training.stand_at`."""
     saved = checkpoint.load(args.resume, require=("state_dict", "optimizer", "epoch"))
+    if not args.accept_changes:
+        refuse_changes(saved, args, made_with(run, loader), args.resume)
     _restore(run, saved, args.resume)
     run.optimizer.load_state_dict(saved["optimizer"])
     run.optimizer.load_scaler(saved.get("scaler"))
@@ -142,8 +153,13 @@ def resume(run: Run, args: Namespace) -> None:
     if not args.reset_lr:
         factor = lr_factor(epoch, schedule=args.schedule, cos=args.cos, epochs=args.epochs)
         run.optimizer.base_lr = resumed_lr(saved["optimizer"], factor, args.lr)
-    run.start_epoch, run.iteration = epoch + 1, int(saved.get("iteration", 0))
-    run.best_acc = float(saved.get("best_acc", 0.0))
+    return place_of(saved, loader)
+
+
+def made_with(run: Run, loader: DataLoader) -> dict[str, Any]:
+    """What results depend on besides the options."""
+    return {"processes": distributed.world_size(), "precision": run.precision.name,
+            "training set": getattr(loader.dataset, "fingerprint", "unknown")}
 
 
 def _restore(run: Run, saved: dict, path: str) -> None:
@@ -165,27 +181,61 @@ def carry_out(args: Namespace, here: Launch, run: Run, make_steps: Callable[...,
 
 
 def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module], StepOfEpoch], folder: Path) -> None:
-    """Train from ``run.start_epoch`` to the last epoch, with logs and checkpoints in the run folder.
+    """Train to the last epoch, with logs and checkpoints in the run folder.
 
     Args:
         steps: makes the steps of an epoch from the network to call. folder: of the run.
     """
-    loader = build_loader(args, here)
-    if args.resume:
-        resume(run, args)
-    run_folder.make(folder)
-    writer = SummaryWriter(str(folder / "img")) if here.rank == 0 else None
-    with log_file(folder / "img" / "train.log"):
-        launch.started()
-        _announce(args, here, loader, run, folder)
-        check_arithmetic(args, run)
-        step_of_epoch = exact_at_first(steps(averaged(run.model, here)), run, args.fp32_steps)
+    with listening():
+        loader = build_loader(args, here)
+        place, inside = resume(run, args, loader) if args.resume else (Place(epoch=args.start_epoch), None)
         keeper = Keeper(folder / "model", keep_all="k400" in args.dataset, resumed=args.resume)
-        for epoch in range(run.start_epoch, args.epochs):
-            _one_epoch(args, run, loader, step_of_epoch, epoch, writer, keeper)
-        distributed.barrier()  # no process leaves while the first one still writes
-    if writer is not None:
-        writer.close()
+        with open_run(folder, args, place, made_with(run, loader)) as journal:
+            launch.started()
+            _announce(args, here, loader, run, folder, place)
+            check_arithmetic(args, run)
+            training = Training(
+                Pretraining(args, run, exact_at_first(steps(averaged(run.model, here)), run, args.fp32_steps)),
+                loader, Plan(args.epochs, args.save_freq, args.save_steps, args.print_freq), keeper, journal,
+                here.device, {"options": vars(args), "made_with": made_with(run, loader), "code": code_version()})
+            training.stand_at(place, inside)
+            training.run()
+            distributed.barrier()  # no process leaves while the first one still writes
+
+
+@dataclass
+class Pretraining:
+    """A contrastive model as a :class:`utils.training.Subject`."""
+
+    args: Namespace
+    run: Run
+    steps: StepOfEpoch
+
+    def begin(self, epoch: int) -> Step:
+        """The step of an epoch, after its learning rate and its order of clips for shuffled BatchNorm are set."""
+        args, run = self.args, self.run
+        run.optimizer.set_lr(lr_at(epoch, lr=run.optimizer.base_lr, schedule=args.schedule, cos=args.cos,
+                                   epochs=args.epochs))
+        run.model.train()
+        run.model.shuffle.manual_seed((args.seed << 20) + epoch)
+        return self.steps(epoch)
+
+    def score(self, means: dict[str, float], measure: Measure) -> float:
+        """Training top-1; for CoCLR against all positives."""
+        return means["top1"]
+
+    def state(self) -> dict[str, Any]:
+        """The published keys, and the label ring and the loss's scale on top."""
+        content = {"state_dict": self.run.model.state_dict(), "optimizer": self.run.optimizer.state_dict()}
+        if self.run.ring is not None:
+            content["label_ring"] = self.run.ring.state_dict()
+        if self.run.optimizer.scaler.is_enabled():
+            content["scaler"] = self.run.optimizer.scaler.state_dict()
+        return content
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """What steps draw from."""
+        return {"shuffle": self.run.model.shuffle}
 
 
 def check_arithmetic(args: Namespace, run: Run) -> None:
@@ -213,33 +263,6 @@ def exact_at_first(steps: StepOfEpoch, run: Run, count: int) -> StepOfEpoch:
     return steps_of if count else steps
 
 
-def _one_epoch(args: Namespace, run: Run, loader: DataLoader, steps: StepOfEpoch, epoch: int,
-               writer: SummaryWriter | None, keeper: Keeper) -> None:
-    lr = lr_at(epoch, lr=run.optimizer.base_lr, schedule=args.schedule, cos=args.cos, epochs=args.epochs)
-    run.optimizer.set_lr(lr)
-    run.model.train()
-    run.model.shuffle.manual_seed((args.seed << 20) + epoch)  # an epoch after a resume draws what it would have drawn
-    means, run.iteration = run_epoch(
-        loader, steps(epoch), title="train", epoch=epoch, print_freq=args.print_freq,
-        device=run.model.queue.device, writer=writer, iteration=run.iteration)
-    if epoch % args.save_freq == 0 or epoch == args.epochs - 1:
-        best = means["top1"] > run.best_acc
-        run.best_acc = max(run.best_acc, means["top1"])
-        if distributed.is_main():
-            keeper.save(_content(run, epoch, args), epoch, best)
-
-
-def _content(run: Run, epoch: int, args: Namespace) -> dict:
-    """A checkpoint's content: the published keys, and the command's options and the label ring on top."""
-    content = {"epoch": epoch, "state_dict": run.model.state_dict(), "best_acc": run.best_acc,
-               "optimizer": run.optimizer.state_dict(), "iteration": run.iteration, "options": vars(args)}
-    if run.ring is not None:
-        content["label_ring"] = run.ring.state_dict()
-    if run.optimizer.scaler.is_enabled():
-        content["scaler"] = run.optimizer.scaler.state_dict()
-    return content
-
-
 def measure(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module], StepOfEpoch]) -> None:
     """Pretext metrics of the checkpoint ``--test`` over the validation split; the log goes beside the checkpoint."""
     saved = checkpoint.load(args.test)
@@ -249,14 +272,14 @@ def measure(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module]
     path = Path(args.test)
     with torch.no_grad(), log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")):
         launch.started()
-        _announce(args, here, loader, run, path.parent)
+        _announce(args, here, loader, run, path.parent, Place())
         say(check_convolutions(run.model.encoders(), (args.seq_len, args.img_dim, args.img_dim), run.precision))
         epoch = int(saved.get("epoch", 0))
         run_epoch(loader, steps(run.model)(epoch), title="test", epoch=epoch, print_freq=args.print_freq,
                   device=here.device)
 
 
-def _announce(args: Namespace, here: Launch, loader: DataLoader, run: Run, folder: Path) -> None:
+def _announce(args: Namespace, here: Launch, loader: DataLoader, run: Run, folder: Path, place: Place) -> None:
     """Say what will run, on what, with how much data."""
     say(f"{args.model} with {args.net} on {args.dataset}: {len(loader.dataset)} clips of {args.seq_len} frames, "
         f"{args.img_dim} px, {len(loader)} steps per epoch of {here.world_size} x {loader.batch_size}")
@@ -267,8 +290,9 @@ def _announce(args: Namespace, here: Launch, loader: DataLoader, run: Run, folde
         say(f"test of {args.test} on {here.device} in {run.precision.name}")
         return
     first = f" after {args.fp32_steps} steps in fp32" if args.fp32_steps else ""
-    say(f"epochs {run.start_epoch} to {args.epochs - 1} on {here.device} in {run.precision.name}{first}, "
+    inside = f" (after its first {place.batch} steps)" if place.batch else ""
+    say(f"epochs {place.epoch}{inside} to {args.epochs - 1} on {here.device} in {run.precision.name}{first}, "
         f"{here.world_size} process(es), "
         f"lr {run.optimizer.base_lr:g}; run folder {folder}")
-    if run.start_epoch >= args.epochs:
-        say(f"nothing is left to train: the checkpoint finished epoch {run.start_epoch - 1} of --epochs {args.epochs}")
+    if place.epoch >= args.epochs:
+        say(f"nothing is left to train: the checkpoint finished epoch {place.epoch - 1} of --epochs {args.epochs}")

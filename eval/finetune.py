@@ -1,53 +1,38 @@
 """Training of a classifier: linear probe on a frozen backbone, or finetuning (CoCLR, arXiv 2010.09709, section 4.3)."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from tensorboardX import SummaryWriter
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from eval.network import load_classifier
 from eval.report import percent, table
 from utils.console import say
-from utils.engine import run_epoch
-from utils.keeper import BEST, Keeper, numbered
+from utils.engine import Step
+from utils.keeper import BEST, numbered
 from utils.metrics import topk_accuracy
 from utils.optimizer import RunOptimizer, resumed_lr
 from utils.presets import to_blocks
 from utils.schedule import lr_at, lr_factor
+from utils.training import Measure, Place
 
 BACKBONE_SHARE = 0.1  # of the learning rate, under --train_what ft
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Epochs, learning rate and validation of a training; epochs count from 0, `epochs` is their number in all.
+class Rates:
+    """Learning rate and seed of a training. lr: at its start. seed: of the dropout, with the epoch."""
 
-    dataset: its name; runs on k400 keep every checkpoint. seed: of the dropout, with the epoch.
-    """
-
-    dataset: str
     train_what: str
     lr: float
     schedule: list[int]
     cos: bool
     epochs: int
-    eval_freq: int
-    print_freq: int
     seed: int
-
-
-@dataclass
-class Progress:
-    """Where a training stands: the first epoch to do, training iterations done, the best validation top-1 (0-1)."""
-
-    epoch: int = 0
-    iteration: int = 0
-    best_acc: float = 0.0
 
 
 def build_optimizer(net: nn.Module, train_what: str, *, name: str, lr: float, wd: float,
@@ -70,7 +55,7 @@ def set_mode(net: nn.Module, train_what: str, training: bool) -> None:
         getattr(net, "module", net).backbone.eval()
 
 
-def make_step(net: nn.Module, device: torch.device, optimizer: RunOptimizer | None = None) -> Callable:
+def make_step(net: nn.Module, device: torch.device, optimizer: RunOptimizer | None = None) -> Step:
     """The step of `run_epoch`: cross-entropy and top-1/5 of a batch; with an optimizer it also updates the network."""
 
     def step(batch: dict[str, Tensor], iteration: int) -> dict[str, Tensor]:
@@ -88,64 +73,66 @@ def make_step(net: nn.Module, device: torch.device, optimizer: RunOptimizer | No
     return step
 
 
-def resume(net: nn.Module, optimizer: RunOptimizer, path: str, plan: Plan, reset_lr: bool) -> Progress:
-    """Take everything over from a checkpoint of this training; the next epoch is the one after the file's.
+@dataclass
+class Classifying:
+    """A classifier as a :class:`utils.training.Subject`.
+
+    net: bare or in a DataParallel wrapper. val: batches of the validation videos.
+    """
+
+    net: nn.Module
+    optimizer: RunOptimizer
+    rates: Rates
+    val: DataLoader
+    device: torch.device
+
+    def begin(self, epoch: int) -> Step:
+        """The step of an epoch, after its learning rate, the mode and the seed of its dropout are set."""
+        rates = self.rates
+        self.optimizer.set_lr(lr_at(epoch, lr=self.optimizer.base_lr, schedule=rates.schedule, cos=rates.cos,
+                                    epochs=rates.epochs))
+        set_mode(self.net, rates.train_what, training=True)
+        torch.manual_seed((rates.seed << 20) + epoch)
+        return make_step(self.net, self.device, self.optimizer)
+
+    def score(self, means: dict[str, float], measure: Measure) -> float:
+        """Validation top-1."""
+        set_mode(self.net, self.rates.train_what, training=False)
+        return measure(self.val, make_step(self.net, self.device), "val")["top1"]
+
+    def state(self) -> dict[str, Any]:
+        """The published keys, and the loss's scale on top."""
+        content = {"state_dict": getattr(self.net, "module", self.net).state_dict(),
+                   "optimizer": self.optimizer.state_dict()}
+        if self.optimizer.scaler.is_enabled():
+            content["scaler"] = self.optimizer.scaler.state_dict()
+        return content
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """What dropout draws from."""
+        gpus = torch.cuda.default_generators if self.device.type == "cuda" else ()
+        return {"cpu": torch.default_generator} | {f"cuda:{i}": generator for i, generator in enumerate(gpus)}
+
+
+def resume(net: nn.Module, optimizer: RunOptimizer, path: str, rates: Rates, reset_lr: bool) -> dict:
+    """Take everything over from a checkpoint of this training, and return its content.
 
     The starting learning rate is the checkpoint's too, unless `reset_lr`. Raises CheckpointError as loading does.
     """
     saved = load_classifier(net, path, require=("state_dict", "optimizer", "epoch"))
     optimizer.load_state_dict(saved["optimizer"])
     optimizer.load_scaler(saved.get("scaler"))
-    epoch = int(saved["epoch"])
     if not reset_lr:
-        factor = lr_factor(epoch, schedule=plan.schedule, cos=plan.cos, epochs=plan.epochs)
-        optimizer.base_lr = resumed_lr(saved["optimizer"], factor, plan.lr)
-    return Progress(epoch + 1, int(saved.get("iteration", 0)), float(saved.get("best_acc", 0.0)))
+        factor = lr_factor(int(saved["epoch"]), schedule=rates.schedule, cos=rates.cos, epochs=rates.epochs)
+        optimizer.base_lr = resumed_lr(saved["optimizer"], factor, rates.lr)
+    return saved
 
 
-def fit(net: nn.Module, loaders: Sequence[DataLoader], optimizer: RunOptimizer, plan: Plan, progress: Progress,
-        folder: Path, resumed: str = "") -> None:
-    """Train to the last epoch; validate and write a checkpoint every `eval_freq` epochs and after the last.
-
-    net: the classifier, bare or in a DataParallel wrapper. loaders: training, validation. folder: the run folder.
-    resumed: the checkpoint that the training goes on from. A validation top-1 strictly above the best so far makes a
-    new best.
-    """
-    keeper = Keeper(folder / "model", keep_all="k400" in plan.dataset, resumed=resumed)
-    device = next(net.parameters()).device
-    with SummaryWriter(str(folder / "img")) as writer:
-        for epoch in range(progress.epoch, plan.epochs):
-            common = {"epoch": epoch, "print_freq": plan.print_freq, "device": device, "writer": writer}
-            optimizer.set_lr(lr_at(epoch, lr=optimizer.base_lr, schedule=plan.schedule, cos=plan.cos,
-                                   epochs=plan.epochs))
-            set_mode(net, plan.train_what, training=True)
-            torch.manual_seed((plan.seed << 20) + epoch)  # dropout after a resume is as it would have been
-            _, progress.iteration = run_epoch(loaders[0], make_step(net, device, optimizer), title="train",
-                                              iteration=progress.iteration, **common)
-            if epoch % plan.eval_freq and epoch != plan.epochs - 1:
-                continue
-            set_mode(net, plan.train_what, training=False)
-            means, _ = run_epoch(loaders[1], make_step(net, device), title="val", iteration=progress.iteration,
-                                 **common)
-            is_best = means["top1"] > progress.best_acc
-            progress.best_acc = max(progress.best_acc, means["top1"])
-            keeper.save(_content(net, optimizer, epoch, progress), epoch, is_best)
-    _say_result(plan, progress, folder)
-
-
-def _content(net: nn.Module, optimizer: RunOptimizer, epoch: int, progress: Progress) -> dict:
-    content = {"epoch": epoch, "state_dict": getattr(net, "module", net).state_dict(), "best_acc": progress.best_acc,
-               "optimizer": optimizer.state_dict(), "iteration": progress.iteration}
-    if optimizer.scaler.is_enabled():
-        content["scaler"] = optimizer.scaler.state_dict()
-    return content
-
-
-def _say_result(plan: Plan, progress: Progress, folder: Path) -> None:
-    if progress.epoch >= plan.epochs:
-        say(f"nothing is left to train: epoch {progress.epoch - 1} of --epochs {plan.epochs} is done")
+def say_result(what: str, start: Place, end: Place, epochs: int, folder: Path) -> None:
+    """The best validation top-1 of a training, and where its checkpoint lies. what: what was trained."""
+    if start.epoch >= epochs:
+        say(f"nothing is left to train: epoch {start.epoch - 1} of --epochs {epochs} is done")
     best = list(numbered(folder / "model", BEST).values())
-    say(table(["train", "epochs", "best validation top-1 %"],
-              [[f"{plan.train_what} on {plan.dataset}", str(plan.epochs), percent(progress.best_acc)]]))
+    say(table(["train", "epochs", "best validation top-1 %"], [[what, str(epochs), percent(end.best_acc)]]))
     say(f"best checkpoint: {best[-1]}" if best else
         f"no validation was above 0 %; checkpoints: {folder / 'model'}")

@@ -19,29 +19,36 @@ process uses every visible GPU (--gpu names some of them), or the CPU; --batch_s
 
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import launch
 from dataset import catalog
 from eval import crops, finetune, network, options, retrieval
 from eval.options import RANDOM
 from eval.windows import read_samples
-from utils import run_folder
+from utils import run_folder, run_start
 from utils.clip_check import check_clips
 from utils.console import log_file, say
 from utils.conv_check import check_convolutions
 from utils.conv_forms import use_2d_where_faster
 from utils.errors import CheckpointError, OptionError
+from utils.keeper import Keeper
 from utils.loader import make_loader
 from utils.memory import keep_freed_memory
-from utils.precision import Precision, choose
+from utils.optimizer import RunOptimizer
+from utils.precision import Precision, choose, use_deterministic_kernels
 from utils.presets import ClassifierTrainTransform, ClassifierValTransform, CropsTransform
+from utils.provenance import code_version
+from utils.resuming import refuse_changes
+from utils.stop import listening
+from utils.training import Place, Plan, Training, place_of
 
 Devices = list[torch.device]
 
@@ -52,7 +59,8 @@ def check_inputs(args: Namespace) -> None:
     if spec.clips != 1 or len(spec.streams) != 1:
         raise OptionError(f"--dataset {args.dataset} is for pretraining: a classifier takes {spec.base} or "
                           f"{spec.base}-f")
-    for path in (args.resume, args.test, args.pretrain):
+    resumed = "" if args.resume == run_folder.AUTO else args.resume
+    for path in (resumed, args.test, args.pretrain):
         if path and path != RANDOM and not Path(path).is_file():
             raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
 
@@ -94,28 +102,45 @@ def prepare(args: Namespace, net: nn.Module, devices: Devices, precision: Precis
 
 def train(args: Namespace, devices: Devices) -> None:
     """Linear probe or finetuning, into a run folder (of a resumed checkpoint: its own)."""
-    batch = args.batch_size * len(devices)
-    folder = run_folder.settle(args.resume, run_folder.classifier_folder(args, len(devices)), "--prefix")
+    folder = run_folder.classifier_folder(args, len(devices))
+    args.resume = run_folder.resolve(args.resume, folder)
+    folder = run_folder.settle(args.resume, folder, "--prefix")
     parts = (("train", ClassifierTrainTransform(args.img_dim)), ("val", ClassifierValTransform(args.img_dim)))
-    loaders = [make_loader(build_dataset(args, mode, transform), batch_size=batch, workers=args.workers,
-                           train=mode == "train", seed=args.seed, rank=0, world_size=1, device=devices[0])
-               for mode, transform in parts]
+    loaders = [make_loader(build_dataset(args, mode, transform), batch_size=args.batch_size * len(devices),
+                           workers=args.workers, train=mode == "train", seed=args.seed, rank=0, world_size=1,
+                           device=devices[0]) for mode, transform in parts]
     net = build_net(args, len(loaders[0].dataset.index.classes))
     if args.pretrain not in ("", RANDOM) and not args.resume:
         network.load_backbone(net, args.pretrain)
     net.to(devices[0], memory_format=torch.channels_last_3d)  # before the optimizer holds its parameters
-    plan = finetune.Plan(**{name: getattr(args, name) for name in finetune.Plan.__dataclass_fields__})
     precision = choose(args.precision, devices[0])
     optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=args.lr, wd=args.wd,
                                          scaler=precision.scaler())
-    progress = finetune.Progress(epoch=args.start_epoch)
-    if args.resume:
-        progress = finetune.resume(net, optimizer, args.resume, plan, args.reset_lr)
-    with log_file(run_folder.make(folder) / "img" / "train.log"):
-        say(f"{args.train_what} on {args.dataset} with {args.net}: {', '.join(map(str, devices))}, batches of {batch}, "
-            f"run folder {folder}")
-        finetune.fit(prepare(args, net, devices, precision), loaders, optimizer, plan, progress, folder,
-                     args.resume)
+    rates = finetune.Rates(**{name: getattr(args, name) for name in finetune.Rates.__dataclass_fields__})
+    made_with = {"gpus": len(devices), "precision": precision.name, "training set": loaders[0].dataset.fingerprint}
+    place, inside = resume(args, net, optimizer, rates, made_with, loaders[0])
+    with listening(), run_start.open_run(folder, args, place, made_with) as journal:
+        say(f"{args.train_what} on {args.dataset} with {args.net}: {', '.join(map(str, devices))}, batches of "
+            f"{loaders[0].batch_size}, run folder {folder}")
+        subject = finetune.Classifying(prepare(args, net, devices, precision), optimizer, rates, loaders[1], devices[0])
+        training = Training(
+            subject, loaders[0], Plan(args.epochs, args.eval_freq, args.save_steps, args.print_freq),
+            Keeper(folder / "model", keep_all="k400" in args.dataset, resumed=args.resume), journal, devices[0],
+            {"options": vars(args), "made_with": made_with, "code": code_version()})
+        training.stand_at(place, inside)
+        training.run()
+        finetune.say_result(f"{args.train_what} on {args.dataset}", place, training.place, args.epochs, folder)
+
+
+def resume(args: Namespace, net: nn.Module, optimizer: RunOptimizer, rates: finetune.Rates, made_with: dict,
+           loader: DataLoader) -> tuple[Place, Mapping | None]:
+    """Take everything over from the checkpoint `--resume`, if any; where the training stands."""
+    if not args.resume:
+        return Place(epoch=args.start_epoch), None
+    saved = finetune.resume(net, optimizer, args.resume, rates, args.reset_lr)
+    if not args.accept_changes:
+        refuse_changes(saved, args, made_with, args.resume)
+    return place_of(saved, loader)
 
 
 def test(args: Namespace, devices: Devices) -> None:
@@ -169,6 +194,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train, or with --test evaluate."""
     args = options.parse(argv, __doc__)
     check_inputs(args)
+    if args.deterministic:
+        use_deterministic_kernels()
     devices = options.devices(args.gpu)
     if devices[0].type == "cpu":
         keep_freed_memory()

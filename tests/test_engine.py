@@ -11,6 +11,7 @@ import launch
 from utils.console import log_file, say
 from utils.engine import run_epoch
 from utils.errors import OptionError
+from utils.journal import Journal
 from utils.loader import make_loader
 
 ROOT = Path(__file__).parents[1]
@@ -47,7 +48,7 @@ def test_means_iterations_and_scalars(tmp_path, capsys):
         seen.append((batch.item(), iteration))
         return {"loss": batch.mean()} | ({"late": torch.tensor(8.0)} if iteration > 12 else {})
     with log_file(tmp_path / "log"):
-        means, iteration = epoch(step, writer=writer, iteration=10)
+        means, iteration = epoch(step, journal=Journal(writer, tmp_path / "metrics.jsonl"), iteration=10)
     assert seen == [(200.0 + i, 10 + i) for i in range(7)]
     assert iteration == 17 and means == {"loss": 203.0, "late": 8.0}
     assert writer.scalars["train/loss"] == {10: 200.0, 13: 202.0, 16: 205.0}

@@ -14,7 +14,7 @@ import main_nce
 import pretrain_script
 import pretrain_steps
 from model.loss import coclr_loss
-from utils import checkpoint
+from utils import checkpoint, training
 
 SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8", "--moco-dim", "8", "-j", "0",
          "--print_freq", "1"]
@@ -50,14 +50,14 @@ def differences(a: Path, b: Path) -> list[str]:
 @contextmanager
 def stopped_in_epoch_2(monkeypatch):
     """Ctrl-C when the third epoch begins."""
-    run_epoch = pretrain_script.run_epoch
+    run_epoch = training.run_epoch
 
     def stopped(*args, epoch, **settings):
         if epoch == 2:
             raise KeyboardInterrupt
         return run_epoch(*args, epoch=epoch, **settings)
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain_script, "run_epoch", stopped)
+        patch.setattr(training, "run_epoch", stopped)
         yield
 
 
@@ -140,8 +140,8 @@ def test_a_pretrained_start_of_infonce_takes_the_whole_file():
 def test_the_learning_rate_after_a_resume(monkeypatch):
     assert run(main_nce, "--epochs 2 --lr 0.002 --schedule 1") == 0
     path, rates = newest("infonce", 1), []
-    monkeypatch.setattr(pretrain_script, "_one_epoch",
-                        lambda args, run, *rest: rates.append((rest[2], run.optimizer.base_lr)))
+    monkeypatch.setattr(training.Training, "_epoch",
+                        lambda self, epoch: rates.append((epoch, self.subject.run.optimizer.base_lr)))
     for options in ("", "--reset_lr"):
         assert run(main_nce, f"--epochs 3 --lr 0.5 --schedule 1 --resume {path} {options}") == 0
     assert rates == [(2, pytest.approx(0.002)), (2, 0.5)]
@@ -237,7 +237,7 @@ def test_a_relative_path_inside_of_model_is_resumed_in_its_run_folder(monkeypatc
     monkeypatch.chdir(path.parent)
     assert run(main_nce, "--epochs 2 --resume epoch0.pth.tar") == 0
     assert {file.name for file in path.parent.iterdir()} - {"model_best_epoch0.pth.tar", "model_best_epoch1.pth.tar"} \
-        == {"epoch1.pth.tar"}
+        == {"epoch1.pth.tar", "previous-epoch0.pth.tar"}
 
 
 @pytest.mark.parametrize("blocked", ["ckpt", "img/train.log"])

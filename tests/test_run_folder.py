@@ -63,7 +63,7 @@ def test_a_run_goes_into_a_free_folder_or_that_of_its_checkpoint(tmp_path, capsy
     for path in (last, last.with_name("epoch2.pth.tar"), last.with_name("model_best_epoch20.pth.tar")):
         path.touch()
     for resume in ("", str(outside)):
-        with pytest.raises(OptionError, match=r"already holds a run \(last: epoch12\): go on with --resume .*--prefix"):
+        with pytest.raises(OptionError, match=r"holds a run \(last: model_best_epoch20\): .*--resume auto.*--prefix"):
             settle(resume, new, "--prefix")
     assert settle(str(last), new, "--prefix") == new
 

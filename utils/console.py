@@ -8,7 +8,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from utils.distributed import is_main
+from utils.distributed import is_main, rank
 
 _files: list[TextIO] = []
 
@@ -21,12 +21,29 @@ def say(line: str, *, terminal: bool = True) -> None:
     """
     if not is_main():
         return
+    line = printable(line)
     if terminal:
         tqdm.write(line, file=sys.stdout)  # moves a progress bar out of the way
         sys.stdout.flush()
     for file in _files:
         file.write(line + "\n")
         file.flush()
+
+
+def warn(line: str) -> None:
+    """Show a line of this process, whichever it is: the main one as :func:`say` does, others on standard error."""
+    if is_main():
+        say(f"warning: {line}")
+    else:
+        print(f"warning (process {rank()}): {printable(line)}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """The text with what would steer a terminal, or turn its letters around, written as an escape sequence.
+
+    Names of videos and classes come from files that others made.
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextmanager

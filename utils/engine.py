@@ -1,9 +1,9 @@
-"""One epoch over a loader, for every script: progress on the console, scalars for TensorBoard, means for the caller."""
+"""One epoch over a loader, for every script: progress on the console, metrics for the journal, means for the caller."""
 
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +12,12 @@ from tqdm import tqdm
 
 from utils.console import say
 from utils.distributed import is_main
+from utils.journal import Journal
+from utils.loader import batches
 from utils.metrics import Meters
 
 Step = Callable[[Any, int], dict[str, Tensor]]
-
-
-class Writer(Protocol):
-    """What is used of a TensorBoard SummaryWriter."""
-
-    def add_scalar(self, tag: str, value: float, step: int) -> None: ...
+AfterStep = Callable[[Any, dict[str, Tensor], bool], None]
 
 
 class Clock:
@@ -49,46 +46,51 @@ class Clock:
 
 
 def run_epoch(loader: DataLoader, step: Step, *, title: str, epoch: int, print_freq: int, device: torch.device,
-              writer: Writer | None = None, iteration: int = 0) -> tuple[dict[str, float], int]:
+              journal: Journal | None = None, iteration: int = 0, start: int = 0, meters: Meters | None = None,
+              after_step: AfterStep | None = None) -> tuple[dict[str, float], int]:
     """Call ``step`` on every batch of a loader.
 
     Args:
         step: called with a batch and the iteration's number; returns 0-d tensors by name. It moves what it needs to
             the device. A name may be absent in some steps, and counts only where it is there.
-        title: for the console and TensorBoard ("train"). epoch: 0-based, also told to the loader's sampler.
+        title: for console and journal ("train"). epoch: 0-based; the loader's sampler is told, too.
         print_freq: steps between progress lines. device: where the meters stay.
-        iteration: the first step's number, counted over epochs.
+        journal: takes the metrics; of the main process alone. iteration: the first step's number, over all epochs.
+        start: batches of the epoch that are done already, and counted in ``meters``.
+        after_step: called with each batch, its values, and whether the values were read, so that the device is idle.
 
     Returns:
         The means over the epoch and all processes, and the next iteration's number.
     """
-    if hasattr(loader.sampler, "set_epoch"):
-        loader.sampler.set_epoch(epoch)
-    meters, clock = Meters(device), Clock()
-    bar = _bar(loader, f"{title} {epoch}")
-    for number, batch in enumerate(_timed(bar, clock)):
-        meters.add(step(batch, iteration))
+    journal = journal if journal is not None and is_main() else Journal()
+    meters, clock = meters or Meters(device), Clock()
+    bar = _bar(batches(loader, epoch, start), f"{title} {epoch}", start, len(loader))
+    for number, batch in enumerate(_timed(bar, clock), start):
+        values = step(batch, iteration)
+        meters.add(values)
         clock.step_done()
-        if number % print_freq == 0 or number == len(loader) - 1:
-            values = meters.window()
-            times = clock.read()
-            _report(bar, f"{title} epoch {epoch} [{number + 1}/{len(loader)}]", values, times)
-            _write(writer, title, values | {"data_seconds": times["data"], "step_seconds": times["step"]}, iteration)
+        read = number % print_freq == 0 or number == len(loader) - 1
+        if read:
+            means, seconds = meters.window(), clock.read()
+            _report(bar, f"{title} epoch {epoch} [{number + 1}/{len(loader)}]", means, seconds)
+            journal.steps(title, epoch, iteration, means, seconds)
         iteration += 1
+        if after_step is not None:
+            after_step(batch, values, read)
     bar.close()
     means = meters.means()
     say(f"{title} epoch {epoch} mean: {_text(means)}")
-    _write(writer, f"{title}_epoch", means, epoch)
+    journal.epoch(title, epoch, iteration, means)
     return means, iteration
 
 
-def _bar(loader: DataLoader, title: str) -> tqdm:
+def _bar(steps: Iterator[Any], title: str, start: int, total: int) -> tqdm:
     shown = is_main() and sys.stderr.isatty()
-    return tqdm(loader, desc=title, disable=not shown, leave=False, dynamic_ncols=True)
+    return tqdm(steps, desc=title, initial=start, total=total, disable=not shown, leave=False, dynamic_ncols=True)
 
 
-def _timed(batches: tqdm, clock: Clock) -> Iterator[Any]:
-    for batch in batches:
+def _timed(steps: tqdm, clock: Clock) -> Iterator[Any]:
+    for batch in steps:
         clock.data_ready()
         yield batch
 
@@ -97,12 +99,6 @@ def _report(bar: tqdm, head: str, values: dict[str, float], times: dict[str, flo
     text = f"{_text(values)}  data {times['data']:.3f}s  step {times['step']:.3f}s"
     bar.set_postfix_str(text, refresh=False)
     say(f"{head}  {text}", terminal=bar.disable)
-
-
-def _write(writer: Writer | None, title: str, values: dict[str, float], step: int) -> None:
-    if writer is not None and is_main():
-        for name, value in values.items():
-            writer.add_scalar(f"{title}/{name}", value, step)
 
 
 def _text(values: dict[str, float]) -> str:

@@ -7,3 +7,7 @@ class OptionError(ValueError):
 
 class CheckpointError(ValueError):
     """A checkpoint that is missing, unreadable, or made for something else."""
+
+
+class TrainingError(RuntimeError):
+    """A training that must not go on: its numbers or its data are broken, or a process of it is lost."""

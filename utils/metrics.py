@@ -127,6 +127,23 @@ class Meters:
         means = distributed.reduce_mean(torch.stack(list(self._sums.values())) / counts)
         return dict(zip(self._sums, means.tolist(), strict=True))
 
+    def state_dict(self) -> dict:
+        """The sums and counts of all processes, and what was read of this one. Every process must call this."""
+        rows = torch.zeros(1, 2, len(self._sums), dtype=torch.float64, device=self._device)
+        for place, (name, total) in enumerate(self._sums.items()):
+            rows[0, 0, place], rows[0, 1, place] = total, self._counts[name]
+        return {"names": list(self._sums), "rows": distributed.all_gather(rows).cpu(),
+                "read": {name: list(pair) for name, pair in self._read.items()}}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Take over this process's row, or where there were other processes the mean of all."""
+        rows = state["rows"]  # (W, 2, names)
+        same = len(rows) == distributed.world_size()
+        sums, counts = rows[distributed.rank()] if same else rows.mean(dim=0)
+        self._sums = {name: sums[i].clone().to(self._device) for i, name in enumerate(state["names"])}
+        self._counts = {name: int(counts[i]) for i, name in enumerate(state["names"])}
+        self._read = {name: (float(total), int(count)) for name, (total, count) in state["read"].items()}
+
     def _host_sums(self) -> dict[str, float]:
         if not self._sums:
             return {}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from utils.distributed import TIMEOUT
 from utils.errors import OptionError
 from utils.precision import STEPS
 
@@ -92,7 +93,14 @@ def add_shared(parser: argparse.ArgumentParser, *, dataset: str, num_seq: int, s
     add("--compile", action="store_true", help="compile the encoders with torch.compile, which takes minutes")
     add("--prefix", default=prefix, help="first part of the run folder's name")
     add("-j", "--workers", type=whole_number, default=workers, help="loader processes; 0 loads in the main process")
-    add("--resume", default="", metavar="CKPT", help="go on from this checkpoint, in its run folder")
+    add("--resume", default="", metavar="CKPT", help="go on from this checkpoint, in its run folder; auto: from the "
+        "newest complete one of the run that the options name, or start it")
+    add("--accept_changes", action="store_true", help="on --resume, go on although options that change the result "
+        "differ from the checkpoint's")
+    add("--save_steps", type=whole_number, default=0, metavar="N", help="also write a checkpoint every N steps, inside "
+        "of epochs (0: at their ends alone)")
+    add("--deterministic", action="store_true", help="on GPUs, use kernels that give the same result each time, or "
+        "stop where there is none; a CPU's always do")
     add("--test", default="", metavar="CKPT", help="evaluate this checkpoint, without training")
     add("--cos", action="store_true", help="cosine learning rate instead of --schedule")
     add("--reset_lr", action="store_true", help="on --resume, take --lr and not the checkpoint's learning rate")
@@ -134,6 +142,8 @@ def pretraining_parser(description: str, *, dataset: str, models: Sequence[str])
     add("--dist-url", type=meeting_place, default="env://", help="where the processes meet: env://, tcp://HOST:PORT "
         "or file:///PATH")
     add("--dist-backend", default="nccl", choices=["nccl", "gloo"], help="becomes gloo where there is no GPU")
+    add("--dist-timeout", type=positive_float, default=TIMEOUT, metavar="SECONDS", help="end the run when a process "
+        "has not answered the others for so long")
     add("--multiprocessing-distributed", action="store_true", help="start one process per GPU of this node")
     add("--local_rank", "--local-rank", type=int, default=None, help="set by torch.distributed.launch")
     add("--moco-dim", type=positive_int, default=128, help="embedding size D")

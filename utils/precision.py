@@ -4,9 +4,11 @@ Only the encoders compute in the chosen precision. Weights, optimizer, embedding
 float32 always.
 """
 
+import os
 from dataclasses import dataclass
 
 import torch
+import torch.utils.deterministic
 
 from utils.errors import OptionError
 
@@ -50,6 +52,17 @@ def choose(name: str | None, device: torch.device) -> Precision:
         raise OptionError("--precision bf16 is not in this GPU: take fp16")
     set_tf32(name == "tf32")
     return Precision(name, device)
+
+
+def use_deterministic_kernels() -> None:
+    """Have every operation give the same result each time (``--deterministic``); to be called before CUDA starts.
+
+    On a CPU they do already. On a GPU it costs speed, and an operation that has no such kernel is an error.
+    """
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with a fixed workspace
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
 
 
 def set_tf32(on: bool) -> None:

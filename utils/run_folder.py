@@ -1,13 +1,17 @@
 """Run folders: their names, which tell the settings, and their making. ``img/`` holds logs, ``model/`` checkpoints."""
 
+import fcntl
 import zlib
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.console import say
 from utils.errors import CheckpointError, OptionError
-from utils.keeper import BEST, LAST, numbered
+from utils.keeper import newest_complete, resumable
 
+AUTO = "auto"  # the word that means the newest checkpoint of the run folder
 LONGEST_NAME = 255  # bytes, of one path component on common file systems
 
 
@@ -46,6 +50,15 @@ def folder_of(checkpoint: str | Path) -> Path | None:
     return folder.parent if folder.name == "model" else None
 
 
+def resolve(resume: str, new: Path) -> str:
+    """The checkpoint that ``--resume`` names, "" for none; "auto" is the newest complete one of ``new``, or none.
+
+    Raises:
+        CheckpointError: with "auto", there are checkpoints, and all are damaged.
+    """
+    return str(newest_complete(new / "model") or "") if resume == AUTO else resume
+
+
 def settle(resume: str, new: Path, names: str) -> Path:
     """The folder to train in: that of the checkpoint ``resume``, else ``new``, which must not hold a run already.
 
@@ -59,13 +72,31 @@ def settle(resume: str, new: Path, names: str) -> Path:
     folder = folder_of(resume) if resume else None
     if folder is not None:
         return folder
-    present = [path for pattern in (BEST, LAST) for path in numbered(new / "model", pattern).values()]
+    present = resumable(new / "model")
     if present:
-        raise OptionError(f"{new} already holds a run (last: {present[-1].name.removesuffix('.pth.tar')}): go on with "
-                          f"--resume {present[-1]}, or choose another {names}, or remove it")
+        raise OptionError(f"{new} already holds a run (last: {present[0].name.removesuffix('.pth.tar')}): go on with "
+                          f"--resume auto, or choose another {names}, or remove it")
     if resume:
         say(f"{resume} lies in no run folder (RUN/model/): this run goes into {new}")
     return new
+
+
+@contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder meanwhile; a run that ends in any way lets go of it.
+
+    Raises:
+        OptionError: another process holds it.
+    """
+    with open(folder / ".lock", "w") as file:
+        try:
+            # of this process alone: a loader's workers, which may outlive it by seconds, do not inherit it
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise OptionError(f"another process is training in {folder}: wait for it, or end it") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def make(folder: Path) -> Path:

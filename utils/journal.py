@@ -1,0 +1,99 @@
+"""The metrics of a run, written twice: TensorBoard scalars to look at, and metrics.jsonl to compute with."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from tensorboardX import SummaryWriter
+
+from utils.files import replace
+
+FILE = "metrics.jsonl"
+
+
+class Writer(Protocol):
+    """What is used of a TensorBoard SummaryWriter."""
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Journal:
+    """Takes the metrics of a run. A line of metrics.jsonl is a JSON object:
+
+    {"kind": "steps", "title": "train", "epoch": 0, "done": 5, "values": {...}, "seconds": {...}}: means over the steps
+    since the line before, of the main process, and seconds a step; "done" counts the run's training steps so far.
+    {"kind": "epoch", "title": "train", "epoch": 0, "done": 12, "values": {...}}: means over the epoch and processes.
+
+    Args:
+        writer: of TensorBoard; None for none. path: of metrics.jsonl; None for none.
+    """
+
+    def __init__(self, writer: Writer | None = None, path: Path | None = None) -> None:
+        self._writer, self._path = writer, path
+
+    def steps(self, title: str, epoch: int, iteration: int, values: dict[str, float], seconds: dict[str, float]
+              ) -> None:
+        """Means up to the step of number ``iteration``."""
+        self._scalars(title, values | {f"{name}_seconds": value for name, value in seconds.items()}, iteration)
+        self._line(kind="steps", title=title, epoch=epoch, done=iteration + 1, values=values, seconds=seconds)
+
+    def epoch(self, title: str, epoch: int, iteration: int, means: dict[str, float]) -> None:
+        """Means over an epoch, after which ``iteration`` training steps are done."""
+        self._scalars(f"{title}_epoch", means, epoch)
+        self._line(kind="epoch", title=title, epoch=epoch, done=iteration, values=means)
+
+    def close(self) -> None:
+        """Write out what is left."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _scalars(self, title: str, values: dict[str, float], step: int) -> None:
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f"{title}/{name}", value, step)
+
+    def _line(self, **record: object) -> None:
+        if self._path is not None:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(_finite(record)) + "\n")
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN and no infinity: null stands for them."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def open_journal(folder: Path, epoch: int, iteration: int) -> Journal:
+    """The journal of a run that stands at an epoch and a step; what it once wrote about later ones is taken out.
+
+    Args:
+        folder: of the run, with its ``img/``.
+    """
+    path = folder / FILE
+    if path.exists():
+        keep(path, lambda line: _is_past(line, epoch, iteration))
+    return Journal(SummaryWriter(str(folder / "img"), purge_step=iteration), path)
+
+
+def keep(path: Path, is_wanted: Callable[[str], bool]) -> None:
+    """Leave only some lines of a file."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    wanted = [line for line in lines if is_wanted(line)]
+    if len(wanted) < len(lines):
+        replace(path, "".join(wanted).encode())
+
+
+def _is_past(line: str, epoch: int, iteration: int) -> bool:
+    try:
+        record = json.loads(line)
+        of_epoch, done = record["epoch"], record["done"]
+    except (ValueError, KeyError, TypeError):
+        return False  # cut short when the run was killed
+    trained = record.get("kind") == "steps" and record.get("title") == "train"
+    return of_epoch < epoch or (of_epoch == epoch and trained and done <= iteration)

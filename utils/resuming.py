@@ -1,0 +1,67 @@
+"""What a resumed run must have in common with the one that wrote the checkpoint, to end as that one would have."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+from utils.errors import CheckpointError
+from utils.schedule import lr_factor
+
+# Options that may differ: where things lie, what is shown and saved, how it is launched. Any other one changes results.
+FREE = frozenset((
+    "workers", "print_freq", "save_freq", "save_steps", "eval_freq", "prefix", "name_prefix", "data_root", "split_root",
+    "resume", "test", "pretrain", "start_epoch", "reset_lr", "accept_changes", "deterministic", "compile",
+    "gpu", "local_rank", "world_size", "rank", "dist_url", "dist_backend", "dist_timeout",
+    "multiprocessing_distributed", "num_seq", "center_crop", "five_crop", "ten_crop", "retrieval", "dirname", "gallery",
+    "crops"))
+OF_THE_RATE = frozenset(("lr", "schedule", "cos", "epochs"))  # see _rate_differs
+RESOLVED = frozenset(("precision",))  # compared as the run uses it, in "made_with"
+
+
+def refuse_changes(saved: Mapping[str, Any], args: Namespace, made_with: Mapping[str, Any], path: str) -> None:
+    """Refuse to go on from a checkpoint if a run with these options from the start would not be where it is.
+
+    So more --epochs are no change, nor is a --schedule that differs in the future alone. Published files do not say
+    what they were made with, and are taken as they are.
+
+    Args:
+        saved: the checkpoint's content. made_with: facts besides the options, as they are now.
+
+    Raises:
+        CheckpointError: it names all that has changed.
+    """
+    then, now = saved.get("options"), vars(args)
+    if not isinstance(then, Mapping):
+        return
+    compared = [name for name in now if name in then and name not in FREE | OF_THE_RATE | RESOLVED]
+    changes = [f"--{name} {_shown(then[name])} (now {_shown(now[name])})" for name in compared
+               if _plain(then[name]) != _plain(now[name])]
+    progress = saved.get("progress") or {"epoch": saved["epoch"] + 1, "samples": 0}
+    begun = int(progress["epoch"]) + (progress["samples"] > 0)  # epochs
+    if not now.get("reset_lr") and _rate_differs(then, now, begun):
+        changes += [f"--{name} {_shown(then[name])} (now {_shown(now[name])})" for name in ("schedule", "cos", "epochs")
+                    if _plain(then[name]) != _plain(now[name])]
+    before = saved.get("made_with")
+    if isinstance(before, Mapping):
+        changes += [f"{name} {before[name]} (now {value})" for name, value in made_with.items()
+                    if name in before and before[name] != value]
+    if changes:
+        raise CheckpointError(f"{path} was made with {', '.join(changes)}: the run would not end as it began. Give "
+                              "what it was made with, or go on all the same with --accept_changes")
+
+
+def _rate_differs(then: Mapping[str, Any], now: Mapping[str, Any], begun: int) -> bool:
+    """Whether the rate of any epoch begun so far would have been another; where it starts the checkpoint says."""
+    names = ("schedule", "cos", "epochs")
+    if not all(name in then for name in names):
+        return False
+    one, two = ({name: options[name] for name in names} for options in (then, now))
+    return any(lr_factor(epoch, **one) != lr_factor(epoch, **two) for epoch in range(begun))
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, list | tuple) else value
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

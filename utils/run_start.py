@@ -1,0 +1,43 @@
+"""How a run begins, or goes on, in its folder: its log and journal open, what an earlier start left is cleared up."""
+
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from utils import keeper, run_folder
+from utils.console import log_file, say
+from utils.distributed import is_main
+from utils.journal import Journal, open_journal
+from utils.provenance import write_run
+from utils.training import Place
+
+
+@contextmanager
+def open_run(folder: Path, args: Namespace, place: Place, made_with: Mapping[str, Any]) -> Iterator[Journal]:
+    """The journal of a run; while it is open, the run's log is, too. The main process alone writes anything.
+
+    Args:
+        folder: of the run. args: the command's options. place: where the run stands. made_with: what results depend on
+            besides.
+
+    Raises:
+        OptionError: the folder cannot be made, or another process trains in it.
+    """
+    run_folder.make(folder)
+    if not is_main():
+        yield Journal()
+        return
+    with run_folder.hold(folder):
+        aside = keeper.clear_up(folder / "model", args.resume)
+        with log_file(folder / "img" / "train.log"):
+            for path in aside:
+                say(f"later than the checkpoint this run goes on from, set aside: {path}")
+            write_run(folder, {"options": vars(args), **made_with, "resumed_from": args.resume or None,
+                               "epoch": place.epoch, "iteration": place.iteration})
+            journal = open_journal(folder, place.epoch, place.iteration)
+            try:
+                yield journal
+            finally:
+                journal.close()
