@@ -34,13 +34,12 @@ def refuse_changes(saved: Mapping[str, Any], args: Namespace, made_with: Mapping
     if not isinstance(then, Mapping):
         return
     compared = [name for name in now if name in then and name not in FREE | OF_THE_RATE | RESOLVED]
-    changes = [f"--{name} {_shown(then[name])} (now {_shown(now[name])})" for name in compared
-               if _plain(then[name]) != _plain(now[name])]
     progress = saved.get("progress") or {"epoch": saved["epoch"] + 1, "samples": 0}
     begun = int(progress["epoch"]) + (progress["samples"] > 0)  # epochs
     if not now.get("reset_lr") and _rate_differs(then, now, begun):
-        changes += [f"--{name} {_shown(then[name])} (now {_shown(now[name])})" for name in ("schedule", "cos", "epochs")
-                    if _plain(then[name]) != _plain(now[name])]
+        compared.append("cos" if then["cos"] != now["cos"] else "epochs" if now["cos"] else "schedule")
+    changes = [f"{_flag(name)} {_shown(then[name])} (now {_shown(now[name])})" for name in compared
+               if _plain(then[name]) != _plain(now[name])]
     before = saved.get("made_with")
     if isinstance(before, Mapping):
         changes += [f"{name} {before[name]} (now {value})" for name, value in made_with.items()
@@ -57,6 +56,11 @@ def _rate_differs(then: Mapping[str, Any], now: Mapping[str, Any], begun: int) -
         return False
     one, two = ({name: options[name] for name in names} for options in (then, now))
     return any(lr_factor(epoch, **one) != lr_factor(epoch, **two) for epoch in range(begun))
+
+
+def _flag(name: str) -> str:
+    """How an option is written on the command line."""
+    return "--" + (name.replace("_", "-") if name.startswith("moco_") else name)
 
 
 def _plain(value: object) -> object:

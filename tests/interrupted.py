@@ -1,0 +1,144 @@
+"""Trainings in forked processes that are stopped at a chosen point, and what they have left behind.
+
+A fork has the packages loaded already, so a run takes a fraction of a second; it computes on one thread.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+import launch
+from utils import checkpoint
+from utils.training import Training
+
+SIGNALS = {"term": signal.SIGTERM, "usr1": signal.SIGUSR1, "kill": signal.SIGKILL}
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A signal to itself.
+
+    how: "term", "usr1" or "kill", after ``number`` training steps of the process; "write": killed half-way through
+    its checkpoint of that number, from 1; "renamed": killed when that checkpoint has its name, and nothing else is done
+    rank: the process that it comes to, None for all.
+    """
+
+    how: str
+    number: int
+    rank: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.how}-{self.number}" + ("" if self.rank is None else f"-rank{self.rank}")
+
+    def install(self) -> None:
+        """Wait for the point, in this process."""
+        if self.how in SIGNALS:
+            self._after_steps()
+        elif self.how == "write":
+            self._while_writing()
+        else:
+            self._after_renaming()
+
+    def _after_steps(self) -> None:
+        after_step, left = Training._after_step, [self.number]
+
+        def counted(training: Training, *given: object) -> None:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), SIGNALS[self.how])
+            after_step(training, *given)
+        Training._after_step = counted
+
+    def _while_writing(self) -> None:
+        save, left = torch.save, [self.number]
+
+        def cut(content: object, file: object) -> None:
+            save(content, file)
+            left[0] -= 1
+            if left[0] == 0:
+                file.flush()
+                file.truncate(file.tell() // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+        torch.save = cut
+
+    def _after_renaming(self) -> None:
+        replace, left = os.replace, [self.number]
+
+        def then_killed(source: Path, target: Path) -> None:
+            replace(source, target)
+            left[0] -= str(target).endswith(".pth.tar")
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+        os.replace = then_killed
+
+
+def train(main: Callable[[], int | None], *, processes: int = 1, stop: Stop | None = None) -> list[int]:
+    """Run ``main`` in new processes, which speak into out0.txt, out1.txt ...; their exit codes, -9 for a SIGKILL."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = [_fork(main, rank, processes, port, stop) for rank in range(processes)]
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def _fork(main: Callable[[], int | None], rank: int, processes: int, port: int, stop: Stop | None) -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        handle = os.open(f"out{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1)
+        torch.set_num_threads(1)
+        if processes > 1:
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1",
+                              MASTER_PORT=str(port))
+        if stop and stop.rank in (None, rank):
+            stop.install()
+        code = launch.exit_code(main)
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def said(rank: int = 0) -> str:
+    """What a process of the last run has said."""
+    return Path(f"out{rank}.txt").read_text()
+
+
+def state(path: Path) -> dict[str, object]:
+    """All that a checkpoint holds, by dotted key, but for what tells how it was started."""
+    content = checkpoint.load(path)
+    return flat({key: value for key, value in content.items() if key not in ("options", "code")})
+
+
+def flat(value: object, key: str = "") -> dict[str, object]:
+    """Nested dicts and lists as one dict of their leaves, by dotted key; tensors as their type and their bytes."""
+    if isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        return {name: leaf for k, v in pairs for name, leaf in flat(v, f"{key}.{k}").items()}
+    if isinstance(value, torch.Tensor):
+        return {key: (value.dtype, value.shape, value.contiguous().numpy().tobytes())}
+    return {key: value}
+
+
+def metrics(folder: Path) -> list[dict]:
+    """The lines of metrics.jsonl, but for the seconds."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+def differences(one: Path, two: Path, epoch: int) -> list[str]:
+    """What two run folders do not have in common at the end of an epoch: keys of its checkpoint, and metrics."""
+    a, b = (state(folder / f"model/epoch{epoch}.pth.tar") for folder in (one, two))
+    keys = [key for key in a.keys() | b.keys() if a.get(key, "none") != b.get(key, "none")]
+    return sorted(keys) + (["metrics.jsonl"] if metrics(one) != metrics(two) else [])
