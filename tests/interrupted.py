@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch._dynamo  # tensors on the meta device need it: loaded here, once for all forks
 
 import launch
 from utils import checkpoint
