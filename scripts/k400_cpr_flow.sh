@@ -2,11 +2,13 @@
 # CoCLR+CPR on Kinetics-400, flow model: positives are mined in RGB.
 # Usage: bash scripts/k400_cpr_flow.sh FLOW_INFONCE.pth.tar RGB_CYCLE1.pth.tar [more options]
 # GPUS is the number of processes on this machine (default 2); --batch_size is for each of them.
+# Run again, it goes on from the newest checkpoint; RESTARTS=3 lets it do so by itself after a crash (default 0).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 own=${1:?the first argument is FLOW_INFONCE.pth.tar}
 other=${2:?the second argument is RGB_CYCLE1.pth.tar}
-torchrun --standalone --nproc_per_node="${GPUS:-2}" main_coclr.py --net s3d --topk 5 --moco-k 16384 --reverse \
+torchrun --standalone --nproc_per_node="${GPUS:-2}" --max-restarts="${RESTARTS:-0}" \
+    main_coclr.py --net s3d --topk 5 --moco-k 16384 --reverse \
     --dataset k400-2stream-2clip --seq_len 32 --ds 1 --batch_size 16 \
-    --epochs 50 --schedule 40 --name_prefix Cycle1-RGBMining_Cascade_ -j 8 \
+    --epochs 50 --schedule 40 --name_prefix Cycle1-RGBMining_Cascade_ -j 8 --resume auto \
     --pretrain "$own" "$other" --cascade --stage 7 --ratio 0.5 "${@:3}"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # InfoNCE on UCF101 from scratch, the start of co-training; STREAM=flow for the flow model (default rgb).
 # Usage: [STREAM=flow] bash scripts/ucf101_infonce.sh [more options]; GPUS is the number of processes (default 2).
+# Run again, it goes on from the newest checkpoint; RESTARTS=3 lets it do so by itself after a crash (default 0).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 case "${STREAM:-rgb}" in
@@ -8,6 +9,7 @@ case "${STREAM:-rgb}" in
     flow) dataset=ucf101-f-2clip ;;
     *) echo "error: STREAM is rgb or flow, not '$STREAM'" >&2; exit 2 ;;
 esac
-torchrun --standalone --nproc_per_node="${GPUS:-2}" main_nce.py --net s3d --model infonce --moco-k 2048 \
+torchrun --standalone --nproc_per_node="${GPUS:-2}" --max-restarts="${RESTARTS:-0}" \
+    main_nce.py --net s3d --model infonce --moco-k 2048 \
     --dataset "$dataset" --seq_len 32 --ds 1 --batch_size 16 \
-    --epochs 300 --schedule 250 280 -j 8 --name_prefix "${STREAM:-rgb}_" "$@"
+    --epochs 300 --schedule 250 280 -j 8 --resume auto --name_prefix "${STREAM:-rgb}_" "$@"
