@@ -1,0 +1,83 @@
+"""The same seed and options give the same result: weights, queue, optimizer and metrics, bit for bit."""
+
+import json
+import os
+from pathlib import Path
+
+import interrupted
+import miniature
+import noise
+import pytest
+import torch
+from interrupted import differences, said
+
+import main_coclr
+import main_nce
+from model import momentum
+from utils.precision import use_deterministic_kernels
+
+SMALL = "--seq_len 8 --img_dim 32 --batch_size 2 --moco-k 8 --moco-dim 8 --print_freq 2 --epochs 2"
+CASES = {"nce": (main_nce, "--dataset ucf101-2clip"),
+         "coclr": (main_coclr, "--dataset ucf101-2stream-2clip --topk 2 --cascade --stage 2")}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with 12 training videos, in both streams."""
+    folder = tmp_path_factory.mktemp("videos")
+    miniature.make(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small(place, monkeypatch):
+    """A small network, in the folder of the videos."""
+    monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)
+    monkeypatch.chdir(place)
+
+
+def train(case: str, prefix: str, options: str, processes: int = 1) -> Path:
+    script, own = CASES[case]
+    argv = [*SMALL.split(), *own.split(), "--data_root", "data", "--split_root", "splits", "--name_prefix", prefix,
+            *options.split()]
+    done = interrupted.train(lambda: script.work(script.parse(argv)), processes=processes)
+    assert done == [0] * processes, said()
+    [path] = Path("ckpt/log-pretrain").glob(f"{prefix}*")
+    return path
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_any_number_of_loader_workers_gives_the_same_result(case):
+    alone = train(case, f"{case}-j0_", "-j 0")
+    for workers in (1, 3):
+        assert differences(alone, train(case, f"{case}-j{workers}_", f"-j {workers}"), 1) == [], workers
+
+
+def test_two_processes_with_workers_give_the_same_result_each_time():
+    runs = [train("coclr", f"two-j{workers}_", f"-j {workers}", processes=2) for workers in (0, 2)]
+    assert differences(*runs, 1) == []
+
+
+def test_another_seed_gives_another_result():
+    keys = differences(train("nce", "seed0_", "-j 0"), train("nce", "seed1_", "-j 0 --seed 1"), 1)
+    assert ".state_dict.queue" in keys and "metrics.jsonl" in keys
+
+
+def test_deterministic_asks_for_kernels_that_repeat(monkeypatch):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        use_deterministic_kernels()
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()  # where there is no such kernel, it ends
+        assert torch.backends.cudnn.benchmark is False
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")  # else cuBLAS refuses
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def test_a_deterministic_run_trains_the_same_on_a_cpu():
+    one, two = train("coclr", "plain_", "-j 0"), train("coclr", "deterministic_", "-j 0 --deterministic")
+    assert differences(one, two, 1) == []
+    assert json.loads((two / "run.json").read_text())["starts"][0]["options"]["deterministic"] is True
