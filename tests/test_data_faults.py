@@ -1,0 +1,215 @@
+"""Damaged and replaced LMDBs under a training: each fault is shown to happen, and what comes of it."""
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import cv2
+import interrupted
+import lmdb
+import miniature
+import msgpack
+import noise
+import numpy as np
+import pytest
+import torch
+from interrupted import said
+from miniature import frame, jpeg, write_lmdb
+
+import main_nce
+from dataset import catalog
+from dataset.errors import DataError
+from dataset.lmdb_reader import LmdbReader
+from eval.windows import read_samples
+from model import momentum
+from utils.errors import TrainingError
+from utils.loader import make_loader
+from utils.presets import CropsTransform, PretrainTransform
+
+CPU = torch.device("cpu")
+NAME = "A/a"
+
+
+def put(path: Path, key: bytes, change) -> None:
+    with lmdb.open(str(path), subdir=False, lock=False, map_size=1 << 26) as env, env.begin(write=True) as transaction:
+        transaction.put(key, change(bytes(transaction.get(key))))
+
+
+def change_video(path: Path, name: str, change) -> None:
+    """Change a video's packed frames in the file."""
+    put(path, b"%09d" % LmdbReader(path).names.index(name), change)
+
+
+def without_frames(*lost: int):
+    """What overwrites the middle of some JPEGs, lengths unchanged."""
+    def change(value: bytes) -> bytes:
+        frames = msgpack.unpackb(value)
+        assert all(0 <= number < len(frames) for number in lost)
+        return msgpack.packb([b"\0" * len(data) if number in lost else data for number, data in enumerate(frames)])
+    return change
+
+
+def cut(value: bytes) -> bytes:
+    """The first part of the list, of 7 frames and some bytes of the eighth."""
+    frames = msgpack.unpackb(value)
+    return value[:len(value) - sum(len(msgpack.packb(data)) for data in frames[7:]) + 20]
+
+
+@pytest.fixture
+def reader(tmp_path):
+    """A video of 12 frames."""
+    return LmdbReader(write_lmdb(tmp_path / "a.lmdb", {NAME: [jpeg(frame(NAME, i)) for i in range(12)]}))
+
+
+@pytest.mark.parametrize(("lost", "stand_ins"), [
+    ([5], {5: 4}), ([0], {0: 1}), ([11], {11: 10}), ([4, 5, 6], {4: 3, 5: 3, 6: 7}), ([0, 1, 2, 3, 4], {0: 5, 4: 5})])
+def test_the_nearest_frame_that_decodes_stands_in(reader, lost, stand_ins):
+    good = reader.frames(NAME, range(12))
+    reader.close()
+    change_video(reader.path, NAME, without_frames(*lost))
+    fresh = LmdbReader(reader.path)
+    with pytest.raises(DataError, match=f"frame {lost[0]} does not decode"):  # the fault happens
+        fresh.frames(NAME, lost)
+    replaced: list[int] = []
+    [clip] = fresh.clips(NAME, np.arange(12)[None], replaced)
+    assert replaced == lost
+    for number in range(12):
+        assert (clip[number] == good[stand_ins.get(number, number)]).all() or number not in stand_ins
+        assert number in lost or (clip[number] == good[number]).all()
+
+
+@pytest.mark.parametrize("walk", [True, False])
+def test_a_value_that_is_cut_short_is_continued_by_its_last_whole_frame(reader, walk, monkeypatch):
+    good = reader.frames(NAME, range(12))
+    reader.close()
+    change_video(reader.path, NAME, cut)
+    fresh = LmdbReader(reader.path, walk=walk)
+    with pytest.raises(DataError, match="its value is cut"):  # the fault happens
+        fresh.frames(NAME, range(12))
+    replaced: list[int] = []
+    [clip] = fresh.clips(NAME, np.arange(12)[None], replaced)
+    assert replaced == [7, 8, 9, 10, 11]
+    assert (clip[:7] == good[:7]).all() and (clip[7:] == good[6]).all()
+
+
+def test_a_video_of_which_no_frame_decodes_is_an_error_of_its_name(reader):
+    reader.close()
+    change_video(reader.path, NAME, without_frames(*range(12)))
+    with pytest.raises(DataError, match=f"video {NAME}, frame 0 does not decode"):
+        LmdbReader(reader.path).clips(NAME, np.arange(8)[None], [])
+
+
+@pytest.fixture
+def videos(tmp_path, monkeypatch):
+    """24 training and 8 test videos of 20 frames, in a working directory, and a small network."""
+    monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)
+    monkeypatch.chdir(tmp_path)
+    made = miniature.make(tmp_path, groups=8)
+    return made, tmp_path / "data/UCF101/ucf101_frame.lmdb"
+
+
+def train(options: str = "") -> list[int]:
+    argv = ["--dataset", "ucf101-2clip", "--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8",
+            "--moco-dim", "8", "--print_freq", "3", "--data_root", "data", "--split_root", "splits", *options.split()]
+    return interrupted.train(lambda: main_nce.work(main_nce.parse(argv)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_training_goes_on_over_a_damaged_frame_and_names_its_video_once(videos, workers):
+    made, path = videos
+    change_video(path, made.train[3], without_frames(9))
+    assert train(f"--epochs 4 -j {workers}") == [0], said()
+    [warning] = [line for line in said().splitlines() if "warning" in line]
+    assert warning.startswith(f"warning: video {made.train[3]}: frame 9 cannot be read; the nearest one")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_more_than_a_hundredth_of_damaged_frames_end_a_training(videos, workers):
+    made, path = videos
+    for name in made.train[:3]:  # of the epoch's 24 x 2 x 8 frames 48 are of these
+        change_video(path, name, without_frames(*range(0, 20, 2)))
+    assert train(f"--epochs 4 -j {workers}") == [2], said()
+    error = said().splitlines()[-1]
+    assert error.startswith("error: ") and "of 384 frames could not be read, more than 1%" in error
+    assert int(error.split()[1]) > 384 / 100
+
+
+def test_damaged_frames_of_an_evaluation_are_counted_too(videos, capsys):
+    made, path = videos
+    roots = {"data_root": "data", "split_root": "splits"}
+
+    def samples() -> list[dict]:
+        dataset = catalog.build("ucf101", "test", transform=CropsTransform(32, crops=1), seq_len=8, ds=1, **roots)
+        return list(read_samples(dataset, workers=0, device=CPU, title="test"))
+    good = samples()
+    change_video(path, made.test[0], without_frames(4))
+    damaged = samples()
+    assert [sample["damaged"].tolist() for sample in damaged] == [[[1, 4]]] + [[[0, 0]]] * 7
+    assert f"warning: video {made.test[0]}: frame 4 cannot be read" in capsys.readouterr().out
+    clips, others = (each[0]["clips"][0, 0] for each in (damaged, good))
+    assert torch.equal(clips[4], others[3]) and not torch.equal(clips[4], others[4])
+    change_video(path, made.test[1], without_frames(4, 5))  # 3 of 160
+    with pytest.raises(TrainingError, match="of 160 frames could not be read"):
+        samples()
+
+
+def batch_after(path: Path, happens, workers: int) -> None:
+    """Read a batch, let something happen to the file, and read on."""
+    dataset = catalog.build("ucf101-2clip", "train", transform=PretrainTransform(32), seq_len=8, ds=1,
+                            data_root="data", split_root="splits")
+    loader = make_loader(dataset, batch_size=2, workers=workers, train=True, seed=0, rank=0, world_size=1, device=CPU)
+    batches = iter(loader)
+    next(batches)
+    happens(path)
+    for _ in batches:
+        pass
+
+
+def replace(path: Path) -> None:
+    """Put another file of the same videos in its place, as rsync and cp --remove-destination do."""
+    other = path.with_name("other.lmdb")
+    shutil.copy(path, other)
+    os.replace(other, path)
+
+
+def write_into(path: Path) -> None:
+    with open(path, "r+b") as file:
+        last = file.seek(-1, os.SEEK_END)
+        byte = file.read()
+        file.seek(last)
+        file.write(byte)
+
+
+def take_away(path: Path) -> None:
+    path.rename(path.with_name("moved.lmdb"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("happens", [replace, write_into, take_away], ids=lambda function: function.__name__)
+def test_a_file_that_is_replaced_while_it_is_read_ends_the_run(videos, happens, workers):
+    """What was open would otherwise be read on, with the ids of one file and the values of another in new processes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        batch_after(videos[1], lambda path: None, workers)
+        with pytest.raises(DataError, match=r"ucf101_frame\.lmdb was replaced or changed while it was in use"):
+            batch_after(videos[1], happens, workers)
+
+
+def test_a_file_that_is_cut_is_refused(videos):
+    _, path = videos
+    with open(path, "r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+    assert train("--epochs 1 -j 0") == [2]
+    assert said().splitlines()[-1].startswith("error: ") and "cut short" in said().splitlines()[-1]
+
+
+def test_frames_that_stand_in_are_of_the_videos_size(tmp_path):
+    """A JPEG of another size than the others counts as damaged."""
+    images = [jpeg(frame(NAME, i)) for i in range(8)]
+    images[3] = jpeg(frame(NAME, 3, (20, 30)))
+    reader = LmdbReader(write_lmdb(tmp_path / "a.lmdb", {NAME: images}))
+    replaced: list[int] = []
+    [clip] = reader.clips(NAME, np.arange(8)[None], replaced)
+    expected = cv2.imdecode(np.frombuffer(images[2], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert replaced == [3] and (clip[3] == expected).all()
