@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from utils import rendezvous
 from utils.errors import OptionError
 
 TIMEOUT = 600.0  # seconds that a process waits for the others
@@ -146,6 +147,7 @@ def start(local_rank: int | None = None, gpu: int | None = None, backend: str = 
 
     Raises:
         OptionError: the launch contradicts itself, or names a GPU that is not there.
+        TrainingError: not all processes came in time.
     """
     launched = _torchrun() or _slurm()
     if launched is None and world_size > 1:
@@ -164,7 +166,11 @@ def start(local_rank: int | None = None, gpu: int | None = None, backend: str = 
             print("no GPU found: the process group uses gloo instead of nccl", file=sys.stderr)
         backend = "gloo"
     patience = timedelta(seconds=timeout)
-    dist.init_process_group(backend, init_method=dist_url, world_size=world_size, rank=rank, timeout=patience)
+    if rendezvous.is_shared():
+        place = {"store": rendezvous.fresh_store(dist_url, rank, world_size, patience)}
+    else:
+        place = {"init_method": dist_url}
+    dist.init_process_group(backend, world_size=world_size, rank=rank, timeout=patience, **place)
     global _host
     _host = dist.new_group(backend="gloo", timeout=patience)
     return Launch(rank, local_rank, world_size, device, backend)

@@ -14,7 +14,9 @@ from utils.errors import OptionError, TrainingError
 from utils.stop import outlive
 
 RESTARTS = 3  # times that lost workers are replaced in an epoch
-LOST_WORKER = re.compile(r"DataLoader worker \(pid")  # an error inside of a worker reads "Caught ..." instead
+# How PyTorch says it; with pinned memory, a lost worker can take the thread along that was receiving from it. An error
+# inside of a worker reads "Caught ..." instead.
+LOST_WORKER = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")
 
 
 class EpochSampler(Sampler[tuple[int, int]]):

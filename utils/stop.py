@@ -3,7 +3,9 @@
 They are remembered, and answered between two steps, where a checkpoint can be written.
 """
 
+import ctypes
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from utils import distributed
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not done, start again
 WORKER_SECONDS = 60
+PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 _received: list[int] = []
 
@@ -42,8 +45,11 @@ def listening() -> Iterator[None]:
 def outlive(worker: int) -> None:
     """For a loader's worker, to whose whole process group a signal may go: the training first ends its step.
 
-    SIGTERM ends the worker after a minute, in case nobody else does.
+    SIGTERM ends the worker after a minute, in case nobody else does. The end of the training's process ends it at once:
+    it holds that one's connections, so that other processes would not notice.
     """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_SECONDS))
