@@ -75,6 +75,9 @@ def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
     return content
 
 
+DIRECTORY = 0x10  # in the attributes of a part, which PyTorch then takes for empty and leaves its tensor unset
+
+
 def _refuse_damage(path: Path) -> None:
     """Raise zipfile.BadZipFile for a file whose parts do not have their checksums: PyTorch does not look at them.
 
@@ -86,6 +89,8 @@ def _refuse_damage(path: Path) -> None:
         parts = file.infolist()
         if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
             raise zipfile.BadZipFile("a part is compressed")
+        if any(part.external_attr & DIRECTORY for part in parts):
+            raise zipfile.BadZipFile("a part is marked as a directory")
         if sum(part.file_size for part in parts) > path.stat().st_size:
             raise zipfile.BadZipFile("its parts are larger than the file")
         damaged = file.testzip()
@@ -137,8 +142,16 @@ def save(path: str | Path, state: Mapping) -> None:
         with whole_file(path) as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"cannot write {path} ({_short(error)}): free some space or check the rights; what was "
+        raise CheckpointError(f"cannot write {path} ({_cause(error)}): free some space or check the rights; what was "
                               "there before is unchanged") from error
+
+
+def _cause(error: BaseException) -> str:
+    """What the disk has to say; PyTorch may complain on top that it is at another place of the file than expected."""
+    each: BaseException | None = error
+    while each is not None and not (isinstance(each, OSError) and each.strerror):
+        each = each.__context__
+    return each.strerror if isinstance(each, OSError) else _short(error)
 
 
 @dataclass
@@ -213,7 +226,7 @@ def _name_a_few(keys: list[str]) -> str:
     return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException) -> str:
     text = str(error).partition("WeightsUnpickler error:")[2] or str(error)  # torch puts a page of advice around it
     return " ".join(text.split())[:120] or type(error).__name__
 

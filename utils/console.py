@@ -9,6 +9,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from utils.distributed import is_main, rank
+from utils.files import naming
 
 _files: list[TextIO] = []
 
@@ -26,8 +27,9 @@ def say(line: str, *, terminal: bool = True) -> None:
         tqdm.write(line, file=sys.stdout)  # moves a progress bar out of the way
         sys.stdout.flush()
     for file in _files:
-        file.write(line + "\n")
-        file.flush()
+        with naming(file.name):
+            file.write(line + "\n")
+            file.flush()
 
 
 def warn(line: str) -> None:
@@ -52,7 +54,7 @@ def log_file(path: str | Path) -> Iterator[None]:
     if not is_main():
         yield
         return
-    with open(path, "a", encoding="utf-8") as file:
+    with naming(path), open(path, "a", encoding="utf-8") as file:
         _files.append(file)
         try:
             yield

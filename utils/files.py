@@ -10,11 +10,22 @@ DRAFTS = ".*.tmp"  # of what a killed process was writing
 
 
 @contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Errors of the disk name this file, which those of writing (a full disk) do not by themselves."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` once it is complete and on the disk; on an error, never."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(draft, "wb") as file:
+        with naming(path), open(draft, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

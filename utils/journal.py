@@ -2,23 +2,64 @@
 
 import json
 import math
+import os
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 
-from utils.files import replace
+from utils.files import naming, replace
 
 FILE = "metrics.jsonl"
+FLUSH_SECONDS = 60.0
 
 
 class Writer(Protocol):
-    """What is used of a TensorBoard SummaryWriter."""
+    """Takes scalars."""
 
     def add_scalar(self, tag: str, value: float, step: int) -> None: ...
 
     def close(self) -> None: ...
+
+
+class TensorBoard:
+    """Scalars as TensorBoard shows them.
+
+    tensorboardX's own writer has a thread for this: on a full disk that one ends, and who gives it more then waits for
+    it for ever. Here an error of the disk comes to the caller.
+
+    Args:
+        folder: takes a new file of events. first_step: what earlier files say of this step and later is not shown.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        self._file, self._flushed = RecordWriter(str(self._path)), time.monotonic()
+        self._write(file_version="brain.Event:2")
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """One value; it is on the disk within a minute of steps."""
+        self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._flushed = time.monotonic()
+            with naming(self._path):
+                self._file.flush()
+
+    def close(self) -> None:
+        """Write out what is left."""
+        with naming(self._path):
+            self._file.close()
+
+    def _write(self, **event: object) -> None:
+        with naming(self._path):
+            self._file.write(Event(wall_time=time.time(), **event).SerializeToString())
 
 
 class Journal:
@@ -58,7 +99,7 @@ class Journal:
 
     def _line(self, **record: object) -> None:
         if self._path is not None:
-            with open(self._path, "a", encoding="utf-8") as file:
+            with naming(self._path), open(self._path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(_finite(record)) + "\n")
 
 
@@ -78,12 +119,12 @@ def open_journal(folder: Path, epoch: int, iteration: int) -> Journal:
     path = folder / FILE
     if path.exists():
         keep(path, lambda line: _is_past(line, epoch, iteration))
-    return Journal(SummaryWriter(str(folder / "img"), purge_step=iteration), path)
+    return Journal(TensorBoard(folder / "img", iteration), path)
 
 
 def keep(path: Path, is_wanted: Callable[[str], bool]) -> None:
     """Leave only some lines of a file."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     wanted = [line for line in lines if is_wanted(line)]
     if len(wanted) < len(lines):
         replace(path, "".join(wanted).encode())
@@ -92,8 +133,8 @@ def keep(path: Path, is_wanted: Callable[[str], bool]) -> None:
 def _is_past(line: str, epoch: int, iteration: int) -> bool:
     try:
         record = json.loads(line)
-        of_epoch, done = record["epoch"], record["done"]
-    except (ValueError, KeyError, TypeError):
+        of_epoch, done = int(record["epoch"]), int(record["done"])
+    except (ValueError, KeyError, TypeError, OverflowError):
         return False  # cut short when the run was killed
     trained = record.get("kind") == "steps" and record.get("title") == "train"
     return of_epoch < epoch or (of_epoch == epoch and trained and done <= iteration)

@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,5 +39,8 @@ def open_run(folder: Path, args: Namespace, place: Place, made_with: Mapping[str
             journal = open_journal(folder, place.epoch, place.iteration)
             try:
                 yield journal
-            finally:
-                journal.close()
+            except BaseException:
+                with suppress(OSError):  # a full disk has been reported as what it came to first
+                    journal.close()
+                raise
+            journal.close()

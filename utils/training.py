@@ -108,6 +108,7 @@ class Training:
             journal=self.journal, iteration=self.place.iteration, start=self.place.batch, meters=self._meters,
             after_step=self._after_step)
         self._losses.check()
+        self._frames.report(f"train epoch {epoch}")
         saves = epoch % self.plan.save_freq == 0 or epoch == self.plan.epochs - 1
         best = saves and self._is_best(self.subject.score(means, self._measure))
         self.place = Place(epoch + 1, 0, self.place.iteration, self.place.best_acc)

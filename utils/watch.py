@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.console import warn
+from utils.console import say, warn
 from utils.errors import TrainingError
 
 MOST_DAMAGED = 0.01  # share of an epoch's frames
@@ -77,6 +77,11 @@ class FrameWatch:
     def new_epoch(self) -> None:
         """Count from 0 again."""
         self.count = 0
+
+    def report(self, title: str) -> None:
+        """Say how many there were since :meth:`new_epoch`, if any. title: ("train epoch 3")."""
+        if self.count:
+            say(f"{title}: others stood in for {self.count} of {self._frames} frames that could not be read")
 
     def add(self, batch: Mapping[str, Any]) -> None:
         """Look at a batch's "damaged", int64 (B, S, 2): for each stream how many frames, and the first one's number.
