@@ -87,7 +87,8 @@ def _refuse(message: str) -> int:
 
 def _print(message: str) -> None:
     who = f" (process {_rank()})" if _rank() > 0 else ""
-    print(printable(f"error{who}: {message}"), file=sys.stderr)
+    line = f"error{who}: {message}".replace("\n", "\\n")  # a name may hold a line break
+    print(printable(line), file=sys.stderr)
 
 
 def begin(work: Callable[[Namespace], int | None], args: Namespace) -> int:
@@ -152,9 +153,11 @@ def started() -> None:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message; of one that a loader's worker passed on, the message at the end of its traceback."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^[\w.]+Error: ", "", lines[-1])
+    """An error's message, shown in one line; of a loader's worker's error, the message at the end of its traceback."""
+    text = str(error).strip() or type(error).__name__
+    if text.startswith("Caught "):
+        text = re.split(r"\n(?=[\w.]+Error: )", text)[-1]
+    return re.sub(r"^[\w.]+Error: ", "", text)
 
 
 def _rank() -> int:

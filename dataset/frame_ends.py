@@ -52,7 +52,7 @@ def load(path: Path, num_frames: np.ndarray) -> FrameEnds:
     """
     remedy = f"remove it, or make it again with {MAKE} {str(path).removesuffix(ENDING)}"
     try:
-        ends = np.load(path, mmap_mode="r", allow_pickle=False)
+        ends = np.lib.format.open_memmap(path, mode="r")  # takes no pickles, and no archives
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read ({error}): {remedy}") from error
     firsts = np.concatenate([[0], np.cumsum(num_frames, dtype=np.int64)])

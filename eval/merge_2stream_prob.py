@@ -28,6 +28,7 @@ from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
 from eval.report import percent, read_json, table
 from eval.retrieval import report_recall
+from utils.console import say
 from utils.errors import CheckpointError, OptionError
 from utils.options import ROOT, Parser
 
@@ -77,7 +78,7 @@ def merge_probabilities(rgb: dict[str, Tensor], flow: dict[str, Tensor], classes
     number = {name: i for i, name in enumerate(classes)}
     unknown = sorted({key.split("/")[0] for key in pairs} - set(number))
     if unknown:
-        raise OptionError(f"class {unknown[0]} of the probability files is not in ClassInd.txt: check --dataset")
+        raise OptionError(f"class {unknown[0]!r} of the probability files is not in ClassInd.txt: check --dataset")
     label = torch.tensor([number[key.split("/")[0]] for key in pairs])
     one, two = (torch.stack([pair[i] for pair in pairs.values()]) for i in range(2))
     if not one.shape[1] == two.shape[1] == len(classes):
@@ -114,14 +115,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         classes = catalog.class_names(args.dataset, args.split_root)
         results = merge_probabilities(read_probabilities(one), read_probabilities(two), classes)
         rows = [[name, percent(top[1]), percent(top[5])] for name, top, _ in results]
-        print(table([f"{results[0][2]} videos", "top-1 %", "top-5 %"], rows))
+        say(table([f"{results[0][2]} videos", "top-1 %", "top-5 %"], rows))
         return 0
     base = catalog.parse(args.dataset).base
     folders = [path if path.is_dir() else path.parent for path in (one, two)]
     streams = [(folder, base + suffix) for folder, suffix in zip(folders, ("", "-f"), strict=True)]
     query, gallery = (match(*(feature_files.load(folder, name, split) for folder, name in streams))
                       for split in ("test", "train"))
-    print(f"{len(query[0].names)} queries, {len(gallery[0].names)} gallery videos in both streams")
+    say(f"{len(query[0].names)} queries, {len(gallery[0].names)} gallery videos in both streams")
     report_recall(merge_similarities(query, gallery), len(gallery[0].names))
     return 0
 

@@ -17,6 +17,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from process_data.src.console import say
 from process_data.src.errors import PrepareError, run
 from process_data.src.flow import METHODS, make_flow
 from process_data.src.options import Parser
@@ -98,8 +99,8 @@ def main() -> None:
     parser.add_argument("--flow", choices=METHODS, default="dis")
     options = parser.parse_args()
     result = measure(find_videos(options.videos), options.flow)
-    print(f"nearest neighbour by flow:   {result['flow']:.3f}")
-    print(f"nearest neighbour by colour: {result['colour']:.3f}  (chance {result['chance']:.3f}, "
+    say(f"nearest neighbour by flow:   {result['flow']:.3f}")
+    say(f"nearest neighbour by colour: {result['colour']:.3f}  (chance {result['chance']:.3f}, "
           f"near chance is under {result['bound']:.3f})")
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from process_data.src.console import say
 from process_data.src.errors import PrepareError, run
-from process_data.src.files import require_utf8_name, require_writable
+from process_data.src.files import require_writable
 from process_data.src.lmdb_file import pack, write_lmdb
+from process_data.src.names import require_name
 from process_data.src.options import Parser
 
 
@@ -44,7 +46,7 @@ def find_folders(frames: Path) -> dict[str, Path]:
     if not found:
         raise PrepareError(f"no frame folders in {frames}: it should hold Class/video/image_00001.jpg, ...")
     for name, path in found.items():
-        require_utf8_name(path, name)
+        require_name(name, path)
     return found
 
 
@@ -62,7 +64,7 @@ def main() -> None:
     for folder in folders.values():
         frame_files(folder, options.kind)  # a missing frame is told before hours of writing
     write_lmdb(options.out, folders, lambda name: pack_folder(folders[name], options.kind))
-    print(f"{len(folders)} videos in {options.out}")
+    say(f"{len(folders)} videos in {options.out}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 import sys
 from collections.abc import Callable
+from typing import NoReturn
+
+from process_data.src.console import complain
 
 
 class PrepareError(ValueError):
@@ -14,13 +17,16 @@ def run(main: Callable[[], None]) -> None:
     try:
         main()
     except PrepareError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _end(str(error))
     except OSError as error:
         where = "" if error.filename is None else f" {error.filename}"
-        print(f"error: cannot read or write{where} ({error.strerror or error}): check the path, the rights and the "
-              "free space", file=sys.stderr)
-        sys.exit(2)
+        _end(f"cannot read or write{where} ({error.strerror or error}): check the path, the rights and the free space")
     except KeyboardInterrupt:
-        print("stopped; run the same command again to continue", file=sys.stderr)
+        complain("stopped; run the same command again to continue")
         sys.exit(130)
+
+
+def _end(message: str) -> NoReturn:
+    """Say what is wrong, on one line whatever names are in it, and end the script."""
+    complain("error: " + message.replace("\n", "\\n"))
+    sys.exit(2)

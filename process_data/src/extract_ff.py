@@ -19,8 +19,10 @@ import cv2
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from process_data.src import record
+from process_data.src.console import complain, say
 from process_data.src.errors import PrepareError, run
 from process_data.src.flow import METHODS, flow_images, jpeg
+from process_data.src.names import below
 from process_data.src.options import Parser
 from process_data.src.pool import each
 from process_data.src.video_io import find_videos, read_frames
@@ -62,7 +64,7 @@ def too_few(frames: int) -> str:
 def report(failed: dict[str, str], videos: dict[str, Path]) -> None:
     """Name the videos that were left out."""
     for name, wrong in sorted(failed.items()):
-        print(f"left out {videos[name]}: {wrong}", file=sys.stderr)
+        complain(f"left out {videos[name]}: {wrong}")
     if len(failed) == len(videos):
         raise PrepareError(f"none of the {len(videos)} videos decodes: are they videos, and complete?")
 
@@ -99,13 +101,13 @@ def main() -> None:
     if not begun and options.out.exists() and any(options.out.iterdir()):
         raise PrepareError(f"{options.out} holds files of something else: give a new or empty folder as --out")
     record.write(options.out / "extract.json", settings)
-    todo = {name: (path, options.out / name, options.short_side, options.flow) for name, path in videos.items()
-            if not (options.out / name).is_dir()}
+    todo = {name: (path, below(options.out, name), options.short_side, options.flow) for name, path in videos.items()
+            if not below(options.out, name).is_dir()}
     if len(todo) < len(videos):
-        print(f"{len(videos) - len(todo)} of {len(videos)} videos are done already")
+        say(f"{len(videos) - len(todo)} of {len(videos)} videos are done already")
     failed = {name: wrong for name, wrong in each(extract, todo, options.workers, "extract") if wrong}
     report(failed, videos)
-    print(f"{len(videos) - len(failed)} videos in {options.out}, {len(failed)} left out")
+    say(f"{len(videos) - len(failed)} videos in {options.out}, {len(failed)} left out")
 
 
 if __name__ == "__main__":

@@ -17,14 +17,6 @@ def read_text(path: Path) -> str:
                            "file as UTF-8") from error
 
 
-def require_utf8_name(path: Path, name: str) -> None:
-    """Raises PrepareError for a video's name that no text file could hold."""
-    try:
-        name.encode()
-    except UnicodeEncodeError as error:
-        raise PrepareError(f"the name of {str(path)!a} is not UTF-8: rename it") from error
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file that appears under its name only when complete."""
     write_bytes(path, text.encode())

@@ -17,6 +17,7 @@ import numpy as np
 from dataset.errors import DataError
 from dataset.frame_ends import packed, path_beside
 from dataset.lmdb_reader import LmdbReader
+from process_data.src.console import say
 from process_data.src.errors import PrepareError, run
 from process_data.src.files import require_writable, write_bytes
 from process_data.src.options import Parser
@@ -44,7 +45,7 @@ def main() -> None:
         require_writable(beside)
         content = packed(frame_ends(path))
         write_bytes(beside, content)
-        print(f"{beside}: {len(content)} bytes")
+        say(f"{beside}: {len(content)} bytes")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ Per video one key, the zero-padded 9-digit index of the video in `__order__`, ho
 `<lmdb>-ends.npy` says where each frame ends in its value (see `dataset.frame_ends`).
 """
 
+import operator
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from dataset.frame_ends import packed, path_beside
 from dataset.msgpack_list import element_spans
 from process_data.src.errors import PrepareError
 from process_data.src.files import require_writable, write_bytes, write_text
+from process_data.src.names import require_name
 from process_data.src.progress import Progress
 
 FIRST_MAP = 1 << 26  # bytes; the map doubles whenever it is full
@@ -49,10 +51,12 @@ def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], bytes]) -
 
     Memory holds one video. The file grows under the name `<path>.partial` and takes its own when all of it is on disk;
     then the ends of its frames are written beside it.
-    Raises PrepareError when it cannot be written; nothing of it is left then.
+    Raises PrepareError when it cannot be written, or a name cannot be used; nothing of it is left then.
     """
     require_writable(path)
     order = order_of(names)
+    for name in order:
+        require_name(name, path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".partial")
     part.unlink(missing_ok=True)
@@ -108,18 +112,25 @@ class LmdbFile:
 
     def __init__(self, path: Path, transaction: lmdb.Transaction):
         self._transaction = transaction
-        # raw=True reads names of both msgpack string types as bytes
         entries = {}
         for key in ("keys", "order", "vlen"):
             stored = transaction.get(f"__{key}__".encode())
             if stored is None:
                 raise PrepareError(f"{path} lacks the entry __{key}__: it is no finished video LMDB, make it again")
-            entries[key] = msgpack.unpackb(stored, raw=True)
-        order = [name.decode() for name in entries["order"]]
-        self._keys = {order[int(key)]: bytes(key) for key in entries["keys"]}
-        self.lengths: dict[str, int] = {
-            order[int(key)]: length for key, length in zip(entries["keys"], entries["vlen"], strict=True)
-        }
+            entries[key] = stored
+        try:
+            # raw=True reads names of both msgpack string types as bytes
+            keys, names, lengths = (msgpack.unpackb(stored, raw=True) for stored in entries.values())
+            order = [name.decode() for name in names]
+            self._keys = {order[int(key)]: bytes(key) for key in keys}
+            self.lengths: dict[str, int] = {
+                order[int(key)]: operator.index(length) for key, length in zip(keys, lengths, strict=True)
+            }
+        except (ValueError, LookupError, AttributeError, TypeError, msgpack.UnpackException) as error:
+            raise PrepareError(f"{path}: __order__, __keys__ or __vlen__ is damaged ({error}): make it again"
+                               ) from error
+        for name in order:
+            require_name(name, path)
 
     def value(self, name: str) -> memoryview:
         """The packed frames of a video, without a copy; valid while the file is open."""

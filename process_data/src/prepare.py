@@ -20,10 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from process_data.src import record
 from process_data.src.check_lmdb import check_pair, check_rows
+from process_data.src.console import say
 from process_data.src.errors import PrepareError, run
 from process_data.src.extract_ff import add_extraction, check_extraction, coded_frames, report, too_few
 from process_data.src.files import require_writable, write_bytes
 from process_data.src.lmdb_file import open_lmdb, pack, write_lmdb
+from process_data.src.names import below
 from process_data.src.options import Parser
 from process_data.src.pool import each
 from process_data.src.split_folder import check_name, class_list, keep, plan_splits, split_files, write_files
@@ -46,8 +48,8 @@ class Places:
     splits: Path
 
     def packed(self, stream: str, name: str) -> Path:
-        """The file of one video's packed frames in the work folder."""
-        return self.work / stream / (name + ".msgpack")
+        """The file of one video's packed frames in the work folder. Raises PrepareError for a name that leads out."""
+        return below(self.work / stream, name + ".msgpack")
 
 
 def places(name: str, data_root: Path, split_root: Path) -> Places:
@@ -104,7 +106,7 @@ def pack_all(place: Places, videos: dict[str, Path], options: argparse.Namespace
     todo = {name: (path, place.packed("rgb", name), place.packed("flow", name), options.short_side, options.flow)
             for name, path in videos.items() if not place.packed("flow", name).is_file()}
     if len(todo) < len(videos):
-        print(f"{len(videos) - len(todo)} of {len(videos)} videos are done already")
+        say(f"{len(videos) - len(todo)} of {len(videos)} videos are done already")
     failed = {name: wrong for name, wrong in each(pack_video, todo, options.workers, "frames and flow") if wrong}
     report(failed, videos)
 
@@ -160,7 +162,7 @@ def summary(place: Places, videos: dict[str, Path], lengths: dict[str, int]) -> 
         ("check", "counts, pictures and split rows hold"),
     ]
     for key, value in table:
-        print(f"{key:22s} {value}")
+        say(f"{key:22s} {value}")
 
 
 def main() -> None:

@@ -5,6 +5,8 @@ import time
 
 from tqdm import tqdm
 
+from process_data.src.console import complain, printable
+
 PERIOD = 30.0  # seconds between lines
 
 
@@ -15,7 +17,7 @@ class Progress:
         self._total, self._title, self._done = total, title, 0
         self._told = time.monotonic()
         self._plain = not sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=title, unit="video", smoothing=0.05, disable=self._plain)
+        self._bar = tqdm(total=total, desc=printable(title), unit="video", smoothing=0.05, disable=self._plain)
 
     def __enter__(self) -> "Progress":
         return self
@@ -29,4 +31,4 @@ class Progress:
         self._bar.update()
         if self._plain and (self._done == self._total or time.monotonic() - self._told >= PERIOD):
             self._told = time.monotonic()
-            print(f"{self._title}: {self._done} of {self._total} videos", file=sys.stderr)
+            complain(f"{self._title}: {self._done} of {self._total} videos")

@@ -18,6 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from process_data.src.console import say
 from process_data.src.demo_motions import MOTIONS, Pose, draw_clip
 from process_data.src.demo_scenes import Scene, make_scene
 from process_data.src.errors import PrepareError, run
@@ -152,12 +153,12 @@ def main() -> None:
     names, size = list(MOTIONS)[: options.classes], _size(options.size)
     made = render(options.out, names, groups=options.groups, clips=options.clips, frames=options.frames, size=size,
                   seed=options.seed)
-    print(f"{made} videos of {options.frames} frames, {size[0]}x{size[1]}, {len(names)} classes, in {options.out}")
+    say(f"{made} videos of {options.frames} frames, {size[0]}x{size[1]}, {len(names)} classes, in {options.out}")
     if options.contact_sheet:
         sheet = contact_sheet(names, options.groups, frames=options.frames, size=size, seed=options.seed)
         sheet = cv2.resize(sheet, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC)
         write_bytes(options.contact_sheet, cv2.imencode(options.contact_sheet.suffix, sheet)[1].tobytes())
-        print(f"contact sheet: {options.contact_sheet}")
+        say(f"contact sheet: {options.contact_sheet}")
 
 
 if __name__ == "__main__":

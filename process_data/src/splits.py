@@ -2,10 +2,10 @@
 
 import random
 import re
-import sys
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from process_data.src.console import complain
 from process_data.src.errors import PrepareError
 from process_data.src.files import read_text
 
@@ -43,8 +43,7 @@ def warn_untested(splits: Iterable[Split]) -> None:
     """Say which splits have no test videos."""
     empty = [f"{number}" for number, (_, test) in enumerate(splits, 1) if not test]
     if empty:
-        print(f"warning: split {', '.join(empty)} has no test videos, so it can be trained on but not evaluated",
-              file=sys.stderr)
+        complain(f"warning: split {', '.join(empty)} has no test videos, so it can be trained on but not evaluated")
 
 
 def ucf101_splits(names: Iterable[str]) -> list[Split]:
@@ -111,7 +110,8 @@ def _listed(path: Path) -> list[str]:
         entry = re.sub(r"\s+\d+$", "", line.strip())
         if not entry:
             continue
-        name = "/".join(Path(entry).with_suffix("").parts[-2:])
+        listed = PurePath(entry)
+        name = "/".join((*listed.parts[-2:-1], listed.stem))
         if "/" not in name:
             raise PrepareError(f"{path}, line {number}: {entry!r} should read Class/video.ext")
         names.append(name)

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from process_data.src.errors import PrepareError
-from process_data.src.files import require_utf8_name
+from process_data.src.names import require_name
 
 SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".3gp"}
 
@@ -15,7 +15,8 @@ SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".
 def find_videos(folder: Path) -> dict[str, Path]:
     """The videos `Class/video.ext` of a folder, sorted: {"Class/video": path}.
 
-    Raises PrepareError when the folder is missing or holds no videos, or two files of a class differ in suffix only.
+    Raises PrepareError when the folder is missing or holds no videos, two files of a class differ in suffix only, or a
+    name cannot be used.
     """
     if not folder.is_dir():
         raise PrepareError(f"no folder {folder}: give the folder that holds Class/video files")
@@ -24,7 +25,7 @@ def find_videos(folder: Path) -> dict[str, Path]:
         if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
             continue
         name = f"{path.parent.name}/{path.stem}"
-        require_utf8_name(path, name)
+        require_name(name, path)
         if name in found:
             raise PrepareError(f"{found[name]} and {path} have the same name but for the suffix: remove or rename one")
         found[name] = path

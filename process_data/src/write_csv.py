@@ -16,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from process_data.src.check_lmdb import check_rows
+from process_data.src.console import say
 from process_data.src.convert_video_to_lmdb import find_folders, frame_files
 from process_data.src.errors import PrepareError, run
 from process_data.src.files import require_writable
@@ -55,7 +56,7 @@ def main() -> None:
         if options.splits is None or not options.splits.is_dir():
             raise PrepareError("K400's splits are given by its lists: --splits is the folder of train.csv and val.csv")
         files, notes = k400_files(options.splits, lengths)
-        print("\n".join(notes))
+        say("\n".join(notes))
     else:
         splits = plan_splits(options.name, lengths, options.splits, options.seed, options.allow_missing)
         classes = class_list(options.name, options.split_root, options.splits, lengths, options.overwrite)
@@ -64,7 +65,7 @@ def main() -> None:
     folder = options.split_root / options.name
     write_files(folder, files, options.overwrite)
     for name, rows in check_rows(folder, lengths).items():
-        print(f"{folder / name}: {rows} videos")
+        say(f"{folder / name}: {rows} videos")
 
 
 if __name__ == "__main__":
