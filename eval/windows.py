@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from utils.augmentation import photometric
 from utils.console import say
+from utils.loader import items
 from utils.watch import FrameWatch, video_names
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -30,14 +31,15 @@ def read_samples(dataset: Dataset, *, workers: int, device: torch.device, title:
 
     Raises:
         DataError: a video cannot be read.
-        TrainingError: more than 1 % of the frames cannot.
+        TrainingError: more than 1 % of the frames cannot, or a loader worker was lost.
     """
     loader = DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers,
                         pin_memory=device.type == "cuda", prefetch_factor=2 if workers else None)
     watch = FrameWatch(video_names(dataset), sum(map(int, dataset.index.num_frames)))
     terminal = sys.stderr.isatty()
     spoken = time.monotonic()
-    for count, sample in enumerate(tqdm(loader, desc=title, unit="video", disable=not terminal, leave=False), start=1):
+    bar = tqdm(items(loader), total=len(loader), desc=title, unit="video", disable=not terminal, leave=False)
+    for count, sample in enumerate(bar, start=1):
         if not terminal and time.monotonic() - spoken > SECONDS_BETWEEN_LINES:
             spoken = time.monotonic()
             say(f"{title}: {count} of {len(loader)} videos read")

@@ -1,6 +1,7 @@
 """What full disks and flipped bits can do besides: each is shown to happen, and ends in one line that says where."""
 
 import errno
+import math
 import os
 import struct
 import zipfile
@@ -15,10 +16,12 @@ from tensorboardX.record_writer import RecordWriter
 import launch
 import main_nce
 import pretrain_script
+import pretrain_steps
 from utils import checkpoint, journal
 from utils.errors import CheckpointError
 from utils.journal import TensorBoard
-from utils.watch import FrameWatch
+from utils.optimizer import RunOptimizer
+from utils.watch import FrameWatch, LossWatch
 
 FULL = "/dev/full"  # what is written there finds no space, for anybody
 SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "2", "--moco-k", "8", "--moco-dim", "8", "-j", "0",
@@ -154,6 +157,46 @@ def test_a_tensor_that_one_bit_makes_a_directory_is_noticed():
     assert seen == entries
     Path("x").write_bytes(good)
     assert torch.equal(checkpoint.load("x")["state_dict"]["w"], torch.ones(1000))
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_weights_that_a_lost_loss_has_spoilt_are_not_saved(factor, late, monkeypatch, capsys):
+    """late: losses are looked at when it is cheap, as on a GPU; steps are taken after the lost one."""
+    assert run("--epochs 1 --save_steps 3") == 0
+    before = {path: path.read_bytes() for path in (only_folder() / "model").iterdir()}
+    loss, runs = pretrain_steps.infonce_loss, []
+    monkeypatch.setattr(pretrain_steps, "infonce_loss", lambda logits: loss(logits) * factor)
+    begin = pretrain_script.Pretraining.begin
+    monkeypatch.setattr(pretrain_script.Pretraining, "begin",
+                        lambda self, epoch: runs.append(self) or begin(self, epoch))
+    if late:
+        monkeypatch.setattr(LossWatch, "add", lambda self, *given: self._pending.append(lost(*given)))
+    assert run("--epochs 3 --resume auto --save_steps 3 --print_freq 100") == 2
+    weights = runs[0].run.model.state_dict().values()
+    assert not all(value.isfinite().all() for value in weights)  # the fault happens
+    error = capsys.readouterr().err
+    assert error.startswith("error: the loss of iteration 4 is ") and error.count("\n") == 1
+    assert {path: path.read_bytes() for path in (only_folder() / "model").iterdir()} == before
+
+
+def lost(iteration: int, batch: dict, loss: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
+    """What the watch over losses keeps of a step."""
+    return iteration, batch["index"], loss
+
+
+def test_moments_that_are_lost_are_not_saved(monkeypatch, capsys):
+    """A gradient of 1e25 is finite, and so are loss and weights ever after; its square is not."""
+    step = RunOptimizer.step
+
+    def steep(self) -> None:
+        self.parameters[0].grad.fill_(1e25)
+        step(self)
+    monkeypatch.setattr(RunOptimizer, "step", steep)
+    assert run("--epochs 1") == 2
+    error = capsys.readouterr().err
+    assert "optimizer's exp_avg_sq of 0" in error and "not saved" in error and error.count("\n") == 1
+    assert list((only_folder() / "model").iterdir()) == []
 
 
 def test_frames_that_others_stand_in_for_are_counted_in_the_log(capsys):

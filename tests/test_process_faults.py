@@ -10,6 +10,7 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import interrupted
 import noise
@@ -21,6 +22,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import launch
 import main_nce
+from eval.windows import read_samples
 from utils import loader, rendezvous
 from utils.errors import TrainingError
 from utils.training import Training
@@ -108,6 +110,24 @@ def test_workers_that_take_the_pinning_thread_along_are_replaced_too(monkeypatch
     monkeypatch.setattr(loader, "_iterate", failing)
     assert [batch["index"].tolist() for batch in loader.batches(batches, 0)] == expected and len(expected) == 4
     assert failures == []
+
+
+def test_an_evaluation_whose_worker_is_killed_ends_in_one_line(monkeypatch, capsys):
+    dataset = noise.Noise(1)
+    monkeypatch.setattr(dataset, "index", SimpleNamespace(num_frames=[8] * 8), raising=False)
+    sample = noise.Noise.__getitem__(dataset, (0, 0)) | {"damaged": torch.zeros(1, 2, dtype=torch.int64)}
+    monkeypatch.setattr(noise.Noise, "__getitem__", lambda self, item: sample | {"index": item})
+
+    def read() -> None:
+        samples = read_samples(dataset, workers=1, device=torch.device("cpu"), title="test")
+        next(samples)
+        [worker] = multiprocessing.active_children()
+        worker.kill()
+        worker.join()
+        assert len(list(samples)) < len(dataset) - 1, "the rest had been read"
+    assert launch.exit_code(read) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: a loader worker was lost (DataLoader worker (pid") and error.count("\n") == 1
 
 
 # Ranks

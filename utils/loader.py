@@ -103,6 +103,21 @@ def batches(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[Any]:
             loader._iterator = None  # the lost ones' iterator, which PyTorch would use again
 
 
+def items(loader: DataLoader) -> Iterator[Any]:
+    """What any loader yields; a lost worker ends it.
+
+    Raises:
+        TrainingError: a worker was lost.
+    """
+    try:
+        yield from _iterate(loader)
+    except RuntimeError as error:
+        if not LOST_WORKER.match(str(error)):
+            raise
+        raise TrainingError(f"a loader worker was lost ({str(error).splitlines()[0]}): start again, and if memory ran "
+                            "out, take fewer --workers") from error
+
+
 def _iterate(loader: DataLoader) -> Iterator[Any]:
     """An iterator that alone reports a lost worker.
 

@@ -172,7 +172,7 @@ class Training:
         self._losses.check()
         content = {**self.about, **self.subject.state(), "epoch": self.place.epoch - 1,
                    "iteration": self.place.iteration, "best_acc": self.place.best_acc, "progress": self._progress()}
-        refuse_non_finite(content["state_dict"])
+        refuse_non_finite(content["state_dict"], content["optimizer"])
         if distributed.is_main():
             write(content)
         self._saved = self.place.iteration

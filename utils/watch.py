@@ -48,13 +48,18 @@ class LossWatch:
         self._pending.clear()
 
 
-def refuse_non_finite(state_dict: Mapping[str, Tensor]) -> None:
-    """Refuse to save weights that are lost.
+def refuse_non_finite(state_dict: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
+    """Refuse to save weights that are lost, or moments of the optimizer: infinite ones hold their weights for ever.
+
+    Args:
+        optimizer: its state dict.
 
     Raises:
         TrainingError: some are NaN or infinite.
     """
-    named = {key: value for key, value in state_dict.items() if value.is_floating_point()}
+    moments = {f"optimizer's {key} of {number}": value for number, each in optimizer["state"].items()
+               for key, value in each.items() if isinstance(value, Tensor) and key != "step"}
+    named = {key: value for key, value in {**state_dict, **moments}.items() if value.is_floating_point()}
     largest = torch._foreach_norm(list(named.values()), torch.inf)
     if not torch.stack([norm.float().cpu() for norm in largest]).isfinite().all():
         lost = [key for key, norm in zip(named, largest, strict=True) if not norm.isfinite()]
