@@ -49,7 +49,8 @@ class Places:
 
     def packed(self, stream: str, name: str) -> Path:
         """The file of one video's packed frames in the work folder. Raises PrepareError for a name that leads out."""
-        return below(self.work / stream, name + ".msgpack")
+        place = below(self.work / stream, name)
+        return place.with_name(f"{place.name}.msgpack")
 
 
 def places(name: str, data_root: Path, split_root: Path) -> Places:
