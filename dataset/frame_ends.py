@@ -6,6 +6,8 @@ headers of the frames before are walked, and each costs a page of the disk.
 """
 
 import io
+import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,10 @@ from dataset.errors import DataError
 
 MAKE = "python process_data/src/index_lmdb.py"
 ENDING = "-ends.npy"
+# What `packed` writes before the numbers. NumPy's own reader evaluates a header, with many ways to fail.
+HEADER = re.compile(rb"\x93NUMPY\x01\x00(..)\{'descr': '<u4', 'fortran_order': False, 'shape': \((\d{1,15}),\), \} *\n",
+                    flags=re.DOTALL)
+MOST_HEADER = 1024  # bytes
 
 
 def path_beside(lmdb: str | Path) -> Path:
@@ -52,10 +58,18 @@ def load(path: Path, num_frames: np.ndarray) -> FrameEnds:
     """
     remedy = f"remove it, or make it again with {MAKE} {str(path).removesuffix(ENDING)}"
     try:
-        ends = np.lib.format.open_memmap(path, mode="r")  # takes no pickles, and no archives
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read ({error}): {remedy}") from error
+        with open(path, "rb") as file:
+            found = HEADER.match(file.read(MOST_HEADER))
+            size = file.seek(0, os.SEEK_END)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+    if not found or found.end() != 10 + int.from_bytes(found[1], "little"):
+        raise DataError(f"{path} cannot be read as a list of uint32: {remedy}")
     firsts = np.concatenate([[0], np.cumsum(num_frames, dtype=np.int64)])
-    if ends.dtype != np.uint32 or ends.shape != (firsts[-1],):
-        raise DataError(f"{path} is of {ends.shape} {ends.dtype}, but its LMDB has {firsts[-1]} frames: {remedy}")
+    count = int(found[2])
+    if count != firsts[-1]:
+        raise DataError(f"{path} is of {count} frames, but its LMDB has {firsts[-1]} frames: {remedy}")
+    if size != found.end() + 4 * count:
+        raise DataError(f"{path} cannot be read: it is cut short, or too long: {remedy}")
+    ends = np.memmap(path, "<u4", "r", found.end(), (count,)) if count else np.zeros(0, np.uint32)
     return FrameEnds(path, ends, firsts)

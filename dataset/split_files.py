@@ -55,16 +55,25 @@ def read_rows(path: Path) -> tuple[list[str], np.ndarray]:
     """
     paths: list[str] = []
     counts: list[int] = []
-    for number, row in enumerate(csv.reader(read_text(path, "the split list").splitlines()), start=1):
-        if not row:
-            continue
-        if len(row) != 2 or not row[1].strip().isdecimal() or "/" not in row[0].rstrip("/"):
-            raise DataError(f"{path}, line {number}: {','.join(row)!r} is not 'Class/video,number of frames'")
-        paths.append(row[0])
-        counts.append(int(row[1]))
+    rows = csv.reader(read_text(path, "the split list").splitlines())
+    try:
+        for number, row in enumerate(rows, start=1):
+            if not row:
+                continue
+            if len(row) != 2 or not _is_count(row[1].strip()) or "/" not in row[0].rstrip("/"):
+                raise DataError(f"{path}, line {number}: {','.join(row)!r:.200} is not 'Class/video,number of frames'")
+            paths.append(row[0])
+            counts.append(int(row[1]))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {rows.line_num}: {error}: it is not 'Class/video,number of frames'") from error
     if not paths:
         raise DataError(f"the split list {path} is empty")
     return paths, np.array(counts, dtype=np.int32)
+
+
+def _is_count(text: str) -> bool:
+    digits = text.lstrip("0")
+    return text.isdecimal() and len(digits) <= 10 and int(text) < 1 << 31
 
 
 def source_names(name: str, *, by_video: bool) -> tuple[str, str]:
@@ -90,9 +99,10 @@ def source_ids(names: list[str], path: Path, *, by_video: bool) -> np.ndarray:
     if path.exists():
         try:
             known = json.loads(read_text(path, "the list of sources"))
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"the list of sources {path} is damaged ({error}): write it again") from error
-        if not isinstance(known, dict) or not all(type(number) is int for number in known.values()):
+        if not isinstance(known, dict) or not all(type(number) is int and abs(number) < 1 << 62
+                                                  for number in known.values()):
             raise DataError(f"the list of sources {path} is not a JSON object of source name -> whole number")
     ids = np.empty(len(names), dtype=np.int64)
     missing: dict[int, str] = {}  # row -> source
