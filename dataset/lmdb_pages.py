@@ -1,8 +1,9 @@
 """Where a value lies in an LMDB file, found without touching the value.
 
 py-lmdb reads a byte of every page of a value that it returns, so a clip of a few frames would fetch its whole video
-from disk. The layout is that of LMDB's data format 1 on 64-bit machines (mdb.c): two meta pages, then a B+ tree with
-keys in bytewise order; a value that is larger than a page lies in one piece, in pages of its own.
+from disk; and a damaged page may end its process. The layout is that of LMDB's data format 1 on 64-bit machines
+(mdb.c): two meta pages, then a B+ tree with keys in bytewise order; a value that is larger than a page lies in one
+piece, in pages of its own.
 """
 
 import math
@@ -15,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAGIC, FORMAT = 0xBEEFC0DE, 1
-PAGE_HEADER, NODE_HEADER = 16, 8  # bytes
+PAGE_HEADER, NODE_HEADER, META = 16, 8, 136  # bytes
+SMALLEST = 1024  # bytes: two pages of the smallest size
+DEEPEST = 32  # levels of the tree, as LMDB has it
 NO_PAGE = (1 << 64) - 1  # root of an empty tree
 LEAF, OWN_PAGES = 0x02, 0x01  # flags of a page, and of a node whose value lies in pages of its own
 
@@ -72,36 +75,46 @@ class PageReader:
         stamp: of the file as it was opened, see :func:`stamp`.
 
     Raises:
-        DamagedError: it is of another format.
+        DamagedError: it is of another format, or cut short.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.stamp = stamp(path)
         with open(data_file(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < SMALLEST:
+                raise DamagedError(f"cannot be read as an LMDB: it has {size} bytes")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._map.madvise(mmap.MADV_RANDOM)
         self._page_size = self._number("<I", PAGE_HEADER + 24)
         metas = [page * self._page_size + PAGE_HEADER for page in (0, 1)]
-        if any(struct.unpack_from("<II", self._map, meta) != (MAGIC, FORMAT) for meta in metas):
-            raise DamagedError(f"{path} is no LMDB of format {FORMAT}")
+        if metas[1] + META > size or any(struct.unpack_from("<II", self._map, meta) != (MAGIC, FORMAT)
+                                         for meta in metas):
+            raise DamagedError(f"is no LMDB of format {FORMAT}")
         newest = max(metas, key=lambda meta: self._number("<Q", meta + 128))  # the larger transaction number
         self._root = self._number("<Q", newest + 112)
+        expected = (self._number("<Q", newest + 120) + 1) * self._page_size  # 120: the last page's number
+        if size < expected:  # reading past the end would end the process (SIGBUS)
+            raise DamagedError(f"is cut short: {size} of {expected} bytes; copy or download it again")
 
     def value(self, key: bytes) -> Value | None:
         """The value of a key, None where there is none.
 
         Raises:
-            DamagedError: a page leads out of the file, which is cut or damaged.
+            DamagedError: a page leads out of the file or in a circle: it is damaged.
         """
         try:
             return None if self._root == NO_PAGE else self._find(key)
-        except struct.error as error:
-            raise DamagedError(f"its pages lead out of the file ({error})") from error
+        except (struct.error, IndexError) as error:
+            raise DamagedError(f"its pages lead nowhere ({error})") from error
 
     def _find(self, key: bytes) -> Value | None:
         page = self._root * self._page_size
-        nodes = self._nodes(page)
+        nodes, depth = self._nodes(page), 1
         while not self._number("<H", page + 10) & LEAF:
+            depth += 1
+            if depth > DEEPEST:
+                raise DamagedError("its pages lead in a circle")
             # the first key of a branch stands for everything below the second
             node = nodes[bisect_right(nodes, key, lo=1, key=self._key) - 1]
             low, middle, high = struct.unpack_from("<HHH", self._map, node)
@@ -114,6 +127,8 @@ class PageReader:
         start = nodes[place] + NODE_HEADER + key_length
         if flags & OWN_PAGES:
             start = self._number("<Q", start) * self._page_size + PAGE_HEADER
+        if start + length > len(self._map):
+            raise DamagedError(f"the value of {key!r} ends after the file")
         return Value(memoryview(self._map)[start:start + length], start, self._map)
 
     def _nodes(self, page: int) -> list[int]:

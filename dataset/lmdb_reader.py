@@ -1,70 +1,24 @@
 """Frames of videos in an LMDB of msgpack lists of JPEGs; nothing is read but the frames that are asked for.
 
-An environment is opened on first use in each process, so a reader can be built before workers fork or spawn, and is
-pickled without it. LMDB refuses to open a file twice in a process: readers of the same file share one environment.
+A file is opened on first use, so a reader can be built before there are workers. It is pickled without its file; a
+forked process reads on in the parent's.
 """
 
+import operator
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import cv2
-import lmdb
 import msgpack
 import numpy as np
 
 from dataset import frame_ends, jpeg, stand_ins
 from dataset.errors import DamagedFramesError, DataError
-from dataset.lmdb_pages import DamagedError, PageReader, Value, data_file, stamp
+from dataset.lmdb_pages import DamagedError, PageReader, Value, stamp
 from dataset.msgpack_list import CutValueError, element_spans, indexed_spans, readable_spans
-
-
-class _Environment:
-    """An open environment of this process."""
-
-    def __init__(self, path: str) -> None:
-        try:
-            self.env = lmdb.open(path, readonly=True, lock=False, readahead=False, subdir=os.path.isdir(path))
-            _refuse_cut(path, self.env)
-            self.pages = PageReader(path)
-        except (lmdb.Error, DamagedError) as error:
-            raise DataError(f"{path} cannot be read as an LMDB ({error}): check the path, or make it again with "
-                            "process_data/src/convert_video_to_lmdb.py") from error
-        self.pid = os.getpid()
-
-    def __del__(self) -> None:
-        # what a forked process inherits belongs to its parent, and must stay open there
-        if hasattr(self, "pid") and self.pid == os.getpid():
-            self.env.close()
-
-
-def _refuse_cut(path: str, env: lmdb.Environment) -> None:
-    """Raise DataError for a file that ends before its last page: reading there would end the process (SIGBUS)."""
-    size, expected = os.path.getsize(data_file(path)), (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    if size < expected:
-        env.close()
-        raise DataError(f"{path} is cut short: {size} of {expected} bytes; copy or download it again")
-
-
-# path of the file -> its environment in this process, kept while a reader holds it
-_open_environments: WeakValueDictionary[str, _Environment] = WeakValueDictionary()
-
-
-def _environment(path: str) -> _Environment:
-    """This process's environment of an LMDB."""
-    found = _open_environments.get(path)
-    if found is not None and found.pid == os.getpid():
-        return found
-    if found is not None:
-        # py-lmdb's list of open files is inherited by a fork; closing there drops the entry and leaves the parent's
-        # memory map alone, as each process has its own
-        found.env.close()
-    cv2.setNumThreads(1)  # decoding runs in the processes of a loader, one thread each
-    _open_environments[path] = opened = _Environment(path)
-    return opened
 
 
 @dataclass(frozen=True)
@@ -92,28 +46,32 @@ class LmdbReader:
         self.path = os.path.realpath(path)
         # A link may lead to a folder where only others may write, or away from where the ends were put.
         self._beside = [] if walk else [frame_ends.path_beside(p) for p in (os.path.abspath(path), self.path)]
-        self._held: _Environment | None = None
+        self._held: PageReader | None = None
         self._contents: _Contents | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_held": None, "_contents": None}
 
-    def _environment(self) -> _Environment:
-        """The file, opened in this process."""
-        if self._held is None or self._held.pid != os.getpid():
+    def _pages(self) -> PageReader:
+        """The file, opened."""
+        if self._held is None:
             if not Path(self.path).exists():
                 raise DataError(f"there is no LMDB {self.path}: check the path, or make it with "
                                 "process_data/src/prepare.py")
-            self._held = _environment(self.path)
+            cv2.setNumThreads(1)  # decoding runs in the processes of a loader, one thread each
+            try:
+                self._held = PageReader(self.path)
+            except DamagedError as error:
+                raise DataError(f"{self.path} {error} (--data_root leads there)") from error
         return self._held
 
     def close(self) -> None:
-        """Let go of the environment; the next use opens it again."""
+        """Let go of the file; the next use opens it again."""
         self._held = None
 
     @property
     def contents(self) -> _Contents:
-        """Ids and frame counts, read once. The environment is let go of, so that none is open when workers fork."""
+        """Ids and frame counts, read once. The file is let go of: who starts workers need not have it open."""
         if self._contents is None:
             was_open = self._held is not None
             self._contents = self._read_contents()
@@ -122,29 +80,33 @@ class LmdbReader:
         return self._contents
 
     def _read_contents(self) -> _Contents:
-        environment = self._environment()
-        with environment.env.begin(buffers=True) as transaction:
-            order, keys, lengths = (self._metadata(transaction, key) for key in
-                                    (b"__order__", b"__keys__", b"__vlen__"))
+        pages = self._pages()
+        order, keys, lengths = (self._metadata(key) for key in (b"__order__", b"__keys__", b"__vlen__"))
         try:
             ids = {name.decode(): number for number, name in enumerate(order)}
             places = np.array([int(key) for key in keys], dtype=np.int64)
             num_frames = np.zeros(len(order), dtype=np.int32)
-            num_frames[places] = lengths
-        except (ValueError, IndexError, AttributeError, TypeError) as error:
+            if not len(order) == len(places) == len(lengths):
+                raise ValueError(f"{len(order)}, {len(places)} and {len(lengths)} entries")
+            num_frames[places] = [operator.index(length) for length in lengths]
+        except (ValueError, IndexError, AttributeError, TypeError, OverflowError) as error:
             raise DataError(f"{self.path}: __order__, __keys__ and __vlen__ do not belong together ({error}): make the "
                             "file again") from error
+        if len(ids) < len(order) or len(set(places.tolist())) < len(order) or (num_frames < 0).any() or (
+                places < 0).any():
+            raise DataError(f"{self.path}: __order__ has a name twice, or __keys__ or __vlen__ a number below 0: make "
+                            "the file again")
         beside = next((path for path in self._beside if path.exists()), None)
         ends = frame_ends.load(beside, num_frames) if beside else None
-        return _Contents(environment.pages.stamp, ids, num_frames, ends)
+        return _Contents(pages.stamp, ids, num_frames, ends)
 
-    def _metadata(self, transaction: lmdb.Transaction, key: bytes) -> list:
-        value = transaction.get(key)
+    def _metadata(self, key: bytes) -> list:
+        value = self._find(key, self.path)
         if value is None:
             raise DataError(f"{self.path} has no {key.decode()}: it was not written to its end, or is not a frame "
                             "LMDB; make it again with process_data/src/convert_video_to_lmdb.py")
         try:
-            found = msgpack.unpackb(value, raw=True)  # bytes, whichever type they were written as
+            found = msgpack.unpackb(value.view, raw=True)  # bytes, whichever type they were written as
         except (ValueError, msgpack.UnpackException) as error:
             raise DataError(f"{self.path}: {key.decode()} is damaged ({error}): make the file again") from error
         if not isinstance(found, list):
@@ -236,18 +198,19 @@ class LmdbReader:
 
     def _value(self, name: str, where: str) -> Value:
         """The packed frames of a video."""
-        key = b"%09d" % self._id(name)
-        pages = self._environment().pages
-        if not stamp(self.path) == pages.stamp == self.contents.stamp:
+        if not stamp(self.path) == self._pages().stamp == self.contents.stamp:
             raise DataError(f"{self.path} was replaced or changed while it was in use: start again, with a file that "
                             "stays as it is")
-        try:
-            value = pages.value(key)
-        except DamagedError as error:
-            raise DataError(f"{where}: {error}: make the file again") from error
+        value = self._find(b"%09d" % self._id(name), where)
         if value is None:
             raise DataError(f"{where}: it is in __order__ but has no value: make the file again")
         return value
+
+    def _find(self, key: bytes, where: str) -> Value | None:
+        try:
+            return self._pages().value(key)
+        except DamagedError as error:
+            raise DataError(f"{where}: {error}: make the file again") from error
 
     def _spans(self, name: str, value: Value, wanted: list[int], where: str) -> list[tuple[int, int]]:
         """Where the wanted frames lie in a value; they are on their way from the disk then."""

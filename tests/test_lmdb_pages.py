@@ -1,5 +1,9 @@
 """Looking values up in the file, against py-lmdb."""
 
+import shutil
+import struct
+from pathlib import Path
+
 import lmdb
 import pytest
 
@@ -69,5 +73,26 @@ def test_a_cut_file(tmp_path):
     path = write(tmp_path / "file.lmdb", {b"%09d" % i: b"value" * 100 for i in range(2000)})
     with open(path, "r+b") as file:
         file.truncate(3 * 4096)
-    with pytest.raises(DamagedError, match="out of the file"):
-        PageReader(path).value(b"000000001")
+    with pytest.raises(DamagedError, match="is cut short: 12288 of "):
+        PageReader(path)
+
+
+def damaged(path: Path, page: int, offset: int, value: bytes) -> PageReader:
+    with open(path, "r+b") as file:
+        file.seek(page * 4096 + offset)
+        file.write(value)
+    return PageReader(path)
+
+
+def test_damaged_pages(tmp_path):
+    path = write(tmp_path / "file.lmdb", {b"%09d" % i: b"value" * 100 for i in range(2000)})
+    root = PageReader(path)._root
+    shutil.copy(path, tmp_path / "copy.lmdb")
+    page = path.read_bytes()[root * 4096:(root + 1) * 4096]
+    lower = struct.unpack_from("<H", page, 12)[0]
+    for node in struct.unpack_from(f"<{(lower - 16) // 2}H", page, 16):
+        circle = damaged(path, root, node, struct.pack("<HHH", root & 0xFFFF, root >> 16, 0))
+    with pytest.raises(DamagedError, match="in a circle"):
+        circle.value(b"000000001")
+    with pytest.raises(DamagedError, match="lead nowhere"):
+        damaged(tmp_path / "copy.lmdb", root, 12, struct.pack("<H", 16)).value(b"000000001")

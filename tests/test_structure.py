@@ -17,7 +17,8 @@ ALLOWED = {
     "model": {"backbone", "utils.distributed"},
     "dataset": set(),
     "utils": set(),
-    "process_data": {"dataset.lmdb_reader", "dataset.errors", "dataset.frame_ends", "dataset.msgpack_list"},
+    "process_data": {"dataset.lmdb_reader", "dataset.errors", "dataset.frame_ends", "dataset.lmdb_pages",
+                     "dataset.msgpack_list"},
 }
 
 

@@ -12,12 +12,14 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lmdb
 import msgpack
 import numpy as np
 
 from dataset.frame_ends import packed, path_beside
+from dataset.lmdb_pages import DamagedError, PageReader
 from dataset.msgpack_list import element_spans
 from process_data.src.errors import PrepareError
 from process_data.src.files import require_writable, write_bytes, write_text
@@ -33,10 +35,13 @@ def pack(jpegs: Iterable[bytes]) -> bytes:
 
 
 def count(value: bytes | memoryview) -> int:
-    """Number of frames in a video's value, from its first bytes alone."""
+    """Number of frames in a video's value, from its first bytes alone. Raises PrepareError where it is no list."""
     unpacker = msgpack.Unpacker()
     unpacker.feed(bytes(value[:5]))
-    return unpacker.read_array_header()
+    try:
+        return unpacker.read_array_header()
+    except (ValueError, msgpack.UnpackException) as error:
+        raise PrepareError(f"a value that is no list of frames ({error}): make it again") from error
 
 
 def order_of(names: Iterable[str]) -> list[str]:
@@ -110,23 +115,22 @@ def _put(environment: lmdb.Environment, key: bytes, value: bytes) -> None:
 class LmdbFile:
     """An open LMDB of videos: `lengths` {"Class/video": frames} and the values by name. Use through `open_lmdb`."""
 
-    def __init__(self, path: Path, transaction: lmdb.Transaction):
-        self._transaction = transaction
-        entries = {}
-        for key in ("keys", "order", "vlen"):
-            stored = transaction.get(f"__{key}__".encode())
-            if stored is None:
-                raise PrepareError(f"{path} lacks the entry __{key}__: it is no finished video LMDB, make it again")
-            entries[key] = stored
+    def __init__(self, path: Path, pages: PageReader):
+        self._path, self._pages = path, pages
+        # raw=True reads names of both msgpack string types as bytes
+        keys, names, lengths = (self._unpacked(f"__{key}__") for key in ("keys", "order", "vlen"))
         try:
-            # raw=True reads names of both msgpack string types as bytes
-            keys, names, lengths = (msgpack.unpackb(stored, raw=True) for stored in entries.values())
             order = [name.decode() for name in names]
-            self._keys = {order[int(key)]: bytes(key) for key in keys}
+            numbers = [int(key) for key in keys]
+            if sorted(numbers) != list(range(len(order))) or len(set(order)) < len(order):
+                raise ValueError("not each video has one key")
+            self._keys = {order[number]: b"%09d" % number for number in numbers}
             self.lengths: dict[str, int] = {
-                order[int(key)]: operator.index(length) for key, length in zip(keys, lengths, strict=True)
+                order[number]: operator.index(length) for number, length in zip(numbers, lengths, strict=True)
             }
-        except (ValueError, LookupError, AttributeError, TypeError, msgpack.UnpackException) as error:
+            if any(not 0 <= length < 1 << 31 for length in self.lengths.values()):
+                raise ValueError("a number of frames that cannot be")
+        except (ValueError, LookupError, AttributeError, TypeError, OverflowError) as error:
             raise PrepareError(f"{path}: __order__, __keys__ or __vlen__ is damaged ({error}): make it again"
                                ) from error
         for name in order:
@@ -134,34 +138,42 @@ class LmdbFile:
 
     def value(self, name: str) -> memoryview:
         """The packed frames of a video, without a copy; valid while the file is open."""
-        return self._transaction.get(self._keys[name])
+        return self._value(self._keys[name].decode())
 
     def jpegs(self, name: str) -> list[bytes]:
-        """The JPEGs of a video."""
-        return msgpack.unpackb(self.value(name), raw=True)
+        """The JPEGs of a video. Raises PrepareError for a damaged value."""
+        found = self._unpacked(self._keys[name].decode())
+        if not isinstance(found, list) or not all(isinstance(image, bytes) for image in found):
+            raise PrepareError(f"{self._path}: the value of {name} is no list of frames: make it again")
+        return found
+
+    def _value(self, key: str) -> memoryview:
+        try:
+            found = self._pages.value(key.encode())
+        except DamagedError as error:
+            raise PrepareError(f"{self._path}: {error}: make it again") from error
+        if found is None:
+            raise PrepareError(f"{self._path} lacks the entry {key}: it is no finished video LMDB, make it again")
+        return found.view
+
+    def _unpacked(self, key: str) -> Any:
+        value = self._value(key)
+        try:
+            return msgpack.unpackb(value, raw=True)
+        except (ValueError, msgpack.UnpackException) as error:
+            raise PrepareError(f"{self._path}: the entry {key} is damaged ({error}): make it again") from error
 
 
 @contextmanager
 def open_lmdb(path: Path) -> Iterator[LmdbFile]:
     """Open an LMDB (a file, or a folder that holds data.mdb) for reading. Raises PrepareError when it is none.
 
-    A file that is cut short is refused too: reading past its end would kill the process (SIGBUS).
+    A damaged file is refused, too; py-lmdb may end the process there.
     """
     if not path.exists():
         raise PrepareError(f"no LMDB {path}: make it with prepare.py or convert_video_to_lmdb.py")
     try:
-        environment = lmdb.open(str(path), subdir=path.is_dir(), readonly=True, lock=False, readahead=False)
-    except lmdb.Error as error:
-        raise PrepareError(f"{path} is no LMDB ({error}): make it again") from error
-    with environment:
-        _require_whole(path, environment)
-        with environment.begin(buffers=True) as transaction:
-            yield LmdbFile(path, transaction)
-
-
-def _require_whole(path: Path, environment: lmdb.Environment) -> None:
-    """Raises PrepareError for a data file that ends before the last page it should hold."""
-    size = (path / "data.mdb" if path.is_dir() else path).stat().st_size
-    whole = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-    if size < whole:
-        raise PrepareError(f"{path} is cut short: {size} of {whole} bytes; copy or download it again")
+        pages = PageReader(path)
+    except DamagedError as error:
+        raise PrepareError(f"{path} {error}: this is no LMDB that can be read, make it again") from error
+    yield LmdbFile(path, pages)
