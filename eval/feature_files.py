@@ -53,9 +53,13 @@ def load(folder: Path, dataset: str, split: str) -> FeatureSet:
     features = _load_tensor(path).float()
     labels = _load_tensor(_file(folder, dataset, split, "label.pth.tar")).long()
     names = read_json(_file(folder, dataset, split, "vname.json"))
-    if features.dim() != 2 or not len(features) == len(labels) == len(names):
-        raise CheckpointError(f"{path}: {tuple(features.shape)} features, {len(labels)} labels and {len(names)} names "
-                              "do not belong together: make them again with --retrieval")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise CheckpointError(f"{_file(folder, dataset, split, 'vname.json')} is no list of names: make it again with "
+                              "--retrieval")
+    if features.dim() != 2 or features.numel() == 0 or labels.dim() != 1 or not len(features) == len(labels) == len(
+            names):
+        raise CheckpointError(f"{path}: {tuple(features.shape)} features, {tuple(labels.shape)} labels and "
+                              f"{len(names)} names do not belong together: make them again with --retrieval")
     return FeatureSet(features, labels, names)
 
 
@@ -74,4 +78,7 @@ def _load_tensor(path: Path) -> Tensor:
     content = checkpoint.load(path, require=())
     if not isinstance(content, Tensor | list):
         raise CheckpointError(f"{path} does not hold a tensor: make it again with --retrieval")
-    return torch.as_tensor(content)
+    try:
+        return torch.as_tensor(content)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise CheckpointError(f"{path} holds a list that is none of numbers: make it again with --retrieval") from error

@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise OptionError(f"{folder}: training features {tuple(train.features.shape)} and test features "
                           f"{tuple(test.features.shape)} cannot be used together: make them again with --retrieval")
     num_class = len(catalog.class_names(args.dataset, args.split_root))
-    if max(int(data.labels.max()) for data in (train, test)) >= num_class:
+    if any(int(data.labels.min()) < 0 or int(data.labels.max()) >= num_class for data in (train, test)):
         raise OptionError(f"{folder}: labels go beyond the {num_class} classes of {args.dataset}: check --dataset and "
                           "--split_root, or make the features again with --retrieval")
     probe = Probe(**{name: getattr(args, name) for name in Probe.__dataclass_fields__})

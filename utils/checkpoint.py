@@ -1,7 +1,9 @@
 """Checkpoint files: safe to read, never half written; and state dicts loaded with every difference accounted for."""
 
+import io
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -40,7 +42,7 @@ _NUMPY = [
 
 # What reading a damaged file raises.
 BROKEN = (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, AssertionError,
-          NotImplementedError, zipfile.BadZipFile)
+          NotImplementedError, zipfile.BadZipFile, struct.error, OverflowError, MemoryError)
 
 
 def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
@@ -57,8 +59,11 @@ def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
         raise CheckpointError(f"there is no checkpoint {path}: check the path")
     try:
         _refuse_damage(path)
+        # From memory, a string that says it has 4 GB takes what there is; from a file, 4 GB are set aside for it.
+        source = path if zipfile.is_zipfile(path) else io.BytesIO(path.read_bytes())
         with torch.serialization.safe_globals(_NUMPY):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(source, map_location="cpu", weights_only=True)
+        _refuse_odd_tensors(content, path.stat().st_size)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is damaged, or no checkpoint, or holds more than plain data, and is not loaded "
                               f"({_short(error)})") from error
@@ -96,6 +101,22 @@ def _refuse_damage(path: Path) -> None:
         damaged = file.testzip()
     if damaged is not None:
         raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
+
+
+def _refuse_odd_tensors(content: object, size: int) -> None:
+    """Raise ValueError where a tensor is of no plain numbers, or is larger than its file: a few bytes can promise any
+    size, which would be filled once the tensor is used."""
+    todo, seen = [content], set()
+    while todo:  # no recursion: a file can hold lists in lists without end, also in themselves
+        value = todo.pop()
+        if isinstance(value, Tensor):
+            if value.layout != torch.strided or value.is_meta or value.is_quantized:
+                raise ValueError("a tensor of another kind than plain numbers")
+            if value.numel() * value.element_size() > size:
+                raise ValueError(f"a tensor of {value.numel()} numbers is larger than the file")
+        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            todo += value.values() if isinstance(value, Mapping) else value
 
 
 def _is_state(value: object) -> bool:

@@ -134,7 +134,7 @@ def _is_past(line: str, epoch: int, iteration: int) -> bool:
     try:
         record = json.loads(line)
         of_epoch, done = int(record["epoch"]), int(record["done"])
-    except (ValueError, KeyError, TypeError, OverflowError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return False  # cut short when the run was killed
     trained = record.get("kind") == "steps" and record.get("title") == "train"
     return of_epoch < epoch or (of_epoch == epoch and trained and done <= iteration)

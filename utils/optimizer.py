@@ -80,7 +80,7 @@ class RunOptimizer:
             CheckpointError: the state is of another number or shape of parameters, or of another optimizer.
         """
         groups = [index for group in saved["param_groups"] for index in group["params"]]
-        if len(groups) != len(self.parameters):
+        if len(groups) != len(self.parameters) or not set(saved["state"]) <= set(groups):
             raise CheckpointError(f"the checkpoint's optimizer has {len(groups)} parameters, this model "
                                   f"{len(self.parameters)}: it was made with another --net, --model or --train_what")
         position = dict(zip(groups, range(len(groups)), strict=True))
@@ -88,8 +88,10 @@ class RunOptimizer:
         wanted = {"exp_avg", "exp_avg_sq"} if isinstance(self.inner, torch.optim.Adam) else {"momentum_buffer"}
         for i, values in moments.items():
             parameter = self.parameters[i]
-            shapes = [value.shape for key, value in values.items() if key in wanted and isinstance(value, Tensor)]
-            if not wanted <= set(values) or any(shape != parameter.shape for shape in shapes):
+            # SGD's is None before its first step
+            fits = [value is None or (isinstance(value, Tensor) and value.shape == parameter.shape)
+                    for key, value in values.items() if key in wanted]
+            if not wanted <= set(values) or not all(fits) or not _is_count(values.get("step", 0)):
                 raise CheckpointError(f"the checkpoint's optimizer state of parameter {i} does not fit: it was made "
                                       "with another --net or optimizer")
         self.inner.load_state_dict({"state": self._numbered(moments), "param_groups": self._groups()})
@@ -115,6 +117,10 @@ class RunOptimizer:
                 numbered[number] = {key: torch.tensor(float(value)) if key == "step" else value
                                     for key, value in values.items()}
         return numbered
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 def resumed_lr(saved: dict, factor: float, default: float) -> float:

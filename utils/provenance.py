@@ -71,6 +71,6 @@ def write_run(folder: Path, about: dict[str, object]) -> None:
 def _starts(path: Path) -> list:
     try:
         starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     return starts if isinstance(starts, list) else []

@@ -4,6 +4,8 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from utils.errors import CheckpointError
 from utils.schedule import lr_factor
 
@@ -15,6 +17,7 @@ FREE = frozenset((
     "multiprocessing_distributed", "num_seq", "center_crop", "five_crop", "ten_crop", "retrieval", "dirname", "gallery",
     "crops"))
 OF_THE_RATE = frozenset(("lr", "schedule", "cos", "epochs"))  # see _rate_differs
+MOST_EPOCHS = 100_000
 RESOLVED = frozenset(("precision",))  # compared as the run uses it, in "made_with"
 
 
@@ -39,11 +42,11 @@ def refuse_changes(saved: Mapping[str, Any], args: Namespace, made_with: Mapping
     if not now.get("reset_lr") and _rate_differs(then, now, begun):
         compared.append("cos" if then["cos"] != now["cos"] else "epochs" if now["cos"] else "schedule")
     changes = [f"{_flag(name)} {_shown(then[name])} (now {_shown(now[name])})" for name in compared
-               if _plain(then[name]) != _plain(now[name])]
+               if _differ(_plain(then[name]), _plain(now[name]))]
     before = saved.get("made_with")
     if isinstance(before, Mapping):
-        changes += [f"{name} {before[name]} (now {value})" for name, value in made_with.items()
-                    if name in before and before[name] != value]
+        changes += [f"{name} {_shown(before[name])} (now {value})" for name, value in made_with.items()
+                    if name in before and _differ(before[name], value)]
     if changes:
         raise CheckpointError(f"{path} was made with {', '.join(changes)}: the run would not end as it began. Give "
                               "what it was made with, or go on all the same with --accept_changes")
@@ -55,7 +58,10 @@ def _rate_differs(then: Mapping[str, Any], now: Mapping[str, Any], begun: int) -
     if not all(name in then for name in names):
         return False
     one, two = ({name: options[name] for name in names} for options in (then, now))
-    return any(lr_factor(epoch, **one) != lr_factor(epoch, **two) for epoch in range(begun))
+    try:
+        return any(lr_factor(epoch, **one) != lr_factor(epoch, **two) for epoch in range(min(begun, MOST_EPOCHS)))
+    except (TypeError, ValueError, ArithmeticError, RuntimeError):
+        return True  # no options that a run could have had
 
 
 def _flag(name: str) -> str:
@@ -63,9 +69,15 @@ def _flag(name: str) -> str:
     return "--" + (name.replace("_", "-") if name.startswith("moco_") else name)
 
 
+def _differ(then: object, now: object) -> bool:
+    """Whether a damaged file's value, too, which may be anything, is another one."""
+    return isinstance(then, Tensor) or bool(then != now)
+
+
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, list | tuple) else value
 
 
 def _shown(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return " ".join(text.split())[:100]

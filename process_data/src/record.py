@@ -21,7 +21,7 @@ def read(path: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PrepareError(f"{path} is damaged ({error}): remove it and run with --overwrite") from error
     if not isinstance(found, dict):
         raise PrepareError(f"{path} is no record of this command: remove it and run with --overwrite")
