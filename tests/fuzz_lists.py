@@ -1,13 +1,16 @@
-"""Fuzz targets: csv lists, class lists, video_source.json, and the official lists that splits are made from."""
+"""Fuzz targets: csv lists, class lists, video_source.json, the official lists that splits are made from, and videos."""
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
 from fuzz_inputs import JSON, TEXT, edits
 from fuzz_targets import Target, given
 from hypothesis import strategies as st
+from miniature import frame
 
 from dataset.split_files import read_classes, read_rows
 from dataset.video_index import IndexRules, read_index
@@ -15,6 +18,7 @@ from process_data.src import record
 from process_data.src.check_lmdb import check_rows
 from process_data.src.k400_splits import k400_names
 from process_data.src.split_folder import class_list, plan_splits
+from process_data.src.video_io import read_frames
 
 LENGTHS = {"A/a_c01": 30, "A/a_c02": 31, "A/b": 40, "B/a": 50, "B/ü, \"x\"": 60}
 UCF = IndexRules(drop_unknown_classes=False, source_by_video=False, csv_counts=(True,), length="half")
@@ -120,6 +124,27 @@ def record_of(path: Path) -> None:
     assert isinstance(record.read(path), dict)
 
 
+def video_target(folder: Path) -> Target:
+    """Videos, of which the frames up to the first damage count; what decodes them is not ours."""
+    seeds = []
+    for ending, code in (("avi", "MJPG"), ("avi", "XVID"), ("mp4", "mp4v")):
+        path = folder / f"sound.{ending}"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), 25, (64, 48))
+        for number in range(6):
+            writer.write(frame("A/a", number))
+        writer.release()
+        seeds.append(path.read_bytes())
+    path = folder / "video.avi"
+
+    def read(data: bytes) -> int:
+        path.write_bytes(data)
+        frames = list(itertools.islice(read_frames(path, short_side=32), 50))
+        assert all(image.dtype == np.uint8 and image.shape[2:] == (3,) for image in frames)
+        assert data not in seeds or [image.shape for image in frames] == [(32, 43, 3)] * 6
+        return len(frames)
+    return Target("videos", seeds, read, edits(seeds))
+
+
 def targets(folder: Path) -> list[Target]:
     (folder / "lists").mkdir()
     (folder / "lists/testlist01.txt").write_text("B/a.avi\n")
@@ -127,7 +152,7 @@ def targets(folder: Path) -> list[Target]:
     for number in (1, 2, 3):
         (folder / f"hmdb/B_test_split{number}.txt").write_text("a.avi 1\n")
     head = b"label,youtube_id,time_start,time_end,split\n"
-    return [*(index_target(folder, name) for name in FILES),
+    return [*(index_target(folder, name) for name in FILES), video_target(folder),
             prepared_target(folder, "lists/trainlist01.txt", [b"A/a_c01.avi 1\nA/a_c02.avi 1\nA/b.avi 1\n"], official),
             prepared_target(folder, "hmdb/A_test_split1.txt", [b"a_c01.avi 1\nb.avi 2\na_c02.avi 0\n"], hmdb),
             prepared_target(folder, "own/ClassInd.txt", [b"A\nB\n", b"1 A\n2 B\n"], classes_of),

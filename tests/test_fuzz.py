@@ -25,6 +25,7 @@ from fuzz_watch import Count, Watched, alarm
 from hypothesis import strategies as st
 
 from dataset.errors import DataError
+from utils import checkpoint
 from utils.errors import CheckpointError
 
 ROOT = Path(__file__).parents[1]
@@ -202,11 +203,23 @@ def test_names_of_features_that_are_none_are_refused(tmp_path, value):
     {"options": {**fuzz_evaluation.OPTIONS, "schedule": "often"}},
     {"options": {**fuzz_evaluation.OPTIONS, "schedule": torch.ones(2)}},
     {"optimizer": {**fuzz_evaluation.GOOD["optimizer"], "state": {7: {"momentum_buffer": torch.ones(2)}}}},
-    {"optimizer": {**fuzz_evaluation.GOOD["optimizer"], "state": {0: {"momentum_buffer": "none"}}}}])
+    {"optimizer": {**fuzz_evaluation.GOOD["optimizer"], "state": {0: {"momentum_buffer": "none"}}}},
+    {"optimizer": {**fuzz_evaluation.GOOD["optimizer"], "state": {0: {"momentum_buffer": torch.ones(3).expand(2, 3)}}}}
+])
 def test_what_no_run_writes_into_a_checkpoint_is_refused_when_it_resumes(tmp_path, change):
     target = fuzz_evaluation.checkpoint_target(tmp_path, "zip")
     assert target.read(saved(fuzz_evaluation.GOOD | change)) <= 1  # its weights can be used
     assert target.read(target.seeds[0]) == 2
+
+
+def test_views_of_tensors_are_read(tmp_path):
+    base = torch.arange(60.).reshape(3, 4, 5)
+    views = {"t": base.transpose(0, 2), "cut": base[:, ::2, 1:3], "none": base[:0], "one": base[0, 0, 0],
+             "row": base[1:2].expand(1, 4, 5)}
+    for number, legacy in enumerate((True, False)):
+        (tmp_path / str(number)).write_bytes(saved({"state_dict": views}, legacy))
+        found = checkpoint.load(tmp_path / str(number))["state_dict"]
+        assert all(torch.equal(found[name], value) for name, value in views.items())
 
 
 @pytest.mark.parametrize("change", [{"epoch": 10**15}, {"progress": {**fuzz_evaluation.GOOD["progress"],

@@ -104,19 +104,31 @@ def _refuse_damage(path: Path) -> None:
 
 
 def _refuse_odd_tensors(content: object, size: int) -> None:
-    """Raise ValueError where a tensor is of no plain numbers, or is larger than its file: a few bytes can promise any
-    size, which would be filled once the tensor is used."""
+    """Raise ValueError where a tensor is of no plain numbers, has one in several places, or is larger than its file: a
+    few bytes can promise any size, which would be filled once the tensor is used."""
     todo, seen = [content], set()
     while todo:  # no recursion: a file can hold lists in lists without end, also in themselves
         value = todo.pop()
         if isinstance(value, Tensor):
             if value.layout != torch.strided or value.is_meta or value.is_quantized:
                 raise ValueError("a tensor of another kind than plain numbers")
+            if _overlaps(value):
+                raise ValueError("a tensor with one number in several places")
             if value.numel() * value.element_size() > size:
                 raise ValueError(f"a tensor of {value.numel()} numbers is larger than the file")
         elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
             seen.add(id(value))
             todo += value.values() if isinstance(value, Mapping) else value
+
+
+def _overlaps(value: Tensor) -> bool:
+    """Whether steps along an axis stay within what the axes of smaller steps span."""
+    span = 1
+    for step, size in sorted(zip(value.stride(), value.shape, strict=True)):
+        if size > 1 and step < span:
+            return True
+        span += max(0, size - 1) * step
+    return False
 
 
 def _is_state(value: object) -> bool:
