@@ -19,7 +19,7 @@ import msgpack
 import numpy as np
 import pytest
 import torch
-from fuzz_inputs import mutated, png_sized, saved
+from fuzz_inputs import mutated, png_sized, repacked, saved
 from fuzz_targets import OWN, Target, given
 from fuzz_watch import Count, Watched, alarm
 from hypothesis import strategies as st
@@ -210,6 +210,16 @@ def test_what_no_run_writes_into_a_checkpoint_is_refused_when_it_resumes(tmp_pat
     target = fuzz_evaluation.checkpoint_target(tmp_path, "zip")
     assert target.read(saved(fuzz_evaluation.GOOD | change)) <= 1  # its weights can be used
     assert target.read(target.seeds[0]) == 2
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_a_long_name_in_a_pickle_takes_no_time(tmp_path, form):
+    target, name = fuzz_evaluation.checkpoint_target(tmp_path, form), b"c" + b"a" * 300_000 + b"\nb\n."
+    sound = target.seeds[0]
+    start = sound.index(b"\x80", 20)  # of the second pickle
+    data = repacked(b"\x80\x02" + name, sound) if form == "zip" else sound[:start] + b"\x80\x02" + name
+    with alarm():
+        refuses(target, data)
 
 
 def test_views_of_tensors_are_read(tmp_path):

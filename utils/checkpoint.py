@@ -1,10 +1,7 @@
 """Checkpoint files: safe to read, never half written; and state dicts loaded with every difference accounted for."""
 
-import io
 import pickle
 import re
-import struct
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils import damage
 from utils.errors import CheckpointError
 from utils.files import whole_file
 
@@ -40,11 +38,6 @@ _NUMPY = [
 ]
 
 
-# What reading a damaged file raises.
-BROKEN = (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, AssertionError,
-          NotImplementedError, zipfile.BadZipFile, struct.error, OverflowError, MemoryError)
-
-
 def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
     """Read a checkpoint to the CPU, without running anything that it may contain.
 
@@ -58,16 +51,14 @@ def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}: check the path")
     try:
-        _refuse_damage(path)
-        # From memory, a string that says it has 4 GB takes what there is; from a file, 4 GB are set aside for it.
-        source = path if zipfile.is_zipfile(path) else io.BytesIO(path.read_bytes())
+        source = damage.opened(path)
         with torch.serialization.safe_globals(_NUMPY):
             content = torch.load(source, map_location="cpu", weights_only=True)
-        _refuse_odd_tensors(content, path.stat().st_size)
+        damage.refuse_odd_tensors(content, path.stat().st_size)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is damaged, or no checkpoint, or holds more than plain data, and is not loaded "
                               f"({_short(error)})") from error
-    except BROKEN as error:
+    except damage.BROKEN as error:
         raise CheckpointError(f"{path} cannot be read: it is cut short, damaged, or no checkpoint "
                               f"({_short(error)})") from error
     missing = [key for key in require if not isinstance(content, dict) or key not in content]
@@ -78,57 +69,6 @@ def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
             raise CheckpointError(f"{path} is damaged, or no checkpoint of this project: its {key!r} is not what it "
                                   "should be")
     return content
-
-
-DIRECTORY = 0x10  # in the attributes of a part, which PyTorch then takes for empty and leaves its tensor unset
-
-
-def _refuse_damage(path: Path) -> None:
-    """Raise zipfile.BadZipFile for a file whose parts do not have their checksums: PyTorch does not look at them.
-
-    Files of PyTorch before 1.6 have none. Parts are stored as they are; packed ones could unfold to any size.
-    """
-    if not zipfile.is_zipfile(path):
-        return
-    with zipfile.ZipFile(path) as file:
-        parts = file.infolist()
-        if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
-            raise zipfile.BadZipFile("a part is compressed")
-        if any(part.external_attr & DIRECTORY for part in parts):
-            raise zipfile.BadZipFile("a part is marked as a directory")
-        if sum(part.file_size for part in parts) > path.stat().st_size:
-            raise zipfile.BadZipFile("its parts are larger than the file")
-        damaged = file.testzip()
-    if damaged is not None:
-        raise zipfile.BadZipFile(f"the checksum of {damaged} is wrong")
-
-
-def _refuse_odd_tensors(content: object, size: int) -> None:
-    """Raise ValueError where a tensor is of no plain numbers, has one in several places, or is larger than its file: a
-    few bytes can promise any size, which would be filled once the tensor is used."""
-    todo, seen = [content], set()
-    while todo:  # no recursion: a file can hold lists in lists without end, also in themselves
-        value = todo.pop()
-        if isinstance(value, Tensor):
-            if value.layout != torch.strided or value.is_meta or value.is_quantized:
-                raise ValueError("a tensor of another kind than plain numbers")
-            if _overlaps(value):
-                raise ValueError("a tensor with one number in several places")
-            if value.numel() * value.element_size() > size:
-                raise ValueError(f"a tensor of {value.numel()} numbers is larger than the file")
-        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
-            seen.add(id(value))
-            todo += value.values() if isinstance(value, Mapping) else value
-
-
-def _overlaps(value: Tensor) -> bool:
-    """Whether steps along an axis stay within what the axes of smaller steps span."""
-    span = 1
-    for step, size in sorted(zip(value.stride(), value.shape, strict=True)):
-        if size > 1 and step < span:
-            return True
-        span += max(0, size - 1) * step
-    return False
 
 
 def _is_state(value: object) -> bool:
