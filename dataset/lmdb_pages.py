@@ -90,7 +90,8 @@ class PageReader:
         metas = [page * self._page_size + PAGE_HEADER for page in (0, 1)]
         if metas[1] + META > size or any(struct.unpack_from("<II", self._map, meta) != (MAGIC, FORMAT)
                                          for meta in metas):
-            raise DamagedError(f"is no LMDB of format {FORMAT}")
+            raise DamagedError(f"cannot be read as an LMDB (it is none of format {FORMAT}): check the path, or make "
+                               "it again")
         newest = max(metas, key=lambda meta: self._number("<Q", meta + 128))  # the larger transaction number
         self._root = self._number("<Q", newest + 112)
         expected = (self._number("<Q", newest + 120) + 1) * self._page_size  # 120: the last page's number

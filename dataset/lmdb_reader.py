@@ -62,7 +62,7 @@ class LmdbReader:
             try:
                 self._held = PageReader(self.path)
             except DamagedError as error:
-                raise DataError(f"{self.path} {error} (--data_root leads there)") from error
+                raise DataError(f"{self.path} {error}") from error
         return self._held
 
     def close(self) -> None:

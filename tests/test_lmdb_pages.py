@@ -65,7 +65,7 @@ def test_an_empty_file_of_lmdb_has_no_values(tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     (tmp_path / "zeros").write_bytes(bytes(1 << 14))
-    with pytest.raises(DamagedError, match="no LMDB of format 1"):
+    with pytest.raises(DamagedError, match="none of format 1"):
         PageReader(tmp_path / "zeros")
 
 
