@@ -78,8 +78,15 @@ def exit_code(main: Callable[[], int | None]) -> int:
 
 
 def _refuse(message: str) -> int:
-    """Say why this process ends; while all of them start, the first that failed says so and all end."""
-    speaks = _started or _rank() == distributed.failed(True)[0]
+    """Say why this process ends; while all of them start, the first that failed says so and all end.
+
+    Before they have met, the first one of each machine says so: what is wrong may be wrong on that machine alone.
+    """
+    if distributed.is_initialized():
+        speaks = _started or _rank() == distributed.failed(True)[0]
+    else:
+        known = "LOCAL_RANK" in os.environ or "SLURM_LOCALID" in os.environ
+        speaks = _started or (_number("LOCAL_RANK", "SLURM_LOCALID") if known else _rank()) == 0
     if speaks:
         _print(message)
     return 2
@@ -163,5 +170,10 @@ def one_line(error: Exception) -> str:
 def _rank() -> int:
     if distributed.is_initialized():
         return distributed.rank()
-    text = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))
+    return _number("RANK", "SLURM_PROCID")
+
+
+def _number(*names: str) -> int:
+    """The first of these variables of the environment that is set; 0 if none is, or if that is no number."""
+    text = next((os.environ[name] for name in names if name in os.environ), "0")
     return int(text) if text.isdecimal() else 0

@@ -63,8 +63,7 @@ def check_options(args: Namespace, streams: int) -> None:
         raise OptionError(f"--dataset {args.dataset} does not fit this script, which needs two clips of "
                           f"{'one stream (NAME-2clip, NAME-f-2clip)' if streams == 1 else 'NAME-2stream-2clip'}")
     named = [args.pretrain] if isinstance(args.pretrain, str) else args.pretrain
-    resumed = "" if args.resume == run_folder.AUTO else args.resume
-    for path in [resumed, args.test, *named]:
+    for path in [args.test, *named]:
         if path and path != "random" and not Path(path).is_file():
             raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
 
@@ -88,8 +87,10 @@ def prepare(args: Namespace, folder: Path) -> tuple[Launch, Path]:
     check_clips(encoder.train(not args.test), args)
     if args.test:
         return here, folder
+    if args.resume == run_folder.AUTO:
+        run_folder.refuse_strays(folder)
     args.resume = distributed.from_main(lambda: run_folder.resolve(args.resume, folder))
-    return here, run_folder.settle(args.resume, folder, "--name_prefix or --prefix")
+    return here, distributed.from_main(lambda: run_folder.settle(args.resume, folder, "--name_prefix or --prefix"))
 
 
 def _join(args: Namespace) -> Launch:
@@ -141,9 +142,16 @@ def averaged(model: nn.Module, here: Launch) -> nn.Module:
     return DistributedDataParallel(model, device_ids=devices, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
 
-def resume(run: Run, args: Namespace, loader: DataLoader) -> tuple[Place, Mapping[str, Any] | None]:
-    """Take everything over from the checkpoint ``--resume``; where it stands, see :meth:`Training.stand_at`."""
-    saved = checkpoint.load(args.resume, require=("state_dict", "optimizer", "epoch"))
+def read_resumed(args: Namespace) -> dict:
+    """The checkpoint ``--resume``, which the main process reads for all: other machines need not have it, nor its like.
+
+    Nothing that may fail in one process alone comes before this, or the main one would wait for that process.
+    """
+    return distributed.from_main(lambda: checkpoint.load(args.resume, require=("state_dict", "optimizer", "epoch")))
+
+
+def resume(run: Run, args: Namespace, loader: DataLoader, saved: dict) -> tuple[Place, Mapping[str, Any] | None]:
+    """Take everything over from a checkpoint; where it stands, see :meth:`Training.stand_at`."""
     if not args.accept_changes:
         refuse_changes(saved, args, made_with(run, loader), args.resume)
     _restore(run, saved, args.resume)
@@ -187,8 +195,10 @@ def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module
         steps: makes the steps of an epoch from the network to call. folder: of the run.
     """
     with listening():
+        saved = read_resumed(args) if args.resume else None
         loader = build_loader(args, here)
-        place, inside = resume(run, args, loader) if args.resume else (Place(epoch=args.start_epoch), None)
+        place, inside = resume(run, args, loader, saved) if saved else (Place(epoch=args.start_epoch), None)
+        del saved  # hundreds of megabytes
         keeper = Keeper(folder / "model", keep_all="k400" in args.dataset, resumed=args.resume)
         with open_run(folder, args, place, made_with(run, loader)) as journal:
             launch.started()

@@ -139,3 +139,11 @@ def test_an_error_of_one_process_ends_both(tmp_path, moment, failing):
     assert not any("terminate called" in end for end in ends)
     if moment == "start":
         assert nodes[1 - failing].returncode == 2 and "a broken disk" not in ends[1 - failing]
+
+
+@pytest.mark.parametrize(("local_rank", "says"), [("0", True), ("1", False), (None, False)])
+def test_before_processes_meet_one_of_each_machine_says_what_is_wrong(local_rank, says, monkeypatch, capsys):
+    for key, text in {"RANK": "8", "WORLD_SIZE": "x", "LOCAL_RANK": local_rank}.items():
+        monkeypatch.delenv(key, raising=False) if text is None else monkeypatch.setenv(key, text)
+    assert launch.exit_code(distributed.start) == 2
+    assert capsys.readouterr().err.startswith("error (process 8): the environment has WORLD_SIZE") == says

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from torch import Tensor
 from utils import rendezvous
 from utils.errors import OptionError
 
+T = TypeVar("T")
 TIMEOUT = 600.0  # seconds that a process waits for the others
 
 
@@ -104,15 +106,15 @@ def host_group() -> dist.ProcessGroup | None:
     return _host
 
 
-def from_main(make: Callable[[], str]) -> str:
-    """What the main process makes, on every process.
+def from_main(make: Callable[[], T]) -> T:
+    """What the main process makes, on every process; not None.
 
     Raises:
         OptionError: on the other processes, where the main one has raised an error of its own.
     """
     if world_size() == 1:
         return make()
-    answer: list[str | None] = [None]
+    answer: list[T | None] = [None]
     try:
         if is_main():
             answer = [make()]

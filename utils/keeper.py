@@ -79,6 +79,12 @@ def resumable(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: (_moment(path), not BEST.fullmatch(path.name)), reverse=True)
 
 
+def beyond(folder: str | Path, names: Iterable[str]) -> list[Path]:
+    """Those files that a run can go on from that are later than all of these names."""
+    newest = max((_moment(Path(name)) for name in names), default=(-1, 0.0))
+    return [path for path in resumable(folder) if _moment(path) > newest]
+
+
 def newest_complete(folder: str | Path) -> Path | None:
     """The newest file that can be read to its end, None where there is none; says which ones it passes over.
 

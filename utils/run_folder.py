@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from utils import distributed
 from utils.console import say
 from utils.errors import CheckpointError, OptionError
-from utils.keeper import newest_complete, resumable
+from utils.keeper import beyond, newest_complete, resumable
 
 AUTO = "auto"  # the word that means the newest checkpoint of the run folder
 LONGEST_NAME = 255  # bytes, of one path component on common file systems
@@ -57,6 +58,21 @@ def resolve(resume: str, new: Path) -> str:
         CheckpointError: with "auto", there are checkpoints, and all are damaged.
     """
     return str(newest_complete(new / "model") or "") if resume == AUTO else resume
+
+
+def refuse_strays(folder: Path) -> None:
+    """For "auto": refuse to go on where another machine has later checkpoints than the main process's. All call it.
+
+    torchrun may give the machines other numbers than the last time, and their working directories need not be shared.
+
+    Raises:
+        OptionError: on all processes.
+    """
+    names = distributed.from_main(lambda: [path.name for path in resumable(folder / "model")])
+    ranks = distributed.failed(bool(beyond(folder / "model", names)))
+    if ranks:
+        raise OptionError(f"the machine of process {ranks[0]} has later checkpoints in {folder} than that of process "
+                          "0: let that machine be the first one, or copy its run folder there, or share it")
 
 
 def settle(resume: str, new: Path, names: str) -> Path:

@@ -25,10 +25,10 @@ def open_run(folder: Path, args: Namespace, place: Place, made_with: Mapping[str
     Raises:
         OptionError: the folder cannot be made, or another process trains in it.
     """
-    run_folder.make(folder)
-    if not is_main():
+    if not is_main():  # on another machine there would be an empty folder
         yield Journal()
         return
+    run_folder.make(folder)
     with run_folder.hold(folder):
         aside = keeper.clear_up(folder / "model", args.resume)
         with log_file(folder / "img" / "train.log"):
