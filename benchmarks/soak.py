@@ -30,7 +30,8 @@ from utils.errors import TrainingError
 from utils.options import ROOT, Parser, positive_float, positive_int, whole_number
 from utils.stop import EXIT_CODE
 
-SECONDS = 5.0  # between two looks
+SECONDS = 5.0  # between two looks, or less in a short run
+LOOKS = 100
 POLL = 0.2  # seconds between two readings of metrics.jsonl
 LIMIT = 0.02  # growth
 HEAD = f"{'':<14}{'start':>12}{'end':>12}{'growth':>10}"
@@ -128,12 +129,12 @@ def _watch(run: subprocess.Popen, lines: Lines, length: float) -> tuple[list[Loo
         time.sleep(POLL)
     looks: list[Look] = []
     steps: list[Steps] = []
-    begin = time.monotonic()
+    begin, between = time.monotonic(), min(SECONDS, length / LOOKS)
     while (second := time.monotonic() - begin) < length and run.poll() is None:
         for line in lines.new():
             cpu = sum(map(cpu_seconds, tree(run.pid)))
             steps.append(Steps(second, line["done"], line["seconds"]["step"], cpu))
-        if second >= SECONDS * len(looks):
+        if second >= between * len(looks):
             seen = look(run.pid, second)
             looks += [seen] if seen else []
         time.sleep(POLL)

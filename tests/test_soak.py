@@ -70,7 +70,7 @@ def test_only_complete_lines_of_steps_are_read_and_each_once(tmp_path):
 
 
 def test_a_short_soak_trains_stops_and_reports(tmp_path, capsys):
-    code = soak.main(["--minutes", "0.2", "--img_dim", "32", "--batch_size", "2", "--videos", "8", "-j", "1",
+    code = soak.main(["--minutes", "0.4", "--img_dim", "32", "--batch_size", "2", "--videos", "8", "-j", "1",
                       "--json", str(tmp_path / "soak.json")])
     output, seen = capsys.readouterr().out, json.loads((tmp_path / "soak.json").read_text())
     grown = [name for name, (start, end) in seen["windows"].items() if end / start - 1 >= 0.02]
