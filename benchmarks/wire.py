@@ -12,7 +12,7 @@ from pathlib import Path
 import launch
 from benchmarks.data import NAME, make_set
 from benchmarks.machines import meeting_on, start, two_machines
-from benchmarks.scaling import Job
+from benchmarks.needs import Job
 from benchmarks.sizes import Sizes
 from utils.console import say
 from utils.errors import TrainingError

@@ -1,9 +1,9 @@
-"""benchmarks.scaling against figures worked out by hand, and its unit costs against the code."""
+"""benchmarks.needs against figures worked out by hand, and its unit costs against the code."""
 
 import pytest
 import torch
 
-from benchmarks.scaling import Costs, Job, main
+from benchmarks.needs import Costs, Job, main
 from model.pretrain import CoCLR
 
 UNITS = Costs(rgb_frame=10, flow_frame=6, sample=0.5, forward=100, parameters=1000, checkpoint=5000)
