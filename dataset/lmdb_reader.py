@@ -198,7 +198,8 @@ class LmdbReader:
 
     def _value(self, name: str, where: str) -> Value:
         """The packed frames of a video."""
-        if not stamp(self.path) == self._pages().stamp == self.contents.stamp:
+        known = self.contents.stamp
+        if stamp(self.path) != known or self._pages().stamp != known:
             raise DataError(f"{self.path} was replaced or changed while it was in use: start again, with a file that "
                             "stays as it is")
         value = self._find(b"%09d" % self._id(name), where)

@@ -8,6 +8,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+# Autograd prepares itself at a process's first backward pass. After some modules of PyTorch are loaded that starts
+# threads, and then nothing forked may compute gradients (tests/interrupted.py trains in forks): so do it here, first.
+torch.zeros(1, requires_grad=True).sum().backward()
+
 
 @pytest.fixture(autouse=True)
 def fixed_seed():

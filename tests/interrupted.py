@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,8 @@ def _fork(main: Callable[[], int | None], rank: int, processes: int, port: int, 
         if stop and stop.rank in (None, rank):
             stop.install()
         code = launch.exit_code(main)
+    except BaseException:
+        traceback.print_exc()  # the process ends below, and nobody else would say why
     finally:
         sys.stdout.flush()
         os._exit(code)

@@ -9,6 +9,7 @@ import torch
 
 import main_coclr
 import main_nce
+from utils import run_folder
 from utils.errors import CheckpointError, OptionError
 from utils.options import add_mining, pretraining_parser
 
@@ -70,10 +71,16 @@ def test_wrong_values_are_named_in_one_line(options, words):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("options", ["--resume", "--test", "--pretrain"])
+@pytest.mark.parametrize("options", ["--test", "--pretrain"])
 def test_a_missing_file_is_an_error(options, tmp_path):
     with pytest.raises(CheckpointError, match=r"there is no checkpoint .*Random"):
         main_nce.parse([options, str(tmp_path / "Random")])
+
+
+def test_a_missing_file_to_resume_is_an_error_where_its_run_folder_is_looked_for(tmp_path):
+    args = main_nce.parse(["--resume", str(tmp_path / "missing.pth.tar")])  # of many machines only the first needs it
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*missing\.pth\.tar"):
+        run_folder.folder_of(args.resume)
 
 
 def test_resume_and_test_exclude_each_other(tmp_path):
