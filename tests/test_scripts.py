@@ -38,7 +38,7 @@ def submit(tmp_path: Path, *words: str) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("code", [0, 1, 2, EXIT_CODE, 137])
 def test_the_slurm_job_queues_itself_again_for_the_code_of_a_stop_alone(code, tmp_path, programs):
     programs("srun", f"exit {code}")
-    calls = programs("scontrol", "echo node1; echo node2")
+    calls = programs("scontrol", "echo node1; sleep 0.2; echo node2")  # nobody may stop reading after the first
     assert submit(tmp_path, "rgb.pth.tar", "flow.pth.tar").returncode == code
     expected = ["show hostnames node[1-2]"] + (["requeue 123456"] if code == EXIT_CODE else [])
     assert calls.read_text().splitlines() == expected
