@@ -106,7 +106,8 @@ def test_every_option_is_read():
     assert plain - nce == set()
     parser = pretraining_parser("", dataset="x", models=["y"])
     add_mining(parser)
-    coclr = set.union(*(attributes_of_args(ROOT / name) for name in [*shared, "main_coclr.py"]))
+    own = ["main_coclr.py", "pretrain_phases.py", "pretrain_monitors.py"]
+    coclr = set.union(*(attributes_of_args(ROOT / name) for name in [*shared, *own]))
     assert option_names(parser) - coclr == set()
 
 

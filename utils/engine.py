@@ -79,7 +79,7 @@ def run_epoch(loader: DataLoader, step: Step, *, title: str, epoch: int, print_f
             after_step(batch, values, read)
     bar.close()
     means = meters.means()
-    say(f"{title} epoch {epoch} mean: {_text(means)}")
+    say(f"{title} epoch {epoch} mean: {text_of(means)}")
     journal.epoch(title, epoch, iteration, means)
     return means, iteration
 
@@ -96,10 +96,11 @@ def _timed(steps: tqdm, clock: Clock) -> Iterator[Any]:
 
 
 def _report(bar: tqdm, head: str, values: dict[str, float], times: dict[str, float]) -> None:
-    text = f"{_text(values)}  data {times['data']:.3f}s  step {times['step']:.3f}s"
+    text = f"{text_of(values)}  data {times['data']:.3f}s  step {times['step']:.3f}s"
     bar.set_postfix_str(text, refresh=False)
     say(f"{head}  {text}", terminal=bar.disable)
 
 
-def _text(values: dict[str, float]) -> str:
+def text_of(values: dict[str, float]) -> str:
+    """Named values in one line, four digits each."""
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

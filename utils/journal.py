@@ -68,6 +68,8 @@ class Journal:
     {"kind": "steps", "title": "train", "epoch": 0, "done": 5, "values": {...}, "seconds": {...}}: means over the steps
     since the line before, of the main process, and seconds a step; "done" counts the run's training steps so far.
     {"kind": "epoch", "title": "train", "epoch": 0, "done": 12, "values": {...}}: means over the epoch and processes.
+    {"kind": "mining", "epoch": 0, "done": 12, "values": {...}, ...}: of what an epoch has come to, or with "epoch": -1
+    of the time before the first step; other kinds likewise.
 
     Args:
         writer: of TensorBoard; None for none. path: of metrics.jsonl; None for none.
@@ -86,6 +88,11 @@ class Journal:
         """Means over an epoch, after which ``iteration`` training steps are done."""
         self._scalars(f"{title}_epoch", means, epoch)
         self._line(kind="epoch", title=title, epoch=epoch, done=iteration, values=means)
+
+    def note(self, kind: str, epoch: int, iteration: int, values: dict[str, float], **more: object) -> None:
+        """Values of a kind of their own, after ``iteration`` training steps. more: for metrics.jsonl alone."""
+        self._scalars(kind, values, epoch)
+        self._line(kind=kind, epoch=epoch, done=iteration, values=values, **more)
 
     def close(self) -> None:
         """Write out what is left."""
@@ -137,4 +144,6 @@ def _is_past(line: str, epoch: int, iteration: int) -> bool:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return False  # cut short when the run was killed
     trained = record.get("kind") == "steps" and record.get("title") == "train"
+    if of_epoch < 0:
+        return iteration > 0
     return of_epoch < epoch or (of_epoch == epoch and trained and done <= iteration)

@@ -15,7 +15,7 @@ FREE = frozenset((
     "resume", "test", "pretrain", "start_epoch", "reset_lr", "accept_changes", "deterministic", "compile",
     "gpu", "local_rank", "world_size", "rank", "dist_url", "dist_backend", "dist_timeout",
     "multiprocessing_distributed", "num_seq", "center_crop", "five_crop", "ten_crop", "retrieval", "dirname", "gallery",
-    "crops"))
+    "crops", "progressive", "health_clips", "health_freq", "knn_freq"))
 OF_THE_RATE = frozenset(("lr", "schedule", "cos", "epochs"))  # see _rate_differs
 MOST_EPOCHS = 100_000
 RESOLVED = frozenset(("precision",))  # compared as the run uses it, in "made_with"

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 from utils import distributed
 from utils.console import say
-from utils.engine import Step, run_epoch
+from utils.engine import Step, run_epoch, text_of
 from utils.journal import Journal
 from utils.keeper import Keeper
 from utils.metrics import Meters
@@ -19,6 +19,7 @@ from utils.watch import FrameWatch, LossWatch, refuse_non_finite, video_names
 
 Means = dict[str, float]
 Measure = Callable[[DataLoader, Step, str], Means]
+Record = Callable[..., None]  # see Training.record
 
 
 @dataclass
@@ -50,6 +51,9 @@ class Subject(Protocol):
 
     def score(self, means: Means, measure: Measure) -> float:
         """The top-1 (0-1) that decides which checkpoint is the best: of the epoch's means, or measured here."""
+
+    def after_epoch(self, epoch: int, record: Record) -> None:
+        """Look at what an epoch has come to, and record it; all processes are here."""
 
     def state(self) -> dict[str, Any]:
         """"state_dict" and "optimizer" of a checkpoint, and more, all but where the training stands."""
@@ -109,11 +113,18 @@ class Training:
             after_step=self._after_step)
         self._losses.check()
         self._frames.report(f"train epoch {epoch}")
+        self.subject.after_epoch(epoch, self.record)
         saves = epoch % self.plan.save_freq == 0 or epoch == self.plan.epochs - 1
         best = saves and self._is_best(self.subject.score(means, self._measure))
         self.place = Place(epoch + 1, 0, self.place.iteration, self.place.best_acc)
         if saves:
             self._save(lambda content: self.keeper.save(content, epoch, best))
+
+    def record(self, kind: str, epoch: int, values: Means, **more: Any) -> None:
+        """Say values of an epoch, and write them into the journal; epoch -1 is before the first."""
+        say(f"{kind} epoch {epoch}: {text_of(values)}" if epoch >= 0 else f"{kind}: {text_of(values)}")
+        if distributed.is_main():
+            self.journal.note(kind, epoch, self.place.iteration, values, **more)
 
     def _is_best(self, score: float) -> bool:
         best = score > self.place.best_acc
