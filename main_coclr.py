@@ -73,13 +73,13 @@ def query_encoder(state_dict: Mapping[str, Tensor], path: str) -> dict[str, Tens
 
 def work(args: Namespace) -> None:
     """Train or test, as one of the processes."""
-    here, folder = prepare(args, coclr_folder(args))
+    here, choice = prepare(args, coclr_folder(args))
     model = CoCLR(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t, args.topk, args.ratio, args.stage,
                   args.reverse, args.cascade)
     if not (args.resume or args.test):
         load_pretrained(model, *args.pretrain)
     run = build_run(model, args, here, with_labels=True)
-    carry_out(args, here, run, partial(CoclrSteps, model=model, ring=run.ring, seed=args.seed), folder)
+    carry_out(args, here, run, partial(CoclrSteps, model=model, ring=run.ring, seed=args.seed), choice)
 
 
 def main() -> int:
