@@ -87,7 +87,7 @@ def work(args: Namespace) -> None:
 
 def co_train(args: Namespace, here: Launch) -> None:
     """One training or test."""
-    folder = prepare(args, coclr_folder(args), here)
+    choice = prepare(args, coclr_folder(args), here)
     model = CoCLR(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t, args.topk, args.ratio, args.stage,
                   args.reverse, args.cascade, anchor=args.cascade_anchor, first=args.cascade_first)
     if not (args.resume or args.test):
@@ -96,7 +96,7 @@ def co_train(args: Namespace, here: Launch) -> None:
 
     def steps(network: nn.Module, **settings: object) -> StepOfEpoch:
         return CoclrSteps(network, model, monitor=run.monitor, seed=args.seed, self_mask=args.self_mask, **settings)
-    carry_out(args, here, run, steps, folder)
+    carry_out(args, here, run, steps, choice)
 
 
 def main() -> int:

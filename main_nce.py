@@ -47,14 +47,14 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 def work(args: Namespace) -> None:
     """Train or test, as one of the processes."""
     here = join(args)
-    folder = prepare(args, nce_folder(args), here)
+    choice = prepare(args, nce_folder(args), here)
     Model, make_steps = MODELS[args.model]
     model = Model(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t)
     if args.pretrain not in ("", "random") and not (args.resume or args.test):
         saved = checkpoint.load(args.pretrain)["state_dict"]
         say(f"{args.pretrain}: {load_state(model, saved, may_miss=('queue_label',), may_have=OTHER_MODELS)}")
     run = build_run(model, args, here)
-    carry_out(args, here, run, make_steps, folder)
+    carry_out(args, here, run, make_steps, choice)
 
 
 def main() -> int:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from model.momentum import embed, make_encoder
 from model.pretrain import CoCLR
 from utils import distributed, health
-from utils.console import say, warn
+from utils.console import say
 from utils.loader import items
 from utils.memory import move
 from utils.mining import agreement
@@ -55,21 +55,21 @@ class HealthProbe:
         the others' lists, as a multiple of the mean. ``spread_*``, ``rank_*``: see `utils.health`.
         """
         random = self._random_encoder(model)
-        views = self._embed(model, {"own": (model.encoder_q, model.own_view), "random": (random, model.other_view)})
+        views = self._embed(model, {"own": (_of_main(model.encoder_q), model.own_view), "random": (random, model.other_view)})
         hits = {"random": health.instance_hits(*views["random"]), "other": health.instance_hits(*self._miner(model))}
         sign = health.better(hits["other"], hits["random"])
         if sign < CLEAR:
-            warn(f"the view that mines is no better than its random initialisation: the second clip of a video is the "
-                 f"nearest for {hits['other'].float().mean():.1%} of the clips, by a random network for "
-                 f"{hits['random'].float().mean():.1%}. What it mines will mislead the training: train it longer, or "
-                 "with other settings, before co-training")
+            say("warning: the view that mines is no better than its random initialisation: the second clip of a video is "
+                f"the nearest for {hits['other'].float().mean():.1%} of the clips, by a random network for "
+                f"{hits['random'].float().mean():.1%}. What it mines will mislead the training: train it longer, or "
+                "with other settings, before co-training")
         return {**self._signs(views["own"]), "second_random": float(hits["random"].float().mean()), "better": sign}
 
     def now(self, model: CoCLR) -> dict[str, float]:
         """Signs of both views; the miner's, which is frozen, are as before."""
         if len(self._sources) == 0:
             self._miner(model)
-        return self._signs(self._embed(model, {"own": (model.encoder_q, model.own_view)})["own"])
+        return self._signs(self._embed(model, {"own": (_of_main(model.encoder_q), model.own_view)})["own"])
 
     def _signs(self, own: Clips) -> dict[str, float]:
         assert self._other is not None
@@ -136,3 +136,13 @@ class HealthProbe:
                             num_workers=self.workers, generator=torch.Generator())
         for batch in items(loader):
             yield to_blocks(batch, self.device), batch
+
+
+def _of_main(encoder: nn.Module) -> nn.Module:
+    """With the BatchNorm statistics of the main process, which its checkpoints hold; others have their own."""
+    if distributed.world_size() == 1:
+        return encoder
+    encoder = copy.deepcopy(encoder).eval()
+    for buffer in encoder.buffers():
+        distributed.broadcast(buffer)
+    return encoder

@@ -37,6 +37,7 @@ from utils.precision import Precision, choose, set_tf32, tf32_is_on, use_determi
 from utils.presets import PretrainTransform
 from utils.provenance import code_version
 from utils.resuming import refuse_changes
+from utils.run_folder import Choice
 from utils.run_start import open_run
 from utils.schedule import lr_at, lr_factor
 from utils.stop import listening
@@ -70,14 +71,14 @@ def check_options(args: Namespace, streams: int) -> None:
             raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
 
 
-def prepare(args: Namespace, folder: Path, here: Launch) -> Path:
+def prepare(args: Namespace, folder: Path, here: Launch) -> Choice:
     """Seed this process, and refuse what cannot work before anything is built or written.
 
     Args:
         folder: of a new run.
 
     Returns:
-        The run folder to train in.
+        The run folder to train in, with the checkpoint to go on from.
 
     Raises:
         OptionError, ModelError: the run folder is in use, or queue or network cannot take these batches.
@@ -88,11 +89,12 @@ def prepare(args: Namespace, folder: Path, here: Launch) -> Path:
         encoder = make_encoder(args.net, args.moco_dim)
     check_clips(encoder.train(not args.test), args)
     if args.test:
-        return folder
+        return Choice(folder, "", ())
     if args.resume == run_folder.AUTO:
         run_folder.refuse_strays(folder)
-    args.resume = distributed.from_main(lambda: run_folder.resolve(args.resume, folder))
-    return distributed.from_main(lambda: run_folder.settle(args.resume, folder, "--name_prefix or --prefix"))
+    choice = distributed.from_main(lambda: run_folder.choose(args.resume, folder, "--name_prefix or --prefix"))
+    args.resume = choice.resume
+    return choice
 
 
 def join(args: Namespace) -> Launch:
@@ -179,21 +181,22 @@ def _restore(run: Run, saved: dict, path: str) -> None:
         run.monitor.ring.align(int(run.model.queue_ptr))
 
 
-def carry_out(args: Namespace, here: Launch, run: Run, make_steps: Callable[..., StepOfEpoch], folder: Path) -> None:
+def carry_out(args: Namespace, here: Launch, run: Run, make_steps: Callable[..., StepOfEpoch], choice: Choice) -> None:
     """Train, or with ``--test`` measure. make_steps: makes steps from the network to call, see pretrain_steps."""
     steps = partial(make_steps, optimizer=None if args.test else run.optimizer, device=here.device,
                     parts=args.accumulate)
     if args.test:
         measure(args, here, run, steps)
     else:
-        pretrain(args, here, run, steps, folder)
+        pretrain(args, here, run, steps, choice)
 
 
-def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module], StepOfEpoch], folder: Path) -> None:
+def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module], StepOfEpoch],
+             choice: Choice) -> None:
     """Train to the last epoch, with logs and checkpoints in the run folder.
 
     Args:
-        steps: makes the steps of an epoch from the network to call. folder: of the run.
+        steps: makes the steps of an epoch from the network to call. choice: of the run folder.
     """
     with listening():
         saved = read_resumed(args) if args.resume else None
@@ -202,10 +205,10 @@ def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module
         run.monitor = monitors.mining
         place, inside = resume(run, args, loader, saved) if saved else (Place(epoch=args.start_epoch), None)
         del saved  # hundreds of megabytes
-        keeper = Keeper(folder / "model", keep_all="k400" in args.dataset, resumed=args.resume)
-        with open_run(folder, args, place, made_with(run, loader)) as journal:
+        keeper = Keeper(choice.folder / "model", keep_all="k400" in args.dataset, resumed=args.resume)
+        with open_run(choice, args, place, made_with(run, loader)) as journal:
             launch.started()
-            _announce(args, here, loader, run, folder, place)
+            _announce(args, here, loader, run, choice.folder, place)
             check_arithmetic(args, run)
             subject = Pretraining(args, run, exact_at_first(steps(averaged(run.model, here)), run, args.fp32_steps),
                                   monitors)
@@ -313,8 +316,9 @@ def _announce(args: Namespace, here: Launch, loader: DataLoader, run: Run, folde
         return
     first = f" after {args.fp32_steps} steps in fp32" if args.fp32_steps else ""
     inside = f" (after its first {place.batch} steps)" if place.batch else ""
+    if place.epoch >= args.epochs:
+        say(f"nothing is left to train: the checkpoint finished epoch {place.epoch - 1} of --epochs {args.epochs}")
+        return
     say(f"epochs {place.epoch}{inside} to {args.epochs - 1} on {here.device} in {run.precision.name}{first}, "
         f"{here.world_size} process(es), "
         f"lr {run.optimizer.base_lr:g}; run folder {folder}")
-    if place.epoch >= args.epochs:
-        say(f"nothing is left to train: the checkpoint finished epoch {place.epoch - 1} of --epochs {args.epochs}")

@@ -103,8 +103,8 @@ def prepare(args: Namespace, net: nn.Module, devices: Devices, precision: Precis
 def train(args: Namespace, devices: Devices) -> None:
     """Linear probe or finetuning, into a run folder (of a resumed checkpoint: its own)."""
     folder = run_folder.classifier_folder(args, len(devices))
-    args.resume = run_folder.resolve(args.resume, folder)
-    folder = run_folder.settle(args.resume, folder, "--prefix")
+    choice = run_folder.choose(args.resume, folder, "--prefix")
+    folder, args.resume = choice.folder, choice.resume
     parts = (("train", ClassifierTrainTransform(args.img_dim)), ("val", ClassifierValTransform(args.img_dim)))
     loaders = [make_loader(build_dataset(args, mode, transform), batch_size=args.batch_size * len(devices),
                            workers=args.workers, train=mode == "train", seed=args.seed, rank=0, world_size=1,
@@ -119,7 +119,7 @@ def train(args: Namespace, devices: Devices) -> None:
     rates = finetune.Rates(**{name: getattr(args, name) for name in finetune.Rates.__dataclass_fields__})
     made_with = {"gpus": len(devices), "precision": precision.name, "training set": loaders[0].dataset.fingerprint}
     place, inside = resume(args, net, optimizer, rates, made_with, loaders[0])
-    with listening(), run_start.open_run(folder, args, place, made_with) as journal:
+    with listening(), run_start.open_run(choice, args, place, made_with) as journal:
         say(f"{args.train_what} on {args.dataset} with {args.net}: {', '.join(map(str, devices))}, batches of "
             f"{loaders[0].batch_size}, run folder {folder}")
         subject = finetune.Classifying(prepare(args, net, devices, precision), optimizer, rates, loaders[1], devices[0])

@@ -35,6 +35,7 @@ class TensorBoard:
 
     Args:
         folder: takes a new file of events. first_step: what earlier files say of this step and later is not shown.
+            A step is the number of training steps done.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
@@ -78,20 +79,19 @@ class Journal:
     def __init__(self, writer: Writer | None = None, path: Path | None = None) -> None:
         self._writer, self._path = writer, path
 
-    def steps(self, title: str, epoch: int, iteration: int, values: dict[str, float], seconds: dict[str, float]
-              ) -> None:
-        """Means up to the step of number ``iteration``."""
-        self._scalars(title, values | {f"{name}_seconds": value for name, value in seconds.items()}, iteration)
-        self._line(kind="steps", title=title, epoch=epoch, done=iteration + 1, values=values, seconds=seconds)
+    def steps(self, title: str, epoch: int, done: int, values: dict[str, float], seconds: dict[str, float]) -> None:
+        """Means since the line before, when ``done`` training steps are done."""
+        self._scalars(title, values | {f"{name}_seconds": value for name, value in seconds.items()}, done)
+        self._line(kind="steps", title=title, epoch=epoch, done=done, values=values, seconds=seconds)
 
     def epoch(self, title: str, epoch: int, iteration: int, means: dict[str, float]) -> None:
         """Means over an epoch, after which ``iteration`` training steps are done."""
-        self._scalars(f"{title}_epoch", means, epoch)
+        self._scalars(f"{title}_epoch", means, iteration)
         self._line(kind="epoch", title=title, epoch=epoch, done=iteration, values=means)
 
     def note(self, kind: str, epoch: int, iteration: int, values: dict[str, float], **more: object) -> None:
         """Values of a kind of their own, after ``iteration`` training steps. more: for metrics.jsonl alone."""
-        self._scalars(kind, values, epoch)
+        self._scalars(kind, values, iteration)
         self._line(kind=kind, epoch=epoch, done=iteration, values=values, **more)
 
     def close(self) -> None:
@@ -126,7 +126,7 @@ def open_journal(folder: Path, epoch: int, iteration: int) -> Journal:
     path = folder / FILE
     if path.exists():
         keep(path, lambda line: _is_past(line, epoch, iteration))
-    return Journal(TensorBoard(folder / "img", iteration), path)
+    return Journal(TensorBoard(folder / "img", iteration + 1), path)
 
 
 def keep(path: Path, is_wanted: Callable[[str], bool]) -> None:

@@ -4,7 +4,8 @@ import fcntl
 import zlib
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils import distributed
@@ -49,6 +50,46 @@ def folder_of(checkpoint: str | Path) -> Path | None:
         raise CheckpointError(f"there is no checkpoint {path}: check the path")
     folder = path.resolve().parent
     return folder.parent if folder.name == "model" else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where a run trains. resume: the checkpoint it goes on from, "" for none. present: names of the checkpoints that
+    were in the folder when this was chosen."""
+
+    folder: Path
+    resume: str
+    present: tuple[str, ...]
+
+
+def choose(resume: str, new: Path, names: str) -> Choice:
+    """The folder to train in, and the checkpoint to go on from, see :func:`resolve` and :func:`settle`.
+
+    What is chosen is loaded for a while before the run begins: see :func:`refuse_change`.
+
+    Raises:
+        OptionError, CheckpointError: there is a run in the way, also one that is in progress.
+    """
+    place = new if resume in ("", AUTO) else folder_of(resume) or new
+    with hold(place) if place.is_dir() else nullcontext():
+        resume = resolve(resume, new)
+        folder = settle(resume, new, names)
+        return Choice(folder, resume, _present(folder))
+
+
+def refuse_change(choice: Choice) -> None:
+    """Refuse to train where another process has trained since the choice was made. To be called in :func:`hold`.
+
+    Raises:
+        OptionError: other checkpoints are there now.
+    """
+    if _present(choice.folder) != choice.present:
+        raise OptionError(f"another process has trained in {choice.folder} while this one was starting: start again, "
+                          "with --resume auto to go on from there")
+
+
+def _present(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.name for path in resumable(folder / "model")))
 
 
 def resolve(resume: str, new: Path) -> str:

@@ -163,7 +163,7 @@ class Training:
                 raise StopRequested
         means, _ = run_epoch(loader, step, title=title, epoch=self.place.epoch, print_freq=self.plan.print_freq,
                              device=self.device, journal=self.journal, iteration=self.place.iteration,
-                             after_step=after_step)
+                             after_step=after_step, trains=False)
         return means
 
     def _stop(self) -> None:
