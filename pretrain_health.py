@@ -54,13 +54,13 @@ class HealthProbe:
         ``agreement``: of both views' lists of 5 nearest, above chance. ``hub_*``: how often the most popular clip is in
         the others' lists, as a multiple of the mean. ``spread_*``, ``rank_*``: see `utils.health`.
         """
-        random = self._random_encoder(model)
-        views = self._embed(model, {"own": (_of_main(model.encoder_q), model.own_view), "random": (random, model.other_view)})
+        views = self._embed(model, {"own": (_of_main(model.encoder_q), model.own_view),
+                                    "random": (self._random_encoder(model), model.other_view)})
         hits = {"random": health.instance_hits(*views["random"]), "other": health.instance_hits(*self._miner(model))}
         sign = health.better(hits["other"], hits["random"])
         if sign < CLEAR:
-            say("warning: the view that mines is no better than its random initialisation: the second clip of a video is "
-                f"the nearest for {hits['other'].float().mean():.1%} of the clips, by a random network for "
+            say("warning: the view that mines is no better than its random initialisation: the second clip of a video "
+                f"is the nearest for {hits['other'].float().mean():.1%} of the clips, by a random network for "
                 f"{hits['random'].float().mean():.1%}. What it mines will mislead the training: train it longer, or "
                 "with other settings, before co-training")
         return {**self._signs(views["own"]), "second_random": float(hits["random"].float().mean()), "better": sign}
