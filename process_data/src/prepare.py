@@ -4,9 +4,9 @@
 
 From `clips/Class/video.avi` it writes `data/mine/mine_frame.lmdb` and `data/mine/mine_tvl1_frame.lmdb` (RGB and flow),
 and `process_data/data/mine/` (class list, splits, video_source.json), and checks them. The set is then used as
-`--dataset mine`. With `--flow none` there is no flow LMDB: `--second_view residual` of the training scripts makes a second
-view from RGB. No frame files are left. A stopped run continues where it was; until it is done, finished videos wait
-under `data/mine/prepare.partial`. Nothing existing is replaced without --overwrite.
+`--dataset mine`; without flow, `--flow none`, together with `--second_view residual`. No frame files are left. A
+stopped run continues where it was; until it is done, finished videos wait under `data/mine/prepare.partial`. Nothing
+existing is replaced without --overwrite.
 """
 
 import argparse
@@ -116,8 +116,8 @@ def begin(place: Places, settings: dict, overwrite: bool) -> list[str]:
     if same and (not overwrite or len(earlier["finished"]) < len(place.streams)):
         return earlier["finished"]
     if "flow" not in place.streams and place.flow.exists():
-        raise PrepareError(f"{place.flow} is flow of another run, which --flow {NONE} would leave beside frames that it "
-                           "is not of: remove it, or give its --flow")
+        raise PrepareError(f"{place.flow} is of another run, and --flow {NONE} would leave it beside frames that it is "
+                           "not of: remove it, or give its --flow")
     shutil.rmtree(place.work, ignore_errors=True)
     record.write(place.record, {"settings": settings, "finished": []})
     return []
