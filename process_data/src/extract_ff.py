@@ -71,8 +71,9 @@ def report(failed: dict[str, str], videos: dict[str, Path]) -> None:
 
 def add_extraction(parser: argparse.ArgumentParser) -> None:
     """The options that say how frames and flow are made."""
-    parser.add_argument("--flow", choices=(*METHODS, NONE), default="tvl1", help="method; dis is some 300 times faster, "
-                        "none makes no flow, and --second_view residual of the training scripts needs none")
+    parser.add_argument("--flow", choices=(*METHODS, NONE), default="tvl1",
+                        help="method; dis is some 300 times faster; none: no flow, for training with --second_view "
+                        "residual")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     parser.add_argument("--short_side", type=int, default=240,
                         help="scale larger frames down to this short side, pixels (240 is UCF101's own; 0: never)")
