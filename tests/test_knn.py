@@ -91,15 +91,21 @@ def loop_scores(query, gallery, query_label, gallery_label):
             "r1": loop_recall(query, gallery, query_label, gallery_label, 1)}
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_measure_against_loops(made, seed, monkeypatch):
-    monkeypatch.setattr(knn, "QUERIES_AT_ONCE", 5)  # several blocks of queries
+def spied(replace=setattr) -> list[tuple]:
+    """What neighbour_scores is called with from now on."""
     compute, seen = knn.neighbour_scores, []
 
     def spy(*given):
         seen.append(given)
         return compute(*given)
-    monkeypatch.setattr(knn, "neighbour_scores", spy)
+    replace(knn, "neighbour_scores", spy)
+    return seen
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_measure_against_loops(made, seed, monkeypatch):
+    monkeypatch.setattr(knn, "QUERIES_AT_ONCE", 5)  # several blocks of queries
+    seen = spied(monkeypatch.setattr)
     found = monitor(made.roots).measure(backbone(seed))
     (query, query_label), (gallery, gallery_label) = (features(backbone(seed).eval(), mode, made.roots)
                                                       for mode in ("query", "gallery"))
@@ -153,8 +159,8 @@ def test_a_measure_that_is_stopped_leaves_the_modes_as_they_were(made):
 
 def test_the_line_says_what_it_cost(made, capsys):
     found = monitor(made.roots).measure(backbone(), title="knn epoch 3", epoch_seconds=0.25)
-    line = re.search(r"knn epoch 3: (.*); (\d+) clips in ([\d.]+) s, ([\d.]+) clips/s, ([\d.]+)% of the epoch's 0.2 s\n",
-                     capsys.readouterr().out)
+    pattern = r"knn epoch 3: (.*); (\d+) clips in ([\d.]+) s, ([\d.]+) clips/s, ([\d.]+)% of the epoch's 0.2 s\n"
+    line = re.search(pattern, capsys.readouterr().out)
     clips, seconds, rate, share = (float(line[i]) for i in range(2, 6))
     assert line[1] == "  ".join(f"{name} {value:.4g}" for name, value in found.items())
     assert clips == len(made.train) + len(made.test)
@@ -192,7 +198,7 @@ def test_a_test_split_that_cannot_be_measured_is_an_error_at_the_start(made, own
 
 def test_damaged_frames_are_named_once_and_end_it_where_there_are_many(made, own, monkeypatch, capsys):
     roots, path = own
-    monkeypatch.setattr("utils.watch.MOST_DAMAGED", 0.3)
+    monkeypatch.setattr("utils.watch.MOST_DAMAGED", 0.1)  # of one measure
     change_video(path, made.test[0], without_frames(*range(1, 20, 2), *range(2, 20, 2)))  # frame 0 stands in
     watched = monitor(roots)
     for _ in range(2):
@@ -207,26 +213,33 @@ def test_damaged_frames_are_named_once_and_end_it_where_there_are_many(made, own
 # Two processes
 
 
+def measure_13(roots: dict, net: nn.Module, after_video=lambda: None) -> dict[str, float]:
+    """A measure with 13 queries, which two processes do not divide."""
+    query, gallery = query_and_gallery("ucf101", **roots, **SIZES)
+    query.index = query.index.take(range(13))
+    watched = KnnMonitor(query, gallery, batch_size=4, workers=0, device=CPU, k=NEAR)
+    return watched.measure(net, after_video=after_video)
+
+
 def worker(rank: int, folder: str, roots: dict) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
     distributed.start(backend="gloo", dist_url=f"file://{folder}/rendezvous")
-    net, videos = backbone(), []
+    net, videos, seen = backbone(), [], spied()
     net[1].running_mean += rank  # each has statistics of its own
     statistics = net[1].running_mean.clone()
-    query, gallery = query_and_gallery("ucf101", **roots, **SIZES)
-    query.index = query.index.take(range(13))  # not a multiple of the processes
-    found = KnnMonitor(query, gallery, batch_size=4, workers=0, device=CPU, k=NEAR).measure(
-        net, after_video=lambda: videos.append(1))
-    torch.save((found, len(videos), bool(torch.equal(net[1].running_mean, statistics))), f"{folder}/rank{rank}.pt")
+    found = measure_13(roots, net, lambda: videos.append(1))
+    torch.save((found, seen[0][:2], len(videos), torch.equal(net[1].running_mean, statistics)),
+               f"{folder}/rank{rank}.pt")
     distributed.stop()
 
 
-def test_two_processes_find_what_one_finds(made, tmp_path):
+def test_two_processes_find_what_one_finds(made, tmp_path, monkeypatch):
     mp.spawn(worker, args=(str(tmp_path), made.roots), nprocs=2)
-    query, gallery = query_and_gallery("ucf101", **made.roots, **SIZES)
-    query.index = query.index.take(range(13))
-    alone = KnnMonitor(query, gallery, batch_size=4, workers=0, device=CPU, k=NEAR).measure(backbone())
+    seen = spied(monkeypatch.setattr)
+    alone = measure_13(made.roots, backbone())
     for rank in range(2):
-        found, videos, untouched = torch.load(tmp_path / f"rank{rank}.pt")
+        found, features_of, videos, untouched = torch.load(tmp_path / f"rank{rank}.pt")
         assert found == pytest.approx(alone) and videos == 7 + 21 and untouched
+        for here, there in zip(features_of, seen[0], strict=False):
+            torch.testing.assert_close(here, there)
