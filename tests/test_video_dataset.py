@@ -120,7 +120,7 @@ def test_nothing_is_open_after_building(made):
     assert all(reader._held is None for reader in build(made, "-2stream-2clip").readers)
 
 
-@pytest.mark.parametrize("mode", ["val", "test", "gallery", "gallery_windows"])
+@pytest.mark.parametrize("mode", ["val", "test", "query", "gallery", "gallery_windows"])
 def test_evaluation_does_not_depend_on_the_epoch(made, mode):
     transform = ClassifierTrainTransform(16) if mode == "val" else CropsTransform(16, p=1.0)
     dataset = build(made, mode=mode, transform=transform)
