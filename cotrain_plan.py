@@ -98,12 +98,8 @@ class Planner:
         """Add a training by main_nce.py or main_coclr.py; the checkpoint it will leave."""
         argv = [*self.common, *self.roots, *words, "--resume", "auto"]
         args, path = foresee(script, argv, self._made)
-        check_sizes(args, self.processes)
-        with torch.device("meta"):
-            model = importlib.import_module(Path(script).stem).build(args)  # refuses a cascade that is too deep
-        if script == COCLR:
-            for given in {*args.pretrain} - self._made:
-                _refuse_unfit(model.encoder_q, given)
+        if (script, args.dataset) not in self.data_checks:  # later ones differ in their names and starts alone
+            self._refuse_early(script, args)
         self.data_checks[script, args.dataset] = partial(
             build_loader, _without_workers(args), Launch(0, 0, self.processes, CPU, None))
         launcher = ("python",) if self.processes == 1 else (
@@ -149,6 +145,15 @@ class Planner:
             main_classifier.check_inputs(classifier_options.parse(words, ""), self._made)
         makes = partial(pipeline.newer, self.out / result, *(self.out / path for path in made_from))
         self.steps.append(Step(name, ("python", str(ROOT / script), *words), makes, shown))
+
+    def _refuse_early(self, script: str, args: Namespace) -> None:
+        """Refuse what a pretraining would: sizes, a cascade that is too deep, given checkpoints that do not fit."""
+        check_sizes(args, self.processes)
+        with torch.device("meta"):
+            model = importlib.import_module(Path(script).stem).build(args)
+        if script == COCLR:
+            for given in {*args.pretrain} - self._made:
+                _refuse_unfit(model.encoder_q, given)
 
     def _add_training(self, name: str, command: tuple[str, ...], args: Namespace, path: Path,
                       made_with: Mapping[str, int]) -> str:

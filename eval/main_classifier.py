@@ -155,8 +155,8 @@ def test(args: Namespace, devices: Devices) -> None:
     """Crop test or retrieval of one checkpoint; the log and all results go beside it."""
     path = Path(args.test)
     if args.test == RANDOM:
-        folder = run_folder.classifier_folder(args, len(devices))
-        path = run_folder.make(folder.with_name(f"{folder.name}_pt={RANDOM}")) / "model" / RANDOM  # no training's
+        path = run_folder.random_weights(args, len(devices))  # no training's
+        run_folder.make(path.parents[1])
     with log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")), torch.inference_mode():
         say(f"test of {args.test} on {args.dataset}, split {args.which_split}, {', '.join(map(str, devices))}")
         (test_retrieval if args.retrieval else test_crops)(args, path, devices)

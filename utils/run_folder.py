@@ -38,6 +38,12 @@ def classifier_folder(args: Namespace, gpus: int) -> Path:
         f"_ds{args.ds}_train-{args.train_what}{_pretrained(args.pretrain)}"))
 
 
+def random_weights(args: Namespace, gpus: int) -> Path:
+    """A path that is no file, beside which eval/main_classifier.py leaves what a test of random weights finds."""
+    folder = classifier_folder(args, gpus)
+    return folder.with_name(f"{folder.name}_pt=random") / "model" / "random"
+
+
 def last_checkpoint(folder: Path, epochs: int) -> Path:
     """The checkpoint that a run of so many epochs leaves in its folder at its end."""
     return folder / "model" / f"epoch{epochs - 1}.pth.tar"
