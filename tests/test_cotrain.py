@@ -1,5 +1,6 @@
 """cotrain.py: its commands against expectations written out, and a whole alternation that is killed on the way."""
 
+import importlib.util
 import json
 import os
 import shlex
@@ -237,3 +238,21 @@ def test_a_sigterm_saves_in_the_real_script_and_ends_with_its_code(run, tmp_path
     log = (tmp_path / "logs/InfoNCE_RGB.log").read_text()
     assert code == EXIT_CODE and "stopping on SIGTERM" in log and list(tmp_path.glob("logs/*")) == [
         tmp_path / "logs/InfoNCE_RGB.log"]
+
+
+def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
+    """With a miniature in place of the rendered videos."""
+    ran, _ = forked
+    spec = importlib.util.spec_from_file_location("demo", Path(cotrain.__file__).parent / "scripts/demo.py")
+    spec.loader.exec_module(demo := importlib.util.module_from_spec(spec))
+    monkeypatch.setattr(demo, "prepare", lambda it: miniature.make(it.out, "motions", groups=8, clips=7))
+    words = ["--epochs", "1", "--coclr_epochs", "1", "--finetune_epochs", "1", "--out", str(tmp_path)]
+    assert launch.exit_code(lambda: demo.main(words)) == 0
+    shown = (tmp_path / "results.txt").read_text()
+    assert shown in capsys.readouterr().out
+    rows = {line[:18].strip(): line[18:].split() for line in shown.partition("\n\n")[0].splitlines()}
+    assert len(ran) == 4 + 7 + 5
+    merged = {mode: json.loads((tmp_path / f"merged/{mode}.json").read_text())["both"] for mode in "sc"}
+    expected = [*(merged["s"][k] for k in ("1", "5", "10", "20")), merged["c"]["1"]]
+    assert rows["CPR RGB + flow"] == [f"{number:.1f}" for number in expected]
+    assert len(rows["CPR flow"]) == 5 and len(rows["random RGB"]) == len(rows["InfoNCE flow"]) == 4
