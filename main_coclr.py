@@ -21,7 +21,7 @@ One process, GPU or CPU, small: ``python main_coclr.py --dataset NAME-2stream-2c
 """
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -41,19 +41,25 @@ from utils.run_folder import coclr_folder
 ENCODERS = ("encoder_q.", "encoder_k.", "sampler.")
 
 
-def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """The options, checked."""
+def parse(argv: Sequence[str] | None = None, later: Container[str] = ()) -> Namespace:
+    """The options, checked. later: files that need not be there yet."""
     parser = pretraining_parser(__doc__, dataset="ucf101-2stream-2clip", models=["coclr"])
     add_mining(parser)
     parser.add_argument("--pretrain", nargs=2, default=["random", "random"], metavar=("A", "B"),
                         help="A starts the trained encoder, B the one that mines; 'random' means none")
     args = parser.parse_args(argv)
-    check_options(args, streams=2)
+    check_options(args, streams=2, later=later)
     check_progressive(args)
     for phase in phases(args):
         check_mining(phase.moco_k, phase.topk, phase.ratio, phase.stage, phase.cascade, phase.cascade_anchor,
                      phase.cascade_first)
     return args
+
+
+def build(args: Namespace) -> CoCLR:
+    """A new model."""
+    return CoCLR(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t, args.topk, args.ratio, args.stage,
+                 args.reverse, args.cascade, anchor=args.cascade_anchor, first=args.cascade_first)
 
 
 def load_pretrained(model: CoCLR, own: str, other: str) -> None:
@@ -88,8 +94,7 @@ def work(args: Namespace) -> None:
 def co_train(args: Namespace, here: Launch) -> None:
     """One training or test."""
     choice = prepare(args, coclr_folder(args), here)
-    model = CoCLR(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t, args.topk, args.ratio, args.stage,
-                  args.reverse, args.cascade, anchor=args.cascade_anchor, first=args.cascade_first)
+    model = build(args)
     if not (args.resume or args.test):
         load_pretrained(model, *args.pretrain)
     run = build_run(model, args, here)

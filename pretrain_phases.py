@@ -39,13 +39,13 @@ def phases(args: Namespace) -> list[Namespace]:
     for topk in args.progressive or [args.topk]:
         phase = Namespace(**{**vars(args), "topk": topk, "pretrain": [own, args.pretrain[1]]})
         result.append(phase)
-        own = str(last_checkpoint(phase))
+        own = str(end_of(phase))
     return result
 
 
-def last_checkpoint(args: Namespace) -> Path:
-    """Where the run of these options ends."""
-    return run_folder.coclr_folder(args) / "model" / f"epoch{args.epochs - 1}.pth.tar"
+def end_of(phase: Namespace) -> Path:
+    """The checkpoint that a phase ends with."""
+    return run_folder.last_checkpoint(run_folder.coclr_folder(phase), phase.epochs)
 
 
 def remaining(given: list[Namespace]) -> list[Namespace]:
@@ -61,8 +61,8 @@ def remaining(given: list[Namespace]) -> list[Namespace]:
             distributed.from_main(lambda phase=phase: run_folder.settle("", run_folder.coclr_folder(phase),
                                                                          "--name_prefix or --prefix"))
         return given
-    done = distributed.from_main(lambda: [last_checkpoint(phase).is_file() for phase in given])
+    done = distributed.from_main(lambda: [end_of(phase).is_file() for phase in given])
     for phase, is_done in zip(given, done, strict=True):
         if is_done:
-            say(f"phase of topk {phase.topk} is done: {last_checkpoint(phase)}")
+            say(f"phase of topk {phase.topk} is done: {end_of(phase)}")
     return [phase for phase, is_done in zip(given, done, strict=True) if not is_done]

@@ -44,6 +44,17 @@ def dataset_name(args: Namespace) -> str:
     return args.dataset if args.second_view == "flow" else f"{args.dataset}_{args.second_view}"
 
 
+def random_weights(args: Namespace, gpus: int) -> Path:
+    """A path that is no file, beside which eval/main_classifier.py leaves what a test of random weights finds."""
+    folder = classifier_folder(args, gpus)
+    return folder.with_name(f"{folder.name}_pt=random") / "model" / "random"
+
+
+def last_checkpoint(folder: Path, epochs: int) -> Path:
+    """The checkpoint that a run of so many epochs leaves in its folder at its end."""
+    return folder / "model" / f"epoch{epochs - 1}.pth.tar"
+
+
 def folder_of(checkpoint: str | Path) -> Path | None:
     """The run folder that a checkpoint lies in, the parent of its ``model/`` folder; None if it lies elsewhere.
 
