@@ -28,7 +28,7 @@ class Expect:
     reason: of the tolerance. videos, spread: what the tolerance was computed from (recipes/README.md), 0 for neither.
     metric, at: it is the mean of an epoch in metrics.jsonl, of the first or last epoch that has it. file, key: or it is
     in a JSON file, by its path from the folder of the checkpoints (a pattern) and its keys. make: the command that
-    writes that file; {model} stands for the folder.
+    writes that file; {model} stands for the folder. note: a file that says how it was made.
     """
 
     name: str
@@ -44,6 +44,7 @@ class Expect:
     file: str = ""
     key: list = dataclasses.field(default_factory=list)
     make: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class Recipe:
 
     commands: in their order; the first one makes the run. record: what says how it was made, "run.json" or an
     evaluation's note, by its path from the folder of the checkpoints. processes: of a training, GPUs of a classifier's.
-    options: those of the command that matter, as the record names them. absent: why there is no number to expect.
+    options: those of the command that matter, as the record names them. evaluation: what the notes of numbers should
+    say. absent: why there is no number to expect.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Recipe:
     options: dict
     record: str = TRAINING
     processes: int = 0
+    evaluation: dict = dataclasses.field(default_factory=dict)
     absent: str = ""
     expect: tuple[Expect, ...] = ()
     cost: tuple[Cost, ...] = ()

@@ -101,6 +101,11 @@ def _object(path: Path, hint: str) -> Mapping[str, Any]:
     return content
 
 
+def note(path: Path) -> Mapping[str, Any]:
+    """How a number was made; nothing where there is no such file. Raises as :func:`read` does."""
+    return _object(path, "") if path.exists() else {}
+
+
 def metric(run: RunRecord, name: str, at: str) -> float:
     """A metric in percent, of the first or last epoch that has it. Raises Unknown."""
     having = [epoch for epoch in sorted(run.epochs or {}) if name in run.epochs[epoch]]

@@ -7,7 +7,7 @@ Exit code: 0 if every number of the recipe holds; 1 if one does not, or the run 
 told: the run is not finished, results are missing (a line says which command makes them), or none was published.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,14 +61,22 @@ def find(run: RunRecord, expect: Expect) -> Finding:
     return Finding(expect, found)
 
 
-def differences(run: RunRecord, recipe: Recipe) -> list[str]:
-    """Each option that the run was made with otherwise, as text."""
-    wanted = recipe.options | ({"processes": recipe.processes} if recipe.processes else {})
-    lines = [f"{name} is {shown(run.made_with[name])}, in the recipe {shown(value)}" if name in run.made_with else
-             f"{name} is not known of the run, in the recipe it is {shown(value)}"
-             for name, value in wanted.items() if name not in run.made_with or not same(run.made_with[name], value)]
-    if run.made_with.get("accept_changes"):
+def differences(made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """Each option that something was made with otherwise, as text."""
+    lines = [f"{name} is {shown(made_with[name])}, in the recipe {shown(value)}" if name in made_with else
+             f"{name} is not known of it, in the recipe it is {shown(value)}"
+             for name, value in wanted.items() if name not in made_with or not same(made_with[name], value)]
+    if made_with.get("accept_changes"):
         lines.append("accept_changes: an earlier part of the run was made with other options")
+    return lines
+
+
+def changes(run: RunRecord, recipe: Recipe, findings: Sequence[Finding]) -> list[str]:
+    """How the run, and the files that its numbers were found in, were made otherwise than in the recipe."""
+    lines = differences(run.made_with, recipe.options | ({"processes": recipe.processes} if recipe.processes else {}))
+    for name in sorted({each.expect.note for each in findings if each.expect.note and each.found is not None}):
+        path = run.model / name
+        lines += [f"{path}: {line}" for line in differences(run_record.note(path), recipe.evaluation)]
     return lines
 
 
@@ -89,9 +97,9 @@ def verify(folder: Path, recipe: Recipe) -> int:
         OptionError, CheckpointError: the folder is no run's, or damaged.
     """
     run = run_record.read(folder, recipe.record)
-    say(f"{folder}\n{recipe.name}: {recipe.about}")
-    changed = differences(run, recipe)
     findings = [find(run, expect) for expect in recipe.expect]
+    changed = changes(run, recipe, findings)
+    say(f"{folder}\n{recipe.name}: {recipe.about}")
     if findings:
         say(table(["number, %", "expected", "tolerance", "found", "verdict"], [each.row for each in findings]))
     for line in changed:
