@@ -19,7 +19,7 @@ One process, GPU or CPU, small: ``python main_coclr.py --dataset NAME-2stream-2c
 """
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
@@ -38,15 +38,21 @@ from utils.run_folder import coclr_folder
 ENCODERS = ("encoder_q.", "encoder_k.", "sampler.")
 
 
-def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """The options, checked."""
+def parse(argv: Sequence[str] | None = None, later: Container[str] = ()) -> Namespace:
+    """The options, checked. later: files that need not be there yet."""
     parser = pretraining_parser(__doc__, dataset="ucf101-2stream-2clip", models=["coclr"])
     add_mining(parser)
     parser.add_argument("--pretrain", nargs=2, default=["random", "random"], metavar=("A", "B"),
                         help="A starts the trained encoder, B the one that mines; 'random' means none")
     args = parser.parse_args(argv)
-    check_options(args, streams=2)
+    check_options(args, streams=2, later=later)
     return args
+
+
+def build(args: Namespace) -> CoCLR:
+    """A new model."""
+    return CoCLR(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t, args.topk, args.ratio, args.stage,
+                 args.reverse, args.cascade)
 
 
 def load_pretrained(model: CoCLR, own: str, other: str) -> None:
@@ -74,8 +80,7 @@ def query_encoder(state_dict: Mapping[str, Tensor], path: str) -> dict[str, Tens
 def work(args: Namespace) -> None:
     """Train or test, as one of the processes."""
     here, folder = prepare(args, coclr_folder(args))
-    model = CoCLR(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t, args.topk, args.ratio, args.stage,
-                  args.reverse, args.cascade)
+    model = build(args)
     if not (args.resume or args.test):
         load_pretrained(model, *args.pretrain)
     run = build_run(model, args, here, with_labels=True)

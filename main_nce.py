@@ -17,7 +17,7 @@ Go on with ``--resume CKPT``; measure a checkpoint with ``--test CKPT``; start f
 """
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import launch
 from model.pretrain import InfoNCE, UberNCE
@@ -34,26 +34,30 @@ MODELS = {"infonce": (InfoNCE, infonce_steps), "ubernce": (UberNCE, ubernce_step
 OTHER_MODELS = ("queue_label", "queue_second", "queue_vname", "memory_index_record", "sampler.")
 
 
-def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """The options, checked."""
+def parse(argv: Sequence[str] | None = None, later: Container[str] = ()) -> Namespace:
+    """The options, checked. later: files that need not be there yet."""
     parser = pretraining_parser(__doc__, dataset="ucf101-2clip", models=list(MODELS))
     parser.add_argument("--pretrain", default="", metavar="CKPT",
                         help="start from this file: both encoders and the queue; 'random' means none")
     args = parser.parse_args(argv)
-    check_options(args, streams=1)
+    check_options(args, streams=1, later=later)
     return args
+
+
+def build(args: Namespace) -> InfoNCE:
+    """A new model."""
+    return MODELS[args.model][0](args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t)
 
 
 def work(args: Namespace) -> None:
     """Train or test, as one of the processes."""
     here, folder = prepare(args, nce_folder(args))
-    Model, make_steps = MODELS[args.model]
-    model = Model(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t)
+    model = build(args)
     if args.pretrain not in ("", "random") and not (args.resume or args.test):
         saved = checkpoint.load(args.pretrain)["state_dict"]
         say(f"{args.pretrain}: {load_state(model, saved, may_miss=('queue_label',), may_have=OTHER_MODELS)}")
     run = build_run(model, args, here, with_labels=False)
-    carry_out(args, here, run, make_steps, folder)
+    carry_out(args, here, run, MODELS[args.model][1], folder)
 
 
 def main() -> int:

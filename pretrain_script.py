@@ -1,7 +1,7 @@
 """What main_nce.py and main_coclr.py share: building the parts from options, checkpoints in and out, the epochs."""
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,8 +51,11 @@ class Run:
     ring: LabelRing | None = None
 
 
-def check_options(args: Namespace, streams: int) -> None:
+def check_options(args: Namespace, streams: int, later: Container[str] = ()) -> None:
     """Checks before anything is read or built: options, dataset's form, named files.
+
+    Args:
+        streams: of the script's datasets. later: files that need not be there yet.
 
     Raises:
         OptionError, CheckpointError, DataError: with what is wrong and what to do.
@@ -64,7 +67,7 @@ def check_options(args: Namespace, streams: int) -> None:
                           f"{'one stream (NAME-2clip, NAME-f-2clip)' if streams == 1 else 'NAME-2stream-2clip'}")
     named = [args.pretrain] if isinstance(args.pretrain, str) else args.pretrain
     for path in [args.test, *named]:
-        if path and path != "random" and not Path(path).is_file():
+        if path and path != "random" and path not in later and not Path(path).is_file():
             raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
 
 
@@ -81,16 +84,21 @@ def prepare(args: Namespace, folder: Path) -> tuple[Launch, Path]:
         OptionError, ModelError: the run folder is in use, or queue or network cannot take these batches.
     """
     here = _join(args)
-    check_queue(args.moco_k, args.batch_size, here.world_size, args.accumulate)
-    with torch.device("meta"):
-        encoder = make_encoder(args.net, args.moco_dim)
-    check_clips(encoder.train(not args.test), args)
+    check_sizes(args, here.world_size)
     if args.test:
         return here, folder
     if args.resume == run_folder.AUTO:
         run_folder.refuse_strays(folder)
     args.resume = distributed.from_main(lambda: run_folder.resolve(args.resume, folder))
     return here, distributed.from_main(lambda: run_folder.settle(args.resume, folder, "--name_prefix or --prefix"))
+
+
+def check_sizes(args: Namespace, processes: int) -> None:
+    """Refuse a queue or a network that cannot take these batches; no memory is used. Raises as `prepare` does."""
+    check_queue(args.moco_k, args.batch_size, processes, args.accumulate)
+    with torch.device("meta"):
+        encoder = make_encoder(args.net, args.moco_dim)
+    check_clips(encoder.train(not args.test), args)
 
 
 def _join(args: Namespace) -> Launch:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from eval import protocols
-from eval.report import percent, table, write_json
+from eval.report import percent, percentages, table, write_json
 from eval.windows import apply_packed, window_clips
 from utils.console import say
 
@@ -52,4 +52,14 @@ def write_probabilities(checkpoint: Path, names: list[str], prob: Tensor) -> Pat
     path = checkpoint.with_name(f"{checkpoint.name}-prob-{title}.json")
     write_json(path, {name: {"mean_prob": [protocols.crop_mean(video, crops).tolist()]}
                       for name, video in zip(names, prob, strict=True)})
+    return path
+
+
+def write_accuracies(checkpoint: Path, results: dict[str, dict[int, float]]) -> Path:
+    """Write what `report_crops` returned, in percent: {"center": {"1": 50.0, "5": 100.0}, ...}.
+
+    The file lies beside the checkpoint and has the most crops in its name, `CKPT.pth.tar-acc-ten.json`.
+    """
+    path = checkpoint.with_name(f"{checkpoint.name}-acc-{list(results)[-1]}.json")
+    write_json(path, {name: percentages(accuracy) for name, accuracy in results.items()})
     return path

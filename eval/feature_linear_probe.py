@@ -3,7 +3,8 @@
     python feature_linear_probe.py --test RUN/model/CKPT.pth.tar --dataset ucf101 --dirname feature --final_bn
 
 The features are those in the folder of PATH, under --dirname; PATH itself need not exist any more. Probabilities of
-the best evaluated epoch go to `{basename of PATH}-lp-{dataset}-prob.json` in the feature folder.
+the best evaluated epoch go to `{basename of PATH}-lp-{dataset}-prob.json` in the feature folder, its accuracy to
+`...-acc.json`.
 """
 
 import sys
@@ -22,7 +23,7 @@ from dataset import catalog
 from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
 from eval.options import devices
-from eval.report import percent, table, write_json
+from eval.report import percent, percentages, table, write_json
 from utils import options
 from utils.console import say
 from utils.errors import OptionError
@@ -157,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(output, {name: [row.tolist()] for name, row in zip(test.names, best.prob, strict=True)})
     say(table(["linear probe", "epoch", "top-1 %", "top-5 %"],
               [[args.dataset, str(best.epoch), percent(best.accuracy[1]), percent(best.accuracy[5])]]))
+    write_json(folder / f"{path.name}-lp-{args.dataset}-acc.json", {"epoch": best.epoch, **percentages(best.accuracy)})
     say(f"probabilities of that epoch: {output}")
     return 0
 

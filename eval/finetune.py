@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from eval.network import load_classifier
-from eval.report import percent, table
+from eval.report import percent, table, write_json
 from utils.console import say
 from utils.engine import Step
 from utils.keeper import BEST, numbered
@@ -128,11 +128,16 @@ def resume(net: nn.Module, optimizer: RunOptimizer, path: str, rates: Rates, res
     return saved
 
 
-def say_result(what: str, start: Place, end: Place, epochs: int, folder: Path) -> None:
-    """The best validation top-1 of a training, and where its checkpoint lies. what: what was trained."""
+def report_result(what: str, start: Place, end: Place, epochs: int, folder: Path) -> None:
+    """Say the best validation top-1 of a training and where its checkpoint lies, and write both into best.json.
+
+    what: what was trained.
+    """
     if start.epoch >= epochs:
         say(f"nothing is left to train: epoch {start.epoch - 1} of --epochs {epochs} is done")
     best = list(numbered(folder / "model", BEST).values())
+    write_json(folder / "best.json", {"validation_top1": round(100 * end.best_acc, 4), "epochs": epochs,
+                                      "checkpoint": f"model/{best[-1].name}" if best else None})
     say(table(["train", "epochs", "best validation top-1 %"], [[what, str(epochs), percent(end.best_acc)]]))
     say(f"best checkpoint: {best[-1]}" if best else
         f"no validation was above 0 %; checkpoints: {folder / 'model'}")

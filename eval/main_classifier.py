@@ -19,7 +19,7 @@ process uses every visible GPU (--gpu names some of them), or the CPU; --batch_s
 
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -53,15 +53,18 @@ from utils.training import Place, Plan, Training, place_of
 Devices = list[torch.device]
 
 
-def check_inputs(args: Namespace) -> None:
-    """Refuse a dataset that is not one clip of one stream, and a file that is not there, before anything is built."""
+def check_inputs(args: Namespace, later: Container[str] = ()) -> None:
+    """Refuse a dataset that is not one clip of one stream, and a file that is not there, before anything is built.
+
+    later: files that need not be there yet.
+    """
     spec = catalog.parse(args.dataset)
     if spec.clips != 1 or len(spec.streams) != 1:
         raise OptionError(f"--dataset {args.dataset} is for pretraining: a classifier takes {spec.base} or "
                           f"{spec.base}-f")
     resumed = "" if args.resume == run_folder.AUTO else args.resume
     for path in (resumed, args.test, args.pretrain):
-        if path and path != RANDOM and not Path(path).is_file():
+        if path and path != RANDOM and path not in later and not Path(path).is_file():
             raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
 
 
@@ -73,6 +76,14 @@ def build_dataset(args: Namespace, mode: str, transform: object) -> torch.utils.
     if dataset.index.report:
         say(dataset.index.report)
     return dataset
+
+
+def build_loaders(args: Namespace, devices: Devices) -> list[DataLoader]:
+    """Batches of the training and of the validation videos."""
+    parts = (("train", ClassifierTrainTransform(args.img_dim)), ("val", ClassifierValTransform(args.img_dim)))
+    return [make_loader(build_dataset(args, mode, transform), batch_size=args.batch_size * len(devices),
+                        workers=args.workers, train=mode == "train", seed=args.seed, rank=0, world_size=1,
+                        device=devices[0]) for mode, transform in parts]
 
 
 def build_net(args: Namespace, num_class: int) -> nn.Module:
@@ -105,10 +116,7 @@ def train(args: Namespace, devices: Devices) -> None:
     folder = run_folder.classifier_folder(args, len(devices))
     args.resume = run_folder.resolve(args.resume, folder)
     folder = run_folder.settle(args.resume, folder, "--prefix")
-    parts = (("train", ClassifierTrainTransform(args.img_dim)), ("val", ClassifierValTransform(args.img_dim)))
-    loaders = [make_loader(build_dataset(args, mode, transform), batch_size=args.batch_size * len(devices),
-                           workers=args.workers, train=mode == "train", seed=args.seed, rank=0, world_size=1,
-                           device=devices[0]) for mode, transform in parts]
+    loaders = build_loaders(args, devices)
     net = build_net(args, len(loaders[0].dataset.index.classes))
     if args.pretrain not in ("", RANDOM) and not args.resume:
         network.load_backbone(net, args.pretrain)
@@ -129,7 +137,7 @@ def train(args: Namespace, devices: Devices) -> None:
             {"options": vars(args), "made_with": made_with, "code": code_version()})
         training.stand_at(place, inside)
         training.run()
-        finetune.say_result(f"{args.train_what} on {args.dataset}", place, training.place, args.epochs, folder)
+        finetune.report_result(f"{args.train_what} on {args.dataset}", place, training.place, args.epochs, folder)
 
 
 def resume(args: Namespace, net: nn.Module, optimizer: RunOptimizer, rates: finetune.Rates, made_with: dict,
@@ -164,8 +172,9 @@ def test_crops(args: Namespace, path: Path, devices: Devices) -> None:
     batch = args.batch_size * len(devices)
     net = prepare(args, net.eval(), devices, choose(args.precision, devices[0]))
     prob = crops.crop_probabilities(net, samples, batch, devices[0])
-    crops.report_crops(prob, torch.as_tensor(dataset.index.labels))
+    results = crops.report_crops(prob, torch.as_tensor(dataset.index.labels))
     output = crops.write_probabilities(path, list(dataset.index.paths), prob)
+    crops.write_accuracies(path, results)
     say(f"probabilities of each video: {output}")
 
 

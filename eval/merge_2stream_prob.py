@@ -13,6 +13,7 @@ similarities:
 """
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,14 +27,14 @@ from dataset import catalog
 from dataset.split_files import video_name
 from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
-from eval.report import percent, read_json, table
+from eval.report import percent, percentages, read_json, table, write_json
 from eval.retrieval import report_recall
 from utils.console import say
 from utils.errors import CheckpointError, OptionError
 from utils.options import ROOT, Parser
 
 
-def parse(argv: Sequence[str] | None):
+def parse(argv: Sequence[str] | None) -> Namespace:
     """Parse the command line."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
@@ -42,6 +43,7 @@ def parse(argv: Sequence[str] | None):
     add("--dataset", default="ucf101", help="dataset name (default ucf101)")
     add("--mode", choices=["c", "s"], default="c", help="c: classification; s: similarities (retrieval)")
     add("--split_root", default=str(ROOT / "process_data" / "data"), help="folder of the splits, for ClassInd.txt")
+    add("--output", default="", metavar="FILE", help="also write the table's numbers into this JSON file")
     return parser.parse_args(argv)
 
 
@@ -107,23 +109,33 @@ def merge_similarities(query: tuple[FeatureSet, FeatureSet], gallery: tuple[Feat
     return {name: protocols.recall_at_k(sim, query[0].labels, gallery[0].labels) for name, sim in named.items()}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one fusion and print its table."""
-    args = parse(argv)
+def merge_files(args: Namespace) -> tuple[int, dict[str, dict[int, float]]]:
+    """Run one fusion and print its table; how many videos were tested, and {"RGB" | "flow" | "both": {k: share}}."""
     one, two = Path(args.prob1), Path(args.prob2)
     if args.mode == "c":
         classes = catalog.class_names(args.dataset, args.split_root)
         results = merge_probabilities(read_probabilities(one), read_probabilities(two), classes)
         rows = [[name, percent(top[1]), percent(top[5])] for name, top, _ in results]
         say(table([f"{results[0][2]} videos", "top-1 %", "top-5 %"], rows))
-        return 0
+        return results[0][2], {name: top for name, top, _ in results}
     base = catalog.parse(args.dataset).base
     folders = [path if path.is_dir() else path.parent for path in (one, two)]
     streams = [(folder, base + suffix) for folder, suffix in zip(folders, ("", "-f"), strict=True)]
     query, gallery = (match(*(feature_files.load(folder, name, split) for folder, name in streams))
                       for split in ("test", "train"))
     say(f"{len(query[0].names)} queries, {len(gallery[0].names)} gallery videos in both streams")
-    report_recall(merge_similarities(query, gallery), len(gallery[0].names))
+    recall = merge_similarities(query, gallery)
+    report_recall(recall, len(gallery[0].names))
+    return len(query[0].names), recall
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one fusion, print its table, and write it if asked."""
+    args = parse(argv)
+    videos, shares = merge_files(args)
+    if args.output:
+        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+        write_json(Path(args.output), {"videos": videos} | {name: percentages(each) for name, each in shares.items()})
     return 0
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from utils.errors import CheckpointError
@@ -20,6 +20,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def percent(share: float) -> str:
     """0.5173 -> "51.73"."""
     return f"{100 * share:.2f}"
+
+
+def percentages(shares: Mapping[int, float]) -> dict[str, float]:
+    """{1: 0.125, 5: 0.5} -> {"1": 12.5, "5": 50.0}, for a file."""
+    return {str(k): round(100 * share, 4) for k, share in shares.items()}
 
 
 def write_json(path: Path, value: object) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
 from eval.options import RANDOM
-from eval.report import percent, table
+from eval.report import percent, percentages, table, write_json
 from eval.windows import apply_packed, read_samples, window_clips
 from utils import checkpoint
 from utils.console import say
@@ -76,12 +76,13 @@ def retrieve(query: FeatureSet, gallery: FeatureSet, device: torch.device) -> tu
 
 
 def report(job: FeatureJob, query: FeatureSet, gallery: FeatureSet) -> None:
-    """Rank the gallery for each query; print and log the recalls; write the similarities beside the features."""
+    """Rank the gallery for each query; print, log and write the recalls; write the similarities, too."""
     sim, recall = retrieve(query, gallery, job.device)
     path = job.folder / f"{job.dataset}_sim.pth.tar"
     checkpoint.save(path, sim)
     say(f"{len(query.names)} queries in a gallery of {len(gallery.names)} videos")
     report_recall({job.dataset: recall}, len(gallery.names))
+    write_json(job.folder / f"{job.dataset}_recall.json", percentages(recall))
     say(f"features and similarities: {job.folder}")
 
 

@@ -38,6 +38,11 @@ def classifier_folder(args: Namespace, gpus: int) -> Path:
         f"_ds{args.ds}_train-{args.train_what}{_pretrained(args.pretrain)}"))
 
 
+def last_checkpoint(folder: Path, epochs: int) -> Path:
+    """The checkpoint that a run of so many epochs leaves in its folder at its end."""
+    return folder / "model" / f"epoch{epochs - 1}.pth.tar"
+
+
 def folder_of(checkpoint: str | Path) -> Path | None:
     """The run folder that a checkpoint lies in, the parent of its ``model/`` folder; None if it lies elsewhere.
 

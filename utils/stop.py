@@ -42,14 +42,19 @@ def listening() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def end_with_parent(number: int) -> None:
+    """Have this process get a signal when the one that started it ends in any way; on Linux alone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
+
+
 def outlive(worker: int) -> None:
     """For a loader's worker, to whose whole process group a signal may go: the training first ends its step.
 
     SIGTERM ends the worker after a minute, in case nobody else does. The end of the training's process ends it at once:
     it holds that one's connections, so that other processes would not notice.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_SECONDS))
