@@ -113,7 +113,8 @@ def verify(folder: Path, recipe: Recipe) -> int:
         say(f"nothing to compare with: {recipe.absent}")
     verdicts = {each.verdict for each in findings}
     code = 1 if changed or DIFFERS in verdicts else 2 if run.unfinished or verdicts != {HOLDS} else 0
-    say({0: "as published, within the tolerances", 1: "not as published", 2: "it cannot be told"}[code])
+    say({0: "as published, within the tolerances", 2: "it cannot be told",
+         1: "not as published" if DIFFERS in verdicts else "this is not a run of the recipe"}[code])
     return code
 
 

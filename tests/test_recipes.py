@@ -10,7 +10,7 @@ import pytest
 
 import main_coclr
 import main_nce
-from eval import feature_linear_probe, merge_2stream_prob
+from eval import merge_2stream_prob
 from eval import options as classifier
 from experiments import cost as costs
 from experiments import recipe as recipes
@@ -19,8 +19,7 @@ from utils.errors import OptionError
 
 PARSERS = {"main_nce.py": main_nce.parse, "main_coclr.py": main_coclr.parse,
            "eval/main_classifier.py": lambda argv: classifier.parse(argv, ""),
-           "eval/merge_2stream_prob.py": merge_2stream_prob.parse,
-           "eval/feature_linear_probe.py": feature_linear_probe.parse}
+           "eval/merge_2stream_prob.py": merge_2stream_prob.parse}
 # As published, in percent: InfoNCE and CoCLR by CoCLR and its released files, CoCLR+CPR and its mining by CPR.
 PUBLISHED = {
     "ucf101_infonce_rgb": [36.1, 52.3, 61.7, 71.0, 82.1], "ucf101_infonce_flow": [45.2],
@@ -47,6 +46,14 @@ def parsed(command: str) -> tuple[Namespace, int]:
 
 def test_every_recipe_is_looked_at():
     assert recipes.names() == ALL
+
+
+def test_the_page_has_every_recipe_and_its_numbers():
+    page = (recipes.FOLDER / "README.md").read_text()
+    page = page.replace("`..._", "`k400_finetune_")
+    for name, values in PUBLISHED.items():
+        [row] = [line for line in page.splitlines() if line.startswith("|") and f"`{name}`" in line]
+        assert all(str(value) in row for value in values), name
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -134,6 +134,7 @@ def test_numbers_beyond_the_tolerance(recalls, first, expected, tmp_path, small,
 def test_other_options_are_named(options, line, tmp_path, small, capsys):
     code, text = checked(capsys, make_run(tmp_path / "run", options=options), small)
     assert code == 1 and text.count("not as the recipe") == 1 and f"not as the recipe: {line}\n" in text
+    assert text.endswith("this is not a run of the recipe\n")
 
 
 def test_more_that_is_not_as_the_recipe(tmp_path, small, capsys):
