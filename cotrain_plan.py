@@ -17,6 +17,7 @@ from torch import nn
 import main_coclr
 from eval import main_classifier, merge_2stream_prob, network
 from eval import options as classifier_options
+from pretrain_phases import phases
 from pretrain_script import build_loader, check_sizes
 from utils import checkpoint, pipeline, run_folder
 from utils.clip_check import check_clips
@@ -47,6 +48,8 @@ def foresee(script: str, words: Sequence[str], later: Container[str] = ()) -> tu
         folder = run_folder.classifier_folder(args, len(classifier_options.devices(args.gpu)))
     else:
         args = importlib.import_module(Path(script).stem).parse(words, later)
+        if script == COCLR:
+            args = phases(args)[-1]
         folder = FOLDERS[script](args)
     return args, run_folder.last_checkpoint(folder, args.epochs)
 
