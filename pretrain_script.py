@@ -246,6 +246,7 @@ class Pretraining:
                                    epochs=args.epochs))
         run.model.train()
         run.model.shuffle.manual_seed((args.seed << 20) + epoch)
+        self.monitors.begin_epoch()
         return self.steps(epoch)
 
     def score(self, means: dict[str, float], measure: Measure) -> float:

@@ -45,17 +45,19 @@ def single_stream_name(name: str, reverse: bool = False) -> str:
 
 
 def query_and_gallery(name: str, *, data_root: str | PathLike | None, split_root: str | PathLike | None, seq_len: int,
-                      ds: int, img_dim: int, seed: int) -> tuple[VideoDataset, VideoDataset]:
+                      ds: int, img_dim: int, seed: int, second_view: str = "flow") -> tuple[VideoDataset, VideoDataset]:
     """The test and the training videos of split 1, one clip of each, in the centre crop.
 
-    name: of one stream, see `single_stream_name`. The others: as of `catalog.build`; img_dim: side in pixels.
+    name: of one stream, see `single_stream_name`. The others: as of `catalog.build`, second_view being of no matter to
+    RGB; img_dim: side in pixels.
 
     Raises:
         DataError: files of either are missing, damaged or empty, or there is but one video.
     """
     def build(mode: str) -> VideoDataset:
         dataset = catalog.build(name, mode, transform=CropsTransform(img_dim, crops=1), data_root=data_root,
-                                split_root=split_root, seq_len=seq_len, ds=ds, seed=seed)
+                                split_root=split_root, seq_len=seq_len, ds=ds, seed=seed,
+                                second_view=second_view if name.endswith("-f") else "flow")
         if len(dataset) < FEWEST:
             raise DataError(f"the {'test' if mode == 'query' else 'training'} split of {name} has a single video")
         return dataset

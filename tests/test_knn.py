@@ -1,12 +1,15 @@
 """The kNN monitor against plain loops; that it leaves training as it was; sets that it refuses; several processes."""
 
+import json
 import multiprocessing
 import os
 import random
 import re
 import shutil
+from pathlib import Path
 
 import miniature
+import noise
 import numpy as np
 import pytest
 import torch
@@ -15,11 +18,15 @@ from test_data_faults import change_video, without_frames
 from test_protocols import loop_mean, loop_recall, loop_unit, loop_votes
 from torch import nn
 
+import launch
+import main_coclr
+import main_nce
 from dataset import catalog
 from dataset.errors import DataError
 from eval import knn
 from eval.knn import KnnMonitor, query_and_gallery, single_stream_name
-from utils import distributed
+from model import momentum
+from utils import checkpoint, distributed
 from utils.augmentation import photometric
 from utils.errors import TrainingError
 from utils.presets import CropsTransform
@@ -243,3 +250,38 @@ def test_two_processes_find_what_one_finds(made, tmp_path, monkeypatch):
         assert found == pytest.approx(alone) and videos == 7 + 21 and untouched
         for here, there in zip(features_of, seen[0], strict=False):
             torch.testing.assert_close(here, there)
+
+
+@pytest.mark.parametrize(("script", "dataset", "options"), [
+    (main_nce, "ucf101-2clip", ""), (main_coclr, "ucf101-2stream-2clip", "--reverse --topk 2 --health_clips 0"),
+    (main_coclr, "ucf101-2stream-2clip", "--reverse --topk 2 --health_clips 0 --second_view residual")])
+def test_a_training_is_measured_and_not_changed(script, dataset, options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)
+    monkeypatch.setattr(launch, "_started", False)
+    monkeypatch.chdir(tmp_path)
+    made = miniature.make(tmp_path)
+    common = ["--dataset", dataset, *made.options, "--seq_len", "8", "--img_dim", "32", "--batch_size", "4",
+              "--moco-k", "8", "--moco-dim", "8", "-j", "0", "--epochs", "3", *options.split()]
+    for freq in (0, 2):
+        argv = [*common, "--knn_freq", str(freq), "--name_prefix", f"f{freq}"]
+        assert launch.exit_code(lambda argv=argv: script.work(script.parse(argv))) == 0
+    folders = [next(Path("ckpt/log-pretrain").glob(f"f{freq}*")) for freq in (0, 2)]
+    one, two = (checkpoint.load(folder / "model/epoch2.pth.tar")["state_dict"] for folder in folders)
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+    lines = [json.loads(line) for line in (folders[1] / "metrics.jsonl").read_text().splitlines()]
+    seen = [line for line in lines if line["kind"] == "knn"]
+    assert [line["epoch"] for line in seen] == [1, 2] and set(seen[0]["values"]) == {"knn_top1", "knn_top5", "r1"}
+    assert "knn" not in (folders[0] / "metrics.jsonl").read_text()
+    assert capsys.readouterr().out.count("of the epoch's") == 2
+
+
+def test_a_monitor_without_test_videos_is_refused_before_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)
+    monkeypatch.setattr(launch, "_started", False)
+    monkeypatch.chdir(tmp_path)
+    made = miniature.make(tmp_path)
+    (made.split_root / "ucf101/test_split01.csv").unlink()
+    argv = ["--dataset", "ucf101-2clip", *made.options, "--seq_len", "8", "--img_dim", "32", "--batch_size", "4",
+            "--moco-k", "8", "-j", "0", "--knn_freq", "1"]
+    assert launch.exit_code(lambda: main_nce.work(main_nce.parse(argv))) == 2
+    assert "--knn_freq" in capsys.readouterr().err and not Path("ckpt").exists()

@@ -135,6 +135,8 @@ def pretraining_parser(description: str, *, dataset: str, models: Sequence[str])
     add = parser.add_argument
     add("--model", default=models[0], choices=list(models), help="contrastive model")
     add("--save_freq", type=positive_int, default=1, help="epochs between checkpoints")
+    add("--knn_freq", type=whole_number, default=0, metavar="N", help="every N epochs, measure weighted kNN accuracy "
+        "and R@1 of the test videos among the training videos (0: never)")
     add("--name_prefix", default="", help="put before the model in the run folder's name")
     add("--seed", type=seed, default=0, help="seed of weights, order and augmentation")
     add("--accumulate", type=positive_int, default=1, metavar="N", help="one step from N times --batch_size clips, "

@@ -120,9 +120,10 @@ class Training:
         if saves:
             self._save(lambda content: self.keeper.save(content, epoch, best))
 
-    def record(self, kind: str, epoch: int, values: Means, **more: Any) -> None:
-        """Say values of an epoch, and write them into the journal; epoch -1 is before the first."""
-        say(f"{kind} epoch {epoch}: {text_of(values)}" if epoch >= 0 else f"{kind}: {text_of(values)}")
+    def record(self, kind: str, epoch: int, values: Means, *, told: bool = False, **more: Any) -> None:
+        """Write values of an epoch into the journal, and say them unless it is done; epoch -1 is before the first."""
+        if not told:
+            say(f"{kind} epoch {epoch}: {text_of(values)}" if epoch >= 0 else f"{kind}: {text_of(values)}")
         if distributed.is_main():
             self.journal.note(kind, epoch, self.place.iteration, values, **more)
 
