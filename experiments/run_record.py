@@ -62,7 +62,7 @@ def _last_start(path: Path) -> Mapping[str, Any]:
 
 
 def _epochs(path: Path) -> dict[int, Mapping[str, Any]]:
-    """The means of each epoch; a last line that was cut short is of a run that was killed."""
+    """The means of each epoch, and what it mined; a last line that was cut short is of a run that was killed."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
@@ -72,9 +72,9 @@ def _epochs(path: Path) -> dict[int, Mapping[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
-            wanted = (record["kind"], record["title"]) == ("epoch", "train")
+            wanted = (record["kind"], record.get("title")) in (("epoch", "train"), ("mining", None))
             epoch, values = record["epoch"], record["values"]
-            if type(epoch) is not int or epoch < 0 or not isinstance(values, dict):
+            if type(epoch) is not int or epoch < -1 or not isinstance(values, dict):
                 raise ValueError("no epoch")
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             if number == len(lines):
@@ -82,7 +82,7 @@ def _epochs(path: Path) -> dict[int, Mapping[str, Any]]:
             raise CheckpointError(f"{path}, line {number} is no line of a run's metrics: the file is damaged"
                                   ) from error
         if wanted:
-            epochs[epoch] = values
+            epochs[epoch] = {**epochs.get(epoch, {}), **values}
     return epochs
 
 
