@@ -18,7 +18,8 @@ FREE = frozenset((
     "crops", "progressive", "health_clips", "health_freq", "knn_freq"))
 OF_THE_RATE = frozenset(("lr", "schedule", "cos", "epochs"))  # see _rate_differs
 MOST_EPOCHS = 100_000
-YOUNGER = {"second_view": "flow"}  # options that files may lack, and what was done before there were these
+# Options that files may lack, and what was done before there were these.
+YOUNGER = {"second_view": "flow", "cascade_anchor": "query", "cascade_first": "other", "self_mask": 0.9}
 RESOLVED = frozenset(("precision",))  # compared as the run uses it, in "made_with"
 
 
