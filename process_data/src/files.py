@@ -1,9 +1,12 @@
 """Text in and out of files, and files that appear under their name only when complete."""
 
+import hashlib
 import os
 from pathlib import Path
 
 from process_data.src.errors import PrepareError
+
+LONGEST = 255 - 32  # bytes of a name to which an ending is put; file systems take 255
 
 
 def read_text(path: Path) -> str:
@@ -25,7 +28,7 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file that appears under its name only when complete and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name("." + path.name + ".partial")
+    part = draft(path)
     try:
         with open(part, "wb") as file:
             file.write(data)
@@ -36,6 +39,16 @@ def write_bytes(path: Path, data: bytes) -> None:
         error.filename = error.filename or str(part)  # a full disk comes without a name
         raise
     os.replace(part, path)
+
+
+def draft(path: Path) -> Path:
+    """What a file or folder is called until it is complete."""
+    return path.with_name(f".{short(path.name)}.partial")
+
+
+def short(name: str) -> str:
+    """The name itself, or where it leaves no room for an ending, a checksum of it."""
+    return name if len(os.fsencode(name)) <= LONGEST else hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def require_writable(path: Path) -> None:
