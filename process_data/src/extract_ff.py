@@ -100,7 +100,7 @@ def main() -> None:
     check_extraction(options)
     videos = find_videos(options.videos)
     settings = {"flow": options.flow, "short_side": options.short_side}
-    begun = record.read(options.out / "extract.json")
+    begun = record.read(options.out / "extract.json", "remove what is there, or give a new folder as --out")
     if begun and record.difference(begun, settings):
         raise PrepareError(f"{options.out} was begun with other settings: {record.difference(begun, settings)}; "
                            "use the same, or another --out")

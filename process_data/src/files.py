@@ -4,6 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from dataset.regular import read_bytes
 from process_data.src.errors import PrepareError
 
 LONGEST = 255 - 32  # bytes of a name to which an ending is put; file systems take 255
@@ -11,7 +12,7 @@ LONGEST = 255 - 32  # bytes of a name to which an ending is put; file systems ta
 
 def read_text(path: Path) -> str:
     """The text of a file, a byte-order mark left out. Raises PrepareError, with the line, when it is not UTF-8."""
-    data = path.read_bytes()
+    data = read_bytes(path)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -38,7 +39,10 @@ def write_bytes(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
         error.filename = error.filename or str(part)  # a full disk comes without a name
         raise
-    os.replace(part, path)
+    try:
+        os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def draft(path: Path) -> Path:

@@ -87,6 +87,9 @@ def begin(place: Places, settings: dict, overwrite: bool) -> list[str]:
     Raises PrepareError, with nothing touched, when something other than a run of these settings has written here.
     """
     earlier = {"settings": {}, "finished": []} | record.read(place.record) if place.record.exists() else {}
+    if earlier and not (isinstance(earlier["settings"], dict) and isinstance(earlier["finished"], list)
+                        and earlier["finished"] == list(STREAMS[:len(earlier["finished"])])):
+        raise PrepareError(f"{place.record} is no record of this command: remove it and run with --overwrite")
     same = bool(earlier) and not record.difference(earlier["settings"], settings)
     if not overwrite:
         if earlier and not same:
