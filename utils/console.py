@@ -9,7 +9,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from utils.distributed import is_main, rank
-from utils.files import naming
+from utils.files import naming, regular
 
 _files: list[TextIO] = []
 
@@ -54,7 +54,7 @@ def log_file(path: str | Path) -> Iterator[None]:
     if not is_main():
         yield
         return
-    with naming(path), open(path, "a", encoding="utf-8") as file:
+    with naming(path), open(path, "a", encoding="utf-8", opener=regular) as file:
         _files.append(file)
         try:
             yield
