@@ -48,6 +48,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
+def one_line(text: str, most: int = 200) -> str:
+    """The beginning of a text, :func:`printable`, and with its line breaks and tabs escaped too."""
+    shown = printable(text[:most]).replace("\n", "\\n").replace("\t", "\\t")
+    return shown + ("..." if len(text) > most else "")
+
+
 @contextmanager
 def log_file(path: str | Path) -> Iterator[None]:
     """While open, everything said is appended to this file; other processes than the main one open nothing."""
