@@ -13,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
-from utils.files import naming, replace
+from utils.files import naming, regular, replace
 
 FILE = "metrics.jsonl"
 FLUSH_SECONDS = 60.0
@@ -106,7 +106,7 @@ class Journal:
 
     def _line(self, **record: object) -> None:
         if self._path is not None:
-            with naming(self._path), open(self._path, "a", encoding="utf-8") as file:
+            with naming(self._path), open(self._path, "a", encoding="utf-8", opener=regular) as file:
                 file.write(json.dumps(_finite(record)) + "\n")
 
 
@@ -131,7 +131,8 @@ def open_journal(folder: Path, epoch: int, iteration: int) -> Journal:
 
 def keep(path: Path, is_wanted: Callable[[str], bool]) -> None:
     """Leave only some lines of a file."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    with open(path, encoding="utf-8", errors="replace", opener=regular) as file:
+        lines = file.read().splitlines(keepends=True)
     wanted = [line for line in lines if is_wanted(line)]
     if len(wanted) < len(lines):
         replace(path, "".join(wanted).encode())

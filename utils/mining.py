@@ -128,7 +128,8 @@ class MiningMonitor:
         if not self._counts:
             self.ring.load_state_dict(state)
             return
-        same = "found" in state and (len(state["found"]), len(state["mined"])) == (len(self._found), len(self._mined))
+        same = ("found" in state and (len(state["found"]), len(state["mined"])) == (len(self._found), len(self._mined))
+                and bool(((state["rows"] >= -1) & (state["rows"] < len(self._mined))).all()))
         if same:
             self.ring.load_state_dict(state)
         else:  # from before there were counts, or of other videos

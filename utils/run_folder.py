@@ -11,6 +11,7 @@ from pathlib import Path
 from utils import distributed
 from utils.console import say
 from utils.errors import CheckpointError, OptionError
+from utils.files import regular
 from utils.keeper import beyond, newest_complete, resumable
 
 AUTO = "auto"  # the word that means the newest checkpoint of the run folder
@@ -161,7 +162,7 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         OptionError: another process holds it.
     """
-    with open(folder / ".lock", "w") as file:
+    with open(folder / ".lock", "a", opener=regular) as file:
         try:
             # of this process alone: a loader's workers, which may outlive it by seconds, do not inherit it
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

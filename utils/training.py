@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from utils import distributed
-from utils.console import say
+from utils.console import one_line, say
 from utils.engine import Step, run_epoch, text_of
+from utils.errors import CheckpointError
 from utils.journal import Journal
 from utils.keeper import Keeper
 from utils.metrics import Meters
@@ -139,7 +140,7 @@ class Training:
             states = self._inside["generators"]
             for name, generator in self.subject.generators().items():
                 if name in states:
-                    generator.set_state(states[name])
+                    _set_state(generator, states[name], name)
         self._inside = None
 
     def _after_step(self, batch: Any, values: dict[str, Tensor], idle: bool) -> None:
@@ -197,11 +198,27 @@ class Training:
 
 
 def place_of(saved: Mapping[str, Any], loader: DataLoader) -> tuple[Place, Mapping[str, Any] | None]:
-    """Where a checkpoint stands, for :meth:`Training.stand_at`. A published one stands at the end of its epoch."""
+    """Where a checkpoint stands, for :meth:`Training.stand_at`. A published one stands at the end of its epoch.
+
+    Raises:
+        CheckpointError: it stands behind the end of an epoch.
+    """
     progress = saved.get("progress") or {"epoch": saved["epoch"] + 1, "samples": 0}
+    of_epoch = len(loader) * samples_of_step(loader)
+    if progress["samples"] >= of_epoch + samples_of_step(loader):  # other batches may have left a rest
+        raise CheckpointError(f"the checkpoint stands {int(progress['samples'])} samples into an epoch of {of_epoch}: "
+                              "it is damaged, or of another dataset")
     place = Place(int(progress["epoch"]), int(progress["samples"]) // samples_of_step(loader),
                   int(saved.get("iteration", 0)), float(saved.get("best_acc", 0.0)))
     return place, progress if progress["samples"] else None
+
+
+def _set_state(generator: torch.Generator, state: Tensor, name: str) -> None:
+    try:
+        generator.set_state(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint's random generator {one_line(name)!r} is damaged, or of another version "
+                              "of PyTorch: go on from a checkpoint at the end of an epoch") from error
 
 
 def samples_of_step(loader: DataLoader) -> int:
