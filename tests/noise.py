@@ -30,7 +30,7 @@ class Noise(Dataset):
         self.streams = streams
         rows = np.arange(8)
         self.index = SimpleNamespace(labels=rows % 2, sources=rows // 2, classes=["A", "B"],
-                                     names=[str(row) for row in rows])
+                                     names=[f"Class/v_{row}" for row in rows])
 
     def __len__(self) -> int:
         return 8

@@ -177,8 +177,6 @@ def test_every_flipped_bit_is_seen_or_does_nothing():
 @pytest.mark.parametrize("at", [3, 6])
 def test_a_loss_that_is_lost_ends_the_run_and_names_its_videos(value, at, monkeypatch, capsys):
     assert run("--epochs 3 --prefix whole") == 0
-    monkeypatch.setattr(noise.Noise, "index", type("Index", (), {"names": [f"Class/v_{row}" for row in range(8)]}),
-                        raising=False)
     batches = []
     steps = pretrain_script.exact_at_first
 
