@@ -10,7 +10,7 @@ import numpy as np
 from dataset import frame_ends
 from dataset.errors import DataError
 
-SMALLEST_FRAME = 64  # bytes; a JPEG or PNG of one pixel has more
+SMALLEST_FRAME = 2  # bytes of an empty one
 
 
 @dataclass(frozen=True)
