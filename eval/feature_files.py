@@ -13,7 +13,7 @@ from torch import Tensor
 
 from eval.report import read_json, write_json
 from utils import checkpoint
-from utils.console import say
+from utils.console import inline, say
 from utils.errors import CheckpointError, OptionError
 
 
@@ -70,7 +70,7 @@ def load_if_made_from(folder: Path, dataset: str, split: str, made_from: dict) -
         if note.is_file() and read_json(note) == made_from:
             return load(folder, dataset, split)
     except (CheckpointError, OptionError) as error:
-        say(f"features are made again: {error}")
+        say(inline(f"features are made again: {error}"))
     return None
 
 
