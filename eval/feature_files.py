@@ -15,7 +15,7 @@ from torch import Tensor
 from dataset.split_files import video_name
 from eval.report import read_json, write_json
 from utils import checkpoint
-from utils.console import one_line, say
+from utils.console import inline, one_line, say
 from utils.errors import CheckpointError, OptionError
 
 
@@ -89,7 +89,7 @@ def load_if_made_from(folder: Path, dataset: str, split: str, made_from: dict) -
         if note.is_file() and read_json(note) == made_from:
             return load(folder, dataset, split)
     except (CheckpointError, OptionError) as error:
-        say(f"features are made again: {error}")
+        say(inline(f"features are made again: {error}"))
     return None
 
 

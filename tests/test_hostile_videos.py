@@ -51,6 +51,7 @@ def server():
 def test_a_path_like_an_address_is_a_file(tmp_path, monkeypatch, capsys, server):
     monkeypatch.chdir(tmp_path)
     port, heard = server
+    monkeypatch.setenv("OPENCV_FFMPEG_CAPTURE_OPTIONS", "")
     cv2.VideoCapture(f"http:/127.0.0.1:{port}.avi").release()  # the fault happens
     assert len(heard) > 0
     heard.clear()

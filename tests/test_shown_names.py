@@ -79,10 +79,12 @@ def test_a_class_that_a_list_lacks_is_escaped(evil, capsys):
     assert SHOWN in shown and is_plain(shown) and shown.count("\n") == 1
 
 
-def test_a_warning_of_another_process_is_escaped(monkeypatch, capsys):
-    monkeypatch.setattr("utils.console.is_main", lambda: False)
-    warn(f"video {NAME}")
-    assert SHOWN in capsys.readouterr().err
+@pytest.mark.parametrize("is_main", [True, False])
+def test_a_warning_is_escaped_and_stays_one_line(monkeypatch, capsys, is_main):
+    monkeypatch.setattr("utils.console.is_main", lambda: is_main)
+    warn(f"video {NAME}\nerror: all is well")
+    shown = "".join(capsys.readouterr())
+    assert f"{SHOWN}\\nerror: all is well\n" in shown and shown.count("\n") == 1
 
 
 def test_a_line_break_in_a_name_makes_no_line(tmp_path, monkeypatch, capsys):

@@ -34,10 +34,11 @@ def say(line: str, *, terminal: bool = True) -> None:
 
 def warn(line: str) -> None:
     """Show a line of this process, whichever it is: the main one as :func:`say` does, others on standard error."""
+    line = inline(line)
     if is_main():
         say(f"warning: {line}")
     else:
-        print(f"warning (process {rank()}): {printable(line)}", file=sys.stderr, flush=True)
+        print(f"warning (process {rank()}): {line}", file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
@@ -48,10 +49,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
+def inline(text: str) -> str:
+    """The same for what is to stay one line: no name in it makes lines of its own."""
+    return printable(text).replace("\n", "\\n")
+
+
 def one_line(text: str, most: int = 200) -> str:
-    """The beginning of a text, :func:`printable`, and with its line breaks and tabs escaped too."""
-    shown = printable(text[:most]).replace("\n", "\\n").replace("\t", "\\t")
-    return shown + ("..." if len(text) > most else "")
+    """The beginning of a text, :func:`inline`, with its tabs escaped too."""
+    return inline(text[:most]).replace("\t", "\\t") + ("..." if len(text) > most else "")
 
 
 @contextmanager

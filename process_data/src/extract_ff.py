@@ -70,7 +70,7 @@ def too_few(frames: int) -> str:
 def report(failed: dict[str, str], videos: dict[str, Path]) -> None:
     """Name the videos that were left out."""
     for name, wrong in sorted(failed.items()):
-        complain(f"left out {videos[name]}: {wrong}")
+        complain(f"left out {videos[name]}: {wrong}".replace("\n", "\\n"))
     if len(failed) == len(videos):
         raise PrepareError(f"none of the {len(videos)} videos decodes: are they videos, and complete?")
 
