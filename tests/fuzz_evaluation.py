@@ -10,13 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
+from fuzz_checkpoints import hostile_inputs, odd_checkpoints
 from fuzz_inputs import JSON, PROBABILITIES, checkpoints, edits, mutated, pickle_of, repacked, saved
 from fuzz_targets import Target, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from eval import feature_files, feature_linear_probe, merge_2stream_prob, retrieval
-from utils import checkpoint, journal, provenance
+from utils import checkpoint, journal, provenance, training
+from utils.metrics import LabelRing, Meters
 from utils.optimizer import RunOptimizer, resumed_lr
 from utils.resuming import refuse_changes
 
@@ -27,6 +30,12 @@ GOOD = {
     "optimizer": {"state": {0: {"momentum_buffer": torch.ones(2, 3)}, 1: {"momentum_buffer": torch.ones(2)}},
                   "param_groups": [{"params": [i], "lr": 0.1, "initial_lr": 0.1} for i in range(2)]},
     "made_with": {"processes": 1}, "progress": {"epoch": 2, "samples": 0, "meters": None, "generators": None}}
+INSIDE = GOOD | {
+    "progress": {"epoch": 1, "samples": 4, "generators": {"shuffle": torch.Generator().get_state()},
+                 "meters": {"names": ["loss"], "rows": torch.ones(1, 2, 1, dtype=torch.float64),
+                            "read": {"loss": [1.0, 1]}}},
+    "label_ring": {"labels": torch.zeros(4, dtype=torch.long), "sources": torch.zeros(4, dtype=torch.long),
+                   "pointer": 1, "written": 4}}
 PUBLISHED = {"epoch": 3, "state_dict": {"module." + key: value for key, value in WEIGHTS.items()}, "best_acc": 0.25,
              "optimizer": GOOD["optimizer"], "iteration": 100}
 
@@ -40,7 +49,8 @@ def with_pickles(seeds: Sequence[bytes]) -> st.SearchStrategy[bytes]:
 
 def checkpoint_target(folder: Path, form: str) -> Target:
     path = folder / "checkpoint.pth.tar"
-    seeds = [saved(content, legacy=form == "legacy") for content in (GOOD, PUBLISHED)]
+    seeds = [saved(content, legacy=form == "legacy") for content in (GOOD, PUBLISHED, INSIDE)]
+    loader = DataLoader(range(8), batch_size=2)
 
     def read(data: bytes) -> int:
         path.write_bytes(data)
@@ -58,6 +68,7 @@ def checkpoint_target(folder: Path, form: str) -> Target:
             model(torch.ones(1, 3)).sum().backward()
             optimizer.step()
             assert isinstance(int(content["epoch"]), int)
+            go_inside(content, loader)
 
         def use() -> None:
             content = checkpoint.load(path)
@@ -70,8 +81,25 @@ def checkpoint_target(folder: Path, form: str) -> Target:
         assert results or all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
         assert data not in seeds or results == 2
         return results
-    odd = checkpoints(GOOD) | (edits(seeds) if form == "legacy" else with_pickles(seeds))
+    odd = (checkpoints(GOOD) | odd_checkpoints(INSIDE) | hostile_inputs(form == "legacy")
+           | (edits(seeds) if form == "legacy" else with_pickles(seeds)))
     return Target(f"checkpoints, {form}", seeds, read, odd, weight=2)
+
+
+def go_inside(content: dict, loader: DataLoader) -> None:
+    """What a training takes over besides weights and moments."""
+    place, inside = training.place_of(content, loader)
+    assert min(place.epoch, place.batch, place.iteration) >= 0 and 0 <= place.best_acc <= 1 and place.batch <= 4
+    if inside is not None:
+        meters = Meters("cpu")
+        meters.load_state_dict(inside["meters"])
+        meters.window()
+        for name, state in inside["generators"].items():
+            training._set_state(torch.Generator(), state, name)
+    if "label_ring" in content:
+        ring = LabelRing(len(content["label_ring"]["labels"]))
+        ring.load_state_dict(content["label_ring"])
+        assert 0 <= ring.pointer < max(1, len(ring.labels)) and ring.written <= len(ring.labels)
 
 
 def feature_target(folder: Path, part: str) -> Target:
@@ -104,6 +132,7 @@ def feature_target(folder: Path, part: str) -> Target:
     def retrieve() -> None:
         found = feature_files.load(folder / "feature", "own", "train")
         assert found.features.dtype == torch.float32 and found.labels.dtype == torch.int64
+        assert found.features.isfinite().all() and len(set(found.names)) == len(found.names)
         assert found.features.shape[0] == len(found.labels) == len(found.names) and found.labels.dim() == 1
         assert all(isinstance(name, str) for name in found.names)
         sim, recall = retrieval.retrieve(found, found, torch.device("cpu"))
@@ -119,7 +148,7 @@ def feature_target(folder: Path, part: str) -> Target:
             results = given(probe, fuse, retrieve, again)
         assert data not in seeds or results == 4
         return results - 1  # the last one gives a result always
-    odd = checkpoints({"x": value})if part.endswith("tar") else JSON
+    odd = checkpoints({"x": value}) | odd_checkpoints(value.tolist()) if part.endswith("tar") else JSON
     return Target(f"features, {part}", seeds, read, odd | (with_pickles(seeds[::2]) if part.endswith("tar") else odd))
 
 
