@@ -21,6 +21,7 @@ from utils import checkpoint
 from utils.errors import CheckpointError
 from utils.resuming import refuse_changes
 
+NAN = float("nan")
 GROUP = {"params": [0], "lr": 0.1}
 METERS = {"names": ["loss"], "rows": torch.ones(1, 2, 1, dtype=torch.float64), "read": {"loss": [1.0, 1]}}
 INSIDE = {"epoch": 0, "samples": 2, "meters": METERS, "generators": {"shuffle": torch.Generator().get_state()}}
@@ -97,7 +98,7 @@ def wrong_parts() -> list[tuple[str, object]]:
     """Key and value of what no run writes."""
     def optimizer(state: object = None, **group: object) -> tuple[str, dict]:
         return "optimizer", {"state": state or {}, "param_groups": [GROUP | group]}
-    imaginary, nan = torch.tensor(1j), float("nan")
+    imaginary, nan = torch.tensor(1j), NAN
     found = [("epoch", value) for value in (-2, -6, torch.tensor([1j]), torch.tensor(nan), 1 << 60, None)]
     found += [("iteration", value) for value in (-3, 1 << 62, imaginary)]
     found += [("best_acc", value) for value in (nan, -0.1, 1.5, float("inf"), imaginary)]
@@ -216,8 +217,10 @@ def test_a_training_does_not_go_on_from_what_no_run_writes(sound, capsys):
             state.values()))}}},
         "'progress' is not what": {"progress": progress | {"meters": None, "generators": None}},
         "'options' is not what": {"options": sound["options"] | {"schedule": [torch.ones(2)] * 2}},
-        "does not fit": {"optimizer": optimizer | {"state": {key: {**entry, "exp_avg": entry["exp_avg"] * float("nan")}
-                                                            for key, entry in state.items()}}}}
+        "parameter 0 is damaged": {"optimizer": optimizer | {"state": {key: {**entry, "exp_avg": entry["exp_avg"] * NAN}
+                                                                      for key, entry in state.items()}}},
+        "squares below 0": {"optimizer": optimizer | {"state": {key: {**entry, "exp_avg_sq": entry["exp_avg_sq"] - 1}
+                                                               for key, entry in state.items()}}}}
     for words, change in changes.items():
         assert resumed(sound | change) == 2
         [line] = capsys.readouterr().err.splitlines()

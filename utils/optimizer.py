@@ -1,5 +1,6 @@
 """Adam and SGD with few groups inside, for speed, and one group per parameter in files, as published ones have."""
 
+import math
 from collections.abc import Callable, Iterable
 
 import torch
@@ -94,11 +95,14 @@ class RunOptimizer:
             parameter = self.parameters[i]
             # SGD's is None before its first step
             fits = [value is None or (isinstance(value, Tensor) and value.shape == parameter.shape
-                                      and value.is_floating_point() and bool(value.isfinite().all()))
+                                      and value.is_floating_point())
                     for key, value in values.items() if key in wanted]
             if not wanted <= set(values) or not all(fits) or not is_count(values.get("step", 0)):
                 raise CheckpointError(f"the checkpoint's optimizer state of parameter {i} does not fit: it was made "
                                       "with another --net or optimizer")
+            if not all(_is_sound(key, values[key]) for key in wanted):
+                raise CheckpointError(f"the checkpoint's optimizer state of parameter {i} is damaged: it has numbers "
+                                      "that are not finite, or squares below 0; take an earlier checkpoint")
         self.inner.load_state_dict({"state": self._numbered(moments), "param_groups": self._groups()})
 
     def load_scaler(self, saved: dict | None) -> None:
@@ -122,6 +126,11 @@ class RunOptimizer:
                 numbered[number] = {key: torch.tensor(float(value)) if key == "step" else value
                                     for key, value in values.items()}
         return numbered
+
+
+def _is_sound(name: str, value: Tensor | None) -> bool:
+    least = 0.0 if name == "exp_avg_sq" else -math.inf
+    return value is None or bool((value.isfinite() & (value >= least)).all())
 
 
 def resumed_lr(saved: dict, factor: float, default: float) -> float:
