@@ -61,7 +61,7 @@ def check_options(args: Namespace, streams: int, later: Container[str] = ()) -> 
         OptionError, CheckpointError, DataError: with what is wrong and what to do.
     """
     check_shared(args, num_seq=2)
-    spec = catalog.parse(args.dataset)
+    spec = catalog.parse(args.dataset, args.second_view)
     if spec.clips != 2 or len(spec.streams) != streams:
         raise OptionError(f"--dataset {args.dataset} does not fit this script, which needs two clips of "
                           f"{'one stream (NAME-2clip, NAME-f-2clip)' if streams == 1 else 'NAME-2stream-2clip'}")
@@ -118,7 +118,7 @@ def build_loader(args: Namespace, here: Launch) -> DataLoader:
     """The loader of the training split, or with ``--test`` of the validation split."""
     dataset = catalog.build(args.dataset, "val" if args.test else "train", transform=PretrainTransform(args.img_dim),
                             data_root=args.data_root, split_root=args.split_root, seq_len=args.seq_len, ds=args.ds,
-                            seed=args.seed)
+                            seed=args.seed, second_view=args.second_view)
     return make_loader(dataset, batch_size=args.batch_size * args.accumulate, workers=args.workers,
                        train=not args.test, seed=args.seed, rank=here.rank, world_size=here.world_size,
                        device=here.device)
@@ -299,8 +299,9 @@ def measure(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module]
 
 def _announce(args: Namespace, here: Launch, loader: DataLoader, run: Run, folder: Path, place: Place) -> None:
     """Say what will run, on what, with how much data."""
-    say(f"{args.model} with {args.net} on {args.dataset}: {len(loader.dataset)} clips of {args.seq_len} frames, "
-        f"{args.img_dim} px, {len(loader)} steps per epoch of {here.world_size} x {loader.batch_size}")
+    say(f"{args.model} with {args.net} on {run_folder.dataset_name(args)}: {len(loader.dataset)} clips of "
+        f"{args.seq_len} frames, {args.img_dim} px, {len(loader)} steps per epoch of {here.world_size} x "
+        f"{loader.batch_size}")
     report = getattr(getattr(loader.dataset, "index", None), "report", "")
     if report:
         say(report)

@@ -2,6 +2,7 @@
 
 A plain name is RGB, -f flow, -2stream both; -2clip samples two clips a video, for pretraining. NAME is any dataset of
 the user's own, see `process_data/src/prepare.py`. What differs between datasets is a row of `KNOWN` or of `MODES`.
+Residual frames, see `dataset.residual`, can take the place of flow under the same names.
 """
 
 import os
@@ -12,6 +13,7 @@ from pathlib import Path
 from dataset.clip_sampler import RandomClips, Sampler, Windows
 from dataset.errors import DataError
 from dataset.lmdb_reader import LmdbReader
+from dataset.residual import PairReader, ResidualReader
 from dataset.split_files import read_classes
 from dataset.video_dataset import Transform, VideoDataset
 from dataset.video_index import IndexRules, read_index
@@ -19,6 +21,7 @@ from dataset.video_index import IndexRules, read_index
 ROOT = Path(__file__).resolve().parents[1]
 DATA_ROOT, SPLIT_ROOT = ROOT / "data", ROOT / "process_data" / "data"
 STREAMS = {"": ("rgb",), "-f": ("flow",), "-2stream": ("rgb", "flow")}
+SECOND_VIEWS = ("flow", "residual")
 NAME = re.compile(r"(?P<base>[A-Za-z0-9][\w.-]*?)(?P<streams>-f|-2stream)?(?P<clips>-2clip)?", flags=re.ASCII)
 
 
@@ -69,21 +72,34 @@ MODES = {
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A parsed name. base: the dataset without suffixes. streams: "rgb", "flow" or both. clips: sampled per video."""
+    """A parsed name. base: the dataset without suffixes. streams: "rgb", "flow" or both. clips: sampled per video.
+
+    second_view: what the stream "flow" is made of.
+    """
 
     name: str
     base: str
     streams: tuple[str, ...]
     clips: int
     files: BaseSet
+    second_view: str = "flow"
 
     def part(self, *, train: bool) -> str:
         """What the training or test part is called in file names."""
         return "train" if train else self.files.test_part
 
     def lmdbs(self, data_root: Path, *, train: bool) -> list[Path]:
-        """The LMDB of each stream."""
-        return [data_root / getattr(self.files, stream).format(part=self.part(train=train)) for stream in self.streams]
+        """The LMDBs that are needed: one of each stream, or of RGB alone where the second view is made from it."""
+        kinds = ("rgb",) if self.second_view == "residual" else self.streams
+        return [data_root / getattr(self.files, kind).format(part=self.part(train=train)) for kind in kinds]
+
+    def readers(self, data_root: Path, *, train: bool) -> list[LmdbReader | ResidualReader]:
+        """A reader of each stream; nothing is opened."""
+        paths = self.lmdbs(data_root, train=train)
+        if self.second_view == "flow":
+            return [LmdbReader(path) for path in paths]
+        rgb = PairReader(paths[0])
+        return [rgb if stream == "rgb" else ResidualReader(rgb) for stream in self.streams]
 
     def csv(self, split_root: Path, which_split: int, *, train: bool) -> Path:
         """The list of a split. Raises DataError for a split that the dataset cannot have."""
@@ -100,11 +116,11 @@ class DatasetSpec:
                           length="whole" if kinetics else "half")
 
 
-def parse(name: str) -> DatasetSpec:
+def parse(name: str, second_view: str = "flow") -> DatasetSpec:
     """What a dataset's name stands for; whether its files exist is not looked at.
 
     Raises:
-        DataError: no such name can be.
+        DataError: no such name can be, or its dataset has no second view to choose.
     """
     found = NAME.fullmatch(name)
     if not found:
@@ -112,8 +128,14 @@ def parse(name: str) -> DatasetSpec:
     base, streams, clips = found["base"], found["streams"] or "", 2 if found["clips"] else 1
     if streams == "-2stream" and clips == 1:
         raise DataError(f"there is no dataset {name}: two streams come with two clips, {base}-2stream-2clip")
+    if second_view not in SECOND_VIEWS:
+        raise DataError(f"there is no second view {second_view!r}: take {' or '.join(SECOND_VIEWS)}")
+    if second_view != "flow" and not streams:
+        others = f"{base}-f-2clip or {base}-2stream-2clip" if clips == 2 else f"{base}-f"
+        raise DataError(f"--second_view {second_view} has no effect on {name}, which is RGB alone: take {others}, or "
+                        "leave it out")
     own = BaseSet(f"{base}/{base}_frame.lmdb", f"{base}/{base}_tvl1_frame.lmdb", splits=None)
-    return DatasetSpec(name, base, STREAMS[streams], clips, KNOWN.get(base, own))
+    return DatasetSpec(name, base, STREAMS[streams], clips, KNOWN.get(base, own), second_view)
 
 
 def class_names(name: str, split_root: str | os.PathLike | None = None) -> list[str]:
@@ -130,7 +152,7 @@ def class_names(name: str, split_root: str | os.PathLike | None = None) -> list[
 
 def build(name: str, mode: str, *, transform: Transform, data_root: str | os.PathLike | None = None,
           split_root: str | os.PathLike | None = None, seq_len: int, ds: int, which_split: int = 1,
-          seed: int = 0) -> VideoDataset:
+          seed: int = 0, second_view: str = "flow") -> VideoDataset:
     """A dataset by name.
 
     Args:
@@ -139,16 +161,16 @@ def build(name: str, mode: str, *, transform: Transform, data_root: str | os.Pat
             clip of a training video, always the same) or "gallery_windows" (all windows of the training videos).
         transform: see `video_dataset.Transform`. data_root, split_root: None for the repository's own folders.
         seq_len: frames of a clip. ds: every how many frames. which_split: of several lists. seed: of all draws.
+        second_view: what "-f", and the second of "-2stream", is: "flow", or "residual", for which RGB is enough.
 
     Raises:
         DataError: no such dataset, or files of it are missing, damaged, or do not belong together.
     """
-    spec, how = parse(name), MODES[mode]
+    spec, how = parse(name, second_view), MODES[mode]
     data, splits = Path(data_root or DATA_ROOT), Path(split_root or SPLIT_ROOT)
     csv_path = spec.csv(splits, which_split, train=how.train)
-    lmdbs = spec.lmdbs(data, train=how.train)
-    _refuse_absent(spec, csv_path.parent / "ClassInd.txt", csv_path, *lmdbs)
-    readers = [LmdbReader(path) for path in lmdbs]
+    _refuse_absent(spec, csv_path.parent / "ClassInd.txt", csv_path, *spec.lmdbs(data, train=how.train))
+    readers = spec.readers(data, train=how.train)
     index = read_index(csv_path, readers, spec.rules(), seq_len=seq_len, ds=ds)
     if how.validation:
         index = index.validation()

@@ -148,17 +148,10 @@ class LmdbReader:
         Raises:
             DataError: no such video or frame; a cut value, a frame that does not decode or is of another size.
         """
-        distinct, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
         where = f"{self.path}, video {name}"
         value = self._value(name, where)
-        try:
-            images = self._images(name, value, distinct.tolist(), where)
-        except DamagedFramesError as error:
-            if replaced is None:
-                raise
-            images, lost = self._images_with_stand_ins(name, value, distinct.tolist(), error)
-            replaced += lost
-        return [_taken(images, clip) for clip in places.reshape(np.shape(indices))]
+        return stand_ins.clips(indices, lambda wanted: self._images(name, value, wanted, where),
+                               lambda wanted, error: self._images_with_stand_ins(name, value, wanted, error), replaced)
 
     def _images(self, name: str, value: Value, wanted: list[int], where: str) -> np.ndarray:
         spans = self._spans(name, value, wanted, where)
@@ -238,11 +231,3 @@ def _walk(value: Value, wanted: Sequence[int], where: str) -> tuple[int, list[tu
         return element_spans(value.view, wanted)
     except CutValueError as error:
         raise DamagedFramesError(f"{where}: {error}: make the file again") from error
-
-
-def _taken(images: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """images[places], as a view where the places follow one another."""
-    first, last = int(places[0]), int(places[-1])
-    if (places == np.arange(first, first + len(places))).all():
-        return images[first:last + 1]
-    return images[places]

@@ -6,6 +6,31 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from dataset import jpeg
+from dataset.errors import DamagedFramesError
+
+
+def clips(indices: np.ndarray, images_of: Callable[[list[int]], np.ndarray],
+          repaired: Callable[[list[int], DamagedFramesError], tuple[np.ndarray, list[int]]],
+          replaced: list[int] | None) -> list[np.ndarray]:
+    """Clips of a video, uint8 RGB (T, H, W, 3) each; a frame that is in several places is made once.
+
+    Args:
+        indices: frames of each clip, (clips, T). images_of: images of some frames, ascending. repaired: the same with
+            stand-ins, and which frames they are for, after an error. replaced: takes these; None leaves the error.
+
+    Raises:
+        DamagedFramesError: of ``images_of``, or of ``repaired``.
+    """
+    distinct, places = np.unique(np.asarray(indices, dtype=np.int64), return_inverse=True)
+    wanted = distinct.tolist()
+    try:
+        images = images_of(wanted)
+    except DamagedFramesError as error:
+        if replaced is None:
+            raise
+        images, lost = repaired(wanted, error)
+        replaced += lost
+    return [taken(images, clip) for clip in places.reshape(np.shape(indices))]
 
 
 def decode(jpeg_of: Callable[[int], memoryview | None], wanted: Sequence[int], count: int
@@ -22,20 +47,26 @@ def decode(jpeg_of: Callable[[int], memoryview | None], wanted: Sequence[int], c
     Raises:
         jpeg.FrameError: no frame of the video decodes.
     """
+    return nearest(lambda frame: _image(jpeg_of(frame)), wanted, count)
+
+
+def nearest(image_of: Callable[[int], np.ndarray | None], wanted: Sequence[int], count: int
+            ) -> tuple[np.ndarray, list[int]]:
+    """The same of images, None where there is none, each of which is asked for once. See :func:`decode`."""
     decoded: dict[int, np.ndarray | None] = {}
 
     def image(frame: int) -> np.ndarray | None:
         if frame not in decoded:
-            decoded[frame] = _image(jpeg_of(frame))
+            decoded[frame] = image_of(frame)
         return decoded[frame]
 
     sizes = Counter(found.shape for frame in wanted if (found := image(frame)) is not None)
     if not sizes:
-        sizes.update(found.shape for frame in _nearest(wanted[0], count) if (found := image(frame)) is not None)
+        sizes.update(found.shape for frame in _by_distance(wanted[0], count) if (found := image(frame)) is not None)
     if not sizes:
         raise jpeg.FrameError(0, "does not decode as a JPEG, nor does any other of the video")
     size = sizes.most_common(1)[0][0]
-    chosen = [next(other for other in _nearest(frame, count) if (found := image(other)) is not None
+    chosen = [next(other for other in _by_distance(frame, count) if (found := image(other)) is not None
                    and found.shape == size) for frame in wanted]
     images = np.stack([found for other in chosen if (found := image(other)) is not None])
     return images, [frame for frame, other in zip(wanted, chosen, strict=True) if other != frame]
@@ -48,6 +79,14 @@ def _image(data: memoryview | None) -> np.ndarray | None:
         return None
 
 
-def _nearest(frame: int, count: int) -> list[int]:
+def taken(images: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """images[places], as a view where the places follow one another."""
+    first, last = int(places[0]), int(places[-1])
+    if (places == np.arange(first, first + len(places))).all():
+        return images[first:last + 1]
+    return images[places]
+
+
+def _by_distance(frame: int, count: int) -> list[int]:
     """All frames, the nearest first."""
     return sorted(range(count), key=lambda other: (abs(other - frame), other))

@@ -10,8 +10,14 @@ import torch
 from torch.utils.data import Dataset
 
 from dataset.clip_sampler import Sampler
-from dataset.lmdb_reader import LmdbReader
-from dataset.video_index import VideoIndex
+from dataset.video_index import Reader, VideoIndex
+
+
+class ClipReader(Reader, Protocol):
+    """One stream of the videos."""
+
+    def clips(self, name: str, indices: np.ndarray, replaced: list[int] | None = None) -> list[np.ndarray]:
+        """See `lmdb_reader.LmdbReader.clips`."""
 
 
 class Plan(Protocol):
@@ -40,7 +46,7 @@ class VideoDataset(Dataset):
         seed: of all draws. by_epoch: draw anew in every epoch; evaluation draws the same in all.
     """
 
-    def __init__(self, readers: Sequence[LmdbReader], index: VideoIndex, sampler: Sampler, transform: Transform, *,
+    def __init__(self, readers: Sequence[ClipReader], index: VideoIndex, sampler: Sampler, transform: Transform, *,
                  seed: int = 0, by_epoch: bool = True) -> None:
         self.readers, self.index, self.sampler, self.transform = list(readers), index, sampler, transform
         self.seed, self.by_epoch = seed, by_epoch
@@ -100,7 +106,7 @@ class VideoDataset(Dataset):
         return sample | {"label": int(self.index.labels[row]), "source": int(self.index.sources[row]), "index": row,
                          "damaged": damaged}
 
-    def _clips(self, reader: LmdbReader, row: int, indices: np.ndarray, tally: torch.Tensor) -> list[np.ndarray]:
+    def _clips(self, reader: ClipReader, row: int, indices: np.ndarray, tally: torch.Tensor) -> list[np.ndarray]:
         """Clips of one stream; what is damaged goes into the tally (2,)."""
         replaced: list[int] = []
         clips = reader.clips(self.index.names[row], indices, replaced)

@@ -58,7 +58,7 @@ def check_inputs(args: Namespace, later: Container[str] = ()) -> None:
 
     later: files that need not be there yet.
     """
-    spec = catalog.parse(args.dataset)
+    spec = catalog.parse(args.dataset, args.second_view)
     if spec.clips != 1 or len(spec.streams) != 1:
         raise OptionError(f"--dataset {args.dataset} is for pretraining: a classifier takes {spec.base} or "
                           f"{spec.base}-f")
@@ -72,7 +72,7 @@ def build_dataset(args: Namespace, mode: str, transform: object) -> torch.utils.
     """The videos of a mode of `dataset.catalog`; says how many rows were dropped."""
     dataset = catalog.build(args.dataset, mode, transform=transform, data_root=args.data_root,
                             split_root=args.split_root, seq_len=args.seq_len, ds=args.ds, which_split=args.which_split,
-                            seed=args.seed)
+                            seed=args.seed, second_view=args.second_view)
     if dataset.index.report:
         say(dataset.index.report)
     return dataset
@@ -128,8 +128,8 @@ def train(args: Namespace, devices: Devices) -> None:
     made_with = {"gpus": len(devices), "precision": precision.name, "training set": loaders[0].dataset.fingerprint}
     place, inside = resume(args, net, optimizer, rates, made_with, loaders[0])
     with listening(), run_start.open_run(folder, args, place, made_with) as journal:
-        say(f"{args.train_what} on {args.dataset} with {args.net}: {', '.join(map(str, devices))}, batches of "
-            f"{loaders[0].batch_size}, run folder {folder}")
+        say(f"{args.train_what} on {run_folder.dataset_name(args)} with {args.net}: {', '.join(map(str, devices))}, "
+            f"batches of {loaders[0].batch_size}, run folder {folder}")
         subject = finetune.Classifying(prepare(args, net, devices, precision), optimizer, rates, loaders[1], devices[0])
         training = Training(
             subject, loaders[0], Plan(args.epochs, args.eval_freq, args.save_steps, args.print_freq),
@@ -137,7 +137,8 @@ def train(args: Namespace, devices: Devices) -> None:
             {"options": vars(args), "made_with": made_with, "code": code_version()})
         training.stand_at(place, inside)
         training.run()
-        finetune.report_result(f"{args.train_what} on {args.dataset}", place, training.place, args.epochs, folder)
+        finetune.report_result(f"{args.train_what} on {run_folder.dataset_name(args)}", place, training.place,
+                               args.epochs, folder)
 
 
 def resume(args: Namespace, net: nn.Module, optimizer: RunOptimizer, rates: finetune.Rates, made_with: dict,
@@ -158,7 +159,8 @@ def test(args: Namespace, devices: Devices) -> None:
         folder = run_folder.classifier_folder(args, len(devices))
         path = run_folder.make(folder.with_name(f"{folder.name}_pt={RANDOM}")) / "model" / RANDOM  # no training's
     with log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")), torch.inference_mode():
-        say(f"test of {args.test} on {args.dataset}, split {args.which_split}, {', '.join(map(str, devices))}")
+        say(f"test of {args.test} on {run_folder.dataset_name(args)}, split {args.which_split}, "
+            f"{', '.join(map(str, devices))}")
         (test_retrieval if args.retrieval else test_crops)(args, path, devices)
 
 
@@ -186,7 +188,8 @@ def test_retrieval(args: Namespace, path: Path, devices: Devices) -> None:
     net = build_net(args, len(sets["test"].index.classes))
     if args.test != RANDOM:
         network.load_backbone(net, path)
-    made_from = {name: getattr(args, name) for name in ("net", "seq_len", "ds", "img_dim", "which_split", "seed")}
+    made_from = {name: getattr(args, name)
+                 for name in ("net", "second_view", "seq_len", "ds", "img_dim", "which_split", "seed")}
     precision = choose(args.precision, devices[0])
     made_from |= {"data_root": str(Path(args.data_root).resolve()), "checkpoint": retrieval.fingerprint(args.test),
                   "precision": precision.name}

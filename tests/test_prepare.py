@@ -155,6 +155,68 @@ def test_a_killed_run_continues_to_the_same_result(videos, tmp_path, function, c
     assert not list(tmp_path.rglob("*partial*"))
 
 
+def without_flow(videos, home, *more):
+    return (*arguments(videos, home)[:-1], "none", *more)
+
+
+@pytest.mark.parametrize("calls", [None, 3])
+def test_a_set_without_flow_has_the_same_frames_and_splits(videos, prepared, tmp_path, calls):
+    """calls: whether the run is killed on the way."""
+    command = without_flow(videos, tmp_path)
+    if calls:
+        killed_after("prepare.py", "pack_video", calls, command)
+        assert not list(tmp_path.glob("data/mine/*.lmdb"))
+    done = script("prepare.py", *command)
+    assert done.returncode == 0, done.stderr
+    assert ("are done already" in done.stdout) == bool(calls) and "frames and flow" not in done.stderr
+    assert "none: train with --second_view residual" in done.stdout and "flow LMDB" not in done.stdout
+    left = {path.name for path in (tmp_path / "data/mine").iterdir()}
+    assert left == {"mine_prepare.json"} | {f"mine_frame.lmdb{end}" for end in ("", "-order", "-ends.npy")}
+    assert stored(tmp_path / "data/mine/mine_frame.lmdb") == stored(prepared[0] / "data/mine/mine_frame.lmdb")
+    for path in (prepared[0] / "splits/mine").iterdir():
+        assert (tmp_path / "splits/mine" / path.name).read_text() == path.read_text()
+    written = (tmp_path / "data/mine/mine_frame.lmdb").stat().st_mtime_ns
+    assert script("prepare.py", *command).returncode == 0
+    assert (tmp_path / "data/mine/mine_frame.lmdb").stat().st_mtime_ns == written
+
+
+def test_from_flow_to_none_and_back(videos, tmp_path):
+    """Flow of earlier frames is never left beside new ones, nor removed unasked."""
+    assert script("prepare.py", *arguments(videos, tmp_path)).returncode == 0
+    flow = tmp_path / "data/mine/mine_tvl1_frame.lmdb"
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for more, words in (([], "flow (dis, now none)"), (["--overwrite"], f"{flow} is of another run")):
+        done = script("prepare.py", *without_flow(videos, tmp_path, *more))
+        assert done.returncode == 2 and words in done.stderr and done.stderr.count("\n") == 1
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    flow.unlink()
+    assert script("prepare.py", *without_flow(videos, tmp_path, "--overwrite")).returncode == 0
+    assert not flow.exists()
+    done = script("prepare.py", *arguments(videos, tmp_path))
+    assert done.returncode == 2 and "flow (none, now dis)" in done.stderr
+    assert script("prepare.py", *arguments(videos, tmp_path, "--overwrite")).returncode == 0 and flow.is_file()
+
+
+def test_a_damaged_lmdb_without_flow_is_told(videos, tmp_path):
+    command = without_flow(videos, tmp_path)
+    assert script("prepare.py", *command).returncode == 0
+    path = tmp_path / "data/mine/mine_frame.lmdb"
+    with lmdb.open(str(path), subdir=False, lock=False) as env, env.begin(write=True) as txn:
+        frames = msgpack.unpackb(txn.get(b"000000000"))
+        txn.put(b"000000000", msgpack.packb([*frames[:-1], b"no image"]))
+    done = script("prepare.py", *command)
+    assert done.returncode == 2 and "does not decode" in done.stderr and done.stderr.count("error: ") == 1
+
+
+def test_extract_ff_without_flow(videos, tmp_path):
+    command = ("--videos", videos, "--out", tmp_path / "frames", "--workers", 1, "--flow")
+    assert script("extract_ff.py", *command, "none").returncode == 0
+    for folder in (tmp_path / "frames").glob("*/*"):
+        assert sorted(path.name for path in folder.iterdir()) == [f"image_{i:05d}.jpg" for i in range(1, 7)]
+    other = script("extract_ff.py", *command, "dis")
+    assert other.returncode == 2 and "flow (none, now dis)" in other.stderr
+
+
 def test_short_side_scales_large_frames_only():
     assert shrink(np.zeros((480, 640, 3), np.uint8), 240).shape == (240, 320, 3)
     assert shrink(np.zeros((640, 480, 3), np.uint8), 240).shape == (320, 240, 3)

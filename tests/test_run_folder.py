@@ -40,7 +40,7 @@ def test_nce_from_a_pretrained_file(tmp_path, monkeypatch):
 def test_classifier(optim, word):
     args = Namespace(prefix="linclr", dataset="ucf101", img_dim=128, which_split=1, model="lincls", net="s3d",
                      optim=optim, batch_size=32, lr=1e-3, dropout=0.9, wd=1e-3, num_seq=1, seq_len=32, ds=1,
-                     train_what="ft", pretrain="x/model/epoch1.pth.tar")
+                     train_what="ft", pretrain="x/model/epoch1.pth.tar", second_view="flow")
     assert str(classifier_folder(args, gpus=2)) == (
         f"log-eval-linclr/ucf101-128_sp1_lincls_s3d_{word}_bs64_lr0.001_dp0.9_wd0.001_seq1_len32_ds1_train-ft"
         "_pt=x-model-epoch1.pth.tar")

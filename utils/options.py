@@ -11,6 +11,7 @@ from utils.errors import OptionError
 from utils.precision import STEPS
 
 ROOT = Path(__file__).resolve().parents[1]
+SECOND_VIEWS = ("flow", "residual")
 
 
 class Parser(argparse.ArgumentParser):
@@ -77,6 +78,9 @@ def add_shared(parser: argparse.ArgumentParser, *, dataset: str, num_seq: int, s
     add = parser.add_argument
     add("--net", default="s3d", help="backbone: s3d, s3dg or r50")
     add("--dataset", default=dataset, help=f"dataset name (default {dataset})")
+    add("--second_view", choices=SECOND_VIEWS, default="flow", help="what the second view is, NAME-f and one of the "
+        "streams of NAME-2stream-2clip: flow, from an LMDB of its own, or residual, the difference of neighbouring RGB "
+        "frames, made from the RGB LMDB on the fly (default flow)")
     add("--seq_len", type=positive_int, default=32, help="frames per clip")
     add("--num_seq", type=positive_int, default=num_seq, help=f"clips per sample; always {num_seq}")
     add("--ds", type=positive_int, default=1, help="take every ds-th frame")

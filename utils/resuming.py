@@ -18,6 +18,7 @@ FREE = frozenset((
     "crops"))
 OF_THE_RATE = frozenset(("lr", "schedule", "cos", "epochs"))  # see _rate_differs
 MOST_EPOCHS = 100_000
+YOUNGER = {"second_view": "flow"}  # options that files may lack, and what was done before there were these
 RESOLVED = frozenset(("precision",))  # compared as the run uses it, in "made_with"
 
 
@@ -36,6 +37,7 @@ def refuse_changes(saved: Mapping[str, Any], args: Namespace, made_with: Mapping
     then, now = saved.get("options"), vars(args)
     if not isinstance(then, Mapping):
         return
+    then = {**YOUNGER, **then}
     compared = [name for name in now if name in then and name not in FREE | OF_THE_RATE | RESOLVED]
     progress = saved.get("progress") or {"epoch": saved["epoch"] + 1, "samples": 0}
     begun = int(progress["epoch"]) + (progress["samples"] > 0)  # epochs

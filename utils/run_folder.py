@@ -33,7 +33,7 @@ def classifier_folder(args: Namespace, gpus: int) -> Path:
     """Run folder of eval/main_classifier.py; ``gpus`` is the number of GPUs in use (1 on a CPU)."""
     optimizer = {"sgd": "SGD", "adam": "Adam"}[args.optim]
     return Path(f"log-eval-{args.prefix}", _fit(
-        f"{args.dataset}-{args.img_dim}_sp{args.which_split}_{args.model}_{args.net}_{optimizer}"
+        f"{dataset_name(args)}-{args.img_dim}_sp{args.which_split}_{args.model}_{args.net}_{optimizer}"
         f"_bs{gpus * args.batch_size}_lr{args.lr}_dp{args.dropout}_wd{args.wd}_seq{args.num_seq}_len{args.seq_len}"
         f"_ds{args.ds}_train-{args.train_what}{_pretrained(args.pretrain)}"))
 
@@ -41,6 +41,11 @@ def classifier_folder(args: Namespace, gpus: int) -> Path:
 def last_checkpoint(folder: Path, epochs: int) -> Path:
     """The checkpoint that a run of so many epochs leaves in its folder at its end."""
     return folder / "model" / f"epoch{epochs - 1}.pth.tar"
+
+
+def dataset_name(args: Namespace) -> str:
+    """The dataset as names of run folders and logs have it; a second view other than flow is told."""
+    return args.dataset if args.second_view == "flow" else f"{args.dataset}_{args.second_view}"
 
 
 def folder_of(checkpoint: str | Path) -> Path | None:
@@ -137,7 +142,7 @@ def make(folder: Path) -> Path:
 
 def _clip_part(args: Namespace) -> str:
     parts = f"{args.accumulate}x" if args.accumulate > 1 else ""
-    return (f"{args.dataset}-{args.img_dim}_{args.net}_bs{parts}{args.batch_size}_lr{args.lr}"
+    return (f"{dataset_name(args)}-{args.img_dim}_{args.net}_bs{parts}{args.batch_size}_lr{args.lr}"
             f"_seq{args.num_seq}_len{args.seq_len}_ds{args.ds}")
 
 

@@ -30,6 +30,14 @@ def check_pair(rgb_path: Path, flow_path: Path) -> dict[str, int]:
         return dict(rgb.lengths)
 
 
+def check_alone(rgb_path: Path) -> dict[str, int]:
+    """Check the LMDB of a data set without flow as :func:`check_pair` does; returns {"Class/video": RGB frames}."""
+    with open_lmdb(rgb_path) as rgb:
+        for name in rgb.lengths:
+            _check_video(rgb, name, rgb_path)
+        return dict(rgb.lengths)
+
+
 def _check_video(file: LmdbFile, name: str, path: Path) -> tuple[int, int]:
     """Height and width of a video's frames."""
     jpegs = file.jpegs(name)

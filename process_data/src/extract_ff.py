@@ -4,7 +4,7 @@
 
 writes `Class/video/image_%05d.jpg` and `flow_%05d.jpg` (from 1; one flow frame less than RGB frames). A stopped run
 continues where it was: a video's folder appears only when all of it is written. `prepare.py` needs none of these files.
-TV-L1 takes about a second a frame and core at 320x240; DIS some 4 ms.
+TV-L1 takes about a second a frame and core at 320x240; DIS some 4 ms. `--flow none` writes RGB frames alone.
 """
 
 import argparse
@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from process_data.src import record
 from process_data.src.console import complain, say
 from process_data.src.errors import PrepareError, run
-from process_data.src.flow import METHODS, flow_images, jpeg
+from process_data.src.flow import METHODS, NONE, flow_images, jpeg
 from process_data.src.names import below
 from process_data.src.options import Parser
 from process_data.src.pool import each
@@ -29,7 +29,7 @@ from process_data.src.video_io import find_videos, read_frames
 
 
 def coded_frames(video: Path, short_side: int, method: str) -> Iterator[tuple[bytes, bytes | None]]:
-    """The JPEGs of each frame of a video and of the flow that leads to it (none for the first frame)."""
+    """The JPEGs of each frame of a video and of the flow that leads to it (none for the first frame, or method)."""
     for frame, flow in flow_images(read_frames(video, short_side), method):
         yield jpeg(frame), None if flow is None else jpeg(flow)
 
@@ -57,7 +57,7 @@ def extract(video: Path, folder: Path, short_side: int, method: str) -> str:
 
 
 def too_few(frames: int) -> str:
-    """What is wrong with a video that gave so many frames, "" for nothing: flow needs two."""
+    """What is wrong with a video that gave so many frames, "" for nothing: flow and residual frames need two."""
     return "" if frames > 1 else "only one frame decodes" if frames else "does not decode"
 
 
@@ -71,7 +71,9 @@ def report(failed: dict[str, str], videos: dict[str, Path]) -> None:
 
 def add_extraction(parser: argparse.ArgumentParser) -> None:
     """The options that say how frames and flow are made."""
-    parser.add_argument("--flow", choices=METHODS, default="tvl1", help="method; dis is some 300 times faster")
+    parser.add_argument("--flow", choices=(*METHODS, NONE), default="tvl1",
+                        help="method; dis is some 300 times faster; none: no flow, for training with --second_view "
+                        "residual")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
     parser.add_argument("--short_side", type=int, default=240,
                         help="scale larger frames down to this short side, pixels (240 is UCF101's own; 0: never)")

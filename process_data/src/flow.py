@@ -8,6 +8,7 @@ import numpy as np
 BOUND = 20.0  # pixels; larger displacements are clipped
 QUALITY = 100  # JPEG
 METHODS = ("tvl1", "dis")
+NONE = "none"  # in place of a method: frames alone
 
 
 def make_flow(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
@@ -37,7 +38,13 @@ def flow_image(flow: np.ndarray) -> np.ndarray:
 
 
 def flow_images(frames: Iterable[np.ndarray], method: str) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Each frame (H, W, 3) uint8 BGR with the picture of the flow that leads to it (none for the first frame)."""
+    """Each frame (H, W, 3) uint8 BGR with the picture of the flow that leads to it (none for the first frame).
+
+    With the method "none" no frame has one.
+    """
+    if method == NONE:
+        yield from ((frame, None) for frame in frames)
+        return
     estimate, before = make_flow(method), None
     for frame in frames:
         grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)

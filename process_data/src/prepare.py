@@ -4,8 +4,9 @@
 
 From `clips/Class/video.avi` it writes `data/mine/mine_frame.lmdb` and `data/mine/mine_tvl1_frame.lmdb` (RGB and flow),
 and `process_data/data/mine/` (class list, splits, video_source.json), and checks them. The set is then used as
-`--dataset mine`. No frame files are left. A stopped run continues where it was; until it is done, finished videos wait
-under `data/mine/prepare.partial`. Nothing existing is replaced without --overwrite.
+`--dataset mine`; without flow, `--flow none`, together with `--second_view residual`. No frame files are left. A
+stopped run continues where it was; until it is done, finished videos wait under `data/mine/prepare.partial`. Nothing
+existing is replaced without --overwrite.
 """
 
 import argparse
@@ -19,11 +20,12 @@ import cv2
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from process_data.src import record
-from process_data.src.check_lmdb import check_pair, check_rows
+from process_data.src.check_lmdb import check_alone, check_pair, check_rows
 from process_data.src.console import say
 from process_data.src.errors import PrepareError, run
 from process_data.src.extract_ff import add_extraction, check_extraction, coded_frames, report, too_few
 from process_data.src.files import require_writable, write_bytes
+from process_data.src.flow import NONE
 from process_data.src.lmdb_file import open_lmdb, pack, write_lmdb
 from process_data.src.names import below
 from process_data.src.options import Parser
@@ -34,38 +36,53 @@ from process_data.src.video_io import find_videos
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDERS = {"ucf101": "UCF101", "hmdb51": "HMDB51"}  # published data sets' folders under the data root
-STREAMS = ("rgb", "flow")
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the files of a data set lie; `work` holds the videos done by a run that is not finished."""
+    """Where the files of a data set lie; `work` holds the videos done by a run that is not finished.
+
+    streams: those to be written, "rgb" alone or "rgb" and "flow".
+    """
 
     rgb: Path
     flow: Path
     record: Path
     work: Path
     splits: Path
+    streams: tuple[str, ...]
+
+    @property
+    def lmdbs(self) -> list[Path]:
+        """The LMDB of each stream."""
+        return [getattr(self, stream) for stream in self.streams]
 
     def packed(self, stream: str, name: str) -> Path:
         """The file of one video's packed frames in the work folder. Raises PrepareError for a name that leads out."""
         place = below(self.work / stream, name)
         return place.with_name(f"{place.name}.msgpack")
 
+    def is_done(self, name: str) -> bool:
+        """Whether all of a video's packed files are there; that of the last stream is written last."""
+        return self.packed(self.streams[-1], name).is_file()
 
-def places(name: str, data_root: Path, split_root: Path) -> Places:
-    """The places of data set `name`. Raises PrepareError for a name that cannot be one."""
+
+def places(name: str, data_root: Path, split_root: Path, flow: str) -> Places:
+    """The places of data set `name` with that method of flow. Raises PrepareError for a name that cannot be one."""
     check_name(name)
     if name == "k400":
         raise PrepareError("--name k400: K400 has two LMDBs a stream, make them with extract_ff.py, "
                            "convert_video_to_lmdb.py and write_csv.py")
     home = data_root / FOLDERS.get(name, name)
     return Places(home / f"{name}_frame.lmdb", home / f"{name}_tvl1_frame.lmdb", home / f"{name}_prepare.json",
-                  home / "prepare.partial", split_root / name)
+                  home / "prepare.partial", split_root / name, ("rgb",) if flow == NONE else ("rgb", "flow"))
 
 
-def pack_video(video: Path, rgb: Path, flow: Path, short_side: int, method: str) -> str:
-    """Write the packed RGB and flow frames of one video; returns what is wrong with it, "" for nothing."""
+def pack_video(video: Path, rgb: Path, flow: Path | None, short_side: int, method: str) -> str:
+    """Write the packed RGB and flow frames of one video; returns what is wrong with it, "" for nothing.
+
+    flow: None where the method is "none".
+    """
     frames: list[bytes] = []
     flows: list[bytes] = []
     try:
@@ -77,7 +94,8 @@ def pack_video(video: Path, rgb: Path, flow: Path, short_side: int, method: str)
     wrong = too_few(len(frames))
     if not wrong:
         write_bytes(rgb, pack(frames))
-        write_bytes(flow, pack(flows))  # last: where it is, the video is done
+        if flow:
+            write_bytes(flow, pack(flows))  # last: where it is, the video is done
     return wrong
 
 
@@ -95,8 +113,11 @@ def begin(place: Places, settings: dict, overwrite: bool) -> list[str]:
         written = [path for path in (place.rgb, place.flow, *sorted(place.splits.glob("*.csv"))) if path.exists()]
         if written and not earlier:
             raise PrepareError(f"{written[0]} exists and is not of a run like this: add --overwrite to replace it")
-    if same and (not overwrite or len(earlier["finished"]) < len(STREAMS)):
+    if same and (not overwrite or len(earlier["finished"]) < len(place.streams)):
         return earlier["finished"]
+    if "flow" not in place.streams and place.flow.exists():
+        raise PrepareError(f"{place.flow} is of another run, and --flow {NONE} would leave it beside frames that it is "
+                           "not of: remove it, or give its --flow")
     shutil.rmtree(place.work, ignore_errors=True)
     record.write(place.record, {"settings": settings, "finished": []})
     return []
@@ -104,18 +125,20 @@ def begin(place: Places, settings: dict, overwrite: bool) -> list[str]:
 
 def pack_all(place: Places, videos: dict[str, Path], options: argparse.Namespace) -> None:
     """Pack every video that is not done yet, in parallel, and name those that fail."""
-    todo = {name: (path, place.packed("rgb", name), place.packed("flow", name), options.short_side, options.flow)
-            for name, path in videos.items() if not place.packed("flow", name).is_file()}
+    with_flow = "flow" in place.streams
+    todo = {name: (path, place.packed("rgb", name), place.packed("flow", name) if with_flow else None,
+                   options.short_side, options.flow) for name, path in videos.items() if not place.is_done(name)}
     if len(todo) < len(videos):
         say(f"{len(videos) - len(todo)} of {len(videos)} videos are done already")
-    failed = {name: wrong for name, wrong in each(pack_video, todo, options.workers, "frames and flow") if wrong}
+    title = "frames and flow" if with_flow else "frames"
+    failed = {name: wrong for name, wrong in each(pack_video, todo, options.workers, title) if wrong}
     report(failed, videos)
 
 
 def write_streams(place: Places, videos: dict[str, Path], settings: dict, finished: list[str]) -> None:
-    """Join the packed videos into the two LMDBs; each stream's packed files go once its LMDB is complete."""
-    done = [name for name in videos if place.packed("flow", name).is_file()]
-    for stream in STREAMS:
+    """Join the packed videos into an LMDB a stream; a stream's packed files go once its LMDB is complete."""
+    done = [name for name in videos if place.is_done(name)]
+    for stream in place.streams:
         if stream not in finished:
             write_lmdb(getattr(place, stream), done, lambda name, s=stream: place.packed(s, name).read_bytes())
             finished = [*finished, stream]
@@ -126,24 +149,24 @@ def write_streams(place: Places, videos: dict[str, Path], settings: dict, finish
 
 def prepare(options: argparse.Namespace) -> None:
     """The whole way from videos to a checked data set."""
-    place = places(options.name, options.data_root, options.split_root)
+    place = places(options.name, options.data_root, options.split_root, options.flow)
     videos = find_videos(options.videos)
     splits = plan_splits(options.name, videos, options.splits, options.seed)
     classes = class_list(options.name, options.split_root, options.splits, videos, options.overwrite)
     settings = {"videos": record.fingerprint(videos), "flow": options.flow, "short_side": options.short_side}
-    for path in (place.rgb, place.flow, place.splits / "ClassInd.txt"):
+    for path in (*place.lmdbs, place.splits / "ClassInd.txt"):
         require_writable(path)
     finished = begin(place, settings, options.overwrite)
     if not finished:
         pack_all(place, videos, options)
-    if len(finished) < len(STREAMS):
+    if len(finished) < len(place.streams):
         write_streams(place, videos, settings, finished)
     with open_lmdb(place.rgb) as rgb:
         lengths = dict(rgb.lengths)
     splits = keep(splits, lengths)
     write_files(place.splits, split_files(classes, splits, lengths), options.overwrite)
     warn_untested(splits)
-    summary(place, videos, check_pair(place.rgb, place.flow))
+    summary(place, videos, check_pair(*place.lmdbs) if "flow" in place.streams else check_alone(place.rgb))
 
 
 def summary(place: Places, videos: dict[str, Path], lengths: dict[str, int]) -> None:
@@ -156,8 +179,9 @@ def summary(place: Places, videos: dict[str, Path], lengths: dict[str, int]) -> 
                                         + (", ...)" if len(left_out) > 3 else ")") if left_out else "")),
         ("classes", f"{len({name.split('/')[0] for name in lengths})}"),
         ("frames", f"{sum(frames)} ({frames[0]} to {frames[-1]} a video)"),
-        *((f"{stream} LMDB", f"{path}  {path.stat().st_size / 1e6:.1f} MB")
-          for stream, path in (("RGB", place.rgb), ("flow", place.flow))),
+        *((f"{stream.upper() if stream == 'rgb' else stream} LMDB", f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+          for stream, path in zip(place.streams, place.lmdbs, strict=True)),
+        *([] if "flow" in place.streams else [("flow", "none: train with --second_view residual")]),
         ("splits", f"{place.splits}"),
         *((f"  {name}", f"{count} videos") for name, count in rows.items()),
         ("check", "counts, pictures and split rows hold"),

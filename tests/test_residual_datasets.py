@@ -1,0 +1,193 @@
+"""Datasets that have residual frames in place of flow: what they need, and what their samples hold."""
+
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from miniature import make, write_lmdb
+from test_data_faults import change_video, without_frames
+from test_residual import by_hand
+from test_video_dataset import Recorder, equal
+from torch.utils.data import DataLoader
+
+from dataset import catalog, jpeg
+from dataset.errors import DataError
+from dataset.lmdb_reader import LmdbReader
+from utils import options
+from utils.presets import CropsTransform, PretrainTransform
+
+SUFFIXES = ("-f", "-f-2clip", "-2stream-2clip")
+
+
+def without_flow(made) -> None:
+    """Leave a miniature with its RGB LMDBs alone."""
+    found = [file for file in made.data_root.glob("*/*") if "tvl1" in file.name or "_flow_" in file.name]
+    assert found
+    for file in found:
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Datasets without flow, their videos of different lengths."""
+    found = {name: make(tmp_path_factory.mktemp(name), name, groups=4, folder=name == "mine", seed=3)
+             for name in ("ucf101", "k400", "mine")}
+    for made in found.values():
+        without_flow(made)
+    return found
+
+
+def build(made, suffix="-2stream-2clip", mode="train", transform=None, **settings):
+    settings = {"seq_len": 4, "ds": 1, "second_view": "residual"} | settings
+    return catalog.build(made.name + suffix, mode, transform=transform or PretrainTransform(16), **made.roots,
+                         **settings)
+
+
+def rgb_file(made) -> Path:
+    return made.data_root / {"ucf101": "UCF101/ucf101_frame.lmdb", "mine": "mine/mine_frame.lmdb",
+                             "k400": "K400/k400_frame_train.lmdb"}[made.name]
+
+
+@pytest.mark.parametrize("name", ["ucf101", "k400", "mine"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("mode", ["train", "test"])
+def test_datasets_need_rgb_alone(sets, name, suffix, mode):
+    made = sets[name]
+    videos = made.train if mode == "train" else made.test
+    dataset = build(made, suffix, mode)
+    assert dataset.index.names == videos
+    assert dataset.index.num_frames.tolist() == [made.lengths[video] - 1 for video in videos]
+    assert len(dataset.readers) == (2 if "2stream" in suffix else 1)
+    with pytest.raises(DataError, match="not there"):
+        build(made, suffix, mode, second_view="flow")
+
+
+def test_two_streams_have_the_smaller_number_of_frames(tmp_path):
+    made = make(tmp_path, "ucf101", frames=20)
+    without_flow(made)
+    rows = made.split_root / "ucf101" / "train_split01.csv"
+    lines = rows.read_text().splitlines()
+    rows.write_text("\n".join([lines[0].replace(",20", ",11"), *lines[1:]]) + "\n")
+    assert build(made).index.num_frames[:2].tolist() == [11, 19]
+    assert build(made, "-f").index.num_frames[:2].tolist() == [19, 19]
+
+
+@pytest.mark.parametrize(("seq_len", "ds"), [(4, 1), (4, 2), (3, 5), (30, 1), (14, 2)])
+@pytest.mark.parametrize("name", ["ucf101", "mine"])
+def test_both_streams_of_a_sample_have_the_same_frames(sets, name, seq_len, ds):
+    """With videos of 20 to 25 frames, the longer clips are padded on the left."""
+    made = sets[name]
+    transform = Recorder((0, 1))
+    dataset = build(made, transform=transform, seq_len=seq_len, ds=ds)
+    for row in range(4):
+        assert dataset[(1, row)]["damaged"].tolist() == [[0, 0], [0, 0]]
+        name, count = made.train[row], made.lengths[made.train[row]] - 1
+        rgb = LmdbReader(rgb_file(made)).frames(name, range(count))
+        expected = by_hand(rgb_file(made), name)
+        for clip in (0, 1):
+            first, second = transform.frames[clip]
+            numbers = [next(i for i in range(count) if (rgb[i] == image).all()) for image in first]
+            inside = list(range(numbers[-1] % ds, numbers[-1] + 1, ds))[-seq_len:]
+            assert numbers == [0] * (seq_len - len(inside)) + inside
+            assert (second == expected[numbers]).all()
+
+
+def test_windows_of_a_test_video(sets):
+    made = sets["mine"]
+    transform = Recorder((0,))
+    sample = build(made, "-f", "test", transform, seq_len=6)[0]
+    count = made.lengths[made.test[0]] - 1
+    starts = range(0, count - 6 + 1, 2)
+    assert sample["windows"].tolist() == [list(range(start, start + 6)) for start in starts]
+    assert (transform.frames[0][0] == by_hand(rgb_file(made), made.test[0])[:starts[-1] + 6]).all()
+    assert build(made, "-f", "test", CropsTransform(16), seq_len=6)[0]["clips"].shape[:3] == (1, 1, starts[-1] + 6)
+
+
+@pytest.mark.parametrize("ds", [1, 2, 3])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_a_frame_is_decoded_once(sets, suffix, ds, monkeypatch):
+    decoded = []
+    decode = jpeg.decode
+    monkeypatch.setattr(jpeg, "decode", lambda jpegs: decoded.append(list(jpegs)) or decode(jpegs))
+    clips = (0, 1) if "2clip" in suffix else (0,)
+    dataset = build(sets["ucf101"], suffix, transform=Recorder(clips), ds=ds)
+    for row in range(5):
+        decoded.clear()
+        dataset[row]
+        drawn = dataset.sampler(int(dataset.index.num_frames[row]), dataset.rng(0, row))
+        assert len(decoded) == 1
+        assert len(decoded[0]) == len({number for i in drawn.ravel().tolist() for number in (i, i + 1)})
+
+
+def test_both_streams_are_cut_and_flipped_alike(tmp_path):
+    """The first residual frame is made to be the first RGB frame: x = 128 + ((3x - 256) - x) / 2."""
+    first = np.random.default_rng(0).integers(86, 171, (40, 60, 3)).astype(np.uint8)
+    images = [first, (3 * first.astype(int) - 256).astype(np.uint8), first]
+    made = make(tmp_path, "mine")
+    for file in (tmp_path / "data/mine").iterdir():
+        file.unlink()
+    coded = [cv2.imencode(".png", image[..., ::-1])[1].tobytes() for image in images]
+    write_lmdb(rgb_file(made), dict.fromkeys(made.train + made.test, coded))
+    dataset = build(made, seq_len=1)
+    views = [dataset[(epoch, 0)]["clips"] for epoch in range(20)]
+    assert all(torch.equal(view[:, 0], view[:, 1]) for view in views)
+    assert any(not torch.equal(view[0], view[1]) for view in views)
+
+
+def test_damage_is_told_for_each_stream(sets, tmp_path):
+    made = sets["ucf101"]
+    shutil.copytree(made.data_root, tmp_path / "data")
+    file = tmp_path / "data/UCF101/ucf101_frame.lmdb"
+    dataset = build(replace(made, data_root=tmp_path / "data"), transform=Recorder((0,)))
+    [start, *_] = dataset.sampler(int(dataset.index.num_frames[0]), dataset.rng(0, 0))[0].tolist()
+    assert start > 0
+    for lost, told in ((start + 2, [[1, start + 2], [2, start + 1]]), (start + 4, [[0, 0], [1, start + 3]])):
+        shutil.copy(rgb_file(made), file)
+        change_video(file, made.train[0], without_frames(lost))
+        dataset = pickle.loads(pickle.dumps(dataset))  # the file is another one
+        assert dataset[0]["damaged"].tolist() == told
+        rgb, residual = dataset.transform.frames[0]
+        whole = [start + i - (start + i == lost) for i in range(4)]
+        assert (rgb == LmdbReader(rgb_file(made)).frames(made.train[0], whole)).all()
+        good = by_hand(rgb_file(made), made.train[0])
+        for i, image in enumerate(residual, start):
+            nearest = {lost - 1: lost - 2, lost: lost + 1}.get(i, i)
+            assert (image == good[nearest]).all()
+
+
+def test_a_dataset_is_pickled_without_frames_and_workers_make_the_same_samples(sets):
+    dataset = build(sets["ucf101"])
+    dataset.readers[0].clips(dataset.index.names[0], np.arange(4)[None])
+    again = pickle.loads(pickle.dumps(dataset))
+    assert again.readers[1].rgb is again.readers[0] and again.readers[0]._kept is again.readers[0]._held is None
+    items = [(epoch, i) for epoch in (0, 1) for i in range(4)]
+    workers = DataLoader(dataset, batch_size=None, sampler=items, num_workers=2)
+    assert all(equal(sample, again[item]) for sample, item in zip(workers, items, strict=True))
+    assert again.readers[0]._kept is None  # nothing of a finished sample is held
+
+
+@pytest.mark.parametrize("suffix", ["", "-2clip"])
+def test_a_name_without_a_second_view_is_refused(suffix):
+    for base in ("ucf101", "mine"):
+        with pytest.raises(DataError, match=f"^--second_view residual has no effect on {base}{suffix}, .*{base}-f"):
+            catalog.parse(base + suffix, "residual")
+        assert catalog.parse(base + suffix, "flow").streams == ("rgb",)
+    with pytest.raises(DataError, match="no second view 'depth'"):
+        catalog.parse("ucf101-f", "depth")
+
+
+def test_the_choices_are_those_of_the_option():
+    assert options.SECOND_VIEWS == catalog.SECOND_VIEWS
+
+
+def test_a_missing_rgb_file_is_named_once(tmp_path):
+    made = make(tmp_path, "mine")
+    rgb_file(made).unlink()
+    with pytest.raises(DataError) as told:
+        build(made)
+    assert str(told.value).count("mine_frame.lmdb") == 1 and "tvl1" not in str(told.value)

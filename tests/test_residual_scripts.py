@@ -1,0 +1,174 @@
+"""--second_view residual in the scripts: training and evaluation from RGB alone, run folders, resuming, refusals."""
+
+import json
+from pathlib import Path
+
+import miniature
+import noise
+import pytest
+import torch
+from test_residual_datasets import without_flow
+
+import launch
+import main_coclr
+import main_nce
+from eval import main_classifier
+from model import classifier, momentum
+from utils import checkpoint
+from utils.run_folder import classifier_folder, coclr_folder, nce_folder
+
+CLIP = "--seq_len 4 --img_dim 32 --batch_size 4 -j 0 --print_freq 2"
+RESIDUAL = "--second_view residual"
+FEATURES = "feature/ucf101-f_{}_feature.pth.tar"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with 18 training and 6 test videos, of RGB alone."""
+    folder = tmp_path_factory.mktemp("residual")
+    without_flow(miniature.make(folder, classes=3, groups=8, clips=1, frames=10, seed=1))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small(place, monkeypatch):
+    """A small network, in the folder of the videos."""
+    for module in (momentum, classifier):
+        monkeypatch.setattr(module, "select_backbone", noise.small_backbone)
+    monkeypatch.setattr(launch, "_started", False)
+    monkeypatch.chdir(place)
+
+
+def pretrain(script, dataset: str, options: str, name: str) -> int:
+    words = f"{CLIP} --moco-k 8 --moco-dim 8 --dataset {dataset} --data_root data --split_root splits --name_prefix"
+    return launch.exit_code(lambda: script.work(script.parse([*words.split(), name, *options.split()])))
+
+
+def evaluate(options: str) -> int:
+    words = f"{CLIP} --data_root data --split_root splits {options}".split()
+    return launch.exit_code(lambda: main_classifier.main(words))
+
+
+def only(pattern: str) -> Path:
+    [path] = Path().glob(pattern)
+    return path
+
+
+@pytest.fixture(scope="module")
+def flow_model(place):
+    """InfoNCE of residual frames, trained for an epoch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(momentum, "select_backbone", noise.small_backbone)
+        patch.setattr(launch, "_started", False)
+        patch.chdir(place)
+        assert pretrain(main_nce, "ucf101-f-2clip", f"--epochs 1 {RESIDUAL}", "alone") == 0
+        return only("ckpt/log-pretrain/alone*/model/epoch0.pth.tar").resolve()
+
+
+@pytest.mark.parametrize("options", ["", "--reverse", "--ds 2"])
+def test_coclr_trains_from_rgb_alone(options, flow_model, capsys):
+    name = f"co{options.replace(' ', '')}"
+    words = f"--epochs 2 --topk 2 --cascade --stage 2 --pretrain random {flow_model} {RESIDUAL} {options}"
+    assert pretrain(main_coclr, "ucf101-2stream-2clip", words, name) == 0
+    assert "coclr with s3d on ucf101-2stream-2clip_residual: 18 clips" in capsys.readouterr().out
+    saved = checkpoint.load(only(f"ckpt/log-pretrain/{name}coclr-top2*/model/epoch1.pth.tar"))
+    assert saved["options"]["second_view"] == "residual" and saved["iteration"] == 8
+    trained = {int(step["step"]) for step in saved["optimizer"]["state"].values()}
+    assert trained == {6}  # two of eight steps fill the queue
+
+
+def test_flow_is_missed_without_the_option(capsys):
+    assert pretrain(main_coclr, "ucf101-2stream-2clip", "--epochs 1 --topk 2", "flow") == 2
+    error = capsys.readouterr().err
+    assert "ucf101_tvl1_frame.lmdb" in error and error.count("\n") == 1
+    assert evaluate("--dataset ucf101-f --test random --retrieval") == 2
+
+
+def test_retrieval_and_what_it_reuses(flow_model, capsys, tmp_path):
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "model/epoch0.pth.tar"
+    path.write_bytes(flow_model.read_bytes())
+    words = f"--dataset ucf101-f --test {path} --retrieval"
+    assert evaluate(f"{words} {RESIDUAL}") == 0
+    out = capsys.readouterr().out
+    assert "R@50" in out and "on ucf101-f_residual" in out and out.count("are computed") == 2
+    note = json.loads((path.parent / "feature/ucf101-f_test_made_from.json").read_text())
+    assert note["second_view"] == "residual"
+    first = torch.load(path.parent / FEATURES.format("test"), weights_only=True)
+    assert evaluate(f"{words} {RESIDUAL}") == 0
+    assert capsys.readouterr().out.count("reused") == 2
+    miniature.make(tmp_path, classes=3, groups=8, clips=1, frames=10, seed=1)
+    flow = f"{CLIP} --split_root splits --data_root {tmp_path / 'data'} {words}".split()
+    residual = [*flow, *RESIDUAL.split()]
+    for argv, computed in ((residual, True), (residual, False), (flow, True), (residual, True)):
+        assert launch.exit_code(lambda argv=argv: main_classifier.main(argv)) == 0
+        assert ("are computed" in capsys.readouterr().out) == computed
+        features = torch.load(path.parent / FEATURES.format("test"), weights_only=True)
+        assert torch.equal(features, first) == (argv is residual)
+
+
+@pytest.mark.parametrize("what", ["last", "ft"])
+def test_probe_finetuning_and_crops(what, flow_model, capsys):
+    start = f"--dataset ucf101-f --train_what {what} --batch_size 2 {RESIDUAL}"
+    assert evaluate(f"{start} --epochs 1 --pretrain {flow_model} --prefix {what}") == 0
+    folder = only(f"log-eval-{what}/*")
+    assert folder.name.startswith("ucf101-f_residual-32_sp1_")
+    assert f"{what} on ucf101-f_residual" in capsys.readouterr().out
+    path = only(f"log-eval-{what}/*/model/epoch0.pth.tar")
+    assert evaluate(f"{start} --test {path} --ten_crop") == 0
+    assert "ten crops" in capsys.readouterr().out
+    assert len(json.loads(Path(f"{path}-prob-ten.json").read_text())) == 6
+
+
+def test_run_folders():
+    """Flow's are as published, see test_run_folder.py."""
+    nce = ["--dataset", "ucf101-f-2clip"]
+    assert nce_folder(main_nce.parse([*nce, *RESIDUAL.split()])).name == (
+        "infonce_k2048_ucf101-f-2clip_residual-128_s3d_bs32_lr0.001_seq2_len32_ds1")
+    assert nce_folder(main_nce.parse([*nce, "--second_view", "flow"])) == nce_folder(main_nce.parse(nce))
+    assert coclr_folder(main_coclr.parse(["--reverse", *RESIDUAL.split()])).name == (
+        "coclr-top5-R_k2048_ucf101-2stream-2clip_residual-128_s3d_bs32_lr0.001_seq2_len32_ds1")
+    args = main_classifier.options.parse(["--dataset", "ucf101-f", *RESIDUAL.split()], "")
+    assert classifier_folder(args, gpus=1).name == (
+        "ucf101-f_residual-128_sp1_lincls_s3d_Adam_bs32_lr0.001_dp0.9_wd0.001_seq1_len32_ds1_train-last")
+
+
+@pytest.mark.parametrize(("script", "dataset"), [
+    (main_nce, "ucf101-2clip"), (main_coclr, "ucf101-2clip"), (None, "ucf101"), (None, "mine")])
+def test_a_dataset_without_a_second_view_is_refused(script, dataset, capsys):
+    if script is None:
+        code = evaluate(f"--dataset {dataset} --test random --retrieval {RESIDUAL}")
+    else:
+        code = pretrain(script, dataset, RESIDUAL, "refused")
+    error = capsys.readouterr().err
+    assert code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert f"--second_view residual has no effect on {dataset}, which is RGB alone: take {dataset[:4]}" in error
+    assert not list(Path().glob("ckpt/log-pretrain/refused*"))
+
+
+@pytest.mark.parametrize("script", [main_nce, main_coclr, main_classifier])
+def test_other_second_views_are_refused_and_help_names_these(script, capsys):
+    with pytest.raises(SystemExit):
+        (script.parse if script is not main_classifier else script.main)(["--help"])
+    assert "--second_view {flow,residual}" in capsys.readouterr().out
+    argv = ["--second_view", "depth"]
+    assert launch.exit_code(lambda: script.main(argv) if script is main_classifier else script.parse(argv)) == 2
+    assert "invalid choice: 'depth'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("before", "now"), [("flow", "residual"), ("residual", "flow"), (None, "residual")])
+def test_a_run_keeps_to_its_second_view(before, now, monkeypatch, capsys, tmp_path):
+    """None: a file of a time without this option, when there was flow alone."""
+    monkeypatch.chdir(tmp_path)
+    noise.install(monkeypatch.setattr)
+    assert pretrain(main_nce, "noise-f-2clip", f"--seq_len 8 --epochs 1 --second_view {before or 'flow'}", "x") == 0
+    path = only("ckpt/log-pretrain/x*/model/epoch0.pth.tar")
+    if before is None:
+        content = checkpoint.load(path)
+        del content["options"]["second_view"]
+        checkpoint.save(path, content)
+    capsys.readouterr()
+    words = f"--seq_len 8 --epochs 2 --resume {path} --second_view"
+    assert pretrain(main_nce, "noise-f-2clip", f"{words} {now}", "x") == 2
+    assert f"was made with --second_view {before or 'flow'} (now {now}): " in capsys.readouterr().err
+    assert pretrain(main_nce, "noise-f-2clip", f"{words} {before or 'flow'}", "x") == 0
