@@ -63,10 +63,14 @@ def _moved(layer: np.ndarray, pose: Pose, i: int, share: float, pivot: np.ndarra
     return cv2.warpAffine(layer, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
-def clip_frames(name: str, group: int, clip: int, *, frames: int, size: tuple[int, int], seed: int) -> np.ndarray:
-    """Frames (T, H, W, 3) uint8 BGR of clip `clip` of class `name` in scene `group`; draws depend on these alone."""
+def clip_frames(name: str, group: int, clip: int, *, frames: int, size: tuple[int, int], seed: int,
+                speed: tuple[float, float] = (1.0, 0.12)) -> np.ndarray:
+    """Frames (T, H, W, 3) uint8 BGR of clip `clip` of class `name` in scene `group`; draws depend on these alone.
+
+    speed: mean, and by what share a clip is slower or faster.
+    """
     rng = np.random.default_rng([seed, group, clip, zlib.crc32(name.encode())])
-    draw = draw_clip(rng)
+    draw = draw_clip(rng, *speed)
     # were the object always at the middle first, its place in a still picture would give some classes away
     setting = Setting(rng.uniform(0, 1, 2), rng.uniform(-0.5, 0.5, 2), rng.uniform(0.65, 1.15, 3))
     scene = make_scene(seed, group, FINE * size[1], FINE * size[0])
@@ -86,14 +90,17 @@ def write_video(path: Path, frames: np.ndarray) -> None:
     part.replace(path)
 
 
-def contact_sheet(names: list[str], groups: int, *, frames: int, size: tuple[int, int], seed: int) -> np.ndarray:
-    """One row a class, first clips of three scenes, four frames of each: a picture (H, W, 3) uint8 BGR."""
+def contact_sheet(names: list[str], groups: int, *, frames: int, size: tuple[int, int], **look: object) -> np.ndarray:
+    """One row a class, first clips of three scenes, four frames of each: a picture (H, W, 3) uint8 BGR.
+
+    frames, size, look: the keyword arguments of `clip_frames`.
+    """
     label, rows, wide = 70, [], max(frames // 10, 1)
     for name in names:
         row = [np.full((size[1], label, 3), 255, np.uint8)]
         cv2.putText(row[0], name, (4, size[1] // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
         for group in range(1, min(groups, 3) + 1):
-            clip = clip_frames(name, group, 1, frames=frames, size=size, seed=seed)
+            clip = clip_frames(name, group, 1, frames=frames, size=size, **look)
             for frame in clip[: 4 * wide : wide]:
                 row += [frame, np.full((size[1], 2, 3), 255, np.uint8)]
             row += [np.full((size[1], 4, 3), 255, np.uint8)]
@@ -102,16 +109,18 @@ def contact_sheet(names: list[str], groups: int, *, frames: int, size: tuple[int
     return np.concatenate(rows)
 
 
-def render(out: Path, names: list[str], *, groups: int, clips: int, frames: int, size: tuple[int, int],
-           seed: int) -> int:
-    """Write the whole set under `out`; returns the number of videos. Raises PrepareError if `out` is not empty."""
+def render(out: Path, names: list[str], *, groups: int, clips: int, **look: object) -> int:
+    """Write the whole set under `out`; returns the number of videos. Raises PrepareError if `out` is not empty.
+
+    look: the keyword arguments of `clip_frames`.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PrepareError(f"{out} exists and is not an empty folder: choose another --out, or remove it first")
     for name in names:
         (out / name).mkdir(parents=True)
         for group in range(1, groups + 1):
             for clip in range(1, clips + 1):
-                video = clip_frames(name, group, clip, frames=frames, size=size, seed=seed)
+                video = clip_frames(name, group, clip, **look)
                 write_video(out / name / f"v_{name}_g{group:02d}_c{clip:02d}.avi", video)
     return len(names) * groups * clips
 
@@ -124,6 +133,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=2, help="clips of each motion in each scene")
     parser.add_argument("--frames", type=int, default=30, help="frames of a clip, 16 or more")
     parser.add_argument("--size", default="64x48", help="WIDTHxHEIGHT of the videos, pixels, even numbers")
+    parser.add_argument("--pace", type=float, default=1.0, help="mean speed of the motions: larger motions give flow "
+                        "more grey levels, of which a pixel has 6.4")
+    parser.add_argument("--spread", type=float, default=0.12, help="by what share a clip is slower or faster")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--contact_sheet", type=Path, help="also write a picture with frames of every class here")
     return parser.parse_args()
@@ -146,16 +158,18 @@ def main() -> None:
         raise PrepareError("--groups and --clips go from 1 to 99, --frames from 16")
     if options.seed < 0:
         raise PrepareError(f"--seed {options.seed}: give 0 or more")
+    if not (0 < options.pace <= 4 and 0 <= options.spread < 1):
+        raise PrepareError("--pace is above 0 and at most 4, --spread from 0 to below 1")
     if options.contact_sheet:
         require_writable(options.contact_sheet)
         if options.contact_sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise PrepareError(f"--contact_sheet {options.contact_sheet}: give a name that ends in .png or .jpg")
     names, size = list(MOTIONS)[: options.classes], _size(options.size)
-    made = render(options.out, names, groups=options.groups, clips=options.clips, frames=options.frames, size=size,
-                  seed=options.seed)
+    look = {"frames": options.frames, "size": size, "seed": options.seed, "speed": (options.pace, options.spread)}
+    made = render(options.out, names, groups=options.groups, clips=options.clips, **look)
     say(f"{made} videos of {options.frames} frames, {size[0]}x{size[1]}, {len(names)} classes, in {options.out}")
     if options.contact_sheet:
-        sheet = contact_sheet(names, options.groups, frames=options.frames, size=size, seed=options.seed)
+        sheet = contact_sheet(names, options.groups, **look)
         sheet = cv2.resize(sheet, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC)
         write_bytes(options.contact_sheet, cv2.imencode(options.contact_sheet.suffix, sheet)[1].tobytes())
         say(f"contact sheet: {options.contact_sheet}")

@@ -1,0 +1,1 @@
+"""What trainings showed, and whether that is what was published."""
