@@ -67,7 +67,8 @@ class SeedPlan:
         method = METHODS[name]
         if method.kind == "mining" and method.second_view == "residual":
             return "infonce", "residual_infonce"
-        return ("infonce",) if method.kind in ("mining", "longer") or name == "residual_infonce" else ()
+        bare = method.kind in ("random", "supervised") or name == "infonce"
+        return () if bare else ("infonce",)
 
     def _plan_random(self, name: str, plan: MethodPlan) -> None:
         self._models |= {(name, stream): "random" for stream in STREAMS}
@@ -90,9 +91,10 @@ class SeedPlan:
         self._evaluate(name, plan, (name, "RGB"), ("infonce", "flow"))
 
     def _plan_ubernce(self, name: str, plan: MethodPlan) -> None:
-        for stream in STREAMS:
+        cycle = name in self.grid.cycle
+        for stream in STREAMS if cycle else ("RGB",):
             self._contrast(name, stream, self.grid.infonce_epochs, "--model", "ubernce")
-        self._evaluate(name, plan, (name, "RGB"), (name, "flow"))
+        self._evaluate(name, plan, (name, "RGB"), (name if cycle else "infonce", "flow"))
 
     def _plan_mining(self, name: str, plan: MethodPlan) -> None:
         oracle = ("residual_infonce" if METHODS[name].second_view == "residual" else "infonce", "flow")

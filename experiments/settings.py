@@ -54,11 +54,12 @@ METHODS: Mapping[str, Method] = {
 class Grid:
     """Everything that a result depends on besides the seed.
 
-    classes, groups, clips, frames, size, pace, spread: of the rendered set, see `render_demo.py`. seq_len, img_dim:
-    frames and pixels of a clip. batch_size, moco_k, moco_m, lr, topk: of pretraining. label_batch_size: of training
-    with labels. *_epochs: of InfoNCE and UberNCE, of CoCLR and CPR (each phase of progressive training), of training
-    with labels (from scratch, and finetuning). finetuned: methods whose RGB model is finetuned. cycle: methods that
-    also train the flow encoder, with positives mined by the new RGB encoder.
+    classes, groups, clips, frames, size, pace, spread, typical, muted: of the rendered set, see `render_demo.py`.
+    seq_len, img_dim: frames and pixels of a clip. batch_size, moco_k, moco_m, lr, topk: of pretraining.
+    label_batch_size: of training with labels. *_epochs: of InfoNCE and UberNCE, of CoCLR and CPR (each phase of
+    progressive training), of training with labels (from scratch, and finetuning). finetuned: methods whose RGB model is
+    finetuned. cycle: methods that also train the flow encoder, with positives mined by the new RGB encoder (UberNCE:
+    with labels).
     """
 
     methods: tuple[str, ...]
@@ -66,17 +67,19 @@ class Grid:
     classes: int = 10
     groups: int = 12
     clips: int = 4
-    frames: int = 24
-    size: str = "96x72"
+    frames: int = 20
+    size: str = "64x48"
     pace: float = 1.6
     spread: float = 0.2
+    typical: float = 0.8
+    muted: float = 0.7
     seq_len: int = 8
     img_dim: int = 32
-    batch_size: int = 16
+    batch_size: int = 8
     label_batch_size: int = 8
     moco_k: int = 128
     moco_m: float = 0.99
-    lr: float = 5e-4
+    lr: float = 2e-4
     topk: int = 5
     infonce_epochs: int = 15
     coclr_epochs: int = 10
