@@ -17,6 +17,7 @@ from torch import nn
 import main_coclr
 from eval import main_classifier, merge_2stream_prob, network
 from eval import options as classifier_options
+from pretrain_phases import phases
 from pretrain_script import build_loader, check_sizes
 from utils import checkpoint, pipeline, run_folder
 from utils.clip_check import check_clips
@@ -47,6 +48,8 @@ def foresee(script: str, words: Sequence[str], later: Container[str] = ()) -> tu
         folder = run_folder.classifier_folder(args, len(classifier_options.devices(args.gpu)))
     else:
         args = importlib.import_module(Path(script).stem).parse(words, later)
+        if script == COCLR:
+            args = phases(args)[-1]
         folder = FOLDERS[script](args)
     return args, run_folder.last_checkpoint(folder, args.epochs)
 
@@ -98,12 +101,8 @@ class Planner:
         """Add a training by main_nce.py or main_coclr.py; the checkpoint it will leave."""
         argv = [*self.common, *self.roots, *words, "--resume", "auto"]
         args, path = foresee(script, argv, self.made)
-        check_sizes(args, self.processes)
-        with torch.device("meta"):
-            model = importlib.import_module(Path(script).stem).build(args)  # refuses a cascade that is too deep
-        if script == COCLR:
-            for given in {*args.pretrain} - self.made:
-                _refuse_unfit(model.encoder_q, given)
+        if (script, args.dataset) not in self.data_checks:  # later ones differ in their names and starts alone
+            self._refuse_early(script, args)
         self.data_checks[script, args.dataset] = partial(
             build_loader, _without_workers(args), Launch(0, 0, self.processes, CPU, None))
         launcher = ("python",) if self.processes == 1 else (
@@ -149,6 +148,15 @@ class Planner:
             main_classifier.check_inputs(classifier_options.parse(words, ""), self.made)
         makes = partial(pipeline.newer, self.out / result, *(self.out / path for path in made_from))
         self.steps.append(Step(name, ("python", str(ROOT / script), *words), makes, shown))
+
+    def _refuse_early(self, script: str, args: Namespace) -> None:
+        """Refuse what a pretraining would: sizes, a cascade that is too deep, given checkpoints that do not fit."""
+        check_sizes(args, self.processes)
+        with torch.device("meta"):
+            model = importlib.import_module(Path(script).stem).build(args)
+        if script == COCLR:
+            for given in {*args.pretrain} - self.made:
+                _refuse_unfit(model.encoder_q, given)
 
     def _add_training(self, name: str, command: tuple[str, ...], args: Namespace, path: Path,
                       made_with: Mapping[str, int]) -> str:

@@ -4,11 +4,14 @@ import errno
 import multiprocessing
 import os
 import re
+import signal
 import socket
 import sys
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
+from multiprocessing.process import BaseProcess
 
 import torch
 from torch.multiprocessing.spawn import ProcessExitedException, spawn
@@ -20,7 +23,7 @@ from process_data.src.errors import PrepareError
 from utils import distributed
 from utils.console import printable
 from utils.errors import CheckpointError, OptionError, TrainingError
-from utils.stop import EXIT_CODE, StopRequested
+from utils.stop import EXIT_CODE, SIGNALS, StopRequested, leave_early
 
 _started = False
 _in_group = False  # whether this process has been one of several
@@ -38,6 +41,7 @@ def run(main: Callable[[], int | None]) -> None:
 
     While a run starts, an error of one process ends all, and one says so; after :func:`started` each speaks.
     """
+    leave_early()
     code = exit_code(main)
     for child in multiprocessing.active_children():  # a loader's workers, which may be in the middle of a sample
         child.kill()
@@ -119,11 +123,29 @@ def spread(work: Callable[[Namespace], int | None], args: Namespace) -> int:
         args.world_size, args.rank = -1, -1
         return work(args) or 0
     address = _meeting_place(args.dist_url, nodes)
-    try:
-        spawn(_child, (work, args, nodes * here, node * here, address), nprocs=here)
-    except ProcessExitedException as error:
-        return error.exit_code
+    children = spawn(_child, (work, args, nodes * here, node * here, address), nprocs=here, join=False)
+    with _passing_on(children.processes):
+        try:
+            while not children.join():
+                pass
+        except ProcessExitedException as error:
+            return error.exit_code
     return 0
+
+
+@contextmanager
+def _passing_on(children: Sequence[BaseProcess]) -> Iterator[None]:
+    """Meanwhile, requests to stop go on to the processes that train."""
+    def pass_on(number: int, frame: object) -> None:
+        for child in children:
+            if child.is_alive():
+                os.kill(child.pid, number)
+    before = {number: signal.signal(number, pass_on) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _child(local_rank: int, work: Callable[[Namespace], int | None], args: Namespace, world_size: int, first: int,

@@ -13,6 +13,8 @@ positives mined by the new RGB encoder. Both start from InfoNCE (main_nce.py):
         --name_prefix Cycle1-RGBMining_ -j 8 --pretrain FLOW_INFONCE.pth.tar RGB_CYCLE1.pth.tar \\
         --cascade --stage 7 --ratio 0.5
 
+``--progressive 1 2 5`` trains in phases of growing topk, each from the weights of the one before (CPR).
+
 One process, GPU or CPU, small: ``python main_coclr.py --dataset NAME-2stream-2clip --seq_len 8 --img_dim 32
 --batch_size 4 --moco-k 16 --topk 2 -j 0 --epochs 1 --pretrain random random``.
 ``python -m torch.distributed.launch`` and ``srun`` work as well.
@@ -20,17 +22,18 @@ One process, GPU or CPU, small: ``python main_coclr.py --dataset NAME-2stream-2c
 
 from argparse import Namespace
 from collections.abc import Container, Mapping, Sequence
-from functools import partial
 
-from torch import Tensor
+from torch import Tensor, nn
 
 import launch
-from model.pretrain import CoCLR
-from pretrain_script import build_run, carry_out, check_options, prepare
-from pretrain_steps import CoclrSteps
+from model.pretrain import CoCLR, check_mining
+from pretrain_phases import check_progressive, phases, remaining
+from pretrain_script import build_run, carry_out, check_options, join, prepare
+from pretrain_steps import CoclrSteps, StepOfEpoch
 from utils import checkpoint
 from utils.checkpoint import load_state, renamed
 from utils.console import say
+from utils.distributed import Launch
 from utils.errors import CheckpointError
 from utils.options import add_mining, pretraining_parser
 from utils.run_folder import coclr_folder
@@ -46,13 +49,17 @@ def parse(argv: Sequence[str] | None = None, later: Container[str] = ()) -> Name
                         help="A starts the trained encoder, B the one that mines; 'random' means none")
     args = parser.parse_args(argv)
     check_options(args, streams=2, later=later)
+    check_progressive(args)
+    for phase in phases(args):
+        check_mining(phase.moco_k, phase.topk, phase.ratio, phase.stage, phase.cascade, phase.cascade_anchor,
+                     phase.cascade_first)
     return args
 
 
 def build(args: Namespace) -> CoCLR:
     """A new model."""
     return CoCLR(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t, args.topk, args.ratio, args.stage,
-                 args.reverse, args.cascade)
+                 args.reverse, args.cascade, anchor=args.cascade_anchor, first=args.cascade_first)
 
 
 def load_pretrained(model: CoCLR, own: str, other: str) -> None:
@@ -78,13 +85,23 @@ def query_encoder(state_dict: Mapping[str, Tensor], path: str) -> dict[str, Tens
 
 
 def work(args: Namespace) -> None:
-    """Train or test, as one of the processes."""
-    here, folder = prepare(args, coclr_folder(args))
+    """Train or test, as one of the processes; with ``--progressive`` phase by phase."""
+    here = join(args)
+    for phase in remaining(phases(args)):
+        co_train(phase, here)
+
+
+def co_train(args: Namespace, here: Launch) -> None:
+    """One training or test."""
+    choice = prepare(args, coclr_folder(args), here)
     model = build(args)
     if not (args.resume or args.test):
         load_pretrained(model, *args.pretrain)
-    run = build_run(model, args, here, with_labels=True)
-    carry_out(args, here, run, partial(CoclrSteps, model=model, ring=run.ring, seed=args.seed), folder)
+    run = build_run(model, args, here)
+
+    def steps(network: nn.Module, **settings: object) -> StepOfEpoch:
+        return CoclrSteps(network, model, monitor=run.monitor, seed=args.seed, self_mask=args.self_mask, **settings)
+    carry_out(args, here, run, steps, choice)
 
 
 def main() -> int:

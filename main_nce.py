@@ -21,7 +21,7 @@ from collections.abc import Container, Sequence
 
 import launch
 from model.pretrain import InfoNCE, UberNCE
-from pretrain_script import build_run, carry_out, check_options, prepare
+from pretrain_script import build_run, carry_out, check_options, join, prepare
 from pretrain_steps import infonce_steps, ubernce_steps
 from utils import checkpoint
 from utils.checkpoint import load_state
@@ -51,13 +51,14 @@ def build(args: Namespace) -> InfoNCE:
 
 def work(args: Namespace) -> None:
     """Train or test, as one of the processes."""
-    here, folder = prepare(args, nce_folder(args))
+    here = join(args)
+    choice = prepare(args, nce_folder(args), here)
     model = build(args)
     if args.pretrain not in ("", "random") and not (args.resume or args.test):
         saved = checkpoint.load(args.pretrain)["state_dict"]
         say(f"{args.pretrain}: {load_state(model, saved, may_miss=('queue_label',), may_have=OTHER_MODELS)}")
-    run = build_run(model, args, here, with_labels=False)
-    carry_out(args, here, run, MODELS[args.model][1], folder)
+    run = build_run(model, args, here)
+    carry_out(args, here, run, MODELS[args.model][1], choice)
 
 
 def main() -> int:

@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader
 import launch
 from dataset import catalog
 from model.momentum import MomentumContrast, check_queue, make_encoder
+from model.pretrain import CoCLR
+from pretrain_monitors import Monitors, build_monitors
 from pretrain_steps import StepOfEpoch
 from utils import checkpoint, distributed, run_folder
 from utils.checkpoint import load_state
@@ -28,17 +30,18 @@ from utils.errors import CheckpointError, OptionError
 from utils.keeper import Keeper
 from utils.loader import make_loader
 from utils.memory import keep_freed_memory, move
-from utils.metrics import LabelRing
+from utils.mining import MiningMonitor
 from utils.optimizer import RunOptimizer, resumed_lr
 from utils.options import check_shared
 from utils.precision import Precision, choose, set_tf32, tf32_is_on, use_deterministic_kernels
 from utils.presets import PretrainTransform
 from utils.provenance import code_version
 from utils.resuming import refuse_changes
+from utils.run_folder import Choice
 from utils.run_start import open_run
 from utils.schedule import lr_at, lr_factor
 from utils.stop import listening
-from utils.training import Measure, Place, Plan, Training, place_of
+from utils.training import Measure, Place, Plan, Record, Training, place_of
 
 
 @dataclass
@@ -48,7 +51,7 @@ class Run:
     model: MomentumContrast
     optimizer: RunOptimizer
     precision: Precision
-    ring: LabelRing | None = None
+    monitor: MiningMonitor | None = None  # of CoCLR
 
 
 def check_options(args: Namespace, streams: int, later: Container[str] = ()) -> None:
@@ -71,26 +74,27 @@ def check_options(args: Namespace, streams: int, later: Container[str] = ()) -> 
             raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
 
 
-def prepare(args: Namespace, folder: Path) -> tuple[Launch, Path]:
-    """Join the other processes, seed this one, and refuse what cannot work before anything is built or written.
+def prepare(args: Namespace, folder: Path, here: Launch) -> Choice:
+    """Seed this process, and refuse what cannot work before anything is built or written.
 
     Args:
         folder: of a new run.
 
     Returns:
-        Where this process stands, and the run folder to train in.
+        The run folder to train in, with the checkpoint to go on from.
 
     Raises:
         OptionError, ModelError: the run folder is in use, or queue or network cannot take these batches.
     """
-    here = _join(args)
+    torch.manual_seed(args.seed)
     check_sizes(args, here.world_size)
     if args.test:
-        return here, folder
+        return Choice(folder, "", ())
     if args.resume == run_folder.AUTO:
         run_folder.refuse_strays(folder)
-    args.resume = distributed.from_main(lambda: run_folder.resolve(args.resume, folder))
-    return here, distributed.from_main(lambda: run_folder.settle(args.resume, folder, "--name_prefix or --prefix"))
+    choice = distributed.from_main(lambda: run_folder.choose(args.resume, folder, "--name_prefix or --prefix"))
+    args.resume = choice.resume
+    return choice
 
 
 def check_sizes(args: Namespace, processes: int) -> None:
@@ -101,12 +105,12 @@ def check_sizes(args: Namespace, processes: int) -> None:
     check_clips(encoder.train(not args.test), args)
 
 
-def _join(args: Namespace) -> Launch:
+def join(args: Namespace) -> Launch:
+    """Join the other processes; where this one stands."""
     if args.deterministic:
         use_deterministic_kernels()
     here = distributed.start(args.local_rank, args.gpu, args.dist_backend, args.dist_url, args.world_size, args.rank,
                              args.dist_timeout)
-    torch.manual_seed(args.seed)
     if here.device.type == "cpu":
         keep_freed_memory()
         if args.gpu is not None:
@@ -124,8 +128,8 @@ def build_loader(args: Namespace, here: Launch) -> DataLoader:
                        device=here.device)
 
 
-def build_run(model: MomentumContrast, args: Namespace, here: Launch, with_labels: bool) -> Run:
-    """Move a model to its device, and give it an optimizer and, ``with_labels``, a ring of labels."""
+def build_run(model: MomentumContrast, args: Namespace, here: Launch) -> Run:
+    """Move a model to its device, and give it an optimizer."""
     precision = choose(args.precision, here.device)
     move(model, here.device)
     model.dtype, model.accumulate = precision.dtype, args.accumulate
@@ -134,9 +138,8 @@ def build_run(model: MomentumContrast, args: Namespace, here: Launch, with_label
     if args.compile:
         for encoder in model.encoders():
             encoder.compile()
-    ring = LabelRing(args.moco_k, here.device) if with_labels else None
     optimizer = RunOptimizer(model.named_parameters(), lr=args.lr, wd=args.wd, scaler=precision.scaler())
-    return Run(model, optimizer, precision, ring)
+    return Run(model, optimizer, precision)
 
 
 def averaged(model: nn.Module, here: Launch) -> nn.Module:
@@ -180,43 +183,49 @@ def made_with(run: Run, loader: DataLoader) -> dict[str, Any]:
 
 def _restore(run: Run, saved: dict, path: str) -> None:
     say(f"{path}: {load_state(run.model, saved['state_dict'])}")
-    if run.ring is not None and "label_ring" in saved:
-        run.ring.load_state_dict(saved["label_ring"])
-    elif run.ring is not None:  # a published file: recall is known again once the queue has been rewritten
-        run.ring.align(int(run.model.queue_ptr))
+    if run.monitor is not None and "label_ring" in saved:
+        run.monitor.load_state_dict(saved["label_ring"])
+    elif run.monitor is not None:  # a published file: recall is known again once the queue has been rewritten
+        run.monitor.ring.align(int(run.model.queue_ptr))
 
 
-def carry_out(args: Namespace, here: Launch, run: Run, make_steps: Callable[..., StepOfEpoch], folder: Path) -> None:
+def carry_out(args: Namespace, here: Launch, run: Run, make_steps: Callable[..., StepOfEpoch], choice: Choice) -> None:
     """Train, or with ``--test`` measure. make_steps: makes steps from the network to call, see pretrain_steps."""
     steps = partial(make_steps, optimizer=None if args.test else run.optimizer, device=here.device,
                     parts=args.accumulate)
     if args.test:
         measure(args, here, run, steps)
     else:
-        pretrain(args, here, run, steps, folder)
+        pretrain(args, here, run, steps, choice)
 
 
-def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module], StepOfEpoch], folder: Path) -> None:
+def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module], StepOfEpoch],
+             choice: Choice) -> None:
     """Train to the last epoch, with logs and checkpoints in the run folder.
 
     Args:
-        steps: makes the steps of an epoch from the network to call. folder: of the run.
+        steps: makes the steps of an epoch from the network to call. choice: of the run folder.
     """
     with listening():
         saved = read_resumed(args) if args.resume else None
         loader = build_loader(args, here)
+        monitors = build_monitors(run.model, args, loader, here.device)
+        run.monitor = monitors.mining
         place, inside = resume(run, args, loader, saved) if saved else (Place(epoch=args.start_epoch), None)
         del saved  # hundreds of megabytes
-        keeper = Keeper(folder / "model", keep_all="k400" in args.dataset, resumed=args.resume)
-        with open_run(folder, args, place, made_with(run, loader)) as journal:
+        keeper = Keeper(choice.folder / "model", keep_all="k400" in args.dataset, resumed=args.resume)
+        with open_run(choice, args, place, made_with(run, loader)) as journal:
             launch.started()
-            _announce(args, here, loader, run, folder, place)
+            _announce(args, here, loader, run, choice.folder, place)
             check_arithmetic(args, run)
+            subject = Pretraining(args, run, exact_at_first(steps(averaged(run.model, here)), run, args.fp32_steps),
+                                  monitors)
             training = Training(
-                Pretraining(args, run, exact_at_first(steps(averaged(run.model, here)), run, args.fp32_steps)),
-                loader, Plan(args.epochs, args.save_freq, args.save_steps, args.print_freq), keeper, journal,
+                subject, loader, Plan(args.epochs, args.save_freq, args.save_steps, args.print_freq), keeper, journal,
                 here.device, {"options": vars(args), "made_with": made_with(run, loader), "code": code_version()})
             training.stand_at(place, inside)
+            if place.iteration == 0:
+                monitors.before(training.record)
             training.run()
             distributed.barrier()  # no process leaves while the first one still writes
 
@@ -228,6 +237,7 @@ class Pretraining:
     args: Namespace
     run: Run
     steps: StepOfEpoch
+    monitors: Monitors
 
     def begin(self, epoch: int) -> Step:
         """The step of an epoch, after its learning rate and its order of clips for shuffled BatchNorm are set."""
@@ -236,17 +246,22 @@ class Pretraining:
                                    epochs=args.epochs))
         run.model.train()
         run.model.shuffle.manual_seed((args.seed << 20) + epoch)
+        self.monitors.begin_epoch()
         return self.steps(epoch)
 
     def score(self, means: dict[str, float], measure: Measure) -> float:
         """Training top-1; for CoCLR against all positives."""
         return means["top1"]
 
+    def after_epoch(self, epoch: int, record: Record) -> None:
+        """Let the monitors look."""
+        self.monitors.after_epoch(epoch, record)
+
     def state(self) -> dict[str, Any]:
         """The published keys, and the label ring and the loss's scale on top."""
         content = {"state_dict": self.run.model.state_dict(), "optimizer": self.run.optimizer.state_dict()}
-        if self.run.ring is not None:
-            content["label_ring"] = self.run.ring.state_dict()
+        if self.run.monitor is not None:
+            content["label_ring"] = self.run.monitor.state_dict()
         if self.run.optimizer.scaler.is_enabled():
             content["scaler"] = self.run.optimizer.scaler.state_dict()
         return content
@@ -284,6 +299,7 @@ def exact_at_first(steps: StepOfEpoch, run: Run, count: int) -> StepOfEpoch:
 def measure(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module], StepOfEpoch]) -> None:
     """Pretext metrics of the checkpoint ``--test`` over the validation split; the log goes beside the checkpoint."""
     saved = checkpoint.load(args.test)
+    run.monitor = MiningMonitor(args.moco_k, device=here.device) if isinstance(run.model, CoCLR) else None
     _restore(run, saved, args.test)
     loader = build_loader(args, here)
     run.model.eval()
@@ -310,8 +326,9 @@ def _announce(args: Namespace, here: Launch, loader: DataLoader, run: Run, folde
         return
     first = f" after {args.fp32_steps} steps in fp32" if args.fp32_steps else ""
     inside = f" (after its first {place.batch} steps)" if place.batch else ""
+    if place.epoch >= args.epochs:
+        say(f"nothing is left to train: the checkpoint finished epoch {place.epoch - 1} of --epochs {args.epochs}")
+        return
     say(f"epochs {place.epoch}{inside} to {args.epochs - 1} on {here.device} in {run.precision.name}{first}, "
         f"{here.world_size} process(es), "
         f"lr {run.optimizer.base_lr:g}; run folder {folder}")
-    if place.epoch >= args.epochs:
-        say(f"nothing is left to train: the checkpoint finished epoch {place.epoch - 1} of --epochs {args.epochs}")

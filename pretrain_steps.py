@@ -14,11 +14,10 @@ from model.loss import coclr_loss, drop_self, infonce_loss, ubernce_loss
 from model.pretrain import CoCLR
 from utils.console import say
 from utils.engine import Step
-from utils.metrics import LabelRing, mask_accuracy, mining_recall, topk_accuracy
+from utils.metrics import mask_accuracy, topk_accuracy
+from utils.mining import MiningMonitor
 from utils.optimizer import RunOptimizer
 from utils.presets import to_blocks
-
-SELF_MASK_SHARE = 0.9  # share of iterations that leave a query's own key out of its positives, as released
 
 StepOfEpoch = Callable[[int], Step]
 Values = dict[str, Tensor]
@@ -58,20 +57,22 @@ class CoclrSteps:
 
     Args:
         network: the model, or its wrapper that averages gradients over processes. model: the model itself.
-        ring: labels of the queue's entries, for the mining recall alone. seed: of the draws of :func:`masks_self`.
+        monitor: measures what is mined; labels go nowhere else. seed, self_mask: see :func:`masks_self`.
         parts: see :func:`take_step`.
     """
 
     network: nn.Module
     model: CoCLR
     optimizer: RunOptimizer | None
-    ring: LabelRing
+    monitor: MiningMonitor
     device: torch.device
     seed: int
     parts: int = 1
+    self_mask: float = 0.9
 
     def __post_init__(self) -> None:
         self._full = self.model.queue_is_full
+        self.model.watch = self.monitor.watch
 
     def __call__(self, epoch: int) -> Step:
         return partial(self.step, epoch)
@@ -81,11 +82,11 @@ class CoclrSteps:
         full = self._is_full(iteration)
         network = self.network if full else self.model  # no gradients to average while the queue fills
         batches = split(batch, self.parts)
-        contrast = partial(self._contrast, network, full, masks_self(self.seed, epoch, iteration))
+        contrast = partial(self._contrast, network, full, masks_self(self.seed, epoch, iteration, self.self_mask))
         values = take_step(network, self.optimizer if full else None, batches, contrast)
         if self.optimizer is not None:
             for part in batches:  # in the order in which the queue took them
-                self.ring.update(part["label"].to(self.device), part["source"].to(self.device))
+                self.monitor.ring.update(*(part[name].to(self.device) for name in ("label", "source", "index")))
         return {**values, **rate(self.optimizer)}
 
     def _contrast(self, network: nn.Module, full: bool, without_self: bool, batch: dict) -> Values:
@@ -94,10 +95,7 @@ class CoclrSteps:
         logits, mask = network(views[:, 0], views[:, 1], source)  # (B, 1+K) each
         loss = coclr_loss(logits, drop_self(mask) if without_self else mask)
         values = {"loss": loss, **accuracies(logits, mask)}
-        if full and self.ring.full and self.model.topk:
-            label = batch["label"].to(self.device, non_blocking=True)
-            values["recall"] = mining_recall(mask, label, source, self.ring)
-        return values
+        return values | self.monitor.read(batch["label"].to(self.device, non_blocking=True))
 
     def _is_full(self, iteration: int) -> bool:
         if not self._full and self.model.queue_is_full:
@@ -106,9 +104,9 @@ class CoclrSteps:
         return self._full
 
 
-def masks_self(seed: int, epoch: int, iteration: int) -> bool:
-    """Whether this iteration leaves column 0 out of the positives: one draw, the same on all processes."""
-    return bool(np.random.default_rng([seed, epoch, iteration]).random() < SELF_MASK_SHARE)
+def masks_self(seed: int, epoch: int, iteration: int, share: float = 0.9) -> bool:
+    """Whether this iteration, as a share of all, leaves column 0 out of the positives; one draw for all processes."""
+    return bool(np.random.default_rng([seed, epoch, iteration]).random() < share)
 
 
 def split(batch: dict, parts: int) -> list[dict]:

@@ -18,7 +18,8 @@ DAY = 86_400  # seconds
 class Costs:
     """Of one unit. rgb_frame, flow_frame: bytes of a stored frame at 320x240. sample: seconds of one processor core for
     a sample of two clips of two streams. forward: operations of S3D on a clip of 32x128x128. parameters: of an encoder.
-    checkpoint: bytes of its tensors but for the queue, the optimizer's moments included."""
+    checkpoint: bytes of its tensors but for the queue, the optimizer's moments included. train_rate, test_rate:
+    operations a second of 2 cores, in a training step in float32 and in an evaluation, decoding included."""
 
     rgb_frame: float = 12e3
     flow_frame: float = 8e3
@@ -26,12 +27,15 @@ class Costs:
     forward: float = 23.5e9
     parameters: int = 9_090_848
     checkpoint: float = 204.6e6 + 2 * 4 * 9_090_848
+    train_rate: float = 95e9
+    test_rate: float = 88e9
 
 
 @dataclass(frozen=True)
 class Job:
     """A CoCLR training. videos, video_frames: of the set. batch: B, clips of a process and step. processes: W. frames,
-    side: T and the side of a clip. dim, queue: D and K."""
+    side: T and the side of a clip. dim, queue: D and K. passes: forward passes that a sample's operations are worth:
+    the query's forward 1 and backward 2, the key's 1 and the other view's 1."""
 
     videos: int = 240_000
     video_frames: int = 300
@@ -43,12 +47,18 @@ class Job:
     dim: int = 128
     queue: int = 16_384
     days: float = 3.0
+    passes: float = 5.0
     costs: Costs = Costs()
 
     @property
     def steps(self) -> int:
         """Steps of the whole training."""
         return self.epochs * (self.videos // (self.batch * self.processes))
+
+    @property
+    def samples(self) -> int:
+        """Samples of the whole training, all processes together."""
+        return self.steps * self.batch * self.processes
 
     @property
     def samples_a_second(self) -> float:
@@ -72,10 +82,13 @@ class Job:
 
     @property
     def operations(self) -> float:
-        """Operations a second that the encoders must sustain: the query's forward and twice that backward, the key's
-        and the other view's forward."""
-        clip = self.costs.forward * (self.frames / 32) * (self.side / 128) ** 2
-        return self.samples_a_second * 5 * clip
+        """Operations a second that the encoders must sustain."""
+        return self.samples_a_second * self.sample_operations
+
+    @property
+    def sample_operations(self) -> float:
+        """Operations of a sample."""
+        return self.passes * self.costs.forward * (self.frames / 32) * (self.side / 128) ** 2
 
     @property
     def network(self) -> dict[str, float]:

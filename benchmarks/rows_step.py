@@ -18,7 +18,7 @@ from model.loss import coclr_loss, drop_self
 from model.pretrain import CoCLR
 from pretrain_steps import CoclrSteps, masks_self
 from utils.conv_check import check_convolutions
-from utils.metrics import LabelRing
+from utils.mining import MiningMonitor
 from utils.optimizer import RunOptimizer
 from utils.photo import PhotoRecipe, stack
 from utils.precision import choose
@@ -49,7 +49,7 @@ def make_batch(sizes: Sizes, step: int) -> dict:
     # All of one video, which is never mined from itself: at initialisation the keys of such clips are so alike that
     # rounding would decide which of them are mined.
     source = torch.zeros(sizes.batch, dtype=torch.long)
-    return {"clips": clips, "photo": photo, "source": source, "label": source}
+    return {"clips": clips, "photo": photo, "source": source, "label": source, "index": source}
 
 
 class Ours:
@@ -62,9 +62,9 @@ class Ours:
         if precision != "fp32":
             check_convolutions(self.model.encoders(), (sizes.frames, sizes.img_dim, sizes.img_dim), arithmetic)
         self.optimizer = RunOptimizer(self.model.named_parameters(), lr=LR, wd=WD, scaler=arithmetic.scaler())
-        ring = LabelRing(sizes.queue, sizes.device)
         self.steps = CoclrSteps(lambda block1, block2, source: self.model(block1.to(kind), block2.to(kind), source),
-                                self.model, self.optimizer, ring, sizes.device, SEED)
+                                self.model, self.optimizer, MiningMonitor(sizes.queue, device=sizes.device),
+                                sizes.device, SEED)
 
     def step(self, batch: dict, iteration: int) -> float:
         """The loss of a step."""

@@ -65,6 +65,7 @@ MODES = {
     "train": Mode(train=True, by_epoch=True),
     "val": Mode(train=False, validation=True),
     "test": Mode(train=False, windows=True, windowed=True),
+    "query": Mode(train=False, windowed=True),
     "gallery": Mode(train=True, windowed=True),
     "gallery_windows": Mode(train=True, windows=True, windowed=True),
 }
@@ -157,8 +158,9 @@ def build(name: str, mode: str, *, transform: Transform, data_root: str | os.Pat
 
     Args:
         name: see the module. mode: "train" (one or two random clips of a training video, new ones each epoch), "val"
-            (a random clip of 30 % of the test videos), "test" (all windows of the test videos), "gallery" (a random
-            clip of a training video, always the same) or "gallery_windows" (all windows of the training videos).
+            (a random clip of 30 % of the test videos), "test" (all windows of the test videos), "query" (a random clip
+            of a test video, always the same), "gallery" (of a training video) or "gallery_windows" (all windows of the
+            training videos).
         transform: see `video_dataset.Transform`. data_root, split_root: None for the repository's own folders.
         seq_len: frames of a clip. ds: every how many frames. which_split: of several lists. seed: of all draws.
         second_view: what "-f", and the second of "-2stream", is: "flow", or "residual", for which RGB is enough.

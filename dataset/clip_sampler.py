@@ -9,6 +9,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from dataset.errors import DataError
+
+MAX_FRAMES = 1 << 20  # of a video that is cut into windows, nine hours: a damaged count can be anything
 LengthRule = Literal["half", "whole"]
 
 
@@ -50,10 +53,13 @@ def windows(num_frames: int, seq_len: int, ds: int) -> np.ndarray:
     """All windows of a video, int64 (W, seq_len): a new one begins every seq_len*ds//2 - 1 frames.
 
     Raises:
+        DataError: it has more than a million frames.
         ValueError: there are no frames.
     """
     if num_frames < 1:
         raise ValueError("a video without frames has no windows")
+    if num_frames > MAX_FRAMES:
+        raise DataError(f"a video of {num_frames} frames is too long for windows: cut it into several")
     span = seq_len * ds
     step = max(1, span // 2 - 1)
     starts = range(0, max(0, num_frames - span) + 1, step)

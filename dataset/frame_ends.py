@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.errors import DataError
+from dataset.regular import regular
 
 MAKE = "python process_data/src/index_lmdb.py"
 ENDING = "-ends.npy"
@@ -58,7 +59,7 @@ def load(path: Path, num_frames: np.ndarray) -> FrameEnds:
     """
     remedy = f"remove it, or make it again with {MAKE} {str(path).removesuffix(ENDING)}"
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=regular) as file:
             found = HEADER.match(file.read(MOST_HEADER))
             size = file.seek(0, os.SEEK_END)
     except OSError as error:

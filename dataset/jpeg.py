@@ -1,7 +1,8 @@
 """JPEGs of one video as one array."""
 
+import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -13,8 +14,17 @@ DECODE_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"  # what they begin with
 FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # JPEG's markers before a size
 WITHOUT_LENGTH = frozenset((0x00, 0x01, *range(0xD0, 0xD9)))
+END, NEXT = 0xD9, re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", flags=re.DOTALL)  # the next marker after compressed data
 
 MAX_PIXELS = 1 << 25  # of a frame, more than 8K video has: a damaged header can promise any size
+MAX_BYTES = 1 << 32  # of the frames that are decoded together: 18,000 of 320x240, ten minutes
+# A scan of a progressive JPEG goes over all pixels of a component, and may take ten bytes alone; 10 to 20 are usual.
+MAX_SCANS, MAX_SCANNED = 100, 1 << 30  # of one component each; scans times pixels, some 4 s
+SCAN = b"\xff\xda"
+
+
+class TooMuchError(ValueError):
+    """Frames that together take more memory than any clip should."""
 
 
 class FrameError(ValueError):
@@ -33,11 +43,13 @@ def decode(jpegs: Sequence[memoryview]) -> np.ndarray:
 
     Raises:
         FrameError: an image does not decode, or is of another size than the first.
+        TooMuchError: together they take more than 4 GiB.
     """
-    size = _size(jpegs[0], 0)
+    size = checked_size(jpegs[0], 0)
     for place, jpeg in enumerate(jpegs):  # all of them first: one that lies about its size takes no memory
-        if _size(jpeg, place) != size:
+        if checked_size(jpeg, place) != size:
             raise FrameError(place, "is of another size than the first one")
+    refuse_too_much(3 * size[0] * size[1] * len(jpegs))
     images = np.empty((len(jpegs), *size, 3), dtype=np.uint8)
     for place, jpeg in enumerate(jpegs):
         try:
@@ -45,6 +57,33 @@ def decode(jpegs: Sequence[memoryview]) -> np.ndarray:
         except ValueError:
             images[place] = _decode_any(jpeg, place)
     return images
+
+
+def refuse_too_much(size: int) -> None:
+    """Raises TooMuchError where that many bytes are too many for the frames of a sample."""
+    if size > MAX_BYTES:
+        raise TooMuchError(f"its frames take {size / 2**30:.1f} GiB in one sample, more than {MAX_BYTES >> 30}: cut "
+                           "the video into several, or make its frames smaller")
+
+
+def checked_size(jpeg: memoryview, place: int = 0) -> tuple[int, int]:
+    """Height and width of an image by its header.
+
+    Raises:
+        FrameError: it is none that :func:`decode` reads, or would take too long.
+    """
+    size = _size(jpeg, place)
+    scans = _scans(bytes(jpeg))
+    if scans > MAX_SCANS or scans * size[0] * size[1] > MAX_SCANNED:
+        raise FrameError(place, f"has {scans} scans")
+    return size
+
+
+def _scans(image: bytes) -> int:
+    """Scans of a JPEG's components, counted each."""
+    if image.count(SCAN) < 2:
+        return 1
+    return sum(min(4, image[place + 4]) for marker, place in _markers(image) if marker == SCAN[1])
 
 
 def _size(jpeg: memoryview, place: int) -> tuple[int, int]:
@@ -79,13 +118,22 @@ def _promised(image: memoryview) -> tuple[int, int] | None:
     if bytes(image[:8]) == PNG and len(image) > 24:
         width, height = struct.unpack_from(">II", image, 16)
         return height, width
+    found = next((place for marker, place in _markers(image) if marker in FRAME_HEADERS), None)
+    return None if found is None else struct.unpack_from(">HH", image, found + 5)
+
+
+def _markers(image: bytes | memoryview) -> Iterator[tuple[int, int]]:
+    """The markers of a JPEG up to its end, and where each lies with at least nine bytes from there on."""
     place = 2 if bytes(image[:2]) == JPEG else len(image)
     while place + 9 <= len(image):
         marker = image[place + 1]
         if image[place] != 0xFF or marker == 0xFF:
             place += 1
-        elif marker in FRAME_HEADERS:
-            return struct.unpack_from(">HH", image, place + 5)
-        else:
-            place += 2 if marker in WITHOUT_LENGTH else 2 + struct.unpack_from(">H", image, place + 2)[0]
-    return None
+            continue
+        yield marker, place
+        if marker == END:
+            return
+        place += 2 if marker in WITHOUT_LENGTH else 2 + struct.unpack_from(">H", image, place + 2)[0]
+        if marker == SCAN[1]:
+            found = NEXT.search(image, place)
+            place = found.start() if found else len(image)

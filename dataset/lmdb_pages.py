@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.regular import regular
+
 MAGIC, FORMAT = 0xBEEFC0DE, 1
 PAGE_HEADER, NODE_HEADER, META = 16, 8, 136  # bytes
 SMALLEST = 1024  # bytes: two pages of the smallest size
@@ -72,7 +74,7 @@ class PageReader:
         path: of the LMDB, a file or a folder with data.mdb.
 
     Attributes:
-        stamp: of the file as it was opened, see :func:`stamp`.
+        stamp: of the file as it was opened, see :func:`stamp`. size: of the file, bytes.
 
     Raises:
         DamagedError: it is of another format, or cut short.
@@ -80,8 +82,8 @@ class PageReader:
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.stamp = stamp(path)
-        with open(data_file(path), "rb") as file:
-            size = os.fstat(file.fileno()).st_size
+        with open(data_file(path), "rb", opener=regular) as file:
+            self.size = size = os.fstat(file.fileno()).st_size
             if size < SMALLEST:
                 raise DamagedError(f"cannot be read as an LMDB: it has {size} bytes")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -134,6 +136,8 @@ class PageReader:
 
     def _nodes(self, page: int) -> list[int]:
         """Where the nodes of a page begin, in the order of their keys."""
+        if page >= self.size:
+            raise IndexError(f"a page at {page} of {self.size} bytes")
         count = (self._number("<H", page + 12) - PAGE_HEADER) // 2
         return [page + offset for offset in struct.unpack_from(f"<{count}H", self._map, page + PAGE_HEADER)]
 

@@ -4,10 +4,8 @@ A file is opened on first use, so a reader can be built before there are workers
 forked process reads on in the parent's.
 """
 
-import operator
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,11 @@ import cv2
 import msgpack
 import numpy as np
 
-from dataset import frame_ends, jpeg, stand_ins
+from dataset import frame_ends, jpeg, lmdb_contents, stand_ins
 from dataset.errors import DamagedFramesError, DataError
+from dataset.lmdb_contents import Contents
 from dataset.lmdb_pages import DamagedError, PageReader, Value, stamp
 from dataset.msgpack_list import CutValueError, element_spans, indexed_spans, readable_spans
-
-
-@dataclass(frozen=True)
-class _Contents:
-    """What an LMDB holds: the id of each video by name, the number of frames by id, and where they end if known.
-
-    stamp: of the file that this was read from, see `lmdb_pages.stamp`.
-    """
-
-    stamp: tuple[int, ...]
-    ids: dict[str, int]
-    num_frames: np.ndarray
-    ends: frame_ends.FrameEnds | None
 
 
 class LmdbReader:
@@ -47,7 +33,7 @@ class LmdbReader:
         # A link may lead to a folder where only others may write, or away from where the ends were put.
         self._beside = [] if walk else [frame_ends.path_beside(p) for p in (os.path.abspath(path), self.path)]
         self._held: PageReader | None = None
-        self._contents: _Contents | None = None
+        self._contents: Contents | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_held": None, "_contents": None}
@@ -70,7 +56,7 @@ class LmdbReader:
         self._held = None
 
     @property
-    def contents(self) -> _Contents:
+    def contents(self) -> Contents:
         """Ids and frame counts, read once. The file is let go of: who starts workers need not have it open."""
         if self._contents is None:
             was_open = self._held is not None
@@ -79,26 +65,11 @@ class LmdbReader:
                 self.close()
         return self._contents
 
-    def _read_contents(self) -> _Contents:
+    def _read_contents(self) -> Contents:
         pages = self._pages()
         order, keys, lengths = (self._metadata(key) for key in (b"__order__", b"__keys__", b"__vlen__"))
-        try:
-            ids = {name.decode(): number for number, name in enumerate(order)}
-            places = np.array([int(key) for key in keys], dtype=np.int64)
-            num_frames = np.zeros(len(order), dtype=np.int32)
-            if not len(order) == len(places) == len(lengths):
-                raise ValueError(f"{len(order)}, {len(places)} and {len(lengths)} entries")
-            num_frames[places] = [operator.index(length) for length in lengths]
-        except (ValueError, IndexError, AttributeError, TypeError, OverflowError) as error:
-            raise DataError(f"{self.path}: __order__, __keys__ and __vlen__ do not belong together ({error}): make the "
-                            "file again") from error
-        if len(ids) < len(order) or len(set(places.tolist())) < len(order) or (num_frames < 0).any() or (
-                places < 0).any():
-            raise DataError(f"{self.path}: __order__ has a name twice, or __keys__ or __vlen__ a number below 0: make "
-                            "the file again")
-        beside = next((path for path in self._beside if path.exists()), None)
-        ends = frame_ends.load(beside, num_frames) if beside else None
-        return _Contents(pages.stamp, ids, num_frames, ends)
+        ids, num_frames = lmdb_contents.combine(self.path, pages.size, order, keys, lengths)
+        return Contents(pages.stamp, ids, num_frames, lmdb_contents.known_ends(self._beside, num_frames))
 
     def _metadata(self, key: bytes) -> list:
         value = self._find(key, self.path)
@@ -150,32 +121,46 @@ class LmdbReader:
         """
         where = f"{self.path}, video {name}"
         value = self._value(name, where)
-        return stand_ins.clips(indices, lambda wanted: self._images(name, value, wanted, where),
-                               lambda wanted, error: self._images_with_stand_ins(name, value, wanted, error), replaced)
-
-    def _images(self, name: str, value: Value, wanted: list[int], where: str) -> np.ndarray:
-        spans = self._spans(name, value, wanted, where)
         try:
-            return jpeg.decode([value.view[start:end] for start, end in spans])
-        except jpeg.FrameError as error:
-            raise DamagedFramesError(f"{where}, frame {wanted[error.place]} {error}: make the file again") from error
+            return stand_ins.clips(
+                indices, lambda wanted, mend: self._images(name, value, wanted, where, mend=mend), replaced)
+        except jpeg.TooMuchError as error:
+            raise DataError(f"{where}: {error}") from error
+
+    def _images(self, name: str, value: Value, wanted: list[int], where: str, *, mend: bool
+                ) -> tuple[np.ndarray, list[int]]:
+        """The images, and the frames that others stand in for."""
+        try:
+            spans = self._spans(name, value, wanted, where)
+            try:
+                return jpeg.decode([value.view[start:end] for start, end in spans]), []
+            except jpeg.FrameError as error:
+                raise DamagedFramesError(f"{where}, frame {wanted[error.place]} {error}: make the file again"
+                                         ) from error
+        except DamagedFramesError as error:
+            if mend:
+                return self._images_with_stand_ins(name, value, wanted, error)
+            raise
 
     def _images_with_stand_ins(self, name: str, value: Value, wanted: list[int], error: DamagedFramesError
                                ) -> tuple[np.ndarray, list[int]]:
         """The images, and the frames that others stand in for. Raises `error` where that is no remedy."""
-        spans, count = readable_spans(value.view), self.num_frames(name)
+        count = self.num_frames(name)
         if wanted[0] < 0 or wanted[-1] >= count:
             raise error
-
-        def jpeg_of(frame: int) -> memoryview | None:
-            return value.view[slice(*spans[frame])] if frame < len(spans) else None
+        spans = readable_spans(value.view, count)
         try:
-            images, lost = stand_ins.decode(jpeg_of, wanted, count)
+            images, lost = stand_ins.decode(lambda frame: value.view[slice(*spans[frame])], wanted, len(spans))
         except jpeg.FrameError:
             raise error from None
         if not lost:  # the frames are sound: it is the file of their ends that is not
             raise error
         return images, lost
+
+    def readable_frames(self, name: str) -> int:
+        """How many frames of a video have bytes; in a value that is cut short, later ones are lost."""
+        value = self._value(name, f"{self.path}, video {name}")
+        return len(readable_spans(value.view, self.num_frames(name)))
 
     def frame_ends(self, name: str) -> np.ndarray:
         """Where each frame of a video ends in its value, found by walking all of it: uint32 (frames,).

@@ -46,12 +46,12 @@ def element_spans(value: memoryview, wanted: Sequence[int]) -> tuple[int, list[t
     return count, spans
 
 
-def readable_spans(value: memoryview) -> list[tuple[int, int]]:
-    """The spans of a damaged list, up to the first element that ends too late or is no byte string."""
+def readable_spans(value: memoryview, most: int) -> list[tuple[int, int]]:
+    """The spans of a damaged list, at most so many, up to the first element that ends too late or is no byte string."""
     spans: list[tuple[int, int]] = []
     try:
         count, place = _header(value, 0, ARRAY_HEADERS, FIX_ARRAY)
-        for _ in range(count):
+        for _ in range(min(count, most)):
             length, place = _header(value, place, STRING_HEADERS, FIX_STRING)
             if place + length > len(value):
                 break

@@ -104,10 +104,18 @@ class ResidualReader:
         Raises:
             DataError: as there; it names the LMDB and the number of the RGB frame.
         """
-        return stand_ins.clips(indices, lambda wanted: self._images(name, wanted),
-                               lambda wanted, error: self._with_stand_ins(name, wanted, error), replaced)
+        return stand_ins.clips(indices, lambda wanted, mend: self._images(name, wanted, mend=mend), replaced)
 
-    def _images(self, name: str, wanted: list[int]) -> np.ndarray:
+    def _images(self, name: str, wanted: list[int], *, mend: bool) -> tuple[np.ndarray, list[int]]:
+        """The images, and the frames that others stand in for."""
+        try:
+            return self._sound_images(name, wanted), []
+        except DamagedFramesError as error:
+            if mend:
+                return self._with_stand_ins(name, wanted, error)
+            raise
+
+    def _sound_images(self, name: str, wanted: list[int]) -> np.ndarray:
         rows = np.array(wanted)
         frames = np.union1d(rows, rows + 1)
         images = self.rgb.take(name, frames)
@@ -121,6 +129,6 @@ class ResidualReader:
             pair = self.rgb.pair(name, frame)
             return None if pair is None else residual_image(*pair)
         try:
-            return stand_ins.nearest(image_of, wanted, self.num_frames(name))
+            return stand_ins.nearest(image_of, wanted, self.rgb.readable_frames(name) - 1)
         except jpeg.FrameError:
             raise error from None

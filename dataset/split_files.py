@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dataset.errors import DataError
+from dataset.regular import read_bytes
 
 INDEX = re.compile(r"\d+\s*[,\s]\s*")  # a leading integer and its separator
 CLIP_SUFFIX = re.compile(r"_c\d+$")
@@ -16,7 +17,7 @@ CLIP_SUFFIX = re.compile(r"_c\d+$")
 def read_text(path: Path, what: str) -> str:
     """The text of a file, or a DataError that says what it is."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except OSError as error:
         raise DataError(f"cannot read {what} {path} ({error.strerror}): check --split_root, or write it with "
                         "process_data/src/write_csv.py") from error

@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset
 
 from dataset.clip_sampler import Sampler
+from dataset.errors import DataError
 from dataset.video_index import Reader, VideoIndex
 
 
@@ -91,7 +92,10 @@ class VideoDataset(Dataset):
             raise IndexError(f"there is no row {row} in a dataset of {len(self)} videos")
         row %= len(self)
         rng = self.rng(epoch, row)
-        clips = self.sampler(int(self.index.num_frames[row]), rng)  # (clips, seq_len)
+        try:
+            clips = self.sampler(int(self.index.num_frames[row]), rng)  # (clips, seq_len)
+        except DataError as error:
+            raise DataError(f"{self.index.names[row]}: {error}") from error
         sample: dict[str, Any] = {}
         if self.sampler.windowed:
             distinct, places = np.unique(clips, return_inverse=True)

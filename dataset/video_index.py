@@ -81,7 +81,7 @@ def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, 
 
     Raises:
         DataError: a file is missing or damaged, a class is not in the list, more than 5 % of the rows are missing
-            from an LMDB (or are of unlisted classes, K400), or no video is left.
+            from an LMDB (or are of unlisted classes, K400), a row has more frames than the LMDB, or no video is left.
     """
     folder = csv_path.parent
     classes = read_classes(folder / "ClassInd.txt")
@@ -94,7 +94,7 @@ def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, 
     there = (labels >= 0) & np.array([all(name in reader for reader in readers) for name in names], dtype=bool)
     _refuse_missing(csv_path, paths, there, readers)
     rows = np.flatnonzero(there)
-    lengths = _frame_counts([names[i] for i in rows], counts[rows], readers, rules.csv_counts)
+    lengths = _frame_counts(csv_path, [names[i] for i in rows], counts[rows], readers, rules.csv_counts)
     short = np.asarray(too_short(lengths, seq_len, ds, rules.length))
     if short.all():
         raise DataError(f"every video of {csv_path} is too short for --seq_len {seq_len} and --ds {ds}: the longest "
@@ -106,11 +106,17 @@ def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, 
     return VideoIndex([paths[i] for i in kept], kept_names, labels[kept], sources, lengths[~short], classes, report)
 
 
-def _frame_counts(names: list[str], counts: np.ndarray, readers: Sequence[Reader], csv_counts: tuple[bool, ...]
-                  ) -> np.ndarray:
+def _frame_counts(csv_path: Path, names: list[str], counts: np.ndarray, readers: Sequence[Reader],
+                  csv_counts: tuple[bool, ...]) -> np.ndarray:
     """Frames of each video that all streams have, int32 (n,)."""
-    streams = [counts if from_csv else np.array([reader.num_frames(name) for name in names], dtype=np.int32)
-               for reader, from_csv in zip(readers, csv_counts, strict=True)]
+    streams = []
+    for reader, from_csv in zip(readers, csv_counts, strict=True):
+        held = np.array([reader.num_frames(name) for name in names], dtype=np.int32)
+        if from_csv and (counts > held).any():
+            worst = int(np.flatnonzero(counts > held)[0])
+            raise DataError(f"{csv_path}: {names[worst]} has {counts[worst]} frames, but {held[worst]} in "
+                            f"{reader.path}: make both from the same frames")
+        streams.append(counts if from_csv else held)
     return np.minimum.reduce(streams)
 
 

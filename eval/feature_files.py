@@ -5,21 +5,23 @@ says which checkpoint and options they were made with; it is written last, so a 
 from elsewhere, which the linear probe and the two-stream fusion accept).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from dataset.split_files import video_name
 from eval.report import read_json, write_json
 from utils import checkpoint
-from utils.console import say
+from utils.console import one_line, say
 from utils.errors import CheckpointError, OptionError
 
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """Features (N, F) float32, labels (N,) int64 and the csv paths of N videos, in the same order."""
+    """Features (N, F) float32, finite; labels (N,) int64; and the csv paths of N videos, in the same order."""
 
     features: Tensor
     labels: Tensor
@@ -51,7 +53,7 @@ def load(folder: Path, dataset: str, split: str) -> FeatureSet:
     if not path.is_file():
         raise OptionError(f"no {path.name} in {folder}: make it with main_classifier.py --test CHECKPOINT --retrieval")
     features = _load_tensor(path).float()
-    labels = _load_tensor(_file(folder, dataset, split, "label.pth.tar")).long()
+    labels = _load_tensor(_file(folder, dataset, split, "label.pth.tar"))
     names = read_json(_file(folder, dataset, split, "vname.json"))
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise CheckpointError(f"{_file(folder, dataset, split, 'vname.json')} is no list of names: make it again with "
@@ -60,7 +62,24 @@ def load(folder: Path, dataset: str, split: str) -> FeatureSet:
             names):
         raise CheckpointError(f"{path}: {tuple(features.shape)} features, {tuple(labels.shape)} labels and "
                               f"{len(names)} names do not belong together: make them again with --retrieval")
-    return FeatureSet(features, labels, names)
+    if not features.square().sum(dim=1).isfinite().all():
+        raise CheckpointError(f"{path} has features that are not finite, or too large to compare: make them again with "
+                              "--retrieval and a checkpoint of a sound training")
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise CheckpointError(f"{_file(folder, dataset, split, 'label.pth.tar')} has labels that are no whole numbers: "
+                              "make it again with --retrieval")
+    refuse_twice(names, _file(folder, dataset, split, "vname.json"))
+    return FeatureSet(features, labels.long(), names)
+
+
+def refuse_twice(names: Iterable[str], path: Path) -> None:
+    """CheckpointError where a file has rows of one "Class/video" twice: either could be meant."""
+    seen = set()
+    for name in map(video_name, names):
+        if name in seen:
+            raise CheckpointError(f"{path} has the video {one_line(name)} twice: leave one of its rows, or make it "
+                                  "again")
+        seen.add(name)
 
 
 def load_if_made_from(folder: Path, dataset: str, split: str, made_from: dict) -> FeatureSet | None:
@@ -79,6 +98,9 @@ def _load_tensor(path: Path) -> Tensor:
     if not isinstance(content, Tensor | list):
         raise CheckpointError(f"{path} does not hold a tensor: make it again with --retrieval")
     try:
-        return torch.as_tensor(content)
+        found = torch.as_tensor(content)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{path} holds a list that is none of numbers: make it again with --retrieval") from error
+    if found.is_complex():
+        raise CheckpointError(f"{path} holds complex numbers: make it again with --retrieval")
+    return found

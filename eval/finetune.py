@@ -18,7 +18,7 @@ from utils.metrics import topk_accuracy
 from utils.optimizer import RunOptimizer, resumed_lr
 from utils.presets import to_blocks
 from utils.schedule import lr_at, lr_factor
-from utils.training import Measure, Place
+from utils.training import Measure, Place, Record
 
 BACKBONE_SHARE = 0.1  # of the learning rate, under --train_what ft
 
@@ -99,6 +99,9 @@ class Classifying:
         """Validation top-1."""
         set_mode(self.net, self.rates.train_what, training=False)
         return measure(self.val, make_step(self.net, self.device), "val")["top1"]
+
+    def after_epoch(self, epoch: int, record: Record) -> None:
+        """The means of an epoch say all."""
 
     def state(self) -> dict[str, Any]:
         """The published keys, and the loss's scale on top."""

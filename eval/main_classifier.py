@@ -114,8 +114,8 @@ def prepare(args: Namespace, net: nn.Module, devices: Devices, precision: Precis
 def train(args: Namespace, devices: Devices) -> None:
     """Linear probe or finetuning, into a run folder (of a resumed checkpoint: its own)."""
     folder = run_folder.classifier_folder(args, len(devices))
-    args.resume = run_folder.resolve(args.resume, folder)
-    folder = run_folder.settle(args.resume, folder, "--prefix")
+    choice = run_folder.choose(args.resume, folder, "--prefix")
+    folder, args.resume = choice.folder, choice.resume
     loaders = build_loaders(args, devices)
     net = build_net(args, len(loaders[0].dataset.index.classes))
     if args.pretrain not in ("", RANDOM) and not args.resume:
@@ -127,7 +127,7 @@ def train(args: Namespace, devices: Devices) -> None:
     rates = finetune.Rates(**{name: getattr(args, name) for name in finetune.Rates.__dataclass_fields__})
     made_with = {"gpus": len(devices), "precision": precision.name, "training set": loaders[0].dataset.fingerprint}
     place, inside = resume(args, net, optimizer, rates, made_with, loaders[0])
-    with listening(), run_start.open_run(folder, args, place, made_with) as journal:
+    with listening(), run_start.open_run(choice, args, place, made_with) as journal:
         say(f"{args.train_what} on {run_folder.dataset_name(args)} with {args.net}: {', '.join(map(str, devices))}, "
             f"batches of {loaders[0].batch_size}, run folder {folder}")
         subject = finetune.Classifying(prepare(args, net, devices, precision), optimizer, rates, loaders[1], devices[0])
@@ -156,8 +156,8 @@ def test(args: Namespace, devices: Devices) -> None:
     """Crop test or retrieval of one checkpoint; the log and all results go beside it."""
     path = Path(args.test)
     if args.test == RANDOM:
-        folder = run_folder.classifier_folder(args, len(devices))
-        path = run_folder.make(folder.with_name(f"{folder.name}_pt={RANDOM}")) / "model" / RANDOM  # no training's
+        path = run_folder.random_weights(args, len(devices))  # no training's
+        run_folder.make(path.parents[1])
     with log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")), torch.inference_mode():
         say(f"test of {args.test} on {run_folder.dataset_name(args)}, split {args.which_split}, "
             f"{', '.join(map(str, devices))}")

@@ -29,7 +29,7 @@ from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
 from eval.report import percent, percentages, read_json, table, write_json
 from eval.retrieval import report_recall
-from utils.console import say
+from utils.console import one_line, say
 from utils.errors import CheckpointError, OptionError
 from utils.options import ROOT, Parser
 
@@ -50,15 +50,21 @@ def parse(argv: Sequence[str] | None) -> Namespace:
 def read_probabilities(path: Path) -> dict[str, Tensor]:
     """{csv path: (classes,) probabilities} from a file {path: {"mean_prob": [[...]]}} or {path: [[...]]}.
 
-    Raises CheckpointError where the file is missing, of another shape, or holds rows of different lengths.
+    Raises CheckpointError where the file is missing, of another shape, or holds rows of different lengths, a video
+    twice, or numbers that are not finite.
     """
     content = read_json(path)
     try:
         rows = {name: torch.tensor(value["mean_prob"] if isinstance(value, dict) else value, dtype=torch.float64)
                 .reshape(-1) for name, value in content.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise CheckpointError(f"{path} is not a probability file: it must hold a list of numbers for each video, or "
                               '{"mean_prob": ...} of one') from error
+    feature_files.refuse_twice(rows, path)
+    odd = next((name for name, row in rows.items() if not row.isfinite().all()), None)
+    if odd is not None:
+        raise CheckpointError(f"{path}: the probabilities of {one_line(odd)} are not finite: make it again with a "
+                              "checkpoint of a sound training")
     lengths = sorted({len(row) for row in rows.values()})
     if len(lengths) != 1:
         raise CheckpointError(f"{path}: rows of {lengths} classes, they must all have as many" if rows
@@ -99,6 +105,8 @@ def match(rgb: FeatureSet, flow: FeatureSet) -> tuple[FeatureSet, FeatureSet]:
     if not torch.equal(rgb.labels, flow.labels):
         raise CheckpointError("the two feature folders label the same videos differently: make them again with one "
                               "ClassInd.txt")
+    if rgb.labels.min() < 0:
+        raise CheckpointError("the feature folders have labels below 0, of no class: make them again with --retrieval")
     return rgb, flow
 
 

@@ -64,3 +64,31 @@ def topk_accuracy(score: Tensor, label: Tensor, ks: tuple[int, ...] = (1, 5)) ->
     depth = min(max(ks), score.shape[1])
     right = score.topk(depth, dim=1).indices == label[:, None]  # (N, depth)
     return {k: right[:, : min(k, depth)].any(dim=1).double().mean().item() for k in ks}
+
+
+def weighted_knn(sim: Tensor, query_label: Tensor, gallery_label: Tensor, classes: int, k: int = 200,
+                 T: float = 0.07, ks: tuple[int, ...] = (1, 5)) -> dict[int, float]:
+    """Share of queries whose class is among the best few by the votes of their neighbours (`knn_votes`).
+
+    sim (Q, G), labels (Q,) and (G,) integers on the CPU; k, T: of the votes; returns {rank in ks: share in 0-1}. A
+    class without a vote is never a hit, so a rank beyond the number of classes that were voted for counts those.
+    """
+    depth = min(max(ks), classes)
+    hits = torch.zeros(depth, dtype=torch.float64)
+    for start in range(0, len(sim), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        votes, best = knn_votes(sim[rows], gallery_label, classes, k, T).topk(depth, dim=1)  # (R, depth)
+        right = (best == query_label[rows, None]) & (votes > 0)
+        hits += right.cummax(dim=1).values.sum(dim=0)
+    return {rank: float(hits[min(rank, depth) - 1]) / len(sim) for rank in ks}
+
+
+def knn_votes(sim: Tensor, gallery_label: Tensor, classes: int, k: int, T: float) -> Tensor:
+    """Votes exp(sim / T) of the k most similar gallery entries, summed by class: float64 (Q, classes), on the CPU.
+
+    The weighted kNN classifier of Wu et al. (arXiv 1805.01978, section 3.4). Each row is divided by the vote of its
+    nearest entry, which leaves the order of the classes and keeps small T from overflowing. A k beyond G takes all G.
+    """
+    near, index = (x.cpu() for x in sim.topk(min(k, sim.shape[1]), dim=1))  # (Q, k), best first
+    weights = ((near - near[:, :1]).double() / T).exp()
+    return weights.new_zeros(len(sim), classes).scatter_add_(1, gallery_label[index], weights)

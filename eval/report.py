@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from utils.console import one_line
 from utils.errors import CheckpointError
 
 
@@ -35,11 +36,26 @@ def write_json(path: Path, value: object) -> None:
     os.replace(temporary, path)
 
 
+class _TwiceError(ValueError):
+    """A key that a JSON object has twice, of which readers take the last."""
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in pairs:
+        if key in found:
+            raise _TwiceError(key)
+        found[key] = value
+    return found
+
+
 def read_json(path: Path) -> object:
-    """Content of a JSON file; CheckpointError in one line where it is missing or not JSON."""
+    """Content of a JSON file; CheckpointError in one line where it is missing, not JSON, or has a key twice."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path") from error
+    except _TwiceError as error:
+        raise CheckpointError(f"{path} has {one_line(str(error))} twice: leave one of them") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not a JSON file: it may be cut short, write it again") from error

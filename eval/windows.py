@@ -17,26 +17,33 @@ from tqdm import tqdm
 
 from utils.augmentation import photometric
 from utils.console import say
+from utils.distributed import is_main
 from utils.loader import items
+from utils.stop import outlive
 from utils.watch import FrameWatch, video_names
 
 SECONDS_BETWEEN_LINES = 30.0
 Chunk = tuple[tuple[int, int], Tensor]  # (row of the dataset's index, crop), (W, ...) rows or clips
 
 
-def read_samples(dataset: Dataset, *, workers: int, device: torch.device, title: str) -> Iterator[dict]:
+def read_samples(dataset: Dataset, *, workers: int, device: torch.device, title: str,
+                 watch: FrameWatch | None = None) -> Iterator[dict]:
     """Samples of `dataset` one by one, in its order, with progress on the console.
 
     Videos differ in length, so nothing is collated. On a terminal there is a bar, elsewhere a line every half minute.
+
+    watch: counts frames that cannot be read; None for a new one that knows of whole videos.
 
     Raises:
         DataError: a video cannot be read.
         TrainingError: more than 1 % of the frames cannot, or a loader worker was lost.
     """
-    loader = DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers,
-                        pin_memory=device.type == "cuda", prefetch_factor=2 if workers else None)
-    watch = FrameWatch(video_names(dataset), sum(map(int, dataset.index.num_frames)))
-    terminal = sys.stderr.isatty()
+    # A generator of its own: a training that measures would else draw other numbers than one that does not.
+    loader = DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=outlive,
+                        generator=torch.Generator(), pin_memory=device.type == "cuda",
+                        prefetch_factor=2 if workers else None)
+    watch = watch or FrameWatch(video_names(dataset), sum(map(int, dataset.index.num_frames)))
+    terminal = sys.stderr.isatty() and is_main()
     spoken = time.monotonic()
     bar = tqdm(items(loader), total=len(loader), desc=title, unit="video", disable=not terminal, leave=False)
     for count, sample in enumerate(bar, start=1):

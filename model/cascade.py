@@ -1,5 +1,7 @@
 """Cascade positive retrieval: positives mined from coarse to fine, by two views in turn (CPR, section 3.2)."""
 
+from collections.abc import Iterator, Sequence
+
 import torch
 from torch import Tensor
 
@@ -26,8 +28,15 @@ def stage_sizes(K: int, topk: int, ratio: float, stage: int) -> list[int]:
     return sizes
 
 
+def stage_views(stage: int, first: str = "other") -> list[str]:
+    """The view that each stage ranks by, "other" or "own": in turn from ``first`` on, and "other" at the last stage."""
+    second = {"other": "own", "own": "other"}[first]
+    return [*((first, second)[i % 2] for i in range(stage - 1)), "other"]
+
+
 @torch.no_grad()
-def cascade_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio: float, stage: int) -> Tensor:
+def cascade_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio: float, stage: int, *,
+                 first: str = "other") -> Tensor:
     """The ``topk`` queue entries that survive the cascade, best first.
 
     Stage 1 ranks by the other view, stage 2 ranks the survivors by the own view, and so on in turn; the last stage
@@ -39,6 +48,7 @@ def cascade_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio:
         own: similarities in the own view, q . queue, (B, K) float.
         excluded: entries that must not be mined (same source), (B, K) bool. They come last at every stage.
         topk, ratio, stage: see :func:`stage_sizes`. ``stage`` 1 is plain top-k.
+        first: the view of stage 1, see :func:`stage_views`.
 
     Returns:
         Queue indices (B, topk), int64, sorted by the other view's similarity.
@@ -47,17 +57,44 @@ def cascade_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio:
         ModelError: see :func:`stage_sizes`.
     """
     sizes = stage_sizes(other.shape[1], topk, ratio, stage)
+    for entries, survivors in _stages(other, own, excluded, sizes, first):  # noqa: B007, the last ones count
+        pass
+    return _indices(entries, survivors)
+
+
+@torch.no_grad()
+def cascade_stages(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio: float, stage: int, *,
+                   first: str = "other") -> list[Tensor]:
+    """What survives each stage of :func:`cascade_topk`, to look at: queue indices, (B, size of the stage) int64 each.
+
+    Only the last ones, which :func:`cascade_topk` returns, are in order.
+    """
+    sizes = stage_sizes(other.shape[1], topk, ratio, stage)
+    return [_indices(entries, survivors) for entries, survivors in _stages(other, own, excluded, sizes, first)]
+
+
+def _stages(other: Tensor, own: Tensor, excluded: Tensor, sizes: Sequence[int], first: str
+            ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """After each stage: the queue indices that survived the first one (B, n), and which of these are left (B, size),
+    None for all of them."""
+    views = stage_views(len(sizes), first)
+    rows = {"other": other, "own": own}
     # Only the first stage looks at the whole queue: from then on there are just its survivors, with numbers among them.
-    found = other.masked_fill(excluded, float("-inf")).topk(sizes[0], dim=1, sorted=len(sizes) == 1)
+    leading = rows.pop(views[0]).masked_fill(excluded, float("-inf"))
+    found = leading.topk(sizes[0], dim=1, sorted=len(sizes) == 1)
+    yield found.indices, None
     if len(sizes) == 1:
-        return found.indices
-    other = found.values  # (B, kept)
-    own = own.gather(1, found.indices).masked_fill_(other == float("-inf"), float("-inf"))
-    survivors = None  # None stands for all of the first stage's
-    for i, size in enumerate(sizes[1:], start=2):
-        last = i == len(sizes)
-        rows = other if last or i % 2 == 1 else own
-        rank = rows if survivors is None else rows.gather(1, survivors)
-        kept = rank.topk(size, dim=1, sorted=last).indices
+        return
+    [(name, following)] = rows.items()
+    following = following.gather(1, found.indices).masked_fill_(found.values == float("-inf"), float("-inf"))
+    rows = {views[0]: found.values, name: following}  # (B, kept)
+    survivors = None
+    for i, (view, size) in enumerate(zip(views[1:], sizes[1:], strict=True), start=2):
+        rank = rows[view] if survivors is None else rows[view].gather(1, survivors)
+        kept = rank.topk(size, dim=1, sorted=i == len(sizes)).indices
         survivors = kept if survivors is None else survivors.gather(1, kept)
-    return found.indices.gather(1, survivors)
+        yield found.indices, survivors
+
+
+def _indices(entries: Tensor, survivors: Tensor | None) -> Tensor:
+    return entries if survivors is None else entries.gather(1, survivors)

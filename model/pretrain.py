@@ -4,15 +4,18 @@ Symbols as in the papers: q query, k key, kf the key's other view (frozen encode
 B clips per process, W processes, T temperature (frames in shapes). A model is in training while gradients are recorded.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from model.cascade import cascade_topk, stage_sizes
+from model.cascade import cascade_stages, cascade_topk, stage_sizes, stage_views
 from model.errors import ModelError
 from model.momentum import MomentumContrast, check_queue, embed, freeze, make_encoder
 from utils import distributed
 
-__all__ = ["CoCLR", "InfoNCE", "UberNCE", "check_queue"]
+__all__ = ["CoCLR", "InfoNCE", "Mining", "UberNCE", "check_queue"]
 
 
 class InfoNCE(MomentumContrast):
@@ -69,6 +72,21 @@ class UberNCE(InfoNCE):
         return logits, mask
 
 
+@dataclass(frozen=True)
+class Mining:
+    """What a forward of CoCLR mined, for whoever watches it.
+
+    other, own: similarities of the queries to the queue in both views, (B, K); the own ones are divided by the
+    temperature, unless the anchor is the key. excluded: entries of the query's own source, (B, K) bool.
+    stages: queue indices that survived each stage, (B, size) int64; the last are the mined ones, best first.
+    """
+
+    other: Tensor
+    own: Tensor
+    excluded: Tensor
+    stages: list[Tensor]
+
+
 class CoCLR(InfoNCE):
     """Co-training of two views; positives are mined in the other view (CoCLR, section 3.2), by a cascade with CPR.
 
@@ -78,19 +96,27 @@ class CoCLR(InfoNCE):
         ratio, stage: the cascade's, see :func:`model.cascade.stage_sizes`; used only with ``cascade``.
         reverse: train the flow encoder and mine in RGB, instead of the other way round.
         cascade: mine by cascade positive retrieval instead of plain top-k.
+        anchor: what the cascade compares with the own view's queue: the "query" q, as released, or the "key" k, the
+            positive variant of the paper (CPR, section 3.2).
+        first: the view that stage 1 ranks by, "other" or "own".
+
+    Attributes:
+        watch: called with what was mined in each forward that mines, if set.
 
     Raises:
-        ModelError: topk is larger than the queue, or some stage of the cascade would keep fewer than topk.
+        ModelError: topk is larger than the queue, some stage of the cascade would keep fewer than topk, or anchor or
+            first would change nothing.
     """
 
+    watch: Callable[[Mining], None] | None = None
+
     def __init__(self, network: str, dim: int = 128, K: int = 2048, m: float = 0.999, T: float = 0.07, topk: int = 5,
-                 ratio: float = 0.5, stage: int = 3, reverse: bool = False, cascade: bool = False) -> None:
-        if not 0 <= topk <= K:
-            raise ModelError(f"topk must lie between 0 and the queue's length {K}, but is {topk}")
-        if cascade:
-            stage_sizes(K, topk, ratio, stage)  # refuses settings that cannot work, before anything is built
+                 ratio: float = 0.5, stage: int = 3, reverse: bool = False, cascade: bool = False, *,
+                 anchor: str = "query", first: str = "other") -> None:
+        check_mining(K, topk, ratio, stage, cascade, anchor, first)  # before anything is built
         super().__init__(network, dim, K, m, T)
         self.topk, self.ratio, self.stage = topk, ratio, stage if cascade else 1
+        self.anchor, self.first = anchor, first
         self.own_view, self.other_view = (1, 0) if reverse else (0, 1)
         self.sampler = make_encoder(network, dim)
         freeze(self.sampler)
@@ -133,7 +159,8 @@ class CoCLR(InfoNCE):
             k, k_all = self.embed_keys(block2[:, self.own_view])  # (B, D), (W*B, D)
             kf = embed(self.sampler, block2[:, self.other_view], self.dtype)  # (B, D)
         logits = self.logits(q, k)  # (B, 1+K)
-        mask = self.positives(kf, logits.detach(), source)  # (B, 1+K)
+        own = logits[:, 1:].detach() if self.anchor == "query" else k @ self.queue  # (B, K)
+        mask = self.positives(kf, own, source)  # (B, 1+K)
         if training:
             sources = distributed.all_gather(source)  # (W*B,)
             self.enqueue({"queue": k_all, "queue_second": distributed.all_gather(kf), "queue_vname": sources,
@@ -141,16 +168,46 @@ class CoCLR(InfoNCE):
         return logits, mask
 
     @torch.no_grad()
-    def positives(self, kf: Tensor, logits: Tensor, source: Tensor) -> Tensor:
+    def positives(self, kf: Tensor, own: Tensor, source: Tensor) -> Tensor:
         """The mask of positives (B, 1+K), float: own key, same source, and once the queue is full the mined entries.
 
         Args:
-            kf: other view's keys (B, D). logits: (B, 1+K); their queue part ranks the own view. source: (B,).
+            kf: other view's keys (B, D). own: similarities to the queue in the own view (B, K). source: (B,).
         """
         same_source = source[:, None] == self.queue_vname[None, :]  # (B, K)
         mask = torch.cat([torch.ones_like(same_source[:, :1]), same_source], dim=1).float()
         if self.topk and self.queue_is_full:
             other = kf @ self.queue_second  # (B, K)
-            mined = cascade_topk(other, logits[:, 1:], same_source, self.topk, self.ratio, self.stage)  # (B, topk)
-            mask.scatter_(1, mined + 1, 1.0)
+            mask.scatter_(1, self._mine(other, own, same_source) + 1, 1.0)
         return mask
+
+    def _mine(self, other: Tensor, own: Tensor, same_source: Tensor) -> Tensor:
+        """The mined entries (B, topk), best first."""
+        settings = self.topk, self.ratio, self.stage
+        first = self.first if self.stage > 1 else "other"
+        if self.watch is None:
+            return cascade_topk(other, own, same_source, *settings, first=first)
+        stages = cascade_stages(other, own, same_source, *settings, first=first)
+        self.watch(Mining(other, own, same_source, stages))
+        return stages[-1]
+
+
+def check_mining(K: int, topk: int, ratio: float, stage: int, cascade: bool, anchor: str = "query",
+                 first: str = "other") -> None:
+    """Refuse settings of :class:`CoCLR` that cannot work, or would change nothing.
+
+    Raises:
+        ModelError: with the numbers, and what to do.
+    """
+    if not 0 <= topk <= K:
+        raise ModelError(f"topk must lie between 0 and the queue's length {K}, but is {topk}")
+    if cascade:
+        stage_sizes(K, topk, ratio, stage)
+    if anchor not in ("query", "key") or first not in ("other", "own"):
+        raise ModelError(f"the anchor is query or key, the first view other or own, but they are {anchor} and {first}")
+    if first == "own" and not (cascade and stage > 1):
+        raise ModelError("the own view can come first only in a cascade of two stages or more (--cascade, --stage): "
+                         "the last stage always ranks by the other view")
+    if anchor == "key" and not (cascade and "own" in stage_views(stage, first)):
+        raise ModelError("the key can be the anchor only in a cascade with a stage of the own view (--cascade, and "
+                         "--stage 3 or more, or 2 with the own view first)")

@@ -7,70 +7,51 @@ class is a motion and the scene varies, so flow knows more than RGB, and positiv
 """
 
 import argparse
-import re
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import launch
+from cotrain_plan import CLASSIFIER, COCLR, MERGE, NCE, ROOT, foresee
+from eval import options as classifier_options
+from eval.report import read_json
+from utils import run_folder
+from utils.pipeline import Runner, Step
+
 CLIP = ["--seq_len", "8", "--ds", "2", "--img_dim", "64"]
-KS = (1, 5, 10, 20)
-
-
-class StepError(RuntimeError):
-    """A command of the demo failed."""
+KS = ("1", "5", "10", "20")
 
 
 class Demo:
-    """Runs the commands in a folder and remembers how long each took."""
+    """Runs the commands in a folder."""
 
-    def __init__(self, out: Path, workers: int) -> None:
-        self.out, self.workers = out, workers
-        self.times: dict[str, float] = {}
-        (out / "logs").mkdir(parents=True, exist_ok=True)
-        self.roots = ["--data_root", str(out / "data"), "--split_root", str(out / "splits")]
+    def __init__(self, runner: Runner, workers: int) -> None:
+        self.runner, self.out, self.workers = runner, runner.out, workers
+        self.roots = ["--data_root", str(self.out / "data"), "--split_root", str(self.out / "splits")]
 
-    def step(self, name: str, script: str, *options: object, shown: int = 1) -> str:
-        """Run a script of the project inside the demo's folder, show its last lines, and return its output.
+    def step(self, name: str, script: str, *options: object, shown: int = 1) -> None:
+        """Run a script of the project inside the demo's folder, and show its last lines.
 
         Raises:
-            StepError: it ended with an error; its last lines are shown.
+            TrainingError: it ended with an error; its last lines are shown.
         """
-        command = [sys.executable, str(ROOT / script), *map(str, options)]
-        print(f"\n[{name}]\n$ python {script} {' '.join(map(str, options))}", flush=True)
-        start = time.perf_counter()
-        log = self.out / "logs" / f"{name.replace(' ', '_')}.log"
-        with open(log, "w") as file:
-            code = subprocess.run(command, cwd=self.out, stdout=file, stderr=subprocess.STDOUT, check=False).returncode
-        self.times[name] = time.perf_counter() - start
-        text = log.read_text()
-        if code:
-            raise StepError(f"{name} failed with exit code {code}; the end of {log}:\n{text[-2000:]}")
-        for line in text.strip().splitlines()[-shown:]:
-            print(f"  {line[:150]}")
-        print(f"  {self.times[name]:.0f} s, log {log}", flush=True)
-        return text
+        self.runner.run_step(Step(name, ("python", str(ROOT / script), *map(str, options)), shown=shown))
 
-    def checkpoint(self, text: str) -> Path:
-        """The last checkpoint of the run folder that a training log names."""
-        folder = re.findall(r"run folder (\S+)", text)[-1].rstrip(";,")
-        files = (self.out / folder / "model").glob("epoch*.pth.tar")
-        return max(files, key=lambda path: int(re.findall(r"\d+", path.name)[0])).resolve()
+    def train(self, name: str, script: str, *options: object) -> Path:
+        """Run a training; its last checkpoint."""
+        _, path = foresee(script, [*map(str, options)])
+        self.step(name, script, *options)
+        return self.out / path
 
-
-def recalls(text: str, row: str) -> list[float]:
-    """R@1, 5, 10, 20 in percent, of a row of a retrieval table."""
-    line = next(line for line in text.splitlines() if re.match(rf"{re.escape(row)}\s+\d", line))
-    return [float(number) for number in line.split()[1 : 1 + len(KS)]]
-
-
-def top1(text: str, row: str) -> float:
-    """Top-1 in percent, of a row of an accuracy table."""
-    line = next(line for line in text.splitlines() if re.match(rf"{re.escape(row)}\s+\d", line))
-    return float(line[len(row):].split()[0])
+    def numbers(self, file: Path, *keys: str) -> dict[str, float]:
+        """What an evaluation wrote into a JSON file, in percent; of an inner table, that under the keys."""
+        content = read_json(file)
+        for key in keys:
+            content = content[key]
+        return content
 
 
 def prepare(demo: Demo) -> None:
@@ -99,28 +80,26 @@ def pretrain(demo: Demo, args: argparse.Namespace) -> dict[str, Path]:
     ckpt = {}
     for stream, dataset in (("RGB", "motions-2clip"), ("flow", "motions-f-2clip")):
         name = f"InfoNCE {stream}"
-        ckpt[name] = demo.checkpoint(demo.step(name, "main_nce.py", "--dataset", dataset, *infonce))
-    ckpt["CPR RGB"] = demo.checkpoint(demo.step(
-        "CPR RGB", "main_coclr.py", *mining, "--name_prefix", "FlowMining_",
-        "--pretrain", ckpt["InfoNCE RGB"], ckpt["InfoNCE flow"]))
-    ckpt["CPR flow"] = demo.checkpoint(demo.step(
-        "CPR flow", "main_coclr.py", *mining, "--name_prefix", "RGBMining_", "--reverse",
-        "--pretrain", ckpt["InfoNCE flow"], ckpt["CPR RGB"]))
+        ckpt[name] = demo.train(name, NCE, "--dataset", dataset, *infonce)
+    ckpt["CPR RGB"] = demo.train("CPR RGB", COCLR, *mining, "--name_prefix", "FlowMining_",
+                                 "--pretrain", ckpt["InfoNCE RGB"], ckpt["InfoNCE flow"])
+    ckpt["CPR flow"] = demo.train("CPR flow", COCLR, *mining, "--name_prefix", "RGBMining_", "--reverse",
+                                  "--pretrain", ckpt["InfoNCE flow"], ckpt["CPR RGB"])
     return ckpt
 
 
-def retrieve(demo: Demo, ckpt: dict[str, Path]) -> dict[str, list[float]]:
+def retrieve(demo: Demo, ckpt: dict[str, Path]) -> dict[str, dict[str, float]]:
     """R@k of every checkpoint, and of both CPR streams together."""
     rows = {}
     for name, path in {"random RGB": "random", "random flow": "random", **ckpt}.items():
         dataset = "motions-f" if name.endswith("flow") else "motions"
-        text = demo.step(f"retrieval {name}", "eval/main_classifier.py", "--dataset", dataset, *CLIP, "-j", 1,
-                         "--test", path, "--retrieval", *demo.roots)
-        rows[name] = recalls(text, dataset)
+        words = ["--dataset", dataset, *CLIP, "-j", 1, "--test", path, "--retrieval", *demo.roots]
+        demo.step(f"retrieval {name}", CLASSIFIER, *words)
+        args = classifier_options.parse([*map(str, words)], "")
+        beside = ckpt.get(name) or demo.out / run_folder.random_weights(args, len(classifier_options.devices(args.gpu)))
+        rows[name] = demo.numbers(beside.parent / "feature" / f"{dataset}_recall.json")
     folders = [ckpt[name].parent / "feature" for name in ("CPR RGB", "CPR flow")]
-    text = demo.step("retrieval merge", "eval/merge_2stream_prob.py", "--mode", "s", "--dataset", "motions",
-                     "--prob1", folders[0], "--prob2", folders[1], "--split_root", demo.out / "splits")
-    rows["CPR RGB + flow"] = recalls(text, "both")
+    rows["CPR RGB + flow"] = merge(demo, "retrieval merge", "s", folders)
     return rows
 
 
@@ -130,29 +109,33 @@ def finetune(demo: Demo, ckpt: dict[str, Path], epochs: int) -> dict[str, float]
     for name in ("CPR RGB", "CPR flow"):
         dataset = "motions-f" if name.endswith("flow") else "motions"
         common = ["--dataset", dataset, *CLIP, "--batch_size", 8, "-j", 1, "--train_what", "ft", *demo.roots]
-        text = demo.step(f"finetune {name}", "eval/main_classifier.py", *common, "--epochs", epochs,
-                         "--schedule", epochs * 4 // 5, "--dropout", 0.5, "--eval_freq", 4,
-                         "--pretrain", ckpt[name])
-        path = demo.checkpoint(text)
-        text = demo.step(f"ten-crop test {name}", "eval/main_classifier.py", *common, "--test", path, "--ten_crop")
-        rows[name] = top1(text, "ten crops")
+        path = demo.train(f"finetune {name}", CLASSIFIER, *common, "--epochs", epochs, "--schedule", epochs * 4 // 5,
+                          "--dropout", 0.5, "--eval_freq", 4, "--pretrain", ckpt[name])
+        demo.step(f"ten-crop test {name}", CLASSIFIER, *common, "--test", path, "--ten_crop")
+        rows[name] = demo.numbers(path.with_name(path.name + "-acc-ten.json"), "ten")["1"]
         prob.append(path.with_name(path.name + "-prob-ten.json"))
-    text = demo.step("classification merge", "eval/merge_2stream_prob.py", "--mode", "c", "--dataset", "motions",
-                     "--prob1", prob[0], "--prob2", prob[1], "--split_root", demo.out / "splits")
-    rows["CPR RGB + flow"] = top1(text, "both")
+    rows["CPR RGB + flow"] = merge(demo, "classification merge", "c", prob)["1"]
     return rows
 
 
-def report(demo: Demo, recall: dict[str, list[float]], accuracy: dict[str, float], ckpt: dict[str, Path]) -> str:
+def merge(demo: Demo, name: str, mode: str, streams: Sequence[Path]) -> dict[str, float]:
+    """Fuse RGB and flow; the numbers of both together."""
+    output = demo.out / "merged" / f"{mode}.json"
+    demo.step(name, MERGE, "--mode", mode, "--dataset", "motions", "--prob1", streams[0], "--prob2", streams[1],
+              "--split_root", demo.out / "splits", "--output", output)
+    return demo.numbers(output, "both")
+
+
+def report(demo: Demo, recall: dict[str, dict[str, float]], accuracy: dict[str, float], ckpt: dict[str, Path]) -> str:
     """The table of results, and where everything lies."""
     head = f"{'':18}" + "".join(f"{f'R@{k}':>8}" for k in KS) + f"{'finetuned':>12}"
     lines = [head, "-" * len(head)]
     for name, values in recall.items():
         tuned = f"{accuracy[name]:12.1f}" if name in accuracy else f"{'':12}"
-        lines.append(f"{name:18}" + "".join(f"{value:8.1f}" for value in values) + tuned)
+        lines.append(f"{name:18}" + "".join(f"{value:8.1f}" for value in map(values.get, KS)) + tuned)
     classes = len((demo.out / "splits" / "motions" / "ClassInd.txt").read_text().split())
     lines += ["", f"percent; retrieval of test videos among training videos, finetuned: top-1 with ten crops; "
-              f"chance is {100 / classes:.1f}", f"time in all: {sum(demo.times.values()) / 60:.1f} minutes", "",
+              f"chance is {100 / classes:.1f}", f"time in all: {sum(demo.runner.times.values()) / 60:.1f} minutes", "",
               f"videos            {demo.out / 'videos'}, a look at them: {demo.out / 'contact_sheet.png'}",
               f"LMDBs and splits  {demo.out / 'data'}, {demo.out / 'splits'}"]
     lines += [f"{name:18}{path}" for name, path in ckpt.items()]
@@ -167,15 +150,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--finetune_epochs", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2, help="processes that prepare the videos")
     args = parser.parse_args(argv)
-    demo = Demo(args.out.resolve(), args.workers)
-    try:
+    with Runner(args.out.resolve()).open() as runner:
+        demo = Demo(runner, args.workers)
         prepare(demo)
         ckpt = pretrain(demo, args)
         recall = retrieve(demo, ckpt)
         accuracy = finetune(demo, ckpt, args.finetune_epochs)
-    except StepError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
     table = report(demo, recall, accuracy, ckpt)
     (demo.out / "results.txt").write_text(table + "\n")
     print(f"\n{table}")
@@ -183,4 +163,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    launch.run(main)

@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 own=${1:?the first argument is FLOW_INFONCE.pth.tar}
 other=${2:?the second argument is RGB_CYCLE1.pth.tar}
-torchrun --standalone --nproc_per_node="${GPUS:-2}" --max-restarts="${RESTARTS:-0}" \
+exec torchrun --standalone --nproc_per_node="${GPUS:-2}" --max-restarts="${RESTARTS:-0}" \
     main_coclr.py --net s3d --topk 5 --moco-k 2048 --reverse \
     --dataset ucf101-2stream-2clip --seq_len 32 --ds 1 --batch_size 16 \
     --epochs 100 --schedule 80 --name_prefix Cycle1-RGBMining_Cascade_ -j 8 --resume auto \

@@ -4,6 +4,6 @@
 # Run again, it goes on from the newest checkpoint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python eval/main_classifier.py --net s3d --dataset ucf101 --seq_len 32 --ds 1 --batch_size 32 \
+exec python eval/main_classifier.py --net s3d --dataset ucf101 --seq_len 32 --ds 1 --batch_size 32 \
     --train_what ft --epochs 500 --schedule 400 450 --resume auto \
     --pretrain "${1:?the first argument is PRETRAINED.pth.tar}" "${@:2}"

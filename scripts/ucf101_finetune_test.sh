@@ -3,6 +3,6 @@
 # Usage: bash scripts/ucf101_finetune_test.sh FINETUNED.pth.tar [more options]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python eval/main_classifier.py --net s3d --dataset ucf101 --seq_len 32 --ds 1 --batch_size 32 \
+exec python eval/main_classifier.py --net s3d --dataset ucf101 --seq_len 32 --ds 1 --batch_size 32 \
     --train_what ft --epochs 500 --schedule 400 450 \
     --test "${1:?the first argument is FINETUNED.pth.tar}" --ten_crop "${@:2}"

@@ -9,7 +9,7 @@ case "${STREAM:-rgb}" in
     flow) dataset=ucf101-f-2clip ;;
     *) echo "error: STREAM is rgb or flow, not '$STREAM'" >&2; exit 2 ;;
 esac
-torchrun --standalone --nproc_per_node="${GPUS:-2}" --max-restarts="${RESTARTS:-0}" \
+exec torchrun --standalone --nproc_per_node="${GPUS:-2}" --max-restarts="${RESTARTS:-0}" \
     main_nce.py --net s3d --model infonce --moco-k 2048 \
     --dataset "$dataset" --seq_len 32 --ds 1 --batch_size 16 \
     --epochs 300 --schedule 250 280 -j 8 --resume auto --name_prefix "${STREAM:-rgb}_" "$@"

@@ -3,5 +3,5 @@
 # Usage: bash scripts/ucf101_retrieval.sh PRETRAINED.pth.tar [more options, e.g. --dataset ucf101-f for a flow model]
 set -euo pipefail
 cd "$(dirname "$0")/.."
-python eval/main_classifier.py --net s3d --dataset ucf101 --seq_len 32 --ds 1 \
+exec python eval/main_classifier.py --net s3d --dataset ucf101 --seq_len 32 --ds 1 \
     --test "${1:?the first argument is PRETRAINED.pth.tar}" --retrieval "${@:2}"

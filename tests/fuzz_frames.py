@@ -9,13 +9,14 @@ import cv2
 import lmdb
 import msgpack
 import numpy as np
-from fuzz_inputs import MSGPACK, edits, png_sized
+from fuzz_inputs import MSGPACK, edits, many_scans, other_pages, png_sized
 from fuzz_targets import Target, given
 from hypothesis import strategies as st
 from miniature import frame, jpeg, write_lmdb
 from PIL import Image
 
 from dataset import jpeg as jpegs
+from dataset.clip_sampler import windows
 from dataset.frame_ends import path_beside
 from dataset.lmdb_reader import LmdbReader
 from process_data.src.lmdb_file import open_lmdb, pack
@@ -137,7 +138,10 @@ def metadata_target(folder: Path, key: str) -> Target:
 
         def contents() -> None:
             reader = LmdbReader(path)
-            check({name: reader.num_frames(name) for name in reader.names})
+            found = {name: reader.num_frames(name) for name in reader.names}
+            check(found)
+            for name, count in found.items():
+                given(lambda name=name, count=count: reader.clips(name, windows(max(count, 1), 8, 1), []))
             assert all(name in reader for name in reader.names)
 
         def check(found: dict[str, int]) -> None:
@@ -152,8 +156,9 @@ def metadata_target(folder: Path, key: str) -> Target:
         results = given(contents, prepared)
         assert value != file.value or results == 2
         return results
+    counts = st.lists(st.sampled_from([0, 1, 4, 17, (1 << 31) - 1]) | st.integers(0, 1 << 31), min_size=3, max_size=3)
     return Target(f"LMDB {key}", [file.value, parts["__order__"], parts["__vlen__"]], read,
-                  MSGPACK | edits([file.value]))
+                  MSGPACK | edits([file.value]) | counts.map(msgpack.packb))
 
 
 def pages_target(folder: Path) -> Target:
@@ -194,7 +199,7 @@ def pages_target(folder: Path) -> Target:
         return bytes(data)
     odd = st.lists(st.tuples(st.sampled_from(heads), st.integers(0, 70) | st.integers(0, 65535)), min_size=1,
                    max_size=5).map(with_heads)
-    return Target("LMDB pages", used, read, odd | edits(used), weight=2)
+    return Target("LMDB pages", used, read, odd | other_pages(sound) | edits(used), weight=2)
 
 
 def saved(form: str, mode: str = "RGB", **settings) -> bytes:
@@ -223,7 +228,8 @@ def jpeg_target() -> Target:
         results = given(alone, among_others)
         assert data != good or results == 2
         return results
-    return Target("JPEGs", seeds, read, edits(seeds[:9]) | st.binary(max_size=200), weight=2)
+    odd = many_scans(saved("JPEG", "L", progressive=True))
+    return Target("JPEGs", seeds, read, edits(seeds[:9]) | st.binary(max_size=200) | odd, weight=2)
 
 
 def targets(folder: Path) -> list[Target]:

@@ -173,6 +173,31 @@ def png_sized(data: bytes, width: int, height: int) -> bytes:
     return data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
 
 
+def many_scans(data: bytes) -> st.SearchStrategy[bytes]:
+    """A progressive JPEG whose last scan is there many times, and which may say that it is large."""
+    last = data.rfind(b"\xff\xda")
+    place = data.index(b"\xff\xc2") + 5
+
+    def build(size: int | None, count: int) -> bytes:
+        head = data if size is None else data[:place] + size.to_bytes(2, "big") * 2 + data[place + 4:]
+        return head[:last] + data[last:-2] * count + b"\xff\xd9"
+    return st.builds(build, st.none() | st.sampled_from([100, 2500]), st.integers(0, 150) | st.integers(0, 9000))
+
+
+def other_pages(data: bytes) -> st.SearchStrategy[bytes]:
+    """An LMDB file with other numbers of its root and last pages, in both of its first pages."""
+    numbers = st.sampled_from([1 << bit for bit in range(64)]) | st.integers(0, (1 << 64) - 1)
+
+    def build(place: int, number: int) -> bytes:
+        for start in (place, place + 4096):
+            changed[start:start + 8] = number.to_bytes(8, "little")
+        result = bytes(changed)
+        changed[:] = data
+        return result
+    changed = bytearray(data)
+    return st.builds(build, st.sampled_from([128, 136]), numbers)
+
+
 def _tensor(kind: torch.dtype, shape: list[int], form: str) -> torch.Tensor:
     whole = torch.zeros(shape).to(kind)
     if form == "expanded":

@@ -57,6 +57,7 @@ def index_target(folder: Path, changed: str) -> Target:
                 assert 0 < len(found.paths) == len(found.names) == len(found.labels) == len(found.num_frames)
                 assert (found.labels.dtype, found.sources.dtype, found.num_frames.dtype) == (
                     np.int64, np.int64, np.int32)
+                assert all(count <= LENGTHS[name] for name, count in zip(found.names, found.num_frames, strict=True))
                 assert set(found.names) <= set(LENGTHS) and "\n" not in found.report
                 assert all(found.classes[label] == name.split("/")[0]
                            for name, label in zip(found.names, found.labels, strict=True))
@@ -80,7 +81,9 @@ def index_target(folder: Path, changed: str) -> Target:
     odd = JSON if changed.endswith("json") else TEXT
     numbers = st.dictionaries(st.sampled_from(["a", "b", "A/a"]), st.integers() | st.integers(0, 3)).map(
         lambda value: json.dumps(value).encode())
-    return Target(changed, FILES[changed], read, odd | numbers | edits(FILES[changed]))
+    counts = st.sampled_from([0, 1, 29, 30, 31, (1 << 31) - 1, 1 << 31]).map(lambda count: ROWS.replace(
+        b",30", b",%d" % count))
+    return Target(changed, FILES[changed], read, odd | numbers | edits(FILES[changed]) | counts)
 
 
 def prepared_target(folder: Path, name: str, seeds: list[bytes], reading: Callable[[Path], object]) -> Target:

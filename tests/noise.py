@@ -4,6 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -27,6 +28,9 @@ class Noise(Dataset):
 
     def __init__(self, streams: int) -> None:
         self.streams = streams
+        rows = np.arange(8)
+        self.index = SimpleNamespace(labels=rows % 2, sources=rows // 2, classes=["A", "B"],
+                                     names=[str(row) for row in rows])
 
     def __len__(self) -> int:
         return 8

@@ -125,11 +125,8 @@ def test_what_a_checkpoint_may_name_besides_tensors_is_a_short_list_of_numpy(tmp
     checkpoint.load(tmp_path / "x")
     added = [entry for entry in seen if entry not in before]
     named = {entry[1] for entry in added if isinstance(entry, tuple)}
-    assert named == {"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "_codecs.encode"}
-    types = {entry for entry in added if not isinstance(entry, tuple)}
-    assert types - {np.dtype} == {
-        type(np.dtype(f"{kind}{size}")) for kind, sizes in (("b", "1"), ("i", "1248"), ("u", "1248"), ("f", "248"))
-        for size in sizes}
+    assert named == {"numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar", "numpy.dtype"}
+    assert {entry[0].__module__ for entry in added} == {"utils.pickles"}  # nothing of NumPy itself
     assert set(torch.serialization.get_safe_globals()) == set(before)
 
 

@@ -66,6 +66,14 @@ def trained(place):
                     "_pt=pre-model-epoch5.pth.tar")
 
 
+def table_rows(text: str, rows: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """Top-1 and top-5 of rows of a printed table, under the first part of their names."""
+    lines = {row: next(line for line in text.splitlines() if line.startswith(row)) for row in rows}
+    return {{"centre": "center"}.get(row.split()[0], row.split()[0]): dict(zip(("1", "5"), (
+        pytest.approx(float(number), abs=0.005) for number in line[len(row):].split()), strict=True))
+        for row, line in lines.items()}
+
+
 def csv_paths(place: Path, split: str) -> list[str]:
     """First column of a split's csv file, verbatim."""
     with open(place / "splits" / "ucf101" / f"{split}_split01.csv", newline="") as file:
@@ -82,6 +90,9 @@ def test_training_leaves_a_run_folder(trained):
     assert saved["epoch"] == 1 and "final_fc.1.weight" in saved["state_dict"]
     bests = [name for name in names if name.startswith("model_best")]
     assert bool(bests) == (saved["best_acc"] > 0)
+    best = json.loads((trained / "best.json").read_text())
+    assert best["validation_top1"] == pytest.approx(100 * saved["best_acc"], abs=1e-3) and best["epochs"] == 2
+    assert best["checkpoint"] is None if not bests else (trained / best["checkpoint"]).is_file()
 
 
 def test_a_second_training_leaves_the_first_alone(trained, run, capsys):
@@ -137,8 +148,11 @@ def test_crops_print_and_write(trained, run, place, capsys):
     assert list(ten) == csv_paths(place, "test")
     for row in ten.values():
         assert len(row["mean_prob"]) == 1 and sum(row["mean_prob"][0]) == pytest.approx(1, abs=1e-5)
+    assert table_rows(out, ("centre crop", "five crops", "ten crops")) == json.loads(
+        Path(f"{checkpoint}-acc-ten.json").read_text())
     assert run(*words) == 0
     assert "five crops" not in capsys.readouterr().out
+    assert list(json.loads(Path(f"{checkpoint}-acc-center.json").read_text())) == ["center"]
     centre = Path(f"{checkpoint}-prob-center.json").read_text()
     assert run(*words, "--center_crop", "-j", "2") == 0
     assert Path(f"{checkpoint}-prob-center.json").read_text() == centre
@@ -149,7 +163,12 @@ def test_retrieval_of_both_streams_then_probe_and_fusion(run, place, capsys):
     checkpoint = place / "pre" / "model" / "epoch5.pth.tar"
     for dataset in ("ucf101", "ucf101-f"):
         assert run("--dataset", dataset, *SMALL, "--test", str(checkpoint), "--retrieval") == 0
-        assert "R@50" in capsys.readouterr().out
+        out = capsys.readouterr().out
+        assert "R@50" in out
+        recall = json.loads((checkpoint.parent / "feature" / f"{dataset}_recall.json").read_text())
+        row = next(line for line in out.splitlines() if line.startswith(f"{dataset} "))
+        assert recall == {k: pytest.approx(float(shown), abs=0.005)
+                          for k, shown in zip(("1", "5", "10", "20", "50"), row.split()[1:], strict=True)}
     folder = checkpoint.parent / "feature"
     features = torch.load(folder / "ucf101_test_feature.pth.tar", weights_only=True)
     assert features.shape == (len(csv_paths(place, "test")), 1024) and (features.norm(dim=1) < 1.001).all()

@@ -51,9 +51,9 @@ def test_means_iterations_and_scalars(tmp_path, capsys):
         means, iteration = epoch(step, journal=Journal(writer, tmp_path / "metrics.jsonl"), iteration=10)
     assert seen == [(200.0 + i, 10 + i) for i in range(7)]
     assert iteration == 17 and means == {"loss": 203.0, "late": 8.0}
-    assert writer.scalars["train/loss"] == {10: 200.0, 13: 202.0, 16: 205.0}
-    assert writer.scalars["train/late"] == {13: 8.0, 16: 8.0}
-    assert writer.scalars["train_epoch/loss"] == {2: 203.0}
+    assert writer.scalars["train/loss"] == {11: 200.0, 14: 202.0, 17: 205.0}  # by steps done
+    assert writer.scalars["train/late"] == {14: 8.0, 17: 8.0}
+    assert writer.scalars["train_epoch/loss"] == {17: 203.0}
     assert set(writer.scalars) >= {"train/data_seconds", "train/step_seconds"}
     text = capsys.readouterr().out
     assert text == (tmp_path / "log").read_text()

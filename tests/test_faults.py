@@ -66,30 +66,33 @@ def test_a_full_disk_is_called_so_whatever_pytorch_makes_of_it(tensors, numbers)
     assert path.read_bytes() == before and os.listdir() == ["x.pth.tar"]
 
 
-def test_a_log_on_a_full_disk_is_named_in_one_line(capsys):
+def full_opener(path: str, flags: int) -> int:
+    """In place of the opener of a run folder's files, as if the disk were full; a link to FULL would be refused."""
+    return os.open(FULL, flags & ~os.O_CREAT)
+
+
+def test_a_log_on_a_full_disk_is_named_in_one_line(capsys, monkeypatch):
     assert run("--epochs 1") == 0
     log = only_folder().resolve() / "img/train.log"
-    log.unlink()
-    log.symlink_to(FULL)
+    monkeypatch.setattr("utils.console.regular", full_opener)
     capsys.readouterr()
     assert run("--epochs 2 --resume auto") == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: cannot read or write {log} (No space left on device): ") and error.count("\n") == 1
 
 
-def fill_after_an_epoch(monkeypatch, link: Path) -> None:
+def fill_after_an_epoch(monkeypatch) -> None:
     begin = pretrain_script.Pretraining.begin
 
     def filled(self, epoch):
         if epoch == 1:
-            (only_folder() / link).unlink()
-            (only_folder() / link).symlink_to(FULL)
+            monkeypatch.setattr(journal, "regular", full_opener)
         return begin(self, epoch)
     monkeypatch.setattr(pretrain_script.Pretraining, "begin", filled)
 
 
 def test_metrics_on_a_full_disk_are_named_in_one_line(monkeypatch, capsys):
-    fill_after_an_epoch(monkeypatch, Path(journal.FILE))
+    fill_after_an_epoch(monkeypatch)
     assert run("--epochs 2") == 2
     error = capsys.readouterr().err
     assert error.startswith(f"error: cannot read or write {only_folder() / journal.FILE} (No space left on device): ")

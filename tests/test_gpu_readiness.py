@@ -8,8 +8,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from model import momentum
 from model.cascade import cascade_topk
 from model.loss import coclr_loss, drop_self, infonce_loss, ubernce_loss
-from model.pretrain import CoCLR, InfoNCE, UberNCE
-from utils.metrics import LabelRing, Meters, mask_accuracy, mining_recall, topk_accuracy
+from model.pretrain import CoCLR, InfoNCE, Mining, UberNCE
+from utils.metrics import Meters, mask_accuracy, topk_accuracy
+from utils.mining import MiningMonitor
 
 GPU = torch.device("cuda", 0)
 
@@ -65,10 +66,14 @@ def test_cascade(fake_gpu):
 def test_metrics(fake_gpu):
     logits = torch.empty(4, 33, device=fake_gpu)
     labels = torch.zeros(4, dtype=torch.long, device=fake_gpu)
-    ring = LabelRing(32, fake_gpu)
+    monitor = MiningMonitor(32, device=fake_gpu)
     mask = logits > 0
-    values = [*topk_accuracy(logits, labels), *mask_accuracy(logits, mask), mining_recall(mask, labels, labels, ring)]
-    ring.update(labels, labels)
+    values = [*topk_accuracy(logits, labels), *mask_accuracy(logits, mask)]
+    monitor.ring.update(labels, labels, labels)
+    monitor.ring.written = 32
+    rows = logits[:, 1:]
+    monitor.watch(Mining(rows, rows, rows > 0, [rows.topk(2, dim=1).indices]))
+    values += monitor.read(labels).values()
     meters = Meters(fake_gpu)
     meters.add({str(i): value for i, value in enumerate(values)})
-    assert {t.device for t in (*values, ring.labels, ring.sources, *meters._sums.values())} == {fake_gpu}
+    assert {t.device for t in (*values, monitor.ring.labels, monitor.ring.rows, *meters._sums.values())} == {fake_gpu}

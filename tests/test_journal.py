@@ -1,9 +1,12 @@
 """metrics.jsonl and TensorBoard: what is written, and what a resumed run takes out of it; run.json."""
 
 import json
+import struct
 import subprocess
+from pathlib import Path
 
 import pytest
+from tensorboardX.proto.event_pb2 import Event
 
 from utils import provenance
 from utils.journal import FILE, Journal, open_journal
@@ -31,11 +34,11 @@ def lines(folder) -> list[dict]:
 def test_a_journal_says_the_same_twice(tmp_path):
     scalars = Scalars()
     journal = Journal(scalars, tmp_path / FILE)
-    journal.steps("train", 2, 19, {"loss": 1.5}, SECONDS)
+    journal.steps("train", 2, 20, {"loss": 1.5}, SECONDS)
     journal.epoch("val", 2, 20, {"top1": 0.25})
     journal.close()
-    assert scalars.seen == {("train/loss", 19): 1.5, ("train/data_seconds", 19): 0.5, ("train/step_seconds", 19): 1.0,
-                            ("val_epoch/top1", 2): 0.25, ("closed", 0): 1}
+    assert scalars.seen == {("train/loss", 20): 1.5, ("train/data_seconds", 20): 0.5, ("train/step_seconds", 20): 1.0,
+                            ("val_epoch/top1", 20): 0.25, ("closed", 0): 1}
     assert lines(tmp_path) == [
         {"kind": "steps", "title": "train", "epoch": 2, "done": 20, "values": {"loss": 1.5}, "seconds": SECONDS},
         {"kind": "epoch", "title": "val", "epoch": 2, "done": 20, "values": {"top1": 0.25}}]
@@ -54,7 +57,7 @@ def test_what_was_written_later_than_the_checkpoint_is_taken_out(epoch, iteratio
     journal, expected = Journal(None, tmp_path / FILE), []
     for each in range(3):
         for done in (4 * each + 1, 4 * each + 3):
-            journal.steps("train", each, done - 1, {"loss": 1.0}, SECONDS)
+            journal.steps("train", each, done, {"loss": 1.0}, SECONDS)
             expected.append(each < epoch or (each == epoch and done <= iteration))
         journal.epoch("train", each, 4 * each + 4, {"loss": 1.0})
         journal.epoch("val", each, 4 * each + 4, {"top1": 1.0})
@@ -65,6 +68,44 @@ def test_what_was_written_later_than_the_checkpoint_is_taken_out(epoch, iteratio
     open_journal(tmp_path, epoch, iteration).close()
     assert lines(tmp_path) == [line for line, wanted in zip(before, expected, strict=True) if wanted]
     assert len(lines(tmp_path)) == sum(expected)
+
+
+def shown(folder: Path) -> list[tuple[str, int]]:
+    """Tags and steps that TensorBoard shows of all files of events: a start takes out its step and later ones."""
+    points: list[tuple[str, int]] = []
+    for path in sorted(folder.glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns):
+        data = path.read_bytes()
+        while data:
+            length, = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12:12 + length])
+            data = data[16 + length:]
+            if event.HasField("session_log"):
+                points = [point for point in points if point[1] < event.step]
+            points += [(value.tag, event.step) for value in event.summary.value]
+    return points
+
+
+@pytest.mark.parametrize(("epoch", "iteration"), [(1, 4), (1, 6), (2, 8)])
+def test_tensorboard_shows_every_point_once_after_a_resume(epoch, iteration, tmp_path, monkeypatch):
+    """Of three epochs of four steps; the second start goes on after some of them."""
+    monkeypatch.setattr("utils.journal.os.getpid", iter(range(100)).__next__)  # files of two processes
+    (tmp_path / "img").mkdir()
+
+    def write(first: int) -> None:
+        begun = (first // 4, first)
+        journal = open_journal(tmp_path, *begun)
+        for done in range(first + 1, 13):
+            journal.steps("train", (done - 1) // 4, done, {"loss": 1.0}, {})
+            if done % 4 == 0:
+                journal.epoch("train", done // 4 - 1, done, {"loss": 1.0})
+                journal.steps("val", done // 4 - 1, done, {"top1": 1.0}, {})
+                journal.epoch("val", done // 4 - 1, done, {"top1": 1.0})
+        journal.close()
+    write(0)
+    once = sorted(shown(tmp_path / "img"))
+    write(iteration)
+    assert sorted(shown(tmp_path / "img")) == once
+    assert len(once) == len(set(once)) == 12 + 3 * 3
 
 
 def test_every_start_of_a_run_is_told(tmp_path):

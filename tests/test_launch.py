@@ -1,6 +1,7 @@
 """Two processes, started in three ways, train to the same bits; only the first one writes and speaks."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import torch
 import launch
 from utils import checkpoint, distributed
 from utils.errors import OptionError
+from utils.stop import EXIT_CODE
 
 SCRIPT = str(Path(__file__).with_name("noise.py"))
 OPTIONS = ["main_coclr", "--dataset", "noise-2stream-2clip", "--seq_len", "8", "--img_dim", "32", "--batch_size", "2",
@@ -147,3 +149,41 @@ def test_before_processes_meet_one_of_each_machine_says_what_is_wrong(local_rank
         monkeypatch.delenv(key, raising=False) if text is None else monkeypatch.setenv(key, text)
     assert launch.exit_code(distributed.start) == 2
     assert capsys.readouterr().err.startswith("error (process 8): the environment has WORLD_SIZE") == says
+
+
+SPAWNING = """
+import sys
+sys.path[:0] = [{tests!r}, {root!r}]
+import torch
+torch.cuda.device_count = lambda: 2
+torch.cuda.get_device_name = str
+import noise
+noise.install()
+import launch, main_nce
+if __name__ == "__main__":
+    launch.run(main_nce.main)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_request_to_stop_reaches_spawned_processes(number, tmp_path):
+    root = Path(__file__).parents[1]
+    (tmp_path / "spawning.py").write_text(SPAWNING.format(tests=str(root / "tests"), root=str(root)))
+    options = ["--dataset", "noise-2clip", *OPTIONS[3:-4], "-j", "0", "--epochs", "400", "--print_freq", "1",
+               "--multiprocessing-distributed"]
+    process = start(["spawning.py", *options], tmp_path)
+    for line in process.stdout:
+        if line.startswith("train epoch 1 "):
+            process.send_signal(number)
+            break
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == EXIT_CODE, err
+    assert f"stopping on {number.name}: saved after" in out and "Traceback" not in err
+    assert list(tmp_path.rglob("epoch*-step*.pth.tar"))
+
+
+def test_a_warning_before_training_ends_with_the_code_of_a_stop(tmp_path):
+    code = "import os, signal, launch; launch.run(lambda: os.kill(os.getpid(), signal.SIGUSR1))"
+    process = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True,
+                             text=True, check=False)
+    assert process.returncode == EXIT_CODE and process.stderr.count("\n") == 1 and "nothing to save" in process.stderr

@@ -78,7 +78,10 @@ def test_script_finds_features_beside_a_checkpoint_that_is_gone(tmp_path, capsys
     assert list(written) == test.names
     assert all(len(row) == 1 and len(row[0]) == CLASSES and sum(row[0]) == pytest.approx(1) for row in written.values())
     right = sum(int(np.argmax(row[0])) == int(y) for row, y in zip(written.values(), test.labels, strict=True))
-    assert right == 12 and "100.00" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    accuracy = json.loads((folder / "epoch9.pth.tar-lp-ucf101-acc.json").read_text())
+    assert right == 12 and "100.00" in shown and accuracy == {"epoch": accuracy["epoch"], "1": 100.0, "5": 100.0}
+    assert shown.splitlines()[2].split()[:2] == ["ucf101", str(accuracy["epoch"])] or "--verbose" in flags
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

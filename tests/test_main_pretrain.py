@@ -201,8 +201,8 @@ def test_the_self_mask_changes_the_loss_and_not_the_metrics(monkeypatch, drawn):
             return logits, mask
     monkeypatch.setattr(pretrain_steps, "masks_self", lambda *key: drawn)
     monkeypatch.setattr(pretrain_steps, "to_blocks", lambda batch, device: torch.zeros(2, 2, 2))
-    model, ring = Fixed(), pretrain_steps.LabelRing(3)
-    steps = pretrain_steps.CoclrSteps(model, model, None, ring, torch.device("cpu"), seed=0)
+    model, monitor = Fixed(), pretrain_steps.MiningMonitor(3)
+    steps = pretrain_steps.CoclrSteps(model, model, None, monitor, torch.device("cpu"), seed=0)
     values = steps(0)({"source": torch.zeros(2), "label": torch.zeros(2)}, 0)
     used = torch.tensor([[0.0 if drawn else 1.0, 0, 1, 0], [1.0, 0, 0, 0]])
     assert values["loss"].item() == pytest.approx(coclr_loss(logits, used).item())

@@ -96,8 +96,15 @@ def test_mode_s_reads_two_folders(tmp_path, capsys):
         folders.append(tmp_path / name / "feature")
         feature_files.save(folders[-1], name, "test", stream(9, seed, list(range(9)), 4), {})
         feature_files.save(folders[-1], name, "train", stream(12, seed + 1, list(range(12)), 4), {})
-    assert main(["--prob1", str(folders[0]), "--prob2", str(folders[1]), "--dataset", "ucf101", "--mode", "s"]) == 0
+    output = tmp_path / "new" / "both.json"
+    assert main(["--prob1", str(folders[0]), "--prob2", str(folders[1]), "--dataset", "ucf101", "--mode", "s",
+                 "--output", str(output)]) == 0
     out = capsys.readouterr().out
+    written = json.loads(output.read_text())
+    assert written.pop("videos") == 9
+    for name, recall in written.items():
+        row = next(line for line in out.splitlines() if line.startswith(f"{name} "))
+        assert list(recall.values()) == pytest.approx([float(shown) for shown in row.split()[1:]], abs=0.005)
     assert "R@50" in out and "both" in out and "R@20, R@50" in out  # the gallery has 12 videos, and that is said
 
 
@@ -110,7 +117,10 @@ def test_mode_c_takes_labels_from_the_class_list(tmp_path, capsys):
         (tmp_path / f"{name}.json").write_text(json.dumps(rows))
     arguments = ["--prob1", str(tmp_path / "sure.json"), "--prob2", str(tmp_path / "wrong.json"), "--dataset", "mini",
                  "--split_root", str(tmp_path / "splits")]
-    assert main([*arguments, "--mode", "c"]) == 0
+    assert main([*arguments, "--mode", "c", "--output", str(tmp_path / "c.json")]) == 0
+    written = json.loads((tmp_path / "c.json").read_text())
+    assert written["videos"] == 12 and written["RGB"] == {"1": 100.0, "5": 100.0}
+    assert written["flow"]["1"] == pytest.approx(100 / 6, abs=1e-4)  # two of twelve are of the first class
     lines = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()[2:5]}
     assert lines["RGB"] == "100.00" and lines["flow"] == f"{100 / 6:.2f}"
 

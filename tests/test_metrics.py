@@ -5,7 +5,7 @@ import torch
 from test_pretrain import TinyBackbone
 
 from model import momentum
-from utils.metrics import LabelRing, Meters, mask_accuracy, mining_recall, topk_accuracy
+from utils.metrics import LabelRing, Meters, mask_accuracy, topk_accuracy
 
 
 def ranked(row: torch.Tensor) -> list[int]:
@@ -27,32 +27,15 @@ def test_accuracies_by_loops(width):
         assert floating.item() == masked.item()
 
 
-def test_mining_recall_by_loops():
-    K, B = 24, 5
-    ring = LabelRing(K)
-    ring.update(torch.randint(3, (K,)), torch.randint(6, (K,)))
-    labels, sources = torch.randint(3, (B,)), torch.randint(6, (B,))
-    mask = (torch.rand(B, 1 + K) < 0.4).float()
-    mask[:, 0] = 1
-    mined = correct = 0
-    for i in range(B):
-        for j in range(K):
-            if mask[i, 1 + j] and ring.sources[j] != sources[i]:
-                mined += 1
-                correct += int(ring.labels[j] == labels[i])
-    assert 0 < correct < mined
-    assert mining_recall(mask, labels, sources, ring).item() == pytest.approx(correct / mined)
-    assert mining_recall(torch.zeros(B, 1 + K), labels, sources, ring).item() == 0
-
-
 def test_the_ring_wraps_around_in_order():
     ring, written = LabelRing(6), []
     for step in range(4):
         assert ring.full == (len(written) >= 6)
         labels = torch.arange(3) + 10 * step
-        ring.update(labels, labels + 100)
+        ring.update(labels, labels + 100, labels + 200)
         written += labels.tolist()
     assert ring.labels.tolist() == written[6:] and ring.sources.tolist() == [n + 100 for n in written[6:]]
+    assert ring.rows.tolist() == [n + 200 for n in written[6:]]
 
 
 def test_the_ring_keeps_pace_with_the_queue(monkeypatch):
@@ -63,21 +46,22 @@ def test_the_ring_keeps_pace_with_the_queue(monkeypatch):
     for step in range(5):
         source = torch.arange(2) + 2 * step
         queue.enqueue({"queue_vname": source})
-        ring.update(source, source)
+        ring.update(source, source, source)
         assert torch.equal(ring.sources, queue.queue_vname)
 
 
 def test_the_ring_survives_a_checkpoint_and_aligns_without_one():
     ring = LabelRing(4)
-    ring.update(torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]))
+    ring.update(torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6]), torch.tensor([7, 8, 9]))
     copy = LabelRing(4)
     copy.load_state_dict(ring.state_dict())
     for each in (ring, copy):
-        each.update(torch.tensor([7, 8]), torch.tensor([9, 9]))
+        each.update(torch.tensor([7, 8]), torch.tensor([9, 9]), torch.tensor([3, 4]))
     assert copy.labels.tolist() == ring.labels.tolist() == [8, 2, 3, 7] and copy.full
+    assert copy.rows.tolist() == ring.rows.tolist() == [4, 8, 9, 3]
     copy.align(2)
     assert not copy.full and copy.labels.tolist() == [-1] * 4
-    copy.update(torch.tensor([5]), torch.tensor([6]))
+    copy.update(torch.tensor([5]), torch.tensor([6]), torch.tensor([0]))
     assert copy.labels.tolist() == [-1, -1, 5, -1]
 
 

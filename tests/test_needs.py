@@ -1,5 +1,7 @@
 """benchmarks.needs against figures worked out by hand, and its unit costs against the code."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -14,7 +16,8 @@ JOB = Job(videos=86_400, video_frames=100, epochs=2, batch=4, processes=2, frame
 def test_needs_worked_out_by_hand():
     assert JOB.samples_a_second == 1.0 and JOB.steps == 2 * 10_800
     assert JOB.storage == 86_400 * 100 * 16 and JOB.disk == 2 * 32 * 16 and JOB.cores == 0.5
-    assert JOB.operations == 500
+    assert JOB.operations == 500 and replace(JOB, passes=3, side=64).operations == 75
+    assert JOB.samples == 2 * 86_400 and replace(JOB, videos=15).samples == 2 * 8
     assert JOB.network == {"gradients": 4000, "clips": 2 * 4 * 3 * 32 * 128 * 128, "keys": 4 * (64 + 16)}
     assert JOB.network_rate == pytest.approx((4000 + 12_582_912 + 320) / 8)
     assert JOB.queue_memory == 64 * 80 and JOB.checkpoint == 5000 + 64 * 80

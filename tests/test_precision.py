@@ -21,7 +21,7 @@ from model.pretrain import CoCLR, InfoNCE
 from pretrain_steps import CoclrSteps, infonce_steps, split, take_step
 from utils import checkpoint
 from utils.errors import OptionError
-from utils.metrics import LabelRing
+from utils.mining import MiningMonitor
 from utils.optimizer import RunOptimizer
 from utils.precision import choose
 
@@ -203,13 +203,13 @@ def test_labels_stay_beside_their_queue_entries(tiny, monkeypatch):
     monkeypatch.setattr("pretrain_steps.to_blocks", lambda batch, device: batch["clips"])
     model = CoCLR("tiny", 16, 16, topk=2)
     model.accumulate = 4
-    ring = LabelRing(16)
+    monitor = MiningMonitor(16, torch.arange(24) % 2, torch.arange(24))
     optimizer = RunOptimizer(model.named_parameters(), lr=0.01, wd=0.0)
-    step = CoclrSteps(model, model, optimizer, ring, CPU, seed=0, parts=4)(0)
+    step = CoclrSteps(model, model, optimizer, monitor, CPU, seed=0, parts=4)(0)
     for i in range(3):
         values = step({"clips": torch.randn(8, 2, 2, 3, 4, 8, 8), "source": torch.arange(8) + 8 * i,
-                       "label": torch.arange(8) % 2}, i)
-        assert torch.equal(ring.sources, model.queue_vname)
+                       "label": torch.arange(8) % 2, "index": torch.arange(8) + 8 * i}, i)
+        assert torch.equal(monitor.ring.sources, model.queue_vname)
     assert {"loss", "top1", "recall"} <= set(values) and values["loss"].isfinite()
 
 
@@ -225,7 +225,7 @@ def test_compiled_encoders_keep_their_keys(tiny, monkeypatch):
     keys = list(model.state_dict())
     args = main_coclr.parse(["--compile", "--topk", "2"])
     here = pretrain_script.Launch(0, 0, 1, CPU, "gloo")
-    built = pretrain_script.build_run(model, args, here, with_labels=False)
+    built = pretrain_script.build_run(model, args, here)
     assert compiled == model.encoders() and list(built.model.state_dict()) == keys
 
 

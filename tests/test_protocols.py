@@ -85,3 +85,48 @@ def test_topk_accuracy_against_sorting(classes):
         hits = sum(int(y) in sorted(range(classes), key=lambda c: -row[c])[:k]
                    for row, y in zip(score.tolist(), label, strict=True))
         assert share == pytest.approx(hits / 20)
+
+
+def loop_votes(row, gallery_label, k, T):
+    """Votes of the k most similar gallery entries by class: {class: sum of exp(sim / T)}."""
+    votes = {}
+    for g in sorted(range(len(row)), key=lambda g: -row[g])[:k]:
+        votes[gallery_label[g]] = votes.get(gallery_label[g], 0.0) + math.exp(row[g] / T)
+    return votes
+
+
+@pytest.mark.parametrize("k", [1, 3, 8, 1000])
+@pytest.mark.parametrize("classes", [3, 9])
+def test_weighted_knn_against_loops(k, classes, monkeypatch):
+    monkeypatch.setattr(protocols, "ROWS_AT_ONCE", 4)
+    rng = np.random.default_rng(1)
+    sim = rng.uniform(-1, 1, (11, 20))
+    query_label, gallery_label = rng.integers(0, classes, 11), rng.integers(0, classes, 20)
+    found = protocols.weighted_knn(torch.tensor(sim), torch.tensor(query_label), torch.tensor(gallery_label), classes,
+                                   k, 0.5)
+    votes = [loop_votes(row, gallery_label.tolist(), k, 0.5) for row in sim.tolist()]
+    for rank, share in found.items():
+        hits = sum(label in sorted(own, key=lambda c: -own[c])[:rank]
+                   for own, label in zip(votes, query_label, strict=True))
+        assert share == pytest.approx(hits / 11), rank
+    assert list(found) == [1, 5]
+
+
+def test_votes_are_those_of_the_loops_up_to_the_nearest_ones():
+    rng = np.random.default_rng(2)
+    sim, label = rng.uniform(-1, 1, (5, 12)), rng.integers(0, LABELS, 12)
+    found = protocols.knn_votes(torch.tensor(sim), torch.tensor(label), LABELS + 1, 7, 0.07)
+    for row, votes in zip(sim.tolist(), found.tolist(), strict=True):
+        expected = loop_votes(row, label.tolist(), 7, 0.07)
+        nearest = math.exp(max(row) / 0.07)
+        assert votes == pytest.approx([expected.get(c, 0.0) / nearest for c in range(LABELS + 1)])
+
+
+@pytest.mark.parametrize(("k", "T"), [(1, 0.07), (200, 1e-4)])
+def test_weighted_knn_of_the_nearest_alone_is_recall_at_1(k, T):
+    """With one neighbour, or with a temperature at which only the nearest one's vote counts (exp(1 / T) overflows)."""
+    sim, query_label, gallery_label = torch.rand(40, 30), torch.randint(6, (40,)), torch.randint(6, (30,))
+    found = protocols.weighted_knn(sim, query_label, gallery_label, 6, k, T)
+    recall = protocols.recall_at_k(sim, query_label, gallery_label)[1]
+    assert 0 < recall < 1 and found[1] == recall
+    assert k > 1 or found[5] == recall  # classes without a vote are no hits

@@ -128,7 +128,7 @@ def test_both_streams_are_cut_and_flipped_alike(tmp_path):
     """The first residual frame is made to be the first RGB frame: x = 128 + ((3x - 256) - x) / 2."""
     first = np.random.default_rng(0).integers(86, 171, (40, 60, 3)).astype(np.uint8)
     images = [first, (3 * first.astype(int) - 256).astype(np.uint8), first]
-    made = make(tmp_path, "mine")
+    made = make(tmp_path, "mine", frames=len(images))
     for file in (tmp_path / "data/mine").iterdir():
         file.unlink()
     coded = [cv2.imencode(".png", image[..., ::-1])[1].tobytes() for image in images]

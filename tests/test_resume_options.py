@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import time
 from pathlib import Path
 
 import noise
@@ -12,6 +13,7 @@ import torch
 import launch
 import main_coclr
 import main_nce
+import pretrain_script
 from utils import checkpoint, provenance, run_folder
 from utils.console import printable
 
@@ -118,6 +120,61 @@ def test_going_back_sets_later_checkpoints_aside_and_takes_their_metrics_out():
     assert (folder / "model/set-aside-epoch2.pth.tar").read_bytes() == last
     kept = (folder / "metrics.jsonl").read_text().splitlines()
     assert kept == [line for line in lines if json.loads(line)["epoch"] < 2] and len(kept) < len(lines)
+
+
+def test_going_back_twice_keeps_what_was_set_aside_first():
+    assert run("--epochs 3 --save_freq 1") == 0
+    folder = only_folder()
+    earlier = folder / "model/previous-epoch1.pth.tar"
+    earlier.rename(folder / "model/model_best_epoch1.pth.tar")  # which no later epoch removes
+    last = (folder / "model/epoch2.pth.tar").read_bytes()
+    for wd in (0.1, 0.2):
+        resume = folder / "model/model_best_epoch1.pth.tar"
+        assert run(f"--epochs 3 --resume {resume} --accept_changes --wd {wd}") == 0
+    aside = sorted(path.name for path in (folder / "model").glob("set-aside*epoch2*"))
+    assert aside == ["set-aside-2-epoch2.pth.tar", "set-aside-epoch2.pth.tar"]
+    assert (folder / f"model/{aside[1]}").read_bytes() == last != (folder / f"model/{aside[0]}").read_bytes()
+
+
+@pytest.mark.parametrize("before", ["", "--epochs 1"])
+def test_a_run_that_trained_while_another_one_was_starting_is_left_alone(before, monkeypatch, capsys):
+    """A whole training by another process between the choice of the checkpoint and the first step."""
+    if before:
+        assert run(before) == 0
+    build, later = pretrain_script.build_loader, []
+
+    def meanwhile(*given):
+        if not later:
+            later.append(os.fork())
+            if later[0] == 0:
+                os._exit(run("--epochs 2 --resume auto"))
+            assert os.waitpid(later[0], 0)[1] == 0
+        return build(*given)
+    monkeypatch.setattr(pretrain_script, "build_loader", meanwhile)
+    assert run("--epochs 3 --resume auto") == 2
+    error = capsys.readouterr().err
+    assert "has trained in" in error and "start again" in error and error.count("\n") == 1
+    names = {path.name for path in (only_folder() / "model").iterdir()}
+    assert "epoch1.pth.tar" in names and not any("set-aside" in name or "epoch2" in name for name in names)
+    assert run("--epochs 3 --resume auto") == 0
+
+
+def test_a_folder_is_not_looked_into_while_another_process_writes_there(capsys, monkeypatch):
+    assert run("--epochs 1") == 0
+    monkeypatch.setattr(run_folder, "resolve", lambda *given: pytest.fail("looked"))
+    child = os.fork()
+    if child == 0:
+        with run_folder.hold(only_folder()):
+            Path("held").touch()
+            while not Path("enough").exists():
+                time.sleep(0.01)
+        os._exit(0)
+    while not Path("held").exists():
+        time.sleep(0.01)
+    code = run("--epochs 2 --resume auto")
+    Path("enough").touch()
+    os.waitpid(child, 0)
+    assert code == 2 and "another process is training in" in capsys.readouterr().err
 
 
 def test_two_runs_cannot_train_in_one_folder(capsys):

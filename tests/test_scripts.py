@@ -35,12 +35,12 @@ def submit(tmp_path: Path, *words: str) -> subprocess.CompletedProcess:
     return subprocess.run(["bash", str(SBATCH), *words], env=os.environ | job, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("code", [0, 1, 2, EXIT_CODE, 137])
+@pytest.mark.parametrize("code", [0, 1, 2, EXIT_CODE, 137, 138])
 def test_the_slurm_job_queues_itself_again_for_the_code_of_a_stop_alone(code, tmp_path, programs):
     programs("srun", f"exit {code}")
     calls = programs("scontrol", "echo node1; sleep 0.2; echo node2")  # nobody may stop reading after the first
     assert submit(tmp_path, "rgb.pth.tar", "flow.pth.tar").returncode == code
-    expected = ["show hostnames node[1-2]"] + (["requeue 123456"] if code == EXIT_CODE else [])
+    expected = ["show hostnames node[1-2]"] + (["requeue 123456"] if code in (EXIT_CODE, 128 + signal.SIGUSR1) else [])
     assert calls.read_text().splitlines() == expected
 
 
@@ -83,3 +83,14 @@ def test_a_training_script_goes_on_when_it_is_run_again(script, programs):
     assert all("--resume auto" in call and call.endswith("--lr 0.5") for call in calls)
     if torchrun.exists():
         assert "--max-restarts=0" in calls[0] and "--max-restarts=3" in calls[1]
+
+
+@pytest.mark.parametrize("script", TRAININGS, ids=lambda path: path.stem)
+def test_a_signal_to_a_script_reaches_what_it_starts(script, programs):
+    """The script becomes the program: they are one process."""
+    for name in ("python", "torchrun"):
+        programs(name, "echo process $$")
+    arguments = [] if "nce" in script.stem and "cpr" not in script.stem else ["a.pth.tar", "b.pth.tar"]
+    process = subprocess.Popen(["bash", str(script), *arguments[:1 if "finetune" in script.stem else 2]],
+                               stdout=subprocess.PIPE, text=True)
+    assert process.communicate()[0] == f"process {process.pid}\n"

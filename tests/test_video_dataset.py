@@ -2,6 +2,8 @@
 
 import pickle
 
+import lmdb
+import msgpack
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from torch.utils.data import DataLoader
 from dataset import catalog
 from dataset.errors import DataError
 from dataset.lmdb_reader import LmdbReader
+from dataset.video_dataset import VideoDataset
 from utils.presets import ClassifierTrainTransform, CropsTransform, Plan, PretrainTransform
 
 
@@ -120,7 +123,7 @@ def test_nothing_is_open_after_building(made):
     assert all(reader._held is None for reader in build(made, "-2stream-2clip").readers)
 
 
-@pytest.mark.parametrize("mode", ["val", "test", "gallery", "gallery_windows"])
+@pytest.mark.parametrize("mode", ["val", "test", "query", "gallery", "gallery_windows"])
 def test_evaluation_does_not_depend_on_the_epoch(made, mode):
     transform = ClassifierTrainTransform(16) if mode == "val" else CropsTransform(16, p=1.0)
     dataset = build(made, mode=mode, transform=transform)
@@ -168,7 +171,14 @@ def test_a_csv_that_promises_too_much(made, tmp_path):
     """The video is named, whichever of its frames is missing."""
     videos = {name: [jpeg(frame(name, 0))] * 6 for name in made.train + made.test}
     write_lmdb(tmp_path / "UCF101" / "ucf101_frame.lmdb", videos)
-    dataset = catalog.build("ucf101", "test", transform=CropsTransform(16), data_root=tmp_path,
-                            split_root=made.split_root, seq_len=4, ds=1)
+    path = tmp_path / "UCF101" / "ucf101_frame.lmdb"
+
+    def build() -> VideoDataset:
+        return catalog.build("ucf101", "test", transform=CropsTransform(16), data_root=tmp_path,
+                             split_root=made.split_root, seq_len=4, ds=1)
+    with pytest.raises(DataError, match=f"{made.test[0]} has 12 frames, but 6 in .*ucf101_frame.lmdb"):
+        build()
+    with lmdb.open(str(path), subdir=False, lock=False) as env, env.begin(write=True) as transaction:
+        transaction.put(b"__vlen__", msgpack.packb([12] * len(videos)))  # the list and the LMDB's own count are wrong
     with pytest.raises(DataError, match=f"{made.test[0]}: frame 6 was asked for, it has 6"):
-        dataset[0]
+        build()[0]

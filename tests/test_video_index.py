@@ -71,7 +71,7 @@ def test_names_of_rows(path):
 
 def test_rows_keep_their_order_and_paths(tmp_path):
     path = write(tmp_path, "B\nA\n", "/x/A/v_2/,30\ny/B/v_1,20\nA/v_1,25\n")
-    found = index(path, {"A/v_2": 1, "B/v_1": 1, "A/v_1": 1, "A/other": 1})
+    found = index(path, {"A/v_2": 30, "B/v_1": 21, "A/v_1": 99, "A/other": 1})
     assert found.paths == ["/x/A/v_2/", "y/B/v_1", "A/v_1"] and found.names == ["A/v_2", "B/v_1", "A/v_1"]
     assert found.labels.tolist() == [1, 0, 1] and found.classes == ["B", "A"]
     assert found.num_frames.tolist() == [30, 20, 25] and found.report == "" and len(found) == 3
@@ -207,3 +207,10 @@ def test_an_index_is_a_few_flat_arrays(tmp_path):
     assert all(isinstance(array, np.ndarray) for array in arrays)
     size = sum(array.nbytes for array in arrays) + sum(map(sys.getsizeof, [*found.paths, *found.names]))
     assert size / 2000 * 240_000 < 100e6
+
+
+def test_a_row_of_more_frames_than_the_lmdb_has_is_refused_by_its_name(tmp_path):
+    path = write(tmp_path, "A\n", "A/v_1,30\nA/v_2,2147483647\n")
+    with pytest.raises(DataError, match=r"A/v_2 has 2147483647 frames, but 40 in fake\.lmdb"):
+        index(path, {"A/v_1": 40, "A/v_2": 40})
+    assert index(path, {"A/v_1": 40, "A/v_2": 40}, K400).num_frames.tolist() == [40, 40]  # there the LMDB counts

@@ -1,41 +1,19 @@
 """Checkpoint files: safe to read, never half written; and state dicts loaded with every difference accounted for."""
 
 import pickle
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from utils import damage
+from utils.console import one_line
+from utils.contents import wrong_part
 from utils.errors import CheckpointError
 from utils.files import whole_file
-
-
-def _encode(text: str, encoding: str) -> bytes:
-    """How a pickle of protocol 2 writes the bytes of a numpy scalar; no other encoding is looked up."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"encoding {encoding!r} in a checkpoint")
-    return text.encode("latin1")
-
-
-def _scalar(dtype: np.dtype, data: bytes) -> float | int | bool:
-    """A numpy number as Python's. Published files hold some, for example in ``best_acc``."""
-    if not isinstance(dtype, np.dtype) or dtype.kind not in "biuf" or not isinstance(data, bytes):
-        raise pickle.UnpicklingError("a numpy value that is no number in a checkpoint")
-    return np.frombuffer(data, dtype=dtype, count=1)[0].item()
-
-
-_NUMPY = [
-    np.dtype,
-    *(getattr(np.dtypes, name) for name in dir(np.dtypes) if re.fullmatch(r"(Bool|U?Int\d+|Float\d+)DType", name)),
-    (_scalar, "numpy.core.multiarray.scalar"),  # written by numpy 1
-    (_scalar, "numpy._core.multiarray.scalar"),  # written by numpy 2
-    (_encode, "_codecs.encode"),
-]
+from utils.pickles import CALLABLE
 
 
 def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
@@ -52,9 +30,9 @@ def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
         raise CheckpointError(f"there is no checkpoint {path}: check the path")
     try:
         source = damage.opened(path)
-        with torch.serialization.safe_globals(_NUMPY):
+        with torch.serialization.safe_globals(CALLABLE):
             content = torch.load(source, map_location="cpu", weights_only=True)
-        damage.refuse_odd_tensors(content, path.stat().st_size)
+        damage.Plain(path.stat().st_size).check(content)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is damaged, or no checkpoint, or holds more than plain data, and is not loaded "
                               f"({_short(error)})") from error
@@ -64,44 +42,11 @@ def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
     missing = [key for key in require if not isinstance(content, dict) or key not in content]
     if missing:
         raise CheckpointError(f"{path} is no checkpoint: it has no {missing[0]!r}")
-    for key, is_sound in PARTS.items():
-        if isinstance(content, dict) and key in content and not is_sound(content[key]):
-            raise CheckpointError(f"{path} is damaged, or no checkpoint of this project: its {key!r} is not what it "
-                                  "should be")
+    wrong = wrong_part(content) if isinstance(content, dict) else ""
+    if wrong:
+        raise CheckpointError(f"{path} is damaged, or no checkpoint of this project: its {wrong!r} is not what it "
+                              "should be")
     return content
-
-
-def _is_state(value: object) -> bool:
-    return isinstance(value, Mapping) and all(isinstance(key, str) and isinstance(entry, Tensor)
-                                              for key, entry in value.items())
-
-
-def _is_optimizer(value: object) -> bool:
-    if not isinstance(value, Mapping) or not isinstance(value.get("state"), Mapping):
-        return False
-    groups, moments = value.get("param_groups"), value["state"].values()
-    return (isinstance(groups, list) and len(groups) > 0 and all(isinstance(entry, Mapping) for entry in moments)
-            and all(isinstance(group, Mapping) and isinstance(group.get("params"), list)
-                    and all(isinstance(index, int) for index in group["params"])
-                    and _is_number(group.get("lr")) and _is_number(group.get("initial_lr", 0)) for group in groups))
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
-
-
-def _is_count(value: object) -> bool:
-    return _is_number(value) and float(value).is_integer()
-
-
-def _is_progress(value: object) -> bool:
-    return (isinstance(value, Mapping) and _is_count(value.get("epoch")) and _is_count(value.get("samples"))
-            and isinstance(value.get("meters"), Mapping | None) and isinstance(value.get("generators"), Mapping | None))
-
-
-# What a checkpoint that has these holds there; other keys are not looked at.
-PARTS = {"state_dict": _is_state, "optimizer": _is_optimizer, "epoch": _is_count, "iteration": _is_count,
-         "best_acc": _is_number, "progress": _is_progress}
 
 
 def save(path: str | Path, state: Mapping) -> None:
@@ -154,16 +99,20 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: 
         rename: prefix to the prefix that replaces it. A leading "module." is always taken off.
 
     Raises:
-        CheckpointError: keys are missing or left over, or shapes differ.
+        CheckpointError: keys are missing or left over, shapes differ, or numbers are not finite.
     """
     given = renamed(state_dict, rename or {})
     own = model.state_dict()
     missing, unused = [key for key in own if key not in given], [key for key in given if key not in own]
-    shapes = [key for key in own if key in given and own[key].shape != given[key].shape]
+    shapes = [key for key in own if key in given and _form(own[key]) != _form(given[key])]
     lost = [key for key in missing if not key.startswith(tuple(may_miss))]
     extra = [key for key in unused if not key.startswith(tuple(may_have))]
     if lost or extra or shapes:
         raise CheckpointError(_differences(own, given, shapes, lost, extra))
+    lost = [key for key in own if key in given and not given[key].isfinite().all()]
+    if lost:
+        raise CheckpointError(f"the checkpoint has numbers that are not finite ({_name_a_few(lost)}): its training had "
+                              "diverged; take an earlier one")
     model.load_state_dict({key: given[key] for key in own if key in given}, strict=False)
     return LoadReport(len(own) - len(missing), missing, unused)
 
@@ -178,13 +127,18 @@ def renamed(state_dict: Mapping[str, Tensor], rename: Mapping[str, str]) -> dict
     return result
 
 
+def _form(value: Tensor) -> tuple:
+    return tuple(value.shape), "fractions" if value.is_floating_point() else "whole numbers"
+
+
 def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], shapes: list[str], lost: list[str],
                  extra: list[str]) -> str:
     parts = []
     if shapes:
         key = shapes[0]
-        parts.append(f"{len(shapes)} shapes differ ({key}: file {tuple(given[key].shape)}, "
-                     f"model {tuple(own[key].shape)})")
+        file, model = ((_form(state[key])[0] if own[key].shape != given[key].shape else _form(state[key])[1])
+                       for state in (given, own))
+        parts.append(f"{len(shapes)} shapes differ ({one_line(key)}: file {file}, model {model})")
     if lost:
         parts.append(f"{len(lost)} tensors are not in the file ({_name_a_few(lost)})")
     if extra:
@@ -196,10 +150,11 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], shapes:
 
 
 def _name_a_few(keys: list[str]) -> str:
-    return ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return ", ".join(one_line(key) for key in keys[:3]) + (", ..." if len(keys) > 3 else "")
 
 
 def _short(error: BaseException) -> str:
     text = str(error).partition("WeightsUnpickler error:")[2] or str(error)  # torch puts a page of advice around it
-    return " ".join(text.split())[:120] or type(error).__name__
+    text = text.partition("Check the documentation of torch.load")[0]
+    return one_line(" ".join(text.split()), 120) or type(error).__name__
 

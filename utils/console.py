@@ -9,7 +9,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from utils.distributed import is_main, rank
-from utils.files import naming
+from utils.files import naming, regular
 
 _files: list[TextIO] = []
 
@@ -48,13 +48,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode() for c in text)
 
 
+def one_line(text: str, most: int = 200) -> str:
+    """The beginning of a text, :func:`printable`, and with its line breaks and tabs escaped too."""
+    shown = printable(text[:most]).replace("\n", "\\n").replace("\t", "\\t")
+    return shown + ("..." if len(text) > most else "")
+
+
 @contextmanager
 def log_file(path: str | Path) -> Iterator[None]:
     """While open, everything said is appended to this file; other processes than the main one open nothing."""
     if not is_main():
         yield
         return
-    with naming(path), open(path, "a", encoding="utf-8") as file:
+    with naming(path), open(path, "a", encoding="utf-8", opener=regular) as file:
         _files.append(file)
         try:
             yield

@@ -47,7 +47,7 @@ class Clock:
 
 def run_epoch(loader: DataLoader, step: Step, *, title: str, epoch: int, print_freq: int, device: torch.device,
               journal: Journal | None = None, iteration: int = 0, start: int = 0, meters: Meters | None = None,
-              after_step: AfterStep | None = None) -> tuple[dict[str, float], int]:
+              after_step: AfterStep | None = None, trains: bool = True) -> tuple[dict[str, float], int]:
     """Call ``step`` on every batch of a loader.
 
     Args:
@@ -57,6 +57,7 @@ def run_epoch(loader: DataLoader, step: Step, *, title: str, epoch: int, print_f
         print_freq: steps between progress lines. device: where the meters stay.
         journal: takes the metrics; of the main process alone. iteration: the first step's number, over all epochs.
         start: batches of the epoch that are done already, and counted in ``meters``.
+        trains: whether these are training steps, which alone are counted.
         after_step: called with each batch, its values, and whether the values were read, so that the device is idle.
 
     Returns:
@@ -67,6 +68,7 @@ def run_epoch(loader: DataLoader, step: Step, *, title: str, epoch: int, print_f
     bar = _bar(batches(loader, epoch, start), f"{title} {epoch}", start, len(loader))
     for number, batch in enumerate(_timed(bar, clock), start):
         values = step(batch, iteration)
+        iteration += trains
         meters.add(values)
         clock.step_done()
         read = number % print_freq == 0 or number == len(loader) - 1
@@ -74,12 +76,11 @@ def run_epoch(loader: DataLoader, step: Step, *, title: str, epoch: int, print_f
             means, seconds = meters.window(), clock.read()
             _report(bar, f"{title} epoch {epoch} [{number + 1}/{len(loader)}]", means, seconds)
             journal.steps(title, epoch, iteration, means, seconds)
-        iteration += 1
         if after_step is not None:
             after_step(batch, values, read)
     bar.close()
     means = meters.means()
-    say(f"{title} epoch {epoch} mean: {_text(means)}")
+    say(f"{title} epoch {epoch} mean: {text_of(means)}")
     journal.epoch(title, epoch, iteration, means)
     return means, iteration
 
@@ -96,10 +97,11 @@ def _timed(steps: tqdm, clock: Clock) -> Iterator[Any]:
 
 
 def _report(bar: tqdm, head: str, values: dict[str, float], times: dict[str, float]) -> None:
-    text = f"{_text(values)}  data {times['data']:.3f}s  step {times['step']:.3f}s"
+    text = f"{text_of(values)}  data {times['data']:.3f}s  step {times['step']:.3f}s"
     bar.set_postfix_str(text, refresh=False)
     say(f"{head}  {text}", terminal=bar.disable)
 
 
-def _text(values: dict[str, float]) -> str:
+def text_of(values: dict[str, float]) -> str:
+    """Named values in one line, four digits each."""
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

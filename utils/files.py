@@ -1,6 +1,8 @@
 """Files that are never half written."""
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,23 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
 
 
+def regular(path: str, flags: int) -> int:
+    """The `opener` of open() for files of a run folder, which another person may have made: no link, which could lead
+    to any file of ours, nor a named pipe, at which a run would wait for ever.
+
+    Raises:
+        OSError: it is one of these.
+    """
+    try:
+        handle = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise OSError(error.errno, "it is a link" if error.errno == errno.ELOOP else error.strerror, path) from error
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is not a regular file", path)
+    return handle
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes the place of ``path`` once it is complete and on the disk; on an error, never."""
@@ -29,7 +48,10 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(draft, path)
+        try:
+            os.replace(draft, path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
         _sync_folder(path.parent)
     finally:
         draft.unlink(missing_ok=True)

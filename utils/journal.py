@@ -13,7 +13,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
-from utils.files import naming, replace
+from utils.files import naming, regular, replace
 
 FILE = "metrics.jsonl"
 FLUSH_SECONDS = 60.0
@@ -35,6 +35,7 @@ class TensorBoard:
 
     Args:
         folder: takes a new file of events. first_step: what earlier files say of this step and later is not shown.
+            A step is the number of training steps done.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
@@ -68,6 +69,8 @@ class Journal:
     {"kind": "steps", "title": "train", "epoch": 0, "done": 5, "values": {...}, "seconds": {...}}: means over the steps
     since the line before, of the main process, and seconds a step; "done" counts the run's training steps so far.
     {"kind": "epoch", "title": "train", "epoch": 0, "done": 12, "values": {...}}: means over the epoch and processes.
+    {"kind": "mining", "epoch": 0, "done": 12, "values": {...}, ...}: of what an epoch has come to, or with "epoch": -1
+    of the time before the first step; other kinds likewise.
 
     Args:
         writer: of TensorBoard; None for none. path: of metrics.jsonl; None for none.
@@ -76,16 +79,20 @@ class Journal:
     def __init__(self, writer: Writer | None = None, path: Path | None = None) -> None:
         self._writer, self._path = writer, path
 
-    def steps(self, title: str, epoch: int, iteration: int, values: dict[str, float], seconds: dict[str, float]
-              ) -> None:
-        """Means up to the step of number ``iteration``."""
-        self._scalars(title, values | {f"{name}_seconds": value for name, value in seconds.items()}, iteration)
-        self._line(kind="steps", title=title, epoch=epoch, done=iteration + 1, values=values, seconds=seconds)
+    def steps(self, title: str, epoch: int, done: int, values: dict[str, float], seconds: dict[str, float]) -> None:
+        """Means since the line before, when ``done`` training steps are done."""
+        self._scalars(title, values | {f"{name}_seconds": value for name, value in seconds.items()}, done)
+        self._line(kind="steps", title=title, epoch=epoch, done=done, values=values, seconds=seconds)
 
     def epoch(self, title: str, epoch: int, iteration: int, means: dict[str, float]) -> None:
         """Means over an epoch, after which ``iteration`` training steps are done."""
-        self._scalars(f"{title}_epoch", means, epoch)
+        self._scalars(f"{title}_epoch", means, iteration)
         self._line(kind="epoch", title=title, epoch=epoch, done=iteration, values=means)
+
+    def note(self, kind: str, epoch: int, iteration: int, values: dict[str, float], **more: object) -> None:
+        """Values of a kind of their own, after ``iteration`` training steps. more: for metrics.jsonl alone."""
+        self._scalars(kind, values, iteration)
+        self._line(kind=kind, epoch=epoch, done=iteration, values=values, **more)
 
     def close(self) -> None:
         """Write out what is left."""
@@ -99,7 +106,7 @@ class Journal:
 
     def _line(self, **record: object) -> None:
         if self._path is not None:
-            with naming(self._path), open(self._path, "a", encoding="utf-8") as file:
+            with naming(self._path), open(self._path, "a", encoding="utf-8", opener=regular) as file:
                 file.write(json.dumps(_finite(record)) + "\n")
 
 
@@ -119,12 +126,13 @@ def open_journal(folder: Path, epoch: int, iteration: int) -> Journal:
     path = folder / FILE
     if path.exists():
         keep(path, lambda line: _is_past(line, epoch, iteration))
-    return Journal(TensorBoard(folder / "img", iteration), path)
+    return Journal(TensorBoard(folder / "img", iteration + 1), path)
 
 
 def keep(path: Path, is_wanted: Callable[[str], bool]) -> None:
     """Leave only some lines of a file."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    with open(path, encoding="utf-8", errors="replace", opener=regular) as file:
+        lines = file.read().splitlines(keepends=True)
     wanted = [line for line in lines if is_wanted(line)]
     if len(wanted) < len(lines):
         replace(path, "".join(wanted).encode())
@@ -137,4 +145,6 @@ def _is_past(line: str, epoch: int, iteration: int) -> bool:
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return False  # cut short when the run was killed
     trained = record.get("kind") == "steps" and record.get("title") == "train"
+    if of_epoch < 0:
+        return iteration > 0
     return of_epoch < epoch or (of_epoch == epoch and trained and done <= iteration)

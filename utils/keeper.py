@@ -116,7 +116,13 @@ def clear_up(folder: Path, resumed: str | Path) -> list[Path]:
     if resumed is None or resumed.parent != folder.resolve() or not RESUMABLE.fullmatch(resumed.name):
         return []
     later = [path for path in resumable(folder) if _moment(path) > _moment(resumed)]
-    return [path.rename(path.with_name(ASIDE + path.name)) for path in later]
+    return [path.rename(_aside(path)) for path in later]
+
+
+def _aside(path: Path) -> Path:
+    """A name that no file set aside earlier has."""
+    names = (f"{ASIDE}{number}{'-' if number else ''}{path.name}" for number in ("", *range(2, 10_000)))
+    return next(free for name in names if not (free := path.with_name(name)).exists())
 
 
 def _files(folder: str | Path) -> Iterable[Path]:

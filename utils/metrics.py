@@ -32,31 +32,15 @@ def mask_accuracy(logits: Tensor, mask: Tensor, ks: Sequence[int] = (1, 5)) -> l
     return [hits[:, :k].any(dim=1).float().mean() for k in ks]
 
 
-@torch.no_grad()
-def mining_recall(mask: Tensor, labels: Tensor, source: Tensor, ring: "LabelRing") -> Tensor:
-    """Share of the mined queue entries that are of their query's class (CPR, section 4: positive mining recall).
-
-    Mined are the positives of the queue that are not of the query's own source. 0 where none was mined.
-
-    Args:
-        mask: positives (B, 1+K), as CoCLR's forward returned it. labels, source: of the queries, (B,) int64.
-        ring: labels and sources of the queue as it was when it was read.
-    """
-    mined = (mask[:, 1:] != 0) & (source[:, None] != ring.sources[None, :])  # (B, K)
-    correct = mined & (labels[:, None] == ring.labels[None, :])
-    return correct.sum() / mined.sum().clamp(min=1)
-
-
 class LabelRing:
-    """Labels and sources of the queue's entries, for monitoring only: training never sees them.
+    """Labels, sources and rows in the dataset of the queue's entries, for monitoring only: training never sees them.
 
     Attributes:
-        labels, sources: (K,) int64, -1 where nothing has been written yet.
+        labels, sources, rows: (K,) int64, -1 where nothing has been written yet.
     """
 
     def __init__(self, K: int, device: torch.device | str = "cpu") -> None:
-        self.labels = torch.full((K,), -1, dtype=torch.long, device=device)
-        self.sources = torch.full((K,), -1, dtype=torch.long, device=device)
+        self.labels, self.sources, self.rows = torch.full((3, K), -1, dtype=torch.long, device=device)
         self.pointer, self.written = 0, 0  # host side: asking costs nothing
 
     @property
@@ -64,29 +48,32 @@ class LabelRing:
         """Whether every entry has been written."""
         return self.written >= len(self.labels)
 
-    def update(self, labels: Tensor, sources: Tensor) -> None:
-        """Write the labels and sources (B,) of all processes' samples in rank order, as the queue writes its keys."""
-        labels, sources = distributed.all_gather(torch.stack([labels, sources], dim=1)).unbind(dim=1)  # (W*B,) each
-        where = (self.pointer + torch.arange(len(labels), device=self.labels.device)) % len(self.labels)
-        self.labels[where], self.sources[where] = labels, sources
-        self.pointer = (self.pointer + len(labels)) % len(self.labels)
-        self.written = min(self.written + len(labels), len(self.labels))
+    def update(self, labels: Tensor, sources: Tensor, rows: Tensor) -> None:
+        """Write what belongs to all processes' samples, (B,) each, in rank order, as the queue writes its keys."""
+        entries = distributed.all_gather(torch.stack([labels, sources, rows], dim=1)).unbind(dim=1)  # (W*B,) each
+        where = (self.pointer + torch.arange(len(entries[0]), device=self.labels.device)) % len(self.labels)
+        self.labels[where], self.sources[where], self.rows[where] = entries
+        self.pointer = (self.pointer + len(where)) % len(self.labels)
+        self.written = min(self.written + len(where), len(self.labels))
 
     def state_dict(self) -> dict:
         """What a checkpoint keeps of the ring."""
-        return {"labels": self.labels.cpu(), "sources": self.sources.cpu(), "pointer": self.pointer,
-                "written": self.written}
+        return {"labels": self.labels.cpu(), "sources": self.sources.cpu(), "rows": self.rows.cpu(),
+                "pointer": self.pointer, "written": self.written}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over a saved ring of the same length."""
-        self.labels.copy_(state["labels"])
-        self.sources.copy_(state["sources"])
+        """Take over a saved ring of the same length; one without rows starts empty at its place."""
+        if "rows" not in state:
+            self.align(int(state["pointer"]))
+            return
+        for name in ("labels", "sources", "rows"):
+            getattr(self, name).copy_(state[name])
         self.pointer, self.written = int(state["pointer"]), int(state["written"])
 
     def align(self, pointer: int) -> None:
         """Start empty at the queue's place, for a checkpoint without a ring."""
-        self.labels.fill_(-1)
-        self.sources.fill_(-1)
+        for column in (self.labels, self.sources, self.rows):
+            column.fill_(-1)
         self.pointer, self.written = pointer, 0
 
 

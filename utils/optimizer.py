@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
+from utils.contents import is_count
 from utils.errors import CheckpointError
 
 
@@ -80,7 +81,10 @@ class RunOptimizer:
             CheckpointError: the state is of another number or shape of parameters, or of another optimizer.
         """
         groups = [index for group in saved["param_groups"] for index in group["params"]]
-        if len(groups) != len(self.parameters) or not set(saved["state"]) <= set(groups):
+        if not set(saved["state"]) <= set(groups) or len(set(groups)) < len(groups):
+            raise CheckpointError("the checkpoint's optimizer is damaged: it has a parameter in two groups, or the "
+                                  "state of one that is in none")
+        if len(groups) != len(self.parameters):
             raise CheckpointError(f"the checkpoint's optimizer has {len(groups)} parameters, this model "
                                   f"{len(self.parameters)}: it was made with another --net, --model or --train_what")
         position = dict(zip(groups, range(len(groups)), strict=True))
@@ -89,9 +93,10 @@ class RunOptimizer:
         for i, values in moments.items():
             parameter = self.parameters[i]
             # SGD's is None before its first step
-            fits = [value is None or (isinstance(value, Tensor) and value.shape == parameter.shape)
+            fits = [value is None or (isinstance(value, Tensor) and value.shape == parameter.shape
+                                      and value.is_floating_point() and bool(value.isfinite().all()))
                     for key, value in values.items() if key in wanted]
-            if not wanted <= set(values) or not all(fits) or not _is_count(values.get("step", 0)):
+            if not wanted <= set(values) or not all(fits) or not is_count(values.get("step", 0)):
                 raise CheckpointError(f"the checkpoint's optimizer state of parameter {i} does not fit: it was made "
                                       "with another --net or optimizer")
         self.inner.load_state_dict({"state": self._numbered(moments), "param_groups": self._groups()})
@@ -117,10 +122,6 @@ class RunOptimizer:
                 numbered[number] = {key: torch.tensor(float(value)) if key == "step" else value
                                     for key, value in values.items()}
         return numbered
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 def resumed_lr(saved: dict, factor: float, default: float) -> float:

@@ -50,6 +50,7 @@ whole_number = number(int, 0)
 positive_float = number(float, 0, open_low=True)
 non_negative_float = number(float, 0)
 share = number(float, 0, 1)
+TOPK = 5
 SEEDS = 1 << 43  # generators take 63 bits: a seed, and 20 for the epoch
 open_share = number(float, 0, 1, open_low=True, open_high=True)
 
@@ -134,6 +135,8 @@ def pretraining_parser(description: str, *, dataset: str, models: Sequence[str])
     add = parser.add_argument
     add("--model", default=models[0], choices=list(models), help="contrastive model")
     add("--save_freq", type=positive_int, default=1, help="epochs between checkpoints")
+    add("--knn_freq", type=whole_number, default=0, metavar="N", help="every N epochs, measure weighted kNN accuracy "
+        "and R@1 of the test videos among the training videos (0: never)")
     add("--name_prefix", default="", help="put before the model in the run folder's name")
     add("--seed", type=seed, default=0, help="seed of weights, order and augmentation")
     add("--accumulate", type=positive_int, default=1, metavar="N", help="one step from N times --batch_size clips, "
@@ -160,8 +163,19 @@ def pretraining_parser(description: str, *, dataset: str, models: Sequence[str])
 def add_mining(parser: argparse.ArgumentParser) -> None:
     """The options of main_coclr.py alone: how positives are mined."""
     add = parser.add_argument
-    add("--topk", type=whole_number, default=5, help="positives mined per query")
+    add("--topk", type=whole_number, default=TOPK, help="positives mined per query")
+    add("--progressive", type=positive_int, nargs="+", default=[], metavar="TOPK", help="train in phases of growing "
+        "topk, such as 1 2 5, each for all --epochs from the weights of the one before")
     add("--reverse", action="store_true", help="train the flow encoder and mine in RGB")
     add("--cascade", action="store_true", help="mine by cascade positive retrieval")
     add("--ratio", type=open_share, default=0.5, help="share that each stage of the cascade keeps")
     add("--stage", type=positive_int, default=7, help="stages of the cascade")
+    add("--cascade_anchor", choices=["query", "key"], default="query", help="what the cascade compares with the own "
+        "view's queue: the query, as released, or the key, as in the paper")
+    add("--cascade_first", choices=["other", "own"], default="other", help="view that the cascade's first stage ranks "
+        "by; the last one always ranks by the other view")
+    add("--self_mask", type=share, default=0.9, metavar="SHARE", help="share of steps that leave a query's own key out "
+        "of its positives where it has others; the paper has no such step (0)")
+    add("--health_clips", type=whole_number, default=256, metavar="N", help="videos by which both views are judged "
+        "without labels, before training and in its course; 0: never")
+    add("--health_freq", type=positive_int, default=10, metavar="N", help="epochs between such judgements")

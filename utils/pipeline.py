@@ -16,9 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils import checkpoint
 from utils.console import printable, say
-from utils.errors import CheckpointError, TrainingError
+from utils.errors import TrainingError
 from utils.run_folder import hold
 from utils.stop import EXIT_CODE, SIGNALS, StopRequested, end_with_parent
 
@@ -52,15 +51,6 @@ class Step:
     def done(self) -> bool:
         """Whether nothing is left to do."""
         return self.makes is not None and self.makes()
-
-
-def complete(path: Path) -> bool:
-    """Whether a training's checkpoint is there and can be read to its end."""
-    try:
-        checkpoint.load(path, require=("state_dict", "optimizer", "epoch"))
-    except CheckpointError:
-        return False
-    return True
 
 
 def newer(product: Path, *sources: Path) -> bool:

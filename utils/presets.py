@@ -55,14 +55,15 @@ class PretrainTransform:
     section 4.1, as released.
 
     Args:
-        img_dim: side of the views in pixels.
+        img_dim: side of the views in pixels. p_two_clips: share of samples that keep both clips.
     """
 
     img_dim: int
+    p_two_clips: float = P_TWO_CLIPS
 
     def plan(self, rng: np.random.Generator) -> Plan:
         """Which of two clips are needed, and the recipe of each view."""
-        if rng.random() < P_TWO_CLIPS:
+        if rng.random() < self.p_two_clips:
             return Plan((0, 1), tuple((clip, BASE if rng.random() < P_BASE else NULL) for clip in (0, 1)))
         clip = int(rng.integers(2))
         recipes = (BASE, NULL) if rng.random() < 0.5 else (NULL, BASE)

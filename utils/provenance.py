@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from utils.files import replace
+from utils.files import regular, replace
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "torchvision", "numpy", "opencv-contrib-python-headless", "simplejpeg", "lmdb", "msgpack")
@@ -70,7 +70,8 @@ def write_run(folder: Path, about: dict[str, object]) -> None:
 
 def _starts(path: Path) -> list:
     try:
-        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+        with open(path, encoding="utf-8", opener=regular) as file:
+            starts = json.load(file)["starts"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
     return starts if isinstance(starts, list) else []

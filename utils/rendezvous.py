@@ -26,7 +26,11 @@ def fresh_store(url: str, rank: int, world_size: int, patience: timedelta) -> di
     Raises:
         TrainingError: not all processes came in time.
     """
-    store, _, _ = next(dist.rendezvous(url, rank, world_size, timeout=patience))
+    try:
+        store, _, _ = next(dist.rendezvous(url, rank, world_size, timeout=patience))
+    except dist.DistError as error:
+        raise TrainingError(f"the processes' meeting place did not answer within {patience.total_seconds():.0f} s: see "
+                            "whether torchrun has ended") from error
     store.set_timeout(patience)
     return dist.PrefixStore(agree(store, rank, world_size, patience), store)
 

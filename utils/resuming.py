@@ -4,8 +4,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
-
+from utils.console import one_line
 from utils.errors import CheckpointError
 from utils.schedule import lr_factor
 
@@ -15,10 +14,13 @@ FREE = frozenset((
     "resume", "test", "pretrain", "start_epoch", "reset_lr", "accept_changes", "deterministic", "compile",
     "gpu", "local_rank", "world_size", "rank", "dist_url", "dist_backend", "dist_timeout",
     "multiprocessing_distributed", "num_seq", "center_crop", "five_crop", "ten_crop", "retrieval", "dirname", "gallery",
-    "crops"))
+    "crops", "progressive", "health_clips", "health_freq", "knn_freq"))
 OF_THE_RATE = frozenset(("lr", "schedule", "cos", "epochs"))  # see _rate_differs
 MOST_EPOCHS = 100_000
-YOUNGER = {"second_view": "flow"}  # options that files may lack, and what was done before there were these
+# Options that files may lack, and what was done before there were these.
+YOUNGER = {"second_view": "flow", "cascade_anchor": "query", "cascade_first": "other", "self_mask": 0.9}
+MOST_MILESTONES = 100
+LONGEST = 100  # characters of a value that are shown
 RESOLVED = frozenset(("precision",))  # compared as the run uses it, in "made_with"
 
 
@@ -44,11 +46,11 @@ def refuse_changes(saved: Mapping[str, Any], args: Namespace, made_with: Mapping
     if not now.get("reset_lr") and _rate_differs(then, now, begun):
         compared.append("cos" if then["cos"] != now["cos"] else "epochs" if now["cos"] else "schedule")
     changes = [f"{_flag(name)} {_shown(then[name])} (now {_shown(now[name])})" for name in compared
-               if _differ(_plain(then[name]), _plain(now[name]))]
+               if _plain(then[name]) != _plain(now[name])]
     before = saved.get("made_with")
     if isinstance(before, Mapping):
         changes += [f"{name} {_shown(before[name])} (now {value})" for name, value in made_with.items()
-                    if name in before and _differ(before[name], value)]
+                    if name in before and before[name] != value]
     if changes:
         raise CheckpointError(f"{path} was made with {', '.join(changes)}: the run would not end as it began. Give "
                               "what it was made with, or go on all the same with --accept_changes")
@@ -59,6 +61,8 @@ def _rate_differs(then: Mapping[str, Any], now: Mapping[str, Any], begun: int) -
     names = ("schedule", "cos", "epochs")
     if not all(name in then for name in names):
         return False
+    if not isinstance(then["schedule"], list | tuple) or len(then["schedule"]) > MOST_MILESTONES:
+        return True
     one, two = ({name: options[name] for name in names} for options in (then, now))
     try:
         return any(lr_factor(epoch, **one) != lr_factor(epoch, **two) for epoch in range(min(begun, MOST_EPOCHS)))
@@ -71,15 +75,12 @@ def _flag(name: str) -> str:
     return "--" + (name.replace("_", "-") if name.startswith("moco_") else name)
 
 
-def _differ(then: object, now: object) -> bool:
-    """Whether a damaged file's value, too, which may be anything, is another one."""
-    return isinstance(then, Tensor) or bool(then != now)
-
-
 def _plain(value: object) -> object:
     return list(value) if isinstance(value, list | tuple) else value
 
 
 def _shown(value: object) -> str:
-    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return " ".join(text.split())[:100]
+    """The beginning of a value, cut before it is put together: a few bytes of a file can make a long list."""
+    entries = value[:LONGEST] if isinstance(value, list | tuple) else [value]
+    text = " ".join(entry[:LONGEST] if isinstance(entry, str) else str(entry) for entry in entries)
+    return one_line(" ".join(text.split()), LONGEST)

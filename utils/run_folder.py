@@ -4,12 +4,14 @@ import fcntl
 import zlib
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 from utils import distributed
 from utils.console import say
 from utils.errors import CheckpointError, OptionError
+from utils.files import regular
 from utils.keeper import beyond, newest_complete, resumable
 
 AUTO = "auto"  # the word that means the newest checkpoint of the run folder
@@ -38,14 +40,20 @@ def classifier_folder(args: Namespace, gpus: int) -> Path:
         f"_ds{args.ds}_train-{args.train_what}{_pretrained(args.pretrain)}"))
 
 
-def last_checkpoint(folder: Path, epochs: int) -> Path:
-    """The checkpoint that a run of so many epochs leaves in its folder at its end."""
-    return folder / "model" / f"epoch{epochs - 1}.pth.tar"
-
-
 def dataset_name(args: Namespace) -> str:
     """The dataset as names of run folders and logs have it; a second view other than flow is told."""
     return args.dataset if args.second_view == "flow" else f"{args.dataset}_{args.second_view}"
+
+
+def random_weights(args: Namespace, gpus: int) -> Path:
+    """A path that is no file, beside which eval/main_classifier.py leaves what a test of random weights finds."""
+    folder = classifier_folder(args, gpus)
+    return folder.with_name(f"{folder.name}_pt=random") / "model" / "random"
+
+
+def last_checkpoint(folder: Path, epochs: int) -> Path:
+    """The checkpoint that a run of so many epochs leaves in its folder at its end."""
+    return folder / "model" / f"epoch{epochs - 1}.pth.tar"
 
 
 def folder_of(checkpoint: str | Path) -> Path | None:
@@ -59,6 +67,46 @@ def folder_of(checkpoint: str | Path) -> Path | None:
         raise CheckpointError(f"there is no checkpoint {path}: check the path")
     folder = path.resolve().parent
     return folder.parent if folder.name == "model" else None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where a run trains. resume: the checkpoint it goes on from, "" for none. present: names of the checkpoints that
+    were in the folder when this was chosen."""
+
+    folder: Path
+    resume: str
+    present: tuple[str, ...]
+
+
+def choose(resume: str, new: Path, names: str) -> Choice:
+    """The folder to train in, and the checkpoint to go on from, see :func:`resolve` and :func:`settle`.
+
+    What is chosen is loaded for a while before the run begins: see :func:`refuse_change`.
+
+    Raises:
+        OptionError, CheckpointError: there is a run in the way, also one that is in progress.
+    """
+    place = new if resume in ("", AUTO) else folder_of(resume) or new
+    with hold(place) if place.is_dir() else nullcontext():
+        resume = resolve(resume, new)
+        folder = settle(resume, new, names)
+        return Choice(folder, resume, _present(folder))
+
+
+def refuse_change(choice: Choice) -> None:
+    """Refuse to train where another process has trained since the choice was made. To be called in :func:`hold`.
+
+    Raises:
+        OptionError: other checkpoints are there now.
+    """
+    if _present(choice.folder) != choice.present:
+        raise OptionError(f"another process has trained in {choice.folder} while this one was starting: start again, "
+                          "with --resume auto to go on from there")
+
+
+def _present(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.name for path in resumable(folder / "model")))
 
 
 def resolve(resume: str, new: Path) -> str:
@@ -114,7 +162,7 @@ def hold(folder: Path) -> Iterator[None]:
     Raises:
         OptionError: another process holds it.
     """
-    with open(folder / ".lock", "w") as file:
+    with open(folder / ".lock", "a", opener=regular) as file:
         try:
             # of this process alone: a loader's workers, which may outlive it by seconds, do not inherit it
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -4,6 +4,7 @@ They are remembered, and answered between two steps, where a checkpoint can be w
 """
 
 import ctypes
+import os
 import signal
 import sys
 import threading
@@ -25,6 +26,20 @@ _received: list[int] = []
 
 class StopRequested(Exception):
     """A training ends here because it was asked to; what it has done is saved."""
+
+
+def leave_early() -> None:
+    """From now on SIGUSR1, before :func:`listening`, ends the program with :data:`EXIT_CODE`: it can be started again.
+
+    SIGTERM still ends it at once, wherever it waits.
+    """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR1, _leave)
+
+
+def _leave(number: int, frame: object) -> None:
+    os.write(2, b"stopping on SIGUSR1 before any step: there is nothing to save\n")
+    os._exit(EXIT_CODE)
 
 
 @contextmanager

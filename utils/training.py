@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from utils import distributed
-from utils.console import say
-from utils.engine import Step, run_epoch
+from utils.console import one_line, say
+from utils.engine import Step, run_epoch, text_of
+from utils.errors import CheckpointError
 from utils.journal import Journal
 from utils.keeper import Keeper
 from utils.metrics import Meters
@@ -19,6 +20,7 @@ from utils.watch import FrameWatch, LossWatch, refuse_non_finite, video_names
 
 Means = dict[str, float]
 Measure = Callable[[DataLoader, Step, str], Means]
+Record = Callable[..., None]  # see Training.record
 
 
 @dataclass
@@ -50,6 +52,9 @@ class Subject(Protocol):
 
     def score(self, means: Means, measure: Measure) -> float:
         """The top-1 (0-1) that decides which checkpoint is the best: of the epoch's means, or measured here."""
+
+    def after_epoch(self, epoch: int, record: Record) -> None:
+        """Look at what an epoch has come to, and record it; all processes are here."""
 
     def state(self) -> dict[str, Any]:
         """"state_dict" and "optimizer" of a checkpoint, and more, all but where the training stands."""
@@ -109,11 +114,19 @@ class Training:
             after_step=self._after_step)
         self._losses.check()
         self._frames.report(f"train epoch {epoch}")
+        self.subject.after_epoch(epoch, self.record)
         saves = epoch % self.plan.save_freq == 0 or epoch == self.plan.epochs - 1
         best = saves and self._is_best(self.subject.score(means, self._measure))
         self.place = Place(epoch + 1, 0, self.place.iteration, self.place.best_acc)
         if saves:
             self._save(lambda content: self.keeper.save(content, epoch, best))
+
+    def record(self, kind: str, epoch: int, values: Means, *, told: bool = False, **more: Any) -> None:
+        """Write values of an epoch into the journal, and say them unless it is done; epoch -1 is before the first."""
+        if not told:
+            say(f"{kind} epoch {epoch}: {text_of(values)}" if epoch >= 0 else f"{kind}: {text_of(values)}")
+        if distributed.is_main():
+            self.journal.note(kind, epoch, self.place.iteration, values, **more)
 
     def _is_best(self, score: float) -> bool:
         best = score > self.place.best_acc
@@ -127,7 +140,7 @@ class Training:
             states = self._inside["generators"]
             for name, generator in self.subject.generators().items():
                 if name in states:
-                    generator.set_state(states[name])
+                    _set_state(generator, states[name], name)
         self._inside = None
 
     def _after_step(self, batch: Any, values: dict[str, Tensor], idle: bool) -> None:
@@ -152,7 +165,7 @@ class Training:
                 raise StopRequested
         means, _ = run_epoch(loader, step, title=title, epoch=self.place.epoch, print_freq=self.plan.print_freq,
                              device=self.device, journal=self.journal, iteration=self.place.iteration,
-                             after_step=after_step)
+                             after_step=after_step, trains=False)
         return means
 
     def _stop(self) -> None:
@@ -185,11 +198,27 @@ class Training:
 
 
 def place_of(saved: Mapping[str, Any], loader: DataLoader) -> tuple[Place, Mapping[str, Any] | None]:
-    """Where a checkpoint stands, for :meth:`Training.stand_at`. A published one stands at the end of its epoch."""
+    """Where a checkpoint stands, for :meth:`Training.stand_at`. A published one stands at the end of its epoch.
+
+    Raises:
+        CheckpointError: it stands behind the end of an epoch.
+    """
     progress = saved.get("progress") or {"epoch": saved["epoch"] + 1, "samples": 0}
+    of_epoch = len(loader) * samples_of_step(loader)
+    if progress["samples"] >= of_epoch + samples_of_step(loader):  # other batches may have left a rest
+        raise CheckpointError(f"the checkpoint stands {int(progress['samples'])} samples into an epoch of {of_epoch}: "
+                              "it is damaged, or of another dataset")
     place = Place(int(progress["epoch"]), int(progress["samples"]) // samples_of_step(loader),
                   int(saved.get("iteration", 0)), float(saved.get("best_acc", 0.0)))
     return place, progress if progress["samples"] else None
+
+
+def _set_state(generator: torch.Generator, state: Tensor, name: str) -> None:
+    try:
+        generator.set_state(state)
+    except RuntimeError as error:
+        raise CheckpointError(f"the checkpoint's random generator {one_line(name)!r} is damaged, or of another version "
+                              "of PyTorch: go on from a checkpoint at the end of an epoch") from error
 
 
 def samples_of_step(loader: DataLoader) -> int:

@@ -18,7 +18,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from process_data.src.console import say
-from process_data.src.errors import PrepareError, run
+from process_data.src.errors import PrepareError, VideoError, run
 from process_data.src.flow import METHODS, make_flow
 from process_data.src.options import Parser
 from process_data.src.video_io import find_videos, read_frames
@@ -73,7 +73,10 @@ def measure(videos: dict[str, Path], method: str = "dis") -> dict[str, float]:
     estimate = make_flow(method)
     for name, path in videos.items():
         scene = re.search(r"_(g\d+)(_c\d+)?$", name)
-        frames = np.stack(list(read_frames(path)))
+        try:
+            frames = list(read_frames(path))
+        except VideoError as error:
+            raise PrepareError(f"{path} {error}: remove it") from error
         if scene is None or len(frames) < 2:
             raise PrepareError(f"{path}: the check needs decodable videos with names like v_Class_g01_c01")
         grey = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames]

@@ -3,9 +3,7 @@
 import csv
 from pathlib import Path
 
-import cv2
-import numpy as np
-
+from dataset import jpeg
 from process_data.src.errors import PrepareError
 from process_data.src.files import read_text
 from process_data.src.lmdb_file import LmdbFile, count, open_lmdb
@@ -43,10 +41,12 @@ def _check_video(file: LmdbFile, name: str, path: Path) -> tuple[int, int]:
     jpegs = file.jpegs(name)
     if not len(jpegs) == count(file.value(name)) == file.lengths[name]:
         raise PrepareError(f"{path}: {name} holds {len(jpegs)} frames, {file.lengths[name]} by the index")
-    ends = [cv2.imdecode(np.frombuffer(jpegs[i], np.uint8), cv2.IMREAD_COLOR) for i in (0, -1)]
-    if any(end is None for end in ends):
-        raise PrepareError(f"{path}: a frame of {name} does not decode; prepare it again with --overwrite")
-    return ends[0].shape[:2]
+    if not jpegs:
+        raise PrepareError(f"{path}: {name} holds no frame; prepare it again with --overwrite")
+    try:
+        return jpeg.decode([memoryview(jpegs[i]) for i in (0, -1)]).shape[1:3]
+    except jpeg.FrameError as error:
+        raise PrepareError(f"{path}: a frame of {name} {error}; prepare it again with --overwrite") from error
 
 
 def check_rows(folder: Path, lengths: dict[str, int]) -> dict[str, int]:

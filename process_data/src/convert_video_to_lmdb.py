@@ -8,18 +8,23 @@
 Memory holds one video, the file grows as needed and takes its name only when complete.
 """
 
+import os
 import re
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from dataset import jpeg
+from dataset.regular import regular
 from process_data.src.console import say
 from process_data.src.errors import PrepareError, run
 from process_data.src.files import require_writable
 from process_data.src.lmdb_file import pack, write_lmdb
 from process_data.src.names import require_name
 from process_data.src.options import Parser
+
+MOST_BYTES = 4 * jpeg.MAX_PIXELS  # of a frame
 
 
 def frame_files(folder: Path, kind: str) -> list[Path]:
@@ -33,8 +38,26 @@ def frame_files(folder: Path, kind: str) -> list[Path]:
 
 
 def pack_folder(folder: Path, kind: str) -> bytes:
-    """The LMDB value of one video: its frame files as they are."""
-    return pack(path.read_bytes() for path in frame_files(folder, kind))
+    """The LMDB value of one video: its frame files as they are. Raises PrepareError for a file that is no JPEG."""
+    return pack(frame_bytes(path) for path in frame_files(folder, kind))
+
+
+def frame_bytes(path: Path) -> bytes:
+    """The bytes of a frame file, or of the one that it links to. Raises PrepareError where they are no JPEG.
+
+    What else a link leads to would be passed on with the LMDB.
+    """
+    try:
+        with open(path, "rb", opener=regular) as file:
+            if os.fstat(file.fileno()).st_size > MOST_BYTES:
+                raise PrepareError(f"{path} has more bytes than any frame, {MOST_BYTES}: extract this video again")
+            data = file.read()
+        jpeg.checked_size(memoryview(data))
+    except OSError as error:
+        raise PrepareError(f"{path} cannot be read ({error.strerror}): extract this video again") from error
+    except jpeg.FrameError as error:
+        raise PrepareError(f"{path} {error}: extract this video again") from error
+    return data
 
 
 def find_folders(frames: Path) -> dict[str, Path]:

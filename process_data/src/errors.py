@@ -11,6 +11,10 @@ class PrepareError(ValueError):
     """Wrong input or settings of a data-preparation script: what is wrong, where, and what to do, on one line."""
 
 
+class VideoError(PrepareError):
+    """A video that cannot be used, and is left out: why, without its name."""
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a script's `main`; a PrepareError, or a file that cannot be read or written, becomes one line on stderr and
     exit code 2, Ctrl-C exit code 130."""

@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from process_data.src import record
 from process_data.src.console import complain, say
-from process_data.src.errors import PrepareError, run
+from process_data.src.errors import PrepareError, VideoError, run
+from process_data.src.files import draft
 from process_data.src.flow import METHODS, NONE, flow_images, jpeg
 from process_data.src.names import below
 from process_data.src.options import Parser
@@ -36,7 +37,7 @@ def coded_frames(video: Path, short_side: int, method: str) -> Iterator[tuple[by
 
 def extract(video: Path, folder: Path, short_side: int, method: str) -> str:
     """Write the frame files of one video; returns what is wrong with it, "" for nothing."""
-    part = folder.with_name("." + folder.name + ".partial")
+    part = draft(folder)
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     number = 0
@@ -45,8 +46,8 @@ def extract(video: Path, folder: Path, short_side: int, method: str) -> str:
             (part / f"image_{number:05d}.jpg").write_bytes(frame)
             if flow is not None:
                 (part / f"flow_{number - 1:05d}.jpg").write_bytes(flow)
-    except cv2.error as error:
-        number, wrong = 0, f"frame {number + 1} fails: {error.err}"
+    except (cv2.error, VideoError) as error:
+        wrong = failure(error, number + 1)
     else:
         wrong = too_few(number)
     if wrong:
@@ -54,6 +55,11 @@ def extract(video: Path, folder: Path, short_side: int, method: str) -> str:
     else:
         os.replace(part, folder)
     return wrong
+
+
+def failure(error: cv2.error | VideoError, number: int) -> str:
+    """What is wrong with a video of which frame `number` could not be made."""
+    return str(error) if isinstance(error, VideoError) else f"frame {number} fails: {error.err}"
 
 
 def too_few(frames: int) -> str:
@@ -96,7 +102,7 @@ def main() -> None:
     check_extraction(options)
     videos = find_videos(options.videos)
     settings = {"flow": options.flow, "short_side": options.short_side}
-    begun = record.read(options.out / "extract.json")
+    begun = record.read(options.out / "extract.json", "remove what is there, or give a new folder as --out")
     if begun and record.difference(begun, settings):
         raise PrepareError(f"{options.out} was begun with other settings: {record.difference(begun, settings)}; "
                            "use the same, or another --out")

@@ -1,14 +1,18 @@
 """Text in and out of files, and files that appear under their name only when complete."""
 
+import hashlib
 import os
 from pathlib import Path
 
+from dataset.regular import read_bytes
 from process_data.src.errors import PrepareError
+
+LONGEST = 255 - 32  # bytes of a name to which an ending is put; file systems take 255
 
 
 def read_text(path: Path) -> str:
     """The text of a file, a byte-order mark left out. Raises PrepareError, with the line, when it is not UTF-8."""
-    data = path.read_bytes()
+    data = read_bytes(path)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -25,7 +29,7 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file that appears under its name only when complete and on disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name("." + path.name + ".partial")
+    part = draft(path)
     try:
         with open(part, "wb") as file:
             file.write(data)
@@ -35,7 +39,20 @@ def write_bytes(path: Path, data: bytes) -> None:
         part.unlink(missing_ok=True)
         error.filename = error.filename or str(part)  # a full disk comes without a name
         raise
-    os.replace(part, path)
+    try:
+        os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def draft(path: Path) -> Path:
+    """What a file or folder is called until it is complete."""
+    return path.with_name(f".{short(path.name)}.partial")
+
+
+def short(name: str) -> str:
+    """The name itself, or where it leaves no room for an ending, a checksum of it."""
+    return name if len(os.fsencode(name)) <= LONGEST else hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def require_writable(path: Path) -> None:

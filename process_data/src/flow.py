@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 import cv2
 import numpy as np
 
+from process_data.src.errors import VideoError
+
 BOUND = 20.0  # pixels; larger displacements are clipped
 QUALITY = 100  # JPEG
 METHODS = ("tvl1", "dis")
@@ -53,8 +55,8 @@ def flow_images(frames: Iterable[np.ndarray], method: str) -> Iterator[tuple[np.
 
 
 def jpeg(image: np.ndarray) -> bytes:
-    """A picture (H, W, 3) uint8 BGR as JPEG bytes of quality 100."""
+    """A picture (H, W, 3) uint8 BGR as JPEG bytes of quality 100. Raises VideoError where it is too wide or high."""
     good, coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not good:
-        raise ValueError(f"cannot encode a picture of shape {image.shape} as JPEG")
+        raise VideoError(f"a frame of {image.shape[1]} x {image.shape[0]} pixels does not go into a JPEG")
     return coded.tobytes()

@@ -21,6 +21,9 @@ def require_name(name: str, where: str | Path) -> None:
     parts = name.split("/")
     if len(parts) != 2 or not all(map(_is_plain, parts)):
         raise PrepareError(f"{where}: {name!r} is no video's name, which is Class/video without '..': rename it")
+    if parts[0] != parts[0].strip() or parts[0].startswith("\ufeff"):
+        raise PrepareError(f"{where}: the class of {name!r} begins or ends with a space, which lists of classes do not "
+                           "keep: rename it")
     if UNFIT.search(name):
         raise PrepareError(f"{where}: {name!r} holds a line break or control character: rename the video or its class")
 

@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from process_data.src import record
 from process_data.src.check_lmdb import check_alone, check_pair, check_rows
 from process_data.src.console import say
-from process_data.src.errors import PrepareError, run
-from process_data.src.extract_ff import add_extraction, check_extraction, coded_frames, report, too_few
-from process_data.src.files import require_writable, write_bytes
+from process_data.src.errors import PrepareError, VideoError, run
+from process_data.src.extract_ff import add_extraction, check_extraction, coded_frames, failure, report, too_few
+from process_data.src.files import require_writable, short, write_bytes
 from process_data.src.flow import NONE
 from process_data.src.lmdb_file import open_lmdb, pack, write_lmdb
 from process_data.src.names import below
@@ -60,7 +60,7 @@ class Places:
     def packed(self, stream: str, name: str) -> Path:
         """The file of one video's packed frames in the work folder. Raises PrepareError for a name that leads out."""
         place = below(self.work / stream, name)
-        return place.with_name(f"{place.name}.msgpack")
+        return place.with_name(f"{short(place.name)}.msgpack")
 
     def is_done(self, name: str) -> bool:
         """Whether all of a video's packed files are there; that of the last stream is written last."""
@@ -89,8 +89,8 @@ def pack_video(video: Path, rgb: Path, flow: Path | None, short_side: int, metho
         for frame, motion in coded_frames(video, short_side, method):
             frames.append(frame)
             flows += [] if motion is None else [motion]
-    except cv2.error as error:
-        return f"frame {len(frames) + 1} fails: {error.err}"
+    except (cv2.error, VideoError) as error:
+        return failure(error, len(frames) + 1)
     wrong = too_few(len(frames))
     if not wrong:
         write_bytes(rgb, pack(frames))
@@ -105,6 +105,9 @@ def begin(place: Places, settings: dict, overwrite: bool) -> list[str]:
     Raises PrepareError, with nothing touched, when something other than a run of these settings has written here.
     """
     earlier = {"settings": {}, "finished": []} | record.read(place.record) if place.record.exists() else {}
+    if earlier and not (isinstance(earlier["settings"], dict) and isinstance(earlier["finished"], list)
+                        and earlier["finished"] == ["rgb", "flow"][:len(earlier["finished"])]):
+        raise PrepareError(f"{place.record} is no record of this command: remove it and run with --overwrite")
     same = bool(earlier) and not record.difference(earlier["settings"], settings)
     if not overwrite:
         if earlier and not same:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from process_data.src.errors import PrepareError
-from process_data.src.files import write_text
+from process_data.src.files import read_text, write_text
 
 
 def fingerprint(videos: dict[str, Path]) -> str:
@@ -15,16 +15,16 @@ def fingerprint(videos: dict[str, Path]) -> str:
     return f"{len(videos)} videos, {zlib.crc32(text.encode()):08x}"
 
 
-def read(path: Path) -> dict[str, Any]:
-    """The record in a file; {} where there is none. Raises PrepareError when the file is something else."""
+def read(path: Path, remedy: str = "remove it and run with --overwrite") -> dict[str, Any]:
+    """The record in a file; {} where there is none. Raises PrepareError, with the remedy, when it is something else."""
     if not path.exists():
         return {}
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(read_text(path))
     except (ValueError, RecursionError) as error:
-        raise PrepareError(f"{path} is damaged ({error}): remove it and run with --overwrite") from error
+        raise PrepareError(f"{path} is damaged ({error}): {remedy}") from error
     if not isinstance(found, dict):
-        raise PrepareError(f"{path} is no record of this command: remove it and run with --overwrite")
+        raise PrepareError(f"{path} is no record of this command: {remedy}")
     return found
 
 
@@ -35,4 +35,5 @@ def write(path: Path, record: dict[str, Any]) -> None:
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str:
     """The settings in which two records differ, as text "flow (dis, now tvl1)"; empty when they agree."""
-    return ", ".join(f"{key} ({old.get(key)}, now {value})" for key, value in new.items() if old.get(key) != value)
+    return ", ".join(f"{key} ({old.get(key)!s:.100}, now {value})" for key, value in new.items()
+                     if old.get(key) != value)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from dataset.regular import read_bytes
 from process_data.src.errors import PrepareError
 from process_data.src.files import read_text, write_text
 from process_data.src.splits import (
@@ -134,7 +135,7 @@ def write_files(folder: Path, files: dict[str, str], overwrite: bool) -> None:
         path = folder / name
         if name == "ClassInd.txt" and path.is_file() and class_text(read_classes(path)) == text:
             continue
-        if path.exists() and path.read_bytes() != text.encode() and not overwrite:
+        if path.exists() and read_bytes(path) != text.encode() and not overwrite:
             raise PrepareError(f"{path} exists with other content: add --overwrite to replace it, or remove it")
         todo[path] = text
     for path, text in todo.items():

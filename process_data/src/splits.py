@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
@@ -115,7 +116,14 @@ def _listed(path: Path) -> list[str]:
         if "/" not in name:
             raise PrepareError(f"{path}, line {number}: {entry!r} should read Class/video.ext")
         names.append(name)
+    _refuse_twice(path, names)
     return names
+
+
+def _refuse_twice(path: Path, names: list[str]) -> None:
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise PrepareError(f"{path} lists {twice} twice: remove one of its lines")
 
 
 def hmdb51_splits(folder: Path) -> list[Split]:
@@ -126,7 +134,7 @@ def hmdb51_splits(folder: Path) -> list[Split]:
         for path in sorted(folder.glob(f"*_test_split{split}.txt")):
             name = path.name.removesuffix(f"_test_split{split}.txt")
             for video, use in _uses(path):
-                {"1": train, "2": test, "0": []}[use].append(f"{name}/{Path(video).stem}")
+                {"1": train, "2": test, "0": []}[use].append(f"{name}/{video}")
         if not train:
             raise PrepareError(f"no HMDB51 lists in {folder}: it should hold brush_hair_test_split{split}.txt, ...")
         splits.append((train, test))
@@ -143,5 +151,6 @@ def _uses(path: Path) -> list[tuple[str, str]]:
         if len(words) < 2 or words[1] not in ("0", "1", "2"):
             raise PrepareError(f"{path}, line {number}: {line.strip()!r} should read 'video.avi 1', with 1 for "
                                "training, 2 for testing, 0 for neither")
-        entries.append((words[0], words[1]))
+        entries.append((Path(words[0]).stem, words[1]))
+    _refuse_twice(path, [video for video, _ in entries])
     return entries

@@ -1,14 +1,22 @@
-"""Folders of videos and their frames."""
+"""Folders of videos and their frames.
 
+Videos come from anywhere, and FFmpeg reads more than videos: addresses of the network, playlists of other files,
+numbered pictures. It is held to files of the usual containers.
+"""
+
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from process_data.src.errors import PrepareError
+from dataset.jpeg import MAX_PIXELS
+from dataset.regular import regular
+from process_data.src.errors import PrepareError, VideoError
 from process_data.src.names import require_name
 
+CONTAINERS = "avi,matroska,webm,mov,mp4,mpeg,mpegvideo,mpegts,m4v,asf,flv,ogg"  # as FFmpeg calls them
 SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".3gp"}
 
 
@@ -38,9 +46,18 @@ def read_frames(path: Path, short_side: int = 0) -> Iterator[np.ndarray]:
     """The frames of a video in order, (H, W, 3) uint8 BGR; nothing when it does not decode.
 
     short_side: frames whose short side is longer are scaled down to it, pixels (0: never); none is scaled up.
+    Raises VideoError when it is no regular file that can be opened, or its frames are larger than any video's.
     """
-    capture = cv2.VideoCapture(str(path))
     try:
+        open(path, "rb", opener=regular).close()
+    except OSError as error:
+        raise VideoError(f"cannot be opened ({error.strerror})") from error
+    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"protocol_whitelist;file|format_whitelist;{CONTAINERS}"
+    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # a relative path may begin like an address
+    try:
+        width, height = (capture.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
+        if width * height > MAX_PIXELS:
+            raise VideoError(f"says that its frames have {width:.0f} x {height:.0f} pixels: more than {MAX_PIXELS}")
         while True:
             good, frame = capture.read()
             if not good:

@@ -1,0 +1,56 @@
+"""What a recipe costs: ``python -m experiments.cost RECIPE --rate 10``, RECIPE as of experiments.verify.
+
+Operations and samples by benchmarks.needs; hours on 2 processor cores by their measured rates (docs/performance.md).
+Hours on GPUs are an estimate: operations over what the GPUs are taken to sustain, which was not measured.
+"""
+
+from collections.abc import Sequence
+
+import launch
+from benchmarks.needs import Job
+from eval.report import table
+from experiments import recipe as recipes
+from experiments.recipe import Cost
+from utils.console import say
+from utils.options import Parser, positive_float
+
+GPU_RATE = 10e12  # operations a second that each GPU is taken to sustain, where recipes state hours
+
+
+def job(cost: Cost) -> Job:
+    """A part of a recipe as a training of so many samples."""
+    return Job(videos=cost.videos * cost.clips, epochs=cost.epochs, batch=cost.batch, processes=cost.processes,
+               passes=cost.passes)
+
+
+def operations(cost: Cost) -> float:
+    """Operations of a part, all in all."""
+    return job(cost).samples * job(cost).sample_operations
+
+
+def cpu_hours(cost: Cost) -> float:
+    """Hours on the 2 cores that were measured."""
+    costs = job(cost).costs
+    return operations(cost) / {"train": costs.train_rate, "test": costs.test_rate}[cost.work] / 3600
+
+
+def gpu_hours(cost: Cost, rate: float = GPU_RATE) -> float:
+    """Hours on as many GPUs as there are processes, which sustain ``rate`` operations a second each: an estimate."""
+    return operations(cost) / (rate * cost.processes) / 3600
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a recipe's costs."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(recipes.names())}, or a .toml file")
+    parser.add_argument("--rate", type=positive_float, default=GPU_RATE / 1e12, help="TFLOP/s that a GPU sustains")
+    args = parser.parse_args(argv)
+    rows = [[cost.what, f"{job(cost).samples:,}", f"{operations(cost):.3g}", f"{cpu_hours(cost):,.1f}",
+             f"{gpu_hours(cost, 1e12 * args.rate):,.2f}", str(cost.processes)]
+            for cost in recipes.load(args.recipe).cost]
+    say(table(["part", "clips", "operations", "hours, 2 cores", "hours, GPUs (estimate)", "GPUs"], rows))
+    return 0
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,90 @@
+"""What looks at a pretraining without touching it: what it mines, how good its views are for that, and its features."""
+
+import time
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch.utils.data import DataLoader
+
+from eval.knn import KnnMonitor, query_and_gallery, single_stream_name
+from model.momentum import MomentumContrast
+from model.pretrain import CoCLR
+from pretrain_health import HealthProbe
+from utils.mining import MiningMonitor
+from utils.training import Record
+
+
+@dataclass
+class Monitors:
+    """The monitors of a run; those that are None are not wanted. epochs: of the run. classes: names by label.
+    health: makes its probe. health_freq, knn_freq: epochs between looks; the last epoch is looked at, too."""
+
+    model: MomentumContrast
+    epochs: int
+    classes: Sequence[str] = ()
+    mining: MiningMonitor | None = None
+    health: Callable[[], HealthProbe] | None = None
+    health_freq: int = 1
+    knn: KnnMonitor | None = None
+    knn_freq: int = 1
+    _probe: HealthProbe | None = None
+    _began: float = 0.0
+
+    def begin_epoch(self) -> None:
+        """An epoch begins."""
+        self._began = time.perf_counter()
+
+    def before(self, record: Record) -> None:
+        """Look at what the first step starts from."""
+        if self.health is not None:
+            record("health", -1, self._health().before(self.model))
+
+    def after_epoch(self, epoch: int, record: Record) -> None:
+        """Look at what an epoch has come to; all processes are here."""
+        if self.mining is not None:
+            queues = {"own": self.model.queue, "other": self.model.queue_second}
+            values, recalls = self.mining.end_epoch(queues)
+            if values:
+                record("mining", epoch, values, classes={self.classes[label]: each for label, each in recalls.items()})
+        if self.health is not None and self._is_due(epoch, self.health_freq):
+            record("health", epoch, self._health().now(self.model))
+        if self.knn is not None and self._is_due(epoch, self.knn_freq):
+            values = self.knn.measure(self.model.encoder_q[0], self.model.dtype, title=f"knn epoch {epoch}",
+                                      epoch_seconds=time.perf_counter() - self._began)
+            record("knn", epoch, values, told=True)
+
+    def _is_due(self, epoch: int, every: int) -> bool:
+        return (epoch + 1) % every == 0 or epoch == self.epochs - 1
+
+    def _health(self) -> HealthProbe:
+        assert self.health is not None
+        if self._probe is None:
+            self._probe = self.health()
+        return self._probe
+
+
+def build_monitors(model: MomentumContrast, args: Namespace, loader: DataLoader, device: torch.device) -> Monitors:
+    """The monitors that the options ask for. loader: of the training.
+
+    Raises:
+        DataError: ``--knn_freq`` needs test videos, and they are missing or damaged.
+    """
+    monitors = Monitors(model, args.epochs)
+    if args.knn_freq:
+        name = single_stream_name(args.dataset, isinstance(model, CoCLR) and args.reverse)
+        sets = query_and_gallery(name, data_root=args.data_root, split_root=args.split_root, seq_len=args.seq_len,
+                                 ds=args.ds, img_dim=args.img_dim, seed=args.seed, second_view=args.second_view)
+        monitors.knn_freq = args.knn_freq
+        monitors.knn = KnnMonitor(*sets, batch_size=args.batch_size, workers=args.workers, device=device)
+    if isinstance(model, CoCLR):
+        index = loader.dataset.index
+        monitors.mining = MiningMonitor(args.moco_k, index.labels, index.sources, device)
+        monitors.classes, monitors.health_freq = index.classes, args.health_freq
+        if args.health_clips:
+            monitors.health = partial(
+                HealthProbe, loader.dataset, args.health_clips, img_dim=args.img_dim, batch_size=args.batch_size,
+                workers=args.workers, seed=args.seed, network=args.net, dim=args.moco_dim, device=device)
+    return monitors

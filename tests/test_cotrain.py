@@ -1,0 +1,258 @@
+"""cotrain.py: its commands against expectations written out, and a whole alternation that is killed on the way."""
+
+import importlib.util
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import interrupted
+import miniature
+import noise
+import pytest
+import torch
+
+import cotrain
+import launch
+import main_coclr
+import main_nce
+from eval import main_classifier, merge_2stream_prob, options
+from model import classifier, momentum
+from utils import checkpoint, pipeline
+from utils.stop import EXIT_CODE
+
+SMALL = ["--batch_size", "4", "--moco-k", "8", "--seq_len", "8", "--img_dim", "32", "-j", "0", "--coclr_options",
+         "--topk 2 --cascade --stage 2"]
+SHORT = [*SMALL, "--cycles", "1", "--infonce_epochs", "1", "--coclr_epochs", "3", "--finetune_epochs", "1",
+         "--finetune_options", "--batch_size 2", "--skip", "probe"]
+SCRIPTS = {"main_nce": main_nce, "main_coclr": main_coclr, "main_classifier": main_classifier,
+           "merge_2stream_prob": merge_2stream_prob}
+
+CLIPS = "32_s3d_bs4_lr0.001_seq2_len8_ds1"
+RGB0 = f"ckpt/log-pretrain/infonce_k8_ucf101-2clip-{CLIPS}/model/epoch299.pth.tar"
+FLOW0 = f"ckpt/log-pretrain/infonce_k8_ucf101-f-2clip-{CLIPS}/model/epoch299.pth.tar"
+RGB1, RGB2 = (f"ckpt/log-pretrain/Cycle{cycle}-FlowMining_coclr-top2_k8_ucf101-2stream-2clip-{CLIPS}/model/"
+              "epoch99.pth.tar" for cycle in (1, 2))
+FLOW1, FLOW2 = (f"ckpt/log-pretrain/Cycle{cycle}-RGBMining_coclr-top2-R_k8_ucf101-2stream-2clip-{CLIPS}/model/"
+                "epoch99.pth.tar" for cycle in (1, 2))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a miniature UCF101: 18 training and 6 test videos."""
+    folder = tmp_path_factory.mktemp("cotrain")
+    miniature.make(folder, classes=3, groups=8, clips=1, seed=1)
+    return folder
+
+
+@pytest.fixture
+def run(place, monkeypatch):
+    """Call cotrain's main with the data; returns the exit code."""
+    monkeypatch.chdir(place)
+    return lambda *words: launch.exit_code(lambda: cotrain.main(
+        [*words, "--data_root", "data", "--split_root", "splits"]))
+
+
+def planned(text: str) -> list[list[str]]:
+    """The commands of a printed plan, without those that are done."""
+    return [shlex.split(line) for line in text.splitlines() if line.startswith(("python ", "torchrun "))]
+
+
+def value(command: list[str], option: str, count: int = 1) -> list[str]:
+    """The words after an option."""
+    place = command.index(option) + 1
+    return command[place:place + count]
+
+
+def test_which_checkpoint_goes_into_which_training_of_two_cycles(run, small_network, tmp_path, capsys):
+    assert run(*SMALL, "--out", str(tmp_path / "out"), "--dry_run", "--probe_options", "--batch_size 2",
+               "--finetune_options", "--batch_size 2") == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"cd {tmp_path}/out\n") and not (tmp_path / "out").exists()
+    commands = planned(out)
+    names = [line.split(". ")[1] for line in out.splitlines() if line.startswith("# ")]
+    assert names == ["InfoNCE RGB", "InfoNCE flow", "cycle 1 RGB", "cycle 1 flow", "cycle 2 RGB", "cycle 2 flow",
+                     "retrieval RGB", "retrieval flow", "retrieval both",
+                     "probe RGB", "probe RGB test", "probe flow", "probe flow test", "probe both",
+                     "finetune RGB", "finetune RGB test", "finetune flow", "finetune flow test", "finetune both"]
+    by_name = dict(zip(names, commands, strict=True))
+    pairs = {name: value(by_name[name], "--pretrain", 2) for name in names[2:6]}
+    assert pairs == {"cycle 1 RGB": [RGB0, FLOW0], "cycle 1 flow": [FLOW0, RGB1],
+                     "cycle 2 RGB": [RGB1, FLOW1], "cycle 2 flow": [FLOW1, RGB2]}
+    assert ["--reverse" in by_name[name] for name in names[2:6]] == [False, True, False, True]
+    for kind in ("probe", "finetune"):
+        assert value(by_name[f"{kind} RGB"], "--pretrain") == [RGB2]
+        assert value(by_name[f"{kind} flow"], "--pretrain") == [FLOW2]
+    assert value(by_name["retrieval RGB"], "--test") == [RGB2]
+    assert value(by_name["retrieval flow"], "--test") == [FLOW2]
+    assert value(by_name["retrieval flow"], "--dataset") == ["ucf101-f"]
+    assert value(by_name["InfoNCE flow"], "--epochs", 5) == ["300", "--schedule", "250", "280", "--resume"]
+    assert value(by_name["cycle 2 flow"], "--epochs", 3) == ["100", "--schedule", "80"]
+    assert value(by_name["finetune RGB"], "--epochs", 4) == ["500", "--schedule", "400", "450"]
+    tuned = value(by_name["finetune flow test"], "--test")[0]
+    assert tuned.endswith(f"train-ft_pt={FLOW2.replace('/', '-')}/model/epoch499.pth.tar")
+    assert value(by_name["finetune both"], "--prob2") == [f"{tuned}-prob-ten.json"]
+    assert value(by_name["retrieval both"], "--prob1") == [str(Path(RGB2).parent / "feature")]
+
+
+def test_every_printed_command_is_one_of_its_script(run, small_network, tmp_path, capsys):
+    """With two processes, as torchrun starts them."""
+    assert run(*SHORT, "--out", str(tmp_path), "--dry_run", "--nproc_per_node", "2") == 0
+    for command in planned(capsys.readouterr().out):
+        script = next(i for i, word in enumerate(command) if word.endswith(".py"))
+        name, words = Path(command[script]).stem, command[script + 1:]
+        assert Path(command[script]).is_file()
+        assert command[:script] == (["torchrun", "--standalone", "--nproc_per_node=2"] if name in (
+            "main_nce", "main_coclr") else ["python"])
+        if name in ("main_nce", "main_coclr"):
+            SCRIPTS[name].parse(words, later={word for word in words if word.endswith(".pth.tar")})
+        elif name == "main_classifier":
+            options.parse(words, "")
+        else:
+            merge_2stream_prob.parse(words)
+
+
+@pytest.mark.parametrize(("words", "complaint"), [
+    (["--coclr_options", "--cascade --stage 7 --topk 2"], "the cascade is too deep"),
+    (["--coclr_options", "--topk 9"], "topk must lie"),
+    (["--moco-k", "10"], "must be a multiple"), (["--nproc_per_node", "3"], "must be a multiple"),
+    (["--img_dim", "2"], "--img_dim 2"), (["--batch_size", "32", "--moco-k", "32"], "fewer than one batch"),
+    (["--finetune_options", ""], "fewer than one batch"),
+    (["--infonce_options", "--lr 0"], "--lr"), (["--infonce_options", "--nonsense"], "--nonsense"),
+    (["--infonce_options", "--lr '1"], "cannot be taken apart"),
+    (["--probe_options", "--test x"], "--test is set by cotrain.py itself"),
+    (["--dataset", "ucf101-f"], "has a suffix"), (["--dataset", "nowhere"], "nowhere"),
+    (["--infonce_rgb", "nowhere.pth.tar"], "there is no checkpoint nowhere.pth.tar"),
+    (["--infonce_flow", "data/unfit.pth.tar"], "does not fit the model"),
+])
+def test_what_cannot_work_is_refused_before_anything_runs(run, small_network, place, tmp_path, capsys, words,
+                                                          complaint):
+    checkpoint.save(place / "data/unfit.pth.tar", {"state_dict": {"encoder_q.0.weight": torch.zeros(3)}})
+    assert run(*SHORT, "--out", str(tmp_path / "out"), *words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and complaint in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def small_network(monkeypatch):
+    """A network that is built and learns in a moment."""
+    for module in (momentum, classifier):
+        monkeypatch.setattr(module, "select_backbone", noise.small_backbone)
+
+
+@pytest.fixture
+def forked(monkeypatch, small_network):
+    """Have steps run in forks; returns (names of those run, {name: how one is stopped})."""
+    ran, stops = [], {}
+
+    def execute(runner, step, log):
+        ran.append(step.name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(runner.out)
+            patch.setattr(sys, "argv", list(step.command[1:]))
+            [code] = interrupted.train(SCRIPTS[Path(step.command[1]).stem].main, stop=stops.pop(step.name, None))
+            with open(log, "a") as file:
+                file.write(f"$ {step.shell}\n{interrupted.said()}")
+        return code
+    monkeypatch.setattr(pipeline.Runner, "_execute", execute)
+    return ran, stops
+
+
+def test_an_alternation_that_is_killed_goes_on_and_repeats_nothing(run, place, tmp_path, forked, capsys):
+    ran, stops = forked
+    words = [*SHORT, "--out", str(tmp_path)]
+    stops["cycle 1 RGB"] = interrupted.Stop("kill", 6)  # of its 3 epochs of 4 steps
+    assert run(*words) == 2
+    assert "step 'cycle 1 RGB' was ended by SIGKILL" in capsys.readouterr().err
+    first = {path: path.stat().st_mtime_ns for path in tmp_path.glob("ckpt/log-pretrain/infonce*/model/*")}
+    assert ran == ["InfoNCE RGB", "InfoNCE flow", "cycle 1 RGB"] and len(first) == 4
+    ran.clear()
+    assert run(*words, "--dry_run") == 0
+    assert "# 2. InfoNCE flow: done already" in (plan := capsys.readouterr().out) and len(planned(plan)) == 10
+    assert run(*words) == 0
+    assert ran == ["cycle 1 RGB", "cycle 1 flow", "retrieval RGB", "retrieval flow", "retrieval both", "finetune RGB",
+                   "finetune RGB test", "finetune flow", "finetune flow test", "finetune both"]
+    assert "epochs 1 to 2" in (tmp_path / "logs/cycle_1_RGB.log").read_text()
+    assert {path: path.stat().st_mtime_ns for path in first} == first
+    check_results(tmp_path, capsys.readouterr().out)
+    ran.clear()
+    assert run(*words) == 0 and ran == []
+    check_refusals(run, words, tmp_path, capsys)
+    next(tmp_path.glob("log-eval-*/*-f-*/model/*-acc-ten.json")).unlink()
+    assert run(*words) == 0 and ran == ["finetune flow test", "finetune both"]
+
+
+def check_results(out: Path, shown: str) -> None:
+    """results.json has what the evaluations wrote, and the table shows it."""
+    results = json.loads((out / "results.json").read_text())
+    rgb, both = results["results"]["RGB"], results["results"]["both"]
+    written = json.loads(next(out.glob("ckpt/**/Cycle1-Flow*/model/feature/ucf101_recall.json")).read_text())
+    assert rgb["retrieval"] == written and list(written) == ["1", "5", "10", "20", "50"]
+    accuracy, = out.glob("log-eval-*/ucf101-32*/model/*-acc-ten.json")
+    assert rgb["finetune"] == json.loads(accuracy.read_text())["ten"]
+    assert both["finetune"] == json.loads((out / "results/finetune_both.json").read_text())["both"]
+    assert json.loads((accuracy.parents[1] / "best.json").read_text())["epochs"] == 1
+    for row in ("RGB", "flow", "both"):
+        columns = results["results"][row]
+        numbers = [*columns["retrieval"].values(), columns["finetune"]["1"]]
+        assert " ".join([row, *(f"{number:.2f}" for number in numbers)]) in " ".join(shown.split())
+    assert (out / "results.txt").read_text() in shown
+    assert all((out / path).is_file() for path in results["models"].values())
+
+
+def check_refusals(run, words: list[str], out: Path, capsys) -> None:
+    """What is there was made with other options, or from other files."""
+    given, = out.glob("ckpt/log-pretrain/infonce_k8_ucf101-2clip*/model/epoch0.pth.tar")
+    for more, complaint in ((["--seed", "1"], "was made with --seed 0 (now 1)"),
+                            (["--infonce_rgb", str(given)], "was started from ckpt/log-pretrain/infonce"),
+                            (["--finetune_options", "--batch_size 2 --optim adam --save_steps 3 --wd 0.5"], "")):
+        capsys.readouterr()
+        code = run(*words, *more, "--dry_run")
+        captured = capsys.readouterr()
+        if complaint:
+            assert code == 2 and complaint in captured.err and captured.err.count("\n") == 1
+        else:  # another weight decay names another folder, so that its training is new
+            assert code == 0 and len(planned(captured.out)) == 5
+    assert run(*words, "--infonce_rgb", str(given), "--out", str(out / "other"), "--dry_run") == 0
+    commands = planned(capsys.readouterr().out)
+    assert len(commands) == 11 and value(commands[1], "--pretrain") == [str(given)]
+    assert "-f-2clip" in value(commands[0], "--dataset")[0] and not (out / "other").exists()
+
+
+def test_a_sigterm_saves_in_the_real_script_and_ends_with_its_code(run, tmp_path):
+    """main_nce.py as a process, with S3D: the signal comes once it trains."""
+    def send() -> None:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("ckpt/*/*/model/*-step*.pth.tar")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+    sender = threading.Thread(target=send)
+    sender.start()
+    code = run(*SHORT, "--out", str(tmp_path), "--infonce_epochs", "100", "--infonce_options", "--save_steps 1")
+    sender.join()
+    log = (tmp_path / "logs/InfoNCE_RGB.log").read_text()
+    assert code == EXIT_CODE and "stopping on SIGTERM" in log and list(tmp_path.glob("logs/*")) == [
+        tmp_path / "logs/InfoNCE_RGB.log"]
+
+
+def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
+    """With a miniature in place of the rendered videos."""
+    ran, _ = forked
+    spec = importlib.util.spec_from_file_location("demo", Path(cotrain.__file__).parent / "scripts/demo.py")
+    spec.loader.exec_module(demo := importlib.util.module_from_spec(spec))
+    monkeypatch.setattr(demo, "prepare", lambda it: miniature.make(it.out, "motions", groups=8, clips=7))
+    words = ["--epochs", "1", "--coclr_epochs", "1", "--finetune_epochs", "1", "--out", str(tmp_path)]
+    assert launch.exit_code(lambda: demo.main(words)) == 0
+    shown = (tmp_path / "results.txt").read_text()
+    assert shown in capsys.readouterr().out
+    rows = {line[:18].strip(): line[18:].split() for line in shown.partition("\n\n")[0].splitlines()}
+    assert len(ran) == 4 + 7 + 5
+    merged = {mode: json.loads((tmp_path / f"merged/{mode}.json").read_text())["both"] for mode in "sc"}
+    expected = [*(merged["s"][k] for k in ("1", "5", "10", "20")), merged["c"]["1"]]
+    assert rows["CPR RGB + flow"] == [f"{number:.1f}" for number in expected]
+    assert len(rows["CPR flow"]) == 5 and len(rows["random RGB"]) == len(rows["InfoNCE flow"]) == 4

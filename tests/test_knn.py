@@ -1,0 +1,287 @@
+"""The kNN monitor against plain loops; that it leaves training as it was; sets that it refuses; several processes."""
+
+import json
+import multiprocessing
+import os
+import random
+import re
+import shutil
+from pathlib import Path
+
+import miniature
+import noise
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from test_data_faults import change_video, without_frames
+from test_protocols import loop_mean, loop_recall, loop_unit, loop_votes
+from torch import nn
+
+import launch
+import main_coclr
+import main_nce
+from dataset import catalog
+from dataset.errors import DataError
+from eval import knn
+from eval.knn import KnnMonitor, query_and_gallery, single_stream_name
+from model import momentum
+from utils import checkpoint, distributed
+from utils.augmentation import photometric
+from utils.errors import TrainingError
+from utils.presets import CropsTransform
+
+CPU = torch.device("cpu")
+CLASSES, SIDE, SEQ_LEN, NEAR = 7, 16, 4, 6
+SIZES = {"seq_len": SEQ_LEN, "ds": 2, "img_dim": SIDE, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """14 test and 42 training videos of 20 to 25 frames."""
+    return miniature.make(tmp_path_factory.mktemp("knn"), classes=CLASSES, seed=0)
+
+
+@pytest.fixture
+def own(made, tmp_path):
+    """A copy that a test may damage: its roots, and its RGB LMDB."""
+    for root in (made.data_root, made.split_root):
+        shutil.copytree(root, tmp_path / root.name)
+    roots = {"data_root": tmp_path / made.data_root.name, "split_root": tmp_path / made.split_root.name}
+    return roots, roots["data_root"] / "UCF101/ucf101_frame.lmdb"
+
+
+def backbone(seed: int = 0) -> nn.Sequential:
+    """(B, 3, T, h, w) -> (B, 5, t, h', w'), with statistics of its own; one part of it is in evaluation mode."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Conv3d(3, 5, 3, stride=2), nn.BatchNorm3d(5), nn.ReLU(), nn.Dropout(0.5),
+                        nn.Sequential(nn.BatchNorm3d(5), nn.Dropout(0.5)))
+    for bn in (net[1], net[4][0]):
+        bn.running_mean.normal_()
+        bn.running_var.uniform_(0.5, 2)
+    net[4][0].eval()
+    return net
+
+
+def monitor(roots: dict, workers: int = 0, **settings) -> KnnMonitor:
+    query, gallery = query_and_gallery("ucf101", **roots, **SIZES)
+    return KnnMonitor(query, gallery, **{"batch_size": 4, "workers": workers, "device": CPU, "k": NEAR} | settings)
+
+
+@torch.no_grad()
+def features(net: nn.Module, mode: str, roots: dict) -> tuple[list[list[float]], list[int]]:
+    """Features and labels of a set, one video at a time."""
+    dataset = catalog.build("ucf101", mode, transform=CropsTransform(SIDE, crops=1), seq_len=SEQ_LEN, ds=2, seed=3,
+                            **roots)
+    rows, labels = [], []
+    for sample in (dataset[i] for i in range(len(dataset))):
+        frames = photometric(sample["clips"], sample["photo"])[0, 0]  # (3, F, h, w)
+        [window] = sample["windows"]
+        maps = net(torch.stack([frames[:, at] for at in window], dim=1)[None])[0]  # (F, t, h', w')
+        rows.append([float(sum(channel.flatten().tolist())) / channel.numel() for channel in maps])
+        labels.append(sample["label"])
+    return rows, labels
+
+
+def loop_scores(query, gallery, query_label, gallery_label):
+    """The three shares from lists."""
+    sides = []
+    for rows in (query, gallery):
+        mean = loop_mean(rows)
+        sides.append([loop_unit([x - m for x, m in zip(row, mean, strict=True)]) for row in rows])
+    hits = {1: 0, 5: 0}
+    for q, label in zip(sides[0], query_label, strict=True):
+        votes = loop_votes([sum(a * b for a, b in zip(q, g, strict=True)) for g in sides[1]], gallery_label, NEAR, 0.07)
+        for rank in hits:
+            hits[rank] += label in sorted(votes, key=lambda c: -votes[c])[:rank]
+    return {"knn_top1": hits[1] / len(query), "knn_top5": hits[5] / len(query),
+            "r1": loop_recall(query, gallery, query_label, gallery_label, 1)}
+
+
+def spied(replace=setattr) -> list[tuple]:
+    """What neighbour_scores is called with from now on."""
+    compute, seen = knn.neighbour_scores, []
+
+    def spy(*given):
+        seen.append(given)
+        return compute(*given)
+    replace(knn, "neighbour_scores", spy)
+    return seen
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_measure_against_loops(made, seed, monkeypatch):
+    monkeypatch.setattr(knn, "QUERIES_AT_ONCE", 5)  # several blocks of queries
+    seen = spied(monkeypatch.setattr)
+    found = monitor(made.roots).measure(backbone(seed))
+    (query, query_label), (gallery, gallery_label) = (features(backbone(seed).eval(), mode, made.roots)
+                                                      for mode in ("query", "gallery"))
+    assert len(query) == len(made.test) and len(gallery) == len(made.train)
+    for given, rows in zip(seen[0], (query, gallery), strict=False):
+        torch.testing.assert_close(given, torch.tensor(rows), rtol=1e-4, atol=1e-5)
+    expected = loop_scores(query, gallery, query_label, gallery_label)
+    assert found == pytest.approx(expected) and 0 < expected["knn_top5"] < 1
+
+
+def test_autocast_is_the_backbones_alone(made):
+    types = []
+    net = backbone()
+    net[0].register_forward_hook(lambda module, given, output: types.append(output.dtype))
+    found = monitor(made.roots).measure(net, torch.bfloat16)
+    assert set(types) == {torch.bfloat16} and all(0 <= share <= 1 for share in found.values())
+
+
+def generators() -> list:
+    return [torch.get_rng_state().tolist(), random.getstate(), [str(part) for part in np.random.get_state()]]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_measure_leaves_training_as_it_was(made, workers):
+    watched, net = monitor(made.roots, workers), backbone().train()
+    net[4][0].eval()
+    modes = [module.training for module in net.modules()]
+    assert len(set(modes)) == 2
+    state, before, children = {k: v.clone() for k, v in net.state_dict().items()}, generators(), \
+        set(multiprocessing.active_children())
+    first = watched.measure(net)
+    assert generators() == before and set(multiprocessing.active_children()) == children
+    assert [module.training for module in net.modules()] == modes
+    assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
+    assert torch.is_grad_enabled() and watched.measure(net) == first
+
+
+def test_a_measure_that_is_stopped_leaves_the_modes_as_they_were(made):
+    net, videos = backbone(), []
+    modes = [module.training for module in net.modules()]
+
+    def stop():
+        videos.append(1)
+        if len(videos) == 10:
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        monitor(made.roots).measure(net, after_video=stop)
+    assert [module.training for module in net.modules()] == modes and torch.is_grad_enabled()
+
+
+def test_the_line_says_what_it_cost(made, capsys):
+    found = monitor(made.roots).measure(backbone(), title="knn epoch 3", epoch_seconds=0.25)
+    pattern = r"knn epoch 3: (.*); (\d+) clips in ([\d.]+) s, ([\d.]+) clips/s, ([\d.]+)% of the epoch's 0.2 s\n"
+    line = re.search(pattern, capsys.readouterr().out)
+    clips, seconds, rate, share = (float(line[i]) for i in range(2, 6))
+    assert line[1] == "  ".join(f"{name} {value:.4g}" for name, value in found.items())
+    assert clips == len(made.train) + len(made.test)
+    assert share / 100 * 0.25 == pytest.approx(seconds, abs=0.06) and clips / rate == pytest.approx(seconds, abs=0.06)
+
+
+@pytest.mark.parametrize(("name", "reverse", "expected"), [
+    ("ucf101-2clip", False, "ucf101"), ("ucf101-f-2clip", False, "ucf101-f"), ("ucf101-2stream-2clip", False, "ucf101"),
+    ("ucf101-2stream-2clip", True, "ucf101-f"), ("my-f-videos-2clip", False, "my-f-videos"),
+    ("k400-f-2clip", False, "k400-f"), ("ucf101-2clip", True, "ucf101"), ("ucf101", False, "ucf101")])
+def test_the_stream_that_is_measured(name, reverse, expected):
+    assert single_stream_name(name, reverse) == expected
+    spec = catalog.parse(expected)
+    assert spec.clips == 1 and len(spec.streams) == 1 and spec.base == catalog.parse(name).base
+
+
+def test_a_name_that_cannot_be():
+    with pytest.raises(DataError, match="no dataset name"):
+        single_stream_name("../x-2clip")
+
+
+@pytest.mark.parametrize(("content", "words"), [
+    (None, "which is not there"), ("", "is empty"), ("/x/{0}/,3\n", "too short"), ("/x/{0}/,20\n", "a single video")])
+def test_a_test_split_that_cannot_be_measured_is_an_error_at_the_start(made, own, content, words):
+    roots, _ = own
+    path = roots["split_root"] / "ucf101/test_split01.csv"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content.format(made.test[0]))
+    with pytest.raises(DataError, match=words) as error:
+        query_and_gallery("ucf101", **roots, **SIZES)
+    assert "--knn_freq" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_damaged_frames_are_named_once_and_end_it_where_there_are_many(made, own, monkeypatch, capsys):
+    roots, path = own
+    monkeypatch.setattr("utils.watch.MOST_DAMAGED", 0.1)  # of one measure
+    change_video(path, made.test[0], without_frames(*range(1, 20, 2), *range(2, 20, 2)))  # frame 0 stands in
+    watched = monitor(roots)
+    for _ in range(2):
+        watched.measure(backbone())
+    said = capsys.readouterr().out
+    assert said.count(f"warning: video {made.test[0]}: frame") == 1 and "of 56 frames" in said  # 14 clips of 4
+    monkeypatch.setattr("utils.watch.MOST_DAMAGED", 0.01)
+    with pytest.raises(TrainingError, match="of 56 frames could not be read"):
+        watched.measure(backbone())
+
+
+# Two processes
+
+
+def measure_13(roots: dict, net: nn.Module, after_video=lambda: None) -> dict[str, float]:
+    """A measure with 13 queries, which two processes do not divide."""
+    query, gallery = query_and_gallery("ucf101", **roots, **SIZES)
+    query.index = query.index.take(range(13))
+    watched = KnnMonitor(query, gallery, batch_size=4, workers=0, device=CPU, k=NEAR)
+    return watched.measure(net, after_video=after_video)
+
+
+def worker(rank: int, folder: str, roots: dict) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
+    distributed.start(backend="gloo", dist_url=f"file://{folder}/rendezvous")
+    net, videos, seen = backbone(), [], spied()
+    net[1].running_mean += rank  # each has statistics of its own
+    statistics = net[1].running_mean.clone()
+    found = measure_13(roots, net, lambda: videos.append(1))
+    torch.save((found, seen[0][:2], len(videos), torch.equal(net[1].running_mean, statistics)),
+               f"{folder}/rank{rank}.pt")
+    distributed.stop()
+
+
+def test_two_processes_find_what_one_finds(made, tmp_path, monkeypatch):
+    mp.spawn(worker, args=(str(tmp_path), made.roots), nprocs=2)
+    seen = spied(monkeypatch.setattr)
+    alone = measure_13(made.roots, backbone())
+    for rank in range(2):
+        found, features_of, videos, untouched = torch.load(tmp_path / f"rank{rank}.pt")
+        assert found == pytest.approx(alone) and videos == 7 + 21 and untouched
+        for here, there in zip(features_of, seen[0], strict=False):
+            torch.testing.assert_close(here, there)
+
+
+@pytest.mark.parametrize(("script", "dataset", "options"), [
+    (main_nce, "ucf101-2clip", ""), (main_coclr, "ucf101-2stream-2clip", "--reverse --topk 2 --health_clips 0"),
+    (main_coclr, "ucf101-2stream-2clip", "--reverse --topk 2 --health_clips 0 --second_view residual")])
+def test_a_training_is_measured_and_not_changed(script, dataset, options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)
+    monkeypatch.setattr(launch, "_started", False)
+    monkeypatch.chdir(tmp_path)
+    made = miniature.make(tmp_path)
+    common = ["--dataset", dataset, *made.options, "--seq_len", "8", "--img_dim", "32", "--batch_size", "4",
+              "--moco-k", "8", "--moco-dim", "8", "-j", "0", "--epochs", "3", *options.split()]
+    for freq in (0, 2):
+        argv = [*common, "--knn_freq", str(freq), "--name_prefix", f"f{freq}"]
+        assert launch.exit_code(lambda argv=argv: script.work(script.parse(argv))) == 0
+    folders = [next(Path("ckpt/log-pretrain").glob(f"f{freq}*")) for freq in (0, 2)]
+    one, two = (checkpoint.load(folder / "model/epoch2.pth.tar")["state_dict"] for folder in folders)
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+    lines = [json.loads(line) for line in (folders[1] / "metrics.jsonl").read_text().splitlines()]
+    seen = [line for line in lines if line["kind"] == "knn"]
+    assert [line["epoch"] for line in seen] == [1, 2] and set(seen[0]["values"]) == {"knn_top1", "knn_top5", "r1"}
+    assert "knn" not in (folders[0] / "metrics.jsonl").read_text()
+    assert capsys.readouterr().out.count("of the epoch's") == 2
+
+
+def test_a_monitor_without_test_videos_is_refused_before_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)
+    monkeypatch.setattr(launch, "_started", False)
+    monkeypatch.chdir(tmp_path)
+    made = miniature.make(tmp_path)
+    (made.split_root / "ucf101/test_split01.csv").unlink()
+    argv = ["--dataset", "ucf101-2clip", *made.options, "--seq_len", "8", "--img_dim", "32", "--batch_size", "4",
+            "--moco-k", "8", "-j", "0", "--knn_freq", "1"]
+    assert launch.exit_code(lambda: main_nce.work(main_nce.parse(argv))) == 2
+    assert "--knn_freq" in capsys.readouterr().err and not Path("ckpt").exists()

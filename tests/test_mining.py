@@ -1,0 +1,229 @@
+"""Measures of what is mined, against plain loops; that they change no training; the signs that need no labels."""
+
+import json
+import math
+import statistics
+from pathlib import Path
+from types import SimpleNamespace
+
+import noise
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_main_pretrain import newest, on_noise, run  # noqa: F401
+
+import main_coclr
+from model.cascade import cascade_stages, cascade_topk
+from utils import checkpoint, health
+from utils.mining import MiningMonitor, agreement, class_recalls
+
+K, B, N = 24, 5, 40
+
+
+@pytest.fixture
+def scene():
+    """A monitor of a full queue, and a mining in two stages of it."""
+    labels, sources = torch.randint(3, (N,)), torch.randint(4, (N,))
+    monitor = MiningMonitor(K, labels, sources)
+    rows = torch.randperm(N)[:K]
+    monitor.ring.update(labels[rows], sources[rows], rows)
+    other, own = torch.randn(B, K), torch.randn(B, K)
+    excluded = torch.rand(B, K) < 0.2
+    mining = SimpleNamespace(other=other, own=own, excluded=excluded,
+                             stages=cascade_stages(other, own, excluded, 3, 0.5, 2))
+    return SimpleNamespace(labels=labels, sources=sources, monitor=monitor, rows=rows, mining=mining,
+                           queries=torch.randint(3, (B,)))
+
+
+def test_measures_of_a_step_by_loops(scene):
+    scene.monitor.watch(scene.mining)
+    values = {name: value.item() for name, value in scene.monitor.read(scene.queries).items()}
+    candidates = [(i, j) for i in range(B) for j in range(K) if not scene.mining.excluded[i, j]]
+
+    def right(i: int, j: int) -> bool:
+        return (i, j) in candidates and scene.labels[scene.rows[j]] == scene.queries[i]
+    mined = [(i, j) for i in range(B) for j in scene.mining.stages[-1][i].tolist()]
+    assert values["recall"] == pytest.approx(sum(right(*p) for p in mined) / len(mined))
+    assert values["chance"] == pytest.approx(sum(right(*p) for p in candidates) / len(candidates))
+    best = [(i, int(scene.mining.stages[-1][i, 0])) for i in range(B)]
+    assert values["mining_r1"] == pytest.approx(sum(right(*p) for p in best) / B)
+    for number, stage in enumerate(scene.mining.stages, start=1):
+        hits = sum(right(i, j) for i in range(B) for j in stage[i].tolist())
+        assert values[f"stage{number}_hits"] == pytest.approx(hits / B)
+    assert 0 < values["recall"] < 1 and 0 < values["chance"] < 1
+
+
+def test_entries_of_the_own_source_are_not_counted_as_mined(scene):
+    scene.mining.excluded[0] = True  # nothing else is left: the first query mines its own source
+    scene.monitor.watch(scene.mining)
+    values = scene.monitor.read(scene.queries)
+    rest = MiningMonitor(K, scene.labels, scene.sources)
+    rest.ring.load_state_dict(scene.monitor.ring.state_dict())
+    rest.watch(SimpleNamespace(other=scene.mining.other[1:], own=scene.mining.own[1:],
+                               excluded=scene.mining.excluded[1:], stages=[s[1:] for s in scene.mining.stages]))
+    assert values["recall"] == rest.read(scene.queries[1:])["recall"]
+
+
+def test_class_mining_recall_of_an_epoch_by_loops(scene):
+    found, mined = set(), []
+    for _ in range(4):
+        other = torch.randn(B, K)
+        scene.mining.stages = [cascade_topk(other, other, scene.mining.excluded, 3, 0.5, 1)]
+        scene.monitor.watch(scene.mining)
+        scene.monitor.read(scene.queries)
+        for i in range(B):
+            for j in scene.mining.stages[0][i].tolist():
+                row = int(scene.rows[j])
+                if not scene.mining.excluded[i, j]:
+                    mined.append(row)
+                    if scene.labels[row] == scene.queries[i]:
+                        found.add((int(scene.labels[row]), int(scene.sources[row])))
+    pairs = set(zip(scene.labels.tolist(), scene.sources.tolist(), strict=True))
+    expected = {}
+    for label in range(3):
+        own = [pair for pair in pairs if pair[0] == label]
+        expected[label] = len(found.intersection(own)) / len(own)
+    queue = F.normalize(torch.randn(8, K), dim=0)
+    values, classes = scene.monitor.end_epoch({"own": queue})
+    assert classes == pytest.approx(expected)
+    assert values["cmr_median"] == pytest.approx(statistics.median(expected.values()))
+    counts = np.bincount(mined, minlength=N)
+    assert values["mined_videos"] == pytest.approx((counts > 0).mean())
+    assert values["most_mined"] == pytest.approx(counts.max() / counts.mean())
+    assert scene.monitor.end_epoch({"own": queue}) == ({}, {})  # an epoch that mined nothing
+
+
+def test_a_class_of_one_source_has_no_recall():
+    assert class_recalls(torch.tensor([1, 0, 2]), torch.tensor([0, 0, 1])) == {0: 0.5}
+
+
+def test_counts_survive_a_checkpoint(scene):
+    scene.monitor.watch(scene.mining)
+    scene.monitor.read(scene.queries)
+    copy = MiningMonitor(K, scene.labels, scene.sources)
+    copy.load_state_dict(scene.monitor.state_dict())
+    queues = {"own": F.normalize(torch.randn(8, K), dim=0)}
+    assert copy.end_epoch(queues) == scene.monitor.end_epoch(queues) != ({}, {})
+
+
+def test_the_counts_of_another_set_are_not_taken_over(scene):
+    other = MiningMonitor(K, scene.labels[:30], scene.sources[:30])
+    other.load_state_dict(scene.monitor.state_dict())
+    assert not other.ring.full and other.end_epoch({}) == ({}, {})
+
+
+def test_agreement_by_loops_and_at_its_ends():
+    one, two, allowed = torch.randn(B, K), torch.randn(B, K), torch.rand(B, K) < 0.8
+    expected = []
+    for i in range(B):
+        ranked = [sorted(torch.nonzero(allowed[i]).flatten().tolist(), key=lambda j, r=rows: -float(r[i, j]))[:4]
+                  for rows in (one, two)]
+        overlap, chance = len(set(ranked[0]) & set(ranked[1])) / 4, 4 / int(allowed[i].sum())
+        expected.append((overlap - chance) / (1 - chance))
+    assert agreement(one, two, allowed, 4).item() == pytest.approx(np.mean(expected))
+    assert agreement(one, one, allowed, 4).item() == pytest.approx(1)
+    many = torch.randn(2, 400, 300)
+    assert abs(agreement(*many, torch.ones(400, 300, dtype=torch.bool), 5).item()) < 0.02  # nothing in common
+
+
+def test_instances_and_hubs_by_loops():
+    z1 = F.normalize(torch.randn(12, 4), dim=1)
+    z2 = F.normalize(z1 + 0.7 * torch.randn(12, 4), dim=1)
+    z = torch.cat([z1, z2])
+    hits, popular = [], [0] * 24
+    excluded = torch.eye(24, dtype=torch.bool)
+    for i in range(24):
+        others = sorted((j for j in range(24) if j != i), key=lambda j: -float(z[i] @ z[j]))
+        hits.append(others[0] == (i + 12) % 24)
+        for j in others[:3]:
+            popular[j] += 1
+    assert health.instance_hits(z1, z2).tolist() == hits and 0 < sum(hits) < 24
+    assert health.hubness(z, excluded, 3) == pytest.approx(max(popular) / 3)
+
+
+def test_spread_and_rank():
+    z = F.normalize(torch.randn(30, 6), dim=1)
+    pairs = [1 - float(a @ b) for a in z for b in z]
+    assert health.spread(z).item() == pytest.approx(np.mean(pairs), abs=1e-5)
+    assert health.spread(z[:1].expand(9, -1)).item() == pytest.approx(0, abs=1e-6)
+    shares = np.linalg.svd((z - z.mean(dim=0)).double().numpy(), compute_uv=False)**2
+    shares /= shares.sum()
+    assert health.effective_rank(z).item() == pytest.approx(math.exp(-(shares * np.log(shares)).sum()))
+    assert health.effective_rank(torch.randn(50, 1) * torch.ones(1, 6)).item() == pytest.approx(1)
+
+
+def test_one_network_is_better_than_another_where_it_hits_more_often():
+    yes, no = torch.ones(100, dtype=torch.bool), torch.zeros(100, dtype=torch.bool)
+    assert health.better(yes, yes) == 0 and health.better(yes, no) == 10 and health.better(no, yes) == -10
+
+
+def lines(prefix: str) -> list[dict]:
+    [path] = Path("ckpt/log-pretrain").glob(f"{prefix}*/metrics.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_what_a_run_says_of_its_mining(capsys):
+    assert run(main_coclr, "--epochs 3 --cascade --stage 2 --health_freq 2") == 0
+    mining = [line for line in lines("coclr") if line["kind"] == "mining"]
+    assert [line["epoch"] for line in mining] == [1, 2]  # the queue is full after the first
+    assert set(mining[0]["values"]) == {"cmr_median", "mined_videos", "most_mined", "spread_own", "rank_own",
+                                        "spread_other", "rank_other"}
+    assert set(mining[0]["classes"]) == {"A", "B"}
+    seen = [line for line in lines("coclr") if line["kind"] == "health"]
+    assert [line["epoch"] for line in seen] == [-1, 1, 2]
+    assert {"second_own", "second_other", "second_random", "agreement", "hub_other"} <= set(seen[0]["values"])
+    assert seen[0]["values"]["second_other"] == seen[2]["values"]["second_other"]  # the miner is frozen
+    means = [line["values"] for line in lines("coclr") if line["kind"] == "epoch"]
+    assert {"recall", "chance", "mining_r1", "stage1_hits", "stage2_hits", "agreement"} <= set(means[1])
+    out = capsys.readouterr().out
+    assert "the view that mines is no better than its random initialisation" in out  # it is one
+    assert "16 clips by 2 network(s) in" in out
+
+
+def weights(prefix: str) -> dict:
+    saved = checkpoint.load(newest(prefix, 2))
+    return saved["state_dict"]
+
+
+def test_neither_labels_nor_monitors_change_training(monkeypatch):
+    assert run(main_coclr, "--epochs 3 --cascade --stage 2 --name_prefix one") == 0
+    get = noise.Noise.__getitem__
+
+    def permuted(self, item):
+        return get(self, item) | {"label": (item[1] * 5 + 3) % 7 % 2}
+    monkeypatch.setattr(noise.Noise, "__getitem__", permuted)
+    assert run(main_coclr, "--epochs 3 --cascade --stage 2 --name_prefix two") == 0
+    assert run(main_coclr, "--epochs 3 --cascade --stage 2 --name_prefix three --health_clips 0") == 0
+    one = weights("one")
+    for prefix in ("two", "three"):
+        assert all(torch.equal(value, weights(prefix)[key]) for key, value in one.items())
+    recalls = [line["values"].get("recall") for prefix in ("one", "two") for line in lines(prefix)
+               if line["kind"] == "epoch"]
+    assert recalls[:3] != recalls[3:]  # they were other labels
+
+
+def test_health_of_two_processes_is_that_of_one(tmp_path):
+    from interrupted import train  # forks, which must come before anything starts threads
+
+    def main() -> int:
+        return run(main_coclr, "--epochs 1 --batch_size 2 --moco-k 16")
+    values = []
+    for processes in (1, 2):
+        assert train(main, processes=processes) == [0] * processes
+        [path] = Path("ckpt").glob("*/*/metrics.jsonl")
+        values.append(json.loads(path.read_text().splitlines()[0]))
+        path.parent.rename(tmp_path / f"done{processes}")
+    assert values[0]["kind"] == "health" and values[0]["values"] == pytest.approx(values[1]["values"], abs=1e-5)
+
+
+@pytest.mark.parametrize("first", ["other", "own"])
+def test_stages_are_nested_and_end_in_the_mined_ones(first):
+    other, own = torch.randn(3, 64), torch.randn(3, 64)
+    excluded = torch.rand(3, 64) < 0.1
+    stages = cascade_stages(other, own, excluded, 3, 0.5, 4, first=first)
+    assert [stage.shape[1] for stage in stages] == [32, 16, 8, 3]
+    for row in range(3):
+        sets = [set(stage[row].tolist()) for stage in stages]
+        assert sets[0] > sets[1] > sets[2] > sets[3]
+    assert torch.equal(stages[-1], cascade_topk(other, own, excluded, 3, 0.5, 4, first=first))

@@ -1,0 +1,158 @@
+"""Where the paper and the released system differ: each switch's effect on the mined set, and progressive training."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from interrupted import Stop, train
+from noise import small_backbone
+from test_cascade import cascade_by_loops
+from test_main_pretrain import newest, on_noise, run  # noqa: F401
+
+import main_coclr
+import pretrain_steps
+from model import momentum
+from model.cascade import cascade_topk, stage_views
+from model.errors import ModelError
+from model.loss import coclr_loss, drop_self
+from model.pretrain import CoCLR
+from utils import checkpoint
+from utils.errors import OptionError
+
+
+def test_views_by_stage():
+    assert stage_views(5) == ["other", "own", "other", "own", "other"]
+    assert stage_views(4) == ["other", "own", "other", "other"]
+    assert stage_views(4, "own") == ["own", "other", "own", "other"]
+    assert stage_views(1, "own") == ["other"]
+
+
+@pytest.mark.parametrize("stage", [2, 3, 4, 5])
+def test_the_own_view_first_by_loops(stage):
+    """The loops swap the views but at the last stage, which the swap would give to the own view."""
+    other, own = torch.randn(3, 96), torch.randn(3, 96)
+    excluded = torch.rand(3, 96) < 0.1
+    got = cascade_topk(other, own, excluded, 3, 0.5, stage, first="own")
+    expected = []
+    for b in range(3):
+        left = list(range(96))
+        for i in range(1, stage + 1):
+            row = other[b] if i == stage or i % 2 == 0 else own[b]
+            keep = 3 if i == stage else int(96 * 0.5**i)
+            left = sorted(left, key=lambda j, row=row: (bool(excluded[b, j]), -float(row[j])))[:keep]
+        expected.append(left)
+    assert got.tolist() == expected
+    assert not torch.equal(got, cascade_by_loops(other, own, excluded, 3, 0.5, stage))
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(momentum, "select_backbone", small_backbone)
+
+
+@pytest.mark.parametrize("anchor", ["query", "key"])
+def test_the_anchor_of_the_own_view(small, anchor):
+    """q . queue as released, or k . queue as in the paper; the mined set is that of the formula."""
+    model = CoCLR("s3d", 8, 64, topk=3, ratio=0.5, stage=3, cascade=True, anchor=anchor)
+    for parameter in model.parameters():
+        parameter.data.normal_()  # so that clips, and both encoders, lie apart
+    model.queue_label.fill_(1)
+    seen = []
+    model.watch = seen.append
+    blocks = torch.randn(2, 4, 2, 3, 8, 32, 32)
+    with torch.no_grad():
+        model(blocks[0], blocks[1], torch.arange(4))
+        q, k = (momentum.embed(model.encoder_q, blocks[0, :, 0]), momentum.embed(model.encoder_k, blocks[1, :, 0]))
+        kf = momentum.embed(model.sampler, blocks[1, :, 1])
+        rows = (q if anchor == "query" else k) @ model.queue
+        expected = cascade_by_loops(kf @ model.queue_second, rows, torch.zeros(4, 64, dtype=torch.bool), 3, 0.5, 3)
+    assert torch.equal(seen[0].stages[-1], expected)
+    other_way = cascade_topk(kf @ model.queue_second, (k if anchor == "query" else q) @ model.queue,
+                             torch.zeros(4, 64, dtype=torch.bool), 3, 0.5, 3)
+    assert not torch.equal(expected, other_way)
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"first": "own"}, "own view can come first only"), ({"first": "own", "cascade": True, "stage": 1}, "two stages"),
+    ({"anchor": "key"}, "only in a cascade"), ({"anchor": "k", "cascade": True}, "query or key"),
+    ({"anchor": "key", "cascade": True, "stage": 2}, "stage of the own view")])
+def test_switches_that_would_change_nothing_are_refused(settings, words):
+    with pytest.raises(ModelError, match=words):
+        CoCLR("s3d", 8, 64, **settings)
+
+
+def test_a_switch_that_would_change_nothing_is_refused_on_the_command_line(capsys):
+    with pytest.raises(ModelError, match="--cascade"):
+        main_coclr.parse(["--cascade_first", "own"])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_share_of_steps_that_leave_the_own_key_out(share):
+    draws = [pretrain_steps.masks_self(0, 0, i, share) for i in range(2000)]
+    assert abs(sum(draws) / 2000 - share) < 0.04 and (0 < share < 1 or len(set(draws)) == 1)
+
+
+def test_the_self_mask_option_reaches_the_loss():
+    losses = []
+    for share in (0, 1):
+        assert run(main_coclr, f"--epochs 3 --self_mask {share} --name_prefix m{share}") == 0
+        path = newest(f"m{share}", 2).parents[1] / "metrics.jsonl"
+        steps = [json.loads(line) for line in path.read_text().splitlines()]
+        losses.append([line["values"]["loss"] for line in steps if line["kind"] == "steps"])
+    assert losses[0][0] == losses[1][0]  # an empty queue has no other positive
+    assert losses[0][2] < losses[1][2]  # less mass on fewer positives
+
+
+def folders(prefix: str) -> list[str]:
+    return sorted(path.name.split("_k")[0] for path in Path("ckpt/log-pretrain").glob(f"{prefix}*"))
+
+
+def test_progressive_phases_are_the_trainings_of_their_topk(capsys):
+    assert run(main_coclr, "--epochs 3 --progressive 1 2 --name_prefix both") == 0
+    assert folders("both") == ["bothcoclr-top1", "bothcoclr-top2"]
+    assert run(main_coclr, "--epochs 3 --topk 1 --name_prefix a") == 0
+    first = newest("acoclr-top1", 2)
+    assert run(main_coclr, f"--epochs 3 --topk 2 --name_prefix a --pretrain {first} random") == 0
+    for topk in (1, 2):
+        one, two = (checkpoint.load(newest(f"{name}coclr-top{topk}", 2)) for name in ("both", "a"))
+        assert all(torch.equal(value, two["state_dict"][key]) for key, value in one["state_dict"].items())
+        assert one["iteration"] == two["iteration"] == 6 and one["options"]["topk"] == topk
+
+
+def test_progressive_training_goes_on_in_the_phase_where_it_was(capsys):
+    def main(prefix):
+        return lambda: run(main_coclr, f"--epochs 3 --progressive 1 2 --name_prefix {prefix} --resume auto")
+    assert train(main("whole")) == [0]
+    assert train(main("part"), stop=Stop("term", 8)) == [75]
+    assert folders("part") == ["partcoclr-top1", "partcoclr-top2"]
+    assert train(main("part")) == [0]
+    assert "phase of topk 1 is done" in Path("out0.txt").read_text()
+    one, two = (checkpoint.load(newest(f"{name}coclr-top2", 2))["state_dict"] for name in ("whole", "part"))
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ("--progressive 2 2", "does not grow"), ("--progressive 1 3 --topk 2", "contradict"),
+    ("--progressive 1 2 --test x.pth.tar", "--test"), ("--progressive 1 2 --resume x.pth.tar", "--resume auto")])
+def test_phases_that_cannot_be_are_refused(options, words, tmp_path):
+    Path("x.pth.tar").touch()
+    with pytest.raises(OptionError, match=words):
+        main_coclr.parse(options.split())
+
+
+def test_a_later_phase_that_is_in_the_way_is_refused_before_the_first_begins(capsys):
+    assert run(main_coclr, "--epochs 1 --topk 2") == 0
+    capsys.readouterr()
+    assert run(main_coclr, "--epochs 1 --progressive 1 2") == 2
+    assert "already holds a run" in capsys.readouterr().err and folders("coclr") == ["coclr-top2"]
+
+
+def test_a_cascade_too_deep_for_a_later_phase_is_refused_at_the_start():
+    with pytest.raises(ModelError, match="too deep"):
+        main_coclr.parse(["--moco-k", "32", "--cascade", "--stage", "5", "--progressive", "1", "5"])
+
+
+def test_dropping_the_own_key_leaves_less_mass():
+    logits, mask = torch.randn(4, 9), torch.ones(4, 9).triu()
+    assert coclr_loss(logits, drop_self(mask)) > coclr_loss(logits, mask)
