@@ -58,9 +58,9 @@ def sign_table(found: Mapping[str, Any]) -> str:
         return ""
     def number(value: float) -> str:
         return "" if math.isnan(value) else f"{value:+.2f}"
-    lines = [[name, f"{number(each['epochs'])} ({each['epochs_n']})", f"{number(each['runs'])} ({each['runs_n']})"]
+    lines = [[name, f"{number(each['moments'])} ({each['moments_n']})", f"{number(each['runs'])} ({each['runs_n']})"]
              for name, each in rho.items()]
-    return markdown(["sign", "over epochs (N)", "over runs, last epoch (N)"], lines)
+    return markdown(["sign", "over moments of all runs (N)", "over runs, at the end (N)"], lines)
 
 
 def text(content: Mapping[str, Any]) -> str:

@@ -13,7 +13,9 @@ from experiments.plan import MethodPlan, SeedPlan
 from experiments.settings import METHODS, Grid
 from utils.provenance import code_version
 
-MINING = {"recall": "PMR", "mining_r1": "mining R@1", "cmr_median": "median CMR"}  # in metrics.jsonl -> in results
+# Of the last epoch: kind of line and name in metrics.jsonl -> name in results.
+MINING = {("epoch", "recall"): "PMR", ("epoch", "chance"): "PMR by chance", ("epoch", "mining_r1"): "mining R@1",
+          ("mining", "cmr_median"): "median CMR"}
 SECONDS = "seconds.json"
 
 
@@ -33,7 +35,7 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
     for text in path.read_text(encoding="utf-8").splitlines():
         line = json.loads(text)
         if line["kind"] != "steps":
-            found[line["kind"], line.get("title"), line.get("phase"), line["epoch"]] = line
+            found[line["kind"], line.get("title"), line["epoch"]] = line
     return list(found.values())
 
 
@@ -46,8 +48,9 @@ def read_measures(plan: MethodPlan, out: Path) -> dict[str, float]:
             value = value[key]
         measures[name] = value
     if plan.journal:
-        epochs = [line["values"] for line in read_journal(out / plan.journal) if line["kind"] == "epoch"]
-        measures |= {title: 100 * epochs[-1][name] for name, title in MINING.items() if name in epochs[-1]}
+        last = {line["kind"]: line["values"] for line in read_journal(out / plan.journal)}
+        measures |= {title: 100 * last[kind][name] for (kind, name), title in MINING.items()
+                     if name in last.get(kind, {})}
     return measures
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+LABELLED = ("cmr_median",)
+
 
 def rank(values: np.ndarray) -> np.ndarray:
     """Ranks from 1, equal values sharing the mean of theirs: (N,) float."""
@@ -21,27 +23,33 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def pairs(journal: Iterable[Mapping[str, Any]]) -> list[tuple[dict[str, float], float]]:
-    """(signs, PMR) of each epoch of a run that has both: the health at an epoch's start, and the epoch's recall."""
+    """(signs, PMR) of a run's moments: the health after an epoch with that epoch's recall, and before the first with the
+    first one's. In lines of the mining, what was told with labels is left out."""
     lines = list(journal)
     recall = {line["epoch"]: line["values"]["recall"] for line in lines
               if line["kind"] == "epoch" and "recall" in line["values"]}
-    return [(line["values"], recall[line["epoch"]]) for line in lines
-            if line["kind"] == "health" and line["epoch"] in recall]
+    found = []
+    for line in lines:
+        epoch = max(line["epoch"], 0)
+        if line["kind"] in ("health", "mining") and epoch in recall:
+            signs = {f"{line['kind']} {name}": value for name, value in line["values"].items() if name not in LABELLED}
+            found.append((signs, recall[epoch]))
+    return found
 
 
 def correlations(journals: Iterable[Iterable[Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
-    """Of each sign: rank correlation with PMR over all epochs of all runs, and over the last epochs of the runs.
+    """Of each sign: rank correlation with PMR over all moments of all runs, and over the last moments of the runs.
 
     Returns:
-        {sign: {"epochs": rho, "epochs_n": N, "runs": rho, "runs_n": N}}.
+        {sign: {"moments": rho, "moments_n": N, "runs": rho, "runs_n": N}}.
     """
     runs = [found for journal in journals if (found := pairs(journal))]
     result = {}
     for name in dict.fromkeys(name for run in runs for signs, _ in run for name in signs):
-        everywhere = [(signs[name], pmr) for run in runs for signs, pmr in run if name in signs]
-        last = [(run[-1][0][name], run[-1][1]) for run in runs if name in run[-1][0]]
+        by_run = [[(signs[name], pmr) for signs, pmr in run if name in signs] for run in runs]
+        everywhere, last = [point for points in by_run for point in points], [points[-1] for points in by_run if points]
         result[name] = {}
-        for title, points in (("epochs", everywhere), ("runs", last)):
+        for title, points in (("moments", everywhere), ("runs", last)):
             x, y = np.array(points, dtype=float).reshape(-1, 2).T
             result[name] |= {title: rank_correlation(x, y), f"{title}_n": len(points)}
     return result

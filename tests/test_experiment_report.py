@@ -15,7 +15,8 @@ MEASURES = {"RGB R@1": 50.0, "RGB R@5": 60.0, "RGB R@10": 70.0, "RGB R@20": 80.0
 
 def _epochs(*recalls: float) -> list[dict]:
     return [line for epoch, recall in enumerate(recalls) for line in (
-        {"kind": "health", "epoch": epoch, "values": {"agreement": recall / 2, "hubness": 9 - recall}},
+        {"kind": "health", "epoch": epoch, "values": {"agreement": recall / 2, "hub_own": 9 - recall}},
+        {"kind": "mining", "epoch": epoch, "values": {"cmr_median": 0.5, "most_mined": 2.0}},
         {"kind": "epoch", "title": "train", "epoch": epoch, "values": {"recall": recall, "loss": 1.0}})]
 
 
@@ -36,7 +37,9 @@ def test_the_report_has_every_method_with_its_numbers(content, tmp_path):
     coclr = dict(zip(report.COLUMNS, lines["CoCLR"], strict=True))
     assert coclr["PMR"] == "21.0 ± 1.0" and coclr["RGB R@1"] == "51.2 ± 0.0" and coclr["RGB finetune"] == ""
     assert "chance 10.0" in text and "3 seeds" in text and "too deep" in text
-    assert lines["agreement"] == ["+1.00 (9)", "+1.00 (3)"] and lines["hubness"] == ["-1.00 (9)", "-1.00 (3)"]
+    assert lines["health agreement"] == ["+1.00 (9)", "+1.00 (3)"]
+    assert lines["health hub_own"] == ["-1.00 (9)", "-1.00 (3)"]
+    assert lines["mining most_mined"] == [" (9)".strip(), "(3)"] and "cmr_median" not in text
 
 
 def test_report_and_figures_are_written(content, tmp_path):
@@ -65,6 +68,8 @@ def test_rank_correlation_is_pandas_own():
 
 
 def test_a_sign_is_paired_with_the_recall_of_its_epoch():
-    journal = _epochs(0.1, 0.4)[:3]  # the second epoch has told its health, and was stopped
-    assert signs.pairs(journal) == [({"agreement": 0.05, "hubness": 8.9}, 0.1)]
-    assert signs.correlations([journal, []])["hubness"]["epochs_n"] == 1
+    journal = [{"kind": "health", "epoch": -1, "values": {"agreement": 0.3}}, *_epochs(0.1, 0.4)[:4]]
+    assert signs.pairs(journal) == [  # the second epoch has told its health, and was stopped
+        ({"health agreement": 0.3}, 0.1), ({"health agreement": 0.05, "health hub_own": 8.9}, 0.1),
+        ({"mining most_mined": 2.0}, 0.1)]
+    assert signs.correlations([journal, []])["health hub_own"]["moments_n"] == 1
