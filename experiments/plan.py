@@ -124,8 +124,8 @@ class SeedPlan:
     def _mine(self, name: str, stream: str, own: str, other: str, *words: str) -> None:
         self._models[name, stream] = self.planner.pretrain(
             f"{name} {stream}", COCLR, "--dataset", f"{self.dataset}-2stream-2clip", *self._view(name),
-            *self._pretraining(name, self.grid.coclr_epochs), "--topk", str(self.grid.topk), "--health_freq", "5", *METHODS[name].words,
-            *words, "--pretrain", own, other)
+            *self._pretraining(name, self.grid.coclr_epochs), "--topk", str(self.grid.topk), "--health_freq", "5",
+            *METHODS[name].words, *words, "--pretrain", own, other)
 
     def _journal(self, name: str, stream: str) -> str:
         return str(Path(self._models[name, stream]).parents[1] / "metrics.jsonl")

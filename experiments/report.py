@@ -2,7 +2,7 @@
 
     python -m experiments.report --results experiments/results/reduced.json --out docs
 
-Writes OUT/experiment.md, with a table of each set and one of the signs of mining health, and two figures, which need
+Writes OUT/experiment_results.md, with a table of each set and one of the signs of mining health, and two figures, which need
 matplotlib: OUT/experiment_retrieval.png and OUT/experiment_mining.png.
 """
 
@@ -95,12 +95,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise CheckpointError(f"there is no {args.results}: python -m experiments.run writes it")
     content = read_json(args.results)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "experiment.md").write_text(text(content), encoding="utf-8")
+    (args.out / "experiment_results.md").write_text(text(content), encoding="utf-8")
     say(text(content))
     from experiments import figures  # only this needs matplotlib
 
     figures.draw(content, args.out)
-    say(f"written: {args.out / 'experiment.md'} and two figures beside it")
+    say(f"written: {args.out / 'experiment_results.md'} and two figures beside it")
     return 0
 
 

@@ -23,8 +23,10 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def pairs(journal: Iterable[Mapping[str, Any]]) -> list[tuple[dict[str, float], float]]:
-    """(signs, PMR) of a run's moments: the health after an epoch with that epoch's recall, and before the first with the
-    first one's. In lines of the mining, what was told with labels is left out."""
+    """(signs, PMR) of a run's moments: the health after an epoch with that epoch's recall, before the first with its.
+
+    Of the lines of what an epoch mined, too, but for what needs labels.
+    """
     lines = list(journal)
     recall = {line["epoch"]: line["values"]["recall"] for line in lines
               if line["kind"] == "epoch" and "recall" in line["values"]}

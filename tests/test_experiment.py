@@ -81,7 +81,7 @@ def test_settings_are_not_changed_where_test_groups_are_tested():
 
 @pytest.fixture(scope="module")
 def full_plan(tmp_path_factory):
-    return SeedPlan(GRIDS["reduced"], "rendered", 7, tmp_path_factory.mktemp("plan"), "splits-validation")
+    return SeedPlan(GRIDS["full"], "rendered", 7, tmp_path_factory.mktemp("plan"), "splits-validation")
 
 
 def test_every_command_starts_from_what_an_earlier_one_leaves(full_plan):

@@ -46,7 +46,7 @@ def test_report_and_figures_are_written(content, tmp_path):
     pytest.importorskip("matplotlib")
     (tmp_path / "results.json").write_text(json.dumps(content))
     assert report.main(["--results", str(tmp_path / "results.json"), "--out", str(tmp_path / "out")]) == 0
-    assert (tmp_path / "out" / "experiment.md").read_text() == report.text(content)
+    assert (tmp_path / "out" / "experiment_results.md").read_text() == report.text(content)
     for name in ("retrieval", "mining"):
         assert (tmp_path / "out" / f"experiment_{name}.png").read_bytes().startswith(b"\x89PNG")
 
