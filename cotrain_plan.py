@@ -95,12 +95,12 @@ class Planner:
         self.gpus = ["--gpu", ",".join(map(str, range(processes)))] if torch.cuda.is_available() else []
         self.steps: list[Step] = []
         self.data_checks: dict[tuple[str, str], Callable[[], object]] = {}
-        self._made: set[str] = set()
+        self.made: set[str] = set()
 
     def pretrain(self, name: str, script: str, *words: str) -> str:
         """Add a training by main_nce.py or main_coclr.py; the checkpoint it will leave."""
         argv = [*self.common, *self.roots, *words, "--resume", "auto"]
-        args, path = foresee(script, argv, self._made)
+        args, path = foresee(script, argv, self.made)
         if (script, args.dataset) not in self.data_checks:  # later ones differ in their names and starts alone
             self._refuse_early(script, args)
         self.data_checks[script, args.dataset] = partial(
@@ -114,7 +114,7 @@ class Planner:
         """Add the training of a classifier on a checkpoint, and its test with ten crops; the classifier's file."""
         argv = ["--dataset", dataset, *self.common, *self.gpus, *self.roots, *words]
         training = [*argv, "--pretrain", start, "--resume", "auto"]
-        args, path = foresee(CLASSIFIER, training, self._made)
+        args, path = foresee(CLASSIFIER, training, self.made)
         check_clips(network.shadow(args), args)
         devices = classifier_options.devices(args.gpu)
         self.data_checks[CLASSIFIER + args.train_what, dataset] = partial(
@@ -145,7 +145,7 @@ class Planner:
         if script == MERGE:
             merge_2stream_prob.parse(words)
         else:
-            main_classifier.check_inputs(classifier_options.parse(words, ""), self._made)
+            main_classifier.check_inputs(classifier_options.parse(words, ""), self.made)
         makes = partial(pipeline.newer, self.out / result, *(self.out / path for path in made_from))
         self.steps.append(Step(name, ("python", str(ROOT / script), *words), makes, shown))
 
@@ -155,14 +155,14 @@ class Planner:
         with torch.device("meta"):
             model = importlib.import_module(Path(script).stem).build(args)
         if script == COCLR:
-            for given in {*args.pretrain} - self._made:
+            for given in {*args.pretrain} - self.made:
                 _refuse_unfit(model.encoder_q, given)
 
     def _add_training(self, name: str, command: tuple[str, ...], args: Namespace, path: Path,
                       made_with: Mapping[str, int]) -> str:
-        if str(path) in self._made:
+        if str(path) in self.made:
             raise OptionError(f"step {name!r} would train in the same run folder as another one, {path.parents[1]}")
-        self._made.add(str(path))
+        self.made.add(str(path))
         self.steps.append(Step(name, command, partial(is_trained, self.out / path, args, made_with)))
         return str(path)
 

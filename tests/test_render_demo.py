@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,17 +13,17 @@ from process_data.src.check_demo import colour_statistics, flow_statistics, meas
 from process_data.src.demo_motions import MOTIONS, draw_clip
 from process_data.src.demo_scenes import make_scene
 from process_data.src.errors import PrepareError
-from process_data.src.render_demo import clip_frames, render
+from process_data.src.render_demo import Look, clip_frames, render
 from process_data.src.video_io import find_videos, read_frames
 
 ROOT = Path(__file__).parents[1]
-SMALL = {"frames": 16, "size": (64, 48), "seed": 0}
+SMALL = Look(frames=16, size=(64, 48), seed=0)
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     out = tmp_path_factory.mktemp("demo") / "videos"
-    assert render(out, list(MOTIONS)[:8], groups=4, clips=2, **SMALL) == 64
+    assert render(out, list(MOTIONS)[:8], SMALL, groups=4, clips=2) == 64
     return out
 
 
@@ -35,6 +36,36 @@ def test_motion_tells_the_class_across_scenes_and_colour_does_not(demo):
     assert result["colour"] < result["bound"]
 
 
+def test_a_typical_object_is_the_class_s_in_every_scene_and_the_ground_is_not():
+    alike = {0.0: [], 1.0: []}
+    for name in ("Slide", "Fall", "Spin", "Rock"):
+        own = make_scene(0, 1000 + list(MOTIONS).index(name), 96, 128)
+        colour = _direction(own.thing[own.mask > 0.9].mean(axis=0))
+        for typical, found in alike.items():  # a muted ground is grey: what has a hue is the object
+            look = replace(SMALL, typical=typical, muted=1.0)
+            found += [np.dot(colour, _hue(clip_frames(name, group, 1, look).astype(float))) for group in range(1, 6)]
+    assert np.mean(alike[1.0]) > 0.85 and np.mean(alike[0.0]) < 0.4
+
+
+def _direction(colour: np.ndarray) -> np.ndarray:
+    """A BGR colour's part that is not grey, of length 1."""
+    part = colour - colour.mean()
+    return part / np.linalg.norm(part)
+
+
+def _hue(frames: np.ndarray) -> np.ndarray:
+    """The direction of the most colourful tenth of the pixels' mean colour."""
+    pixels = frames.reshape(-1, 3)
+    colourful = np.ptp(pixels, axis=1)
+    return _direction(pixels[colourful > np.quantile(colourful, 0.9)].mean(axis=0))
+
+
+def test_other_speeds_change_how_fast_and_not_what():
+    looks = [replace(SMALL, pace=pace, spread=0.0) for pace in (1.0, 2.0)]
+    slow, fast = (clip_frames("Slide", 1, 1, look).astype(float) for look in looks)
+    np.testing.assert_array_equal(slow[::2], fast[:8])  # every second frame of the slow one
+
+
 def test_files_are_real_videos_of_the_named_form(demo):
     videos = find_videos(demo)
     assert len({name.split("/")[0] for name in videos}) == 8
@@ -45,13 +76,13 @@ def test_files_are_real_videos_of_the_named_form(demo):
 
 
 def test_rendering_twice_gives_the_same_bytes(demo, tmp_path):
-    render(tmp_path / "again", ["Bounce"], groups=2, clips=1, **SMALL)
+    render(tmp_path / "again", ["Bounce"], SMALL, groups=2, clips=1)
     for path in (tmp_path / "again").rglob("*.avi"):
         assert path.read_bytes() == (demo / path.relative_to(tmp_path / "again")).read_bytes()
 
 
 def test_a_video_holds_what_was_rendered(demo):
-    wanted = clip_frames("Zoom", 2, 1, **SMALL)
+    wanted = clip_frames("Zoom", 2, 1, SMALL)
     got = np.stack(list(read_frames(demo / "Zoom" / "v_Zoom_g02_c01.avi")))
     assert np.abs(wanted.astype(int) - got).mean() < 8  # JPEG
 
@@ -95,11 +126,12 @@ def test_the_nearest_of_the_own_scene_does_not_count():
 
 def test_a_folder_with_files_is_not_rendered_into(demo):
     with pytest.raises(PrepareError, match="not an empty folder"):
-        render(demo, ["Bounce"], groups=1, clips=1, **SMALL)
+        render(demo, ["Bounce"], SMALL, groups=1, clips=1)
 
 
 @pytest.mark.parametrize("wrong", [["--classes", "1"], ["--size", "65x48"], ["--size", "tiny"], ["--frames", "4"],
-                                   ["--seed", "-1"], ["--contact_sheet", "sheet.xyz"], ["--contact_sheet", "/"]])
+                                   ["--seed", "-1"], ["--pace", "0"], ["--spread", "1"], ["--typical", "1.5"],
+                                   ["--muted", "-1"], ["--contact_sheet", "sheet.xyz"], ["--contact_sheet", "/"]])
 def test_wrong_options_end_in_one_line(wrong, tmp_path):
     command = [sys.executable, ROOT / "process_data/src/render_demo.py", "--out", tmp_path / "x", *wrong]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -25,15 +25,16 @@ class Pose:
 class Draw:
     """What differs between the clips of a class: few numbers in narrow ranges, and the clip's own generator."""
 
-    speed: float  # factor on the motion's rate, 0.88 ... 1.12
+    speed: float  # factor on the motion's rate
     side: float  # -1 or 1: left or right, clockwise or not
     phase: float  # where in its cycle the motion starts, radians
     rng: np.random.Generator
 
 
-def draw_clip(rng: np.random.Generator) -> Draw:
-    """Draw a clip's speed, side and phase."""
-    return Draw(rng.uniform(0.88, 1.12), float(rng.choice([-1.0, 1.0])), rng.uniform(0, 2 * np.pi), rng)
+def draw_clip(rng: np.random.Generator, pace: float = 1.0, spread: float = 0.12) -> Draw:
+    """Draw a clip's speed, side and phase. pace: mean speed. spread: by what share a clip is slower or faster."""
+    speed = pace * rng.uniform(1 - spread, 1 + spread)
+    return Draw(speed, float(rng.choice([-1.0, 1.0])), rng.uniform(0, 2 * np.pi), rng)
 
 
 def _pose(frames: int, x=0.0, y=0.0, angle=0.0, log_scale=0.0) -> Pose:

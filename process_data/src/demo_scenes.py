@@ -5,7 +5,7 @@ far as it likes. A scene's look depends on the seed and the group only, never on
 """
 
 import colorsys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -32,6 +32,16 @@ def make_scene(seed: int, group: int, height: int, width: int) -> Scene:
     edge = cv2.GaussianBlur(mask, (0, 0), height / 60)
     thing = (thing * (0.35 + 0.65 * np.clip(2 * edge - 1, 0, 1))[..., None]).astype(np.uint8)  # dark rim
     return Scene(ground, thing, mask)
+
+
+def muted(scene: Scene, share: float) -> Scene:
+    """The scene with its background's colours, contrast and half its brightness reduced by a share in 0-1."""
+    ground = scene.ground.astype(np.float64)
+    grey = ground.mean(axis=2, keepdims=True)
+    ground = grey + (1 - share) * (ground - grey)
+    mean = ground.mean(axis=(0, 1))
+    ground = mean * (1 - share / 2) + (1 - share) * (ground - mean)
+    return replace(scene, ground=np.clip(ground, 0, 255).astype(np.uint8))
 
 
 def _palette(rng: np.random.Generator, hue: float, value: tuple[float, float]) -> np.ndarray:

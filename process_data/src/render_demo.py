@@ -10,7 +10,7 @@ always give the same videos.
 import argparse
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -20,13 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from process_data.src.console import say
 from process_data.src.demo_motions import MOTIONS, Pose, draw_clip
-from process_data.src.demo_scenes import Scene, make_scene
+from process_data.src.demo_scenes import Scene, make_scene, muted
 from process_data.src.errors import PrepareError, run
 from process_data.src.files import require_writable, write_bytes
 from process_data.src.options import Parser
 
 FINE = 2  # scenes are drawn this many times larger than the video, then averaged down: no jagged edges
 FOLLOW = 0.6  # share of the object's motion that the background makes, so that every crop of the picture moves
+OBJECTS = 1000  # the scene after which the classes' own objects are taken; groups end at 99
 FPS = 15
 
 
@@ -63,14 +64,36 @@ def _moved(layer: np.ndarray, pose: Pose, i: int, share: float, pivot: np.ndarra
     return cv2.warpAffine(layer, turn, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
-def clip_frames(name: str, group: int, clip: int, *, frames: int, size: tuple[int, int], seed: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Look:
+    """What all clips of a set have in common.
+
+    frames: of a clip. size: (width, height) in pixels. seed: of all draws. pace: mean speed of the motions. spread: by
+    what share a clip is slower or faster. typical: share of clips that show their class's own object instead of the
+    scene's. muted: how far backgrounds are paled, 0-1.
+    """
+
+    frames: int
+    size: tuple[int, int]
+    seed: int
+    pace: float = 1.0
+    spread: float = 0.12
+    typical: float = 0.0
+    muted: float = 0.0
+
+
+def clip_frames(name: str, group: int, clip: int, look: Look) -> np.ndarray:
     """Frames (T, H, W, 3) uint8 BGR of clip `clip` of class `name` in scene `group`; draws depend on these alone."""
-    rng = np.random.default_rng([seed, group, clip, zlib.crc32(name.encode())])
-    draw = draw_clip(rng)
+    rng = np.random.default_rng([look.seed, group, clip, zlib.crc32(name.encode())])
+    draw = draw_clip(rng, look.pace, look.spread)
     # were the object always at the middle first, its place in a still picture would give some classes away
     setting = Setting(rng.uniform(0, 1, 2), rng.uniform(-0.5, 0.5, 2), rng.uniform(0.65, 1.15, 3))
-    scene = make_scene(seed, group, FINE * size[1], FINE * size[0])
-    return render_clip(scene, MOTIONS[name](np.arange(frames), draw), size, setting)
+    width, height = FINE * look.size[0], FINE * look.size[1]
+    scene = muted(make_scene(look.seed, group, height, width), look.muted)
+    if look.typical and rng.random() < look.typical:
+        own = make_scene(look.seed, OBJECTS + list(MOTIONS).index(name), height, width)
+        scene = replace(scene, thing=own.thing, mask=own.mask)
+    return render_clip(scene, MOTIONS[name](np.arange(look.frames), draw), look.size, setting)
 
 
 def write_video(path: Path, frames: np.ndarray) -> None:
@@ -86,14 +109,14 @@ def write_video(path: Path, frames: np.ndarray) -> None:
     part.replace(path)
 
 
-def contact_sheet(names: list[str], groups: int, *, frames: int, size: tuple[int, int], seed: int) -> np.ndarray:
+def contact_sheet(names: list[str], groups: int, look: Look) -> np.ndarray:
     """One row a class, first clips of three scenes, four frames of each: a picture (H, W, 3) uint8 BGR."""
-    label, rows, wide = 70, [], max(frames // 10, 1)
+    label, rows, wide, size = 70, [], max(look.frames // 10, 1), look.size
     for name in names:
         row = [np.full((size[1], label, 3), 255, np.uint8)]
         cv2.putText(row[0], name, (4, size[1] // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (0, 0, 0), 1, cv2.LINE_AA)
         for group in range(1, min(groups, 3) + 1):
-            clip = clip_frames(name, group, 1, frames=frames, size=size, seed=seed)
+            clip = clip_frames(name, group, 1, look)
             for frame in clip[: 4 * wide : wide]:
                 row += [frame, np.full((size[1], 2, 3), 255, np.uint8)]
             row += [np.full((size[1], 4, 3), 255, np.uint8)]
@@ -102,8 +125,7 @@ def contact_sheet(names: list[str], groups: int, *, frames: int, size: tuple[int
     return np.concatenate(rows)
 
 
-def render(out: Path, names: list[str], *, groups: int, clips: int, frames: int, size: tuple[int, int],
-           seed: int) -> int:
+def render(out: Path, names: list[str], look: Look, *, groups: int, clips: int) -> int:
     """Write the whole set under `out`; returns the number of videos. Raises PrepareError if `out` is not empty."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PrepareError(f"{out} exists and is not an empty folder: choose another --out, or remove it first")
@@ -111,7 +133,7 @@ def render(out: Path, names: list[str], *, groups: int, clips: int, frames: int,
         (out / name).mkdir(parents=True)
         for group in range(1, groups + 1):
             for clip in range(1, clips + 1):
-                video = clip_frames(name, group, clip, frames=frames, size=size, seed=seed)
+                video = clip_frames(name, group, clip, look)
                 write_video(out / name / f"v_{name}_g{group:02d}_c{clip:02d}.avi", video)
     return len(names) * groups * clips
 
@@ -124,6 +146,12 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clips", type=int, default=2, help="clips of each motion in each scene")
     parser.add_argument("--frames", type=int, default=30, help="frames of a clip, 16 or more")
     parser.add_argument("--size", default="64x48", help="WIDTHxHEIGHT of the videos, pixels, even numbers")
+    parser.add_argument("--pace", type=float, default=1.0, help="mean speed of the motions: larger motions give flow "
+                        "more grey levels, of which a pixel has 6.4")
+    parser.add_argument("--spread", type=float, default=0.12, help="by what share a clip is slower or faster")
+    parser.add_argument("--typical", type=float, default=0.0, help="share of clips that show an object of their class "
+                        "instead of the scene's, so that appearance hints at the class, as it does in real videos")
+    parser.add_argument("--muted", type=float, default=0.0, help="how far backgrounds are paled, 0-1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--contact_sheet", type=Path, help="also write a picture with frames of every class here")
     return parser.parse_args()
@@ -146,16 +174,21 @@ def main() -> None:
         raise PrepareError("--groups and --clips go from 1 to 99, --frames from 16")
     if options.seed < 0:
         raise PrepareError(f"--seed {options.seed}: give 0 or more")
+    if not (0 < options.pace <= 4 and 0 <= options.spread < 1):
+        raise PrepareError("--pace is above 0 and at most 4, --spread from 0 to below 1")
+    if not (0 <= options.typical <= 1 and 0 <= options.muted <= 1):
+        raise PrepareError("--typical and --muted go from 0 to 1")
     if options.contact_sheet:
         require_writable(options.contact_sheet)
         if options.contact_sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
             raise PrepareError(f"--contact_sheet {options.contact_sheet}: give a name that ends in .png or .jpg")
     names, size = list(MOTIONS)[: options.classes], _size(options.size)
-    made = render(options.out, names, groups=options.groups, clips=options.clips, frames=options.frames, size=size,
-                  seed=options.seed)
+    look = Look(size=size, **{name: getattr(options, name) for name in ("frames", "seed", "pace", "spread", "typical",
+                                                                        "muted")})
+    made = render(options.out, names, look, groups=options.groups, clips=options.clips)
     say(f"{made} videos of {options.frames} frames, {size[0]}x{size[1]}, {len(names)} classes, in {options.out}")
     if options.contact_sheet:
-        sheet = contact_sheet(names, options.groups, frames=options.frames, size=size, seed=options.seed)
+        sheet = contact_sheet(names, options.groups, look)
         sheet = cv2.resize(sheet, None, fx=1.5, fy=1.5, interpolation=cv2.INTER_CUBIC)
         write_bytes(options.contact_sheet, cv2.imencode(options.contact_sheet.suffix, sheet)[1].tobytes())
         say(f"contact sheet: {options.contact_sheet}")

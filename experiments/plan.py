@@ -1,0 +1,196 @@
+"""The commands of one set and seed, method by method, and the files in which their measures will be."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from cotrain_plan import CLASSIFIER, COCLR, NCE, ROOT, Planner, foresee, is_trained, scheduled
+from eval import options as classifier_options
+from experiments.settings import METHODS, Grid
+from utils import run_folder
+from utils.pipeline import Step, newer
+
+PROBE = "eval/feature_linear_probe.py"
+FALL = [(4, 5)]  # of the learning rate: after four fifths of the epochs
+STREAMS = {"RGB": "", "flow": "-f"}
+
+
+@dataclass
+class MethodPlan:
+    """What a method runs and leaves. measures: by name, the file and the keys in it. journal: metrics.jsonl of the
+    RGB encoder's training, "" where there is none."""
+
+    steps: list[Step] = field(default_factory=list)
+    measures: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
+    journal: str = ""
+
+
+class SeedPlan:
+    """All methods of a grid with one seed.
+
+    Args:
+        out: the work folder, beside the set's data/. dataset: its name. splits: name of the split folder beside data/.
+
+    Attributes:
+        methods: by name, those that the queue allows, and those they start from.
+    """
+
+    def __init__(self, grid: Grid, dataset: str, seed: int, out: Path, splits: str) -> None:
+        self.grid, self.dataset = grid, dataset
+        common = ["--net", grid.net, "--seq_len", str(grid.seq_len), "--img_dim", str(grid.img_dim), "--seed",
+                  str(seed), "-j", str(grid.workers)]
+        self.planner = Planner(out, common=common, roots={"--data_root": "../data", "--split_root": f"../{splits}"},
+                               processes=1)
+        self.methods: dict[str, MethodPlan] = {}
+        self._models: dict[tuple[str, str], str] = {}  # of a method's stream
+        for name in grid.methods:
+            if name not in grid.skipped:
+                self._add(name)
+
+    @property
+    def steps(self) -> list[Step]:
+        """All steps, in order."""
+        return self.planner.steps
+
+    def _add(self, name: str) -> MethodPlan:
+        if name not in self.methods:
+            for needed in self._needs(name):
+                self._add(needed)
+            before = len(self.steps)
+            self.methods[name] = plan = MethodPlan()
+            getattr(self, f"_plan_{METHODS[name].kind}")(name, plan)
+            plan.steps = self.steps[before:]
+        return self.methods[name]
+
+    def _needs(self, name: str) -> tuple[str, ...]:
+        method = METHODS[name]
+        if method.kind == "mining" and method.second_view == "residual":
+            return "infonce", "residual_infonce"
+        bare = method.kind in ("random", "supervised") or name == "infonce"
+        return () if bare else ("infonce",)
+
+    def _plan_random(self, name: str, plan: MethodPlan) -> None:
+        self._models |= {(name, stream): "random" for stream in STREAMS}
+        self._evaluate(name, plan, (name, "RGB"), (name, "flow"))
+
+    def _plan_supervised(self, name: str, plan: MethodPlan) -> None:
+        self._classify(name, plan, "random", "--train_what", "all", "--lr", str(self.grid.lr))
+
+    def _plan_infonce(self, name: str, plan: MethodPlan) -> None:
+        view = self._view(name)
+        for stream in STREAMS:
+            if stream == "flow" or not view:
+                self._contrast(name, stream, self.grid.infonce_epochs, "--model", "infonce")
+        plan.journal = self._journal(name, "flow" if view else "RGB")
+        self._evaluate(name, plan, ("infonce", "RGB"), (name, "flow"))
+
+    def _plan_longer(self, name: str, plan: MethodPlan) -> None:
+        self._contrast(name, "RGB", self.grid.coclr_epochs, "--model", "infonce", "--pretrain",
+                       self._models["infonce", "RGB"])
+        self._evaluate(name, plan, (name, "RGB"), ("infonce", "flow"))
+
+    def _plan_ubernce(self, name: str, plan: MethodPlan) -> None:
+        cycle = name in self.grid.cycle
+        for stream in STREAMS if cycle else ("RGB",):
+            self._contrast(name, stream, self.grid.infonce_epochs, "--model", "ubernce")
+        self._evaluate(name, plan, (name, "RGB"), (name if cycle else "infonce", "flow"))
+
+    def _plan_mining(self, name: str, plan: MethodPlan) -> None:
+        oracle = ("residual_infonce" if METHODS[name].second_view == "residual" else "infonce", "flow")
+        self._mine(name, "RGB", self._models["infonce", "RGB"], self._models[oracle])
+        plan.journal = self._journal(name, "RGB")
+        flow = oracle
+        if name in self.grid.cycle:
+            self._mine(name, "flow", self._models[oracle], self._models[name, "RGB"], "--reverse")
+            flow = (name, "flow")
+        self._evaluate(name, plan, (name, "RGB"), flow)
+
+    def _view(self, name: str) -> tuple[str, ...]:
+        view = METHODS[name].second_view
+        return () if view == "flow" else ("--second_view", view)
+
+    def _pretraining(self, name: str, epochs: int) -> list[str]:
+        grid = self.grid
+        return ["--batch_size", str(grid.batch_size), "--lr", str(grid.lr), "--moco-k", str(grid.moco_k), "--moco-m",
+                str(grid.moco_m), "--save_freq", str(epochs), "--name_prefix", f"{name}_", *scheduled(epochs, FALL)]
+
+    def _contrast(self, name: str, stream: str, epochs: int, *words: str) -> None:
+        view = self._view(name) if stream == "flow" else ()
+        self._models[name, stream] = self.planner.pretrain(
+            f"{name} {stream}", NCE, "--dataset", f"{self.dataset}{STREAMS[stream]}-2clip", *view,
+            *self._pretraining(name, epochs), *words)
+
+    def _mine(self, name: str, stream: str, own: str, other: str, *words: str) -> None:
+        self._models[name, stream] = self.planner.pretrain(
+            f"{name} {stream}", COCLR, "--dataset", f"{self.dataset}-2stream-2clip", *self._view(name),
+            *self._pretraining(name, self.grid.coclr_epochs), "--topk", str(self.grid.topk), "--health_freq", "5",
+            *METHODS[name].words, *words, "--pretrain", own, other)
+
+    def _journal(self, name: str, stream: str) -> str:
+        return str(Path(self._models[name, stream]).parents[1] / "metrics.jsonl")
+
+    def _evaluate(self, name: str, plan: MethodPlan, rgb: tuple[str, str], flow: tuple[str, str]) -> None:
+        """Retrieval and probe of a method's two encoders, retrieval by both, and finetuning of the RGB one."""
+        made = []
+        for (owner, stream), suffix in zip((rgb, flow), STREAMS.values(), strict=True):
+            dataset, view = self.dataset + suffix, self._view(owner) if suffix else ()
+            folder = self._retrieve(f"{owner} {stream} retrieval", dataset, self._models[owner, stream], view)
+            made.append(folder)
+            plan.measures |= {f"{stream} R@{k}": (f"{folder}/{dataset}_recall.json", (k,))
+                              for k in ("1", "5", "10", "20")}
+            plan.measures[f"{stream} probe"] = self._probe(f"{owner} {stream} probe", dataset, folder,
+                                                           self._models[owner, stream])
+        both = f"results/{name}_both.json"
+        recalls = [f"{folder}/{self.dataset}{suffix}_recall.json"
+                   for folder, suffix in zip(made, STREAMS.values(), strict=True)]
+        self.planner.merge(f"{name} both", both, self.dataset, "s", recalls, made)
+        plan.measures |= {f"both R@{k}": (both, ("both", k)) for k in ("1", "5", "10", "20")}
+        if name in self.grid.finetuned:
+            # the backbone gets a tenth, and so what training from scratch gives it
+            self._classify(name, plan, self._models[rgb], "--train_what", "ft", "--lr", str(10 * self.grid.lr))
+
+    def _add_once(self, step: Step) -> None:
+        """Two methods may share an encoder, whose evaluation is then one step."""
+        if step.name not in {each.name for each in self.steps}:
+            self.steps.append(step)
+
+    def _retrieve(self, name: str, dataset: str, model: str, view: Sequence[str]) -> str:
+        argv = ["--dataset", dataset, *view, *self.planner.common, *self.planner.roots, "--test", model, "--retrieval"]
+        folder = Path(model).parent / "feature"
+        if model == "random":
+            args = classifier_options.parse(argv, "")
+            home = run_folder.classifier_folder(args, 1)
+            folder = home.with_name(f"{home.name}_pt=random") / "model" / "feature"
+        self._add_evaluation(name, folder / f"{dataset}_recall.json", [] if model == "random" else [model],
+                             CLASSIFIER, argv)
+        return str(folder)
+
+    def _probe(self, name: str, dataset: str, folder: str, model: str) -> tuple[str, tuple[str, ...]]:
+        """The linear probe on features, evaluated at its end alone: the best epoch would be chosen by test videos."""
+        path = Path(folder).parent / Path(model).name
+        result = Path(folder) / f"{path.name}-lp-{dataset}-acc.json"
+        self._add_evaluation(name, result, [f"{folder}/{dataset}_recall.json"], PROBE,
+                             ["--test", str(path), "--dataset", dataset, *self.planner.splits, "--final_bn",
+                              "--eval_freq", "100"])
+        return str(result), ("1",)
+
+    def _classify(self, name: str, plan: MethodPlan, start: str, *words: str) -> None:
+        """Training with labels, and the test of its last epoch with centre crops: no epoch is chosen by test videos."""
+        argv = ["--dataset", self.dataset, *self.planner.common, *self.planner.roots, "--batch_size",
+                str(self.grid.label_batch_size), "--dropout", "0.5", *words]
+        epochs = self.grid.label_epochs
+        training = [*argv, *scheduled(epochs, FALL), "--eval_freq", str(epochs), "--pretrain", start, "--resume",
+                    "auto"]
+        args, path = foresee(CLASSIFIER, training, self.planner.made)
+        self._add_once(Step(f"{name} training with labels", ("python", str(ROOT / CLASSIFIER), *training),
+                            partial(is_trained, self.planner.out / path, args, {"gpus": 1})))
+        result = f"{path}-acc-center.json"
+        self._add_evaluation(f"{name} test", result, [str(path)], CLASSIFIER, [*argv, "--test", str(path),
+                                                                                "--center_crop"])
+        plan.measures["RGB finetune"] = (result, ("center", "1"))
+
+    def _add_evaluation(self, name: str, result: str | Path, made_from: list[str], script: str, words: list[str]
+                        ) -> None:
+        makes = partial(newer, self.planner.out / result, *(self.planner.out / path for path in made_from))
+        self._add_once(Step(name, ("python", str(ROOT / script), *words), makes, shown=3))

@@ -1,0 +1,108 @@
+"""Tables and figures of an experiment's results.
+
+    python -m experiments.report --results experiments/results/reduced.json --out docs
+
+Writes OUT/experiment_results.md, with a table of each set and one of the signs of mining health, and two figures, which need
+matplotlib: OUT/experiment_retrieval.png and OUT/experiment_mining.png.
+"""
+
+import math
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import launch
+from cotrain_plan import ROOT
+from eval.report import read_json, table
+from experiments import signs
+from experiments.settings import METHODS
+from utils.console import say
+from utils.errors import CheckpointError
+from utils.options import Parser
+
+COLUMNS = ("RGB R@1", "RGB R@5", "RGB R@10", "RGB R@20", "flow R@1", "both R@1", "RGB probe", "RGB finetune", "PMR",
+           "median CMR")
+Summary = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def cell(value: Mapping[str, float] | None) -> str:
+    """"62.3 ± 1.2" of a measure over seeds, "" where it was not measured."""
+    if value is None:
+        return ""
+    return f"{value['mean']:.1f}" + (f" ± {value['std']:.1f}" if value["n"] > 1 else "")
+
+
+def rows(summary: Summary) -> list[list[str]]:
+    """A table's lines, one a method in the order of METHODS, columns as in COLUMNS."""
+    return [[METHODS[name].title, *(cell(summary[name].get(column)) for column in COLUMNS)]
+            for name in METHODS if name in summary]
+
+
+def text_table(found: Mapping[str, Any]) -> str:
+    """The results of one set, to be printed."""
+    return table(["percent", *COLUMNS], rows(found["summary"]))
+
+
+def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A markdown table."""
+    rule = ["---", *("---:" for _ in head[1:])]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
+
+
+def sign_table(found: Mapping[str, Any]) -> str:
+    """Markdown: rank correlation of each sign of mining health with PMR; "" where no run has told its health."""
+    journals = [run["journal"] for seeds in found["runs"].values() for run in seeds.values()]
+    rho = signs.correlations(journals)
+    if not rho:
+        return ""
+    def number(value: float) -> str:
+        return "" if math.isnan(value) else f"{value:+.2f}"
+    lines = [[name, f"{number(each['moments'])} ({each['moments_n']})", f"{number(each['runs'])} ({each['runs_n']})"]
+             for name, each in rho.items()]
+    return markdown(["sign", "over moments of all runs (N)", "over runs, at the end (N)"], lines)
+
+
+def text(content: Mapping[str, Any]) -> str:
+    """The report as markdown, without figures."""
+    parts = []
+    for name, found in content["sets"].items():
+        seeds = max((len(runs) for runs in found["runs"].values()), default=0)
+        parts += [f"## {name}", f"Percent, mean ± standard deviation over {seeds} seeds; chance {found['chance']:.1f}.",
+                  markdown(["method", *COLUMNS], rows(found["summary"]))]
+        health = sign_table(found)
+        if health:
+            parts += ["Rank correlation of the label-free signs of mining health with PMR:", health]
+    if content["skipped"]:
+        parts += ["Left out:", "\n".join(f"- {title}: {why}" for title, why in content["skipped"].items())]
+    return "\n\n".join(parts) + "\n"
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """The options."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add("--results", type=Path, default=ROOT / "experiments" / "results" / "reduced.json",
+        help="what experiments.run has written (default: experiments/results/reduced.json)")
+    add("--out", type=Path, default=ROOT / "docs", help="folder to write to (default: docs/)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write tables and figures."""
+    args = parse(argv)
+    if not args.results.is_file():
+        raise CheckpointError(f"there is no {args.results}: python -m experiments.run writes it")
+    content = read_json(args.results)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "experiment_results.md").write_text(text(content), encoding="utf-8")
+    say(text(content))
+    from experiments import figures  # only this needs matplotlib
+
+    figures.draw(content, args.out)
+    say(f"written: {args.out / 'experiment_results.md'} and two figures beside it")
+    return 0
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,109 @@
+"""What the runs of a grid measured: read from their files, with means and standard deviations over seeds."""
+
+import json
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cotrain_plan import ROOT
+from eval.report import read_json, write_json
+from experiments.plan import MethodPlan, SeedPlan
+from experiments.settings import METHODS, Grid
+from utils.provenance import code_version
+
+# Of the last epoch: kind of line and name in metrics.jsonl -> name in results.
+MINING = {("epoch", "recall"): "PMR", ("epoch", "chance"): "PMR by chance", ("epoch", "mining_r1"): "mining R@1",
+          ("mining", "cmr_median"): "median CMR"}
+SECONDS = "seconds.json"
+
+
+def mean_and_std(values: Iterable[float]) -> dict[str, float]:
+    """Mean and standard deviation (of a sample, n - 1; 0 for one value) of a measure over seeds, and their number."""
+    values = list(values)
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "n": len(values)}
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl but for those of single steps; of lines of one moment written twice, the last.
+
+    A run that was stopped and went on has written some epochs twice.
+    """
+    found: dict[tuple, dict] = {}
+    for text in path.read_text(encoding="utf-8").splitlines():
+        line = json.loads(text)
+        if line["kind"] != "steps":
+            found[line["kind"], line.get("title"), line["epoch"]] = line
+    return list(found.values())
+
+
+def read_measures(plan: MethodPlan, out: Path) -> dict[str, float]:
+    """All measures of a method and seed, in percent: those of its files, and the last epoch's mining."""
+    measures = {}
+    for name, (file, keys) in plan.measures.items():
+        value = read_json(out / file)
+        for key in keys:
+            value = value[key]
+        measures[name] = value
+    if plan.journal:
+        last = {line["kind"]: line["values"] for line in read_journal(out / plan.journal)}
+        measures |= {title: 100 * last[kind][name] for (kind, name), title in MINING.items()
+                     if name in last.get(kind, {})}
+    return measures
+
+
+def is_done(plan: MethodPlan, out: Path) -> bool:
+    """Whether all files of a method's measures are there."""
+    files = [file for file, _ in plan.measures.values()] + ([plan.journal] if plan.journal else [])
+    return all((out / file).is_file() for file in files)
+
+
+def add_seconds(out: Path, times: Mapping[str, float]) -> None:
+    """Remember how long steps took; one that was stopped took the sum of its runs."""
+    path = out / SECONDS
+    before = read_json(path) if path.is_file() else {}
+    write_json(path, before | {name: round(before.get(name, 0.0) + value, 1) for name, value in times.items()})
+
+
+def collect_seed(plan: SeedPlan) -> dict[str, dict[str, Any]]:
+    """What the methods of one set and seed did: commands, seconds, measures, and epoch by epoch the journal.
+
+    Methods that are not done yet are left out.
+    """
+    out = plan.planner.out
+    seconds = read_json(out / SECONDS) if (out / SECONDS).is_file() else {}
+    return {name: {
+        "commands": [step.shell.replace(str(ROOT), "$ROOT") for step in method.steps],
+        "seconds": round(sum(seconds.get(step.name, 0.0) for step in method.steps), 1),
+        "measures": read_measures(method, out),
+        "journal": read_journal(out / method.journal) if method.journal else []}
+        for name, method in plan.methods.items() if is_done(method, out)}
+
+
+def summarise(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """{method: {measure: mean_and_std}} of {method: {seed: run}}."""
+    summary = {}
+    for method, seeds in runs.items():
+        names = dict.fromkeys(name for run in seeds.values() for name in run["measures"])
+        summary[method] = {name: mean_and_std(run["measures"][name] for run in seeds.values()
+                                              if name in run["measures"]) for name in names}
+    return summary
+
+
+def collect(grid: Grid, plans: Mapping[str, Mapping[int, SeedPlan]], chance: Mapping[str, float]) -> dict[str, Any]:
+    """The content of a results file.
+
+    Args:
+        plans: by set and seed. chance: R@1 and accuracy of guessing, in percent, by set.
+    """
+    sets = {}
+    for name, seeds in plans.items():
+        runs: dict[str, dict[str, Any]] = {}
+        for seed, plan in seeds.items():
+            for method, run in collect_seed(plan).items():
+                runs.setdefault(method, {})[str(seed)] = run
+        sets[name] = {"chance": chance[name], "summary": summarise(runs), "runs": runs}
+    return {"settings": asdict(grid), "code": code_version(), "sets": sets,
+            "skipped": {METHODS[name].title: why for name, why in grid.skipped.items()}}

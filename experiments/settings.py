@@ -1,0 +1,137 @@
+"""The grids of the experiment: how large the rendered set is, how long each training, which methods, which seeds.
+
+The settings were chosen on the validation split of the training groups (`--validation`), never on test groups.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from model.cascade import stage_sizes
+from model.errors import ModelError
+from utils.errors import OptionError
+
+CASCADES = [(stage, ratio) for stage in (3, 5, 7) for ratio in (0.5, 0.8)]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to train the RGB encoder.
+
+    title: in tables. kind: "random" (no training), "supervised" (from scratch), "infonce", "longer" (InfoNCE for as
+    many epochs as InfoNCE and co-training together), "ubernce" or "mining" (main_coclr.py). words: of its command
+    line. second_view: what the other encoder sees. cascade: (stage, ratio) of a cascade.
+    """
+
+    title: str
+    kind: str
+    words: tuple[str, ...] = ()
+    second_view: str = "flow"
+    cascade: tuple[int, float] | None = None
+
+
+def _cascade(stage: int, ratio: float, *words: str, title: str = "CPR", second_view: str = "flow") -> Method:
+    return Method(f"{title}, s = {stage}, r = {ratio}", "mining",
+                  ("--cascade", "--stage", str(stage), "--ratio", str(ratio), *words), second_view, (stage, ratio))
+
+
+METHODS: Mapping[str, Method] = {
+    "random": Method("random weights", "random"),
+    "supervised": Method("supervised from scratch", "supervised"),
+    "infonce": Method("InfoNCE", "infonce"),
+    "infonce_longer": Method("InfoNCE, as long as CoCLR", "longer"),
+    "coclr": Method("CoCLR", "mining"),
+    **{f"cpr_s{stage}_r{ratio}": _cascade(stage, ratio) for stage, ratio in CASCADES},
+    "progressive": _cascade(3, 0.8, "--progressive", "1", "2", "5", title="CPR, progressive"),
+    "residual_infonce": Method("InfoNCE, residual frames for flow", "infonce", second_view="residual"),
+    "residual_coclr": Method("CoCLR, residual frames for flow", "mining", second_view="residual"),
+    "residual_cpr": _cascade(3, 0.8, title="CPR, residual frames for flow", second_view="residual"),
+    "ubernce": Method("UberNCE (with labels)", "ubernce"),
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Everything that a result depends on besides the seed.
+
+    classes, groups, clips, frames, size, pace, spread, typical, muted: of the rendered set, see `render_demo.py`.
+    seq_len, img_dim: frames and pixels of a clip. batch_size, moco_k, moco_m, lr, topk: of pretraining.
+    label_batch_size: of training with labels. *_epochs: of InfoNCE and UberNCE, of CoCLR and CPR (each phase of
+    progressive training), of training with labels (from scratch, and finetuning). finetuned: methods whose RGB model is
+    finetuned. cycle: methods that also train the flow encoder, with positives mined by the new RGB encoder (UberNCE:
+    with labels).
+    """
+
+    methods: tuple[str, ...]
+    seeds: tuple[int, ...] = (0, 1, 2)
+    classes: int = 10
+    groups: int = 12
+    clips: int = 4
+    frames: int = 20
+    size: str = "64x48"
+    pace: float = 1.6
+    spread: float = 0.2
+    typical: float = 0.8
+    muted: float = 0.7
+    seq_len: int = 8
+    img_dim: int = 32
+    batch_size: int = 8
+    label_batch_size: int = 8
+    moco_k: int = 128
+    moco_m: float = 0.99
+    lr: float = 2e-4
+    topk: int = 5
+    infonce_epochs: int = 15
+    coclr_epochs: int = 10
+    label_epochs: int = 15
+    finetuned: tuple[str, ...] = ()
+    cycle: tuple[str, ...] = ()
+    net: str = "s3d"
+    workers: int = 0
+
+    @property
+    def skipped(self) -> dict[str, str]:
+        """Methods whose cascade this queue does not allow, and why."""
+        found = {}
+        for name in self.methods:
+            if METHODS[name].cascade is not None:
+                try:
+                    stage_sizes(self.moco_k, self.topk, METHODS[name].cascade[1], METHODS[name].cascade[0])
+                except ModelError as error:
+                    found[name] = str(error)
+        return found
+
+
+ALL = tuple(METHODS)
+GRIDS: Mapping[str, Grid] = {
+    "full": Grid(ALL, infonce_epochs=40, coclr_epochs=30, label_epochs=40, finetuned=ALL,
+                 cycle=("coclr", "cpr_s3_r0.5", "cpr_s3_r0.8")),
+    "reduced": Grid(("random", "supervised", "infonce", "coclr", "cpr_s3_r0.8", "residual_infonce", "residual_coclr",
+                     "ubernce"), label_epochs=10),
+    "tiny": Grid(("supervised", "infonce", "coclr", "cpr_s3_r0.8", "cpr_s7_r0.5"), seeds=(0, 1), classes=2, groups=4,
+                 frames=16, size="32x32", batch_size=2, label_batch_size=2, moco_k=8, topk=2, infonce_epochs=1,
+                 coclr_epochs=2, label_epochs=1, finetuned=("coclr",)),
+}
+
+
+def changed(grid: Grid, changes: Iterable[str]) -> Grid:
+    """A grid with other settings: ("lr=1e-3", "methods=infonce,coclr", ...).
+
+    Raises:
+        OptionError: there is no such setting, or it cannot have this value.
+    """
+    kinds = {each.name: type(getattr(grid, each.name)) for each in fields(grid)}
+    new: dict[str, Any] = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        if name not in kinds or not value:
+            raise OptionError(f"--change {change}: give NAME=VALUE with a name among {', '.join(kinds)}")
+        try:
+            new[name] = tuple(value.split(",")) if kinds[name] is tuple else kinds[name](value)
+        except ValueError as error:
+            raise OptionError(f"--change {change}: {error}") from error
+    grid = replace(grid, **new)
+    unknown = {name for name in (*grid.methods, *grid.finetuned, *grid.cycle) if name not in METHODS}
+    if unknown:
+        raise OptionError(f"there is no method {min(unknown)}: take some of {', '.join(METHODS)}")
+    return grid

@@ -1,0 +1,221 @@
+"""The experiment: its sets, its commands, what it collects, and that a stopped one goes on."""
+
+import contextlib
+import json
+import os
+import re
+import runpy
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import noise
+import pytest
+
+from experiments import results, run, video_sets
+from experiments.plan import SeedPlan
+from experiments.settings import GRIDS, METHODS, Grid, changed
+from model import classifier, momentum
+from process_data.src.splits import source_splits
+from utils import pipeline
+from utils.errors import OptionError, TrainingError
+from utils.stop import StopRequested
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_cascade_that_the_queue_does_not_allow_is_left_out_and_why():
+    grid = Grid(tuple(METHODS), moco_k=128, topk=5)
+    for name, method in METHODS.items():
+        if method.cascade is None:
+            assert name not in grid.skipped
+            continue
+        stage, ratio = method.cascade
+        kept = [int(128 * ratio**i) for i in range(1, stage)]
+        assert (name in grid.skipped) == any(count < 5 for count in kept), name
+    assert "128" in grid.skipped["cpr_s7_r0.5"]
+
+
+def test_changes_have_the_type_of_the_setting():
+    grid = changed(GRIDS["tiny"], ["lr=1e-3", "moco_k=32", "methods=infonce,coclr", "size=64x48"])
+    assert (grid.lr, grid.moco_k, grid.methods, grid.size) == (1e-3, 32, ("infonce", "coclr"), "64x48")
+    for wrong in ("lr", "lr=", "depth=3", "moco_k=many", "methods=simclr"):
+        with pytest.raises(OptionError):
+            changed(GRIDS["tiny"], [wrong])
+
+
+@pytest.mark.parametrize("grid", ["full", "reduced"])
+def test_the_rendered_set_is_as_large_as_was_asked(grid):
+    grid = GRIDS[grid]
+    assert grid.classes >= 10 and grid.groups >= 12 and grid.classes * grid.groups * grid.clips >= 400
+    assert len(grid.seeds) >= 3
+
+
+def test_validation_lists_hold_no_test_group(tmp_path):
+    names = [f"{label}/v_{label}_g{group:02d}_c{clip:02d}" for label in "AB" for group in range(1, 13)
+             for clip in (1, 2)]
+    train, test = source_splits(names)[0]
+    (tmp_path / "own").mkdir()
+    for file, rows in (("ClassInd.txt", "AB"), ("video_source.json", []), ("train_split01.csv", train),
+                       ("test_split01.csv", test)):
+        (tmp_path / "own" / file).write_text("".join(f"{row},24\n" for row in rows))
+    video_sets.hold_out(tmp_path / "own", tmp_path / "held")
+    fit, held = ([line.split(",")[0] for line in (tmp_path / "held" / f"{part}_split01.csv").read_text().splitlines()]
+                 for part in ("train", "test"))
+    assert sorted(fit + held) == sorted(train)
+    groups = [{re.search(r"_g(\d+)", name)[1] for name in part} for part in (fit, held, test)]
+    assert [len(each) for each in groups] == [6, 3, 3]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+
+
+def test_a_set_of_one_training_group_has_nothing_to_hold_out():
+    with pytest.raises(OptionError, match="class A"):
+        video_sets._held(["A/v_A_g03_c01,9", "A/v_A_g03_c02,9"], 3)
+
+
+def test_settings_are_not_changed_where_test_groups_are_tested():
+    with pytest.raises(OptionError, match="--validation"):
+        run.parse(["--change", "lr=1"])
+
+
+@pytest.fixture(scope="module")
+def full_plan(tmp_path_factory):
+    return SeedPlan(GRIDS["full"], "rendered", 7, tmp_path_factory.mktemp("plan"), "splits-validation")
+
+
+def test_every_command_starts_from_what_an_earlier_one_leaves(full_plan):
+    made = set()
+    for step in full_plan.steps:
+        used = {word for word in step.command if word.endswith(".pth.tar")}
+        assert used <= made, step.name
+        made.add(str(step.makes.args[0].relative_to(full_plan.planner.out)))
+    assert len({step.name for step in full_plan.steps}) == len(full_plan.steps)
+    files = {file for plan in full_plan.methods.values() for file, _ in plan.measures.values()}
+    assert files <= made
+
+
+def test_validation_reads_the_validation_lists_alone(full_plan):
+    for step in full_plan.steps:
+        roots = [step.command[i + 1] for i, word in enumerate(step.command) if word == "--split_root"]
+        assert roots == ["../splits-validation"], step.name
+
+
+def test_all_methods_of_the_issue_are_in_the_full_grid(full_plan):
+    assert set(full_plan.methods) == set(METHODS) - set(GRIDS["full"].skipped)
+    cascades = {METHODS[name].cascade for name in METHODS} - {None}
+    assert cascades == {(stage, ratio) for stage in (3, 5, 7) for ratio in (0.5, 0.8)}
+
+
+def test_a_method_brings_what_it_starts_from(tmp_path):
+    grid = changed(GRIDS["tiny"], ["methods=residual_coclr"])
+    plan = SeedPlan(grid, "rendered", 0, tmp_path, "splits")
+    assert list(plan.methods) == ["infonce", "residual_infonce", "residual_coclr"]
+
+
+def test_means_and_standard_deviations():
+    runs = {"coclr": {"0": {"measures": {"PMR": 10.0, "RGB R@1": 4.0}}, "1": {"measures": {"PMR": 13.0}},
+                      "2": {"measures": {"PMR": 22.0}}}}
+    summary = results.summarise(runs)["coclr"]
+    mean = (10 + 13 + 22) / 3
+    std = (((10 - mean) ** 2 + (13 - mean) ** 2 + (22 - mean) ** 2) / 2) ** 0.5
+    assert summary["PMR"] == pytest.approx({"mean": mean, "std": std, "n": 3})
+    assert summary["RGB R@1"] == {"mean": 4.0, "std": 0.0, "n": 1}
+
+
+def test_of_an_epoch_written_twice_the_last_line_counts(tmp_path):
+    lines = [{"kind": "epoch", "title": "train", "epoch": 0, "values": {"recall": 0.1}},
+             {"kind": "steps", "title": "train", "epoch": 1, "values": {"recall": 0.9}},
+             {"kind": "epoch", "title": "train", "epoch": 1, "values": {"recall": 0.2}},
+             {"kind": "epoch", "title": "train", "epoch": 1, "values": {"recall": 0.3}}]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert [line["values"]["recall"] for line in results.read_journal(tmp_path / "metrics.jsonl")] == [0.1, 0.3]
+
+
+class InProcess:
+    """In place of Runner._execute: runs scripts in this process, with a small network, and can be stopped.
+
+    Attributes:
+        ran: names of the steps that were run. stop_at: how many of them before one is stopped, before its start.
+    """
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.stop_at = sys.maxsize
+
+    def __call__(self, runner: pipeline.Runner, step: pipeline.Step, log: Path) -> int:
+        if len(self.ran) == self.stop_at:
+            raise StopRequested
+        self.ran.append(step.name)
+        script = step.command[1]
+        with (contextlib.chdir(runner.out), open(log, "a") as file, contextlib.redirect_stdout(file),
+              contextlib.redirect_stderr(file)):
+            if "process_data" in script:
+                return subprocess.run([sys.executable, *step.command[1:]], check=False, stdout=file).returncode
+            before, sys.argv = sys.argv, [script, *step.command[2:]]
+            try:
+                runpy.run_path(script, run_name="__main__")
+            except SystemExit as end:
+                return end.code or 0
+            finally:
+                sys.argv = before
+        return 0
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    executor = InProcess()
+    monkeypatch.setattr(pipeline.Runner, "_execute", lambda *given: executor(*given))
+    for module in (momentum, classifier):
+        monkeypatch.setattr(module, "select_backbone", noise.small_backbone)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    return executor
+
+
+def _run(folder: Path, *words: str) -> dict:
+    assert run.main(["--grid", "tiny", "--out", str(folder / "work"), "--results", str(folder / "results.json"),
+                     "--sets", "rendered", "--jobs", "1", "--seeds", "0", *words]) == 0
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_the_tiny_grid_stopped_and_started_is_as_one_that_was_not(in_process, tmp_path, capsys):
+    (tmp_path / "once").mkdir()
+    once = _run(tmp_path / "once")
+    steps = list(in_process.ran)
+    _run(tmp_path / "once")
+    assert in_process.ran == steps  # nothing was left to do
+
+    (tmp_path / "twice").mkdir()
+    in_process.ran, in_process.stop_at = [], 6
+    with pytest.raises(StopRequested):
+        _run(tmp_path / "twice")
+    in_process.stop_at = sys.maxsize
+    twice = _run(tmp_path / "twice")
+    assert in_process.ran == steps
+
+    assert "left out, cpr_s7_r0.5" in capsys.readouterr().out
+    runs = once["sets"]["rendered"]["runs"]
+    assert set(runs) == {"supervised", "infonce", "coclr", "cpr_s3_r0.8"}
+    for method, seeds in runs.items():
+        assert seeds["0"]["measures"] == twice["sets"]["rendered"]["runs"][method]["0"]["measures"], method
+        assert str(tmp_path) not in json.dumps(seeds) and str(ROOT) not in json.dumps(seeds)
+    _check_numbers(once["sets"]["rendered"], tmp_path / "once" / "work" / "rendered" / "seed0")
+
+
+def _check_numbers(found: dict, folder: Path) -> None:
+    """What was collected against the files of the run, found by their names."""
+    assert found["chance"] == 50.0
+    run = found["runs"]["coclr"]["0"]
+    recall, = folder.glob("ckpt/log-pretrain/coclr_*/model/feature/rendered_recall.json")
+    assert run["measures"]["RGB R@1"] == json.loads(recall.read_text())["1"]
+    log, = folder.glob("ckpt/log-pretrain/coclr_*/img/train.log")
+    last = re.findall(r"train epoch 1 mean: .*recall ([\d.e-]+)", log.read_text())[-1]
+    assert run["measures"]["PMR"] == pytest.approx(100 * float(last), rel=1e-3)
+    assert {"RGB finetune", "both R@20", "flow probe"} <= set(run["measures"])
+    assert found["summary"]["coclr"]["PMR"]["mean"] == statistics.fmean([run["measures"]["PMR"]])
+    assert any("main_coclr.py" in command for command in run["commands"])
+
+
+def test_a_step_that_fails_is_named(in_process, tmp_path):
+    with pytest.raises(TrainingError, match=r"'supervised training with labels' .*smaller --batch_size"):
+        _run(tmp_path, "--validation", "--change", "methods=supervised", "label_batch_size=64")

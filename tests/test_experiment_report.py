@@ -1,0 +1,75 @@
+"""The experiment's report, from made-up results, and the rank correlation of its signs."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import report, signs
+from experiments.results import summarise
+
+MEASURES = {"RGB R@1": 50.0, "RGB R@5": 60.0, "RGB R@10": 70.0, "RGB R@20": 80.0, "flow R@1": 55.0, "both R@1": 61.0,
+            "RGB probe": 44.0}
+
+
+def _epochs(*recalls: float) -> list[dict]:
+    return [line for epoch, recall in enumerate(recalls) for line in (
+        {"kind": "health", "epoch": epoch, "values": {"agreement": recall / 2, "hub_own": 9 - recall}},
+        {"kind": "mining", "epoch": epoch, "values": {"cmr_median": 0.5, "most_mined": 2.0}},
+        {"kind": "epoch", "title": "train", "epoch": epoch, "values": {"recall": recall, "loss": 1.0}})]
+
+
+@pytest.fixture
+def content():
+    runs = {"infonce": {str(seed): {"measures": MEASURES, "journal": []} for seed in range(3)},
+            "coclr": {str(seed): {"measures": MEASURES | {"PMR": 20.0 + seed, "RGB R@1": 51.25},
+                                  "journal": _epochs(0.1, 0.2, 0.2 + seed / 100)} for seed in range(3)}}
+    return {"settings": {}, "code": {}, "skipped": {"CPR, s = 7, r = 0.5": "too deep"},
+            "sets": {"rendered": {"chance": 10.0, "summary": summarise(runs), "runs": runs}}}
+
+
+def test_the_report_has_every_method_with_its_numbers(content, tmp_path):
+    text = report.text(content)
+    lines = {line.split("|")[1].strip(): [word.strip() for word in line.split("|")[2:-1]]
+             for line in text.splitlines() if line.startswith("|")}
+    assert lines["method"] == list(report.COLUMNS)
+    coclr = dict(zip(report.COLUMNS, lines["CoCLR"], strict=True))
+    assert coclr["PMR"] == "21.0 ± 1.0" and coclr["RGB R@1"] == "51.2 ± 0.0" and coclr["RGB finetune"] == ""
+    assert "chance 10.0" in text and "3 seeds" in text and "too deep" in text
+    assert lines["health agreement"] == ["+1.00 (9)", "+1.00 (3)"]
+    assert lines["health hub_own"] == ["-1.00 (9)", "-1.00 (3)"]
+    assert lines["mining most_mined"] == [" (9)".strip(), "(3)"] and "cmr_median" not in text
+
+
+def test_report_and_figures_are_written(content, tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    assert report.main(["--results", str(tmp_path / "results.json"), "--out", str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "experiment_results.md").read_text() == report.text(content)
+    for name in ("retrieval", "mining"):
+        assert (tmp_path / "out" / f"experiment_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_curve_of_the_mining_figure(content):
+    figures = pytest.importorskip("experiments.figures", exc_type=ImportError)
+    curve = figures.recall_curve(content["sets"]["rendered"]["runs"]["coclr"])
+    assert [round(value["mean"], 6) for value in curve.values()] == [0.1, 0.2, 0.21]
+    assert curve[2]["std"] == pytest.approx(0.01)
+
+
+def test_rank_correlation_is_pandas_own():
+    rng = np.random.default_rng(5)
+    for size in (3, 10, 40):
+        x, y = rng.integers(0, 8, size), rng.normal(size=size)
+        wanted = pd.DataFrame({"x": x, "y": y}).corr(method="spearman").loc["x", "y"]
+        assert signs.rank_correlation(x, y) == pytest.approx(wanted)
+    assert np.isnan(signs.rank_correlation(np.ones(5), np.arange(5)))
+
+
+def test_a_sign_is_paired_with_the_recall_of_its_epoch():
+    journal = [{"kind": "health", "epoch": -1, "values": {"agreement": 0.3}}, *_epochs(0.1, 0.4)[:4]]
+    assert signs.pairs(journal) == [  # the second epoch has told its health, and was stopped
+        ({"health agreement": 0.3}, 0.1), ({"health agreement": 0.05, "health hub_own": 8.9}, 0.1),
+        ({"mining most_mined": 2.0}, 0.1)]
+    assert signs.correlations([journal, []])["health hub_own"]["moments_n"] == 1
