@@ -95,6 +95,9 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
         add(f"--{name}_options", type=words, default=words(DEFAULT_EXTRA.get(name, "")), metavar="'OPTIONS'",
             help=f"more options of {script}, quoted (default: '{DEFAULT_EXTRA.get(name, '')}')")
     args = parser.parse_args(joined(sys.argv[1:] if argv is None else argv))
+    if any(word.startswith("--second_view") for name in EXTRA for word in getattr(args, f"{name}_options")):
+        raise OptionError("cotrain.py mines in flow: for --second_view residual give the single commands "
+                          "(docs/training.md, without optical flow)")
     spec = catalog.parse(args.dataset)
     if spec.base != args.dataset:
         raise OptionError(f"--dataset {args.dataset} has a suffix: give the plain name, {spec.base}, of which both "

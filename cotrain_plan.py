@@ -17,7 +17,7 @@ from torch import nn
 import main_coclr
 from eval import main_classifier, merge_2stream_prob, network
 from eval import options as classifier_options
-from pretrain_phases import phases
+from pretrain_phases import end_of, phases
 from pretrain_script import build_loader, check_sizes
 from utils import checkpoint, pipeline, run_folder
 from utils.clip_check import check_clips
@@ -76,7 +76,11 @@ def is_trained(path: Path, args: Namespace, made_with: Mapping[str, int]) -> boo
         raise CheckpointError(f"{found} was started from {before}, and not from {now}: take another --out, or remove "
                               f"{path.parents[1]}")
     if not args.accept_changes:
-        refuse_changes(saved, args, made_with, str(found))
+        try:
+            refuse_changes(saved, args, made_with, str(found))
+        except CheckpointError as error:
+            said = str(error).partition(": the run would not end")[0]
+            raise CheckpointError(f"{said}: give cotrain.py what it was made with, or take another --out") from error
     return found == path
 
 
@@ -155,7 +159,8 @@ class Planner:
         with torch.device("meta"):
             model = importlib.import_module(Path(script).stem).build(args)
         if script == COCLR:
-            for given in {*args.pretrain} - self.made:
+            phases_made = {str(end_of(phase)) for phase in phases(args)}
+            for given in {*args.pretrain} - self.made - phases_made:
                 _refuse_unfit(model.encoder_q, given)
 
     def _add_training(self, name: str, command: tuple[str, ...], args: Namespace, path: Path,

@@ -40,8 +40,8 @@ class HealthProbe:
         self.dataset = copy.copy(dataset)
         self.dataset.transform, self.dataset.by_epoch = PretrainTransform(img_dim, p_two_clips=1.0), False
         W = distributed.world_size()
-        chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:videos]
-        self.rows = chosen[:len(chosen) // W * W]  # each process embeds as many
+        chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+        self.rows = chosen[:max(1, min(videos, len(chosen)) // W) * W]  # each process embeds as many
         self.batch_size, self.workers, self.seed, self.device = batch_size, workers, seed, device
         self.network, self.dim = network, dim
         self._other: Clips | None = None
@@ -59,10 +59,11 @@ class HealthProbe:
         hits = {"random": health.instance_hits(*views["random"]), "other": health.instance_hits(*self._miner(model))}
         sign = health.better(hits["other"], hits["random"])
         if sign < CLEAR:
-            say("warning: the view that mines is no better than its random initialisation: the second clip of a video "
-                f"is the nearest for {hits['other'].float().mean():.1%} of the clips, by a random network for "
-                f"{hits['random'].float().mean():.1%}. What it mines will mislead the training: train it longer, or "
-                "with other settings, before co-training")
+            own, random = (hits[name].float().mean() for name in ("other", "random"))
+            say("warning: the view that mines is not clearly better than its random initialisation: the second clip of "
+                f"a video is the nearest for {own:.1%} of {len(hits['other'])} clips, by a random network for "
+                f"{random:.1%} ({sign:+.1f} standard deviations). What it mines may mislead the training: train it "
+                "longer, or with other settings, before co-training")
         return {**self._signs(views["own"]), "second_random": float(hits["random"].float().mean()), "better": sign}
 
     def now(self, model: CoCLR) -> dict[str, float]:
@@ -103,9 +104,10 @@ class HealthProbe:
         for norm in norms:
             norm.momentum = None  # the plain mean over batches
         encoder.train()
-        count = CALIBRATION * self.batch_size
-        for blocks, _ in self._blocks(self.rows[distributed.rank()::distributed.world_size()][:count]):
-            embed(encoder, blocks[:, 0, model.other_view], model.dtype)
+        rows = self.rows[distributed.rank()::distributed.world_size()]
+        whole = min(CALIBRATION, len(rows) // self.batch_size) * self.batch_size  # a smaller batch would count as much
+        for blocks, _ in self._blocks(rows[:whole or len(rows)]):
+            embed(encoder, blocks[:, :, model.other_view].flatten(0, 1), model.dtype)
         for norm in norms:
             norm.running_mean.copy_(distributed.reduce_mean(norm.running_mean))
             norm.running_var.copy_(distributed.reduce_mean(norm.running_var))

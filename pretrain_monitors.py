@@ -51,9 +51,12 @@ class Monitors:
                 record("mining", epoch, values, classes={self.classes[label]: each for label, each in recalls.items()})
         if self.health is not None and self._is_due(epoch, self.health_freq):
             record("health", epoch, self._health().now(self.model))
+
+    def after_save(self, epoch: int, record: Record, poll: Callable[[], None]) -> None:
+        """Measure the features, which takes long. poll: called between videos, may raise."""
         if self.knn is not None and self._is_due(epoch, self.knn_freq):
             values = self.knn.measure(self.model.encoder_q[0], self.model.dtype, title=f"knn epoch {epoch}",
-                                      epoch_seconds=time.perf_counter() - self._began)
+                                      epoch_seconds=time.perf_counter() - self._began, after_video=poll)
             record("knn", epoch, values, told=True)
 
     def _is_due(self, epoch: int, every: int) -> bool:

@@ -8,10 +8,12 @@ from argparse import Namespace
 from itertools import pairwise
 from pathlib import Path
 
-from utils import distributed, run_folder
+from utils import checkpoint, distributed, run_folder
 from utils.console import say
-from utils.errors import OptionError
+from utils.errors import CheckpointError, OptionError
+from utils.keeper import newest_complete
 from utils.options import TOPK
+from utils.resuming import refuse_changes
 
 
 def check_progressive(args: Namespace) -> None:
@@ -53,6 +55,7 @@ def remaining(given: list[Namespace]) -> list[Namespace]:
 
     Raises:
         OptionError: without ``--resume auto``, some phase's folder holds a run already: better now than days later.
+        CheckpointError: with it, what a folder holds was made with other options, or started from other files.
     """
     if len(given) == 1:
         return given
@@ -61,8 +64,27 @@ def remaining(given: list[Namespace]) -> list[Namespace]:
             distributed.from_main(lambda phase=phase: run_folder.settle("", run_folder.coclr_folder(phase),
                                                                          "--name_prefix or --prefix"))
         return given
-    done = distributed.from_main(lambda: [end_of(phase).is_file() for phase in given])
-    for phase, is_done in zip(given, done, strict=True):
-        if is_done:
+    done = distributed.from_main(lambda: [is_done(phase) for phase in given])
+    for phase, finished in zip(given, done, strict=True):
+        if finished:
             say(f"phase of topk {phase.topk} is done: {end_of(phase)}")
-    return [phase for phase, is_done in zip(given, done, strict=True) if not is_done]
+    return [phase for phase, finished in zip(given, done, strict=True) if not finished]
+
+
+def is_done(phase: Namespace) -> bool:
+    """Whether a phase has left its last checkpoint.
+
+    Raises:
+        CheckpointError: what its folder holds was made with other options, or started from another file.
+    """
+    folder = run_folder.coclr_folder(phase) / "model"
+    found = newest_complete(folder)
+    if found is None or phase.accept_changes:
+        return found == end_of(phase)
+    saved = checkpoint.load(found)
+    refuse_changes(saved, phase, {}, str(found))
+    before = saved.get("options", {}).get("pretrain", phase.pretrain)
+    if list(before) != phase.pretrain:
+        raise CheckpointError(f"{found} was started from {' '.join(before)}, and not from {' '.join(phase.pretrain)}: "
+                              f"take another --name_prefix, or remove {folder.parent}")
+    return found == end_of(phase)

@@ -257,6 +257,10 @@ class Pretraining:
         """Let the monitors look."""
         self.monitors.after_epoch(epoch, record)
 
+    def after_save(self, epoch: int, record: Record, poll: Callable[[], None]) -> None:
+        """Let the monitor of features look."""
+        self.monitors.after_save(epoch, record, poll)
+
     def state(self) -> dict[str, Any]:
         """The published keys, and the label ring and the loss's scale on top."""
         content = {"state_dict": self.run.model.state_dict(), "optimizer": self.run.optimizer.state_dict()}

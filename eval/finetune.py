@@ -1,5 +1,6 @@
 """Training of a classifier: linear probe on a frozen backbone, or finetuning (CoCLR, arXiv 2010.09709, section 4.3)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,9 @@ class Classifying:
 
     def after_epoch(self, epoch: int, record: Record) -> None:
         """The means of an epoch say all."""
+
+    def after_save(self, epoch: int, record: Record, poll: Callable[[], None]) -> None:
+        """Nothing else is looked at."""
 
     def state(self) -> dict[str, Any]:
         """The published keys, and the loss's scale on top."""

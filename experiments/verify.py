@@ -20,6 +20,7 @@ from experiments.recipe import Expect, Recipe
 from experiments.run_record import RunRecord, Unknown
 from utils.console import say
 from utils.options import Parser
+from utils.resuming import YOUNGER
 
 HOLDS, DIFFERS, UNKNOWN = "holds", "differs", "cannot tell"
 ROUNDING = 1e-9
@@ -73,7 +74,9 @@ def differences(made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> list
 
 def changes(run: RunRecord, recipe: Recipe, findings: Sequence[Finding]) -> list[str]:
     """How the run, and the files that its numbers were found in, were made otherwise than in the recipe."""
-    lines = differences(run.made_with, recipe.options | ({"processes": recipe.processes} if recipe.processes else {}))
+    usual = {name: value for name, value in {**YOUNGER, "progressive": []}.items() if name in run.made_with}
+    lines = differences(run.made_with, usual | recipe.options
+                        | ({"processes": recipe.processes} if recipe.processes else {}))
     for name in sorted({each.expect.note for each in findings if each.expect.note and each.found is not None}):
         path = run.model / name
         lines += [f"{path}: {line}" for line in differences(run_record.note(path), recipe.evaluation)]

@@ -23,6 +23,7 @@ import main_nce
 from eval import main_classifier, merge_2stream_prob, options
 from model import classifier, momentum
 from utils import checkpoint, pipeline
+from utils.errors import OptionError
 from utils.stop import EXIT_CODE
 
 SMALL = ["--batch_size", "4", "--moco-k", "8", "--seq_len", "8", "--img_dim", "32", "-j", "0", "--coclr_options",
@@ -256,3 +257,8 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     expected = [*(merged["s"][k] for k in ("1", "5", "10", "20")), merged["c"]["1"]]
     assert rows["CPR RGB + flow"] == [f"{number:.1f}" for number in expected]
     assert len(rows["CPR flow"]) == 5 and len(rows["random RGB"]) == len(rows["InfoNCE flow"]) == 4
+
+
+def test_residual_frames_are_left_to_the_single_commands(capsys):
+    with pytest.raises(OptionError, match="docs/training"):
+        cotrain.parse(["--coclr_options", "--second_view residual --topk 2"])

@@ -156,3 +156,18 @@ def test_a_cascade_too_deep_for_a_later_phase_is_refused_at_the_start():
 def test_dropping_the_own_key_leaves_less_mass():
     logits, mask = torch.randn(4, 9), torch.ones(4, 9).triu()
     assert coclr_loss(logits, drop_self(mask)) > coclr_loss(logits, mask)
+
+
+@pytest.mark.parametrize("options", ["--seed 5", "--self_mask 0.5", "--cascade --stage 2"])
+def test_phases_of_other_options_are_not_taken_for_done(options, capsys):
+    assert run(main_coclr, f"--epochs 1 --topk 1 {options}") == 0
+    capsys.readouterr()
+    assert run(main_coclr, "--epochs 1 --progressive 1 2 --resume auto") == 2
+    error = capsys.readouterr().err
+    assert "was made with" in error and error.count("\n") == 1 and folders("coclr") == ["coclr-top1"]
+
+
+def test_a_later_phase_that_started_elsewhere_is_not_gone_on_with(capsys):
+    assert run(main_coclr, "--epochs 1 --topk 2") == 0
+    assert run(main_coclr, "--epochs 2 --progressive 1 2 --resume auto") == 2
+    assert "was started from random random" in capsys.readouterr().err and folders("coclr") == ["coclr-top2"]

@@ -56,6 +56,10 @@ class Subject(Protocol):
     def after_epoch(self, epoch: int, record: Record) -> None:
         """Look at what an epoch has come to, and record it; all processes are here."""
 
+    def after_save(self, epoch: int, record: Record, poll: Callable[[], None]) -> None:
+        """Look at what takes long or may fail, when the epoch is saved. poll: for all processes to call now and then,
+        raises StopRequested."""
+
     def state(self) -> dict[str, Any]:
         """"state_dict" and "optimizer" of a checkpoint, and more, all but where the training stands."""
 
@@ -120,6 +124,11 @@ class Training:
         self.place = Place(epoch + 1, 0, self.place.iteration, self.place.best_acc)
         if saves:
             self._save(lambda content: self.keeper.save(content, epoch, best))
+        self.subject.after_save(epoch, self.record, self._refuse_if_asked)
+
+    def _refuse_if_asked(self) -> None:
+        if self._vote.poll():
+            raise StopRequested
 
     def record(self, kind: str, epoch: int, values: Means, *, told: bool = False, **more: Any) -> None:
         """Write values of an epoch into the journal, and say them unless it is done; epoch -1 is before the first."""
