@@ -4,7 +4,7 @@
 
 Each input must end in a result that passes its target's checks, or in an error of the project's own of one line.
 Anything else is a finding, and so is an input that takes over 5 s, ends the process, or grows its memory by more than
-256 MB. Findings are written to --findings, with the input; then the exit code is 1.
+403 MB. Findings are written to --findings, with the input; then the exit code is 1.
 """
 
 import argparse

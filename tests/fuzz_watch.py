@@ -23,7 +23,8 @@ from fuzz_inputs import mutated
 from fuzz_targets import Target
 
 SECONDS, GRACE = 5.0, 2.0  # an input may take so long; the watch waits a little longer than the alarm
-GROWTH = 256 << 20  # bytes of memory that an input may take
+# Bytes that an input may take: the largest frame (2^25 pixels) decoded, once more in its clip, and its coefficients.
+GROWTH = (3 + 3 + 6) << 25
 LIMIT = 2 << 30  # bytes of address space on top of what the process starts with
 SHARED = 8 << 20  # bytes
 STATE = "<qqqqqddq"  # inputs, results, refused, findings, grown; slowest, start of the input (0: none); its length
