@@ -2,8 +2,8 @@
 
     python -m experiments.report --results experiments/results/reduced.json --out docs
 
-Writes OUT/experiment_results.md, with a table of each set and one of the signs of mining health, and two figures, which need
-matplotlib: OUT/experiment_retrieval.png and OUT/experiment_mining.png.
+Writes OUT/experiment_results.md, with a table of each set and one of the signs of mining health, and two figures, which
+need matplotlib: OUT/experiment_retrieval.png and OUT/experiment_mining.png.
 """
 
 import math
