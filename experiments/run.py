@@ -51,8 +51,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--fights", type=Path, default=FIGHTS, help="folder of the real clips, with videos/ and splits/; where there "
         "is none, the rendered set is used alone (default: shared/data/fights)")
     add("--seeds", nargs="+", type=seed, help="seeds (default: those of the grid)")
-    add("--jobs", type=positive_int, default=min(2, os.cpu_count() or 1), help="sets and seeds trained at a time, each "
-        "with its share of the cores (default: 2)")
+    add("--jobs", type=positive_int, default=3, help="sets and seeds trained at a time, each with its share of the "
+        "cores (default: 3, since three seeds would leave one of two cores idle at the end)")
     add("--validation", action="store_true", help="hold out three training groups and test on them")
     add("--change", nargs="+", default=[], metavar="NAME=VALUE", help="other settings, with --validation")
     add("--dry_run", action="store_true", help="print the commands, and run nothing")

@@ -107,7 +107,7 @@ GRIDS: Mapping[str, Grid] = {
     "full": Grid(ALL, infonce_epochs=40, coclr_epochs=30, label_epochs=40, finetuned=ALL,
                  cycle=("coclr", "cpr_s3_r0.5", "cpr_s3_r0.8")),
     "reduced": Grid(("random", "supervised", "infonce", "coclr", "cpr_s3_r0.8", "residual_infonce", "residual_coclr",
-                     "ubernce"), label_epochs=10),
+                     "ubernce"), infonce_epochs=12, coclr_epochs=10, label_epochs=8),
     "tiny": Grid(("supervised", "infonce", "coclr", "cpr_s3_r0.8", "cpr_s7_r0.5"), seeds=(0, 1), classes=2, groups=4,
                  frames=16, size="32x32", batch_size=2, label_batch_size=2, moco_k=8, topk=2, infonce_epochs=1,
                  coclr_epochs=2, label_epochs=1, finetuned=("coclr",)),
