@@ -210,7 +210,8 @@ def test_a_run_folder_says_what_it_was_made_with():
     assert start["code"] == provenance.code_version() and start["code"].keys() <= {"commit", "changed", "package"}
     assert "training set" in start and start["command"]
     lines = [json.loads(line) for line in (only_folder() / "metrics.jsonl").read_text().splitlines()]
-    assert [(line["kind"], line["done"]) for line in lines] == [("steps", 1), ("steps", 3), ("steps", 4), ("epoch", 4)]
+    assert [(line["kind"], line["done"]) for line in lines] == [
+        ("health", 0), ("steps", 1), ("steps", 3), ("steps", 4), ("epoch", 4), ("health", 4)]
     assert all(value is None or value == value for line in lines for value in line["values"].values())
 
 
