@@ -79,7 +79,8 @@ def command(args: Namespace, folder: Path) -> list[str]:
     """The training: CoCLR+CPR, which has all parts."""
     return [sys.executable, str(ROOT / "main_coclr.py"), "--net", "s3d", "--dataset", f"{NAME}-2stream-2clip",
             "--seq_len", str(args.seq_len), "--img_dim", str(args.img_dim), "--batch_size", str(args.batch_size),
-            "--moco-k", str(8 * args.batch_size), "--topk", "2", "--cascade", "--stage", "2", "-j", str(args.workers),
+            "--moco-k", str(8 * args.batch_size), "--topk", "2", "--cascade", "--stage", "2",
+            "--health_clips", "0", "-j", str(args.workers),
             "--epochs", "1000000", "--save_freq", "25", "--save_steps", "100", "--print_freq", "10",
             "--data_root", str(folder / "data"), "--split_root", str(folder / "splits")]
 

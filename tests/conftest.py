@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import launch
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 # Autograd prepares itself at a process's first backward pass. After some modules of PyTorch are loaded that starts
@@ -14,6 +16,7 @@ torch.zeros(1, requires_grad=True).sum().backward()
 
 
 @pytest.fixture(autouse=True)
-def fixed_seed():
-    """Every test starts from the same random state."""
+def fresh_start(monkeypatch):
+    """Every test starts from the same random state, and with no training begun in this process."""
     torch.manual_seed(0)
+    monkeypatch.setattr(launch, "_started", False)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from process_data.src.flow import flow_image, make_flow
-from process_data.src.render_demo import render
+from process_data.src.render_demo import Look, render
 from process_data.src.video_io import find_videos, shrink
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +49,7 @@ def script(name, *arguments):
 def videos(tmp_path_factory):
     """Two classes, three groups, a broken file, and one of another kind."""
     out = tmp_path_factory.mktemp("set") / "videos"
-    render(out, ["Slide", "Spin"], groups=3, clips=1, frames=6, size=(48, 32), seed=0)
+    render(out, ["Slide", "Spin"], Look(frames=6, size=(48, 32), seed=0), groups=3, clips=1)
     (out / "Slide" / "v_Slide_g01_c02.mp4").write_bytes(b"no video at all" * 50)
     (out / "Slide" / "notes.txt").write_text("not a video")
     return out
