@@ -102,7 +102,7 @@ def option_names(parser: argparse.ArgumentParser) -> set[str]:
 def test_every_option_is_read():
     shared = ["pretrain_script.py", "utils/options.py", "utils/run_folder.py", "launch.py"]
     plain = option_names(pretraining_parser("", dataset="x", models=["y"]))
-    shared += ["pretrain_monitors.py"]
+    shared += ["pretrain_monitors.py", "pretrain_subject.py"]
     nce = set.union(*(attributes_of_args(ROOT / name) for name in [*shared, "main_nce.py"]))
     assert plain - nce == set()
     parser = pretraining_parser("", dataset="x", models=["y"])
