@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.report import read_json
 from experiments.recipe import TRAINING, is_number
 from utils.errors import CheckpointError, OptionError
 from utils.journal import FILE as METRICS
@@ -88,14 +89,9 @@ def _epochs(path: Path) -> dict[int, Mapping[str, Any]]:
 
 def _object(path: Path, hint: str) -> Mapping[str, Any]:
     """The object in a JSON file. hint: what writes it."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise OptionError(f"there is no {path}: {hint}") from error
-    except OSError as error:
-        raise OptionError(f"{path} cannot be read ({error.strerror}): check the path and the rights") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not JSON: it is damaged") from error
+    if not path.exists():
+        raise OptionError(f"there is no {path}: {hint}")
+    content = read_json(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no JSON object: it is damaged, or of something else")
     return content
