@@ -36,6 +36,7 @@ from utils.console import say
 from utils.distributed import Launch
 from utils.errors import CheckpointError
 from utils.options import add_mining, pretraining_parser
+from utils.resuming import refuse_other_view
 from utils.run_folder import coclr_folder
 
 ENCODERS = ("encoder_q.", "encoder_k.", "sampler.")
@@ -62,12 +63,16 @@ def build(args: Namespace) -> CoCLR:
                  args.reverse, args.cascade, anchor=args.cascade_anchor, first=args.cascade_first)
 
 
-def load_pretrained(model: CoCLR, own: str, other: str) -> None:
+def load_pretrained(model: CoCLR, own: str, other: str, second_view: str = "flow") -> None:
     """Start encoder_q and encoder_k from one file's encoder_q, and the sampler from another's; 'random' means none."""
-    for path, targets in ((own, ("encoder_q.", "encoder_k.")), (other, ("sampler.",))):
+    for path, view, targets in ((own, model.own_view, ("encoder_q.", "encoder_k.")),
+                                (other, model.other_view, ("sampler.",))):
         if path == "random":
             continue
-        weights = query_encoder(checkpoint.load(path)["state_dict"], path)
+        saved = checkpoint.load(path)
+        if view == 1:
+            refuse_other_view(saved, second_view, path)
+        weights = query_encoder(saved["state_dict"], path)
         state = {target + key: value for target in targets for key, value in weights.items()}
         rest = (*(encoder for encoder in ENCODERS if encoder not in targets), "queue", "memory_index_record")
         say(f"{path} into {' and '.join(target.rstrip('.') for target in targets)}: "
@@ -96,7 +101,7 @@ def co_train(args: Namespace, here: Launch) -> None:
     choice = prepare(args, coclr_folder(args), here)
     model = build(args)
     if not (args.resume or args.test):
-        load_pretrained(model, *args.pretrain)
+        load_pretrained(model, *args.pretrain, args.second_view)
     run = build_run(model, args, here)
 
     def steps(network: nn.Module, **settings: object) -> StepOfEpoch:

@@ -27,6 +27,7 @@ from utils import checkpoint
 from utils.checkpoint import load_state
 from utils.console import say
 from utils.options import pretraining_parser
+from utils.resuming import refuse_other_view
 from utils.run_folder import nce_folder
 
 MODELS = {"infonce": (InfoNCE, infonce_steps), "ubernce": (UberNCE, ubernce_steps)}
@@ -55,7 +56,10 @@ def work(args: Namespace) -> None:
     choice = prepare(args, nce_folder(args), here)
     model = build(args)
     if args.pretrain not in ("", "random") and not (args.resume or args.test):
-        saved = checkpoint.load(args.pretrain)["state_dict"]
+        content = checkpoint.load(args.pretrain)
+        if args.dataset.endswith("-f-2clip"):
+            refuse_other_view(content, args.second_view, args.pretrain)
+        saved = content["state_dict"]
         say(f"{args.pretrain}: {load_state(model, saved, may_miss=('queue_label',), may_have=OTHER_MODELS)}")
     run = build_run(model, args, here)
     carry_out(args, here, run, MODELS[args.model][1], choice)

@@ -68,6 +68,11 @@ def check_inputs(args: Namespace, later: Container[str] = ()) -> None:
             raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
 
 
+def second_view(args: Namespace) -> str:
+    """What the network sees besides RGB, "" for nothing."""
+    return args.second_view if args.dataset.endswith("-f") else ""
+
+
 def build_dataset(args: Namespace, mode: str, transform: object) -> torch.utils.data.Dataset:
     """The videos of a mode of `dataset.catalog`; says how many rows were dropped."""
     dataset = catalog.build(args.dataset, mode, transform=transform, data_root=args.data_root,
@@ -119,7 +124,7 @@ def train(args: Namespace, devices: Devices) -> None:
     loaders = build_loaders(args, devices)
     net = build_net(args, len(loaders[0].dataset.index.classes))
     if args.pretrain not in ("", RANDOM) and not args.resume:
-        network.load_backbone(net, args.pretrain)
+        network.load_backbone(net, args.pretrain, second_view(args))
     net.to(devices[0], memory_format=torch.channels_last_3d)  # before the optimizer holds its parameters
     precision = choose(args.precision, devices[0])
     optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=args.lr, wd=args.wd,
@@ -169,7 +174,7 @@ def test_crops(args: Namespace, path: Path, devices: Devices) -> None:
     dataset = build_dataset(args, "test", CropsTransform(args.img_dim, crops=args.crops))
     net = build_net(args, len(dataset.index.classes))
     if args.test != RANDOM:
-        network.load_classifier(net, path)
+        network.load_classifier(net, path, second_view=second_view(args))
     samples = read_samples(dataset, workers=args.workers, device=devices[0], title="test")
     batch = args.batch_size * len(devices)
     net = prepare(args, net.eval(), devices, choose(args.precision, devices[0]))
@@ -187,7 +192,7 @@ def test_retrieval(args: Namespace, path: Path, devices: Devices) -> None:
             for split, mode in (("test", "test"), ("train", train_mode))}
     net = build_net(args, len(sets["test"].index.classes))
     if args.test != RANDOM:
-        network.load_backbone(net, path)
+        network.load_backbone(net, path, second_view(args))
     made_from = {name: getattr(args, name)
                  for name in ("net", "second_view", "seq_len", "ds", "img_dim", "which_split", "seed")}
     precision = choose(args.precision, devices[0])

@@ -10,6 +10,7 @@ from model.classifier import LinearClassifier
 from utils import checkpoint
 from utils.console import say
 from utils.errors import CheckpointError
+from utils.resuming import other_view
 
 ENCODER = "encoder_q.0."  # the backbone inside a pretraining file
 BACKBONE = "backbone."  # the backbone inside a classifier's file
@@ -40,12 +41,15 @@ def shadow(args: Namespace) -> nn.Sequential:
     return nn.Sequential(net.backbone, nn.AdaptiveAvgPool3d(1), nn.Flatten(), net.final_bn or nn.Identity())
 
 
-def load_backbone(net: nn.Module, path: str | Path) -> None:
+def load_backbone(net: nn.Module, path: str | Path, second_view: str = "") -> None:
     """Fill the backbone from a pretraining file or a classifier's; the final layer stays as it is.
 
+    second_view: what the network is for, "" for RGB; where the file is of another one, that is said.
     Raises CheckpointError for a missing or damaged file, one without a backbone, and one of another network.
     """
-    state = checkpoint.renamed(checkpoint.load(path)["state_dict"], {ENCODER: BACKBONE})
+    content = checkpoint.load(path)
+    _warn_of_another(content, second_view, path)
+    state = checkpoint.renamed(content["state_dict"], {ENCODER: BACKBONE})
     backbone = {key: value for key, value in state.items() if key.startswith(BACKBONE)}
     if not backbone:
         raise CheckpointError(f"{path} has no {ENCODER}* and no {BACKBONE}* entries: it is neither a pretraining file "
@@ -55,13 +59,15 @@ def load_backbone(net: nn.Module, path: str | Path) -> None:
     say(f"backbone: {len(backbone)} tensors from {path}; {unused} others of the file are not part of a backbone")
 
 
-def load_classifier(net: nn.Module, path: str | Path, require: tuple[str, ...] = ("state_dict",)) -> dict:
+def load_classifier(net: nn.Module, path: str | Path, require: tuple[str, ...] = ("state_dict",),
+                    second_view: str = "") -> dict:
     """Fill the whole classifier from a file that finetuning or the linear probe wrote; return the file's content.
 
-    require: keys that the file must have. Raises CheckpointError for a pretraining file, another network, another
-    number of classes or another head.
+    require: keys that the file must have. second_view: as of :func:`load_backbone`. Raises CheckpointError for a
+    pretraining file, another network, another number of classes or another head.
     """
     content = checkpoint.load(path, require)
+    _warn_of_another(content, second_view, path)
     state = checkpoint.renamed(content["state_dict"], {})
     if not any(key.startswith("final_fc.") for key in state):
         raise CheckpointError(f"{path} is not a classifier's file, it has no final_fc.*: evaluate it with --retrieval, "
@@ -69,6 +75,12 @@ def load_classifier(net: nn.Module, path: str | Path, require: tuple[str, ...] =
     _check_head(net.state_dict(), state, path)
     say(f"classifier: {checkpoint.load_state(net, state)} from {path}")
     return content
+
+
+def _warn_of_another(content: dict, second_view: str, path: str | Path) -> None:
+    other = other_view(content)
+    if second_view and other not in ("", second_view):
+        say(f"warning: {path} was trained on {other}, and is used on {second_view}")
 
 
 def _check_head(ours: dict[str, Tensor], theirs: dict[str, Tensor], path: str | Path) -> None:

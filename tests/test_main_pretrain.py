@@ -1,6 +1,6 @@
 """main_nce.py and main_coclr.py in this process, on noise, with a small network: resume, starts, bad input, files."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import noise
@@ -15,6 +15,8 @@ import pretrain_script
 import pretrain_steps
 from model.loss import coclr_loss
 from utils import checkpoint, training
+from utils.errors import CheckpointError
+from utils.resuming import refuse_other_view
 
 SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8", "--moco-dim", "8", "-j", "0",
          "--print_freq", "1"]
@@ -267,3 +269,32 @@ def test_a_gpu_that_is_not_there_is_mentioned(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run(main_nce, "--epochs 1 --gpu 0") == 0
     assert capsys.readouterr().out.count("no GPU found: running on the CPU") == 1
+
+
+VIEWS = [("noise-f-2clip", {}, "flow"), ("noise-f", {}, "flow"), ("noise-2stream-2clip", {"reverse": True}, "flow"),
+         ("noise-f-2clip", {"second_view": "residual"}, "residual"), ("noise-2clip", {}, ""),
+         ("noise-2stream-2clip", {"reverse": False, "second_view": "residual"}, "")]
+
+
+@pytest.mark.parametrize(("dataset", "options", "view"), VIEWS)
+@pytest.mark.parametrize("wanted", ["flow", "residual"])
+def test_a_second_view_starts_from_no_other_one(dataset, options, view, wanted):
+    """view: what the file's encoder was trained on besides RGB, "" for nothing, which is taken as it is."""
+    saved = {"options": {"dataset": dataset, **options}}
+    refused = view not in ("", wanted)
+    with pytest.raises(CheckpointError, match=f"trained on {view}") if refused else nullcontext():
+        refuse_other_view(saved, wanted, "a.pth.tar")
+    refuse_other_view({}, wanted, "published.pth.tar")
+
+
+def test_scripts_refuse_a_start_from_another_second_view(capsys):
+    assert run(main_nce, "--epochs 1 --name_prefix flow", dataset="noise-f-2clip") == 0
+    flow = newest("flow", 0)
+    capsys.readouterr()
+    for script, dataset, options, code in (
+            (main_nce, "noise-f-2clip", f"--pretrain {flow}", 2), (main_coclr, "", f"--pretrain random {flow}", 2),
+            (main_coclr, "", f"--reverse --pretrain {flow} random", 2),
+            (main_coclr, "", f"--pretrain {flow} random --health_clips 0", 0)):  # into RGB: that is the user's own wish
+        assert run(script, f"--epochs 1 --second_view residual {options}", dataset=dataset) == code
+        error = capsys.readouterr().err
+        assert ("trained on flow, and not on residual" in error) == (code == 2) and error.count("\n") == (code == 2)

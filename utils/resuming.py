@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from utils.console import one_line
@@ -84,3 +85,25 @@ def _shown(value: object) -> str:
     entries = value[:LONGEST] if isinstance(value, list | tuple) else [value]
     text = " ".join(entry[:LONGEST] if isinstance(entry, str) else str(entry) for entry in entries)
     return one_line(" ".join(text.split()), LONGEST)
+
+
+def refuse_other_view(saved: Mapping[str, Any], second_view: str, path: str | Path) -> None:
+    """Refuse to start a second view's encoder from one of another second view: flow and residual frames differ.
+
+    Raises:
+        CheckpointError: see :func:`other_view`.
+    """
+    other = other_view(saved)
+    if other not in ("", second_view):
+        raise CheckpointError(f"{path} was trained on {other}, and not on {second_view}: give it --second_view "
+                              f"{other}, or take one that was trained on {second_view}")
+
+
+def other_view(saved: Mapping[str, Any]) -> str:
+    """The second view that a checkpoint's encoder was trained on; "" for RGB, or where the file does not say."""
+    options = saved.get("options")
+    if not isinstance(options, Mapping):
+        return ""
+    dataset = str(options.get("dataset"))
+    is_second = dataset.removesuffix("-2clip").endswith("-f") or ("-2stream" in dataset and options.get("reverse"))
+    return _shown(options.get("second_view", YOUNGER["second_view"])) if is_second else ""
