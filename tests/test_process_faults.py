@@ -195,7 +195,11 @@ def test_torchrun_carries_on_from_the_last_checkpoint_without_a_human():
     assert torchrun.returncode == 0, error
     starts = json.loads((folder("killed") / "run.json").read_text())["starts"]
     assert [begun["iteration"] for begun in starts] == [0, 6]  # the fault happens, after 8 steps
-    assert "exitcode: -9) local_rank: 1" in error and "passed over" not in out
+    # Rank 0 ends within milliseconds of rank 1's kill: torchrun names the first by rank where it sees both at once.
+    named = re.search(r"exitcode: (-?\d+)\) local_rank: (\d)", error).groups()
+    lost = "another process of this run has ended, or does not answer" in error
+    assert named == ("-9", "1") or (named == ("1", "0") and lost), error
+    assert "passed over" not in out
     assert differences(folder("whole"), folder("killed"), 2) == []
     wait_until_nothing_is_left()
 
