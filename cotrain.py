@@ -7,7 +7,7 @@ retrieval), and the evaluation of the final models.
 Each cycle trains the RGB encoder with positives mined in flow, then the flow encoder with positives mined by the new
 RGB encoder, both from the models of the cycle before (CoCLR, arXiv 2010.09709, section 3.2). Then, for both models:
 retrieval, linear probe and finetuning, tested with ten crops, and the fusion of the two streams. Every step is a
-command of the project, printed before it runs; all that is made lies in --out.
+command of the project, printed before it runs; all that is made lies in --out. Without flow: --second_view residual.
 
 Stopped in any way, the same command goes on where it was. --infonce_rgb and --infonce_flow take checkpoints that are
 there already. What a single script shall be given besides goes into a quoted string:
@@ -27,6 +27,7 @@ from pathlib import Path
 import launch
 from cotrain_plan import COCLR, NCE, STREAMS, Planner, scheduled
 from dataset import catalog
+from dataset.catalog import SECOND_VIEWS
 from eval.report import read_json, table, write_json
 from utils.console import say
 from utils.errors import CheckpointError, OptionError
@@ -47,7 +48,7 @@ CLASSIFIER_WORDS = {"probe": ["--train_what", "last", "--optim", "sgd", "--lr", 
 # Options of single scripts that the plan sets itself.
 OWN = {"--dataset", "--pretrain", "--resume", "--test", "--prefix", "--name_prefix", "--reverse", "--epochs",
        "--start_epoch", "--retrieval", "--gpu", "--local_rank", "--local-rank", "--world-size", "--rank",
-       "--multiprocessing-distributed", "--center_crop", "--five_crop", "--ten_crop", "--dirname"}
+       "--multiprocessing-distributed", "--second_view", "--center_crop", "--five_crop", "--ten_crop", "--dirname"}
 KS = ("1", "5", "10", "20", "50")
 
 
@@ -73,6 +74,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--cycles", type=whole_number, default=2, help="cycles of co-training; 0 evaluates InfoNCE")
     add("--infonce_rgb", type=Path, metavar="CKPT", help="take this checkpoint instead of training InfoNCE on RGB")
     add("--infonce_flow", type=Path, metavar="CKPT", help="the same for flow")
+    add("--second_view", choices=SECOND_VIEWS, default="flow", help="what the second stream sees: optical flow, or "
+        "residual frames, made from the RGB frames as they are read (then no flow is needed)")
     add("--skip", nargs="+", default=[], choices=EVALUATIONS, help="evaluations to leave out")
     add("--dry_run", action="store_true", help="print the commands and which of them are done, and run nothing")
     add("--gpus", "--nproc_per_node", type=positive_int, default=1, metavar="N",
@@ -95,9 +98,6 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
         add(f"--{name}_options", type=words, default=words(DEFAULT_EXTRA.get(name, "")), metavar="'OPTIONS'",
             help=f"more options of {script}, quoted (default: '{DEFAULT_EXTRA.get(name, '')}')")
     args = parser.parse_args(joined(sys.argv[1:] if argv is None else argv))
-    if any(word.startswith("--second_view") for name in EXTRA for word in getattr(args, f"{name}_options")):
-        raise OptionError("cotrain.py mines in flow: for --second_view residual give the single commands "
-                          "(docs/training.md, without optical flow)")
     spec = catalog.parse(args.dataset)
     if spec.base != args.dataset:
         raise OptionError(f"--dataset {args.dataset} has a suffix: give the plain name, {spec.base}, of which both "
@@ -144,6 +144,11 @@ def training_words(args: Namespace, name: str) -> list[str]:
     return [*schedule, *getattr(args, f"{name}_options")]
 
 
+def view_words(args: Namespace, stream: str = "flow") -> list[str]:
+    """What tells a script that the second stream is not flow; those of RGB alone refuse it."""
+    return [] if stream == "RGB" or args.second_view == "flow" else ["--second_view", args.second_view]
+
+
 def start_models(planner: Planner, args: Namespace) -> dict[str, str]:
     """The InfoNCE checkpoint of each stream, given or to be trained."""
     models = {}
@@ -152,15 +157,15 @@ def start_models(planner: Planner, args: Namespace) -> dict[str, str]:
         if given is not None and not given.is_file():
             raise CheckpointError(f"there is no checkpoint {given}: check --infonce_{stream.lower()}")
         models[stream] = str(given.resolve()) if given is not None else planner.pretrain(
-            f"InfoNCE {stream}", NCE, "--dataset", f"{args.dataset}{suffix}-2clip", "--batch_size",
-            str(args.batch_size), "--moco-k", str(args.moco_k), *training_words(args, "infonce"))
+            f"InfoNCE {stream}", NCE, "--dataset", f"{args.dataset}{suffix}-2clip", *view_words(args, stream),
+            "--batch_size", str(args.batch_size), "--moco-k", str(args.moco_k), *training_words(args, "infonce"))
     return models
 
 
 def co_train(planner: Planner, args: Namespace, models: Mapping[str, str]) -> dict[str, str]:
     """The models after all cycles: in each the RGB one is mined for in flow, then the flow one by the new RGB one."""
     models = dict(models)
-    mining = ["--dataset", f"{args.dataset}-2stream-2clip", "--batch_size", str(args.batch_size), "--moco-k",
+    mining = ["--dataset", f"{args.dataset}-2stream-2clip", *view_words(args), "--batch_size", str(args.batch_size), "--moco-k",
               str(args.moco_k), *training_words(args, "coclr")]
     for cycle in range(1, args.cycles + 1):
         for own, other, kind, reverse in ALTERNATION:
@@ -175,11 +180,11 @@ def evaluate(plan: Plan, args: Namespace, evaluation: str) -> None:
     for stream, suffix in STREAMS.items():
         name, dataset, model = f"{evaluation} {stream}", args.dataset + suffix, plan.models[stream]
         if evaluation == "retrieval":
-            made.append(planner.retrieve(name, dataset, model))
+            made.append(planner.retrieve(name, dataset, model, *view_words(args, stream)))
             result = (f"{made[-1]}/{dataset}_recall.json", None)
         else:
-            made.append(planner.classify(name, dataset, model, *CLASSIFIER_WORDS[evaluation],
-                                         *training_words(args, evaluation)))
+            made.append(planner.classify(name, dataset, model, *view_words(args, stream),
+                                         *CLASSIFIER_WORDS[evaluation], *training_words(args, evaluation)))
             result = (f"{made[-1]}-acc-ten.json", "ten")
         plan.results.setdefault(stream, {})[evaluation] = result
     sources = [plan.results[stream][evaluation][0] for stream in STREAMS]

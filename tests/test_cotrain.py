@@ -259,6 +259,23 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     assert len(rows["CPR flow"]) == 5 and len(rows["random RGB"]) == len(rows["InfoNCE flow"]) == 4
 
 
-def test_residual_frames_are_left_to_the_single_commands(capsys):
-    with pytest.raises(OptionError, match="docs/training"):
+def test_residual_frames_take_the_place_of_flow_in_every_command_that_sees_it(run, small_network, tmp_path, capsys):
+    """And in no other one. Flow is not even looked for; the last commands of a plan are run in test_residual_scripts."""
+    Path("data/UCF101/ucf101_tvl1_frame.lmdb").rename("data/hidden.lmdb")
+    try:
+        assert run(*SHORT, "--out", str(tmp_path), "--dry_run") == 2
+        capsys.readouterr()
+        assert run(*SHORT, "--out", str(tmp_path), "--dry_run", "--second_view", "residual") == 0
+    finally:
+        Path("data/hidden.lmdb").rename("data/UCF101/ucf101_tvl1_frame.lmdb")
+    commands = [each for each in planned(capsys.readouterr().out) if "merge_2stream" not in each[1]]
+    seen = {value(each, "--dataset")[0]: "--second_view" in each and value(each, "--second_view") == ["residual"]
+            for each in commands}
+    assert seen == {"ucf101-2clip": False, "ucf101-f-2clip": True, "ucf101-2stream-2clip": True, "ucf101": False,
+                    "ucf101-f": True}
+    assert len({(value(each, "--dataset")[0], "--second_view" in each) for each in commands}) == len(seen)
+
+
+def test_the_second_view_is_an_option_of_all_and_not_of_one_script(capsys):
+    with pytest.raises(OptionError, match="--second_view is set by cotrain"):
         cotrain.parse(["--coclr_options", "--second_view residual --topk 2"])
