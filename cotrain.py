@@ -165,8 +165,8 @@ def start_models(planner: Planner, args: Namespace) -> dict[str, str]:
 def co_train(planner: Planner, args: Namespace, models: Mapping[str, str]) -> dict[str, str]:
     """The models after all cycles: in each the RGB one is mined for in flow, then the flow one by the new RGB one."""
     models = dict(models)
-    mining = ["--dataset", f"{args.dataset}-2stream-2clip", *view_words(args), "--batch_size", str(args.batch_size), "--moco-k",
-              str(args.moco_k), *training_words(args, "coclr")]
+    mining = ["--dataset", f"{args.dataset}-2stream-2clip", *view_words(args), "--batch_size", str(args.batch_size),
+              "--moco-k", str(args.moco_k), *training_words(args, "coclr")]
     for cycle in range(1, args.cycles + 1):
         for own, other, kind, reverse in ALTERNATION:
             models[own] = planner.pretrain(f"cycle {cycle} {own}", COCLR, *mining, *reverse, "--name_prefix",

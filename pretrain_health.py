@@ -56,7 +56,7 @@ class HealthProbe:
         """
         views = self._embed(model, {"own": (_of_main(model.encoder_q), model.own_view),
                                     "random": (self._random_encoder(model), model.other_view)})
-        hits = {"random": health.instance_hits(*views["random"]), "other": health.instance_hits(*self._miner(model))}
+        hits = {"random": health.instance_hits(*views["random"]), "other": health.instance_hits(*self.miner(model))}
         sign = health.better(hits["other"], hits["random"])
         if sign < CLEAR:
             own, random = (hits[name].float().mean() for name in ("other", "random"))
@@ -69,7 +69,7 @@ class HealthProbe:
     def now(self, model: CoCLR) -> dict[str, float]:
         """Signs of both views; the miner's, which is frozen, are as before."""
         if len(self._sources) == 0:
-            self._miner(model)
+            self.miner(model)
         return self._signs(self._embed(model, {"own": (_of_main(model.encoder_q), model.own_view)})["own"])
 
     def _signs(self, own: Clips) -> dict[str, float]:
@@ -89,7 +89,7 @@ class HealthProbe:
             values["agreement"] = float(agreement(*sims, ~same, n))
         return values
 
-    def _miner(self, model: CoCLR) -> Clips:
+    def miner(self, model: CoCLR) -> Clips:
         if self._other is None:
             self._other = self._embed(model, {"other": (model.sampler, model.other_view)})["other"]
         return self._other

@@ -34,6 +34,7 @@ class SeedPlan:
 
     Attributes:
         methods: by name, those that the queue allows, and those they start from.
+        oracles: files with the signs of mining health and the PMR of the encoders that mine, or might.
     """
 
     def __init__(self, grid: Grid, dataset: str, seed: int, out: Path, splits: str) -> None:
@@ -47,6 +48,7 @@ class SeedPlan:
         for name in grid.methods:
             if name not in grid.skipped:
                 self._add(name)
+        self.oracles = self._plan_oracles()
 
     @property
     def steps(self) -> list[Step]:
@@ -75,7 +77,7 @@ class SeedPlan:
         self._evaluate(name, plan, (name, "RGB"), (name, "flow"))
 
     def _plan_supervised(self, name: str, plan: MethodPlan) -> None:
-        self._classify(name, plan, "random", "--train_what", "all", "--lr", str(self.grid.lr))
+        self._classify(name, plan, "random", "--train_what", "all", "--lr", str(self.grid.label_lr))
 
     def _plan_infonce(self, name: str, plan: MethodPlan) -> None:
         view = self._view(name)
@@ -105,6 +107,22 @@ class SeedPlan:
             self._mine(name, "flow", self._models[oracle], self._models[name, "RGB"], "--reverse")
             flow = (name, "flow")
         self._evaluate(name, plan, (name, "RGB"), flow)
+
+    def _plan_oracles(self) -> list[str]:
+        """Look at the InfoNCE encoders of all views as miners, after their first epoch and after their last."""
+        rgb, flow, residual = ("infonce", "RGB"), ("infonce", "flow"), ("residual_infonce", "flow")
+        found = []
+        for view, own, miner, words in (("flow", rgb, flow, ()), ("RGB", flow, rgb, ("--reverse",)),
+                                        ("residual", rgb, residual, self._view("residual_infonce"))):
+            if own in self._models and miner in self._models and miner[0] in self.methods:
+                found.append(f"oracles_{view}.json")
+                miners = self._models[miner]
+                self._add_evaluation(f"oracles {view}", found[-1], [miners], "experiments/oracles.py", [
+                    "--result", found[-1], "--early", "--miners", miners, "--own", self._models[own],
+                    "--dataset", f"{self.dataset}-2stream-2clip", *words, *self.planner.common, *self.planner.roots,
+                    "--batch_size", str(self.grid.batch_size), "--moco-k", str(self.grid.moco_k),
+                    "--topk", str(self.grid.topk)])
+        return found
 
     def _view(self, name: str) -> tuple[str, ...]:
         view = METHODS[name].second_view
@@ -148,7 +166,7 @@ class SeedPlan:
         plan.measures |= {f"both R@{k}": (both, ("both", k)) for k in ("1", "5", "10", "20")}
         if name in self.grid.finetuned:
             # the backbone gets a tenth, and so what training from scratch gives it
-            self._classify(name, plan, self._models[rgb], "--train_what", "ft", "--lr", str(10 * self.grid.lr))
+            self._classify(name, plan, self._models[rgb], "--train_what", "ft", "--lr", str(10 * self.grid.label_lr))
 
     def _add_once(self, step: Step) -> None:
         """Two methods may share an encoder, whose evaluation is then one step."""

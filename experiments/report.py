@@ -10,6 +10,7 @@ import math
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import launch
@@ -17,6 +18,7 @@ from cotrain_plan import ROOT
 from eval.report import read_json, table
 from experiments import signs
 from experiments.settings import METHODS
+from pretrain_health import CLEAR
 from utils.console import say
 from utils.errors import CheckpointError
 from utils.options import Parser
@@ -63,6 +65,26 @@ def sign_table(found: Mapping[str, Any]) -> str:
     return markdown(["sign", "over moments of all runs (N)", "over runs, at the end (N)"], lines)
 
 
+def oracle_table(found: Mapping[str, Any]) -> str:
+    """Markdown: each kind of miner, means over seeds, and its signs' rank correlation with PMR over all of them; ""
+    where none was looked at."""
+    rho = signs.of_oracles(found.get("oracles", {}))
+    if not rho:
+        return ""
+    kinds: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for each in (each for seed in found["oracles"].values() for each in seed):
+        kinds.setdefault((each["view"], each["epochs"]), []).append(each)
+    lines = []
+    for (view, epochs), group in kinds.items():
+        means = {name: fmean(each[name] for each in group) for name in ("PMR", "chance", *rho)}
+        warned = sum(each["better"] < CLEAR for each in group)
+        lines.append([f"{view}, {epochs} epoch{'s' * (epochs > 1)}", f"{100 * means['PMR']:.1f}",
+                      f"{100 * means['chance']:.1f}", f"{warned} of {len(group)}",
+                      *(f"{means[name]:.2g}" for name in rho)])
+    lines.append(["rank correlation with PMR", "", "", "", *(f"{value:+.2f}" for value in rho.values())])
+    return markdown(["miner", "PMR", "chance", "warned of", *rho], lines)
+
+
 def text(content: Mapping[str, Any]) -> str:
     """The report as markdown, without figures."""
     parts = []
@@ -70,9 +92,14 @@ def text(content: Mapping[str, Any]) -> str:
         seeds = max((len(runs) for runs in found["runs"].values()), default=0)
         parts += [f"## {name}", f"Percent, mean ± standard deviation over {seeds} seeds; chance {found['chance']:.1f}.",
                   markdown(["method", *COLUMNS], rows(found["summary"]))]
+        oracles = oracle_table(found)
+        if oracles:
+            parts += ["Encoders that mine, or might: positive mining recall (percent) beside the signs that need no "
+                      "labels, means over seeds.", oracles]
         health = sign_table(found)
         if health:
-            parts += ["Rank correlation of the label-free signs of mining health with PMR:", health]
+            parts += ["Rank correlation of the label-free signs with PMR, in the journals of the runs that mine:",
+                      health]
     if content["skipped"]:
         parts += ["Left out:", "\n".join(f"- {title}: {why}" for title, why in content["skipped"].items())]
     return "\n\n".join(parts) + "\n"

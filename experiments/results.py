@@ -1,6 +1,7 @@
 """What the runs of a grid measured: read from their files, with means and standard deviations over seeds."""
 
 import json
+import re
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -11,6 +12,7 @@ from cotrain_plan import ROOT
 from eval.report import read_json, write_json
 from experiments.plan import MethodPlan, SeedPlan
 from experiments.settings import METHODS, Grid
+from utils.pipeline import Step
 from utils.provenance import code_version
 
 # Of the last epoch: kind of line and name in metrics.jsonl -> name in results.
@@ -67,6 +69,10 @@ def add_seconds(out: Path, times: Mapping[str, float]) -> None:
     write_json(path, before | {name: round(before.get(name, 0.0) + value, 1) for name, value in times.items()})
 
 
+def _shown(step: Step) -> str:
+    return step.shell.replace(str(ROOT), "$ROOT")
+
+
 def collect_seed(plan: SeedPlan) -> dict[str, dict[str, Any]]:
     """What the methods of one set and seed did: commands, seconds, measures, and epoch by epoch the journal.
 
@@ -75,11 +81,22 @@ def collect_seed(plan: SeedPlan) -> dict[str, dict[str, Any]]:
     out = plan.planner.out
     seconds = read_json(out / SECONDS) if (out / SECONDS).is_file() else {}
     return {name: {
-        "commands": [step.shell.replace(str(ROOT), "$ROOT") for step in method.steps],
+        "commands": [_shown(step) for step in method.steps],
         "seconds": round(sum(seconds.get(step.name, 0.0) for step in method.steps), 1),
         "measures": read_measures(method, out),
         "journal": read_journal(out / method.journal) if method.journal else []}
         for name, method in plan.methods.items() if is_done(method, out)}
+
+
+def read_oracles(plan: SeedPlan) -> list[dict[str, Any]]:
+    """What the encoders that mine were like: {"view", "epochs" of training, "PMR", "chance", signs} of each."""
+    found = []
+    for file in plan.oracles:
+        path = plan.planner.out / file
+        for each in read_json(path) if path.is_file() else []:
+            epochs = int(re.search(r"epoch(\d+)", Path(each["miner"]).name)[1]) + 1
+            found.append({"view": path.stem.removeprefix("oracles_"), "epochs": epochs, **each})
+    return found
 
 
 def summarise(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -104,6 +121,9 @@ def collect(grid: Grid, plans: Mapping[str, Mapping[int, SeedPlan]], chance: Map
         for seed, plan in seeds.items():
             for method, run in collect_seed(plan).items():
                 runs.setdefault(method, {})[str(seed)] = run
-        sets[name] = {"chance": chance[name], "summary": summarise(runs), "runs": runs}
+        sets[name] = {"chance": chance[name], "summary": summarise(runs), "runs": runs,
+                      "oracles": {str(seed): read_oracles(plan) for seed, plan in seeds.items()},
+                      "oracle_commands": [_shown(step) for plan in seeds.values() for step in plan.steps
+                                          if step.name.startswith("oracles ")]}
     return {"settings": asdict(grid), "code": code_version(), "sets": sets,
             "skipped": {METHODS[name].title: why for name, why in grid.skipped.items()}}

@@ -56,9 +56,9 @@ class Grid:
 
     classes, groups, clips, frames, size, pace, spread, typical, muted: of the rendered set, see `render_demo.py`.
     seq_len, img_dim: frames and pixels of a clip. batch_size, moco_k, moco_m, lr, topk: of pretraining.
-    label_batch_size: of training with labels. *_epochs: of InfoNCE and UberNCE, of CoCLR and CPR (each phase of
-    progressive training), of training with labels (from scratch, and finetuning). finetuned: methods whose RGB model is
-    finetuned. cycle: methods that also train the flow encoder, with positives mined by the new RGB encoder (UberNCE:
+    label_batch_size, label_lr: of training with labels. *_epochs: of InfoNCE and UberNCE, of CoCLR and CPR (each phase
+    of progressive training), of training with labels (from scratch, and finetuning). finetuned: methods whose RGB model
+    is finetuned. cycle: methods that also train the flow encoder, with positives mined by the new RGB encoder (UberNCE:
     with labels).
     """
 
@@ -75,11 +75,12 @@ class Grid:
     muted: float = 0.7
     seq_len: int = 8
     img_dim: int = 32
-    batch_size: int = 8
+    batch_size: int = 16
     label_batch_size: int = 8
     moco_k: int = 128
     moco_m: float = 0.99
-    lr: float = 2e-4
+    lr: float = 1e-4
+    label_lr: float = 2e-4
     topk: int = 5
     infonce_epochs: int = 15
     coclr_epochs: int = 10
@@ -106,8 +107,8 @@ ALL = tuple(METHODS)
 GRIDS: Mapping[str, Grid] = {
     "full": Grid(ALL, infonce_epochs=40, coclr_epochs=30, label_epochs=40, finetuned=ALL,
                  cycle=("coclr", "cpr_s3_r0.5", "cpr_s3_r0.8")),
-    "reduced": Grid(("random", "supervised", "infonce", "coclr", "cpr_s3_r0.8", "residual_infonce", "residual_coclr",
-                     "ubernce"), infonce_epochs=12, coclr_epochs=10, label_epochs=8),
+    "reduced": Grid(("random", "supervised", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "residual_infonce",
+                     "residual_coclr", "ubernce"), infonce_epochs=16, coclr_epochs=12, label_epochs=8),
     "tiny": Grid(("supervised", "infonce", "coclr", "cpr_s3_r0.8", "cpr_s7_r0.5"), seeds=(0, 1), classes=2, groups=4,
                  frames=16, size="32x32", batch_size=2, label_batch_size=2, moco_k=8, topk=2, infonce_epochs=1,
                  coclr_epochs=2, label_epochs=1, finetuned=("coclr",)),

@@ -55,3 +55,12 @@ def correlations(journals: Iterable[Iterable[Mapping[str, Any]]]) -> dict[str, d
             x, y = np.array(points, dtype=float).reshape(-1, 2).T
             result[name] |= {title: rank_correlation(x, y), f"{title}_n": len(points)}
     return result
+
+
+def of_oracles(seeds: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, float]:
+    """Of each sign: rank correlation with PMR over all encoders that were looked at, of all seeds."""
+    oracles = [each for found in seeds.values() for each in found]
+    told = ("view", "epochs", "miner", "PMR", "chance")
+    names = [name for name in (oracles[0] if oracles else {}) if name not in told]
+    recall = np.array([each["PMR"] for each in oracles])
+    return {name: rank_correlation(np.array([each[name] for each in oracles], dtype=float), recall) for name in names}

@@ -260,7 +260,7 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
 
 
 def test_residual_frames_take_the_place_of_flow_in_every_command_that_sees_it(run, small_network, tmp_path, capsys):
-    """And in no other one. Flow is not even looked for; the last commands of a plan are run in test_residual_scripts."""
+    """And in no other one. Flow is not even looked for; the commands themselves are run in test_residual_scripts."""
     Path("data/UCF101/ucf101_tvl1_frame.lmdb").rename("data/hidden.lmdb")
     try:
         assert run(*SHORT, "--out", str(tmp_path), "--dry_run") == 2

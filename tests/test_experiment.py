@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 
 import noise
+import numpy as np
 import pytest
+import torch
 
 from experiments import results, run, video_sets
+from experiments.oracles import queue_recall
 from experiments.plan import SeedPlan
 from experiments.settings import GRIDS, METHODS, Grid, changed
 from model import classifier, momentum
@@ -111,6 +114,20 @@ def test_a_method_brings_what_it_starts_from(tmp_path):
     grid = changed(GRIDS["tiny"], ["methods=residual_coclr"])
     plan = SeedPlan(grid, "rendered", 0, tmp_path, "splits")
     assert list(plan.methods) == ["infonce", "residual_infonce", "residual_coclr"]
+
+
+def test_the_recall_of_a_queue_is_that_of_mining_in_it():
+    """With all videos in the queue, against sorted rows in NumPy; with a queue of one, chance alone is left."""
+    rng = np.random.default_rng(0)
+    clips = tuple(torch.nn.functional.normalize(torch.as_tensor(rng.normal(size=(40, 6))), dim=1) for _ in range(2))
+    labels, sources = torch.as_tensor(rng.integers(3, size=40)), torch.arange(40) // 2
+    hits = []
+    for i in range(40):
+        order = [j for j in np.argsort(-(clips[1].numpy() @ clips[0][i].numpy())) if sources[j] != sources[i]]
+        hits += [labels[j] == labels[i] for j in order[:4]]
+    assert queue_recall(clips, labels, sources, 40, 4, seed=3) == pytest.approx(float(np.mean(hits)))
+    assert queue_recall(clips, labels * 0, sources, 10, 4, seed=3) == 1.0
+    assert queue_recall(clips, torch.arange(40), sources, 10, 4, seed=3) == 0.0
 
 
 def test_means_and_standard_deviations():
@@ -214,6 +231,9 @@ def _check_numbers(found: dict, folder: Path) -> None:
     assert {"RGB finetune", "both R@20", "flow probe"} <= set(run["measures"])
     assert found["summary"]["coclr"]["PMR"]["mean"] == statistics.fmean([run["measures"]["PMR"]])
     assert any("main_coclr.py" in command for command in run["commands"])
+    oracles = found["oracles"]["0"]
+    assert [each["view"] for each in oracles] == ["flow", "RGB"] and len(found["oracle_commands"]) == 2
+    assert all(0 <= each["PMR"] <= 1 and each["epochs"] == 1 and "better" in each for each in oracles)
 
 
 def test_a_step_that_fails_is_named(in_process, tmp_path):

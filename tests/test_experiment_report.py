@@ -73,3 +73,27 @@ def test_a_sign_is_paired_with_the_recall_of_its_epoch():
         ({"health agreement": 0.3}, 0.1), ({"health agreement": 0.05, "health hub_own": 8.9}, 0.1),
         ({"mining most_mined": 2.0}, 0.1)]
     assert signs.correlations([journal, []])["health hub_own"]["moments_n"] == 1
+
+
+def _oracles() -> dict[str, list[dict]]:
+    """Two miners of three seeds: the better one warns of nothing; more hubs, less recall."""
+    return {str(seed): [{"view": view, "epochs": epochs, "miner": "x.pth.tar", "PMR": recall + seed / 100,
+                         "chance": 0.1, "better": 9 * recall, "hub_other": 5 - recall - seed / 100}
+                        for view, epochs, recall in (("flow", 16, 0.3), ("RGB", 1, 0.11))] for seed in range(3)}
+
+
+def test_signs_of_miners_are_ranked_beside_their_recall():
+    rho = signs.of_oracles(_oracles())
+    frame = pd.DataFrame([each for seed in _oracles().values() for each in seed])
+    assert rho["better"] == pytest.approx(frame["better"].rank().corr(frame["PMR"].rank()))
+    assert rho["hub_other"] == pytest.approx(-1) and set(rho) == {"better", "hub_other"}
+    assert signs.of_oracles({"0": []}) == {}
+
+
+def test_the_report_has_a_line_of_each_miner(content):
+    content["sets"]["rendered"]["oracles"] = _oracles()
+    lines = [line.split(" | ") for line in report.text(content).splitlines()]
+    flow, rgb = (next(line for line in lines if line[0] == f"| {title}")
+                 for title in ("flow, 16 epochs", "RGB, 1 epoch"))
+    assert flow[1:4] == ["31.0", "10.0", "0 of 3"] and rgb[1:4] == ["12.0", "10.0", "3 of 3"]
+    assert flow[4] == "2.7" and sum(line[0] == "| rank correlation with PMR" for line in lines) == 1
