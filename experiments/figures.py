@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -46,26 +47,34 @@ def retrieval_panel(ax: Axes, found: Mapping[str, Any]) -> None:
 
 
 def mining_panel(ax: Axes, found: Mapping[str, Any]) -> None:
-    """PMR over epochs of the methods that mine: mean over seeds, and one standard deviation about it."""
+    """PMR over epochs of the methods that mine: mean over seeds, and one standard deviation about it.
+
+    Mining at random would find the share of its class in a queue without the query's own source, as the runs tell.
+    """
+    chances = []
     for name in METHODS:
-        curve = recall_curve(found["runs"].get(name, {}))
+        runs = found["runs"].get(name, {})
+        curve = recall_curve(runs)
         if curve:
+            chances += [value["mean"] for value in recall_curve(runs, "chance").values()]
             epochs, mean = list(curve), [100 * value["mean"] for value in curve.values()]
             std = [100 * value["std"] for value in curve.values()]
             line, = ax.plot(epochs, mean, label=METHODS[name].title)
             ax.fill_between(epochs, [m - s for m, s in zip(mean, std, strict=True)],
                             [m + s for m, s in zip(mean, std, strict=True)], alpha=0.15, color=line.get_color())
-    ax.axhline(found["chance"], color="grey", linestyle=":", label="chance")
+    if chances:
+        ax.axhline(100 * fmean(chances), color="grey", linestyle=":", label="mining at random")
+    ax.set_ylim(bottom=0)
     ax.set_xlabel("epoch")
     ax.set_ylabel("positive mining recall, %")
     ax.legend(fontsize="small")
 
 
-def recall_curve(seeds: Mapping[str, Mapping[str, Any]]) -> dict[int, dict[str, float]]:
-    """{epoch: mean and standard deviation over seeds} of the mining recall, as shares."""
+def recall_curve(seeds: Mapping[str, Mapping[str, Any]], measure: str = "recall") -> dict[int, dict[str, float]]:
+    """{epoch: mean and standard deviation over seeds} of the mining recall or its "chance", as shares."""
     by_epoch: dict[int, list[float]] = {}
     for run in seeds.values():
         for line in run["journal"]:
-            if line["kind"] == "epoch" and "recall" in line["values"]:
-                by_epoch.setdefault(line["epoch"], []).append(line["values"]["recall"])
+            if line["kind"] == "epoch" and measure in line["values"]:
+                by_epoch.setdefault(line["epoch"], []).append(line["values"][measure])
     return {epoch: mean_and_std(values) for epoch, values in sorted(by_epoch.items())}

@@ -17,7 +17,7 @@ def _epochs(*recalls: float) -> list[dict]:
     return [line for epoch, recall in enumerate(recalls) for line in (
         {"kind": "health", "epoch": epoch, "values": {"agreement": recall / 2, "hub_own": 9 - recall}},
         {"kind": "mining", "epoch": epoch, "values": {"cmr_median": 0.5, "most_mined": 2.0}},
-        {"kind": "epoch", "title": "train", "epoch": epoch, "values": {"recall": recall, "loss": 1.0}})]
+        {"kind": "epoch", "title": "train", "epoch": epoch, "values": {"recall": recall, "chance": 0.08, "loss": 1.0}})]
 
 
 @pytest.fixture
@@ -56,6 +56,17 @@ def test_the_curve_of_the_mining_figure(content):
     curve = figures.recall_curve(content["sets"]["rendered"]["runs"]["coclr"])
     assert [round(value["mean"], 6) for value in curve.values()] == [0.1, 0.2, 0.21]
     assert curve[2]["std"] == pytest.approx(0.01)
+
+
+def test_the_mining_figure_shows_chance_as_the_runs_tell_it(content):
+    """A queue without the query's own source: less than one share of the classes."""
+    figures = pytest.importorskip("experiments.figures", exc_type=ImportError)
+    figure, ax = figures.plt.subplots()
+    figures.mining_panel(ax, content["sets"]["rendered"])
+    lines = {line.get_label(): list(line.get_ydata()) for line in ax.get_lines()}
+    figures.plt.close(figure)
+    assert lines["mining at random"] == pytest.approx([8.0, 8.0])
+    assert lines["CoCLR"] == pytest.approx([10.0, 20.0, 21.0])
 
 
 def test_rank_correlation_is_pandas_own():
