@@ -1,8 +1,9 @@
 """What looks at a pretraining without touching it: what it mines, how good its views are for that, and its features."""
 
+import math
 import time
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,8 +14,12 @@ from eval.knn import KnnMonitor, query_and_gallery, single_stream_name
 from model.momentum import MomentumContrast
 from model.pretrain import CoCLR
 from pretrain_health import HealthProbe
+from utils.console import say
+from utils.health import OF_ALL
 from utils.mining import MiningMonitor
 from utils.training import Record
+
+COLLAPSED = 1.5  # effective rank of the queue: 1.0 where training had failed, 2.9 and more where it had not
 
 
 @dataclass
@@ -32,6 +37,7 @@ class Monitors:
     knn_freq: int = 1
     _probe: HealthProbe | None = None
     _began: float = 0.0
+    _warned: bool = False
 
     def begin_epoch(self) -> None:
         """An epoch begins."""
@@ -44,9 +50,14 @@ class Monitors:
 
     def after_epoch(self, epoch: int, record: Record) -> None:
         """Look at what an epoch has come to; all processes are here."""
-        if self.mining is not None:
+        if self.mining is None:
+            values = {f"{name}_own": float(measure(self.model.queue.T)) for name, measure in OF_ALL.items()}
+            record("queue", epoch, values)
+            self._warn_of_collapse(values)
+        else:
             queues = {"own": self.model.queue, "other": self.model.queue_second}
             values, recalls = self.mining.end_epoch(queues)
+            self._warn_of_collapse(values)
             if values:
                 record("mining", epoch, values, classes={self.classes[label]: each for label, each in recalls.items()})
         if self.health is not None and self._is_due(epoch, self.health_freq):
@@ -58,6 +69,15 @@ class Monitors:
             values = self.knn.measure(self.model.encoder_q[0], self.model.dtype, title=f"knn epoch {epoch}",
                                       epoch_seconds=time.perf_counter() - self._began, after_video=poll)
             record("knn", epoch, values, told=True)
+
+    def _warn_of_collapse(self, values: Mapping[str, float]) -> None:
+        """Say it, once, where nearly all of the queue's variance lies in one direction."""
+        rank = values.get("rank_own", math.inf)
+        if rank < COLLAPSED and not self._warned:
+            self._warned = True
+            say(f"warning: the embeddings have nearly collapsed: the queue's keys vary in {rank:.2f} directions of "
+                f"{self.model.dim} (effective rank), so that top-1 and loss say little. A smaller --lr is the first "
+                "thing to try (docs/mining.md)")
 
     def _is_due(self, epoch: int, every: int) -> bool:
         return (epoch + 1) % every == 0 or epoch == self.epochs - 1

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from test_main_pretrain import newest, on_noise, run  # noqa: F401
 
 import main_coclr
+import main_nce
 from model.cascade import cascade_stages, cascade_topk
+from pretrain_monitors import Monitors
 from utils import checkpoint, health
 from utils.mining import MiningMonitor, agreement, class_recalls
 
@@ -179,6 +181,29 @@ def test_what_a_run_says_of_its_mining(capsys):
     out = capsys.readouterr().out
     assert "the view that mines is not clearly better than its random initialisation" in out  # it is one
     assert "16 clips by 2 network(s) in" in out
+
+
+def test_infonce_tells_how_its_queue_lies_after_every_epoch():
+    assert run(main_nce, "--epochs 3") == 0
+    seen = [line for line in lines("infonce") if line["kind"] == "queue"]
+    assert [line["epoch"] for line in seen] == [0, 1, 2]
+    queue = weights("infonce")["queue"].T.double()
+    shares = np.linalg.svd((queue - queue.mean(dim=0)).numpy(), compute_uv=False)**2
+    shares = shares[shares > 0] / shares.sum()
+    assert seen[2]["values"]["rank_own"] == pytest.approx(math.exp(-(shares * np.log(shares)).sum()), rel=1e-3)
+    assert seen[2]["values"]["spread_own"] == pytest.approx(1 - float(queue.mean(dim=0).square().sum()), abs=1e-4)
+
+
+@pytest.mark.parametrize("collapsed", [True, False])
+def test_a_queue_of_one_direction_is_warned_of_once(collapsed, capsys):
+    queue = torch.randn(8, 64)
+    queue[1:] *= 1e-3 if collapsed else 1
+    monitors = Monitors(SimpleNamespace(queue=F.normalize(queue + 3, dim=0), dim=8), epochs=3)
+    noted = []
+    for epoch in range(3):
+        monitors.after_epoch(epoch, lambda *given, **more: noted.append(given[:2]))
+    assert noted == [("queue", 0), ("queue", 1), ("queue", 2)]
+    assert capsys.readouterr().out.count("nearly collapsed") == collapsed
 
 
 def weights(prefix: str) -> dict:

@@ -55,3 +55,6 @@ def better(one: Tensor, two: Tensor) -> float:
     """
     a, b = int((one & ~two).sum()), int((two & ~one).sum())
     return (a - b) / (a + b) ** 0.5 if a + b else 0.0
+
+
+OF_ALL = {"spread": spread, "rank": effective_rank}  # of any set of unit rows

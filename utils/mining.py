@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from utils import distributed
-from utils.health import effective_rank, spread
+from utils.health import OF_ALL
 from utils.metrics import LabelRing
 
 Values = dict[str, Tensor]
@@ -109,7 +109,7 @@ class MiningMonitor:
         values |= {"mined_videos": float((counts > 0).double().mean()),
                    "most_mined": float(counts.max() / counts.mean())}
         values |= {f"{name}_{of}": float(measure(queue.T)) for of, queue in queues.items()
-                   for name, measure in (("spread", spread), ("rank", effective_rank))}
+                   for name, measure in OF_ALL.items()}
         return values, classes
 
     def _totals(self) -> tuple[Tensor, Tensor]:
