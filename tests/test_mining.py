@@ -153,6 +153,8 @@ def test_spread_and_rank():
     shares /= shares.sum()
     assert health.effective_rank(z).item() == pytest.approx(math.exp(-(shares * np.log(shares)).sum()))
     assert health.effective_rank(torch.randn(50, 1) * torch.ones(1, 6)).item() == pytest.approx(1)
+    z[3, 2] = float("nan")
+    assert math.isnan(health.effective_rank(z)) and math.isnan(health.spread(z))
 
 
 def test_one_network_is_better_than_another_where_it_hits_more_often():

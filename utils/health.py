@@ -40,7 +40,9 @@ def spread(z: Tensor) -> Tensor:
 @torch.no_grad()
 def effective_rank(z: Tensor) -> Tensor:
     """Effective number of dimensions (Roy and Vetterli, EUSIPCO 2007), 0-d: exp of the entropy of the shares of
-    variance along the principal axes; 1 ... D."""
+    variance along the principal axes; 1 ... D, and nan of rows that are not finite."""
+    if not z.isfinite().all():
+        return z.new_tensor(float("nan"))
     centred = (z - z.mean(dim=0)).double()
     variance = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0)
     share = variance / variance.sum().clamp(min=1e-300)
