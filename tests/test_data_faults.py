@@ -120,7 +120,7 @@ def test_a_training_goes_on_over_a_damaged_frame_and_names_its_video_once(videos
     made, path = videos
     change_video(path, made.train[3], without_frames(9))
     assert train(f"--epochs 4 -j {workers}") == [0], said()
-    [warning] = [line for line in said().splitlines() if "warning" in line]
+    [warning] = [line for line in said().splitlines() if line.startswith("warning: video")]
     assert warning.startswith(f"warning: video {made.train[3]}: frame 9 cannot be read; the nearest one")
 
 
