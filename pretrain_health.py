@@ -90,6 +90,7 @@ class HealthProbe:
         return values
 
     def miner(self, model: CoCLR) -> Clips:
+        """Embeddings by the network that mines; it is frozen, so they are made once."""
         if self._other is None:
             self._other = self._embed(model, {"other": (model.sampler, model.other_view)})["other"]
         return self._other

@@ -44,7 +44,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--grid", choices=list(GRIDS), default="reduced", help="which methods, and how long (default reduced)")
-    add("--out", type=Path, help="work folder (default: experiments/work/GRID)")
+    add("--out", type=Path, help="folder of all that is made (default: experiments/made/GRID)")
     add("--results", type=Path, help="file to write (default: experiments/results/GRID.json; with --validation "
         "OUT/validation.json)")
     add("--sets", nargs="+", choices=SETS, default=list(SETS), help="video sets (default: both)")
@@ -59,7 +59,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     args = parser.parse_args(argv)
     if args.change and not args.validation:
         raise OptionError("--change goes with --validation: settings are not chosen by test groups")
-    args.out = (args.out or ROOT / "experiments" / "work" / args.grid).resolve()
+    args.out = (args.out or ROOT / "experiments" / "made" / args.grid).resolve()
     return args
 
 

@@ -117,7 +117,7 @@ def test_a_method_brings_what_it_starts_from(tmp_path):
 
 
 def test_the_recall_of_a_queue_is_that_of_mining_in_it():
-    """With all videos in the queue, against sorted rows in NumPy; with a queue of one, chance alone is left."""
+    """With all videos in the queue, against sorted rows in NumPy; and where all or none are of one class."""
     rng = np.random.default_rng(0)
     clips = tuple(torch.nn.functional.normalize(torch.as_tensor(rng.normal(size=(40, 6))), dim=1) for _ in range(2))
     labels, sources = torch.as_tensor(rng.integers(3, size=40)), torch.arange(40) // 2
