@@ -43,7 +43,7 @@ def make(name: str, folder: Path, grid: Grid, fights: Path) -> None:
 
 def _rendering(grid: Grid) -> Step:
     words = [word for option in ("classes", "groups", "clips", "frames", "size", "pace", "spread", "typical",
-                                                   "muted")
+                                                   "colours", "muted")
              for word in (f"--{option}", str(getattr(grid, option)))]
     return Step("render", ("python", str(ROOT / "process_data/src/render_demo.py"), "--out", "videos", *words))
 

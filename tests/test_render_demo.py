@@ -1,5 +1,6 @@
 """The demo set: real files, the same every time, classes told by motion and not by colour."""
 
+import colorsys
 import subprocess
 import sys
 from dataclasses import replace
@@ -45,6 +46,27 @@ def test_a_typical_object_is_the_class_s_in_every_scene_and_the_ground_is_not():
             look = replace(SMALL, typical=typical, muted=1.0)
             found += [np.dot(colour, _hue(clip_frames(name, group, 1, look).astype(float))) for group in range(1, 6)]
     assert np.mean(alike[1.0]) > 0.85 and np.mean(alike[0.0]) < 0.4
+
+
+def test_an_object_in_the_scene_s_colours_has_the_class_s_figure_and_the_scene_s_hue():
+    own, plain = (make_scene(0, 1003, 96, 128, colours_of=group) for group in (2, None))
+    other = make_scene(0, 1003, 96, 128, colours_of=5)
+    solid = own.mask > 0.99
+    assert np.array_equal(own.mask, plain.mask) and np.array_equal(own.ground, plain.ground)
+    light, lighter = (scene.thing[solid].mean(axis=1) for scene in (own, other))  # one pattern, in two palettes
+    assert np.corrcoef(light, lighter)[0, 1] > 0.95
+    hues = [colorsys.rgb_to_hsv(*scene.thing[solid].mean(axis=0)[::-1] / 255)[0] for scene in (own, other)]
+    for hue, group in zip(hues, (2, 5), strict=True):  # golden-ratio steps, half way round from the ground, +-0.12
+        assert abs((hue - 0.618 * group - 0.45 + 0.5) % 1 - 0.5) < 0.12
+
+
+def test_the_scene_s_colours_are_those_that_videos_show():
+    looks = {colours: replace(SMALL, typical=1.0, muted=1.0, colours=colours) for colours in ("class", "scene")}
+    spread = {}
+    for colours, look in looks.items():  # of one scene's hues over the classes: one hue, or each class's own
+        hues = np.stack([_hue(clip_frames(name, 2, 1, look).astype(float)) for name in MOTIONS])
+        spread[colours] = 1 - np.linalg.norm(hues.mean(axis=0))
+    assert spread["scene"] < 0.1 and spread["class"] > 0.3
 
 
 def _direction(colour: np.ndarray) -> np.ndarray:

@@ -22,12 +22,19 @@ class Scene:
     mask: np.ndarray
 
 
-def make_scene(seed: int, group: int, height: int, width: int) -> Scene:
-    """Draw the scene of a group (from 1): neighbouring groups get different shapes, patterns and hues."""
+def make_scene(seed: int, group: int, height: int, width: int, colours_of: int | None = None) -> Scene:
+    """Draw the scene of a group (from 1): neighbouring groups get different shapes, patterns and hues.
+
+    colours_of: another group, by which the object is coloured.
+    """
     rng = np.random.default_rng([seed, group])
-    hue = (0.618 * group + rng.uniform(0, 0.05)) % 1.0  # golden-ratio steps spread the hues
+    hue = _draw_hue(rng, group)
     ground = _paint(_pattern(rng, group, height, width), _palette(rng, hue, value=(0.15, 0.75)))
-    thing = _paint(_pattern(rng, group + 3, height, width), _palette(rng, hue + 0.45, value=(0.35, 1.0)))
+    figure, colours = _pattern(rng, group + 3, height, width), _palette(rng, hue + 0.45, value=(0.35, 1.0))
+    if colours_of is not None:
+        other = np.random.default_rng([seed, colours_of])
+        colours = _palette(other, _draw_hue(other, colours_of) + 0.45, value=(0.35, 1.0))
+    thing = _paint(figure, colours)
     mask = _shape_mask(SHAPES[group % len(SHAPES)], height, width, rng.uniform(-0.5, 0.5))
     edge = cv2.GaussianBlur(mask, (0, 0), height / 60)
     thing = (thing * (0.35 + 0.65 * np.clip(2 * edge - 1, 0, 1))[..., None]).astype(np.uint8)  # dark rim
@@ -42,6 +49,11 @@ def muted(scene: Scene, share: float) -> Scene:
     mean = ground.mean(axis=(0, 1))
     ground = mean * (1 - share / 2) + (1 - share) * (ground - mean)
     return replace(scene, ground=np.clip(ground, 0, 255).astype(np.uint8))
+
+
+def _draw_hue(rng: np.random.Generator, group: int) -> float:
+    """The hue of a group's background, 0-1: golden-ratio steps spread them."""
+    return (0.618 * group + rng.uniform(0, 0.05)) % 1.0
 
 
 def _palette(rng: np.random.Generator, hue: float, value: tuple[float, float]) -> np.ndarray:

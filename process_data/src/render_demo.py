@@ -70,7 +70,7 @@ class Look:
 
     frames: of a clip. size: (width, height) in pixels. seed: of all draws. pace: mean speed of the motions. spread: by
     what share a clip is slower or faster. typical: share of clips that show their class's own object instead of the
-    scene's. muted: how far backgrounds are paled, 0-1.
+    scene's. colours: whose colours that object has, "class" or "scene". muted: how far backgrounds are paled, 0-1.
     """
 
     frames: int
@@ -79,6 +79,7 @@ class Look:
     pace: float = 1.0
     spread: float = 0.12
     typical: float = 0.0
+    colours: str = "class"
     muted: float = 0.0
 
 
@@ -91,7 +92,8 @@ def clip_frames(name: str, group: int, clip: int, look: Look) -> np.ndarray:
     width, height = FINE * look.size[0], FINE * look.size[1]
     scene = muted(make_scene(look.seed, group, height, width), look.muted)
     if look.typical and rng.random() < look.typical:
-        own = make_scene(look.seed, OBJECTS + list(MOTIONS).index(name), height, width)
+        own = make_scene(look.seed, OBJECTS + list(MOTIONS).index(name), height, width,
+                         colours_of=group if look.colours == "scene" else None)
         scene = replace(scene, thing=own.thing, mask=own.mask)
     return render_clip(scene, MOTIONS[name](np.arange(look.frames), draw), look.size, setting)
 
@@ -151,6 +153,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--spread", type=float, default=0.12, help="by what share a clip is slower or faster")
     parser.add_argument("--typical", type=float, default=0.0, help="share of clips that show an object of their class "
                         "instead of the scene's, so that appearance hints at the class, as it does in real videos")
+    parser.add_argument("--colours", choices=("class", "scene"), default="class", help="whose colours such an object "
+                        "has: with those of the scene, shape and pattern alone tell the class, not colour")
     parser.add_argument("--muted", type=float, default=0.0, help="how far backgrounds are paled, 0-1")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--contact_sheet", type=Path, help="also write a picture with frames of every class here")
@@ -184,7 +188,7 @@ def main() -> None:
             raise PrepareError(f"--contact_sheet {options.contact_sheet}: give a name that ends in .png or .jpg")
     names, size = list(MOTIONS)[: options.classes], _size(options.size)
     look = Look(size=size, **{name: getattr(options, name) for name in ("frames", "seed", "pace", "spread", "typical",
-                                                                        "muted")})
+                                                                        "colours", "muted")})
     made = render(options.out, names, look, groups=options.groups, clips=options.clips)
     say(f"{made} videos of {options.frames} frames, {size[0]}x{size[1]}, {len(names)} classes, in {options.out}")
     if options.contact_sheet:
