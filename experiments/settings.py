@@ -54,7 +54,8 @@ METHODS: Mapping[str, Method] = {
 class Grid:
     """Everything that a result depends on besides the seed.
 
-    classes, groups, clips, frames, size, pace, spread, typical, colours, muted: of the rendered set, see `render_demo.py`.
+    classes, groups, clips, frames, size, pace, spread, typical, colours, muted: of the rendered set, see
+    `render_demo.py`.
     seq_len, img_dim: frames and pixels of a clip. batch_size, moco_k, moco_m, lr, topk: of pretraining.
     label_batch_size, label_lr: of training with labels. *_epochs: of InfoNCE and UberNCE, of CoCLR and CPR (each phase
     of progressive training), of training with labels (from scratch, and finetuning). finetuned: methods whose RGB model
