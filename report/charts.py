@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 WIDTH, HEIGHT = 360, 230  # of the drawing, about pixels on a phone
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 36  # margins
+LEFT, RIGHT, TOP, BOTTOM = 52, 10, 10, 36  # margins
 COLOURS = 7  # of the page's palette
 
 Points = list[tuple[float, float]]
@@ -13,13 +13,15 @@ Points = list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Series:
-    """A line. colour: its number in the palette. dashed: of the second run. faint: behind the others."""
+    """A line. colour: its number in the palette. dashed: of the second run. faint: behind the others, and cut off where
+    it leaves their range. beside: the second run's last value, "" for none."""
 
     name: str
     points: Points
     colour: int
     dashed: bool = False
     faint: bool = False
+    beside: str = ""
 
     @property
     def last(self) -> str:
@@ -42,7 +44,7 @@ class Chart:
 
     def __post_init__(self) -> None:
         xs = [x for line in self.series for x, _ in line.points]
-        ys = [y for line in self.series for _, y in line.points]
+        ys = [y for line in self.series for _, y in line.points if not line.faint]
         object.__setattr__(self, "x_range", (min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1))
         low = min(ys) if self.low is None else min(*ys, self.low)
         object.__setattr__(self, "y_ticks", ticks(low, max(ys)))
@@ -64,15 +66,18 @@ class Chart:
         return (round(LEFT + (x - low_x) / (high_x - low_x) * (WIDTH - LEFT - RIGHT), 2),
                 round(HEIGHT - BOTTOM - (y - low_y) / (high_y - low_y) * (HEIGHT - TOP - BOTTOM), 2))
 
+    def _cut(self, y: float) -> float:
+        return min(max(y, self.y_ticks[0]), self.y_ticks[-1])
+
     def path(self, line: Series) -> str:
         """A series as the "d" of an SVG path."""
-        return "M" + "L".join(f"{x:g} {y:g}" for x, y in (self.at(*point) for point in line.points))
+        return "M" + "L".join(f"{x:g} {y:g}" for x, y in (self.at(x, self._cut(y)) for x, y in line.points))
 
     @property
     def values(self) -> dict:
         """What the page shows under the pointer: the drawing's scale and all points."""
         return {"x": self.x, "range": self.x_range, "lines": [
-            {"name": line.name, "colour": line.colour, "points": [[x, y, self.at(x, y)[1]] for x, y in line.points]}
+            {"name": line.name, "colour": line.colour, "points": [[x, y] for x, y in line.points]}
             for line in self.series if not line.faint]}
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from model.cascade import stage_sizes, stage_views
 from model.errors import ModelError
-from report.charts import Chart, Points, Series, thinned
+from report.charts import Chart, Points, Series, shown, thinned
 from report.run_files import RunFiles
 
 
@@ -35,9 +35,9 @@ RECIPES = (
     Recipe("Class mining recall", "share", (
         ("mining", "", "cmr_median", "median over classes"), ("mining", "", "mined_videos", "videos mined at all")),
         "Share of a class's sources that its queries have found in an epoch."),
-    Recipe("Agreement of the two views", "0 chance, 1 the same", (
+    Recipe("Agreement of the two views", "agreement", (
         ("epoch", "train", "agreement", "queue, nearest mined"), ("health", "", "agreement", "5 nearest of the clips")),
-        "Overlap of the two views' lists of nearest neighbours, above chance."),
+        "Overlap of the two views' lists of nearest neighbours: 0 as by chance, 1 the same lists."),
     Recipe("A second clip of the same video is the nearest", "share", (
         ("health", "", "second_own", "trained view"), ("health", "", "second_other", "view that mines"),
         ("health", "", "second_random", "random network")),
@@ -69,10 +69,11 @@ def draw(run: RunFiles, other: RunFiles | None = None) -> list[Chart]:
 def _chart(recipe: Recipe, run: RunFiles, other: RunFiles | None) -> Chart | None:
     series = []
     for colour, (kind, title, value, name) in enumerate(recipe.lines):
-        for each, dashed in ((run, False), *(((other, True),) if other else ())):
-            points = _points(each, kind, title, value)
-            if points:
-                series.append(Series(f"{name} (second run)" if dashed else name, points, colour, dashed))
+        own, beside = (_points(each, kind, title, value) if each else [] for each in (run, other))
+        if own:
+            series.append(Series(name, own, colour, beside=shown(beside[-1][1]) if beside else ""))
+        if beside:
+            series.append(Series(f"{name}, second run", beside, colour, dashed=True))
     if not any(not line.dashed for line in series):
         return None
     if recipe.title == "Loss":

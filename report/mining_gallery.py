@@ -123,7 +123,7 @@ def look(args: Namespace, path: str, count: int) -> Looked:
     model = build(args)
     load_state(model, saved["state_dict"])
     model.train()  # BatchNorm takes the statistics of the batch, as in the run; nothing of it is kept
-    epoch = int(saved["epoch"])
+    epoch = int((saved.get("progress") or {"epoch": saved["epoch"] + 1})["epoch"])  # the next one, or the one it is in
     generator = torch.Generator().manual_seed(args.seed)
     order = torch.randperm(len(dataset), generator=generator)
     rows = _rows_of_queue(model, saved.get("label_ring"), dataset)

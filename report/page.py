@@ -58,7 +58,8 @@ def tiles(report: Report) -> list[tuple[str, str, str]]:
                             (("mining", "cmr_median"), "CMR", "median class mining recall, last epoch"),
                             (("epoch", "loss"), "loss", "training, last epoch")):
         if key in last:
-            found.append((name, charts.shown(last[key]), what))
+            chance = last.get(("epoch", "chance")) if name == "PMR" else None
+            found.append((name, charts.shown(last[key]), what + (f"; chance {charts.shown(chance)}" if chance else "")))
     return found
 
 
@@ -78,7 +79,7 @@ def text(values: dict[str, Any], name: str) -> str:
     if name not in values:
         return "not there"
     value = values[name]
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (" ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
 
 
 def start_of(start: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +109,7 @@ def matrix(found: confusion.Confusion) -> dict[str, Any]:
     right), "size" of a cell, "left" margin, "names" where they fit."""
     count = len(found.classes)
     names = found.classes if count <= LABELLED else []
-    left = min(110, 8 + 5.6 * max(map(len, names))) if names else 14
+    left = min(110, 10 + 6.4 * max(map(len, names))) if names else 14
     size = (360 - left) / count
     totals = found.of_class
     cells = [(said, true, n, n / totals[true], true == said) for (true, said), n in sorted(found.counts.items())]

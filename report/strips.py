@@ -117,7 +117,8 @@ def coloured(flow: np.ndarray) -> np.ndarray:
     y, x = (flow[..., channel].astype(np.float32) - 128 for channel in (1, 2))
     speed, angle = np.hypot(x, y), np.arctan2(y, x)
     fastest = max(float(np.percentile(speed, 99)), 2.0)  # grey levels: below, it is the noise of the JPEG
-    hsv = np.stack([(angle / (2 * np.pi) % 1) * 179, np.clip(speed / fastest, 0, 1) * 255, np.full_like(x, 255)], -1)
+    hue = np.round(angle / (2 * np.pi) * 180) % 180  # as OpenCV counts it
+    hsv = np.stack([hue, np.clip(speed / fastest, 0, 1) * 255, np.full_like(x, 255)], -1)
     return np.stack([cv2.cvtColor(frame, cv2.COLOR_HSV2RGB) for frame in hsv.astype(np.uint8)])
 
 

@@ -57,7 +57,7 @@ const side = (hit) => hit === null ? "is-own" : hit ? "is-right" : "is-wrong";
   function apply(name) {
     now = order.includes(name) ? name : "system";
     if (now === "system") root.removeAttribute("data-theme"); else root.setAttribute("data-theme", now);
-    button.textContent = "Colours: " + now;
+    button.lastChild.textContent = " " + now;
     button.setAttribute("aria-label", "Colours: " + (now === "system" ? "as the system has them" : now));
   }
   button.addEventListener("click", () => {
@@ -82,7 +82,7 @@ document.addEventListener("scroll", hush, {passive: true});
 
 // Line charts: the values at the pointer, or step by step with the arrow keys.
 for (const plot of document.querySelectorAll(".plot")) {
-  const chart = data.charts[Number(plot.dataset.chart)], cross = plot.querySelector(".cross"), margin = [44, 10], width = 360;
+  const chart = data.charts[Number(plot.dataset.chart)], cross = plot.querySelector(".cross"), margin = [52, 10], width = 360;
   const xs = [...new Set(chart.lines.flatMap((line) => line.points.map((point) => point[0])))].sort((a, b) => a - b);
   const place = (x) => margin[0] + (x - chart.range[0]) / (chart.range[1] - chart.range[0]) * (width - margin[0] - margin[1]);
   let at = xs.length - 1;
@@ -137,7 +137,7 @@ function pointAt(item) {
 function aboutClip(number) {
   const {clip, near} = data.retrieval.queries[number], names = data.retrieval.classes;
   return [strip(clip[2], "", true), make("p", {}, make("b", {}, names[clip[1]]), " " + clip[0]),
-    make("p", {class: side(near[0][2])}, mark(near[0][2]), " nearest: " + names[data.retrieval.clips[near[0][0]][1]] + " " + near[0][1].toFixed(2))];
+    make("p", {class: side(near[0][2])}, mark(near[0][2]), " nearest: " + names[data.retrieval.clips[near[0][0]][1]] + " " + near[0][1].toFixed(3))];
 }
 
 for (const plot of document.querySelectorAll("[data-roam]")) {
@@ -212,7 +212,7 @@ if (data.retrieval) {
     const near = query.near.map(([number, similarity, hit]) => {
       const [other, its, picture] = clips[number];
       return make("li", {class: side(hit)}, strip(picture, "film strip of " + other),
-        make("span", {class: "what"}, mark(hit), " " + similarity.toFixed(2), make("small", {}, classes[its]), make("small", {}, other)));
+        make("span", {class: "what"}, mark(hit), " " + similarity.toFixed(3), make("small", {}, classes[its]), make("small", {}, other)));
     });
     return make("li", {class: "card", tabindex: -1, "data-card": "", "data-class": classes[label], "data-right": right,
       "aria-label": "Query " + name + ", class " + classes[label] + ", nearest clip " + (right ? "right, " : "wrong, ") + of},
@@ -274,7 +274,7 @@ if (data.mining) {
       draw("line", {class: "chance", x1: 100 * query.chance, x2: 100 * query.chance, y1: 0, y2: 12}));
     const items = shown.map(([clip, own, other, hit, mined]) => make("li", {class: side(hit)}, both(clips[clip]),
       mark(hit), " " + classes[clips[clip][1]] + (mined && number < views.length - 1 ? " ★" : ""),
-      make("small", {}, " " + names[0] + " " + own.toFixed(2) + ", " + names[1] + " " + other.toFixed(2))));
+      make("small", {}, " " + names[0] + " " + own.toFixed(3) + ", " + names[1] + " " + other.toFixed(3))));
     return make("div", {class: "stage"}, make("h3", {}, "Stage " + (number + 1) + ": " + view + ", keeps " + size + " of " + before),
       make("p", {class: "about"}, hits + " of " + size + " right (" + percent(share) + "; by chance " + percent(query.chance) + ")"
         + (size > shown.length ? "; the first " + shown.length + ":" : ":")), bar, make("ol", {class: "entries"}, ...items));
@@ -293,7 +293,10 @@ if (data.mining) {
       const clip = clips[query.clip];
       const button = make("button", {class: "query " + side(isGood(query)), type: "button", "data-card": "", tabindex: -1, "aria-pressed": "false"},
         strip(clip[2], ""), make("b", {}, classes[clip[1]]), " " + percent(query.recall) + " right");
-      button.addEventListener("click", () => open(query, button));
+      button.addEventListener("click", () => {
+        open(query, button);
+        panel.scrollIntoView({block: "nearest"});
+      });
       return make("li", {}, button);
     }));
     get("m-status").textContent = found.length ? found.length + " queries, the best first" : "No query is like this.";
