@@ -36,7 +36,6 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--clips", type=positive_int, default=1000, metavar="N", help="test clips in the gallery and the map, at most")
     add("--mining_clips", type=whole_number, default=64, metavar="N", help="training clips that the mining gallery "
         "lets mine; three networks embed each of them (0: no mining gallery)")
-    add("--map", choices=["pca", "umap"], default="pca", help="how the features are laid out; umap needs umap-learn")
     return parser.parse_args(argv)
 
 

@@ -199,7 +199,8 @@ def _mine(model: CoCLR, dataset: VideoDataset, queries: Tensor, rows: Tensor, ep
 def cards(looked: Looked, streams: dict[str, Source], store: Strips) -> dict[str, Any]:
     """What the page's script shows.
 
-    views: title of each stage's view, and what it keeps. queries: {"clip", "recall", "chance", "stages": [{"hits",
+    views: title of each stage's view, and what it keeps. queries: {"clip", "recall", "chance", "right" (entries
+    of the whole queue), "stages": [{"hits",
     "shown": [[clip, own cosine, other cosine, hit (None: of the own source), whether it is mined], ...]}, ...]}. clips:
     [name, class, strips of both streams].
     """
@@ -216,7 +217,7 @@ def cards(looked: Looked, streams: dict[str, Source], store: Strips) -> dict[str
         stages = [{"hits": hits, "shown": [_entry(query, entry, clip(int(looked.rows[entry])), entry in mined)
                                            for entry in _first(kept, last=kept is query.stages[-1])]}
                   for hits, kept in zip(query.hits, query.stages, strict=True)]
-        queries.append({"clip": clip(query.row), "recall": round(query.recall, 3), "chance": round(query.chance, 3),
+        queries.append({"clip": clip(query.row), "recall": round(query.recall, 3), "chance": round(query.chance, 3), "right": int(query.right.sum()),
                         "stages": stages})
     names = [index.names[row] for row in place]
     clips = [[name.split("/")[-1], labels.index(int(index.labels[row])),

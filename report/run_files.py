@@ -50,7 +50,7 @@ class RunFiles:
     @property
     def mines(self) -> bool:
         """Whether the run is a co-training."""
-        return "topk" in self.options
+        return "topk" in self.options or any(self.lines("mining"))
 
     @cached_property
     def working_folder(self) -> Path:

@@ -49,7 +49,7 @@ def collect(args: Namespace) -> Report:
     _mining(report, args)
     _classes(report)
     _confusion(report, args, found)
-    _map(report, args, found)
+    _map(report, found)
     report.store.make()
     report.warnings += [f"{count} film strip{'s' * (count > 1)} could not be read: {reason}"
                         for reason, count in report.store.failed.items()]
@@ -118,6 +118,9 @@ def _mining(report: Report, args: Namespace) -> None:
     if run.checkpoint is None:
         section.missing = "There is no checkpoint in model/ any more, and with it no network to mine with."
         return
+    if not run.options:
+        section.missing = "run.json does not tell the run's options, and with them how it mines."
+        return
     if not args.mining_clips:
         section.missing, section.command = "Not asked for.", f"python -m report {shlex.quote(args.run)} --mining_clips 64"
         return
@@ -156,13 +159,13 @@ def _confusion(report: Report, args: Namespace, found: retrieval_gallery.Retriev
     report.sections.append(section)
 
 
-def _map(report: Report, args: Namespace, found: retrieval_gallery.Retrieved | None) -> None:
+def _map(report: Report, found: retrieval_gallery.Retrieved | None) -> None:
     section = Section("map", "Map of the features")
     report.sections.append(section)
     if found is None:
         section.missing, section.command = "It needs the features of a retrieval.", retrieval_command(report.run)
         return
-    section.content = attempt(report, section, lambda: feature_map.draw(found, args.map))
+    section.content = feature_map.draw(found)
 
 
 def retrieval_command(run: RunFiles) -> str:

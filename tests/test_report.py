@@ -362,7 +362,8 @@ HOSTILE = ['</script><img src=x onerror=alert(1)>', '"><b onmouseover=alert(1)>'
 def test_names_are_shown_and_never_become_markup(made, tmp_path):
     run = tmp_path / "ckpt/log-pretrain/<i>run"
     run.mkdir(parents=True)
-    write_json(run / "run.json", {"starts": [{"options": {"<u>": HOSTILE[0], "net": HOSTILE[1]}, "command": HOSTILE}]})
+    write_json(run / "run.json", {"starts": [{"options": {"<u>": HOSTILE[0], "net": HOSTILE[1], "topk": 1},
+                                             "command": HOSTILE}]})
     line = {"kind": "mining", "epoch": 0, "done": 1, "values": {"cmr_median": 0.5},
             "classes": {name: 0.5 for name in HOSTILE}}
     (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
@@ -432,7 +433,7 @@ def test_bad_input_is_refused_in_one_line(made, tmp_path, monkeypatch, capsys, w
 
 def test_a_folder_of_features_below_a_run_is_enough(made):
     args = SimpleNamespace(run=str(made.features), against=None, data_root=None, split_root=None, dataset=None, clips=2,
-                           mining_clips=0, map="pca")
+                           mining_clips=0)
     report = collect(args)
     assert report.run.folder.resolve() == made.folder.resolve() and report.warnings == []
     assert len(report.data["retrieval"]["queries"]) == 2 and len(report.store.images) > 2  # the run says where frames are

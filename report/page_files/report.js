@@ -72,8 +72,8 @@ const tip = get("tip");
 function tell(x, y, ...content) {
   tip.replaceChildren(...content);
   tip.hidden = false;
-  const {width, height} = tip.getBoundingClientRect();
-  tip.style.left = Math.max(4, Math.min(x + 14, innerWidth - width - 4)) + "px";
+  const {width, height} = tip.getBoundingClientRect(), right = x + 14 + width < innerWidth ? x + 14 : x - 14 - width;
+  tip.style.left = Math.max(4, Math.min(right, innerWidth - width - 4)) + "px";
   tip.style.top = (y + 18 + height > innerHeight ? Math.max(4, y - height - 12) : y + 18) + "px";
 }
 const hush = () => { tip.hidden = true; };
@@ -92,12 +92,12 @@ for (const plot of document.querySelectorAll(".plot")) {
     const rows = chart.lines.flatMap((line) => {
       const near = line.points.reduce((best, point) => Math.abs(point[0] - x) < Math.abs(best[0] - x) ? point : best);
       if (near[0] !== x) return [];
-      return [make("p", {}, make("i", {class: "c" + line.colour % COLOURS}), line.name + ": " + Number(near[1].toPrecision(4)))];
+      return [make("p", {}, make("i", {class: "c" + line.colour % COLOURS + (line.dashed ? " hollow" : "")}), line.name + ": " + Number(near[1].toPrecision(4)))];
     });
     cross.setAttribute("x1", place(x));
     cross.setAttribute("x2", place(x));
     cross.setAttribute("visibility", "visible");
-    tell(box.left + place(x) / width * box.width, box.top + box.height * 0.3,
+    tell(box.left + place(x) / width * box.width, box.top,
       make("p", {}, make("b", {}, chart.x + " " + Math.round(x))), ...rows);
   }
   function leave() { cross.setAttribute("visibility", "hidden"); hush(); }
@@ -269,6 +269,7 @@ if (data.mining) {
 
   function stage(query, {hits, shown}, number) {
     const [view, size] = views[number], before = number ? views[number - 1][1] : entries, share = hits / size;
+    const rights = number ? query.stages[number - 1].hits : query.right;
     const bar = draw("svg", {class: "share", viewBox: "0 0 100 12", preserveAspectRatio: "none", role: "img", "aria-label": percent(share) + " right, " + percent(query.chance) + " by chance"},
       draw("rect", {class: "track", width: 100, height: 12}), draw("rect", {class: "fill c0", width: 100 * share, height: 12}),
       draw("line", {class: "chance", x1: 100 * query.chance, x2: 100 * query.chance, y1: 0, y2: 12}));
@@ -276,7 +277,7 @@ if (data.mining) {
       mark(hit), " " + classes[clips[clip][1]] + (mined && number < views.length - 1 ? " ★" : ""),
       make("small", {}, " " + names[0] + " " + own.toFixed(3) + ", " + names[1] + " " + other.toFixed(3))));
     return make("div", {class: "stage"}, make("h3", {}, "Stage " + (number + 1) + ": " + view + ", keeps " + size + " of " + before),
-      make("p", {class: "about"}, hits + " of " + size + " right (" + percent(share) + "; by chance " + percent(query.chance) + ")"
+      make("p", {class: "about"}, hits + " of " + size + " right (" + percent(share) + "; by chance " + percent(query.chance) + "), of " + rights + " before"
         + (size > shown.length ? "; the first " + shown.length + ":" : ":")), bar, make("ol", {class: "entries"}, ...items));
   }
   function open(query, button) {
