@@ -3,8 +3,8 @@
     python -m report ckpt/log-pretrain/RUN
     python -m report ckpt/log-pretrain/RUN --against ckpt/log-pretrain/ANOTHER_RUN --out page.html
 
-RUN may also be a probe's or finetuning's folder (log-eval-PREFIX/RUN), or a folder below one whose evaluations are meant
-(RUN/model/feature). What is missing is said in the page, with the command that makes it. docs/report.md has the rest.
+RUN may also be a probe's or finetuning's folder (log-eval-PREFIX/RUN), or a folder below one whose evaluations are
+meant (RUN/model/feature). What is missing is said in the page, with the command that makes it. docs/report.md has more.
 """
 
 import time

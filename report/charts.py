@@ -77,7 +77,7 @@ class Chart:
     def values(self) -> dict:
         """What the page shows under the pointer: the drawing's scale and all points."""
         return {"x": self.x, "range": self.x_range, "lines": [
-            {"name": line.name, "colour": line.colour, "dashed": line.dashed, "points": [[x, y] for x, y in line.points]}
+            {"name": line.name, "colour": line.colour, "dashed": line.dashed, "points": line.points}
             for line in self.series if not line.faint]}
 
 

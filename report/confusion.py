@@ -75,8 +75,8 @@ def of_neighbours(found: Retrieved) -> Confusion:
     """Each test clip takes the class of its nearest training clip."""
     names = class_names(found.query, found.gallery)
     number = {label: place for place, label in enumerate(names)}
-    said = found.gallery.labels[found.index[:, 0]]
-    pairs = [(number[true], number[near]) for true, near in zip(found.query.labels.tolist(), said.tolist(), strict=True)]
+    labels = found.query.labels.tolist(), found.gallery.labels[found.index[:, 0]].tolist()
+    pairs = [(number[true], number[near]) for true, near in zip(*labels, strict=True)]
     return Confusion(f"nearest neighbour in retrieval on {found.dataset} (no classifier)", list(names.values()),
                      Counter(pairs))
 

@@ -101,7 +101,7 @@ def _stages(run: RunFiles) -> Chart | None:
     if not series:
         return None
     return Chart("Right survivors of each stage", "training steps", "share", series,
-                 about="Share of a stage's survivors that are of the query's class: each should be above the one before.")
+                 about="Share of a stage's survivors that are of the query's class: each should be above the last.")
 
 
 def cascade(run: RunFiles) -> Sequence[tuple[str, int]]:

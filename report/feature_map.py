@@ -47,5 +47,5 @@ def principal(rows: torch.Tensor) -> tuple[np.ndarray, tuple[float, float]]:
 def _placed(places: np.ndarray) -> list[tuple[float, float]]:
     low, size = places.min(axis=0), np.ptp(places, axis=0)
     scaled = (places - low) / np.where(size > 0, size, 1)
-    return [(round(MARGIN + float(x) * (SIDE - 2 * MARGIN), 1), round(SIDE - MARGIN - float(y) * (SIDE - 2 * MARGIN), 1))
-            for x, y in scaled]
+    inner = SIDE - 2 * MARGIN
+    return [(round(MARGIN + float(x) * inner, 1), round(SIDE - MARGIN - float(y) * inner, 1)) for x, y in scaled]

@@ -217,8 +217,8 @@ def cards(looked: Looked, streams: dict[str, Source], store: Strips) -> dict[str
         stages = [{"hits": hits, "shown": [_entry(query, entry, clip(int(looked.rows[entry])), entry in mined)
                                            for entry in _first(kept, last=kept is query.stages[-1])]}
                   for hits, kept in zip(query.hits, query.stages, strict=True)]
-        queries.append({"clip": clip(query.row), "recall": round(query.recall, 3), "chance": round(query.chance, 3), "right": int(query.right.sum()),
-                        "stages": stages})
+        queries.append({"clip": clip(query.row), "recall": round(query.recall, 3), "chance": round(query.chance, 3),
+                        "right": int(query.right.sum()), "stages": stages})
     names = [index.names[row] for row in place]
     clips = [[name.split("/")[-1], labels.index(int(index.labels[row])),
               *(store.want(streams.get(stream), name) for stream in ("rgb", "flow"))]

@@ -68,8 +68,8 @@ def options(report: Report) -> dict[str, Any]:
     where it is the same, or there is no second run); "starts", one dict each, the latest last."""
     own, other = report.run.options, report.other.options if report.other else None
     names = sorted({*own, *(other or {})})
-    rows = [(name, text(own, name), None if other is None or text(own, name) == text(other, name) else text(other, name))
-            for name in names]
+    values = [(name, text(own, name), None if other is None else text(other, name)) for name in names]
+    rows = [(name, value, None if beside == value else beside) for name, value, beside in values]
     return {"short": [(name, text(own, name)) for name in COMMON if name in own], "rows": rows,
             "starts": [start_of(start) for start in report.run.starts]}
 

@@ -82,9 +82,10 @@ def _results(owner: RunFiles, path: Path, run: RunFiles) -> list[Result]:
                        match["checkpoint"], file) for crops in CROP_TITLES if crops in content]
     if name == "best.json":
         content = _object(path)
-        values = {"top-1": value for key, value in numbers(content).items() if key == "validation_top1"}
-        return [Result("classification", f"{trained}, best validation (30 % of the test videos, one clip)", values,
-                       str(content.get("checkpoint")), file)] if values else []
+        top1 = numbers(content).get("validation_top1")
+        what = f"{trained}, best validation (30 % of the test videos, one clip)"
+        return [] if top1 is None else [Result("classification", what, {"top-1": top1}, str(content.get("checkpoint")),
+                                               file)]
     return []
 
 

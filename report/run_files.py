@@ -22,7 +22,8 @@ class RunFiles:
     """A run folder, read as far as it is there.
 
     folder: of the run. asked: that folder, or one below it whose evaluations are meant. starts: of run.json, the latest
-    last. journal: lines of metrics.jsonl; of lines of one moment written twice, the last. notes: what could not be read.
+    last. journal: lines of metrics.jsonl; of lines of one moment written twice, the last. notes: what could not be
+    read.
     """
 
     folder: Path

@@ -122,7 +122,8 @@ def _mining(report: Report, args: Namespace) -> None:
         section.missing = "run.json does not tell the run's options, and with them how it mines."
         return
     if not args.mining_clips:
-        section.missing, section.command = "Not asked for.", f"python -m report {shlex.quote(args.run)} --mining_clips 64"
+        section.missing = "It was not asked for (--mining_clips 0)."
+        section.command = f"python -m report {shlex.quote(args.run)} --mining_clips 64"
         return
     roots = [run.root(name, getattr(args, name)) for name in ("data_root", "split_root")]
     looked = attempt(report, section, lambda: mining_gallery.look(

@@ -62,3 +62,15 @@ def add_probabilities(path: Path, rows: dict[str, list[float]]) -> None:
     """A file of probabilities, as a crop test writes it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({name: {"mean_prob": [row]} for name, row in rows.items()}))
+
+
+@pytest.fixture(name="made", scope="module")
+def fixture_made(tmp_path_factory) -> MadeRun:
+    """A run for the tests of a module."""
+    return make(tmp_path_factory.mktemp("made"))
+
+
+@pytest.fixture(autouse=True)
+def small_network(monkeypatch) -> None:
+    """The network that the run was made with, in place of the real one."""
+    monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)

@@ -1,9 +1,8 @@
-"""The parts of python -m report, against loops over what a small run left, and the whole page as a file."""
+"""The page of python -m report as a file: what is in it, what is said to be missing, its size, and untrusted names."""
 
 import base64
 import hashlib
 import json
-import math
 import os
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,41 +10,25 @@ from types import SimpleNamespace
 
 import cv2
 import made_run
-import noise
 import numpy as np
 import pytest
 import torch
+from made_run import fixture_made, small_network  # noqa: F401
 
 import launch
-import main_coclr
-from dataset import catalog
-from eval import feature_files, retrieval
+from eval.feature_files import FeatureSet
 from eval.report import write_json
-from model import momentum
-from report import charts, class_mining, confusion, curves, feature_map, mining_gallery, results, retrieval_gallery, strips
+from report import (
+    confusion,
+    feature_map,
+    results,
+    retrieval_gallery,
+    strips,
+)
 from report.__main__ import main
 from report.page import render
 from report.run_files import downstream, read_run
 from report.sections import Report, Section, collect
-from utils import checkpoint
-from utils.errors import CheckpointError, OptionError
-from utils.presets import PretrainTransform, to_blocks
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    return made_run.make(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture(autouse=True)
-def small_network(monkeypatch):
-    monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)
-
-
-@pytest.fixture
-def looked(made):
-    args = mining_gallery.options(read_run(made.folder).options, str(made.data.data_root), str(made.data.split_root))
-    return mining_gallery.look(args, str(read_run(made.folder).checkpoint), 12)
 
 
 class Page(HTMLParser):
@@ -80,134 +63,6 @@ def page_of(folder: Path, *words: str) -> Page:
     return Page(out.read_text())
 
 
-def test_the_nearest_training_clips_by_loops():
-    query, gallery = torch.randn(7, 5) + 2, torch.randn(9, 5) - 1
-    sim, index = retrieval_gallery.nearest(query, gallery)
-    a, b = query.numpy() - query.numpy().mean(axis=0), gallery.numpy() - gallery.numpy().mean(axis=0)
-    for i in range(7):
-        cosines = [float(a[i] @ b[j] / np.linalg.norm(a[i]) / np.linalg.norm(b[j])) for j in range(9)]
-        best = sorted(range(9), key=lambda j: -cosines[j])[:5]
-        assert index[i].tolist() == best and sim[i].tolist() == pytest.approx([cosines[j] for j in best], abs=1e-5)
-    assert retrieval_gallery.nearest(query, gallery[:3])[1].shape == (7, 3)
-
-
-def test_cards_name_the_clips_their_classes_and_what_is_a_hit(made):
-    found = retrieval_gallery.load(made.features, "mine", 1000)
-    cards = retrieval_gallery.cards(found, {"test": None, "train": None}, strips.Strips())
-    assert len(cards["queries"]) == len(made.data.test)
-    for query, video in zip(cards["queries"], made.data.test, strict=True):
-        name, label, strip = query["clip"]
-        assert f"{cards['classes'][label]}/{name}" == video and strip == ""
-        for clip, similarity, hit in query["near"]:
-            other, its, _ = cards["clips"][clip]
-            assert f"{cards['classes'][its]}/{other}" in made.data.train
-            assert bool(hit) == (its == label) and -1 <= similarity <= 1
-        similarities = [each[1] for each in query["near"]]
-        assert similarities == sorted(similarities, reverse=True)
-    assert len({tuple(clip) for clip in cards["clips"]}) == len(cards["clips"])  # each once
-    few = retrieval_gallery.load(made.features, "mine", 3)
-    assert few.rows[0] == 0 and few.rows[-1] == len(made.data.test) - 1 and len(few.rows) == 3
-    assert torch.equal(few.sim, found.sim)  # centred by all queries, shown or not
-
-
-def plain_stage(candidates: list[int], similarity: torch.Tensor, excluded: list[bool], size: int) -> list[int]:
-    return sorted(candidates, key=lambda j: (excluded[j], -float(similarity[j])))[:size]
-
-
-def test_what_is_mined_is_what_the_next_step_would_mine(made, looked):
-    """q, k and kf by the encoders themselves, and the cascade by sorting lists."""
-    saved = checkpoint.load(read_run(made.folder).checkpoint)
-    args = looked.args
-    model = main_coclr.build(args)
-    model.load_state_dict(saved["state_dict"])
-    model.train()
-    dataset = catalog.build(args.dataset, "train", transform=PretrainTransform(32), seq_len=8, ds=1,
-                            data_root=args.data_root, split_root=args.split_root, seed=0)
-    index, rows = dataset.index, saved["label_ring"]["rows"]
-    assert looked.rows.tolist() == rows.tolist() and looked.views == ["other", "own", "other"]
-    first = [query.row for query in looked.queries[:4]]  # a batch
-    blocks = to_blocks(torch.utils.data.default_collate([dataset[2, row] for row in first]), torch.device("cpu"))
-    with torch.no_grad():
-        q = momentum.embed(model.encoder_q, blocks[:, 0, 0])
-        kf = momentum.embed(model.sampler, blocks[:, 1, 1])
-    state = saved["state_dict"]
-    for i, query in enumerate(looked.queries[:4]):
-        sims = {"own": q[i] @ state["queue"], "other": kf[i] @ state["queue_second"]}
-        own_source = [int(index.sources[row]) == int(index.sources[query.row]) for row in rows]
-        right = [index.labels[row] == index.labels[query.row] and not own_source[j] for j, row in enumerate(rows)]
-        kept = list(range(8))
-        for view, size, stage, hits in zip(looked.views, (5, 3, 2), query.stages, query.hits, strict=True):
-            kept = plain_stage(kept, sims[view], own_source, size)
-            assert sorted(stage.tolist()) == sorted(kept) and hits == sum(right[j] for j in kept)
-        assert query.stages[-1].tolist() == kept  # the mined ones, best first
-        assert query.own.tolist() == pytest.approx(sims["own"].tolist(), abs=1e-5)
-        taken = [j for j in kept if not own_source[j]]
-        assert query.recall == pytest.approx(sum(right[j] for j in taken) / max(1, len(taken)))
-
-
-def test_a_queue_that_the_checkpoint_does_not_tell_is_made_anew(made, looked, tmp_path):
-    saved = checkpoint.load(read_run(made.folder).checkpoint)
-    del saved["label_ring"]
-    checkpoint.save(tmp_path / "published.pth.tar", saved)
-    again = mining_gallery.look(looked.args, str(tmp_path / "published.pth.tar"), 6)
-    assert "made for this page" in again.origin and "made for this page" not in looked.origin
-    assert len(again.rows) == 8 and len(again.queries) == 6 and all(len(query.own) == 8 for query in again.queries)
-    for query in again.queries:
-        sources = [looked.dataset.index.sources[row] for row in again.rows]
-        expected = [source != looked.dataset.index.sources[query.row] for source in sources]
-        assert query.allowed.tolist() == expected
-
-
-def test_queries_are_shown_from_the_best_to_the_worst(looked):
-    recalls = [query.recall for query in looked.chosen]
-    assert recalls == sorted(recalls, reverse=True)
-    assert recalls[0] == max(q.recall for q in looked.queries) and recalls[-1] == min(q.recall for q in looked.queries)
-
-
-@pytest.mark.parametrize(("name", "value"), [("moco_k", "8"), ("topk", True), ("dataset", 5), ("ratio", None)])
-def test_odd_options_of_a_run_are_refused(made, name, value):
-    with pytest.raises(OptionError, match=name):
-        mining_gallery.options({**read_run(made.folder).options, name: value}, "data", "splits")
-
-
-def test_a_strip_shows_frames_of_the_whole_video_once():
-    assert strips.spread(100, 4).tolist() == [12, 37, 62, 87]
-    assert strips.spread(2, 4).tolist() == [0, 1]
-    frames = np.stack([np.full((20, 40, 3), 60 * i, np.uint8) for i in range(3)])
-    joined = strips.joined(frames, 10)
-    width = round(10 * 16 / 9)  # 40 x 20 is wider
-    assert joined.shape == (10, 3 * width + 2 * strips.GAP, 3)
-    assert [int(joined[5, width // 2 + i * (width + strips.GAP), 0]) for i in range(3)] == [0, 60, 120]
-    reader = SimpleNamespace(num_frames=lambda name: 9, frames=lambda name, rows: np.zeros((len(rows), 8, 8, 3), np.uint8))
-    store, source = strips.Strips(), strips.Source("test rgb", reader, "rgb")
-    assert store.want(source, "A/a") == store.want(source, "A/a") != store.want(source, "A/b")
-    assert store.want(None, "A/a") == ""
-    store.make()
-    assert set(store.images) == {"s0", "s1"}
-    assert cv2.imdecode(np.frombuffer(base64.b64decode(store.images["s0"]), np.uint8), 1).shape[0] == store.level[1]
-
-
-def test_flow_has_the_colour_of_its_direction():
-    flow = np.full((1, 10, 10, 3), 128, np.uint8)
-    assert (strips.coloured(flow) == 255).all()  # nothing moves: white
-    for x, y, colour in ((60, 0, (255, 0, 0)), (-60, 0, (0, 255, 255))):  # hue 0 and the opposite one
-        flow[..., 2], flow[..., 1] = 128 + x, 128 + y
-        assert np.abs(strips.coloured(flow)[0, 0, 0].astype(int) - colour).max() < 8
-    halves = flow.copy()
-    halves[:, :5, :, 2] = 128 - 30
-    saturation = [strips.coloured(halves)[0, row, 0].min() for row in (0, 9)]
-    assert 110 < saturation[0] < 145 and saturation[1] == 0  # half as fast, half as strong
-
-
-def test_strips_that_cannot_be_read_are_told_and_the_others_made(made):
-    source = strips.sources("mine", "flow", made.data.data_root, train=True)["rgb"]
-    store = strips.Strips()
-    store.want(source, made.data.train[0])
-    store.want(source, "No/video")
-    store.make()
-    assert list(store.images) == ["s0"] and list(store.failed.values()) == [1]
-
-
 def test_a_thousand_test_clips_stay_under_15_mb(monkeypatch):
     """Features and pictures are made up; each training clip is the nearest of some query, and pictures are detailed."""
     rng = np.random.default_rng(0)
@@ -216,8 +71,8 @@ def test_a_thousand_test_clips_stay_under_15_mb(monkeypatch):
     reader = SimpleNamespace(num_frames=lambda name: 100, frames=lambda name, rows: pool[rows % 24])
     query, gallery = torch.randn(1000, 16), torch.randn(3000, 16)
     labels = [torch.arange(len(x)) % 101 for x in (query, gallery)]
-    sets = [feature_files.FeatureSet(x, label, [f"d/Class number {int(c)}/v_Class_g{i:05d}_c01" for i, c in
-                                                enumerate(label)]) for x, label in zip((query, gallery), labels, strict=True)]
+    names = [[f"d/Class number {c}/v_Class_g{i:05d}_c01" for i, c in enumerate(label.tolist())] for label in labels]
+    sets = [FeatureSet(*columns) for columns in zip((query, gallery), labels, names, strict=True)]
     found = retrieval_gallery.Retrieved(Path("f"), "many", {}, *sets, *retrieval_gallery.nearest(query, gallery),
                                         list(range(1000)))
     monkeypatch.setattr(strips, "SAMPLE", 12)
@@ -237,38 +92,6 @@ def read_run_of_nothing():
     return SimpleNamespace(name="run", folder=Path("run"), options={}, starts=[], journal=[], shown=str)
 
 
-def test_a_map_has_the_two_directions_of_most_variance():
-    rows = torch.randn(40, 6) * torch.tensor([1, 5, 1, 3, 1, 1.0])
-    places, shares = feature_map.principal(rows)
-    values, vectors = np.linalg.eigh(np.cov(rows.double().numpy().T))
-    centred = rows.double().numpy() - rows.double().numpy().mean(axis=0)
-    for axis in range(2):
-        expected = centred @ vectors[:, -1 - axis]
-        assert np.allclose(np.abs(places[:, axis]), np.abs(expected), atol=1e-4)
-        assert shares[axis] == pytest.approx(values[-1 - axis] / values.sum(), abs=1e-5)
-        assert places[np.abs(places[:, axis]).argmax(), axis] > 0
-    assert np.isfinite(feature_map.principal(torch.ones(1, 4))[0]).all()  # one clip alone
-
-
-def test_confusions_by_loops(made, tmp_path):
-    classes, rng = made.data.classes, np.random.default_rng(0)
-    rows = {f"x/{video}/": rng.dirichlet([1, 1, 1]).tolist() for video in made.data.test}
-    found = confusion.of_probabilities(rows, classes, "made up")
-    expected: dict = {}
-    for video, row in zip(made.data.test, rows.values(), strict=True):
-        pair = classes.index(video.split("/")[0]), row.index(max(row))
-        expected[pair] = expected.get(pair, 0) + 1
-    assert dict(found.counts) == expected and found.total == len(rows)
-    assert found.accuracy == sum(n for (a, b), n in expected.items() if a == b) / len(rows)
-    wrong = {pair: n for pair, n in expected.items() if pair[0] != pair[1]}
-    assert {(a, b): n for a, b, n, _ in found.worst} == wrong
-    assert [n for _, _, n, _ in found.worst] == sorted(wrong.values(), reverse=True)
-    with pytest.raises(CheckpointError, match="3 classes"):
-        confusion.of_probabilities(rows, [*classes, "More"], "made up")
-    near = confusion.of_neighbours(retrieval_gallery.load(made.features, "mine", 5))
-    assert near.total == len(made.data.test) and "no classifier" in near.title
-
-
 def test_results_of_a_run_and_of_what_started_from_it(made, tmp_path):
     run = read_run(made.folder)
     probe = run.working_folder / "log-eval-linclr" / "probe"
@@ -278,7 +101,8 @@ def test_results_of_a_run_and_of_what_started_from_it(made, tmp_path):
     write_json(probe / "run.json", {"starts": [{"options": options}]})
     write_json(probe / "model/epoch1.pth.tar-acc-ten.json", {"center": {"1": 10.0}, "ten": {"1": 20.0, "5": 60.5}})
     write_json(probe / "best.json", {"validation_top1": 12.5, "epochs": 2, "checkpoint": "model/x"})
-    made_run.add_probabilities(probe / "model/epoch1.pth.tar-prob-ten.json", {v: [0.5, 0.3, 0.2] for v in made.data.test})
+    rows = {video: [0.5, 0.3, 0.2] for video in made.data.test}
+    made_run.add_probabilities(probe / "model/epoch1.pth.tar-prob-ten.json", rows)
     other = probe.with_name("other")
     other.mkdir()
     write_json(other / "run.json", {"starts": [{"options": {**options, "pretrain": "elsewhere.pth.tar"}}]})
@@ -307,39 +131,6 @@ def test_a_second_run_is_set_beside(made):
     assert "PMR" in names and "PMR, second run" in names
 
 
-def test_curves_and_class_mining_are_those_of_the_journal(made):
-    run = read_run(made.folder)
-    lines = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
-    drawn = {line.name: line.points for chart in curves.draw(run) for line in chart.series}
-    assert drawn["PMR"] == [(line["done"], line["values"]["recall"]) for line in lines if line["kind"] == "epoch"]
-    hits = [line["values"]["stage2_hits"] / 3 for line in lines if line["kind"] == "epoch"]
-    assert [y for _, y in drawn["stage 2, own view, keeps 3"]] == pytest.approx(hits)
-    last = [line for line in lines if line["kind"] == "mining"][-1]
-    found = class_mining.read(run, run)
-    assert {name: value for name, value, _ in found.rows} == last["classes"] and found.epoch == 1
-    assert all(value == beside for _, value, beside in found.rows)
-    assert [value for _, value, _ in found.rows] == sorted(last["classes"].values())
-
-
-@pytest.mark.parametrize("low, high", [(0, 1), (2.8, 3.07), (-0.004, 0.02), (1e-6, 1e-4), (0, 12345), (5, 5), (0, 0),
-                                       (-3, -3), (0.1, 0.3)])
-def test_ticks_are_round_and_enclose_the_range(low, high):
-    ticks = charts.ticks(low, high)
-    steps = np.diff(ticks)
-    assert ticks[0] <= low + 1e-12 and ticks[-1] >= high - 1e-12 and 2 <= len(ticks) <= 8
-    assert np.allclose(steps, steps[0])
-    mantissa = steps[0] / 10 ** math.floor(math.log10(steps[0]) + 1e-9)
-    assert any(math.isclose(mantissa, round_number, rel_tol=1e-6) for round_number in (1, 2, 2.5, 5, 10))
-
-
-def test_a_chart_puts_points_where_its_axes_say():
-    chart = charts.Chart("t", "x", "y", [charts.Series("a", [(0, 0.0), (50, 0.5), (100, 1.0)], 0)])
-    (x0, y0), (x1, y1), (x2, y2) = (chart.at(*point) for point in chart.series[0].points)
-    assert (x0, x2) == (charts.LEFT, charts.WIDTH - charts.RIGHT) and x1 == pytest.approx((x0 + x2) / 2)
-    assert (y0, y2) == (charts.HEIGHT - charts.BOTTOM, charts.TOP) and y1 == pytest.approx((y0 + y2) / 2)
-    assert charts.thinned([(i, 2.0 * i) for i in range(1000)], 10)[0] == (49.5, 99.0)
-
-
 def test_the_policy_lets_nothing_in_but_the_pages_own_script_and_style(made):
     page = page_of(made.folder)
     [policy] = [attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
@@ -365,7 +156,7 @@ def test_names_are_shown_and_never_become_markup(made, tmp_path):
     write_json(run / "run.json", {"starts": [{"options": {"<u>": HOSTILE[0], "net": HOSTILE[1], "topk": 1},
                                              "command": HOSTILE}]})
     line = {"kind": "mining", "epoch": 0, "done": 1, "values": {"cmr_median": 0.5},
-            "classes": {name: 0.5 for name in HOSTILE}}
+            "classes": dict.fromkeys(HOSTILE, 0.5)}
     (run / "metrics.jsonl").write_text(json.dumps(line) + "\n")
     names = [f"{name.replace('/', '')}/v_{i}{name.replace('/', '')}" for i, name in enumerate(HOSTILE * 2)]
     made_run.add_features(run / "model/feature", "mine", names[:5], names[5:])
@@ -421,7 +212,7 @@ def test_without_frames_or_with_a_damaged_checkpoint_the_rest_is_made(made, tmp_
 @pytest.mark.parametrize(("words", "message"), [
     (["nowhere"], "there is no run folder nowhere"), (["."], "is no run folder"),
     (["RUN", "--against", "nowhere"], "there is no run folder nowhere"),
-    (["RUN", "--out", "no/such/folder/page.html"], "in a folder that is not there"), (["RUN", "--out", "."], "a folder"),
+    (["RUN", "--out", "no/such/folder/page.html"], "folder that is not there"), (["RUN", "--out", "."], "a folder"),
     (["RUN", "--dataset", "ucf101"], "none of ucf101"), (["RUN", "--clips", "0"], "--clips")])
 def test_bad_input_is_refused_in_one_line(made, tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
@@ -436,11 +227,5 @@ def test_a_folder_of_features_below_a_run_is_enough(made):
                            mining_clips=0)
     report = collect(args)
     assert report.run.folder.resolve() == made.folder.resolve() and report.warnings == []
-    assert len(report.data["retrieval"]["queries"]) == 2 and len(report.store.images) > 2  # the run says where frames are
-
-
-def test_similarities_are_those_that_retrieval_writes(made):
-    found = retrieval_gallery.load(made.features, "mine", 10)
-    sim, recall = retrieval.retrieve(found.query, found.gallery, torch.device("cpu"))
-    assert torch.equal(found.sim, sim.topk(5, dim=1).values)
-    assert float(found.hits[:, 0].float().mean()) == pytest.approx(recall[1])
+    assert len(report.data["retrieval"]["queries"]) == 2
+    assert len(report.store.images) > 2  # the run says where the frames are
