@@ -8,6 +8,8 @@ from model.errors import ModelError
 from report.charts import Chart, Points, Series, shown, thinned
 from report.run_files import RunFiles
 
+DEEPEST = 64  # stages that are looked at: run.json may hold any number
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -18,16 +20,20 @@ class Recipe:
     lines: tuple[tuple[str, str, str, str], ...]
     about: str = ""
     low: float | None = 0.0
+    classifier: bool | None = None  # of a classifier's training alone, of a pretraining alone, or of both
 
 
 RECIPES = (
     Recipe("Loss", "loss, nats", (("epoch", "train", "loss", "training"), ("epoch", "val", "loss", "validation")),
            "Means over epochs; faint, means between lines of the log.", None),
-    Recipe("Accuracy of the task", "share", (
+    Recipe("Accuracy of the classifier", "share", (
         ("epoch", "train", "top1", "top-1"), ("epoch", "train", "top5", "top-5"),
-        ("epoch", "val", "top1", "validation top-1"), ("epoch", "val", "top5", "validation top-5"),
+        ("epoch", "val", "top1", "validation top-1"), ("epoch", "val", "top5", "validation top-5")),
+        "Validation sees one clip of 30 % of the test videos.", classifier=True),
+    Recipe("Accuracy of the pretext task", "share", (
+        ("epoch", "train", "top1", "top-1"), ("epoch", "train", "top5", "top-5"),
         ("epoch", "train", "self_top1", "own key, top-1"), ("epoch", "train", "self_top5", "own key, top-5")),
-        "Of pretraining: whether a positive is among the highest logits, which says little of the features."),
+        "Whether a positive is among the highest logits, which says little of the features.", classifier=False),
     Recipe("Positive mining recall (PMR)", "share", (
         ("epoch", "train", "recall", "PMR"), ("epoch", "train", "mining_r1", "of the best mined entry"),
         ("epoch", "train", "chance", "mining at random")),
@@ -58,7 +64,8 @@ RECIPES = (
 
 def draw(run: RunFiles, other: RunFiles | None = None) -> list[Chart]:
     """All charts that the journal has values for, over training steps."""
-    found = [chart for recipe in RECIPES if (chart := _chart(recipe, run, other))]
+    recipes = [recipe for recipe in RECIPES if recipe.classifier in (None, run.is_classifier)]
+    found = [chart for recipe in recipes if (chart := _chart(recipe, run, other))]
     stages = _stages(run)
     if stages is not None:
         place = next((i for i, chart in enumerate(found) if chart.title.startswith("Class mining")), len(found))
@@ -108,9 +115,9 @@ def cascade(run: RunFiles) -> Sequence[tuple[str, int]]:
     """The view that each stage ranks by and what it keeps, as the run's options say; empty where they do not."""
     options = run.options
     try:
-        stages = int(options["stage"]) if options.get("cascade") else 1
+        stages = min(int(options["stage"]), DEEPEST) if options.get("cascade") else 1
         sizes = stage_sizes(int(options["moco_k"]), int(options["topk"]), float(options["ratio"]), stages)
         views = stage_views(stages, options.get("cascade_first", "other") if stages > 1 else "other")
-    except (KeyError, TypeError, ValueError, ModelError):
+    except (KeyError, TypeError, ValueError, OverflowError, ModelError):
         return []
     return list(zip(views, sizes, strict=True))

@@ -120,6 +120,10 @@ def look(args: Namespace, path: str, count: int) -> Looked:
     if args.topk == 0:
         raise CheckpointError("the run mines nothing (--topk 0)")
     saved = checkpoint.load(path, require=("state_dict", "epoch"))
+    queue = saved["state_dict"].get("queue")
+    if not isinstance(queue, Tensor) or queue.shape != (args.moco_dim, args.moco_k) or args.stage > args.moco_k:
+        raise CheckpointError(f"{path} has no queue of the --moco-k {args.moco_k} and --moco-dim {args.moco_dim} that "
+                              "run.json names")
     model = build(args)
     load_state(model, saved["state_dict"])
     model.train()  # BatchNorm takes the statistics of the batch, as in the run; nothing of it is kept

@@ -105,12 +105,9 @@ def difference(own: Result, other: Result | None, name: str) -> str:
 
 
 def matrix(found: confusion.Confusion) -> dict[str, Any]:
-    """Geometry of a confusion matrix: "cells", one each that counts something (column, row, count, share of the row,
-    right), "size" of a cell, "left" margin, "names" where they fit."""
+    """Geometry of a confusion matrix: "size" of a cell, "left" margin, which is that above, too, "names" where they
+    fit."""
     count = len(found.classes)
     names = found.classes if count <= LABELLED else []
     left = min(110, 10 + 6.4 * max(map(len, names))) if names else 14
-    size = (360 - left) / count
-    totals = found.of_class
-    cells = [(said, true, n, n / totals[true], true == said) for (true, said), n in sorted(found.counts.items())]
-    return {"cells": cells, "size": size, "left": left, "names": names}
+    return {"size": (360 - left) / count, "left": left, "names": names}

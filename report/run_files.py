@@ -1,7 +1,6 @@
 """What a run folder holds: its starts and options, its journal, its checkpoints, and what evaluations left in it."""
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +13,7 @@ from utils.errors import CheckpointError, OptionError
 from utils.keeper import resumable
 
 FEATURE = "_test_feature.pth.tar"  # how the name of a split's features ends, see eval/feature_files.py
+LARGEST = 1e15  # of the numbers that are shown: files may hold any
 SIGNS = (provenance.FILE, journal.FILE, "best.json")
 
 
@@ -157,6 +157,8 @@ def _line(text: str) -> dict[str, Any] | None:
         line = json.loads(text)
         known = {"kind": str(line["kind"]), "title": None if line.get("title") is None else str(line["title"]),
                  "epoch": int(line["epoch"]), "done": int(line["done"])}
+        if max(abs(known["epoch"]), abs(known["done"])) > LARGEST:
+            return None
         return {**line, **known, "values": numbers(line["values"]), "seconds": numbers(line.get("seconds", {})),
                 "classes": numbers(line.get("classes", {}))}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -164,9 +166,9 @@ def _line(text: str) -> dict[str, Any] | None:
 
 
 def numbers(values: dict[str, Any]) -> dict[str, float]:
-    """Those that are finite numbers."""
+    """Those that are numbers, finite ones that can be drawn."""
     return {str(name): float(value) for name, value in values.items()
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)}
+            if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST}
 
 
 def downstream(run: RunFiles) -> list[RunFiles]:

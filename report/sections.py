@@ -1,5 +1,6 @@
 """The parts of the page: each is made, or says in one line why it is not and which command would make it."""
 
+import json
 import shlex
 from argparse import Namespace
 from collections.abc import Callable
@@ -50,6 +51,7 @@ def collect(args: Namespace) -> Report:
     _classes(report)
     _confusion(report, args, found)
     _map(report, found)
+    report.store.budget -= len(json.dumps(report.data))
     report.store.make()
     report.warnings += [f"{count} film strip{'s' * (count > 1)} could not be read: {reason}"
                         for reason, count in report.store.failed.items()]
@@ -157,6 +159,9 @@ def _confusion(report: Report, args: Namespace, found: retrieval_gallery.Retriev
     if section.content is None:
         section.missing = "There are neither probabilities of a classifier nor features of a retrieval."
         section.command = retrieval_command(report.run)
+    report.data["confusion"] = [
+        {"classes": each.classes, "cells": sorted((*pair, count) for pair, count in each.counts.items())}
+        for each in section.content or []]
     report.sections.append(section)
 
 
@@ -170,7 +175,8 @@ def _map(report: Report, found: retrieval_gallery.Retrieved | None) -> None:
 
 
 def retrieval_command(run: RunFiles) -> str:
-    """The command that makes features of the run's newest checkpoint, as far as its options are known."""
+    """The command that makes features of the run's newest checkpoint, as far as its options are known; to be given in
+    the repository's root."""
     options = run.options
     words = ["python", "eval/main_classifier.py"]
     try:
@@ -180,7 +186,11 @@ def retrieval_command(run: RunFiles) -> str:
             words += ["--second_view", str(options["second_view"])]
     except (KeyError, *launch.USER_ERRORS):
         words += ["--dataset", "DATASET"]
-    for name in ("net", "seq_len", "ds", "img_dim", "data_root", "split_root"):
+    for name in ("net", "seq_len", "ds", "img_dim"):
         if name in options:
             words += [f"--{name}", str(options[name])]
-    return shlex.join([*words, "--test", str(run.checkpoint or "CKPT"), "--retrieval"])
+    for name in ("data_root", "split_root"):
+        if name in options:
+            words += [f"--{name}", str(run.root(name, None).resolve())]
+    tested = run.checkpoint.resolve() if run.checkpoint else "CKPT"
+    return shlex.join([*words, "--test", str(tested), "--retrieval"])

@@ -15,6 +15,7 @@ from utils.console import one_line
 BUDGET = 10_500_000  # bytes of all strips as they stand in the page; text and drawings come on top
 GAP, GREY = 2, 128  # between frames
 WIDEST = 16 / 9  # of a frame; a wider one is cut at both sides
+SLOW = 8.0  # grey levels of flow, 1.25 pixels a frame: less is drawn pale, since single levels would show
 SAMPLE = 24  # strips by which a size is judged
 # Frames, height in pixels and JPEG quality, the finest first: the first one with which all strips fit is taken.
 LEVELS = ((5, 80, 70), (4, 72, 62), (4, 60, 55), (4, 52, 48), (3, 48, 42), (3, 40, 38), (2, 36, 35))
@@ -113,10 +114,11 @@ def joined(frames: np.ndarray, height: int) -> np.ndarray:
 
 def coloured(flow: np.ndarray) -> np.ndarray:
     """Flow as stored, uint8 (T, H, W, 3) with y and x in the last two channels around 128, in colours: the hue is the
-    direction, the saturation the speed, as a share of the clip's fastest 1 %, and white is no motion."""
+    direction, the saturation the speed, as a share of the clip's fastest 1 %, and white is no
+    motion."""
     y, x = (flow[..., channel].astype(np.float32) - 128 for channel in (1, 2))
     speed, angle = np.hypot(x, y), np.arctan2(y, x)
-    fastest = max(float(np.percentile(speed, 99)), 2.0)  # grey levels: below, it is the noise of the JPEG
+    fastest = max(float(np.percentile(speed, 99)), SLOW)
     hue = np.round(angle / (2 * np.pi) * 180) % 180  # as OpenCV counts it
     hsv = np.stack([hue, np.clip(speed / fastest, 0, 1) * 255, np.full_like(x, 255)], -1)
     return np.stack([cv2.cvtColor(frame, cv2.COLOR_HSV2RGB) for frame in hsv.astype(np.uint8)])

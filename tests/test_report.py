@@ -115,7 +115,7 @@ def test_results_of_a_run_and_of_what_started_from_it(made, tmp_path):
         "finetuning on mine, best validation (30 % of the test videos, one clip)": {"top-1": 12.5}}
     matrices = confusion.find(run, made.data.split_root, None, notes)
     assert [each.title for each in matrices] == ["finetuning, ten crops, epoch1.pth.tar"] and notes == []
-    assert page_of(probe).data("data") == {"charts": []}  # a classifier's folder, without a journal or features
+    assert page_of(probe).data("data")["charts"] == []  # a classifier's folder, without a journal or features
     for path in sorted(probe.parent.rglob("*"), reverse=True):
         path.rmdir() if path.is_dir() else path.unlink()
 

@@ -204,7 +204,12 @@ def test_the_mining_gallery_shows_a_query_stage_by_stage(opened):
         assert len(stage.find_elements(By.CSS_SELECTOR, ".entries .strip")) == 2 * len(said["shown"])
 
 
-def test_a_confusion_leads_to_its_clips(opened):
+def test_a_confusion_matrix_counts_every_clip_and_leads_to_them(opened):
+    [found] = json.loads(opened.find_element(By.ID, "data").get_attribute("textContent"))["confusion"]
+    cells = opened.find_elements(By.CSS_SELECTOR, "#confusion .cell")
+    assert len(cells) == len(found["cells"]) and sum(count for _, _, count in found["cells"]) == 46
+    said = [int(cell.get_attribute("data-tip").split(": ")[-1].split(" of ")[0]) for cell in cells]
+    assert said == [count for _, _, count in found["cells"]]
     opened.find_element(By.CSS_SELECTOR, "#confusion button[data-class]").click()
     name = opened.find_element(By.CSS_SELECTOR, "#confusion button[data-class]").get_attribute("data-class")
     shown = {(card.get_attribute("data-class"), card.get_attribute("data-right")) for card in cards(opened)}

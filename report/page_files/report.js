@@ -140,8 +140,24 @@ function aboutClip(number) {
     make("p", {class: side(near[0][2])}, mark(near[0][2]), " nearest: " + names[data.retrieval.clips[near[0][0]][1]] + " " + near[0][1].toFixed(3))];
 }
 
+// The cells of a confusion matrix, once it is seen.
+function fill(plot) {
+  const {classes, cells} = data.confusion[Number(plot.dataset.confusion)], group = plot.querySelector(".cells");
+  const left = Number(plot.dataset.left), size = Number(plot.dataset.size), totals = {};
+  if (group.firstChild) return;
+  for (const [actual, , count] of cells) totals[actual] = (totals[actual] || 0) + count;
+  for (const [actual, said, count] of cells) {
+    const share = count / totals[actual], x = left + said * size, y = left + actual * size, right = actual === said;
+    const what = classes[actual] + (right ? " recognised" : " taken for " + classes[said]);
+    group.append(draw("rect", {class: "cell " + (right ? "right" : "wrong"), x, y, width: size, height: size,
+      "fill-opacity": 0.12 + 0.88 * share, "data-x": said, "data-y": actual,
+      "data-tip": what + ": " + count + " of " + totals[actual] + " clips (" + percent(share) + ")"}));
+    if (size > 13) group.append(draw("text", {class: "count" + (share > 0.55 ? " strong" : ""), x: x + size / 2, y: y + size / 2 + 3, "text-anchor": "middle"}, count));
+  }
+}
+if (document.querySelector("[data-confusion]")) fill(document.querySelector("[data-confusion]"));
+
 for (const plot of document.querySelectorAll("[data-roam]")) {
-  const items = [...plot.querySelectorAll("[data-x]")];
   const leave = () => { for (const item of plot.querySelectorAll(".here")) item.classList.remove("here"); hush(); };
   const over = (event) => { if (event.target.dataset && "x" in event.target.dataset) pointAt(event.target); };
   plot.addEventListener("pointerover", over);
@@ -149,9 +165,9 @@ for (const plot of document.querySelectorAll("[data-roam]")) {
   plot.addEventListener("pointerleave", leave);
   plot.addEventListener("blur", leave);
   plot.addEventListener("keydown", (event) => {
-    if (!(event.key in ARROWS) || !items.length) return;
+    if (!(event.key in ARROWS)) return;
     event.preventDefault();
-    const here = plot.querySelector(".here"), seen = items.filter((item) => !item.classList.contains("dim"));
+    const here = plot.querySelector(".here"), seen = [...plot.querySelectorAll("[data-x]:not(.dim)")];
     const next = here ? toward(seen, here, ARROWS[event.key]) : seen[0];
     if (next) pointAt(next);
   });
@@ -313,6 +329,7 @@ if (data.mining) {
 // Which confusion matrix is shown.
 if (get("c-which")) get("c-which").addEventListener("change", (event) => {
   for (const each of document.querySelectorAll("[data-matrix]")) each.hidden = each.dataset.matrix !== event.target.value;
+  fill(document.querySelector('[data-confusion="' + event.target.value + '"]'));
 });
 
 // The map.
