@@ -1,6 +1,7 @@
 """What a run folder holds: its starts and options, its journal, its checkpoints, and what evaluations left in it."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -89,9 +90,8 @@ class RunFiles:
         if given:
             return Path(given)
         said = [self.options.get(name), *others]
-        places = [place for one in said if isinstance(one, str) and one
-                  for place in (self.working_folder / one, Path(one))]
-        return next((place for place in places if place.is_dir()), places[0] if places else Path("data"))
+        places = [place for one in said if _is_path(one) for place in (self.working_folder / one, Path(one))]
+        return next((place for place in places if os.path.isdir(place)), places[0] if places else Path("data"))
 
 
 def read_run(path: str | Path) -> RunFiles:
@@ -171,13 +171,18 @@ def numbers(values: dict[str, Any]) -> dict[str, float]:
             if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST}
 
 
+def _is_path(value: Any) -> bool:
+    """Whether an option can name a file at all; run.json may hold anything."""
+    return isinstance(value, str) and value != "" and value.isprintable()
+
+
 def downstream(run: RunFiles) -> list[RunFiles]:
     """Probes and finetunings in the same working folder that started from one of the run's checkpoints."""
     found = []
     for path in sorted(run.working_folder.glob(f"log-eval-*/*/{provenance.FILE}")):
         other = read_run(path.parent)
         start = other.options.get("pretrain")
-        if isinstance(start, str) and start:
+        if _is_path(start):
             place = (run.working_folder / start).resolve()
             if place.parent == (run.folder / "model").resolve():
                 found.append(other)

@@ -78,7 +78,9 @@ function tell(x, y, ...content) {
 }
 const hush = () => { tip.hidden = true; };
 document.addEventListener("keydown", (event) => { if (event.key === "Escape") hush(); });
-document.addEventListener("scroll", hush, {passive: true});
+document.addEventListener("scroll", () => {
+  if (!document.activeElement || !document.activeElement.matches(".plot, [data-roam]")) hush();
+}, {passive: true});
 
 // Line charts: the values at the pointer, or step by step with the arrow keys.
 for (const plot of document.querySelectorAll(".plot")) {
