@@ -223,10 +223,10 @@ def cards(looked: Looked, streams: dict[str, Source], store: Strips) -> dict[str
                   for hits, kept in zip(query.hits, query.stages, strict=True)]
         queries.append({"clip": clip(query.row), "recall": round(query.recall, 3), "chance": round(query.chance, 3),
                         "right": int(query.right.sum()), "stages": stages})
-    names = [index.names[row] for row in place]
-    clips = [[name.split("/")[-1], labels.index(int(index.labels[row])),
-              *(store.want(streams.get(stream), name) for stream in ("rgb", "flow"))]
-             for row, name in zip(place, names, strict=True)]
+    large = {query.row for query in looked.chosen}
+    clips = [[index.names[row].split("/")[-1], labels.index(int(index.labels[row])),
+              *(store.want(streams.get(stream), index.names[row], large=row in large) for stream in ("rgb", "flow"))]
+             for row in place]
     return {"views": [[f"{view} view, {looked.view(view)}", len(kept)] for view, kept in
                       zip(looked.views, looked.queries[0].stages, strict=True)],
             "streams": ["RGB", {"flow": "flow", "residual": "residual"}[looked.args.second_view]],

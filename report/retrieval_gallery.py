@@ -108,7 +108,7 @@ def cards(found: Retrieved, source: dict[str, strips.Source | None], store: stri
 
     def clip(of: FeatureSet, row: int, part: str) -> list:
         name = video_name(of.names[row])
-        return [name.split("/")[-1], number[int(of.labels[row])], store.want(source[part], name)]
+        return [name.split("/")[-1], number[int(of.labels[row])], store.want(source[part], name, large=part == "test")]
     queries = [{"clip": clip(found.query, row, "test")} for row in found.rows]  # their strips come first
     place: dict[int, int] = {}
     for query, row in zip(queries, found.rows, strict=True):

@@ -12,13 +12,16 @@ from dataset import catalog
 from dataset.errors import DataError
 from utils.console import one_line
 
-BUDGET = 10_500_000  # bytes of all strips as they stand in the page; text and drawings come on top
+BUDGET = 13_300_000  # bytes of all strips and data as they stand in the page; tables and drawings come on top
 GAP, GREY = 2, 128  # between frames
 WIDEST = 16 / 9  # of a frame; a wider one is cut at both sides
 SLOW = 8.0  # grey levels of flow, 1.25 pixels a frame: less is drawn pale, since single levels would show
 SAMPLE = 24  # strips by which a size is judged
-# Frames, height in pixels and JPEG quality, the finest first: the first one with which all strips fit is taken.
-LEVELS = ((5, 80, 70), (4, 72, 62), (4, 60, 55), (4, 52, 48), (3, 48, 42), (3, 40, 38), (2, 36, 35))
+# Frames, height in pixels and JPEG quality, the finest first: the first one with which all strips fit is taken. Small
+# strips are so many levels below.
+LEVELS = ((5, 80, 70), (5, 68, 60), (4, 64, 55), (4, 56, 50), (4, 50, 44), (3, 48, 42), (3, 44, 40), (3, 40, 36),
+          (2, 40, 36), (2, 36, 34))
+BELOW = 2
 
 
 @dataclass(frozen=True)
@@ -31,65 +34,79 @@ class Source:
 
 
 @dataclass
+class Wanted:
+    """A strip that is to be made. large: shown in a larger size, too."""
+
+    identity: str
+    source: Source
+    video: str
+    large: bool
+
+
+@dataclass
 class Strips:
     """Collects the strips that sections ask for, and makes them.
 
     Attributes:
-        images: base64 of each JPEG by id, once made. level: what they were made with. failed: what could not be read,
-            by its reason. left_out: strips that the page has no room for.
+        images: base64 of each JPEG by id, once made. level: place in LEVELS of what large ones were made with. failed:
+            what could not be read, by its reason. left_out: strips that the page has no room for.
     """
 
     budget: int = BUDGET
     images: dict[str, str] = field(default_factory=dict)
-    level: tuple[int, int, int] = LEVELS[0]
+    level: int = 0
     failed: dict[str, int] = field(default_factory=dict)
     left_out: int = 0
-    _wanted: dict[tuple[str, str], tuple[str, Source]] = field(default_factory=dict)
+    _wanted: dict[tuple[str, str], Wanted] = field(default_factory=dict)
 
-    def want(self, source: Source | None, video: str) -> str:
+    def want(self, source: Source | None, video: str, *, large: bool = False) -> str:
         """The id of a video's strip, "" where its frames are not there. video: "Class/video"."""
         if source is None:
             return ""
-        key = source.name, video
-        if key not in self._wanted:
-            self._wanted[key] = f"s{len(self._wanted)}", source
-        return self._wanted[key][0]
+        wanted = self._wanted.setdefault((source.name, video), Wanted(f"s{len(self._wanted)}", source, video, large))
+        wanted.large |= large
+        return wanted.identity
 
     def make(self) -> None:
         """Make all strips as fine as they fit, those that were asked for first first."""
-        wanted = [(identity, source, video) for (_, video), (identity, source) in self._wanted.items()]
+        wanted = list(self._wanted.values())
         self.level = self._fitting(wanted)
         left = self.budget
-        for identity, source, video in wanted:
-            image = self._strip(source, video, self.level)
+        for each in wanted:
+            image = self._strip(each, self.level)
             if image is None:
                 continue
             text = base64.b64encode(image).decode()
             if len(text) > left:
                 self.left_out += 1
                 continue
-            self.images[identity] = text
+            self.images[each.identity] = text
             left -= len(text)
 
-    def _fitting(self, wanted: list[tuple[str, Source, str]]) -> tuple[int, int, int]:
-        step = max(1, len(wanted) // SAMPLE)
-        for level in LEVELS:
-            made = [image for _, source, video in wanted[::step] if (image := self._strip(source, video, level))]
-            mean = sum(map(len, made)) / max(1, len(made))
-            if 4 / 3 * mean * len(wanted) < 0.93 * self.budget:  # base64; and the sample may be smaller than most
+    def _fitting(self, wanted: list[Wanted]) -> int:
+        groups = [[each for each in wanted if each.large == large] for large in (True, False)]
+        for level in range(len(LEVELS)):
+            # base64 takes a third more; and the samples may be smaller than most
+            if 4 / 3 * sum(self._estimate(group, level) for group in groups) < 0.95 * self.budget:
                 break
-        self.failed.clear()  # the sample will fail again
+        self.failed.clear()  # the samples will fail again
         return level
 
-    def _strip(self, source: Source, video: str, level: tuple[int, int, int]) -> bytes | None:
-        frames, height, quality = level
+    def _estimate(self, wanted: list[Wanted], level: int) -> float:
+        """Bytes of all of these, judged by some."""
+        made = [image for each in wanted[::max(1, len(wanted) // SAMPLE)] if (image := self._strip(each, level))]
+        return sum(map(len, made)) / max(1, len(made)) * len(wanted)
+
+    def _strip(self, wanted: Wanted, level: int) -> bytes | None:
+        frames, height, quality = LEVELS[min(level + (0 if wanted.large else BELOW), len(LEVELS) - 1)]
+        reader, video = wanted.source.reader, wanted.video
         try:
-            images = source.reader.frames(video, spread(source.reader.num_frames(video), frames))
+            images = reader.frames(video, spread(reader.num_frames(video), frames))
         except (DataError, OSError) as error:
             reason = one_line(str(error).replace(video, "a video"))
             self.failed[reason] = self.failed.get(reason, 0) + 1
             return None
-        return jpeg(joined(coloured(images) if source.kind == "flow" else images, height), quality)
+        return jpeg(joined(coloured(images) if wanted.source.kind == "flow" else images, height), quality)
 
 
 def spread(count: int, wanted: int) -> np.ndarray:
