@@ -17,11 +17,11 @@ GAP, GREY = 2, 128  # between frames
 WIDEST = 16 / 9  # of a frame; a wider one is cut at both sides
 SLOW = 8.0  # grey levels of flow, 1.25 pixels a frame: less is drawn pale, since single levels would show
 SAMPLE = 24  # strips by which a size is judged
-# Frames, height in pixels and JPEG quality, the finest first: the first one with which all strips fit is taken. Small
-# strips are so many levels below.
+# Frames, height in pixels and JPEG quality, the finest first: the first one with which all strips fit is taken, for
+# small strips. Large ones are so many levels above.
 LEVELS = ((5, 80, 70), (5, 68, 60), (4, 64, 55), (4, 56, 50), (4, 50, 44), (3, 48, 42), (3, 44, 40), (3, 40, 36),
           (2, 40, 36), (2, 36, 34))
-BELOW = 2
+ABOVE = 2
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Strips:
     """Collects the strips that sections ask for, and makes them.
 
     Attributes:
-        images: base64 of each JPEG by id, once made. level: place in LEVELS of what large ones were made with. failed:
-            what could not be read, by its reason. left_out: strips that the page has no room for.
+        images: base64 of each JPEG by id, once made. level: what small ones were made with, see LEVELS. failed: what
+            could not be read, by its reason. left_out: strips that the page has no room for.
     """
 
     budget: int = BUDGET
@@ -98,7 +98,7 @@ class Strips:
         return sum(map(len, made)) / max(1, len(made)) * len(wanted)
 
     def _strip(self, wanted: Wanted, level: int) -> bytes | None:
-        frames, height, quality = LEVELS[min(level + (0 if wanted.large else BELOW), len(LEVELS) - 1)]
+        frames, height, quality = LEVELS[max(0, level - ABOVE) if wanted.large else level]
         reader, video = wanted.source.reader, wanted.video
         try:
             images = reader.frames(video, spread(reader.num_frames(video), frames))
