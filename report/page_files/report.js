@@ -295,7 +295,7 @@ if (data.mining) {
       mark(hit), " " + classes[clips[clip][1]] + (mined && number < views.length - 1 ? " ★" : ""),
       make("small", {}, " " + names[0] + " " + own.toFixed(3) + ", " + names[1] + " " + other.toFixed(3))));
     return make("div", {class: "stage"}, make("h3", {}, "Stage " + (number + 1) + ": " + view + ", keeps " + size + " of " + before),
-      make("p", {class: "about"}, hits + " of " + size + " right (" + percent(share) + "; by chance " + percent(query.chance) + "), of " + rights + " before"
+      make("p", {class: "about"}, hits + " of " + size + " right (" + percent(share) + "; by chance " + percent(query.chance) + "), " + rights + " before the stage"
         + (size > shown.length ? "; the first " + shown.length + ":" : ":")), bar, make("ol", {class: "entries"}, ...items));
   }
   function open(query, button) {
