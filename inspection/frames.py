@@ -12,6 +12,7 @@ from dataset.errors import DataError
 from dataset.frame_ends import MAKE
 from dataset.lmdb_reader import LmdbReader
 
+NOTHING = "no frame of it can be read"
 NO_BYTES = "has no bytes: the video's value is cut short"
 
 
@@ -20,8 +21,9 @@ class Frames:
     """What was found in an LMDB.
 
     videos, frames: how many were looked at. sizes: frames by (width, height). size_bytes: of each JPEG. damaged:
-    frames that a reader would replace by others, with the reason, by video. unreadable: videos that no frame of can be
-    read, with the reason. mixed: videos with sound frames of more than one size.
+    frames that a reader would replace by others, with the reason, by video. faulty: videos that are wrong as a whole
+    (no value, no frame that can be read, another number of frames than the index says), with the reason. mixed: videos
+    with sound frames of more than one size.
     """
 
     videos: int = 0
@@ -29,7 +31,7 @@ class Frames:
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     size_bytes: array = field(default_factory=lambda: array("I"))
     damaged: dict[str, dict[int, str]] = field(default_factory=dict)
-    unreadable: dict[str, str] = field(default_factory=dict)
+    faulty: dict[str, str] = field(default_factory=dict)
     mixed: list[str] = field(default_factory=list)
 
 
@@ -53,7 +55,7 @@ def _look_at(reader: LmdbReader, name: str, per_video: int | None, found: Frames
     try:
         jpegs = reader.jpegs(name)
     except DataError as error:
-        found.unreadable[name] = str(error)
+        found.faulty[name] = str(error)
         return
     sizes, damaged = set(), {}
     wanted = spread(reader.num_frames(name), per_video)
@@ -69,20 +71,23 @@ def _look_at(reader: LmdbReader, name: str, per_video: int | None, found: Frames
         found.size_bytes.append(len(jpegs[number]))
     if len(sizes) > 1:
         found.mixed.append(name)
-    if not wanted:
-        found.unreadable[name] = "it has no frames"
-    elif damaged:
+    if damaged:
         found.damaged[name] = damaged
-        if not jpegs or (not sizes and len(wanted) == reader.num_frames(name)):
-            found.unreadable[name] = "no frame of it can be read"
-    elif not _ends_fit(reader, name):
-        found.unreadable[name] = f"the file of its frames' ends is of another LMDB; make it again with {MAKE}"
+    fault = _fault(reader, name, sound=not damaged) if sizes or len(wanted) < reader.num_frames(name) else NOTHING
+    if fault:
+        found.faulty[name] = fault
 
 
-def _ends_fit(reader: LmdbReader, name: str) -> bool:
-    """Whether the ends of a sound video's frames are those of the file beside the LMDB, where there is one."""
+def _fault(reader: LmdbReader, name: str, *, sound: bool) -> str:
+    """What is wrong with a video as a whole, "" if nothing is. sound: whether no frame of it is known to be damaged."""
+    try:
+        ends = reader.frame_ends(name) if sound else None
+    except DataError as error:
+        return str(error)
     known = reader.contents.ends
-    return known is None or np.array_equal(known[reader.contents.ids[name]], reader.frame_ends(name))
+    if ends is None or known is None or np.array_equal(known[reader.contents.ids[name]], ends):
+        return ""
+    return f"the file of its frames' ends is of another LMDB; make it again with {MAKE}"
 
 
 def _size(jpegs: list[memoryview], number: int) -> tuple[int, int]:

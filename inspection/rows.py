@@ -1,7 +1,7 @@
 """What becomes of every row of a split's lists: kept, or dropped and why.
 
-`dataset.video_index.read_index` decides that for a training, and refuses whole lists; here each row gets its reason, and
-a list that would be refused is looked at all the same.
+`dataset.video_index.read_index` decides that for a training, and refuses whole lists; here each row gets its reason,
+and a list that would be refused is looked at all the same.
 """
 
 from collections import Counter

@@ -26,7 +26,7 @@ class Store:
     """An LMDB. kind: "RGB" or "flow". parts: of the dataset that it holds, "train", "test". used: whether the
     dataset's name reads it. file_bytes: of its file. with_ends: whether a file of its frames' ends lies beside it.
     looked_at: videos and frames that were decoded. sizes: of these, frames by "width x height". jpeg_bytes: of one.
-    damaged, unreadable, mixed: see `frames.Frames`."""
+    damaged, faulty, mixed: see `frames.Frames`."""
 
     kind: str
     parts: list[str]
@@ -40,7 +40,7 @@ class Store:
     sizes: dict[str, int]
     jpeg_bytes: Spread | None
     damaged: dict[str, dict[int, str]]
-    unreadable: dict[str, str]
+    faulty: dict[str, str]
     mixed: list[str]
 
 
@@ -54,5 +54,5 @@ def examine(reader: LmdbReader, kind: str, parts: Sequence[str], sample: Sample,
     sizes = {f"{width} x {height}": count for (width, height), count in found.sizes.most_common()}
     return Store(kind, list(parts), used, reader.path, len(reader.names), int(reader.contents.num_frames.sum()),
                  data_file(reader.path).stat().st_size, reader.contents.ends is not None,
-                 (found.videos, found.frames), sizes, spread_of(found.size_bytes), found.damaged, found.unreadable,
+                 (found.videos, found.frames), sizes, spread_of(found.size_bytes), found.damaged, found.faulty,
                  found.mixed)

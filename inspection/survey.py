@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dataset.lmdb_reader import LmdbReader
-from inspection import pair, rows, split, store
+from inspection import pair, split, store
 from inspection.pair import Pair
 from inspection.rows import KINDS, Place
 from inspection.split import Split
@@ -63,6 +63,8 @@ def make(place: Place, splits: Sequence[int], sample: Sample) -> Survey:
 def _lmdbs(place: Place) -> dict[str, dict[str, Path]]:
     """The LMDBs of each part, "RGB" and "flow" as far as they are there, whether or not the name needs them."""
     both = replace(place.spec, streams=tuple(KINDS), second_view="flow")
-    return {part: {kind: path for kind, path in zip(KINDS.values(), both.lmdbs(place.data_root, train=train), strict=True)
-                   if path.exists()}
-            for part, train in (("train", True), ("test", False))}
+    found = {}
+    for part, train in (("train", True), ("test", False)):
+        paths = zip(KINDS.values(), both.lmdbs(place.data_root, train=train), strict=True)
+        found[part] = {kind: path for kind, path in paths if path.exists()}
+    return found

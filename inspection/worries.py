@@ -82,9 +82,9 @@ def _of_store(store: Store) -> Iterator[str]:
         number, reason = next(iter(damaged.items()))
         yield (f"{where}: {counted(frames, 'damaged frame')} in {counted(len(store.damaged), 'video')}: {name}, frame "
                f"{number} {reason}")
-    for name, reason in list(store.unreadable.items())[:3]:
-        yield f"{where}: {name} cannot be read: {reason}"
-    if len(store.unreadable) > 3:
-        yield f"{where}: {counted(len(store.unreadable) - 3, 'more video')} cannot be read"
+    for name, reason in list(store.faulty.items())[:3]:
+        yield f"{where}: {name} is at fault: {reason}"
+    if len(store.faulty) > 3:
+        yield f"{where}: {counted(len(store.faulty) - 3, 'more video')} at fault"
     if store.mixed:
         yield f"{where}: {counted(len(store.mixed), 'video')} with frames of several sizes: {some(store.mixed)}"
