@@ -17,6 +17,7 @@ import sys
 if __package__ != "dataset":  # run as a file, this folder hides Python's own module `inspect` from everything
     sys.exit("error: run it from the root of the repository as: python -m dataset.inspect NAME")
 
+import os
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from inspection import page, rows, sheets, survey
 from inspection.rows import Place
 from inspection.store import Sample
 from inspection.worries import worries
-from utils.console import say, warn
+from utils.console import inline, say
 from utils.files import whole_file
 from utils.options import ROOT, SECOND_VIEWS, Parser, positive_int, seed, whole_number
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sample = Sample(None, None) if args.all else Sample(args.sample, args.frames, args.seed)
     found = survey.make(place, splits, sample)
     for line in page.lines(found):
-        say(line)
+        tell(line)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, found.as_json())
@@ -89,12 +90,20 @@ def draw(args: Namespace, place: Place, which_split: int) -> None:
         try:
             picture = make(order)
         except DataError as error:
-            warn(f"no {name}: {error}")
+            tell(f"no {name}: {inline(str(error))}")
             continue
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / name) as file:
             picture.save(file, format="PNG")
-        say(f"drew {folder / name}")
+        tell(f"drew {folder / name}")
+
+
+def tell(line: str) -> None:
+    """Show a line. Where nobody reads on (`| head`), the rest is still done, and the exit code tells."""
+    try:
+        say(line)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -9,15 +9,18 @@ from torchvision.utils import flow_to_image
 from inspection.canvas import FAINT, FONTS, INK, LINE, PAPER, TEXT
 
 BOUND = 20.0  # pixels a frame either way, of which the JPEGs' 0-255 are made, see docs/data.md
-STILL = 128  # what no motion is there
-STEP = 2 * BOUND / 255  # pixels
+STEP = 2 * BOUND / 255  # pixels; 0 lies between 127 and 128
+STILL = 2 * STEP  # pixels: a JPEG's colours may be a step from what went into it, on top of half a step's rounding
 RADIUS = 55  # pixels of the legend's wheel
 
 
 def decoded(frames: np.ndarray) -> np.ndarray:
-    """Motion (x, y) in pixels a frame, float32 (T, H, W, 2), to the right and down, of flow frames as they are read:
-    uint8 (T, H, W, 3), which are (128, y, x)."""
-    return (frames[..., [2, 1]].astype(np.float32) - STILL) * np.float32(STEP)
+    """Motion (x, y) in pixels a frame, float32 (T, H, W, 2), to the right and down; less than `STILL` is 0.
+
+    frames: of flow as they are read, uint8 (T, H, W, 3), which are (128, y, x).
+    """
+    motion = frames[..., [2, 1]] * np.float32(STEP) - np.float32(BOUND)
+    return np.where(np.abs(motion) < STILL, np.float32(0), motion)
 
 
 def scale_of(motions: list[np.ndarray]) -> float:

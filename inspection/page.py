@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 
 from eval.report import table
-from inspection.rows import KINDS
 from inspection.split import Count, Part, Split
 from inspection.spread import Spread
 from inspection.store import Store
@@ -18,13 +17,14 @@ BAR = 30  # characters of the longest
 
 def lines(survey: Survey) -> Iterator[str]:
     """All lines, from the LMDBs to the worries."""
-    streams = " and ".join(KINDS[stream] for stream in survey.streams)
-    yield (f"{survey.name}: {counted(survey.clips, 'clip')} a training sample, of {counted(survey.seq_len, 'frame')}"
-           f"{f', every {survey.ds} frames,' if survey.ds > 1 else ''} in {streams}")
+    every = f", every {survey.ds} frames" if survey.ds > 1 else ""
+    yield (f"{survey.name}: {' and '.join(survey.streams)}, {counted(survey.clips, 'clip')} a training sample, of "
+           f"{counted(survey.seq_len, 'frame')}{every}")
     yield from ("", *_stores(survey.stores), "")
     for pair in survey.pairs:
+        fit = f"of {len(pair.odd):,} of them flow does not have" if pair.odd else "flow has"
         yield (f"RGB beside flow: {counted(pair.both, 'video')} in both, {len(pair.only_rgb):,} in RGB alone, "
-               f"{len(pair.only_flow):,} in flow alone; of {len(pair.odd):,} flow does not have one frame less")
+               f"{len(pair.only_flow):,} in flow alone; {fit} one frame less than RGB")
     for split in survey.splits:
         yield from ("", *_split(survey, split))
     found = worries(survey)
@@ -58,12 +58,12 @@ def _split(survey: Survey, split: Split) -> Iterator[str]:
     yield f"split {split.number}: {', '.join(one_line(part.csv) for part in parts)}"
     yield ""
     titles = [title for title, part in (("train", split.train), ("test", split.test)) if part]
-    rows = [[name, *(row(part) for part in parts)] for name, row in _rows(survey, parts).items()]
+    rows = [[name, *(row(part) for part in parts)] for name, row in _rows(survey, split, parts).items()]
     yield from table(["", *titles], rows).splitlines()
     yield from ("", *_histogram(split), "", *_classes(split.classes), "", *_leaks(split))
 
 
-def _rows(survey: Survey, parts: Sequence[Part]) -> dict:
+def _rows(survey: Survey, split: Split, parts: Sequence[Part]) -> dict:
     """The lines of a split's table: the name of each, and what it is of a part."""
     reasons = sorted({reason for part in parts for reason in part.dropped})
     of_frames = {f"frames a video, {name}": name for name in ("smallest", "median", "mean", "largest")}
@@ -75,7 +75,7 @@ def _rows(survey: Survey, parts: Sequence[Part]) -> dict:
         "listed more than once": lambda part: f"{len(part.twice):,}",
         "more frames listed than held": lambda part: f"{len(part.overstated):,}",
         **{title: lambda part, name=name: _number(part.frames, name) for title, name in of_frames.items()},
-        "clips an epoch": lambda part: f"{part.kept * survey.clips:,}",
+        "clips an epoch of training": lambda part: f"{part.kept * survey.clips:,}" if part is split.train else "-",
         "windows, all of them": lambda part: "too long" if part.windows is None else f"{part.windows:,}",
         "siblings a video, median": lambda part: _number(part.siblings, "median"),
         "siblings a video, largest": lambda part: _number(part.siblings, "largest"),
@@ -102,9 +102,7 @@ def _bar(count: int, most: int) -> int:
 
 def _classes(classes: Sequence[Count]) -> Iterator[str]:
     counts = [count.train for count in classes if count.train]
-    yield (f"{counted(len(classes), 'class')}, {len(counts):,} with training videos"
-           + (f": {min(counts):,} to {max(counts):,} of them, the largest {max(counts) / min(counts):.1f} times the "
-              "smallest" if counts else ""))
+    yield f"{counted(len(classes), 'class')}, {len(counts):,} with training videos{_balance(counts)}"
     shown = sorted(classes, key=lambda count: -count.train)
     left_out = max(0, len(shown) - MOST_CLASSES)
     half = MOST_CLASSES // 2
@@ -115,6 +113,16 @@ def _classes(classes: Sequence[Count]) -> Iterator[str]:
              f"{count.test_groups:,}"] for count in shown]
     header = ["class", "train videos", "test videos", "train groups", "test groups"]
     yield from table(header, rows).splitlines()
+
+
+def _balance(counts: Sequence[int]) -> str:
+    """How even the classes are, from the videos of each."""
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    if low == high:
+        return f": {counted(low, 'video')} in each"
+    return f": {low:,} to {high:,}, the largest class {high / low:.1f} times the smallest"
 
 
 def _leaks(split: Split) -> Iterator[str]:

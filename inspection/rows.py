@@ -36,6 +36,11 @@ class Place:
     ds: int
 
     @property
+    def streams(self) -> tuple[str, ...]:
+        """What the streams show: "RGB", "flow" or "residual"."""
+        return tuple("RGB" if stream == "rgb" else self.spec.second_view for stream in self.spec.streams)
+
+    @property
     def kinds(self) -> tuple[str, ...]:
         """The LMDB that each stream is read from, "RGB" or "flow"."""
         return tuple("RGB" if self.spec.second_view == "residual" else KINDS[stream] for stream in self.spec.streams)

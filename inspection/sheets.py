@@ -1,6 +1,6 @@
 """Contact sheets of training clips: as the network gets them, and RGB beside what moves in it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from utils.presets import PretrainTransform, to_blocks
 
 COLUMNS = 8  # frames of a clip that are shown
 SMALLEST_TILE = 96  # pixels; smaller frames are magnified
+WHOLE = 0.99  # share of a frame's sides that is all of them
 DRAWS = ((201, 79, 15), (24, 95, 170))  # colours of the two
 OPERATIONS = {BRIGHTNESS: "brightness", CONTRAST: "contrast", SATURATION: "saturation", HUE: "hue"}
 SUFFIXES = {("rgb",): "-2clip", ("flow",): "-f-2clip", ("rgb", "flow"): "-2stream-2clip"}
@@ -68,17 +69,14 @@ def augmented(order: Order) -> Image.Image:
         DataError: the training part cannot be used.
     """
     spec = order.place.spec
-    streams = ["RGB", "flow" if spec.second_view == "flow" else "residual"][:len(spec.streams)]
-    if spec.streams == ("flow",):
-        streams = [spec.second_view]
-    blocks = [Block(one_line(shown.name), shown.columns, _augmented_strips(shown, streams))
+    blocks = [Block(one_line(shown.name), shown.columns, _augmented_strips(shown, order.place.streams))
               for shown in _samples(order, SUFFIXES[spec.streams])]
     notes = ["Each clip as it is stored, and its two views as the network gets them in pretraining (before "
              "normalisation).",
              "Crop, flip, jitter and blur are drawn once for all frames of a view, and for its streams. Where colours "
              "are replaced by grey, each frame draws its channel.",
-             f"The boxes in the stored frames are the crops of the views. Frames of {order.img_dim} pixels, clips of "
-             f"{order.place.seq_len} frames, every {order.place.ds}."]
+             f"The boxes in the stored frames are the crops of the views, which are {order.img_dim} x {order.img_dim} "
+             f"pixels. {_clips_text(order.place)}"]
     return canvas.sheet(f"{spec.name}: augmented training clips", notes, blocks, order.tile)
 
 
@@ -92,22 +90,31 @@ def motion(order: Order) -> Image.Image:
     if spec.second_view == "residual":
         blocks = [_residual_block(shown) for shown in samples]
         notes = ["Residual frame i is 128 + (RGB frame i + 1 - RGB frame i) / 2, made as it is read.",
-                 "Grey is no change, brighter and darker are what comes and goes."]
+                 "Grey (128) is no change: a channel that grows is brighter, one that falls darker.",
+                 _clips_text(order.place)]
         return canvas.sheet(f"{spec.base}: RGB beside residual frames", notes, blocks, order.tile)
     motions = [flow_colours.decoded(shown.originals[1]) for shown in samples]
     scale = flow_colours.scale_of(motions)
     blocks = [_flow_block(shown, found, scale) for shown, found in zip(samples, motions, strict=True)]
-    notes = ["Flow frame i is the motion from RGB frame i to i + 1. The hue is its direction, the colour's strength its "
-             "speed: white is still,",
-             f"full colour {scale:g} pixels a frame and more (the 99th percentile of all shown here, at least 1).",
-             f"The JPEGs hold -{flow_colours.BOUND:g} to {flow_colours.BOUND:g} pixels in steps of "
-             f"{flow_colours.STEP:.2f}; faster motion is clipped. Pixels are those of the stored frames.",
-             "Below it the same frames as the network sees them: (128, y, x) as red, green, blue."]
+    notes = ["Flow frame i is the motion from RGB frame i to i + 1: the hue is its direction, the colour's strength its"
+             " speed.",
+             f"White is still, full colour is {scale:g} px a frame and more (99th percentile of what is shown, at least"
+             " 1).",
+             f"The JPEGs hold -{flow_colours.BOUND:g} to {flow_colours.BOUND:g} px in steps of {flow_colours.STEP:.2f}:"
+             " less than two steps is shown as still, more than the range is clipped.",
+             "Pixels (px) are those of the stored frames. Below, the flow as stored: (128, y, x) as red, green, blue.",
+             _clips_text(order.place)]
     return canvas.sheet(f"{spec.base}: RGB beside flow", notes, blocks, order.tile, flow_colours.legend(scale))
 
 
 SHEETS: dict[str, Callable[[Order], Image.Image]] = {
     "contact_sheet_augmented.png": augmented, "contact_sheet_flow.png": motion}
+
+
+def _clips_text(place: Place) -> str:
+    every = f", every {place.ds} frames" if place.ds > 1 else ""
+    shown = f", of which {COLUMNS} are shown" if place.seq_len > COLUMNS else ""
+    return f"Clips of {place.seq_len} frames{every}{shown}."
 
 
 def _samples(order: Order, suffix: str) -> list[Shown]:
@@ -142,7 +149,7 @@ def _shown(dataset: VideoDataset, row: int) -> Shown:
     return Shown(sample, dataset.index.names[row], [f"frame {frames[place]}" for place in places], places)
 
 
-def _augmented_strips(shown: Shown, streams: list[str]) -> list[Strip]:
+def _augmented_strips(shown: Shown, streams: Sequence[str]) -> list[Strip]:
     """For each stream the stored frames with the crops in them, and the two views."""
     views, ramps = _as_seen(shown.sample), shown.sample["ramps"].numpy()  # both (V, S, T, h, w, 3)
     crops = [crop_of(ramps[view, 0, 0]) for view in range(len(views))]
@@ -171,6 +178,8 @@ def _as_seen(sample: Mapping[str, Any]) -> np.ndarray:
 
 def _crop_text(box: canvas.Box, flipped: bool, width: int, height: int) -> str:
     left, top, right, bottom = box
+    if right - left > WHOLE and bottom - top > WHOLE:
+        return f"whole frame{', flipped' if flipped else ''}"
     crop = f"crop {round((right - left) * width)} x {round((bottom - top) * height)}"
     return f"{crop} at {round(left * width)}, {round(top * height)}{', flipped' if flipped else ''}"
 

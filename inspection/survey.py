@@ -15,8 +15,8 @@ from inspection.store import Sample, Store
 
 @dataclass(frozen=True)
 class Survey:
-    """A dataset. streams: of its name. clips: of a video in a training sample. stores: its LMDBs. pairs: RGB and flow
-    beside each other."""
+    """A dataset. streams: of its name, "RGB", "flow" or "residual". clips: of a video in a training sample. stores: its
+    LMDBs. pairs: RGB and flow beside each other."""
 
     name: str
     streams: tuple[str, ...]
@@ -56,7 +56,7 @@ def make(place: Place, splits: Sequence[int], sample: Sample) -> Survey:
     stores = [store.examine(reader, kinds_of[path], parts[path], sample, used=path.resolve() in used)
               for path, reader in opened.items()]
     pairs = dict.fromkeys((kinds["RGB"], kinds["flow"]) for kinds in files.values() if len(kinds) == 2)
-    return Survey(place.spec.name, place.spec.streams, place.spec.clips, place.seq_len, place.ds, stores,
+    return Survey(place.spec.name, place.streams, place.spec.clips, place.seq_len, place.ds, stores,
                   [pair.compare(opened[rgb], opened[flow]) for rgb, flow in pairs], found)
 
 
