@@ -1,5 +1,6 @@
 """Rows of pictures with captions, put together as one."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -65,7 +66,7 @@ def _height(block: Block, tile: int) -> int:
 
 def _draw_block(image: Image.Image, block: Block, top: int, tile: int) -> None:
     draw = ImageDraw.Draw(image)
-    draw.line((MARGIN, top - GAP, image.width - MARGIN, top - GAP), FAINT)
+    draw.line((MARGIN, top - GAP, image.width - MARGIN - 1, top - GAP), FAINT)
     draw.text((MARGIN, top), _fitted(block.title, image.width - 2 * MARGIN), INK, FONTS[TEXT])
     left = MARGIN + LABELS
     for number, caption in enumerate(block.columns):
@@ -110,6 +111,7 @@ def _width(text: str, size: int) -> int:
 
 def _fitted(text: str, width: int) -> str:
     """As much of a text as fits."""
-    while text and _width(text, TEXT) > width:
-        text = text[:-4] + "..." if len(text) > 4 else ""
-    return text
+    if _width(text[:width], TEXT) <= width and len(text) <= width:  # no letter is narrower than a pixel
+        return text
+    most = bisect_right(range(min(len(text), width)), width, key=lambda count: _width(text[:count] + "...", TEXT))
+    return text[:most - 1] + "..."

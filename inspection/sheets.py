@@ -151,7 +151,7 @@ def _shown(dataset: VideoDataset, row: int) -> Shown:
 
 def _augmented_strips(shown: Shown, streams: Sequence[str]) -> list[Strip]:
     """For each stream the stored frames with the crops in them, and the two views."""
-    views, ramps = _as_seen(shown.sample), shown.sample["ramps"].numpy()  # both (V, S, T, h, w, 3)
+    views, ramps = as_seen(shown.sample), shown.sample["ramps"].numpy()  # both (V, S, T, h, w, 3)
     crops = [crop_of(ramps[view, 0, 0]) for view in range(len(views))]
     boxes = [(box, colour) for (box, _), colour in zip(crops, DRAWS, strict=True)]
     strips = []
@@ -167,7 +167,7 @@ def _augmented_strips(shown: Shown, streams: Sequence[str]) -> list[Strip]:
     return strips
 
 
-def _as_seen(sample: Mapping[str, Any]) -> np.ndarray:
+def as_seen(sample: Mapping[str, Any]) -> np.ndarray:
     """The views of a sample with all its photometric steps, before normalisation: uint8 (V, S, T, h, w, 3)."""
     batch = {"clips": sample["clips"][None], "photo": {key: value[None] for key, value in sample["photo"].items()}}
     blocks = to_blocks(batch, torch.device("cpu"))[0]  # (V, S, 3, T, h, w)
