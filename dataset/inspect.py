@@ -8,13 +8,11 @@ between train and test, damaged frames, and pictures of what the network sees.
 The exit code is 0 where no leak was found, 1 where a video, a group or a source is in both the training and the test
 part of a split, and 2 where the dataset cannot be looked at. With --strict it is 3 where there is no leak but something
 else to look at. See docs/inspect.md.
-
-This is a script: it is not imported, least of all as `inspect`, which is a module of Python.
 """
 
 import sys
 
-if __package__ != "dataset":  # run as a file, this folder hides Python's own module `inspect` from everything
+if __package__ != "dataset":  # run as a file, it would stand in for Python's own module `inspect`
     sys.exit("error: run it from the root of the repository as: python -m dataset.inspect NAME")
 
 import os
@@ -42,7 +40,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = Parser(prog="python -m dataset.inspect", description=__doc__)
     add = parser.add_argument
     add("dataset", metavar="NAME", help="dataset name, as the scripts' --dataset takes it")
-    add("--which_split", type=positive_int, help="look at this split alone (default: at all that are there)")
+    add("--which_split", type=positive_int, metavar="N", help="look at this split alone (default: at all that are there)")
     add("--second_view", choices=SECOND_VIEWS, default="flow", help="what the second view is (default flow)")
     add("--seq_len", type=positive_int, default=32, help="frames per clip")
     add("--ds", type=positive_int, default=1, help="take every ds-th frame")
@@ -50,10 +48,9 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--sample", type=positive_int, default=100, metavar="N", help="decode frames of so many videos of each LMDB")
     add("--frames", type=positive_int, default=8, metavar="N", help="decode so many frames of each of them")
     add("--all", action="store_true", help="decode all frames of all videos, which finds every damaged one")
-    add("--out", type=Path, help="folder of the pictures (default: runs/inspect_NAME)")
+    add("--out", type=Path, metavar="FOLDER", help="folder of the pictures (default: runs/inspect_NAME)")
     add("--clips", type=whole_number, default=4, metavar="N", help="training clips on the pictures; 0 draws none")
-    add("--seed", type=seed, default=0, help="seed of the sample, and of the clips and their augmentation, which are "
-        "those that a training of this seed sees")
+    add("--seed", type=seed, default=0, help="seed of the sample, of the clips and of their augmentation")
     add("--json", type=Path, metavar="FILE", help="also write all that was found, every name included")
     add("--strict", action="store_true", help="exit code 3 where there is no leak, but something else to look at")
     add("--data_root", type=Path, default=ROOT / "data", help="folder of the LMDB files (default: data/ of the "

@@ -33,8 +33,7 @@ def lines(survey: Survey) -> Iterator[str]:
 
 
 def _stores(stores: Sequence[Store]) -> list[str]:
-    header = ["LMDB", "for", "videos", "frames", "MB", "frame ends", "decoded", "damaged", "bytes a JPEG (median)",
-              "width x height"]
+    header = ["LMDB", "for", "videos", "frames", "MB", "ends", "decoded", "damaged", "JPEG bytes (median)", "pixels"]
     rows = [[store.kind + ("" if store.used else " (not used)"), ", ".join(store.parts), f"{store.videos:,}",
              f"{store.frames:,}", f"{store.file_bytes / 1e6:.1f}", "yes" if store.with_ends else "no",
              f"{store.looked_at[1]:,} of {counted(store.looked_at[0], 'video')}",
@@ -49,8 +48,8 @@ def _range(spread: Spread | None) -> str:
 
 
 def _sizes(sizes: dict[str, int]) -> str:
-    """The two most frequent sizes."""
-    return ", ".join(list(sizes)[:2]) + (f" and {len(sizes) - 2} more" if len(sizes) > 2 else "") or "-"
+    """The most frequent size."""
+    return (next(iter(sizes)) + (f" and {len(sizes) - 1} more" if len(sizes) > 1 else "")) if sizes else "-"
 
 
 def _split(survey: Survey, split: Split) -> Iterator[str]:

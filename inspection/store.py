@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from dataset.lmdb_pages import data_file
 from dataset.lmdb_reader import LmdbReader
@@ -44,15 +46,20 @@ class Store:
     mixed: list[str]
 
 
-def examine(reader: LmdbReader, kind: str, parts: Sequence[str], sample: Sample, *, used: bool) -> Store:
-    """Look at an LMDB. Raises DataError where it is damaged as a whole."""
+def examine(path: Path, reader: LmdbReader, kind: str, parts: Sequence[str], sample: Sample, *, used: bool) -> Store:
+    """Look at an LMDB, with a progress bar on a terminal. path: as it was given. See :class:`Store`.
+
+    Raises:
+        DataError: it is damaged as a whole.
+    """
     names = reader.names
     if sample.videos is not None and sample.videos < len(names):
         drawn = np.random.default_rng(sample.seed).choice(len(names), sample.videos, replace=False)
         names = [names[i] for i in sorted(drawn.tolist())]
-    found = look(reader, names, sample.frames)
+    bar = tqdm(names, desc=f"decoding {kind}", unit="video", leave=False, disable=None)
+    found = look(reader, bar, sample.frames)
     sizes = {f"{width} x {height}": count for (width, height), count in found.sizes.most_common()}
-    return Store(kind, list(parts), used, reader.path, len(reader.names), int(reader.contents.num_frames.sum()),
+    return Store(kind, list(parts), used, str(path), len(reader.names), int(reader.contents.num_frames.sum()),
                  data_file(reader.path).stat().st_size, reader.contents.ends is not None,
                  (found.videos, found.frames), sizes, spread_of(found.size_bytes), found.damaged, found.faulty,
                  found.mixed)

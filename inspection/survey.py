@@ -53,7 +53,7 @@ def make(place: Place, splits: Sequence[int], sample: Sample) -> Survey:
     parts = {path: [part for part, kinds in files.items() if path in kinds.values()] for path in opened}
     kinds_of = {path: kind for kinds in files.values() for kind, path in kinds.items()}
     used = {Path(reader.path) for pair_of in readers.values() for reader in pair_of}
-    stores = [store.examine(reader, kinds_of[path], parts[path], sample, used=path.resolve() in used)
+    stores = [store.examine(path, reader, kinds_of[path], parts[path], sample, used=path.resolve() in used)
               for path, reader in opened.items()]
     pairs = dict.fromkeys((kinds["RGB"], kinds["flow"]) for kinds in files.values() if len(kinds) == 2)
     return Survey(place.spec.name, place.streams, place.spec.clips, place.seq_len, place.ds, stores,

@@ -20,16 +20,15 @@ def worries(survey: Survey) -> list[str]:
 
 
 def leak_summary(split: Split) -> str:
-    """How much of it: "2 videos, 1 group and 1 source are in train and test"."""
+    """How much of it: "2 videos, 1 group, 1 source in train and test"."""
     leaks = split.leaks
     counts = [counted(len(found), noun) for found, noun in
               ((leaks.videos, "video"), (leaks.groups, "group"), (leaks.sources, "source")) if found]
-    many = len(leaks.videos) + len(leaks.groups) + len(leaks.sources) > 1
-    return f"{' and '.join(counts)} {'are' if many else 'is'} in train and test"
+    return f"{', '.join(counts)} in train and test"
 
 
 def counted(count: int, noun: str) -> str:
-    """ "1 video", "2 videos"; of "class" and "list of ..." too."""
+    """ "1 video", "2 videos", "2 classes"."""
     plural = noun + ("es" if noun.endswith("s") else "s")
     return f"{count:,} {noun if count == 1 else plural}"
 
