@@ -40,7 +40,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     parser = Parser(prog="python -m dataset.inspect", description=__doc__)
     add = parser.add_argument
     add("dataset", metavar="NAME", help="dataset name, as the scripts' --dataset takes it")
-    add("--which_split", type=positive_int, metavar="N", help="look at this split alone (default: at all that are there)")
+    add("--which_split", type=positive_int, metavar="N", help="look at this split alone (default: at all "
+        "that are there)")
     add("--second_view", choices=SECOND_VIEWS, default="flow", help="what the second view is (default flow)")
     add("--seq_len", type=positive_int, default=32, help="frames per clip")
     add("--ds", type=positive_int, default=1, help="take every ds-th frame")

@@ -87,10 +87,10 @@ def fitted(picture: np.ndarray, tile: int) -> Image.Image:
     image = Image.fromarray(picture)
     factor = tile / max(image.size)
     whole = factor == int(factor)
-    size = tuple(max(1, round(side * factor)) for side in image.size)
-    scaled = image.resize(size, Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
+    width, height = (max(1, round(side * factor)) for side in image.size)
+    scaled = image.resize((width, height), Image.Resampling.NEAREST if whole else Image.Resampling.LANCZOS)
     square = Image.new("RGB", (tile, tile), (225, 225, 225))
-    square.paste(scaled, tuple((tile - side) // 2 for side in size))
+    square.paste(scaled, ((tile - width) // 2, (tile - height) // 2))
     return square
 
 

@@ -74,7 +74,7 @@ def _rows(survey: Survey, split: Split, parts: Sequence[Part]) -> dict:
         "listed more than once": lambda part: f"{len(part.twice):,}",
         "more frames listed than held": lambda part: f"{len(part.overstated):,}",
         **{title: lambda part, name=name: _number(part.frames, name) for title, name in of_frames.items()},
-        "clips an epoch of training": lambda part: f"{part.kept * survey.clips:,}" if part is split.train else "-",
+        "clips an epoch of training": lambda part: "-" if part is split.test else f"{part.kept * survey.clips:,}",
         "windows, all of them": lambda part: "too long" if part.windows is None else f"{part.windows:,}",
         "siblings a video, median": lambda part: _number(part.siblings, "median"),
         "siblings a video, largest": lambda part: _number(part.siblings, "largest"),
@@ -82,11 +82,11 @@ def _rows(survey: Survey, split: Split, parts: Sequence[Part]) -> dict:
 
 
 def _number(spread: Spread | None, name: str) -> str:
-    return "-" if spread is None else f"{round(getattr(spread, name), 1):,g}"
+    return "-" if spread is None else f"{getattr(spread, name):,.1f}".removesuffix(".0")
 
 
 def _histogram(split: Split) -> list[str]:
-    """A bar for the training videos of each length, and the number of test videos."""
+    """How many videos have how many frames, in numbers and as bars."""
     most = max((train + test for _, _, train, test in split.histogram), default=1)
     rows = [[f"{low}-{high}" if high > low else f"{low}", f"{train:,}", f"{test:,}",
              ("#" * _bar(train, most) + "+" * _bar(test, most)).ljust(BAR)]

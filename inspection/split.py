@@ -70,14 +70,20 @@ def look(place: Place, number: int, train_readers: Sequence[Reader], test_reader
     Raises:
         DataError: the class list, the list of sources or an LMDB is missing or damaged.
     """
-    parts = [rows.read(place, readers, number, train=train)
-             for readers, train in ((train_readers, True), (test_readers, False))]
-    names = [part.names if part else [] for part in parts]
-    ids = np.split(rows.sources(place, names[0] + names[1]), [len(names[0])])
+    train = rows.read(place, train_readers, number, train=True)
+    test = rows.read(place, test_readers, number, train=False)
+    train_names, test_names = (part.names if part else [] for part in (train, test))
+    ids = rows.sources(place, train_names + test_names)
+    train_ids, test_ids = ids[:len(train_names)], ids[len(train_names):]
     classes = read_classes(place.split_root / place.spec.base / "ClassInd.txt")
-    lengths = [part.frames[part.kept] if part else np.zeros(0, np.int32) for part in parts]
-    return Split(number, *(part and _part(place, part, own) for part, own in zip(parts, ids, strict=True)),
-                 _histogram(*lengths), _counts(classes, parts, ids), leaks.find(*names, *ids))
+    return Split(number, train and _part(place, train, train_ids), test and _part(place, test, test_ids),
+                 _histogram(_lengths(train), _lengths(test)), _counts(classes, (train, test), (train_ids, test_ids)),
+                 leaks.find(train_names, test_names, train_ids, test_ids))
+
+
+def _lengths(part: Rows | None) -> np.ndarray:
+    """Frames of the kept videos."""
+    return part.frames[part.kept] if part else np.zeros(0, np.int32)
 
 
 def _part(place: Place, part: Rows, sources: np.ndarray) -> Part:
@@ -108,8 +114,9 @@ def _histogram(train: np.ndarray, test: np.ndarray) -> list[tuple[int, int, int,
         return []
     lowest, highest = int(lengths.min()), int(lengths.max())
     width = -(-(highest - lowest + 1) // BINS)
-    return [(low, low + width - 1, *(int(((part >= low) & (part < low + width)).sum()) for part in (train, test)))
-            for low in range(lowest, highest + 1, width)]
+    starts = range(lowest, highest + 1, width)
+    in_train, in_test = (np.bincount((part - lowest) // width, minlength=len(starts)) for part in (train, test))
+    return [(low, low + width - 1, int(in_train[i]), int(in_test[i])) for i, low in enumerate(starts)]
 
 
 def _counts(classes: Sequence[str], parts: Sequence[Rows | None], ids: Sequence[np.ndarray]) -> list[Count]:

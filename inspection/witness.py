@@ -53,4 +53,5 @@ def _ends(values: np.ndarray) -> tuple[float, float]:
     places = (np.arange(len(values)) + 0.5) / len(values)
     middle = slice(len(values) // 8, len(values) - len(values) // 8)
     slope, start = np.polyfit(places[middle], values[middle], 1)
-    return tuple(float(np.clip(end / 255, 0, 1)) for end in (start, start + slope))
+    first, last = np.clip([start / 255, (start + slope) / 255], 0, 1)
+    return float(first), float(last)

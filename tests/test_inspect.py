@@ -1,36 +1,23 @@
-"""What the inspection counts, against plain loops over lists and LMDBs in which faults were planted."""
+"""What the inspection counts in lists, against plain loops, and against lists in which faults were planted."""
 
-import json
-import os
 import random
 import re
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
-import lmdb
 import miniature
-import msgpack
 import numpy as np
 import pytest
-from test_data_faults import change_video, cut, without_frames
 from test_video_index import FakeReader
 
-import launch
-from dataset import catalog, inspect
+from dataset import catalog
 from dataset.errors import DataError
-from dataset.lmdb_reader import LmdbReader
 from dataset.video_index import read_index
-from inspection import leaks, page, rows, split, survey
-from inspection.frames import look, spread
-from inspection.pair import compare
+from inspection import leaks, page, rows, survey
 from inspection.rows import KEPT, Place
 from inspection.store import Sample
 from inspection.worries import worries
-from process_data.src import index_lmdb
 
-ROOT = Path(__file__).parents[1]
 EVERYTHING = Sample(None, None)
 
 
@@ -203,104 +190,6 @@ def test_leaks_against_all_pairs():
             (i, a, b) for a, b, i, j in pairs if i == j}
 
 
-@pytest.mark.parametrize("kind", ["video", "group", "source"])
-def test_a_planted_leak_is_named_and_is_the_exit_code(tmp_path, capsys, kind):
-    mini = made(tmp_path)
-    expected = {"video": f"  video {mini.train[0]}", "group": "  group 04 of class ApplyEyeMakeup",
-                "source": f"  source 0: in train {mini.train[0]} (2), in test {mini.test[0]} (2)"}[kind]
-    if kind == "video":
-        listed(mini, "test", [*mini.test, mini.train[0]])
-    elif kind == "group":
-        listed(mini, "train", [v for v in mini.train if v != "ApplyEyeMakeup/v_ApplyEyeMakeup_g04_c02"])
-        listed(mini, "test", [*mini.test, "ApplyEyeMakeup/v_ApplyEyeMakeup_g04_c02"])
-    else:
-        keys = [name.split("/")[1].rsplit("_", 1)[0] for name in (mini.train[0], mini.test[0])]
-        file = mini.split_root / "mine" / "video_source.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | dict.fromkeys(keys, 0)))
-    words = ["mine", *mini.options, "--seq_len", "8", "--clips", "0", "--json", str(tmp_path / "x.json")]
-    assert launch.exit_code(lambda: inspect.main([*words, "--which_split", "1"])) == inspect.LEAK == 1
-    shown = capsys.readouterr().out
-    assert expected in shown.splitlines() and "split 1 leaks: " in shown
-    written = json.loads((tmp_path / "x.json").read_text())
-    assert written["any_leak"] is True and written["splits"][0]["leaks"][f"{kind}s"]
-    assert launch.exit_code(lambda: inspect.main([*words, "--which_split", "2"])) == (1 if kind == "source" else 0)
-
-
-def test_damaged_frames_are_found(tmp_path):
-    mini = made(tmp_path, frames=14)
-    path = mini.data_root / "mine" / "mine_frame.lmdb"
-    one, other, third, *_ = mini.train
-    change_video(path, one, without_frames(0, 5))
-    change_video(path, other, cut)
-    change_video(path, third, lambda value: msgpack.packb([b"x"] * mini.lengths[third]))
-    found = look(LmdbReader(path), mini.lengths, None)
-    assert found.damaged.keys() == {one, other, third} and found.damaged[one].keys() == {0, 5}
-    assert found.damaged[other].keys() == set(range(7, mini.lengths[other]))
-    assert "has no bytes" in found.damaged[other][7] and "does not decode" in found.damaged[one][0]
-    assert found.faulty == {third: "no frame of it can be read"} and found.mixed == []
-    for name, damaged in found.damaged.items():
-        if name != third:  # what training replaces
-            replaced: list[int] = []
-            LmdbReader(path).clips(name, np.arange(mini.lengths[name])[None], replaced)
-            assert replaced == list(damaged)
-    text = "\n".join(worries(inspected(mini)))
-    assert f"{2 + mini.lengths[other] - 7 + mini.lengths[third]} damaged frames in 3 videos: " in text
-
-
-def test_a_video_that_is_wrong_as_a_whole(tmp_path):
-    mini = made(tmp_path)
-    path = mini.data_root / "mine" / "mine_frame.lmdb"
-    gone, longer, *_ = mini.train
-    change_video(path, longer, lambda value: msgpack.packb([*msgpack.unpackb(value), b"x"]))
-    with lmdb.open(str(path), subdir=False, lock=False) as env, env.begin(write=True) as transaction:
-        assert transaction.delete(b"%09d" % LmdbReader(path).names.index(gone))
-    found = look(LmdbReader(path), mini.lengths, None)
-    assert found.faulty.keys() == {gone, longer} and not found.damaged
-    assert "has no value" in found.faulty[gone] and "__vlen__" in found.faulty[longer]
-
-
-def test_ends_of_another_lmdb_and_frames_of_several_sizes(tmp_path, monkeypatch):
-    images = {"A/a": [miniature.jpeg(miniature.frame("A/a", i, (24, 32 + 2 * i))) for i in range(3)], "A/b": []}
-    path = miniature.write_lmdb(tmp_path / "x.lmdb", images)
-    monkeypatch.setattr(sys, "argv", ["", str(path)])
-    index_lmdb.main()
-    found = look(LmdbReader(path), images, None)
-    assert found.mixed == ["A/a"] and found.faulty == {"A/b": "no frame of it can be read"}
-    assert found.sizes == {(32, 24): 1, (34, 24): 1, (36, 24): 1}
-    path.unlink()
-    miniature.write_lmdb(path, {"A/a": images["A/a"][::-1], "A/b": []})
-    assert "ends" in look(LmdbReader(path), ["A/a"], None).faulty["A/a"]
-
-
-@pytest.mark.parametrize(("count", "most"), [(1, 8), (8, 8), (9, 8), (100, 8), (5, 1), (5, None), (0, 8), (3, 2)])
-def test_a_sample_is_even_and_has_both_ends(count, most):
-    picked = spread(count, most)
-    assert len(picked) == len(set(picked)) == min(count, most or count)
-    assert picked == sorted(picked) and all(0 <= place < count for place in picked)
-    if len(picked) > 1:
-        gaps = np.diff(picked)
-        assert picked[0] == 0 and picked[-1] == count - 1 and gaps.max() - gaps.min() <= 1
-
-
-def test_a_sample_looks_at_so_many(tmp_path):
-    mini = made(tmp_path)
-    found = survey.make(place_of(mini), [1], Sample(5, 3, seed=2))
-    assert [store.looked_at for store in found.stores] == [(5, 15), (5, 15)]
-
-
-def test_lmdbs_that_differ(tmp_path):
-    mini = made(tmp_path)
-    lengths = {name: count - 1 for name, count in mini.lengths.items()}
-    gone, odd = mini.train[0], mini.train[1]
-    del lengths[gone]
-    rewrite(mini, "tvl1_frame", lengths | {odd: lengths[odd] - 2, "New/v": 3})
-    found = compare(*(LmdbReader(mini.data_root / f"mine/mine_{kind}.lmdb") for kind in ("frame", "tvl1_frame")))
-    assert (found.both, found.only_rgb, found.only_flow) == (len(mini.lengths) - 1, [gone], ["New/v"])
-    assert found.odd == {odd: (mini.lengths[odd], mini.lengths[odd] - 3)}
-    text = "\n".join(worries(inspected(mini)))
-    assert f"RGB LMDB alone: {gone}" in text and "flow LMDB alone: New/v" in text and f"{odd} has " in text
-
-
 def test_parts_of_k400_have_lmdbs_of_their_own(tmp_path):
     found = inspected(made(tmp_path, "k400"), "-2stream-2clip")
     assert [(store.kind, store.parts, store.used) for store in found.stores] == [
@@ -318,93 +207,3 @@ def test_a_set_without_flow_and_without_a_test_list(tmp_path):
     found = inspected(mini)
     assert found.pairs == [] and found.splits[0].test is None and worries(found) == ["split 1 has no test list"]
     assert any("not both lists" in line for line in page.lines(found))
-
-
-def run(*words: str) -> int:
-    return launch.exit_code(lambda: inspect.main([*words, "--seq_len", "8", "--clips", "0"]))
-
-
-def test_exit_codes(tmp_path, capsys):
-    mini = made(tmp_path)
-    assert run("mine", *mini.options, "--strict") == 0 and "nothing to worry about" in capsys.readouterr().out
-    change_video(mini.data_root / "mine" / "mine_frame.lmdb", mini.train[0], without_frames(2))
-    assert run("mine", *mini.options, "--all") == 0
-    assert run("mine", *mini.options, "--all", "--strict") == inspect.WORRY == 3
-    listed(mini, "test", mini.train[:2])
-    assert run("mine", *mini.options, "--all", "--strict") == inspect.LEAK
-
-
-@pytest.mark.parametrize(("words", "reason"), [
-    (["nothing"], "no list of videos"), (["mine-f"], "no LMDB"), (["ucf101", "--which_split", "4"], "no split 4"),
-    (["mine", "--which_split", "x"], "whole number"), (["mine-2stream"], "two clips"),
-    (["mine", "--seq_len", "0"], "'0'"),
-    (["mine", "--second_view", "residual"], "no effect"), (["../mine"], "no dataset name"), ([], "NAME")])
-def test_what_cannot_be_looked_at_is_one_line(tmp_path, capsys, words, reason):
-    mini = made(tmp_path, frames=3, groups=2, clips=1)
-    (mini.data_root / "mine" / "mine_tvl1_frame.lmdb").unlink()
-    assert launch.exit_code(lambda: inspect.main([*words, *mini.options])) == 2
-    shown = capsys.readouterr()
-    assert reason in shown.err and shown.err.count("\n") == 1 and shown.out == ""
-
-
-@pytest.mark.parametrize(("file", "content", "code"), [
-    ("train_split01.csv", "no list at all\n", 0), ("train_split01.csv", "", 0), ("ClassInd.txt", "", 2),
-    ("video_source.json", "[]", 2), ("train_split01.csv", "A/\x1b[2Jb\ufeff\n,,,\n", 0)])
-def test_damaged_lists_are_one_line(tmp_path, capsys, file, content, code):
-    mini = made(tmp_path)
-    (mini.split_root / "mine" / file).write_text(content)
-    assert run("mine", *mini.options, "--which_split", "1") == code
-    shown = capsys.readouterr()
-    assert "\x1b" not in shown.out + shown.err and shown.err.count("\n") == (1 if code else 0)
-    if not code:
-        assert "refuse the list" in shown.out
-
-
-def test_names_do_not_steer_the_terminal(tmp_path, capsys):
-    evil = "Ev\x1b[2Jil\u202egnp"
-    names = [f"{evil}/v_g{group:02d}_c01" for group in (1, 2)]
-    mini = miniature.Miniature("mine", tmp_path / "data", tmp_path / "splits", [evil], names[1:], names,
-                               dict.fromkeys([*names, f"{evil}/new\nline"], 12))
-    miniature._write_splits(mini)
-    miniature._write_lmdbs(mini)
-    assert run("mine", *mini.options, "--json", str(tmp_path / "x.json")) == 1
-    shown = capsys.readouterr().out
-    assert "\x1b" not in shown and "\u202e" not in shown and "  video Ev\\x1b[2Jil\\u202egnp/v_g02_c01" in shown
-    assert (tmp_path / "x.json").read_text().isascii()
-    assert json.loads((tmp_path / "x.json").read_text())["splits"][0]["leaks"]["videos"] == names[1:]
-
-
-def test_the_file_holds_what_was_found(tmp_path):
-    mini = made(tmp_path)
-    assert run("mine-f", *mini.options, "--json", str(tmp_path / "new" / "x.json"), "--all") == 0
-    found = survey.make(place_of(mini, "-f"), [1, 2, 3], EVERYTHING)
-    assert json.loads((tmp_path / "new" / "x.json").read_text()) == json.loads(json.dumps(found.as_json()))
-    assert len(found.splits) == 3 and isinstance(found.splits[0], split.Split)
-
-
-def test_as_a_program_whose_output_nobody_reads_to_its_end(tmp_path):
-    mini = made(tmp_path)
-    listed(mini, "test", mini.train[:2])
-    words = ["-m", "dataset.inspect", "mine", *mini.options, "--seq_len", "8", "--json", str(tmp_path / "x.json"),
-             "--out", str(tmp_path / "out"), "--clips", "1", "--img_dim", "16"]
-    reading, writing = os.pipe()
-    os.close(reading)
-    done = subprocess.run([sys.executable, *words], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True,
-                          timeout=120, check=False)
-    os.close(writing)
-    assert (done.returncode, done.stderr) == (1, "")
-    assert (tmp_path / "x.json").is_file() and len(list((tmp_path / "out").glob("*.png"))) == 2
-
-
-def test_the_script_takes_the_place_of_no_module_of_python(tmp_path):
-    done = subprocess.run([sys.executable, "dataset/inspect.py", "mine"], cwd=ROOT, capture_output=True, text=True,
-                          timeout=60, check=False)
-    assert done.returncode == 1 and "python -m dataset.inspect" in done.stderr and done.stderr.count("\n") == 1
-    assert not any(Path(entry).resolve() == ROOT / "dataset" for entry in sys.path)
-    inserted = 0
-    for path in [path for path in ROOT.rglob("*.py") if ".venv" not in path.parts and "tests" not in path.parts]:
-        for words in re.findall(r"sys\.path\.\w+\((.*)\)", path.read_text()):
-            [level] = re.fullmatch(r"0, str\(Path\(__file__\)\.resolve\(\)\.parents\[(\d)\]\)", words).groups()
-            assert path.parents[int(level)] == ROOT
-            inserted += 1
-    assert inserted > 5
