@@ -30,9 +30,10 @@ from inspection.store import Sample
 from inspection.worries import worries
 from utils.console import inline, say
 from utils.files import whole_file
-from utils.options import ROOT, SECOND_VIEWS, Parser, positive_int, seed, whole_number
+from utils.options import ROOT, SECOND_VIEWS, Parser, number, positive_int, seed
 
 LEAK, WORRY = 1, 3  # exit codes; 2 is launch.run's
+MOST_CLIPS = 64  # on a picture: more are looked through nowhere
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
@@ -45,12 +46,13 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--second_view", choices=SECOND_VIEWS, default="flow", help="what the second view is (default flow)")
     add("--seq_len", type=positive_int, default=32, help="frames per clip")
     add("--ds", type=positive_int, default=1, help="take every ds-th frame")
-    add("--img_dim", type=positive_int, default=128, help="side of the network's frames in pixels, in the pictures")
+    add("--img_dim", type=number(int, 8), default=128, help="side of the network's frames in pixels, in the pictures")
     add("--sample", type=positive_int, default=100, metavar="N", help="decode frames of so many videos of each LMDB")
     add("--frames", type=positive_int, default=8, metavar="N", help="decode so many frames of each of them")
     add("--all", action="store_true", help="decode all frames of all videos, which finds every damaged one")
     add("--out", type=Path, metavar="FOLDER", help="folder of the pictures (default: runs/inspect_NAME)")
-    add("--clips", type=whole_number, default=4, metavar="N", help="training clips on the pictures; 0 draws none")
+    add("--clips", type=number(int, 0, MOST_CLIPS), default=4, metavar="N", help="training clips on the pictures, up to "
+        f"{MOST_CLIPS}; 0 draws none")
     add("--seed", type=seed, default=0, help="seed of the sample, of the clips and of their augmentation")
     add("--json", type=Path, metavar="FILE", help="also write all that was found, every name included")
     add("--strict", action="store_true", help="exit code 3 where there is no leak, but something else to look at")
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Look at a dataset, say and write what was found; the exit code."""
     args = parse(argv)
     place = Place(catalog.parse(args.dataset, args.second_view), args.data_root, args.split_root, args.seq_len, args.ds)
-    splits = [args.which_split] if args.which_split else rows.splits_there(place)
+    splits = rows.splits_there(place, args.which_split)
     sample = Sample(None, None) if args.all else Sample(args.sample, args.frames, args.seed)
     found = survey.make(place, splits, sample)
     for line in page.lines(found):

@@ -74,19 +74,20 @@ class Rows:
         return [name for name, count in Counter(self.names).items() if count > 1]
 
 
-def splits_there(place: Place) -> list[int]:
-    """The numbers of the splits of which a list is there.
+def splits_there(place: Place, asked: int | None = None) -> list[int]:
+    """The numbers of the splits of which a list is there; of the one that is asked for alone, if any is.
 
     Raises:
         DataError: there is none.
     """
     spec = place.spec
-    found = [number for number in range(1, (spec.files.splits or MOST_SPLITS) + 1)
+    numbers = range(1, (spec.files.splits or MOST_SPLITS) + 1) if asked is None else [asked]
+    found = [number for number in numbers
              if any(spec.csv(place.split_root, number, train=train).is_file() for train in (True, False))]
     if not found:
-        raise DataError(f"dataset {spec.name} has no list of videos, such as "
-                        f"{spec.csv(place.split_root, 1, train=True)}: check the name and --split_root, or make the "
-                        "set with process_data/src/prepare.py")
+        example = spec.csv(place.split_root, asked or 1, train=True)
+        raise DataError(f"dataset {spec.name} has no list of videos, such as {example}: check the name and "
+                        "--split_root, or make the set with process_data/src/prepare.py")
     return found
 
 

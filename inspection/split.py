@@ -76,7 +76,8 @@ def look(place: Place, number: int, train_readers: Sequence[Reader], test_reader
     ids = rows.sources(place, train_names + test_names)
     train_ids, test_ids = ids[:len(train_names)], ids[len(train_names):]
     classes = read_classes(place.split_root / place.spec.base / "ClassInd.txt")
-    return Split(number, train and _part(place, train, train_ids), test and _part(place, test, test_ids),
+    return Split(number, _part(place, train, train_ids) if train else None,
+                 _part(place, test, test_ids) if test else None,
                  _histogram(_lengths(train), _lengths(test)), _counts(classes, (train, test), (train_ids, test_ids)),
                  leaks.find(train_names, test_names, train_ids, test_ids))
 

@@ -1,6 +1,7 @@
 """The inspection's pictures: clips as the network gets them, and where they lie on the sheets."""
 
 import math
+import re
 
 import miniature
 import numpy as np
@@ -167,6 +168,23 @@ def test_rgb_beside_flow_and_beside_residual_frames(tmp_path):
             below = make_second(*two) if make_second else flow_colours.coloured(motion, scale)
             at = place_in(picture, below.repeat(3, 0).repeat(3, 1))
             assert at == (found[place][0] + order.tile + canvas.GAP, found[place][1])
+
+
+def test_captions_say_what_is_beside_them(tmp_path, monkeypatch):
+    mini = miniature.make(tmp_path, "mine", frames=12, size=SIZE)
+    monkeypatch.setattr(canvas, "sheet", lambda title, notes, blocks, *_: blocks)
+    readers = {"RGB": catalog.parse("mine").readers(mini.data_root, train=True)[0],
+               "flow": catalog.parse("mine-f").readers(mini.data_root, train=True)[0]}
+    for draw, stored in ((sheets.augmented, {"RGB, as stored": "RGB", "flow, as stored": "flow"}),
+                         (sheets.motion, {"RGB": "RGB", "flow, as stored": "flow"})):
+        for block in draw(order_of(mini, "-2stream-2clip")):
+            strips = {strip.label[0]: strip for strip in block.strips}
+            frames = [int(re.fullmatch(r"frame (\d+)", caption)[1]) for caption in block.columns]
+            for title, stream in stored.items():
+                expected = readers[stream].frames(block.title, frames).astype(int)
+                differing = np.abs(np.stack(strips[title].images) - expected).max(axis=3) > 0
+                assert differing.mean() < 0.25  # outlines of the crops
+                assert strips[title].label[1] == "48 x 36 pixels"
 
 
 def test_a_set_without_flow_gets_the_first_sheet_alone(tmp_path, capsys):

@@ -58,6 +58,8 @@ def test_exit_codes(tmp_path, capsys):
 
 @pytest.mark.parametrize(("words", "reason"), [
     (["nothing"], "no list of videos"), (["mine-f"], "no LMDB"), (["ucf101", "--which_split", "4"], "no split 4"),
+    (["mine", "--which_split", "7"], "no list of videos, such as"), (["mine", "--img_dim", "1"], "'1'"),
+    (["mine", "--clips", "65"], "between 0 and 64"),
     (["mine", "--which_split", "x"], "whole number"), (["mine-2stream"], "two clips"),
     (["mine", "--seq_len", "0"], "'0'"),
     (["mine", "--second_view", "residual"], "no effect"), (["../mine"], "no dataset name"), ([], "NAME")])
