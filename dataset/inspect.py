@@ -51,8 +51,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--frames", type=positive_int, default=8, metavar="N", help="decode so many frames of each of them")
     add("--all", action="store_true", help="decode all frames of all videos, which finds every damaged one")
     add("--out", type=Path, metavar="FOLDER", help="folder of the pictures (default: runs/inspect_NAME)")
-    add("--clips", type=number(int, 0, MOST_CLIPS), default=4, metavar="N", help="training clips on the pictures, up to "
-        f"{MOST_CLIPS}; 0 draws none")
+    add("--clips", type=number(int, 0, MOST_CLIPS), default=4, metavar="N", help="training clips on the pictures, at "
+        f"most {MOST_CLIPS}; 0 draws none")
     add("--seed", type=seed, default=0, help="seed of the sample, of the clips and of their augmentation")
     add("--json", type=Path, metavar="FILE", help="also write all that was found, every name included")
     add("--strict", action="store_true", help="exit code 3 where there is no leak, but something else to look at")
