@@ -20,7 +20,8 @@ class Method:
 
     title: in tables. kind: "random" (no training), "supervised" (from scratch), "infonce", "longer" (InfoNCE for as
     many epochs as InfoNCE and co-training together), "ubernce" or "mining" (main_coclr.py). words: of its command
-    line. second_view: what the other encoder sees. cascade: (stage, ratio) of a cascade.
+    line. second_view: what the other encoder sees. cascade: (stage, ratio) of a cascade. miner: the method whose flow
+    encoder mines; "": InfoNCE on the second view.
     """
 
     title: str
@@ -28,6 +29,7 @@ class Method:
     words: tuple[str, ...] = ()
     second_view: str = "flow"
     cascade: tuple[int, float] | None = None
+    miner: str = ""
 
 
 def _cascade(stage: int, ratio: float, *words: str, title: str = "CPR", second_view: str = "flow") -> Method:
@@ -47,6 +49,8 @@ METHODS: Mapping[str, Method] = {
     "residual_coclr": Method("CoCLR, residual frames for flow", "mining", second_view="residual"),
     "residual_cpr": _cascade(3, 0.8, title="CPR, residual frames for flow", second_view="residual"),
     "ubernce": Method("UberNCE (with labels)", "ubernce"),
+    "taught_coclr": Method("CoCLR, mined in UberNCE's flow (with labels)", "mining", miner="ubernce"),
+    "taught_cpr": replace(_cascade(3, 0.8), title="CPR, mined in UberNCE's flow (with labels)", miner="ubernce"),
 }
 
 
@@ -59,9 +63,9 @@ class Grid:
     seq_len, img_dim: frames and pixels of a clip. batch_size, moco_k, moco_m, lr, topk: of pretraining.
     label_batch_size, label_lr: of training with labels. *_epochs: of InfoNCE and UberNCE, of CoCLR and CPR (each phase
     of progressive training), of training with labels (from scratch, and finetuning). finetuned: methods whose RGB model
-    is finetuned. cycle: methods that also train the flow encoder, with positives mined by the new RGB encoder (UberNCE:
-    with labels). precision: of all trainings, as --precision. fights: what is different for the real clips, of which
-    there are fewer: a smaller queue, and more epochs.
+    is finetuned. cycle: methods that also train the flow encoder, with positives mined by the new RGB encoder.
+    precision: of all trainings, as --precision. fights: what is different for the real clips, of which there are fewer:
+    a smaller queue, and more epochs.
     """
 
     methods: tuple[str, ...]
@@ -116,7 +120,8 @@ ALL = tuple(METHODS)
 # 113 training clips make 7 steps an epoch where the rendered set makes 22; a video's frames are larger
 FIGHTS = {"moco_k": 64, "infonce_epochs": 24, "coclr_epochs": 18, "label_epochs": 16}
 REDUCED = Grid(("random", "supervised", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "residual_infonce",
-                "residual_coclr", "ubernce"), infonce_epochs=12, coclr_epochs=9, label_epochs=8, fights=FIGHTS)
+                "residual_coclr", "ubernce", "taught_coclr", "taught_cpr"), infonce_epochs=12, coclr_epochs=9,
+               label_epochs=8, fights=FIGHTS)
 GRIDS: Mapping[str, Grid] = {
     "full": Grid(ALL, infonce_epochs=40, coclr_epochs=30, label_epochs=40, finetuned=ALL,
                  cycle=("coclr", "cpr_s3_r0.5", "cpr_s3_r0.8"),
@@ -127,7 +132,7 @@ GRIDS: Mapping[str, Grid] = {
                                                                and name not in REDUCED.methods), "progressive"),
                         finetuned=("infonce", "coclr", "cpr_s3_r0.8", "ubernce")),
     "tiny": Grid(("supervised", "infonce", "coclr", "cpr_s3_r0.8", "cpr_s7_r0.5"), seeds=(0, 1), classes=2, groups=4,
-                 frames=16, size="32x32", batch_size=2, label_batch_size=2, moco_k=8, topk=2, infonce_epochs=1,
+                 clips=4, frames=16, size="32x32", batch_size=2, label_batch_size=2, moco_k=8, topk=2, infonce_epochs=1,
                  coclr_epochs=2, label_epochs=1, finetuned=("coclr",), fights={"label_batch_size": 4}),
 }
 
