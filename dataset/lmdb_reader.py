@@ -157,10 +157,18 @@ class LmdbReader:
             raise error
         return images, lost
 
+    def jpegs(self, name: str) -> list[memoryview]:
+        """The JPEGs of a video's frames as they are; of a value that is cut short, those before the cut.
+
+        Raises:
+            DataError: there is no such video, or it has no value.
+        """
+        value = self._value(name, f"{self.path}, video {name}")
+        return [value.view[start:end] for start, end in readable_spans(value.view, self.num_frames(name))]
+
     def readable_frames(self, name: str) -> int:
         """How many frames of a video have bytes; in a value that is cut short, later ones are lost."""
-        value = self._value(name, f"{self.path}, video {name}")
-        return len(readable_spans(value.view, self.num_frames(name)))
+        return len(self.jpegs(name))
 
     def frame_ends(self, name: str) -> np.ndarray:
         """Where each frame of a video ends in its value, found by walking all of it: uint32 (frames,).
