@@ -61,11 +61,13 @@ class MomentumContrast(nn.Module):
         T: temperature of the logits.
     """
 
+    queue: Tensor  # keys, (D, K)
+    queue_ptr: Tensor  # the oldest column, (1,) int64
     dtype: torch.dtype | None = None  # of the encoders' autocast; all else is float32
     accumulate = 1  # forwards that make one step: their keys are queued together, after the last
     _waiting: tuple[dict[str, Tensor], ...] = ()  # keys of the step so far
 
-    def __init__(self, network: str, dim: int, K: int, m: float, T: float) -> None:
+    def __init__(self, network: str, dim: int = 128, K: int = 2048, m: float = 0.999, T: float = 0.07) -> None:
         super().__init__()
         self.dim, self.K, self.m, self.T = dim, K, m, T
         self.encoder_q = make_encoder(network, dim)
@@ -77,6 +79,15 @@ class MomentumContrast(nn.Module):
         # Draws the clips' order for shuffled BatchNorm. The same on every process, so the order needs no exchange.
         self.shuffle = torch.Generator().manual_seed(0)
 
+    def contrast(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits (B, 1+K) of query and key clips (B, 3, T, H, W), and in training all processes' keys (W*B, D)."""
+        q = embed(self.encoder_q, query, self.dtype)  # (B, D)
+        training = q.requires_grad
+        if training:
+            self.update_key_encoder()
+        k, k_all = self.embed_keys(key)  # (B, D), (W*B, D)
+        return self.logits(q, k), k_all if training else None
+
     def encoders(self) -> list[nn.Module]:
         """All encoders, which are of one network."""
         return [module for name, module in self.named_children() if name in ("encoder_q", "encoder_k", "sampler")]
@@ -86,7 +97,8 @@ class MomentumContrast(nn.Module):
         """encoder_k = m * encoder_k + (1 - m) * encoder_q, over parameters only, once a step (MoCo, equation 2)."""
         if self._waiting:
             return
-        keys, queries = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
+        keys: list[Tensor] = list(self.encoder_k.parameters())
+        queries: list[Tensor] = list(self.encoder_q.parameters())
         # Two products and a sum, each rounded, as released: a fused multiply-add differs in the last bit, which S3D in
         # train mode at initialisation amplifies to 3e-4 of the keys.
         torch._foreach_mul_(keys, self.m)

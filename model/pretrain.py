@@ -21,18 +21,6 @@ __all__ = ["CoCLR", "InfoNCE", "Mining", "UberNCE", "check_queue"]
 class InfoNCE(MomentumContrast):
     """MoCo on video clips (MoCo, algorithm 1; CoCLR, equation 1)."""
 
-    def __init__(self, network: str, dim: int = 128, K: int = 2048, m: float = 0.999, T: float = 0.07) -> None:
-        super().__init__(network, dim, K, m, T)
-
-    def contrast(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits (B, 1+K) of query and key clips (B, 3, T, H, W), and in training all processes' keys (W*B, D)."""
-        q = embed(self.encoder_q, query, self.dtype)  # (B, D)
-        training = q.requires_grad
-        if training:
-            self.update_key_encoder()
-        k, k_all = self.embed_keys(key)  # (B, D), (W*B, D)
-        return self.logits(q, k), k_all if training else None
-
     def forward(self, block: Tensor) -> tuple[Tensor, Tensor]:
         """Contrast two clips of each video.
 
@@ -48,8 +36,10 @@ class InfoNCE(MomentumContrast):
         return logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device)
 
 
-class UberNCE(InfoNCE):
+class UberNCE(MomentumContrast):
     """Supervised contrast: queue entries of the same label are positives (CoCLR, section 3.1)."""
+
+    queue_label: Tensor  # (K,) int64, -1 where nothing has been written
 
     def __init__(self, network: str, dim: int = 128, K: int = 2048, m: float = 0.999, T: float = 0.07) -> None:
         super().__init__(network, dim, K, m, T)
@@ -87,7 +77,7 @@ class Mining:
     stages: list[Tensor]
 
 
-class CoCLR(InfoNCE):
+class CoCLR(MomentumContrast):
     """Co-training of two views; positives are mined in the other view (CoCLR, section 3.2), by a cascade with CPR.
 
     Args:
@@ -108,6 +98,10 @@ class CoCLR(InfoNCE):
             first would change nothing.
     """
 
+    queue_second: Tensor  # the keys' other view kf, (D, K)
+    queue_vname: Tensor  # source ids, (K,) int64, -1 where nothing has been written
+    queue_label: Tensor  # (K,) int64, -1 where nothing has been written
+    memory_index_record: Tensor  # 0 ... K-1, int64; published files hold it
     watch: Callable[[Mining], None] | None = None
 
     def __init__(self, network: str, dim: int = 128, K: int = 2048, m: float = 0.999, T: float = 0.07, topk: int = 5,
