@@ -18,8 +18,13 @@ LengthRule = Literal["half", "whole"]
 class Sampler(Protocol):
     """What a dataset asks for clips: the frames of each clip or window, int64 (clips, seq_len)."""
 
-    seq_len: int
-    windowed: bool
+    @property
+    def seq_len(self) -> int:
+        """Frames of a clip."""
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the clips are windows that share frames."""
 
     def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
         """Clips of a video of `num_frames` frames."""

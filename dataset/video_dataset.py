@@ -24,7 +24,9 @@ class ClipReader(Reader, Protocol):
 class Plan(Protocol):
     """What a transform decides before anything is decoded: at least, which of the sampled clips it needs."""
 
-    clips: tuple[int, ...]
+    @property
+    def clips(self) -> tuple[int, ...]:
+        """Their numbers."""
 
 
 class Transform(Protocol):

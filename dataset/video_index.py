@@ -22,7 +22,8 @@ EXAMPLES = 3
 class Reader(Protocol):
     """What is asked of an LMDB here."""
 
-    path: str
+    @property
+    def path(self) -> str: ...
 
     def __contains__(self, name: str) -> bool: ...
 
