@@ -76,13 +76,13 @@ class PretrainTransform:
 
     def _view(self, streams: list[np.ndarray], recipe: PhotoRecipe, rng: np.random.Generator
               ) -> tuple[list[np.ndarray], Photo]:
-        size = streams[0].shape[1:3]
+        size = geometry.size_of(streams[0])
         box = geometry.draw_box(*size, rng)  # where it does not fit, the whole frame is resized
         photo = recipe.draw(rng, len(streams), len(streams[0]))
         flipped = rng.random() < P_FLIP  # all else is blind to left and right, so this can be done here
         views = []
         for frames in streams:
-            own = geometry.scaled_box(box, size, frames.shape[1:3])
+            own = geometry.scaled_box(box, size, geometry.size_of(frames))
             view = geometry.resize(geometry.cut(frames, own) if own else frames, self.img_dim, self.img_dim)
             views.append(geometry.flip(view) if flipped else view)
         return views, photo
@@ -91,13 +91,13 @@ class PretrainTransform:
 def _classifier_crop(frames: np.ndarray, img_dim: int, rng: np.random.Generator) -> np.ndarray:
     """A random crop at 224, or the middle where ten draws do not fit, resized to img_dim."""
     for _ in range(TRIES):
-        box = geometry.draw_box(*frames.shape[1:3], rng)
+        box = geometry.draw_box(*geometry.size_of(frames), rng)
         if box:
             crop = geometry.resize(geometry.cut(frames, box), CROP, CROP)
             break
     else:
         frames = geometry.short_side_to(frames, CROP)
-        crop = geometry.cut(frames, geometry.centre_box(*frames.shape[1:3], CROP))
+        crop = geometry.cut(frames, geometry.centre_box(*geometry.size_of(frames), CROP))
     return geometry.resize(crop, img_dim, img_dim)
 
 
@@ -154,7 +154,7 @@ class CropsTransform(_OneClip):
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
         """ "clips" uint8 (crops, 1, F, img_dim, img_dim, 3) and "photo"."""
         video = geometry.at_least(frames[0][0], CROP)
-        boxes = geometry.corner_boxes(*video.shape[1:3], CROP)[:self.crops]
+        boxes = geometry.corner_boxes(*geometry.size_of(video), CROP)[:self.crops]
         clips = [geometry.resize(np.ascontiguousarray(geometry.cut(video, box)), self.img_dim, self.img_dim)
                  for box in boxes]
         clips += [geometry.flip(clip) for clip in clips][:self.crops - len(clips)]
