@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dataset.video_dataset import VideoDataset
 from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
 from eval.options import RANDOM
@@ -52,7 +53,7 @@ def video_features(net: nn.Module, samples: Iterable[dict], job: FeatureJob) -> 
     return torch.stack([means[video] for video in sorted(means)]).cpu()
 
 
-def split_features(net: nn.Module, split: str, dataset: torch.utils.data.Dataset, job: FeatureJob) -> FeatureSet:
+def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: FeatureJob) -> FeatureSet:
     """Features of a split ("train" or "test"): from the folder if made from the same things, else made and written."""
     index = dataset.index
     videos = [list(index.paths), list(map(int, index.labels)), list(map(int, index.num_frames))]

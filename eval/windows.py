@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dataset.video_dataset import VideoDataset
 from utils.augmentation import photometric
 from utils.console import say
 from utils.distributed import is_main
@@ -26,7 +27,7 @@ SECONDS_BETWEEN_LINES = 30.0
 Chunk = tuple[tuple[int, int], Tensor]  # (row of the dataset's index, crop), (W, ...) rows or clips
 
 
-def read_samples(dataset: Dataset, *, workers: int, device: torch.device, title: str,
+def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, title: str,
                  watch: FrameWatch | None = None) -> Iterator[dict]:
     """Samples of `dataset` one by one, in its order, with progress on the console.
 
