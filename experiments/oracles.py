@@ -23,6 +23,7 @@ from torch import Tensor
 
 import launch
 import main_coclr
+from dataset.video_dataset import VideoDataset
 from eval.report import write_json
 from pretrain_health import Clips, HealthProbe
 from pretrain_script import build_loader
@@ -68,7 +69,8 @@ def measure(args: Namespace, miners: Sequence[str]) -> list[dict[str, float | st
     torch.manual_seed(args.seed)
     cpu = torch.device("cpu")
     dataset = build_loader(args, Launch(0, 0, 1, cpu, None)).dataset
-    found = []
+    assert isinstance(dataset, VideoDataset)
+    found: list[dict[str, float | str]] = []
     for path in miners:
         model = main_coclr.build(args)
         main_coclr.load_pretrained(model, args.pretrain[0], path, args.second_view)
