@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader
 
-from dataset.video_dataset import VideoDataset
+from dataset.video_dataset import videos_of
 from eval.knn import KnnMonitor, query_and_gallery, single_stream_name
 from model.momentum import MomentumContrast
 from model.pretrain import CoCLR
@@ -104,8 +104,7 @@ def build_monitors(model: MomentumContrast, args: Namespace, loader: DataLoader,
         monitors.knn_freq = args.knn_freq
         monitors.knn = KnnMonitor(*sets, batch_size=args.batch_size, workers=args.workers, device=device)
     if isinstance(model, CoCLR):
-        videos = loader.dataset
-        assert isinstance(videos, VideoDataset)
+        videos = videos_of(loader)
         index = videos.index
         monitors.mining = MiningMonitor(args.moco_k, index.labels, index.sources, device)
         monitors.classes, monitors.health_freq = index.classes, args.health_freq

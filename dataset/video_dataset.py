@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from zlib import crc32
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from dataset.clip_sampler import Sampler
 from dataset.errors import DataError
@@ -18,7 +18,11 @@ class ClipReader(Reader, Protocol):
     """One stream of the videos."""
 
     def clips(self, name: str, indices: np.ndarray, replaced: list[int] | None = None) -> list[np.ndarray]:
-        """See `lmdb_reader.LmdbReader.clips`."""
+        """Clips of a video, uint8 RGB (T, H, W, 3) each.
+
+        Args:
+            name, indices, replaced: see `lmdb_reader.LmdbReader.clips`.
+        """
 
 
 class Plan(Protocol):
@@ -33,10 +37,19 @@ class Transform(Protocol):
     """Augmentation of one sample, in two steps so that no frame is decoded that is not needed."""
 
     def plan(self, rng: np.random.Generator) -> Plan:
-        """Decide which clips are needed, and for what."""
+        """Decide which clips are needed, and for what.
+
+        Args:
+            rng: of all draws of the sample.
+        """
 
     def render(self, plan: Any, frames: Mapping[int, list[np.ndarray]], rng: np.random.Generator) -> dict[str, Any]:
-        """Tensors of a sample from frames: clip number -> for each stream, uint8 (T, H, W, 3)."""
+        """Tensors of a sample.
+
+        Args:
+            plan: of :meth:`plan`. frames: by clip number, of each stream, uint8 (T, H, W, 3).
+            rng: the same generator, after the plan's draws.
+        """
 
 
 class VideoDataset(Dataset):
@@ -72,7 +85,11 @@ class VideoDataset(Dataset):
         return f"{len(index)} videos {digest.hexdigest()[:16]}"
 
     def rng(self, epoch: int, row: int) -> np.random.Generator:
-        """The generator of all draws of a sample."""
+        """The generator of all draws of a sample.
+
+        Args:
+            epoch: counts where draws differ between epochs. row: of the index.
+        """
         name = self.index.names[row].encode()
         return np.random.default_rng([self.seed, epoch if self.by_epoch else 0, crc32(name)])
 
@@ -119,3 +136,12 @@ class VideoDataset(Dataset):
         if replaced:
             tally[0], tally[1] = len(replaced), replaced[0]
         return clips
+
+
+def videos_of(loader: DataLoader) -> VideoDataset:
+    """The videos of a loader, whose own type does not tell what its dataset is.
+
+    Args:
+        loader: of a dataset of `catalog.build`.
+    """
+    return cast(VideoDataset, loader.dataset)

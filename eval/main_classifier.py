@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 
 import launch
 from dataset import catalog
-from dataset.video_dataset import Transform, VideoDataset
+from dataset.video_dataset import Transform, VideoDataset, videos_of
 from eval import crops, finetune, network, options, retrieval
 from eval.options import RANDOM
 from eval.windows import read_samples
@@ -124,8 +124,7 @@ def train(args: Namespace, devices: Devices) -> None:
     choice = run_folder.choose(args.resume, folder, "--prefix")
     folder, args.resume = choice.folder, choice.resume
     loaders = build_loaders(args, devices)
-    videos = loaders[0].dataset
-    assert isinstance(videos, VideoDataset)
+    videos = videos_of(loaders[0])
     net = build_net(args, len(videos.index.classes))
     if args.pretrain not in ("", RANDOM) and not args.resume:
         network.load_backbone(net, args.pretrain, second_view(args))

@@ -23,7 +23,7 @@ from torch import Tensor
 
 import launch
 import main_coclr
-from dataset.video_dataset import VideoDataset
+from dataset.video_dataset import videos_of
 from eval.report import write_json
 from pretrain_health import Clips, HealthProbe
 from pretrain_script import build_loader
@@ -68,8 +68,7 @@ def measure(args: Namespace, miners: Sequence[str]) -> list[dict[str, float | st
     """Of each miner its signs, "PMR" and "chance" as shares, and "miner", its file."""
     torch.manual_seed(args.seed)
     cpu = torch.device("cpu")
-    dataset = build_loader(args, Launch(0, 0, 1, cpu, None)).dataset
-    assert isinstance(dataset, VideoDataset)
+    dataset = videos_of(build_loader(args, Launch(0, 0, 1, cpu, None)))
     found: list[dict[str, float | str]] = []
     for path in miners:
         model = main_coclr.build(args)

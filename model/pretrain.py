@@ -19,7 +19,7 @@ __all__ = ["CoCLR", "InfoNCE", "Mining", "UberNCE", "check_queue"]
 
 
 class InfoNCE(MomentumContrast):
-    """MoCo on video clips (MoCo, algorithm 1; CoCLR, equation 1)."""
+    """MoCo on video clips (MoCo, algorithm 1; CoCLR, equation 1). Arguments as of its base."""
 
     def forward(self, block: Tensor) -> tuple[Tensor, Tensor]:
         """Contrast two clips of each video.
@@ -37,7 +37,11 @@ class InfoNCE(MomentumContrast):
 
 
 class UberNCE(MomentumContrast):
-    """Supervised contrast: queue entries of the same label are positives (CoCLR, section 3.1)."""
+    """Supervised contrast: queue entries of the same label are positives (CoCLR, section 3.1).
+
+    Args:
+        network, dim, K, m, T: see :class:`~model.momentum.MomentumContrast`.
+    """
 
     queue_label: Tensor  # (K,) int64, -1 where nothing has been written
 
@@ -66,9 +70,11 @@ class UberNCE(MomentumContrast):
 class Mining:
     """What a forward of CoCLR mined, for whoever watches it.
 
-    other, own: similarities of the queries to the queue in both views, (B, K); the own ones are divided by the
-    temperature, unless the anchor is the key. excluded: entries of the query's own source, (B, K) bool.
-    stages: queue indices that survived each stage, (B, size) int64; the last are the mined ones, best first.
+    Args:
+        other, own: similarities of the queries to the queue in both views, (B, K); the own ones are divided by the
+            temperature, unless the anchor is the key.
+        excluded: entries of the query's own source, (B, K) bool.
+        stages: queue indices that survived each stage, (B, size) int64; the last are the mined ones, best first.
     """
 
     other: Tensor
@@ -123,7 +129,11 @@ class CoCLR(MomentumContrast):
         self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_full", False))
 
     def train(self, mode: bool = True) -> "CoCLR":
-        """Training or evaluation mode; the sampler's BatchNorm always uses its running statistics."""
+        """Training or evaluation mode; the sampler's BatchNorm always uses its running statistics.
+
+        Args:
+            mode: True for training.
+        """
         super().train(mode)
         self.sampler.eval()
         return self
@@ -189,6 +199,9 @@ class CoCLR(MomentumContrast):
 def check_mining(K: int, topk: int, ratio: float, stage: int, cascade: bool, anchor: str = "query",
                  first: str = "other") -> None:
     """Refuse settings of :class:`CoCLR` that cannot work, or would change nothing.
+
+    Args:
+        K, topk, ratio, stage, cascade, anchor, first: see :class:`CoCLR`.
 
     Raises:
         ModelError: with the numbers, and what to do.

@@ -31,7 +31,11 @@ Frames = Mapping[int, list[np.ndarray]]  # clip number -> frames of each stream,
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sample is made of. clips: those needed. views: clip and recipe of each view."""
+    """What a sample is made of.
+
+    Args:
+        clips: numbers of those needed. views: clip and recipe of each view.
+    """
 
     clips: tuple[int, ...]
     views: tuple[tuple[int, PhotoRecipe], ...]
@@ -62,7 +66,11 @@ class PretrainTransform:
     p_two_clips: float = P_TWO_CLIPS
 
     def plan(self, rng: np.random.Generator) -> Plan:
-        """Which of two clips are needed, and the recipe of each view."""
+        """Which of two clips are needed, and the recipe of each view.
+
+        Args:
+            rng: of all draws of the sample.
+        """
         if rng.random() < self.p_two_clips:
             return Plan((0, 1), tuple((clip, BASE if rng.random() < P_BASE else NULL) for clip in (0, 1)))
         clip = int(rng.integers(2))
@@ -70,7 +78,11 @@ class PretrainTransform:
         return Plan((clip,), tuple((clip, recipe) for recipe in recipes))
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
-        """ "clips" uint8 (2, S, T, img_dim, img_dim, 3) and "photo", see `utils.photo`."""
+        """ "clips" uint8 (2, S, T, img_dim, img_dim, 3) and "photo", see `utils.photo`.
+
+        Args:
+            plan, frames, rng: see `dataset.video_dataset.Transform`.
+        """
         views, photos = zip(*(self._view(frames[clip], recipe, rng) for clip, recipe in plan.views), strict=True)
         return _sample(list(views), list(photos))
 
@@ -117,7 +129,11 @@ class ClassifierTrainTransform(_OneClip):
     """Random crop at 224, resize, jitter (0.4, 0.4, 0.4, 0.1) with probability 0.3, flip with 0.5."""
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
-        """ "clips" uint8 (1, 1, T, img_dim, img_dim, 3) and "photo"."""
+        """ "clips" uint8 (1, 1, T, img_dim, img_dim, 3) and "photo".
+
+        Args:
+            plan, frames, rng: see `dataset.video_dataset.Transform`.
+        """
         clip = _classifier_crop(frames[0][0], self.img_dim, rng)
         photo = CLASSIFIER.draw(rng, 1, len(clip))
         return _sample([[geometry.flip(clip) if rng.random() < P_FLIP else clip]], [photo])
@@ -128,7 +144,11 @@ class ClassifierValTransform(_OneClip):
     """Random crop at 224 and resize, nothing else."""
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
-        """ "clips" uint8 (1, 1, T, img_dim, img_dim, 3) and "photo"."""
+        """ "clips" uint8 (1, 1, T, img_dim, img_dim, 3) and "photo".
+
+        Args:
+            plan, frames, rng: see `dataset.video_dataset.Transform`.
+        """
         clip = _classifier_crop(frames[0][0], self.img_dim, rng)
         return _sample([[clip]], [NULL.draw(rng, 1, len(clip))])
 
@@ -141,6 +161,9 @@ class CropsTransform(_OneClip):
 
     Args:
         crops: 1, 5 or 10. jitter: strengths. p: probability of the jitter.
+
+    Raises:
+        ValueError: another number of crops.
     """
 
     crops: int = 1
@@ -152,7 +175,11 @@ class CropsTransform(_OneClip):
             raise ValueError(f"{self.crops} crops: there are 1, 5 or 10")
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
-        """ "clips" uint8 (crops, 1, F, img_dim, img_dim, 3) and "photo"."""
+        """ "clips" uint8 (crops, 1, F, img_dim, img_dim, 3) and "photo".
+
+        Args:
+            plan, frames, rng: see `dataset.video_dataset.Transform`.
+        """
         video = geometry.at_least(frames[0][0], CROP)
         boxes = geometry.corner_boxes(*geometry.size_of(video), CROP)[:self.crops]
         clips = [geometry.resize(np.ascontiguousarray(geometry.cut(video, box)), self.img_dim, self.img_dim)
@@ -163,11 +190,13 @@ class CropsTransform(_OneClip):
         return _sample([[clip] for clip in clips], photos)
 
 
-def to_blocks(batch: Mapping[str, Any], device: torch.device) -> Tensor:
+def to_blocks(batch: Mapping[str, Any], device: torch.device | str) -> Tensor:
     """The clips of a batch on the training device, augmented and normalised: float32 (B, V, S, 3, T, h, w).
 
-    batch: "clips" uint8 (B, V, S, T, h, w, 3) and "photo" (B, V, ...). The clips of one view and stream, [:, v, s], lie
-    in one piece of channels-last memory, as the encoders want them.
+    The clips of one view and stream, [:, v, s], lie in one piece of channels-last memory, as the encoders want them.
+
+    Args:
+        batch: "clips" uint8 (B, V, S, T, h, w, 3) and "photo" (B, V, ...). device: to train on.
     """
     clips = batch["clips"].to(device, non_blocking=True)
     b, v, s = clips.shape[:3]
