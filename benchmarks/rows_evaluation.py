@@ -22,7 +22,7 @@ from benchmarks.sizes import Sizes
 from dataset.video_dataset import VideoDataset
 from eval import network
 from eval.crops import crop_probabilities
-from eval.retrieval import FeatureJob, video_features
+from eval.retrieval import video_features
 from eval.windows import read_samples, window_clips
 from utils.photo import PhotoRecipe
 from utils.presets import CropsTransform
@@ -117,11 +117,9 @@ class Split:
 
 def retrieval(sizes: Sizes, folder: Path) -> Iterator[Case]:
     """Pooled features of the videos of a split, mean over windows."""
-    job = FeatureJob(folder, "bench", {}, "windows", normalise=False, batch_size=sizes.eval_batch, workers=0,
-                     device=sizes.device)
     for row, split, bound in _splits(folder, "retrieval features", sizes, crops=1):
         def ours(split: Split = split) -> Tensor:
-            return video_features(split.ours, split.samples(), job)
+            return video_features(split.ours, split.samples(), batch_size=sizes.eval_batch, device=sizes.device)
         yield Case(row, split.size, plain=partial(_features, split), ours=ours, agree=_agree_features,
                    goals={"ratio": ">= 5"}, **bound)
 

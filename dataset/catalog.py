@@ -201,8 +201,10 @@ def build(name: str, mode: str, *, transform: Transform, data_root: str | os.Pat
         second_view: what "-f", and the second of "-2stream", is: "flow", or "residual", for which RGB is enough.
 
     Raises:
-        DataError: no such dataset, or files of it are missing, damaged, or do not belong together.
+        DataError: no such dataset or mode, or files of it are missing, damaged, or do not belong together.
     """
+    if mode not in MODES:
+        raise DataError(f"there is no mode {mode!r}: take one of {', '.join(MODES)}")
     spec, how = parse(name, second_view), MODES[mode]
     data, splits = Path(data_root or DATA_ROOT), Path(split_root or SPLIT_ROOT)
     csv_path = spec.csv(splits, which_split, train=how.train)

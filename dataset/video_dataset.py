@@ -1,7 +1,7 @@
 """A dataset is readers + index + clip sampler + a transform that is handed in."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 from zlib import crc32
 
@@ -69,6 +69,10 @@ class VideoDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The samples one by one, those of epoch 0."""
+        return (self[row] for row in range(len(self)))
 
     @property
     def frames_per_sample(self) -> int:

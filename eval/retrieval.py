@@ -46,15 +46,18 @@ class FeatureJob:
 
 
 @torch.inference_mode()
-def video_features(net: nn.Module, samples: Iterable[dict], job: FeatureJob) -> Tensor:
+def video_features(net: nn.Module, samples: Iterable[dict], *, batch_size: int, device: torch.device | str,
+                   normalise: bool = False) -> Tensor:
     """Features (N, F) on the CPU, in the order of the dataset: pooled backbone outputs, mean over windows.
 
     Args:
         net: returns (logits, features) of clips (B, 3, T, h, w), in evaluation mode.
-        samples: see `windows.window_clips`. job: its batch size, device and normalisation count.
+        samples: of a dataset whose mode is "test", "query", "gallery" or "gallery_windows", see `windows.window_clips`.
+        batch_size: windows in a batch. device: of the network.
+        normalise: L2-normalise the feature of each window before the mean.
     """
-    rows = apply_packed(lambda clips: net(clips)[1], window_clips(samples, job.device), job.batch_size)
-    means = {video: protocols.window_mean(features, job.normalise) for (video, _crop), features in rows}
+    rows = apply_packed(lambda clips: net(clips)[1], window_clips(samples, device), batch_size)
+    means = {video: protocols.window_mean(features, normalise) for (video, _crop), features in rows}
     return torch.stack([means[video] for video in sorted(means)]).cpu()
 
 
@@ -77,7 +80,8 @@ def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: Featu
         say(f"{split}: features of {len(found.names)} videos reused from {job.folder}")
         return found
     say(f"{split}: features of {len(dataset)} videos are computed")
-    features = video_features(net, read_samples(dataset, workers=job.workers, device=job.device, title=split), job)
+    samples = read_samples(dataset, workers=job.workers, device=job.device, title=split)
+    features = video_features(net, samples, batch_size=job.batch_size, device=job.device, normalise=job.normalise)
     result = FeatureSet(features, torch.as_tensor(index.labels, dtype=torch.int64), list(index.paths))
     feature_files.save(job.folder, job.dataset, split, result, made_from)
     return result

@@ -55,7 +55,7 @@ def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, t
         yield sample
 
 
-def window_clips(samples: Iterable[dict], device: torch.device) -> Iterator[Chunk]:
+def window_clips(samples: Iterable[dict], device: torch.device | str) -> Iterator[Chunk]:
     """Float clips (W, 3, T, h, w) of each video and crop, normalised, on `device`, in channels-last memory.
 
     samples: dicts with "clips" uint8 (C, 1, F, h, w, 3), "photo" (C leading), "windows" int64 (W, T) and "index".

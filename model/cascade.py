@@ -33,7 +33,12 @@ def stage_views(stage: int, first: str = "other") -> list[str]:
 
     Args:
         stage: number of stages. first: the view of stage 1.
+
+    Raises:
+        ModelError: there is no such view.
     """
+    if first not in ("other", "own"):
+        raise ModelError(f"the first view is other or own, but it is {first}")
     second = {"other": "own", "own": "other"}[first]
     return [*((first, second)[i % 2] for i in range(stage - 1)), "other"]
 
@@ -58,7 +63,7 @@ def cascade_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio:
         Queue indices (B, topk), int64, sorted by the other view's similarity.
 
     Raises:
-        ModelError: see :func:`stage_sizes`.
+        ModelError: see :func:`stage_sizes` and :func:`stage_views`.
     """
     sizes = stage_sizes(other.shape[1], topk, ratio, stage)
     for entries, survivors in _stages(other, own, excluded, sizes, first):  # noqa: B007, the last ones count

@@ -95,3 +95,36 @@ def test_public_docstrings_are_complete(path):
     assert public
     found = [fault for name, node in public.items() for fault in faults(path, name, node)]
     assert not found, "\n".join(found)
+
+
+def test_what_is_lacking_is_found():
+    text = '''
+def cascade(rows: Tensor, keep: int, *, first: str) -> Tensor:
+    """Keep some.
+
+    Args:
+        rows, keep: what and how many.
+    """
+    if keep < 1:
+        raise ModelError("too few")
+    try:
+        return rows
+    except KeyError as error:
+        raise error
+
+class Job:
+    """Where."""
+    def __init__(self, folder): ...
+    def run(self): ...
+'''
+    found = [fault for name, node in definitions(ast.parse(text)).items() for fault in faults("x", name, node)]
+    assert found == ["x: cascade does not tell of first in Args",
+                     "x: cascade raises ModelError, which is not in Raises",
+                     "x: cascade takes or returns arrays, and gives no shape", "x: Job does not tell of folder in Args",
+                     "x: Job.run has no docstring"]
+
+
+def test_shapes_are_known_from_words():
+    shapes = ("(B, K)", "(N,)", "(W*B, D)", "(B, 1+K)", "(..., D)", "0-d")
+    assert all(SHAPE.search(text) for text in shapes)
+    assert not any(SHAPE.search(text) for text in ("(see above)", "(MoCo, as released)", "(B)"))
