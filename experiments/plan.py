@@ -40,7 +40,7 @@ class SeedPlan:
     def __init__(self, grid: Grid, dataset: str, seed: int, out: Path, splits: str) -> None:
         self.grid, self.dataset = grid, dataset
         common = ["--net", grid.net, "--seq_len", str(grid.seq_len), "--img_dim", str(grid.img_dim), "--seed",
-                  str(seed), "-j", str(grid.workers)]
+                  str(seed), "-j", str(grid.workers), "--precision", grid.precision]
         self.planner = Planner(out, common=common, roots={"--data_root": "../data", "--split_root": f"../{splits}"},
                                processes=1)
         self.methods: dict[str, MethodPlan] = {}

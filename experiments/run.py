@@ -77,7 +77,7 @@ def used_sets(args: Namespace) -> list[str]:
 def make_plan(args: Namespace, grid: Grid, name: str, number: int) -> SeedPlan:
     """The steps of a set and seed."""
     part = "validation" if args.validation else "seed"
-    return SeedPlan(grid, name, number, args.out / name / f"{part}{number}",
+    return SeedPlan(grid.on(name), name, number, args.out / name / f"{part}{number}",
                     "splits-validation" if args.validation else "splits")
 
 
@@ -149,8 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     grid = changed(GRIDS[args.grid], args.change)
     names, seeds = used_sets(args), args.seeds or grid.seeds
-    for method, why in grid.skipped.items():
-        say(f"left out, {method}: {why}")
+    for name in names:
+        for method, why in grid.on(name).skipped.items():
+            say(f"{name}: left out, {method}: {why}")
     plans = {name: {number: make_plan(args, grid, name, number) for number in seeds} for name in names}
     if args.dry_run:
         for each in (plan for by_seed in plans.values() for plan in by_seed.values()):
