@@ -108,9 +108,10 @@ class Grid:
         """Methods whose cascade this queue does not allow, and why."""
         found = {}
         for name in self.methods:
-            if METHODS[name].cascade is not None:
+            cascade = METHODS[name].cascade
+            if cascade is not None:
                 try:
-                    stage_sizes(self.moco_k, self.topk, METHODS[name].cascade[1], METHODS[name].cascade[0])
+                    stage_sizes(self.moco_k, self.topk, cascade[1], cascade[0])
                 except ModelError as error:
                     found[name] = str(error)
         return found
