@@ -118,8 +118,9 @@ class Grid:
 
 
 ALL = tuple(METHODS)
-# 113 training clips make 7 steps an epoch where the rendered set makes 22; a video's frames are larger
-FIGHTS = {"moco_k": 64, "infonce_epochs": 24, "coclr_epochs": 18, "label_epochs": 16}
+# 113 training clips make 7 steps an epoch where the rendered set makes 22
+FIGHTS = {"moco_k": 64, "infonce_epochs": 24, "coclr_epochs": 18, "label_epochs": 16,
+          "methods": ("random", "supervised", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "ubernce")}
 REDUCED = Grid(("random", "supervised", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "residual_infonce",
                 "residual_coclr", "ubernce", "taught_coclr", "taught_cpr"), infonce_epochs=12, coclr_epochs=9,
                label_epochs=8, fights=FIGHTS)
