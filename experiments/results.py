@@ -94,7 +94,7 @@ def read_oracles(plan: SeedPlan) -> list[dict[str, Any]]:
     for file in plan.oracles:
         path = plan.planner.out / file
         for each in read_json(path) if path.is_file() else []:
-            epochs = int(re.search(r"epoch(\d+)", Path(each["miner"]).name)[1]) + 1
+            epochs = int(re.findall(r"epoch(\d+)", Path(each["miner"]).name)[0]) + 1
             found.append({"view": path.stem.removeprefix("oracles_"), "epochs": epochs, **each})
     return found
 

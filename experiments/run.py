@@ -20,6 +20,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import launch
@@ -106,7 +107,8 @@ def run_all(args: Namespace, grid: Grid, jobs: Sequence[tuple[str, int]]) -> Non
             run_one(make_plan(args, grid, name, number))
         return
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    spawn, waiting, running = multiprocessing.get_context("spawn"), list(jobs), []
+    spawn, waiting = multiprocessing.get_context("spawn"), list(jobs)
+    running: list[BaseProcess] = []
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         while waiting or running:
@@ -130,7 +132,7 @@ def _stop(*_: object) -> None:
     raise StopRequested
 
 
-def _check(code: int) -> None:
+def _check(code: int | None) -> None:
     if code == EXIT_CODE:
         raise StopRequested
     if code:

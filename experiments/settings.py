@@ -108,17 +108,19 @@ class Grid:
         """Methods whose cascade this queue does not allow, and why."""
         found = {}
         for name in self.methods:
-            if METHODS[name].cascade is not None:
+            cascade = METHODS[name].cascade
+            if cascade is not None:
                 try:
-                    stage_sizes(self.moco_k, self.topk, METHODS[name].cascade[1], METHODS[name].cascade[0])
+                    stage_sizes(self.moco_k, self.topk, cascade[1], cascade[0])
                 except ModelError as error:
                     found[name] = str(error)
         return found
 
 
 ALL = tuple(METHODS)
-# 113 training clips make 7 steps an epoch where the rendered set makes 22; a video's frames are larger
-FIGHTS = {"moco_k": 64, "infonce_epochs": 24, "coclr_epochs": 18, "label_epochs": 16}
+# 113 training clips make 7 steps an epoch where the rendered set makes 22
+FIGHTS = {"moco_k": 64, "infonce_epochs": 24, "coclr_epochs": 18, "label_epochs": 16,
+          "methods": ("random", "supervised", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "ubernce")}
 REDUCED = Grid(("random", "supervised", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "residual_infonce",
                 "residual_coclr", "ubernce", "taught_coclr", "taught_cpr"), infonce_epochs=12, coclr_epochs=9,
                label_epochs=8, fights=FIGHTS)

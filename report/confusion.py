@@ -58,7 +58,7 @@ class Confusion:
 
 def find(run: RunFiles, split_root: Path, retrieved: Retrieved | None, notes: list[str]) -> list[Confusion]:
     """The matrices that can be made, of the best protocol first; what cannot be read is told in ``notes``."""
-    found = []
+    found: list[Confusion] = []
     for owner in [run, *([] if run.is_classifier else downstream(run))]:
         for path in sorted(owner.files("*-prob*.json"), key=lambda path: ("-ten" not in path.name, path.name)):
             match = CROPS.fullmatch(path.name) or PROBE.fullmatch(path.name)

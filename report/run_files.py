@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from eval.report import read_json
 from utils import journal, provenance
@@ -107,7 +107,8 @@ def read_run(path: str | Path) -> RunFiles:
     if folder is None and not any(asked.rglob(f"*{FEATURE}")):
         raise OptionError(f"{asked} is no run folder: it has no {provenance.FILE}, {journal.FILE} or model/, nor "
                           "features; give ckpt/log-PREFIX/RUN, or log-eval-PREFIX/RUN")
-    folder, notes = folder or asked, []
+    folder = folder or asked
+    notes: list[str] = []
     return RunFiles(folder, asked, _starts(folder, notes), _journal(folder, notes), notes)
 
 
@@ -155,10 +156,11 @@ def _line(text: str) -> dict[str, Any] | None:
     """A line of the journal whose values are finite numbers; None for another thing, such as a line that is cut."""
     try:
         line = json.loads(text)
-        known = {"kind": str(line["kind"]), "title": None if line.get("title") is None else str(line["title"]),
-                 "epoch": int(line["epoch"]), "done": int(line["done"])}
-        if max(abs(known["epoch"]), abs(known["done"])) > LARGEST:
+        epoch, done = int(line["epoch"]), int(line["done"])
+        if max(abs(epoch), abs(done)) > LARGEST:
             return None
+        known = {"kind": str(line["kind"]), "title": None if line.get("title") is None else str(line["title"]),
+                 "epoch": epoch, "done": done}
         return {**line, **known, "values": numbers(line["values"]), "seconds": numbers(line.get("seconds", {})),
                 "classes": numbers(line.get("classes", {}))}
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
@@ -171,7 +173,7 @@ def numbers(values: dict[str, Any]) -> dict[str, float]:
             if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST}
 
 
-def _is_path(value: Any) -> bool:
+def _is_path(value: Any) -> TypeGuard[str]:
     """Whether an option can name a file at all; run.json may hold anything."""
     return isinstance(value, str) and value != "" and value.isprintable()
 

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -24,12 +25,20 @@ LEVELS = ((5, 80, 70), (5, 68, 60), (4, 64, 55), (4, 56, 50), (4, 50, 44), (3, 4
 ABOVE = 2
 
 
+class Reader(Protocol):
+    """What is asked of an LMDB here, see `dataset.lmdb_reader`."""
+
+    def num_frames(self, name: str) -> int: ...
+
+    def frames(self, name: str, indices: np.ndarray) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Source:
     """Where frames come from. name: of the part and the stream, unique. kind: "rgb", "flow" or "residual"."""
 
     name: str
-    reader: object
+    reader: Reader
     kind: str
 
 
