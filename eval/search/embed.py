@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,11 +53,11 @@ class Found:
 
 @torch.inference_mode()
 def embed(paths: Sequence[Path], recipe: Recipe, encoders: Encoders, *, workers: int, windows: int,
-          speed: Speed) -> Iterator[Found]:
+          speed: Speed, quiet: bool = False) -> Iterator[Found]:
     """What each file gives, as soon as its features are there, in about the order of the files.
 
     workers: loader processes; 0 decodes in this one. windows: how many are collected before the encoders run. speed:
-    is added to.
+    is added to. quiet: say nothing of the progress.
 
     Raises:
         TrainingError: a loader process was lost.
@@ -69,10 +70,10 @@ def embed(paths: Sequence[Path], recipe: Recipe, encoders: Encoders, *, workers:
                         worker_init_fn=begin_worker, multiprocessing_context="spawn" if workers else None,
                         prefetch_factor=2 if workers else None, generator=torch.Generator())
     group = _Group(encoders, speed)
-    with Progress(len(paths), "index") as progress:
+    with nullcontext() if quiet else Progress(len(paths), "index") as progress:
         for event in items(loader):
             group.take(event)
-            if isinstance(event, End):
+            if progress and isinstance(event, End):
                 progress.step()
             if group.windows >= windows:
                 yield from group.run()

@@ -36,6 +36,15 @@ def state(path: str) -> tuple[VideoFile, int]:
     return VideoFile(path, found.st_size, found.st_mtime_ns), found.st_ctime_ns
 
 
+def is_same(file: VideoFile, path: str) -> bool:
+    """Whether a path is that of a file, whatever it holds now, or leads to the same as it."""
+    if file.path == path:
+        return True
+    there = state(path)[0]
+    return (there.size, there.mtime_ns) == (file.size, file.mtime_ns) and os.path.exists(path) and os.path.exists(
+        file.path) and os.path.samefile(file.path, path)
+
+
 def find(places: Sequence[str]) -> list[str]:
     """The video files in folders and all folders below, and places that are files themselves: absolute paths, sorted.
 

@@ -116,7 +116,8 @@ class VideoIndex:
             raise OptionError(f"k is {k}: ask for 1 clip or more")
         path = os.path.abspath(os.fspath(video))
         rows = self._contents.searched.rows
-        own = np.isin(rows.file_of, [i for i, name in enumerate(self.files) if name in (path, os.path.realpath(path))])
+        same = [i for i, file in enumerate(self._contents.files) if files.is_same(file, path)]
+        own = np.isin(rows.file_of, same)
         features, seconds = self._features(path, own)
         allowed = rows.alive & ~own if exclude_self else rows.alive
         sims, found = self._contents.searched.nearest.search(features, min(k, len(rows)),
@@ -133,13 +134,17 @@ class VideoIndex:
     def _features(self, path: str, own: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Features (Q, D) and times (Q, 2) of a query's clips: those of the index if the file is as it was then."""
         rows = self._contents.searched.rows
-        if own.any() and files.state(path)[0].mtime_ns == self._contents.files[rows.file_of[own][0]].mtime_ns:
-            return np.asarray(rows.features[own]), rows.seconds[own]
+        if own.any():
+            first = rows.file_of == rows.file_of[own][0]  # others are links to the same file
+            file = self._contents.files[rows.file_of[own][0]]
+            if files.state(file.path)[0] == file:
+                return np.asarray(rows.features[first]), rows.seconds[first]
         plan = self._contents.plan
         if self._encoders is None:
             refuse_other_checkpoints(plan)
             self._encoders = Encoders(plan.streams, plan.checkpoints, options.devices(None)[0], BATCH_SIZE)
-        [found] = embed([Path(path)], plan.recipe, self._encoders, workers=0, windows=2 * BATCH_SIZE, speed=Speed())
+        [found] = embed([Path(path)], plan.recipe, self._encoders, workers=0, windows=2 * BATCH_SIZE, speed=Speed(),
+                        quiet=True)
         if found.wrong:
             raise OptionError(f"{path} cannot be searched for: {found.wrong}")
         return found.features, found.seconds

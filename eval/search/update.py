@@ -14,9 +14,10 @@ from eval.search import files, store
 from eval.search.embed import Speed, embed
 from eval.search.encoders import Encoders
 from eval.search.files import LeftOut
+from eval.search.pending import Embedded, Pending
 from eval.search.plan import Plan, Settings, make_plan
 from eval.search.rows import NO_ROWS, Rows, joined
-from eval.search.store import Contents, Embedded, Pending
+from eval.search.store import Contents
 from utils.console import inline, say
 from utils.errors import OptionError
 
