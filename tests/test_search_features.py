@@ -160,6 +160,7 @@ def test_the_command_line_from_videos_to_an_answer(place, capsys, monkeypatch):
 
 def test_the_module_refuses_in_one_line(tmp_path):
     command = [sys.executable, "-m", "eval.search", "index", str(tmp_path / "none"), str(tmp_path)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], text=True, capture_output=True, timeout=200, check=False)
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], text=True, capture_output=True, timeout=200,
+                          check=False)
     assert done.returncode == 2 and done.stderr.startswith("error: there is no checkpoint")
     assert done.stderr.count("\n") == 1 and not (tmp_path / "video_index").exists()

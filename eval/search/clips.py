@@ -171,7 +171,8 @@ def _between(kind: str, flow: str) -> Callable[[np.ndarray, np.ndarray], np.ndar
 
     def image(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         grey = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in (before, after))
-        return np.ascontiguousarray(flow_image(estimate(*grey))[..., ::-1])  # as its JPEG is read, which is written from BGR
+        # as the JPEG of an LMDB is read, which is written from BGR
+        return np.ascontiguousarray(flow_image(estimate(*grey))[..., ::-1])
     return image
 
 

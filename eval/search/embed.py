@@ -75,7 +75,7 @@ def embed(paths: Sequence[Path], recipe: Recipe, encoders: Encoders, *, workers:
             group.take(event)
             if progress and isinstance(event, End):
                 progress.step()
-            if group.windows >= windows:
+            if group.windows >= windows or not group.windows:  # nothing waits: what has ended is complete
                 yield from group.run()
     yield from group.run()
     speed.wall += time.perf_counter() - began
