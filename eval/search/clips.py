@@ -158,8 +158,9 @@ class _Held:
                         for view, crops in zip(self._views, self._crops, strict=True))
         start = self._times[0]
         end = self._times[count] if count < len(self) else self._times[-1] + step
-        for held in (self._times, *self._crops):
-            del held[:count]
+        del self._times[:count]
+        for crops in self._crops:
+            del crops[:count]
         return Clip(video, start, end, samples, count, seconds)
 
 
@@ -213,6 +214,6 @@ def begin_worker(worker: int) -> None:
     outlive(worker)
 
 
-def as_it_is(event: Clip | End) -> Clip | End:
+def as_it_is(event: Any) -> Any:
     """In place of a loader's conversion to tensors."""
     return event

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from eval import network, retrieval
 from eval.search.clips import Clip, View
+from model.classifier import LinearClassifier
 from utils import checkpoint
 from utils.clip_check import check_clips
 from utils.console import one_line
 from utils.conv_check import check_convolutions
 from utils.conv_forms import use_2d_where_faster
 from utils.errors import OptionError
+from utils.memory import move
 from utils.options import SECOND_VIEWS
 from utils.precision import choose
 from utils.resuming import other_view
@@ -91,14 +92,14 @@ class Encoders:
                                          batch_size=batch_size, workers=0, device=device)
         self._nets = [self._net(stream, path) for stream, path in zip(streams, paths, strict=True)]
 
-    def _net(self, stream: Stream, path: str | Path) -> nn.Module:
+    def _net(self, stream: Stream, path: str | Path) -> LinearClassifier:
         with torch.device("meta"):
             shadow = network.build(1, stream.net, "last").eval()
         check_clips(shadow.backbone, Namespace(**stream.made_from, batch_size=1))
         net = network.build(1, stream.net, "last").eval()
         network.load_backbone(net, path, "" if stream.view == RGB else stream.view)
         device = self._job.device
-        net.to(device, memory_format=torch.channels_last_3d)
+        move(net, device)
         precision = choose(None, device)
         if precision.name == "fp32":
             use_2d_where_faster([net], device)

@@ -158,4 +158,4 @@ class VideoIndex:
         by_stream = dict(zip((stream.view for stream in contents.plan.streams), parts.tolist(), strict=True))
         start, end = contents.searched.rows.seconds[row].tolist()
         return Hit(rank, sim, by_stream, path, files.shown_name(path, contents.places), start, end,
-                   *seconds[clip].tolist(), is_query=bool(own[row]))
+                   float(seconds[clip, 0]), float(seconds[clip, 1]), bool(own[row]))

@@ -140,9 +140,9 @@ def _plan(found: dict[str, Any]) -> Plan:
 def _loaded(folder: Path, found: dict[str, Any]) -> Contents:
     plan, generation = _plan(found), int(found["generation"])
     features, clips, vectors = _files(folder, generation)
-    for file, size in zip((features, clips, vectors), found["bytes"], strict=True):
-        if file.stat().st_size != size:
-            raise ValueError(f"{file.name} has not the {size} bytes that were written")
+    for path, size in zip((features, clips, vectors), found["bytes"], strict=True):
+        if path.stat().st_size != size:
+            raise ValueError(f"{path.name} has not the {size} bytes that were written")
     with np.load(clips, allow_pickle=False) as arrays:
         file_of, seconds, centre = (arrays[name] for name in ("file_of", "seconds", "centre"))
     rows = Rows(file_of, seconds, np.load(features, mmap_mode="r", allow_pickle=False))
