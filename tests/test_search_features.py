@@ -19,7 +19,6 @@ from eval import network, retrieval
 from eval.search import encoders
 from eval.search.__main__ import main
 from eval.search.clips import Recipe, View, video_clips
-from eval.windows import read_samples
 from process_data.src.errors import VideoError
 from process_data.src.flow import flow_images
 from process_data.src.video_io import read_frames
@@ -60,8 +59,9 @@ def of_retrieval(place: Path, dataset: str, second_view: str = "flow") -> torch.
                            data_root=place / "data", split_root=place / "splits", second_view=second_view)
     net = network.build(1, "s3d", "last").eval()
     network.load_backbone(net, place / "rgb.pth.tar")
-    job = retrieval.FeatureJob(place, dataset, {}, "windows", True, 4, 0, CPU)
-    return retrieval.video_features(net, read_samples(videos, workers=0, device=CPU, title=""), job)
+    job = retrieval.FeatureJob(folder=place / second_view, dataset=dataset, made_from={}, gallery="windows",
+                               normalise=True, batch_size=4, workers=0, device=CPU)
+    return retrieval.split_features(net, "test", videos, job).features
 
 
 def test_features_are_those_of_retrieval_on_the_same_frames(place):

@@ -159,7 +159,11 @@ class CropsTransform(_OneClip):
         return _sample([[clip] for clip in clips], photos)
 
     def cut(self, frames: np.ndarray) -> list[np.ndarray]:
-        """The crops of frames uint8 (F, H, W, 3), without jitter: each uint8 (F, img_dim, img_dim, 3)."""
+        """The crops of a video without jitter, each uint8 (F, img_dim, img_dim, 3).
+
+        Args:
+            frames: uint8 (F, H, W, 3).
+        """
         video = geometry.at_least(frames, CROP)
         boxes = geometry.corner_boxes(*video.shape[1:3], CROP)[:self.crops]
         clips = [geometry.resize(np.ascontiguousarray(geometry.cut(video, box)), self.img_dim, self.img_dim)

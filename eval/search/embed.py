@@ -51,7 +51,6 @@ class Found:
     wrong: str = ""
 
 
-@torch.inference_mode()
 def embed(paths: Sequence[Path], recipe: Recipe, encoders: Encoders, *, workers: int, windows: int,
           speed: Speed, quiet: bool = False) -> Iterator[Found]:
     """What each file gives, as soon as its features are there, in about the order of the files.

@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from eval import network, retrieval
+from eval import network
+from eval.protocols import window_mean
+from eval.retrieval import fingerprint
 from eval.search.clips import Clip, View
+from eval.windows import apply_packed, window_clips
 from model.classifier import LinearClassifier
 from utils import checkpoint
 from utils.clip_check import check_clips
@@ -72,7 +76,7 @@ def describe(path: str | Path, given: Mapping[str, Any], view: str = "", usual_v
     known = (other_view(content) or RGB) if said else ""
     if known and (view not in ("", known) or known not in (RGB, *SECOND_VIEWS)):
         raise OptionError(f"{path} was trained on {known}" + (f", and not on {view}: leave that out" if view else ""))
-    return Stream(retrieval.fingerprint(str(path)), known or view or usual_view, str(found["net"]), found["seq_len"],
+    return Stream(fingerprint(str(path)), known or view or usual_view, str(found["net"]), found["seq_len"],
                   found["ds"], found["img_dim"])
 
 
@@ -88,8 +92,7 @@ class Encoders:
 
     def __init__(self, streams: Sequence[Stream], paths: Sequence[str | Path], device: torch.device,
                  batch_size: int) -> None:
-        self._job = retrieval.FeatureJob(folder=Path(), dataset="", made_from={}, gallery="windows", normalise=True,
-                                         batch_size=batch_size, workers=0, device=device)
+        self._device, self._batch_size = device, batch_size
         self._nets = [self._net(stream, path) for stream, path in zip(streams, paths, strict=True)]
 
     def _net(self, stream: Stream, path: str | Path) -> LinearClassifier:
@@ -98,16 +101,21 @@ class Encoders:
         check_clips(shadow.backbone, Namespace(**stream.made_from, batch_size=1))
         net = network.build(1, stream.net, "last").eval()
         network.load_backbone(net, path, "" if stream.view == RGB else stream.view)
-        device = self._job.device
-        move(net, device)
-        precision = choose(None, device)
+        move(net, self._device)
+        precision = choose(None, self._device)
         if precision.name == "fp32":
-            use_2d_where_faster([net], device)
+            use_2d_where_faster([net], self._device)
         check_convolutions([net.backbone], (stream.seq_len, stream.img_dim, stream.img_dim), precision)
         return net
 
+    @torch.inference_mode()
     def features(self, clips: Sequence[Clip]) -> np.ndarray:
         """Features float32 (N, streams * F), neither centred nor normalised: those of the streams side by side."""
-        columns = [retrieval.video_features(net, [clip.samples[s] | {"index": i} for i, clip in enumerate(clips)],
-                                            self._job) for s, net in enumerate(self._nets)]
+        columns = [self._stream_features(net, [clip.samples[s] for clip in clips]) for s, net in enumerate(self._nets)]
         return torch.cat(columns, dim=1).numpy()
+
+    def _stream_features(self, net: LinearClassifier, samples: Sequence[dict[str, Any]]) -> Tensor:
+        """Features (N, F) of samples: the mean over the windows of each, normalised before as a linear probe does."""
+        chunks = window_clips([sample | {"index": i} for i, sample in enumerate(samples)], self._device)
+        rows = apply_packed(net.features, chunks, self._batch_size)
+        return torch.stack([window_mean(windows, normalise=True) for _, windows in rows]).cpu()
