@@ -54,7 +54,7 @@ class Answer:
         width = max((len(row[-1]) for row in rows), default=0)
         rows = [[*row[:-1], row[-1].ljust(width)] for row in rows]
         header = ["rank", "similarity", *streams, "time", *(["time in query"] if cut else []), "video".ljust(width)]
-        return table(header, rows)
+        return "\n".join(line.rstrip() for line in table(header, rows).splitlines())
 
     def as_json(self) -> dict[str, Any]:
         """The same for a file: {"query": path, "about": ..., "hits": [{"rank": 1, "similarity": ..., ...}, ...]}."""
