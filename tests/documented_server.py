@@ -40,8 +40,9 @@ class Server:
         job = {"words": command.words, "variables": command.variables, "folder": str(folder)}
         self.process.stdin.write(json.dumps(job) + "\n")
         self.process.stdin.flush()
-        code = int(self.process.stdout.readline())
-        return code, (folder / "said.txt").read_text()
+        code = self.process.stdout.readline()
+        assert code, "the process that runs commands has ended"
+        return int(code), (folder / "said.txt").read_text()
 
 
 def serve() -> None:
@@ -115,6 +116,10 @@ def load() -> None:
     torch.zeros(1, requires_grad=True).sum().backward()
     import torch._dynamo
 
+    from backbone.select_backbone import select_backbone
+
+    with torch.device("meta"):  # as programs look at their clips first
+        select_backbone("s3d")[0](torch.zeros(2, 3, 8, 32, 32))
     import eval.main_classifier
     import main_coclr
     import main_nce  # noqa: F401
