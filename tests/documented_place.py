@@ -16,6 +16,7 @@ from process_data.src.render_demo import Look, render
 
 SETS = ("ucf101", "hmdb51", "k400", "mine", "fights", "rendered", "motions")
 PRETRAINED = ("CKPT", "INFONCE_RGB", "INFONCE_FLOW", "CPR_RGB", "CPR_FLOW", "RGB_INFONCE.pth.tar", "FLOW_INFONCE.pth.tar",
+              "RGB_CYCLE1.pth.tar",
               "{rgb_infoNCE_checkpoint.pth.tar}", "{flow_infoNCE_checkpoint.pth.tar}", "{rgb_cycle1_checkpoint.pth.tar}",
               "{flow_cycle1_checkpoint.pth.tar}", "{selected_rgb_pretrained_checkpoint.pth.tar}", "PRETRAINED.pth.tar")
 FINETUNED = ("FINETUNED", "FINETUNED_CKPT", "{selected_rgb_finetuned_checkpoint.pth.tar}", "FINETUNED.pth.tar")
