@@ -5,7 +5,6 @@ starts a program with a script. bash runs all of a page in order with no program
 to start: variables, comments, continued lines and quotes are what they are to a shell.
 """
 
-import os
 import re
 import subprocess
 from dataclasses import dataclass
@@ -72,8 +71,9 @@ def commands(page: str) -> list[Command]:
     Raises:
         Unreadable: bash complains, or a block's language is unknown.
     """
-    done = subprocess.run(["/bin/bash", "--noprofile", "--norc", "-c", TELL + shell_text(page)], env={"PATH": "/nowhere"},
-                          capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    shell = ["/bin/bash", "--noprofile", "--norc", "-c", TELL + shell_text(page)]
+    done = subprocess.run(shell, env={"PATH": "/nowhere"}, capture_output=True, text=True, check=False,
+                          stdin=subprocess.DEVNULL)
     if done.returncode or done.stderr:
         raise Unreadable(done.stderr)
     return told(done.stdout)

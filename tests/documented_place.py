@@ -15,10 +15,10 @@ from model.pretrain import InfoNCE
 from process_data.src.render_demo import Look, render
 
 SETS = ("ucf101", "hmdb51", "k400", "mine", "fights", "rendered", "motions")
-PRETRAINED = ("CKPT", "INFONCE_RGB", "INFONCE_FLOW", "CPR_RGB", "CPR_FLOW", "RGB_INFONCE.pth.tar", "FLOW_INFONCE.pth.tar",
-              "RGB_CYCLE1.pth.tar",
-              "{rgb_infoNCE_checkpoint.pth.tar}", "{flow_infoNCE_checkpoint.pth.tar}", "{rgb_cycle1_checkpoint.pth.tar}",
-              "{flow_cycle1_checkpoint.pth.tar}", "{selected_rgb_pretrained_checkpoint.pth.tar}", "PRETRAINED.pth.tar")
+PRETRAINED = ("CKPT", "INFONCE_RGB", "INFONCE_FLOW", "CPR_RGB", "CPR_FLOW", "PRETRAINED.pth.tar",
+              "RGB_INFONCE.pth.tar", "FLOW_INFONCE.pth.tar", "RGB_CYCLE1.pth.tar",
+              "{rgb_infoNCE_checkpoint.pth.tar}", "{flow_infoNCE_checkpoint.pth.tar}",
+              "{rgb_cycle1_checkpoint.pth.tar}", "{selected_rgb_pretrained_checkpoint.pth.tar}")
 FINETUNED = ("FINETUNED", "FINETUNED_CKPT", "{selected_rgb_finetuned_checkpoint.pth.tar}", "FINETUNED.pth.tar")
 K400 = ["abseiling", "air drumming", "answering questions"]
 CLASSES, FEATURES = 3, 16
@@ -30,9 +30,9 @@ def make(place: Path) -> Path:
                                  class_names=K400 if name == "k400" else None) for name in SETS}
     made = sets["ucf101"]
     _checkpoints(place, place.parent / "store")
-    for folder, datasets in ((place / "feature", ("ucf101", "ucf101-f")),
-                             (place / "RGB_RUN/model/feature", ("ucf101", "fights")),
-                             (place / "FLOW_RUN/model/feature", ("ucf101-f", "fights-f"))):
+    for folder, datasets in ((place / "feature", ("ucf101", "mine")),
+                             (place / "RGB_RUN/model/feature", ("ucf101", "fights", "rendered")),
+                             (place / "FLOW_RUN/model/feature", ("ucf101-f", "fights-f", "rendered-f"))):
         for dataset in datasets:
             _features(folder, dataset, made)
     for stream in ("RGB", "FLOW"):

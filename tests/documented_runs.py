@@ -43,6 +43,8 @@ RUN = {
     "process_data/src/convert_video_to_lmdb.py": Smaller("--out made.lmdb"),
     "process_data/src/write_csv.py": Smaller("--split_root splits --overwrite"),
     "process_data/src/index_lmdb.py": Smaller(),
+    "scripts/draw_cascade.py": Smaller("--output made.png"),
+    "scripts/draw_gallery.py": Smaller("--output made.jpg --data_root data"),
     "experiments/oracles.py": Smaller(f"{CLIPS} --batch_size 8 --moco-k 16 --health_clips 8 {ROOTS}"),
     "-m experiments.run": Smaller("--dry_run --seeds 0 --sets rendered"),  # a grid runs in test_experiment.py
     "-m experiments.report": Smaller("--out made"),
@@ -160,7 +162,7 @@ def check(server: Server, command: Command, place: Path, folder: Path) -> str:
     if no_gpu and name in RUN:
         wrong = "" if code == 2 and "no GPU" in output else f"{code}, {output[-2000:]}"
     elif name in TOO_LONG:
-        unknown = [word for word in command.words if word.startswith("-") and word not in output.split() + ["-m"]]
+        unknown = [word for word in command.words if word.startswith("-") and word not in {*output.split(), "-m"}]
         wrong = "" if code == 0 and not unknown else f"{code}, unknown {unknown}: {output[-2000:]}"
     else:
         wrong = "" if code == RUN[name].code else f"{made_smaller} ended with {code}:\n{output[-3000:]}"

@@ -120,8 +120,8 @@ def load() -> None:
 
     with torch.device("meta"):  # as programs look at their clips first
         select_backbone("s3d")[0](torch.zeros(2, 3, 8, 32, 32))
-    import eval.main_classifier
-    import main_coclr
+    import eval.main_classifier  # noqa: F401
+    import main_coclr  # noqa: F401
     import main_nce  # noqa: F401
 
 

@@ -96,8 +96,8 @@ class Miniature:
         return ["--data_root", str(self.data_root), "--split_root", str(self.split_root)]
 
 
-def make(root: Path, name: str = "ucf101", *, classes: int = 2, groups: int | Sequence[int] = 4, clips: int = 2, frames: int = 20,
-         **settings) -> Miniature:
+def make(root: Path, name: str = "ucf101", *, classes: int = 2, groups: int | Sequence[int] = 4, clips: int = 2,
+         frames: int = 20, **settings) -> Miniature:
     """A dataset like UCF101 (or HMDB51, or of the user's own `name`), or like K400 where that is the name.
 
     Of each class's `groups` (how many, or their numbers) of `clips` videos a quarter, at least one group, is tested;

@@ -64,3 +64,50 @@ def test_bash_reads_a_page(page):
 @pytest.mark.parametrize("command", everything(), ids=lambda command: str(command)[:90])
 def test_a_documented_command_runs(command, server, place, tmp_path):
     assert documented_runs.check(server, command, place, tmp_path / "run") == ""
+
+
+# What a page may have wrong, and a word of what is said of it.
+WRONG = {
+    "```\npython main_nce.py --no_such_option 3\n```": "no_such_option",
+    "```\npython main_nce.py --dataset nowhere-2clip\n```": "nowhere",
+    "```\npython eval/main_classifier.py --dataset ucf101 --test CHECKPOINT_OF_NOBODY --retrieval\n```": "OF_NOBODY",
+    "```\npython main_nothing.py\n```": "tests/documented_runs.py",
+    "```\nmake everything\n```": "tests/documented_runs.py",
+    "Run `python -m benchmarks.soak --hours 3`.": "--hours",
+    "```\npython -m torch.distributed.launch --no_such_option main_nce.py\n```": "2",
+    "```\nbash scripts/no_such.sh\n```": "no_such.sh",
+    "```\nconda env create -f no_such.yml\n```": "no_such.yml",
+}
+
+
+@pytest.mark.parametrize("page", WRONG, ids=lambda page: page.strip("`\n")[:60])
+def test_a_wrong_command_is_noticed(page, server, place, tmp_path):
+    [command] = commands(page)
+    try:
+        wrong = documented_runs.check(server, command, place, tmp_path / "run")
+    except (documented_runs.Unlisted, SystemExit, Unreadable) as error:
+        wrong = str(error)
+    assert WRONG[page] in wrong
+
+
+@pytest.mark.parametrize("page", ["```\npython main_nce.py $UNSET\n```", "```\npython 'main_nce.py\n```",
+                                  "```fish\npython main_nce.py\n```", "```\npython main_nce.py\n"])
+def test_a_page_that_no_shell_reads_is_noticed(page):
+    with pytest.raises(Unreadable):
+        commands(page)
+
+
+def test_bash_takes_a_page_apart():
+    page = ("Set `SIZE=\"--a 1 --b 'x y'\"`, then\n```\nexport KEPT=1\nX=2 python one.py $SIZE \\\n  --c  # none\n```\n"
+            "or `python two.py ...`, not `python` and not\n```text\npython three.py\n```\n")
+    assert commands(page) == [
+        Command(("python", "one.py", "--a", "1", "--b", "'x", "y'", "--c"), ("KEPT=1", "X=2")),
+        Command(("python", "two.py", "..."), ("KEPT=1",))]
+
+
+def test_nothing_is_left_out_that_no_page_has():
+    """An exception that is not needed any more goes."""
+    found = everything()
+    texts = [f"{' '.join(command.words)} " for command in found]
+    assert [start for start in documented_runs.NOT_RUN if not any(text.startswith(f"{start} ") for text in texts)] == []
+    assert [name for name in documented_runs.TOO_LONG if not any(f"python {name} " in text for text in texts)] == []

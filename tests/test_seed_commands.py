@@ -88,9 +88,10 @@ def newest(checkout: Path, pattern: str) -> Path:
 def cycle(checkout: Path, dataset: str) -> tuple[Path, Path]:
     """One cycle of CoCLR+CPR, RGB and then flow: the two checkpoints."""
     rgb, flow = (checkout / f"{stream}_infoNCE_checkpoint.pth.tar" for stream in ("rgb", "flow"))
-    run(checkout, published(f"{dataset} rgb"), f"{SMALL} {QUEUE}", rgb_infoNCE_checkpoint=rgb, flow_infoNCE_checkpoint=flow)
+    first, second = published(f"{dataset} rgb"), published(f"{dataset} flow")
+    run(checkout, first, f"{SMALL} {QUEUE}", rgb_infoNCE_checkpoint=rgb, flow_infoNCE_checkpoint=flow)
     own = newest(checkout, f"ckpt/log-pretrain/*coclr-top5_k320_{dataset}-*")
-    run(checkout, published(f"{dataset} flow"), f"{SMALL} {QUEUE}", flow_infoNCE_checkpoint=flow, rgb_cycle1_checkpoint=own)
+    run(checkout, second, f"{SMALL} {QUEUE}", flow_infoNCE_checkpoint=flow, rgb_cycle1_checkpoint=own)
     return own, newest(checkout, f"ckpt/log-pretrain/*coclr-top5-R_k320_{dataset}-*")
 
 
