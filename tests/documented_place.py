@@ -7,10 +7,13 @@ from pathlib import Path
 
 import cv2
 import miniature
+import noise
 import numpy as np
+import pytest
 import torch
 
 from eval import feature_files, network
+from model import classifier, momentum
 from model.pretrain import InfoNCE
 from process_data.src.render_demo import Look, render
 
@@ -48,8 +51,11 @@ def make(place: Path) -> Path:
 
 def _checkpoints(place: Path, store: Path) -> None:
     store.mkdir()
-    torch.save({"state_dict": InfoNCE("s3d", K=16).state_dict(), "epoch": 0}, store / "pretrained")
-    finetuned = network.build(CLASSES, "s3d", "ft", dropout=0.5)
+    with pytest.MonkeyPatch.context() as patch:  # as documented_server.load does
+        for module in (classifier, momentum):
+            patch.setattr(module, "select_backbone", noise.small_backbone)
+        pretrained, finetuned = InfoNCE("s3d", K=16), network.build(CLASSES, "s3d", "ft", dropout=0.5)
+    torch.save({"state_dict": pretrained.state_dict(), "epoch": 0}, store / "pretrained")
     torch.save({"state_dict": finetuned.state_dict(), "epoch": 0}, store / "finetuned")
     for kind, names in (("pretrained", PRETRAINED), ("finetuned", FINETUNED)):
         for name in names:

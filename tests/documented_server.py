@@ -3,6 +3,8 @@
 The process is apart from the tests', since libraries that have started threads do not survive a fork.
 """
 
+import gc
+import importlib
 import json
 import os
 import runpy
@@ -19,6 +21,12 @@ from pathlib import Path
 from documented import ROOT, Command
 
 PATIENCE = 120  # seconds
+# What programs import, loaded once for all of them; they themselves are not.
+LOADED = ("torch._dynamo", "torch._refs", "torchvision", "main_nce", "main_coclr", "cotrain", "eval.main_classifier",
+          "eval.feature_linear_probe", "eval.merge_2stream_prob", "experiments.plan", "experiments.report",
+          "experiments.video_sets", "benchmarks.report", "benchmarks.measure", "benchmarks.rows_cascade",
+          "benchmarks.rows_loader", "benchmarks.rows_step", "benchmarks.rows_evaluation", "benchmarks.rows_preparation",
+          "benchmarks.rows_startup", "process_data.src.prepare")
 
 
 class Server:
@@ -108,21 +116,24 @@ def free_port() -> int:
 
 
 def load() -> None:
-    """Load what programs need, and prepare autograd, before there is any thread."""
+    """Load what programs need, and prepare autograd, before there is any thread.
+
+    In place of S3D there is a network that learns in a moment; test_seed_commands.py trains S3D by published commands.
+    """
     sys.path.insert(1, str(ROOT))
     import torch
 
     torch.set_num_threads(1)
     torch.zeros(1, requires_grad=True).sum().backward()
-    import torch._dynamo
+    for name in LOADED:
+        importlib.import_module(name)
+    import noise
 
-    from backbone.select_backbone import select_backbone
+    from model import classifier, momentum
 
-    with torch.device("meta"):  # as programs look at their clips first
-        select_backbone("s3d")[0](torch.zeros(2, 3, 8, 32, 32))
-    import eval.main_classifier  # noqa: F401
-    import main_coclr  # noqa: F401
-    import main_nce  # noqa: F401
+    for module in (classifier, momentum):
+        module.select_backbone = noise.small_backbone
+    gc.freeze()  # what is loaded is not looked through again in every fork
 
 
 if __name__ == "__main__":
