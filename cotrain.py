@@ -35,7 +35,8 @@ from utils.options import Parser, positive_int, seed, whole_number
 from utils.pipeline import Runner, as_script
 
 # Of a cycle: the stream that is trained, the one that mines, what the run folder is called, how the script is told.
-ALTERNATION = (("RGB", "flow", "FlowMining_", []), ("flow", "RGB", "RGBMining_", ["--reverse"]))
+ALTERNATION: tuple[tuple[str, str, str, list[str]], ...] = (
+    ("RGB", "flow", "FlowMining_", []), ("flow", "RGB", "RGBMining_", ["--reverse"]))
 EVALUATIONS = ("retrieval", "probe", "finetune")
 # Published epochs, and where the learning rate falls: (epoch, of so many).
 EPOCHS = {"infonce": (300, [(250, 300), (280, 300)]), "coclr": (100, [(80, 100)]),
@@ -181,7 +182,7 @@ def evaluate(plan: Plan, args: Namespace, evaluation: str) -> None:
         name, dataset, model = f"{evaluation} {stream}", args.dataset + suffix, plan.models[stream]
         if evaluation == "retrieval":
             made.append(planner.retrieve(name, dataset, model, *view_words(args, stream)))
-            result = (f"{made[-1]}/{dataset}_recall.json", None)
+            result: tuple[str, str | None] = (f"{made[-1]}/{dataset}_recall.json", None)
         else:
             made.append(planner.classify(name, dataset, model, *view_words(args, stream),
                                          *CLASSIFIER_WORDS[evaluation], *training_words(args, evaluation)))

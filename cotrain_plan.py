@@ -24,6 +24,7 @@ from utils.clip_check import check_clips
 from utils.distributed import Launch
 from utils.errors import CheckpointError, OptionError
 from utils.pipeline import Step
+from utils.presets import CropsTransform
 from utils.resuming import refuse_changes
 
 ROOT = Path(__file__).resolve().parent
@@ -134,8 +135,7 @@ class Planner:
         folder = Path(model).parent / "feature"
         argv = ["--dataset", dataset, *self.common, *self.gpus, *self.roots, *words, "--test", model, "--retrieval"]
         self.evaluate(name, str(folder / f"{dataset}_recall.json"), [model], CLASSIFIER, *argv, shown=4)
-        self.data_checks["retrieval", dataset] = partial(
-            main_classifier.build_dataset, classifier_options.parse(argv, ""), "test", None)
+        self.data_checks["retrieval", dataset] = partial(_build_test_data, classifier_options.parse(argv, ""))
         return str(folder)
 
     def merge(self, name: str, result: str, dataset: str, mode: str, made_from: Sequence[str],
@@ -185,7 +185,11 @@ def _without_workers(args: Namespace) -> Namespace:
 
 def _build_classifier_data(args: Namespace, devices: list[torch.device]) -> None:
     main_classifier.build_loaders(args, devices)
-    main_classifier.build_dataset(args, "test", None)
+    _build_test_data(args)
+
+
+def _build_test_data(args: Namespace) -> None:
+    main_classifier.build_dataset(args, "test", CropsTransform(args.img_dim))
 
 
 def scheduled(epochs: int, shares: Sequence[tuple[int, int]]) -> list[str]:

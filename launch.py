@@ -138,7 +138,7 @@ def _passing_on(children: Sequence[BaseProcess]) -> Iterator[None]:
     """Meanwhile, requests to stop go on to the processes that train."""
     def pass_on(number: int, frame: object) -> None:
         for child in children:
-            if child.is_alive():
+            if child.pid is not None and child.is_alive():
                 os.kill(child.pid, number)
     before = {number: signal.signal(number, pass_on) for number in SIGNALS}
     try:

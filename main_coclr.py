@@ -22,6 +22,7 @@ One process, GPU or CPU, small: ``python main_coclr.py --dataset NAME-2stream-2c
 
 from argparse import Namespace
 from collections.abc import Container, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -101,10 +102,12 @@ def co_train(args: Namespace, here: Launch) -> None:
     choice = prepare(args, coclr_folder(args), here)
     model = build(args)
     if not (args.resume or args.test):
-        load_pretrained(model, *args.pretrain, args.second_view)
+        own, other = args.pretrain
+        load_pretrained(model, own, other, args.second_view)
     run = build_run(model, args, here)
 
-    def steps(network: nn.Module, **settings: object) -> StepOfEpoch:
+    def steps(network: nn.Module, **settings: Any) -> StepOfEpoch:
+        assert run.monitor is not None  # since this model mines
         return CoclrSteps(network, model, monitor=run.monitor, seed=args.seed, self_mask=args.self_mask, **settings)
     carry_out(args, here, run, steps, choice)
 

@@ -20,6 +20,7 @@ from argparse import Namespace
 from collections.abc import Container, Sequence
 
 import launch
+from model.momentum import MomentumContrast
 from model.pretrain import InfoNCE, UberNCE
 from pretrain_script import build_run, carry_out, check_options, join, prepare
 from pretrain_steps import infonce_steps, ubernce_steps
@@ -45,7 +46,7 @@ def parse(argv: Sequence[str] | None = None, later: Container[str] = ()) -> Name
     return args
 
 
-def build(args: Namespace) -> InfoNCE:
+def build(args: Namespace) -> MomentumContrast:
     """A new model."""
     return MODELS[args.model][0](args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t)
 

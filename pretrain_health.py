@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from dataset.video_dataset import VideoDataset
 from model.momentum import embed, make_encoder
 from model.pretrain import CoCLR
 from utils import distributed, health
@@ -35,7 +36,7 @@ class HealthProbe:
         network, dim: of the encoders; a random one is compared with.
     """
 
-    def __init__(self, dataset: Dataset, videos: int, *, img_dim: int, batch_size: int, workers: int, seed: int,
+    def __init__(self, dataset: VideoDataset, videos: int, *, img_dim: int, batch_size: int, workers: int, seed: int,
                  network: str, dim: int, device: torch.device) -> None:
         self.dataset = copy.copy(dataset)
         self.dataset.transform, self.dataset.by_epoch = PretrainTransform(img_dim, p_two_clips=1.0), False
@@ -86,7 +87,7 @@ class HealthProbe:
                 values[f"hub_{name}"] = health.hubness(z, same, n)
             sims.append(z @ z.T)
         if n:
-            values["agreement"] = float(agreement(*sims, ~same, n))
+            values["agreement"] = float(agreement(sims[0], sims[1], ~same, n))
         return values
 
     def miner(self, model: CoCLR) -> Clips:
@@ -110,8 +111,9 @@ class HealthProbe:
         for blocks, _ in self._blocks(rows[:whole or len(rows)]):
             embed(encoder, blocks[:, :, model.other_view].flatten(0, 1), model.dtype)
         for norm in norms:
-            norm.running_mean.copy_(distributed.reduce_mean(norm.running_mean))
-            norm.running_var.copy_(distributed.reduce_mean(norm.running_var))
+            for statistic in (norm.running_mean, norm.running_var):
+                if statistic is not None:
+                    statistic.copy_(distributed.reduce_mean(statistic))
         return encoder.eval()
 
     @torch.no_grad()
@@ -130,7 +132,8 @@ class HealthProbe:
         self._sources = distributed.all_gather(torch.cat(sources).to(self.device))
         say(f"health: {2 * len(self.rows)} clips by {len(encoders)} network(s) in "
             f"{time.perf_counter() - start:.1f} s")
-        return {name: tuple(distributed.all_gather(torch.cat(rows)).unbind(dim=1)) for name, rows in parts.items()}
+        gathered = {name: distributed.all_gather(torch.cat(rows)) for name, rows in parts.items()}  # (N, 2, D) each
+        return {name: (both[:, 0], both[:, 1]) for name, both in gathered.items()}
 
     @torch.no_grad()
     def _blocks(self, rows: Tensor) -> Iterator[tuple[Tensor, dict]]:

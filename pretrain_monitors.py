@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch.utils.data import DataLoader
 
+from dataset.video_dataset import videos_of
 from eval.knn import KnnMonitor, query_and_gallery, single_stream_name
 from model.momentum import MomentumContrast
 from model.pretrain import CoCLR
@@ -45,12 +46,12 @@ class Monitors:
 
     def before(self, record: Record) -> None:
         """Look at what the first step starts from."""
-        if self.health is not None:
+        if self.health is not None and isinstance(self.model, CoCLR):
             record("health", -1, self._health().before(self.model))
 
     def after_epoch(self, epoch: int, record: Record) -> None:
         """Look at what an epoch has come to; all processes are here."""
-        if self.mining is None:
+        if self.mining is None or not isinstance(self.model, CoCLR):
             values = {f"{name}_own": float(measure(self.model.queue.T)) for name, measure in OF_ALL.items()}
             record("queue", epoch, values)
             self._warn_of_collapse(values)
@@ -60,7 +61,7 @@ class Monitors:
             self._warn_of_collapse(values)
             if values:
                 record("mining", epoch, values, classes={self.classes[label]: each for label, each in recalls.items()})
-        if self.health is not None and self._is_due(epoch, self.health_freq):
+        if self.health is not None and isinstance(self.model, CoCLR) and self._is_due(epoch, self.health_freq):
             record("health", epoch, self._health().now(self.model))
 
     def after_save(self, epoch: int, record: Record, poll: Callable[[], None]) -> None:
@@ -103,11 +104,12 @@ def build_monitors(model: MomentumContrast, args: Namespace, loader: DataLoader,
         monitors.knn_freq = args.knn_freq
         monitors.knn = KnnMonitor(*sets, batch_size=args.batch_size, workers=args.workers, device=device)
     if isinstance(model, CoCLR):
-        index = loader.dataset.index
+        videos = videos_of(loader)
+        index = videos.index
         monitors.mining = MiningMonitor(args.moco_k, index.labels, index.sources, device)
         monitors.classes, monitors.health_freq = index.classes, args.health_freq
         if args.health_clips:
             monitors.health = partial(
-                HealthProbe, loader.dataset, args.health_clips, img_dim=args.img_dim, batch_size=args.batch_size,
+                HealthProbe, videos, args.health_clips, img_dim=args.img_dim, batch_size=args.batch_size,
                 workers=args.workers, seed=args.seed, network=args.net, dim=args.moco_dim, device=device)
     return monitors

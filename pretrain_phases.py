@@ -5,6 +5,7 @@ mines stays as it was. Phases have run folders of their own, which their topk te
 """
 
 from argparse import Namespace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -61,8 +62,8 @@ def remaining(given: list[Namespace]) -> list[Namespace]:
         return given
     if given[0].resume != run_folder.AUTO:
         for phase in given:
-            distributed.from_main(lambda phase=phase: run_folder.settle("", run_folder.coclr_folder(phase),
-                                                                         "--name_prefix or --prefix"))
+            distributed.from_main(partial(run_folder.settle, "", run_folder.coclr_folder(phase),
+                                          "--name_prefix or --prefix"))
         return given
     done = distributed.from_main(lambda: [is_done(phase) for phase in given])
     for phase, finished in zip(given, done, strict=True):

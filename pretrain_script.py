@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 import launch
 from dataset import catalog
+from dataset.video_dataset import videos_of
 from model.momentum import MomentumContrast, check_queue, make_encoder
 from model.pretrain import CoCLR
 from pretrain_monitors import build_monitors
@@ -239,7 +240,7 @@ def measure(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module]
 
 def _announce(args: Namespace, here: Launch, loader: DataLoader, run: Run, folder: Path, place: Place) -> None:
     """Say what will run, on what, with how much data."""
-    say(f"{args.model} with {args.net} on {run_folder.dataset_name(args)}: {len(loader.dataset)} clips of "
+    say(f"{args.model} with {args.net} on {run_folder.dataset_name(args)}: {len(videos_of(loader))} clips of "
         f"{args.seq_len} frames, {args.img_dim} px, {len(loader)} steps per epoch of {here.world_size} x "
         f"{loader.batch_size}")
     report = getattr(getattr(loader.dataset, "index", None), "report", "")

@@ -136,8 +136,7 @@ def take_step(network: nn.Module, optimizer: RunOptimizer | None, batches: list[
         optimizer.zero_grad()
     steps: list[Values] = []
     for i, batch in enumerate(batches, start=1):
-        wait = i < len(batches) and isinstance(network, DistributedDataParallel)
-        with network.no_sync() if wait else nullcontext():
+        with network.no_sync() if isinstance(network, DistributedDataParallel) and i < len(batches) else nullcontext():
             values = contrast(batch)
             if optimizer is not None:
                 optimizer.backward(values["loss"] / len(batches))

@@ -14,10 +14,12 @@ def conv_bn(x: Tensor, conv: nn.Conv3d, bn: nn.BatchNorm3d) -> Tensor:
     Args:
         x: (B, C, T, H, W).
     """
-    if bn.training or (torch.is_grad_enabled() and any(t.requires_grad for t in (x, conv.weight, bn.weight))):
+    mean, var = bn.running_mean, bn.running_var
+    if bn.training or mean is None or var is None or (
+            torch.is_grad_enabled() and any(t.requires_grad for t in (x, conv.weight, bn.weight))):
         return bn(conv(x))
-    scale = bn.weight * (bn.running_var + bn.eps).rsqrt()  # (channels,)
-    shift = bn.bias - bn.running_mean * scale
+    scale = bn.weight * (var + bn.eps).rsqrt()  # (channels,)
+    shift = bn.bias - mean * scale
     if conv.bias is not None:
         shift = shift + conv.bias * scale
     return conv._conv_forward(x, conv.weight * scale.view(-1, 1, 1, 1, 1), shift)

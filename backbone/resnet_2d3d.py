@@ -48,6 +48,11 @@ class Bottleneck(nn.Module):
 class ResNet2d3d(nn.Module):
     """2D-3D ResNet-50; the last block's sum is rectified once, at the end of the network."""
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(self, input_channel: int = 3) -> None:
         super().__init__()
         self.conv1 = _conv(input_channel, 64, (5, 7, 7), (1, 2, 2))

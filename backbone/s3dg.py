@@ -31,6 +31,10 @@ def _conv(in_planes: int, out_planes: int, kernel: tuple, stride: tuple, padding
     return conv
 
 
+def _space_pool() -> nn.MaxPool3d:
+    return nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+
+
 class BasicConv3d(nn.Module):
     """1x1x1 convolution, BatchNorm, ReLU."""
 
@@ -109,11 +113,10 @@ class S3D(nn.Module):
         def mixed(name: str) -> InceptionBlock3d:
             return InceptionBlock3d(INCEPTION_WIDTHS[name], gating)
 
-        space_pool = {"kernel_size": (1, 3, 3), "stride": (1, 2, 2), "padding": (0, 1, 1)}
         self._register_block(1, Conv_1a=STConv3d(input_channel, 64, 7, 2, 3))
-        self._register_block(2, MaxPool_2a=nn.MaxPool3d(**space_pool), Conv_2b=BasicConv3d(64, 64),
+        self._register_block(2, MaxPool_2a=_space_pool(), Conv_2b=BasicConv3d(64, 64),
                              Conv_2c=STConv3d(64, 192, 3, 1, 1))
-        self._register_block(3, MaxPool_3a=nn.MaxPool3d(**space_pool), Mixed_3b=mixed("Mixed_3b"),
+        self._register_block(3, MaxPool_3a=_space_pool(), Mixed_3b=mixed("Mixed_3b"),
                              Mixed_3c=mixed("Mixed_3c"))
         self._register_block(4, MaxPool_4a=nn.MaxPool3d(3, stride=2, padding=1),
                              **{f"Mixed_4{c}": mixed(f"Mixed_4{c}") for c in "bcdef"})

@@ -17,7 +17,12 @@ NETWORKS = {
 
 
 def select_backbone(network: str) -> tuple[nn.Module, dict[str, int]]:
-    """A new backbone and its ``{"feature_size": channels}``.
+    """A new backbone and its ``{"feature_size": channels}``: clips (B, 3, T, H, W) to feature maps (B, F, t, h, w).
+
+    S3D (Xie et al., ECCV 2018) or the 2D-3D ResNet-50 of CoCLR (arXiv 2010.09709, section 4), weights drawn anew.
+
+    Args:
+        network: one of :data:`NETWORKS`.
 
     Raises:
         UnknownNetworkError: ``network`` is none of the known names.

@@ -16,6 +16,11 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from benchmarks.measure import Result
+    from benchmarks.sizes import Sizes
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the work that is measured
 # What is heavy is imported where it is used: processes that the flow rows start import this module too.
@@ -42,7 +47,7 @@ def rows() -> dict[str, Callable]:
 ONE_THREAD = ("loader", "lengths", "bytes", "pages", "flow_methods", "flow_workers")
 
 
-def results(names: Sequence[str], sizes: "Sizes", rounds: int) -> Iterator["Result"]:  # noqa: F821
+def results(names: Sequence[str], sizes: "Sizes", rounds: int) -> Iterator["Result"]:
     """Measure rows one after the other."""
     import cv2
     import torch

@@ -39,7 +39,7 @@ from utils.console import say
 from utils.conv_check import check_convolutions
 from utils.conv_forms import fits_2d, use_2d_where_faster, use_form
 from utils.errors import OptionError
-from utils.loader import make_loader
+from utils.loader import batches, make_loader
 from utils.memory import keep_freed_memory
 from utils.optimizer import RunOptimizer
 from utils.options import ROOT, Parser, positive_float, positive_int, whole_number
@@ -98,8 +98,7 @@ def endless(loader: DataLoader) -> Iterator[dict]:
     """Epoch after epoch."""
     epoch = 0
     while True:
-        loader.sampler.set_epoch(epoch)
-        yield from loader
+        yield from batches(loader, epoch)
         epoch += 1
 
 
@@ -109,7 +108,7 @@ def make_model(args: Namespace, seed: int, name: str) -> tuple[InfoNCE, str]:
     precision = choose(EXACT if name in EMULATED else name, device)
     torch.manual_seed(seed)
     model = InfoNCE(args.net, 128, args.moco_k)
-    model.to(device, memory_format=torch.channels_last_3d)
+    model.to(device).to(memory_format=torch.channels_last_3d)
     model.dtype = precision.dtype
     if name == EXACT:
         use_2d_where_faster(model.encoders(), device)  # as the scripts do
@@ -152,7 +151,8 @@ def first_step(args: Namespace, name: str, start: Start | None) -> tuple[Tensor,
     block = to_blocks(batch, torch.device(args.device))[:, :, 0]
     logits, _ = model(block)
     (infonce_loss(logits) * FIRST_SCALE).backward()
-    return features[0].detach(), {label: p.grad.float() for label, p in model.encoder_q.named_parameters()}
+    gradients = {label: p.grad.float() for label, p in model.encoder_q.named_parameters() if p.grad is not None}
+    return features[0].detach(), gradients
 
 
 def compare_first_step(args: Namespace, name: str, start: Start | None,

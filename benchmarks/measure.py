@@ -4,7 +4,7 @@ import ctypes
 import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ class Case:
     clock: str = "wall"
     units: int = 1
     goals: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, float | str] = field(default_factory=dict)
+    notes: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
 @dataclass
@@ -50,9 +50,9 @@ class Result:
 
     row: str
     size: str
-    plain: float | None = None
-    ours: float | None = None
-    ratio: float | None = None
+    plain: float
+    ours: float
+    ratio: float
     bound: float | None = None
     times_bound: float | None = None
     bound_of: str = ""
@@ -62,7 +62,7 @@ class Result:
     clock: str = "wall"
     rounds: int = 0
     goals: dict[str, str] = field(default_factory=dict)
-    notes: dict[str, float | str] = field(default_factory=dict)
+    notes: Mapping[str, float | str | None] = field(default_factory=dict)
 
     def as_dict(self) -> dict:
         """For JSON."""
@@ -101,9 +101,9 @@ def measure(case: Case, rounds: int, device: torch.device) -> Result:
             if turn:
                 times[name].append(taken)
     medians = {name: statistics.median(values) for name, values in times.items()}
-    result = Result(case.row, case.size, medians["plain"], medians["ours"], agreement=agreement, clock=case.clock,
-                    rounds=rounds, goals=case.goals, notes=case.notes, bound_of=case.bound_of)
-    result.ratio = statistics.median(p / o for p, o in zip(times["plain"], times["ours"], strict=True))
+    ratio = statistics.median(p / o for p, o in zip(times["plain"], times["ours"], strict=True))
+    result = Result(case.row, case.size, medians["plain"], medians["ours"], ratio, agreement=agreement,
+                    clock=case.clock, rounds=rounds, goals=case.goals, notes=case.notes, bound_of=case.bound_of)
     if case.bound is not None:
         core = times["core" if case.core else "ours"]
         result.bound = medians["bound"]

@@ -19,7 +19,8 @@ def touched(path: Path, work: Callable[[], object]) -> int | None:
     if before is None or before > path.stat().st_size // 2:
         return None
     work()
-    return resident(path) - before
+    after = resident(path)
+    return None if after is None else after - before
 
 
 def resident(path: Path) -> int | None:

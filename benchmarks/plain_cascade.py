@@ -12,7 +12,7 @@ def cascade(query: Tensor, key: Tensor, queues: tuple[Tensor, Tensor], excluded:
         sizes: how many each stage keeps.
     """
     B, K = excluded.shape
-    own, other = ([queue.t()] * B for queue in queues)  # features that are left, per sample (kept, D)
+    own, other = (queue.t().expand(B, -1, -1) for queue in queues)  # features that are left, (B, kept, D)
     left = torch.arange(K, device=query.device).repeat(B, 1)  # (B, kept)
     banned = excluded
     for stage, size in enumerate(sizes, start=1):

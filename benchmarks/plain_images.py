@@ -18,7 +18,7 @@ from dataset.video_dataset import VideoDataset
 from utils import geometry
 from utils.augmentation import MEAN, STD
 from utils.photo import BRIGHTNESS, CONTRAST, HUE, SATURATION, PhotoRecipe
-from utils.presets import CROP, P_FLIP
+from utils.presets import CROP, P_FLIP, PretrainTransform
 
 ENHANCE = {BRIGHTNESS: ImageEnhance.Brightness, CONTRAST: ImageEnhance.Contrast, SATURATION: ImageEnhance.Color}
 
@@ -89,9 +89,11 @@ def pretraining_sample(dataset: VideoDataset, readers: list[PlainReader], epoch:
     """Two views of a video, float (V, S, 3, T, h, w); both clips of both streams are decoded, whatever is used."""
     rng = dataset.rng(epoch, row)
     clips = dataset.sampler(int(dataset.index.num_frames[row]), rng)
-    plan = dataset.transform.plan(rng)
+    transform = dataset.transform
+    assert isinstance(transform, PretrainTransform)
+    plan = transform.plan(rng)
     decoded = [[reader.frames(dataset.index.names[row], clip) for reader in readers] for clip in clips]
-    return torch.stack([_view(decoded[clip], recipe, dataset.transform.img_dim, rng) for clip, recipe in plan.views])
+    return torch.stack([_view(decoded[clip], recipe, transform.img_dim, rng) for clip, recipe in plan.views])
 
 
 def _view(streams: list[list[Image.Image]], recipe: PhotoRecipe, size: int, rng: np.random.Generator) -> Tensor:

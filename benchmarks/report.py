@@ -21,8 +21,9 @@ def machine(device: torch.device) -> dict[str, str | int]:
     if info.exists():
         names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if "model name" in line]
         name = names[0] if names else name
-    found = {"cpu": name, "cores": os.cpu_count() or 0, "threads": torch.get_num_threads(), "torch": torch.__version__,
-             "numpy": np.__version__, "opencv": cv2.__version__, "device": str(device)}
+    found: dict[str, str | int] = {
+        "cpu": name, "cores": os.cpu_count() or 0, "threads": torch.get_num_threads(), "torch": torch.__version__,
+        "numpy": np.__version__, "opencv": cv2.__version__, "device": str(device)}
     if hasattr(os, "getloadavg"):
         found["load at the start"] = f"{os.getloadavg()[0]:.2f}"
     return found | ({"gpu": torch.cuda.get_device_name(device)} if device.type == "cuda" else {})

@@ -70,6 +70,6 @@ class Batch(NamedTuple):
 def _inputs(K: int, B: int, seed: int, device: torch.device) -> Batch:
     draw = torch.Generator().manual_seed(K + B + seed)
     query, key = (F.normalize(torch.randn(B, DIM, generator=draw), dim=1).to(device) for _ in range(2))
-    queues = tuple(F.normalize(torch.randn(DIM, K, generator=draw), dim=0).to(device) for _ in range(2))
+    first, second = (F.normalize(torch.randn(DIM, K, generator=draw), dim=0).to(device) for _ in range(2))
     excluded = (torch.rand(B, K, generator=draw) < SAME_SOURCE).to(device)
-    return Batch(query, key, queues, excluded, query @ queues[0], key @ queues[1])
+    return Batch(query, key, (first, second), excluded, query @ first, key @ second)

@@ -22,7 +22,7 @@ from benchmarks.sizes import Sizes
 from dataset.video_dataset import VideoDataset
 from eval import network
 from eval.crops import crop_probabilities
-from eval.retrieval import FeatureJob, video_features
+from eval.retrieval import video_features
 from eval.windows import read_samples, window_clips
 from utils.photo import PhotoRecipe
 from utils.presets import CropsTransform
@@ -80,17 +80,18 @@ class Split:
 
         BatchNorm runs by itself, as it does where nothing folds it.
         """
-        videos = []
+        transform, videos = self.dataset.transform, []
+        assert isinstance(transform, CropsTransform)
         for row in range(len(self.dataset)):
             rng = self.dataset.rng(0, row)
             clips = self.dataset.sampler(int(self.dataset.index.num_frames[row]), rng)
-            recipe = PhotoRecipe(self.dataset.transform.jitter, p_jitter=self.dataset.transform.p)
+            recipe = PhotoRecipe(transform.jitter, p_jitter=transform.p)
             photos = [recipe.draw(own, 1, 1) for own in rng.spawn(10)[:self.crops]]
             videos.append(torch.stack([self._plain_crop(row, clips, crop, photo, output)
                                        for crop, photo in enumerate(photos)]))
         return torch.stack(videos).cpu()
 
-    def _plain_crop(self, row: int, clips: Tensor, crop: int, photo: dict, output: int) -> Tensor:
+    def _plain_crop(self, row: int, clips: np.ndarray, crop: int, photo: dict, output: int) -> Tensor:
         images = [plain_images.crop_window(self.reader.frames(self.dataset.index.names[row], clip), crop, photo,
                                            self.sizes.img_dim) for clip in clips]
         with mock.patch("backbone.s3dg.conv_bn", lambda x, conv, bn: bn(conv(x))):
@@ -116,11 +117,9 @@ class Split:
 
 def retrieval(sizes: Sizes, folder: Path) -> Iterator[Case]:
     """Pooled features of the videos of a split, mean over windows."""
-    job = FeatureJob(folder, "bench", {}, "windows", normalise=False, batch_size=sizes.eval_batch, workers=0,
-                     device=sizes.device)
     for row, split, bound in _splits(folder, "retrieval features", sizes, crops=1):
         def ours(split: Split = split) -> Tensor:
-            return video_features(split.ours, split.samples(), job)
+            return video_features(split.ours, split.samples(), batch_size=sizes.eval_batch, device=sizes.device)
         yield Case(row, split.size, plain=partial(_features, split), ours=ours, agree=_agree_features,
                    goals={"ratio": ">= 5"}, **bound)
 

@@ -49,7 +49,7 @@ class Samples:
         """Float views."""
         return [plain_images.pretraining_sample(self.dataset, self.readers, *item) for item in self.items]
 
-    def used(self) -> list[list[tuple[str, np.ndarray]]]:
+    def used(self) -> list[tuple[str, np.ndarray]]:
         """For each sample, the video and the distinct frames that it uses of either stream."""
         found = []
         for epoch, row in self.items:
@@ -87,8 +87,8 @@ def lengths(sizes: Sizes, folder: Path) -> Iterator[Case]:
 
 def _sample_cases(samples: Samples, row: str, size: str, goals: dict[str, str]) -> Iterator[Case]:
     jpegs, count = _used_jpegs(samples), len(samples.items)
-    settings = {"plain": samples.plain, "clock": "cpu", "units": count, "bound": partial(_decode, jpegs),
-                "bound_of": "bare decoding of the frames used (simplejpeg, faster than OpenCV)"}
+    case = partial(Case, size=size, plain=samples.plain, clock="cpu", units=count, bound=partial(_decode, jpegs),
+                   bound_of="bare decoding of the frames used (simplejpeg, faster than OpenCV)")
 
     def check(plain: list[Tensor], ours: list[dict]) -> str:
         return agree(plain, to_blocks(default_collate(ours), CPU))
@@ -96,8 +96,8 @@ def _sample_cases(samples: Samples, row: str, size: str, goals: dict[str, str]) 
     opencv = median(clocked(partial(_decode_by_opencv, jpegs), "cpu", CPU) for _ in range(5)) / count
     notes = {"frames decoded a sample": len(jpegs) / count, "bare decoding by OpenCV, s": opencv,
              "mean bytes of a frame": float(np.mean([len(jpeg) for jpeg in jpegs]))}
-    yield Case(row, size, ours=samples.ours, agree=check, goals=goals, notes=notes, **settings)
-    yield Case(f"{row}, with photometric steps on the CPU", size, ours=samples.ours_on_device, agree=agree, **settings)
+    yield case(row, ours=samples.ours, agree=check, goals=goals, notes=notes)
+    yield case(f"{row}, with photometric steps on the CPU", ours=samples.ours_on_device, agree=agree)
 
 
 def _used_jpegs(samples: Samples) -> list[np.ndarray]:
@@ -139,6 +139,7 @@ def pages(sizes: Sizes, folder: Path) -> Iterator[Case]:
     data.make_set(folder / "pages", sizes, [length])
     dataset = data.build(folder / "pages", "", "train", PretrainTransform(sizes.img_dim), sizes)
     reader, name = dataset.readers[0], dataset.index.names[0]
+    assert isinstance(reader, LmdbReader)
     frames = np.arange(length // 2, length // 2 + sizes.frames)
     plain = plain_images.PlainReader(reader.path)
     reader.frames(name, [0])  # opens the file, which is not this sample's work

@@ -21,7 +21,7 @@ FPS = 25
 def write_video(path: Path, images: list[np.ndarray]) -> None:
     """A video file of BGR frames."""
     height, width = images[0].shape[:2]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), FPS, (width, height))
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (width, height))
     for image in images:
         writer.write(image)
     writer.release()
@@ -29,7 +29,8 @@ def write_video(path: Path, images: list[np.ndarray]) -> None:
 
 def _images(sizes: Sizes, seed: int) -> list[np.ndarray]:
     coded = data.jpegs("rgb", sizes.height, sizes.width, seed)[:sizes.flow_frames]
-    return [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in coded]
+    images = [cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR) for jpeg in coded]
+    return [image for image in images if image is not None]  # all of them
 
 
 def flow_workers(sizes: Sizes, folder: Path) -> Iterator[Case]:

@@ -52,19 +52,30 @@ def make_batch(sizes: Sizes, step: int) -> dict:
     return {"clips": clips, "photo": photo, "source": source, "label": source, "index": source}
 
 
+class InKind(torch.nn.Module):
+    """A model that is given its clips in a type of numbers."""
+
+    def __init__(self, model: CoCLR, kind: torch.dtype) -> None:
+        super().__init__()
+        self.model, self.kind = model, kind
+
+    def forward(self, block1: Tensor, block2: Tensor, source: Tensor) -> tuple[Tensor, Tensor]:
+        """See :meth:`CoCLR.forward`."""
+        return self.model(block1.to(self.kind), block2.to(self.kind), source)
+
+
 class Ours:
     """Steps as main_coclr.py takes them; kind: the type of all numbers. precision: the encoders', as --precision."""
 
     def __init__(self, sizes: Sizes, kind: torch.dtype = torch.float32, precision: str = "fp32") -> None:
-        self.model = make_model(sizes).to(sizes.device, kind, memory_format=torch.channels_last_3d)
+        self.model = make_model(sizes).to(sizes.device, kind).to(memory_format=torch.channels_last_3d)
         arithmetic = choose(precision, sizes.device)
         self.model.dtype = arithmetic.dtype
         if precision != "fp32":
             check_convolutions(self.model.encoders(), (sizes.frames, sizes.img_dim, sizes.img_dim), arithmetic)
         self.optimizer = RunOptimizer(self.model.named_parameters(), lr=LR, wd=WD, scaler=arithmetic.scaler())
-        self.steps = CoclrSteps(lambda block1, block2, source: self.model(block1.to(kind), block2.to(kind), source),
-                                self.model, self.optimizer, MiningMonitor(sizes.queue, device=sizes.device),
-                                sizes.device, SEED)
+        self.steps = CoclrSteps(InKind(self.model, kind), self.model, self.optimizer,
+                                MiningMonitor(sizes.queue, device=sizes.device), sizes.device, SEED)
 
     def step(self, batch: dict, iteration: int) -> float:
         """The loss of a step."""

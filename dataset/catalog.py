@@ -29,9 +29,11 @@ NAME = re.compile(r"(?P<base>[A-Za-z0-9][\w.-]*?)(?P<streams>-f|-2stream)?(?P<cl
 class BaseSet:
     """What is particular to a dataset; {part} is train or test, {split} 1, 2 or 3.
 
-    rgb, flow: LMDBs below the data root. csv: lists in the split folder. test_part: what {part} is for test videos.
-    splits: how many there are, None where any number may be. kinetics: rows of unlisted classes are dropped, frame
-    counts are the LMDB's, a video needs a whole clip's frames instead of half, and is its own source.
+    Args:
+        rgb, flow: LMDBs below the data root. csv: lists in the split folder. test_part: {part} of test videos.
+        splits: how many there are, None where any number may be.
+        kinetics: rows of unlisted classes are dropped, frame counts are the LMDB's, a video needs a whole clip's frames
+            instead of half, and is its own source.
     """
 
     rgb: str
@@ -52,7 +54,13 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Mode:
-    """Which part of a dataset is used, and how. by_epoch: random draws differ between epochs."""
+    """Which part of a dataset is used, and how.
+
+    Args:
+        train: the training videos, or those of the test. windows: all windows, or random clips.
+        windowed: frames are decoded once and shared by windows. validation: 30 % of the videos.
+        by_epoch: random draws differ between epochs.
+    """
 
     train: bool
     windows: bool = False
@@ -73,9 +81,11 @@ MODES = {
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A parsed name. base: the dataset without suffixes. streams: "rgb", "flow" or both. clips: sampled per video.
+    """A parsed name.
 
-    second_view: what the stream "flow" is made of.
+    Args:
+        name: as given. base: the dataset without suffixes. streams: "rgb", "flow" or both. clips: sampled per video.
+        files: where they lie. second_view: what the stream "flow" is made of.
     """
 
     name: str
@@ -86,16 +96,28 @@ class DatasetSpec:
     second_view: str = "flow"
 
     def part(self, *, train: bool) -> str:
-        """What the training or test part is called in file names."""
+        """What a part is called in file names.
+
+        Args:
+            train: the training part, or the test part.
+        """
         return "train" if train else self.files.test_part
 
     def lmdbs(self, data_root: Path, *, train: bool) -> list[Path]:
-        """The LMDBs that are needed: one of each stream, or of RGB alone where the second view is made from it."""
+        """The LMDBs that are needed: one of each stream, or of RGB alone where the second view is made from it.
+
+        Args:
+            data_root: folder that they lie in. train: see :meth:`part`.
+        """
         kinds = ("rgb",) if self.second_view == "residual" else self.streams
         return [data_root / getattr(self.files, kind).format(part=self.part(train=train)) for kind in kinds]
 
     def readers(self, data_root: Path, *, train: bool) -> list[LmdbReader | ResidualReader]:
-        """A reader of each stream; nothing is opened."""
+        """A reader of each stream; nothing is opened.
+
+        Args:
+            data_root, train: see :meth:`lmdbs`.
+        """
         paths = self.lmdbs(data_root, train=train)
         if self.second_view == "flow":
             return [LmdbReader(path) for path in paths]
@@ -103,7 +125,14 @@ class DatasetSpec:
         return [rgb if stream == "rgb" else ResidualReader(rgb) for stream in self.streams]
 
     def csv(self, split_root: Path, which_split: int, *, train: bool) -> Path:
-        """The list of a split. Raises DataError for a split that the dataset cannot have."""
+        """The list of a split.
+
+        Args:
+            split_root: folder of the splits. which_split: number from 1. train: see :meth:`part`.
+
+        Raises:
+            DataError: the dataset cannot have such a split.
+        """
         if self.files.splits is not None and not 1 <= which_split <= self.files.splits:
             raise DataError(f"{self.base} has no split {which_split}: take --which_split 1"
                             f"{' to ' + str(self.files.splits) if self.files.splits > 1 else ''}")
@@ -119,6 +148,9 @@ class DatasetSpec:
 
 def parse(name: str, second_view: str = "flow") -> DatasetSpec:
     """What a dataset's name stands for; whether its files exist is not looked at.
+
+    Args:
+        name: see the module. second_view: "flow" or "residual".
 
     Raises:
         DataError: no such name can be, or its dataset has no second view to choose.
@@ -141,6 +173,9 @@ def parse(name: str, second_view: str = "flow") -> DatasetSpec:
 
 def class_names(name: str, split_root: str | os.PathLike | None = None) -> list[str]:
     """The classes of a dataset, by label.
+
+    Args:
+        name: see the module. split_root: None for the repository's own folder.
 
     Raises:
         DataError: it has no class list, or the list is damaged.
@@ -166,8 +201,10 @@ def build(name: str, mode: str, *, transform: Transform, data_root: str | os.Pat
         second_view: what "-f", and the second of "-2stream", is: "flow", or "residual", for which RGB is enough.
 
     Raises:
-        DataError: no such dataset, or files of it are missing, damaged, or do not belong together.
+        DataError: no such dataset or mode, or files of it are missing, damaged, or do not belong together.
     """
+    if mode not in MODES:
+        raise DataError(f"there is no mode {mode!r}: take one of {', '.join(MODES)}")
     spec, how = parse(name, second_view), MODES[mode]
     data, splits = Path(data_root or DATA_ROOT), Path(split_root or SPLIT_ROOT)
     csv_path = spec.csv(splits, which_split, train=how.train)

@@ -18,15 +18,24 @@ LengthRule = Literal["half", "whole"]
 class Sampler(Protocol):
     """What a dataset asks for clips: the frames of each clip or window, int64 (clips, seq_len)."""
 
-    seq_len: int
-    windowed: bool
+    @property
+    def seq_len(self) -> int:
+        """Frames of a clip."""
+
+    @property
+    def windowed(self) -> bool:
+        """Whether the clips are windows that share frames."""
 
     def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
         """Clips of a video of `num_frames` frames."""
 
 
 def clip_from(start: int, num_frames: int, seq_len: int, ds: int) -> np.ndarray:
-    """The frames from `start` on, int64 (seq_len,); those past the end are replaced by frame 0s on the left."""
+    """The frames from `start` on, int64 (seq_len,); those past the end are replaced by frame 0s on the left.
+
+    Args:
+        start: first frame. num_frames: of the video. seq_len: frames of the clip. ds: every how many frames.
+    """
     sequence = start + np.arange(seq_len, dtype=np.int64) * ds
     inside = sequence[sequence < num_frames]
     return np.concatenate([np.zeros(seq_len - len(inside), dtype=np.int64), inside])
@@ -37,6 +46,9 @@ def random_clip(num_frames: int, seq_len: int, ds: int, rng: np.random.Generator
 
     A video longer than the clip's span starts uniformly in 0 ... num_frames - seq_len*ds - 1, a shorter one at an
     offset in 0 ... ds-1.
+
+    Args:
+        num_frames: of the video. seq_len: frames of the clip. ds: every how many frames. rng: draws the start.
 
     Raises:
         ValueError: there are no frames.
@@ -51,6 +63,9 @@ def random_clip(num_frames: int, seq_len: int, ds: int, rng: np.random.Generator
 
 def windows(num_frames: int, seq_len: int, ds: int) -> np.ndarray:
     """All windows of a video, int64 (W, seq_len): a new one begins every seq_len*ds//2 - 1 frames.
+
+    Args:
+        num_frames: of the video. seq_len: frames of a window. ds: every how many frames.
 
     Raises:
         DataError: it has more than a million frames.
@@ -69,7 +84,10 @@ def windows(num_frames: int, seq_len: int, ds: int) -> np.ndarray:
 def too_short(num_frames: int | np.ndarray, seq_len: int, ds: int, rule: LengthRule) -> bool | np.ndarray:
     """Whether a video (or each of an array of lengths) is too short to be used.
 
-    rule: "half" asks for half a clip's frames (UCF101, HMDB51), "whole" for a clip's (K400), each and two frames more.
+    Args:
+        num_frames: of the video, or of each, (n,). seq_len: frames of a clip. ds: every how many frames.
+        rule: "half" asks for half a clip's frames (UCF101, HMDB51), "whole" for a clip's (K400), each and two frames
+            more.
     """
     needed = {"half": seq_len // 2, "whole": seq_len}[rule]
     return num_frames - needed * ds - 1 <= 0
@@ -77,7 +95,12 @@ def too_short(num_frames: int | np.ndarray, seq_len: int, ds: int, rule: LengthR
 
 @dataclass(frozen=True)
 class RandomClips:
-    """Clips at independent random starts. windowed: hand them to the transform as windows of shared frames."""
+    """Clips at independent random starts.
+
+    Args:
+        seq_len: frames of a clip. ds: every how many frames. clips: how many of a video.
+        windowed: hand them to the transform as windows of shared frames.
+    """
 
     seq_len: int
     ds: int
@@ -91,7 +114,11 @@ class RandomClips:
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows of a video; nothing is random."""
+    """All windows of a video; nothing is random.
+
+    Args:
+        seq_len: frames of a window. ds: every how many frames. windowed: as of :class:`RandomClips`.
+    """
 
     seq_len: int
     ds: int

@@ -6,10 +6,10 @@ from disk; and a damaged page may end its process. The layout is that of LMDB's 
 piece, in pages of its own.
 """
 
-import math
 import mmap
 import os
 import struct
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Value:
     def will_need(self, spans: Sequence[tuple[int, int]]) -> None:
         """Have the system read these parts, (start, end) in ascending order, instead of page by page as touched."""
         start, stop = spans[0]
-        for next_start, next_stop in [*spans[1:], (math.inf, 0)]:
+        for next_start, next_stop in [*spans[1:], (sys.maxsize, 0)]:
             if next_start > stop + mmap.PAGESIZE:
                 self._advise(start, min(stop, len(self.view)))
                 start = next_start

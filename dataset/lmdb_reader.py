@@ -93,7 +93,14 @@ class LmdbReader:
         return name in self.contents.ids
 
     def num_frames(self, name: str) -> int:
-        """Frames of a video. Raises DataError for an unknown one."""
+        """How many frames a video has.
+
+        Args:
+            name: "Class/video".
+
+        Raises:
+            DataError: there is no such video.
+        """
         return int(self.contents.num_frames[self._id(name)])
 
     def _id(self, name: str) -> int:
@@ -103,7 +110,14 @@ class LmdbReader:
             raise DataError(f"{self.path} has no video {name}") from None
 
     def frames(self, name: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Frames of a video, uint8 RGB (len(indices), H, W, 3), indices from 0. See :meth:`clips`."""
+        """Frames of a video, uint8 RGB (T, H, W, 3).
+
+        Args:
+            name: "Class/video". indices: of the frames, (T,), from 0.
+
+        Raises:
+            DataError: see :meth:`clips`.
+        """
         return self.clips(name, np.asarray(indices)[None])[0]
 
     def clips(self, name: str, indices: np.ndarray, replaced: list[int] | None = None) -> list[np.ndarray]:
@@ -112,7 +126,7 @@ class LmdbReader:
         Clips may share memory: they are not to be written to.
 
         Args:
-            indices: frames of each clip, (clips, T), from 0.
+            name: "Class/video". indices: frames of each clip, (clips, T), from 0.
             replaced: takes the frames that cannot be read, for which the nearest ones that can stand in; without it
                 they are an error.
 
@@ -157,13 +171,34 @@ class LmdbReader:
             raise error
         return images, lost
 
-    def readable_frames(self, name: str) -> int:
-        """How many frames of a video have bytes; in a value that is cut short, later ones are lost."""
+    def jpegs(self, name: str) -> list[memoryview]:
+        """The JPEGs of a video's frames as they are; of a value that is cut short, those before the cut.
+
+        Args:
+            name: "Class/video".
+
+        Raises:
+            DataError: there is no such video, or it has no value.
+        """
         value = self._value(name, f"{self.path}, video {name}")
-        return len(readable_spans(value.view, self.num_frames(name)))
+        return [value.view[start:end] for start, end in readable_spans(value.view, self.num_frames(name))]
+
+    def readable_frames(self, name: str) -> int:
+        """How many frames of a video have bytes; in a value that is cut short, later ones are lost.
+
+        Args:
+            name: "Class/video".
+
+        Raises:
+            DataError: there is no such video.
+        """
+        return len(self.jpegs(name))
 
     def frame_ends(self, name: str) -> np.ndarray:
         """Where each frame of a video ends in its value, found by walking all of it: uint32 (frames,).
+
+        Args:
+            name: "Class/video".
 
         Raises:
             DataError: the value is damaged, or has another number of frames than ``__vlen__`` says.

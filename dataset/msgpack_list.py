@@ -7,6 +7,8 @@ header with the number of elements, then a header with its length before each st
 
 from collections.abc import Sequence
 
+import numpy as np
+
 # first byte of a header -> bytes of the length that follows it
 ARRAY_HEADERS = {0xDC: 2, 0xDD: 4}
 STRING_HEADERS = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
@@ -62,7 +64,8 @@ def readable_spans(value: memoryview, most: int) -> list[tuple[int, int]]:
     return spans
 
 
-def indexed_spans(value: memoryview, wanted: Sequence[int], ends: Sequence[int]) -> list[tuple[int, int]]:
+def indexed_spans(value: memoryview, wanted: Sequence[int], ends: Sequence[int] | np.ndarray
+                  ) -> list[tuple[int, int]]:
     """The same spans, from ends that are known: nothing is read but the wanted elements' own headers.
 
     Args:

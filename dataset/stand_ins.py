@@ -56,24 +56,29 @@ def decode(jpeg_of: Callable[[int], memoryview], wanted: Sequence[int], readable
 def nearest(image_of: Callable[[int], np.ndarray | None], wanted: Sequence[int], readable: int
             ) -> tuple[np.ndarray, list[int]]:
     """The same of images, None where there is none, each of which is asked for once. See :func:`decode`."""
-    decoded: dict[int, np.ndarray | None] = {}
+    decoded: dict[int, np.ndarray] = {}
+    absent: set[int] = set()
     held = 0  # bytes
 
-    def image(frame: int) -> np.ndarray | None:
+    def shape(frame: int) -> tuple[int, ...] | None:
         nonlocal held
-        if frame not in decoded:
-            decoded[frame] = found = image_of(frame)
-            held += 0 if found is None else found.nbytes
-            jpeg.refuse_too_much(held)
-        return decoded[frame]
+        if frame not in decoded and frame not in absent:
+            found = image_of(frame)
+            if found is None:
+                absent.add(frame)
+            else:
+                decoded[frame] = found
+                held += found.nbytes
+                jpeg.refuse_too_much(held)
+        return decoded[frame].shape if frame in decoded else None
 
-    present = [found.shape for frame in wanted if frame < readable and (found := image(frame)) is not None]
+    present = [found for frame in wanted if frame < readable and (found := shape(frame)) is not None]
     if present:
-        size = Counter(present).most_common(1)[0][0]
+        size: tuple[int, ...] | None = Counter(present).most_common(1)[0][0]
     else:
-        anyone = _Nearest(readable, lambda frame: image(frame) is not None)
-        size = decoded[anyone(wanted[0])].shape
-    suited = _Nearest(readable, lambda frame: image(frame) is not None and decoded[frame].shape == size)
+        anyone = _Nearest(readable, lambda frame: shape(frame) is not None)
+        size = shape(anyone(wanted[0]))
+    suited = _Nearest(readable, lambda frame: shape(frame) == size)
     chosen = [suited(frame) for frame in wanted]
     jpeg.refuse_too_much(len(wanted) * decoded[chosen[0]].nbytes)
     images = np.stack([decoded[other] for other in chosen])

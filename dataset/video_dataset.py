@@ -1,13 +1,13 @@
 """A dataset is readers + index + clip sampler + a transform that is handed in."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
 from zlib import crc32
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from dataset.clip_sampler import Sampler
 from dataset.errors import DataError
@@ -18,23 +18,38 @@ class ClipReader(Reader, Protocol):
     """One stream of the videos."""
 
     def clips(self, name: str, indices: np.ndarray, replaced: list[int] | None = None) -> list[np.ndarray]:
-        """See `lmdb_reader.LmdbReader.clips`."""
+        """Clips of a video, uint8 RGB (T, H, W, 3) each.
+
+        Args:
+            name, indices, replaced: see `lmdb_reader.LmdbReader.clips`.
+        """
 
 
 class Plan(Protocol):
     """What a transform decides before anything is decoded: at least, which of the sampled clips it needs."""
 
-    clips: tuple[int, ...]
+    @property
+    def clips(self) -> tuple[int, ...]:
+        """Their numbers."""
 
 
 class Transform(Protocol):
     """Augmentation of one sample, in two steps so that no frame is decoded that is not needed."""
 
     def plan(self, rng: np.random.Generator) -> Plan:
-        """Decide which clips are needed, and for what."""
+        """Decide which clips are needed, and for what.
+
+        Args:
+            rng: of all draws of the sample.
+        """
 
     def render(self, plan: Any, frames: Mapping[int, list[np.ndarray]], rng: np.random.Generator) -> dict[str, Any]:
-        """Tensors of a sample from frames: clip number -> for each stream, uint8 (T, H, W, 3)."""
+        """Tensors of a sample.
+
+        Args:
+            plan: of :meth:`plan`. frames: by clip number, of each stream, uint8 (T, H, W, 3).
+            rng: the same generator, after the plan's draws.
+        """
 
 
 class VideoDataset(Dataset):
@@ -55,6 +70,10 @@ class VideoDataset(Dataset):
     def __len__(self) -> int:
         return len(self.index)
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The samples one by one, those of epoch 0."""
+        return (self[row] for row in range(len(self)))
+
     @property
     def frames_per_sample(self) -> int:
         """Frames that a sample is made of at most, over its clips and streams; 0 where that depends on the video."""
@@ -70,7 +89,11 @@ class VideoDataset(Dataset):
         return f"{len(index)} videos {digest.hexdigest()[:16]}"
 
     def rng(self, epoch: int, row: int) -> np.random.Generator:
-        """The generator of all draws of a sample."""
+        """The generator of all draws of a sample.
+
+        Args:
+            epoch: counts where draws differ between epochs. row: of the index.
+        """
         name = self.index.names[row].encode()
         return np.random.default_rng([self.seed, epoch if self.by_epoch else 0, crc32(name)])
 
@@ -117,3 +140,12 @@ class VideoDataset(Dataset):
         if replaced:
             tally[0], tally[1] = len(replaced), replaced[0]
         return clips
+
+
+def videos_of(loader: DataLoader) -> VideoDataset:
+    """The videos of a loader, whose own type does not tell what its dataset is.
+
+    Args:
+        loader: of a dataset of `catalog.build`.
+    """
+    return cast(VideoDataset, loader.dataset)

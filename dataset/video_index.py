@@ -22,21 +22,29 @@ EXAMPLES = 3
 class Reader(Protocol):
     """What is asked of an LMDB here."""
 
-    path: str
+    @property
+    def path(self) -> str:
+        """The file."""
 
     def __contains__(self, name: str) -> bool: ...
 
-    def num_frames(self, name: str) -> int: ...
+    def num_frames(self, name: str) -> int:
+        """How many frames a video has.
+
+        Args:
+            name: "Class/video".
+        """
 
 
 @dataclass(frozen=True)
 class IndexRules:
     """How the rows of a dataset are read.
 
-    drop_unknown_classes: drop rows of classes that the list lacks (K400), which elsewhere is an error.
-    source_by_video: every video is its own source (K400), else videos that differ in _cNN share one.
-    csv_counts: for each LMDB, whether the csv's frame counts hold (RGB), or the LMDB's.
-    length: which videos are too short, see `clip_sampler.too_short`.
+    Args:
+        drop_unknown_classes: drop rows of classes that the list lacks (K400), which elsewhere is an error.
+        source_by_video: every video is its own source (K400), else videos that differ in _cNN share one.
+        csv_counts: for each LMDB, whether the csv's frame counts hold (RGB), or the LMDB's.
+        length: which videos are too short, see `clip_sampler.too_short`.
     """
 
     drop_unknown_classes: bool
@@ -49,8 +57,9 @@ class IndexRules:
 class VideoIndex:
     """The videos of a split, one row each, in csv order.
 
-    paths: as the csv has them. names: "Class/video". labels, sources: int64 (n,). num_frames: int32 (n,).
-    classes: names by label. report: one line about the rows that were dropped, empty if there were none.
+    Args:
+        paths: as the csv has them. names: "Class/video". labels, sources: int64 (n,). num_frames: int32 (n,).
+        classes: names by label. report: one line about the rows that were dropped, empty if there were none.
     """
 
     paths: list[str]
@@ -65,7 +74,11 @@ class VideoIndex:
         return len(self.paths)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "VideoIndex":
-        """The index of some rows, in the given order."""
+        """The index of some rows, in the given order.
+
+        Args:
+            rows: numbers from 0, (m,).
+        """
         rows = np.asarray(rows, dtype=np.int64)
         return replace(self, paths=[self.paths[i] for i in rows], names=[self.names[i] for i in rows],
                        labels=self.labels[rows], sources=self.sources[rows], num_frames=self.num_frames[rows])
@@ -78,6 +91,10 @@ class VideoIndex:
 
 def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, seq_len: int, ds: int) -> VideoIndex:
     """The usable videos of a csv list; ClassInd.txt and video_source.json lie beside it.
+
+    Args:
+        csv_path: of the list, rows `path,num_frames`. readers: of the LMDBs, one per stream. rules: of the dataset.
+        seq_len: frames of a clip. ds: every how many frames.
 
     Raises:
         DataError: a file is missing or damaged, a class is not in the list, more than 5 % of the rows are missing

@@ -94,7 +94,7 @@ def load_if_made_from(folder: Path, dataset: str, split: str, made_from: dict) -
 
 
 def _load_tensor(path: Path) -> Tensor:
-    content = checkpoint.load(path, require=())
+    content = checkpoint.read(path)
     if not isinstance(content, Tensor | list):
         raise CheckpointError(f"{path} does not hold a tensor: make it again with --retrieval")
     try:

@@ -8,6 +8,7 @@ the best evaluated epoch go to `{basename of PATH}-lp-{dataset}-prob.json` in th
 """
 
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Outcome:
     prob: Tensor
 
 
-def parse(argv: Sequence[str] | None):
+def parse(argv: Sequence[str] | None) -> Namespace:
     """Parse the command line."""
     parser = options.Parser(description=__doc__)
     add = parser.add_argument
@@ -103,7 +104,7 @@ def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: in
     layer = build_layer(train.features.shape[1], num_class, probe.final_bn).to(train.features.device)
     optimizer = torch.optim.SGD(layer.parameters(), lr=probe.lr, momentum=0.9, weight_decay=probe.wd)
     batches = min(-(-len(train.names) // probe.batch_size), len(train.names) // 2)
-    best = None
+    best: Outcome | None = None
     for epoch in range(probe.epochs):
         optimizer.param_groups[0]["lr"] = lr_at(epoch, lr=probe.lr, schedule=probe.schedule, cos=False,
                                                 epochs=probe.epochs)
@@ -118,6 +119,7 @@ def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: in
             say(f"epoch {epoch}: top-1 {percent(accuracy[1])} %")
         if best is None or accuracy[1] > best.accuracy[1]:
             best = Outcome(epoch, accuracy, prob.cpu())
+    assert best is not None  # there is at least one epoch, and the last is evaluated
     return best
 
 

@@ -53,7 +53,8 @@ def set_mode(net: nn.Module, train_what: str, training: bool) -> None:
     """Train or evaluation mode; the frozen backbone of a linear probe stays in evaluation mode, BatchNorm included."""
     net.train(training)
     if train_what == "last":
-        getattr(net, "module", net).backbone.eval()
+        bare = net.module if isinstance(net, nn.DataParallel) else net
+        bare.get_submodule("backbone").eval()
 
 
 def make_step(net: nn.Module, device: torch.device, optimizer: RunOptimizer | None = None) -> Step:

@@ -36,6 +36,9 @@ def single_stream_name(name: str, reverse: bool = False) -> str:
     "ucf101-2clip" -> "ucf101", "ucf101-f-2clip" -> "ucf101-f", "ucf101-2stream-2clip" -> "ucf101", and with `reverse`
     (``--reverse``: the flow encoder is trained) "ucf101-f".
 
+    Args:
+        name: of the pretraining dataset. reverse: whether the second of two streams is trained.
+
     Raises:
         DataError: no such name can be.
     """
@@ -48,8 +51,10 @@ def query_and_gallery(name: str, *, data_root: str | PathLike | None, split_root
                       ds: int, img_dim: int, seed: int, second_view: str = "flow") -> tuple[VideoDataset, VideoDataset]:
     """The test and the training videos of split 1, one clip of each, in the centre crop.
 
-    name: of one stream, see `single_stream_name`. The others: as of `catalog.build`, second_view being of no matter to
-    RGB; img_dim: side in pixels.
+    Args:
+        name: of one stream, see `single_stream_name`.
+        data_root, split_root, seq_len, ds, seed, second_view: of `catalog.build`; the last is of no matter to RGB.
+        img_dim: side of the clips in pixels.
 
     Raises:
         DataError: files of either are missing, damaged or empty, or there is but one video.
@@ -136,9 +141,13 @@ class KnnMonitor:
 
 def neighbour_scores(query: Tensor, gallery: Tensor, query_label: Tensor, gallery_label: Tensor, classes: int,
                      k: int = K, T: float = T) -> dict[str, float]:
-    """Weighted kNN accuracy ("knn_top1", "knn_top5") and "r1" of raw features (Q, F) and (G, F): shares in 0-1.
+    """Weighted kNN accuracy ("knn_top1", "knn_top5") and "r1" of raw features: shares in 0-1.
 
-    Labels (Q,) and (G,) are on the CPU. Similarities are made for a block of queries at a time.
+    Similarities are made for a block of queries at a time.
+
+    Args:
+        query: (Q, F). gallery: (G, F). query_label: (Q,) int64 on the CPU. gallery_label: (G,) int64 on the CPU.
+        classes: how many there are. k, T: of the votes, see `protocols.knn_votes`.
     """
     query, gallery = protocols.centre_and_normalise(query), protocols.centre_and_normalise(gallery)
     hits = torch.zeros(3, dtype=torch.float64)

@@ -30,9 +30,11 @@ from torch.utils.data import DataLoader
 
 import launch
 from dataset import catalog
+from dataset.video_dataset import Transform, VideoDataset, videos_of
 from eval import crops, finetune, network, options, retrieval
 from eval.options import RANDOM
 from eval.windows import read_samples
+from model.classifier import LinearClassifier
 from utils import run_folder, run_start
 from utils.clip_check import check_clips
 from utils.console import log_file, say
@@ -73,7 +75,7 @@ def second_view(args: Namespace) -> str:
     return args.second_view if args.dataset.endswith("-f") else ""
 
 
-def build_dataset(args: Namespace, mode: str, transform: object) -> torch.utils.data.Dataset:
+def build_dataset(args: Namespace, mode: str, transform: Transform) -> VideoDataset:
     """The videos of a mode of `dataset.catalog`; says how many rows were dropped."""
     dataset = catalog.build(args.dataset, mode, transform=transform, data_root=args.data_root,
                             split_root=args.split_root, seq_len=args.seq_len, ds=args.ds, which_split=args.which_split,
@@ -91,7 +93,7 @@ def build_loaders(args: Namespace, devices: Devices) -> list[DataLoader]:
                         device=devices[0]) for mode, transform in parts]
 
 
-def build_net(args: Namespace, num_class: int) -> nn.Module:
+def build_net(args: Namespace, num_class: int) -> LinearClassifier:
     """A new classifier, its weights drawn from --seed."""
     torch.manual_seed(args.seed)
     return network.build(num_class, args.net, args.train_what, dropout=args.dropout, final_bn=args.final_bn,
@@ -100,11 +102,11 @@ def build_net(args: Namespace, num_class: int) -> nn.Module:
 
 def spread(net: nn.Module, devices: Devices) -> nn.Module:
     """The network on its device, or on several GPUs."""
-    net.to(devices[0], memory_format=torch.channels_last_3d)  # as the clips lie in memory
+    net.to(devices[0]).to(memory_format=torch.channels_last_3d)  # as the clips lie in memory
     return nn.DataParallel(net, device_ids=devices) if len(devices) > 1 else net
 
 
-def prepare(args: Namespace, net: nn.Module, devices: Devices, precision: Precision) -> nn.Module:
+def prepare(args: Namespace, net: LinearClassifier, devices: Devices, precision: Precision) -> nn.Module:
     """The network on its devices, computing in a precision; says what a check of its convolutions found."""
     net.to(devices[0])
     net.dtype = precision.dtype
@@ -122,15 +124,16 @@ def train(args: Namespace, devices: Devices) -> None:
     choice = run_folder.choose(args.resume, folder, "--prefix")
     folder, args.resume = choice.folder, choice.resume
     loaders = build_loaders(args, devices)
-    net = build_net(args, len(loaders[0].dataset.index.classes))
+    videos = videos_of(loaders[0])
+    net = build_net(args, len(videos.index.classes))
     if args.pretrain not in ("", RANDOM) and not args.resume:
         network.load_backbone(net, args.pretrain, second_view(args))
-    net.to(devices[0], memory_format=torch.channels_last_3d)  # before the optimizer holds its parameters
+    net.to(devices[0]).to(memory_format=torch.channels_last_3d)  # before the optimizer holds its parameters
     precision = choose(args.precision, devices[0])
     optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=args.lr, wd=args.wd,
                                          scaler=precision.scaler())
     rates = finetune.Rates(**{name: getattr(args, name) for name in finetune.Rates.__dataclass_fields__})
-    made_with = {"gpus": len(devices), "precision": precision.name, "training set": loaders[0].dataset.fingerprint}
+    made_with = {"gpus": len(devices), "precision": precision.name, "training set": videos.fingerprint}
     place, inside = resume(args, net, optimizer, rates, made_with, loaders[0])
     with listening(), run_start.open_run(choice, args, place, made_with) as journal:
         say(f"{args.train_what} on {run_folder.dataset_name(args)} with {args.net}: {', '.join(map(str, devices))}, "
@@ -177,8 +180,8 @@ def test_crops(args: Namespace, path: Path, devices: Devices) -> None:
         network.load_classifier(net, path, second_view=second_view(args))
     samples = read_samples(dataset, workers=args.workers, device=devices[0], title="test")
     batch = args.batch_size * len(devices)
-    net = prepare(args, net.eval(), devices, choose(args.precision, devices[0]))
-    prob = crops.crop_probabilities(net, samples, batch, devices[0])
+    ready = prepare(args, net.eval(), devices, choose(args.precision, devices[0]))
+    prob = crops.crop_probabilities(ready, samples, batch, devices[0])
     results = crops.report_crops(prob, torch.as_tensor(dataset.index.labels))
     output = crops.write_probabilities(path, list(dataset.index.paths), prob)
     crops.write_accuracies(path, results)
@@ -202,8 +205,8 @@ def test_retrieval(args: Namespace, path: Path, devices: Devices) -> None:
         folder=path.parent / args.dirname, dataset=args.dataset, made_from=made_from, gallery=args.gallery,
         normalise=args.train_what == "last", batch_size=args.batch_size * len(devices), workers=args.workers,
         device=devices[0])
-    net = prepare(args, net.eval(), devices, precision)
-    query, gallery = (retrieval.split_features(net, split, videos, job) for split, videos in sets.items())
+    ready = prepare(args, net.eval(), devices, precision)
+    query, gallery = (retrieval.split_features(ready, split, videos, job) for split, videos in sets.items())
     retrieval.report(job, query, gallery)
 
 

@@ -23,6 +23,13 @@ def build(num_class: int, network: str, train_what: str, *, dropout: float = 0.9
 
     "last" (linear probe): L2 norm, BatchNorm, linear layer, no dropout. Anything else: dropout and linear layer, with
     a BatchNorm before them if `final_bn`.
+
+    Args:
+        num_class: classes. network: backbone's name. train_what: as of ``--train_what``. dropout: probability.
+        final_bn: BatchNorm before the final layer in any case. num_fc: fully connected layers.
+
+    Raises:
+        UnknownNetworkError: there is no such backbone.
     """
     probe = train_what == "last"
     return LinearClassifier(num_class, network=network, dropout=dropout, use_dropout=not probe, use_l2_norm=probe,
@@ -33,6 +40,9 @@ def shadow(args: Namespace) -> nn.Sequential:
     """What clips pass on their way to the last layer, without memory of its own (on the meta device).
 
     It is in the mode of the command: training, where the backbone of a linear probe stays in evaluation, or test.
+
+    Args:
+        args: of the command; net, train_what, final_bn and test count.
     """
     with torch.device("meta"):
         net = build(1, args.net, args.train_what, final_bn=args.final_bn)
@@ -44,8 +54,12 @@ def shadow(args: Namespace) -> nn.Sequential:
 def load_backbone(net: nn.Module, path: str | Path, second_view: str = "") -> None:
     """Fill the backbone from a pretraining file or a classifier's; the final layer stays as it is.
 
-    second_view: what the network is for, "" for RGB; where the file is of another one, that is said.
-    Raises CheckpointError for a missing or damaged file, one without a backbone, and one of another network.
+    Args:
+        net: a classifier. path: of the file.
+        second_view: what the network is for, "" for RGB; where the file is of another one, that is said.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, has no backbone, or one of another network.
     """
     content = checkpoint.load(path)
     _warn_of_another(content, second_view, path)
@@ -63,8 +77,12 @@ def load_classifier(net: nn.Module, path: str | Path, require: tuple[str, ...] =
                     second_view: str = "") -> dict:
     """Fill the whole classifier from a file that finetuning or the linear probe wrote; return the file's content.
 
-    require: keys that the file must have. second_view: as of :func:`load_backbone`. Raises CheckpointError for a
-    pretraining file, another network, another number of classes or another head.
+    Args:
+        net: a classifier of as many classes. path: of the file. require: keys that the file must have.
+        second_view: as of :func:`load_backbone`.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, of a pretraining, another network or head, or other classes.
     """
     content = checkpoint.load(path, require)
     _warn_of_another(content, second_view, path)

@@ -17,7 +17,11 @@ ROWS_AT_ONCE = 4096  # ranking a block of rows at a time bounds the memory of th
 def window_mean(rows: Tensor, normalise: bool = False) -> Tensor:
     """Mean over the windows of a video.
 
-    rows: (W, D) features or probabilities; returns (D,). With `normalise` each row is L2-normalised before the mean.
+    Args:
+        rows: features or probabilities, (W, D). normalise: L2-normalise each row before the mean.
+
+    Returns:
+        (D,).
     """
     if normalise:
         rows = F.normalize(rows, dim=1)
@@ -25,26 +29,48 @@ def window_mean(rows: Tensor, normalise: bool = False) -> Tensor:
 
 
 def crop_mean(rows: Tensor, crops: int) -> Tensor:
-    """Mean over the first `crops` crops: (C, D) -> (D,). Crops stand in the order centre, four corners, their flips."""
+    """Mean over the first `crops` crops, (D,). Crops stand in the order centre, four corners, their flips.
+
+    Args:
+        rows: (C, D). crops: 1 ... C.
+
+    Raises:
+        ValueError: there are not so many crops.
+    """
     if not 1 <= crops <= len(rows):
         raise ValueError(f"a mean over {crops} crops was asked of {len(rows)}")
     return rows[:crops].mean(dim=0)
 
 
 def centre_and_normalise(features: Tensor) -> Tensor:
-    """Subtract the mean of the set from each row, then L2-normalise the rows: (N, D) -> (N, D)."""
+    """Subtract the mean of the set from each row, then L2-normalise the rows, (N, D).
+
+    Args:
+        features: raw, (N, D).
+    """
     return F.normalize(features - features.mean(dim=0, keepdim=True), dim=1)
 
 
 def similarity(query: Tensor, gallery: Tensor) -> Tensor:
-    """Cosine similarity (Q, G) of raw features (Q, D) and (G, D), each set centred by its own mean."""
+    """Cosine similarity (Q, G) of raw features, each set centred by its own mean.
+
+    Args:
+        query: (Q, D). gallery: (G, D).
+    """
     return centre_and_normalise(query) @ centre_and_normalise(gallery).T
 
 
-def recall_at_k(sim: Tensor, query_label: Tensor, gallery_label: Tensor, ks: tuple[int, ...] = RECALL_AT) -> dict:
+def recall_at_k(sim: Tensor, query_label: Tensor, gallery_label: Tensor, ks: tuple[int, ...] = RECALL_AT
+                ) -> dict[int, float]:
     """Share of queries that have a video of their class among the k most similar gallery videos.
 
-    sim (Q, G), labels (Q,) and (G,) integers; returns {k: share in 0-1}. A k beyond G counts the whole gallery.
+    CoCLR, arXiv 2010.09709, section 4.
+
+    Args:
+        sim: similarities (Q, G). query_label: (Q,) int64. gallery_label: (G,) int64. ks: a k beyond G counts all of it.
+
+    Returns:
+        {k: share in 0-1}.
     """
     depth = min(max(ks), sim.shape[1])
     hits = torch.zeros(depth, dtype=torch.float64)
@@ -59,7 +85,11 @@ def recall_at_k(sim: Tensor, query_label: Tensor, gallery_label: Tensor, ks: tup
 def topk_accuracy(score: Tensor, label: Tensor, ks: tuple[int, ...] = (1, 5)) -> dict[int, float]:
     """Share of rows whose label is among their k highest scores.
 
-    score (N, classes), label (N,); returns {k: share in 0-1}. A k beyond the number of classes counts all of them.
+    Args:
+        score: (N, classes). label: (N,) int64. ks: a k beyond the number of classes counts all of them.
+
+    Returns:
+        {k: share in 0-1}.
     """
     depth = min(max(ks), score.shape[1])
     right = score.topk(depth, dim=1).indices == label[:, None]  # (N, depth)
@@ -70,8 +100,14 @@ def weighted_knn(sim: Tensor, query_label: Tensor, gallery_label: Tensor, classe
                  T: float = 0.07, ks: tuple[int, ...] = (1, 5)) -> dict[int, float]:
     """Share of queries whose class is among the best few by the votes of their neighbours (`knn_votes`).
 
-    sim (Q, G), labels (Q,) and (G,) integers on the CPU; k, T: of the votes; returns {rank in ks: share in 0-1}. A
-    class without a vote is never a hit, so a rank beyond the number of classes that were voted for counts those.
+    A class without a vote is never a hit, so a rank beyond the number of classes that were voted for counts those.
+
+    Args:
+        sim: similarities (Q, G). query_label: (Q,) int64 on the CPU. gallery_label: (G,) int64 on the CPU.
+        classes: how many there are. k, T: neighbours and temperature of the votes. ks: the ranks.
+
+    Returns:
+        {rank: share in 0-1}.
     """
     depth = min(max(ks), classes)
     hits = torch.zeros(depth, dtype=torch.float64)
@@ -87,7 +123,11 @@ def knn_votes(sim: Tensor, gallery_label: Tensor, classes: int, k: int, T: float
     """Votes exp(sim / T) of the k most similar gallery entries, summed by class: float64 (Q, classes), on the CPU.
 
     The weighted kNN classifier of Wu et al. (arXiv 1805.01978, section 3.4). Each row is divided by the vote of its
-    nearest entry, which leaves the order of the classes and keeps small T from overflowing. A k beyond G takes all G.
+    nearest entry, which leaves the order of the classes and keeps small T from overflowing.
+
+    Args:
+        sim: similarities (Q, G). gallery_label: (G,) int64 on the CPU. classes: how many there are.
+        k: neighbours; beyond G all of it. T: temperature.
     """
     near, index = (x.cpu() for x in sim.topk(min(k, sim.shape[1]), dim=1))  # (Q, k), best first
     weights = ((near - near[:, :1]).double() / T).exp()

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from utils.console import one_line
 from utils.errors import CheckpointError
@@ -49,7 +50,7 @@ def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def read_json(path: Path) -> object:
+def read_json(path: Path) -> Any:
     """Content of a JSON file; CheckpointError in one line where it is missing, not JSON, or has a key twice."""
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_each_once)

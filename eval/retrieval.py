@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dataset.video_dataset import VideoDataset
 from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
 from eval.options import RANDOM
@@ -26,9 +27,12 @@ from utils.console import say
 class FeatureJob:
     """How features are made and where they are kept.
 
-    made_from: what identifies them besides the videos (checkpoint hash, network, clip options). gallery: "clip" or
-    "windows", what a training video's feature is of. normalise: L2-normalise the feature of each window before the
-    mean (linear-probe networks). batch_size: windows in a batch, over all GPUs.
+    Args:
+        folder: of the files. dataset: name in the files' names.
+        made_from: what identifies them besides the videos (checkpoint hash, network, clip options).
+        gallery: "clip" or "windows", what a training video's feature is of.
+        normalise: L2-normalise the feature of each window before the mean (linear-probe networks).
+        batch_size: windows in a batch, over all GPUs. workers: loader processes. device: of the network.
     """
 
     folder: Path
@@ -42,18 +46,31 @@ class FeatureJob:
 
 
 @torch.inference_mode()
-def video_features(net: nn.Module, samples: Iterable[dict], job: FeatureJob) -> Tensor:
+def video_features(net: nn.Module, samples: Iterable[dict], *, batch_size: int, device: torch.device | str,
+                   normalise: bool = False) -> Tensor:
     """Features (N, F) on the CPU, in the order of the dataset: pooled backbone outputs, mean over windows.
 
-    net: returns (logits, features) of clips (B, 3, T, h, w), in evaluation mode. samples: see `windows.window_clips`.
+    Args:
+        net: returns (logits, features) of clips (B, 3, T, h, w), in evaluation mode.
+        samples: of a dataset whose mode is "test", "query", "gallery" or "gallery_windows", see `windows.window_clips`.
+        batch_size: windows in a batch. device: of the network.
+        normalise: L2-normalise the feature of each window before the mean.
     """
-    rows = apply_packed(lambda clips: net(clips)[1], window_clips(samples, job.device), job.batch_size)
-    means = {video: protocols.window_mean(features, job.normalise) for (video, _crop), features in rows}
+    rows = apply_packed(lambda clips: net(clips)[1], window_clips(samples, device), batch_size)
+    means = {video: protocols.window_mean(features, normalise) for (video, _crop), features in rows}
     return torch.stack([means[video] for video in sorted(means)]).cpu()
 
 
-def split_features(net: nn.Module, split: str, dataset: torch.utils.data.Dataset, job: FeatureJob) -> FeatureSet:
-    """Features of a split ("train" or "test"): from the folder if made from the same things, else made and written."""
+def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: FeatureJob) -> FeatureSet:
+    """Features of a split, (N, F): from the folder if made from the same things, else made and written.
+
+    Args:
+        net: see :func:`video_features`. split: "train" or "test". dataset: its videos. job: how, and where.
+
+    Raises:
+        DataError: a video cannot be read.
+        TrainingError: more than 1 % of the frames cannot, or a loader worker was lost.
+    """
     index = dataset.index
     videos = [list(index.paths), list(map(int, index.labels)), list(map(int, index.num_frames))]
     made_from = {**job.made_from, "videos": _digest(videos), "normalised": job.normalise,
@@ -63,20 +80,32 @@ def split_features(net: nn.Module, split: str, dataset: torch.utils.data.Dataset
         say(f"{split}: features of {len(found.names)} videos reused from {job.folder}")
         return found
     say(f"{split}: features of {len(dataset)} videos are computed")
-    features = video_features(net, read_samples(dataset, workers=job.workers, device=job.device, title=split), job)
+    samples = read_samples(dataset, workers=job.workers, device=job.device, title=split)
+    features = video_features(net, samples, batch_size=job.batch_size, device=job.device, normalise=job.normalise)
     result = FeatureSet(features, torch.as_tensor(index.labels, dtype=torch.int64), list(index.paths))
     feature_files.save(job.folder, job.dataset, split, result, made_from)
     return result
 
 
 def retrieve(query: FeatureSet, gallery: FeatureSet, device: torch.device) -> tuple[Tensor, dict[int, float]]:
-    """Similarities (Q, G) of two sets, each centred by its own mean, on the CPU; and recall at 1, 5, 10, 20 and 50."""
+    """Similarities (Q, G) of two sets, each centred by its own mean, on the CPU; and recall at 1, 5, 10, 20 and 50.
+
+    Args:
+        query, gallery: features, (Q, F) and (G, F). device: where the product is made.
+    """
     sim = protocols.similarity(query.features.to(device), gallery.features.to(device)).cpu()
     return sim, protocols.recall_at_k(sim, query.labels, gallery.labels)
 
 
 def report(job: FeatureJob, query: FeatureSet, gallery: FeatureSet) -> None:
-    """Rank the gallery for each query; print, log and write the recalls; write the similarities, too."""
+    """Rank the gallery for each query; print, log and write the recalls; write the similarities, too.
+
+    Args:
+        job: its folder, dataset and device count. query, gallery: features, (Q, F) and (G, F).
+
+    Raises:
+        CheckpointError: a file could not be written.
+    """
     sim, recall = retrieve(query, gallery, job.device)
     path = job.folder / f"{job.dataset}_sim.pth.tar"
     checkpoint.save(path, sim)
@@ -87,7 +116,11 @@ def report(job: FeatureJob, query: FeatureSet, gallery: FeatureSet) -> None:
 
 
 def report_recall(rows: dict[str, dict[int, float]], gallery_size: int) -> None:
-    """Print and log a table of recall@k in %, one row a feature set: {"ucf101": {1: share, 5: share, ...}}."""
+    """Print and log a table of recall@k in %, one row a feature set.
+
+    Args:
+        rows: {"ucf101": {1: share in 0-1, 5: share, ...}}. gallery_size: videos.
+    """
     ks = next(iter(rows.values()))
     lines = [[name, *map(percent, recall.values())] for name, recall in rows.items()]
     say(table(["retrieval, %", *(f"R@{k}" for k in ks)], lines))
@@ -97,7 +130,11 @@ def report_recall(rows: dict[str, dict[int, float]], gallery_size: int) -> None:
 
 
 def fingerprint(checkpoint_file: str) -> str:
-    """SHA-256 of a checkpoint's bytes; the word "random" stays as it is."""
+    """SHA-256 of a checkpoint's bytes; the word "random" stays as it is.
+
+    Args:
+        checkpoint_file: its path.
+    """
     if checkpoint_file == RANDOM:
         return RANDOM
     with open(checkpoint_file, "rb") as file:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dataset.video_dataset import VideoDataset
 from utils.augmentation import photometric
 from utils.console import say
 from utils.distributed import is_main
@@ -26,7 +27,7 @@ SECONDS_BETWEEN_LINES = 30.0
 Chunk = tuple[tuple[int, int], Tensor]  # (row of the dataset's index, crop), (W, ...) rows or clips
 
 
-def read_samples(dataset: Dataset, *, workers: int, device: torch.device, title: str,
+def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, title: str,
                  watch: FrameWatch | None = None) -> Iterator[dict]:
     """Samples of `dataset` one by one, in its order, with progress on the console.
 
@@ -54,7 +55,7 @@ def read_samples(dataset: Dataset, *, workers: int, device: torch.device, title:
         yield sample
 
 
-def window_clips(samples: Iterable[dict], device: torch.device) -> Iterator[Chunk]:
+def window_clips(samples: Iterable[dict], device: torch.device | str) -> Iterator[Chunk]:
     """Float clips (W, 3, T, h, w) of each video and crop, normalised, on `device`, in channels-last memory.
 
     samples: dicts with "clips" uint8 (C, 1, F, h, w, 3), "photo" (C leading), "windows" int64 (W, T) and "index".

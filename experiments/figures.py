@@ -16,7 +16,7 @@ from experiments.results import mean_and_std
 from experiments.settings import METHODS
 
 STREAMS = ("RGB", "flow", "both")
-SAVED = {"dpi": 110, "bbox_inches": "tight", "metadata": {"Software": None}}
+SAVED: dict[str, Any] = {"dpi": 110, "bbox_inches": "tight", "metadata": {"Software": None}}
 
 
 def draw(content: Mapping[str, Any], out: Path) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 import launch
 import main_coclr
+from dataset.video_dataset import videos_of
 from eval.report import write_json
 from pretrain_health import Clips, HealthProbe
 from pretrain_script import build_loader
@@ -67,8 +68,8 @@ def measure(args: Namespace, miners: Sequence[str]) -> list[dict[str, float | st
     """Of each miner its signs, "PMR" and "chance" as shares, and "miner", its file."""
     torch.manual_seed(args.seed)
     cpu = torch.device("cpu")
-    dataset = build_loader(args, Launch(0, 0, 1, cpu, None)).dataset
-    found = []
+    dataset = videos_of(build_loader(args, Launch(0, 0, 1, cpu, None)))
+    found: list[dict[str, float | str]] = []
     for path in miners:
         model = main_coclr.build(args)
         main_coclr.load_pretrained(model, args.pretrain[0], path, args.second_view)

@@ -40,7 +40,7 @@ class SeedPlan:
     def __init__(self, grid: Grid, dataset: str, seed: int, out: Path, splits: str) -> None:
         self.grid, self.dataset = grid, dataset
         common = ["--net", grid.net, "--seq_len", str(grid.seq_len), "--img_dim", str(grid.img_dim), "--seed",
-                  str(seed), "-j", str(grid.workers)]
+                  str(seed), "-j", str(grid.workers), "--precision", grid.precision]
         self.planner = Planner(out, common=common, roots={"--data_root": "../data", "--split_root": f"../{splits}"},
                                processes=1)
         self.methods: dict[str, MethodPlan] = {}
@@ -67,6 +67,8 @@ class SeedPlan:
 
     def _needs(self, name: str) -> tuple[str, ...]:
         method = METHODS[name]
+        if method.miner:
+            return "infonce", method.miner
         if method.kind == "mining" and method.second_view == "residual":
             return "infonce", "residual_infonce"
         bare = method.kind in ("random", "supervised") or name == "infonce"
@@ -93,13 +95,13 @@ class SeedPlan:
         self._evaluate(name, plan, (name, "RGB"), ("infonce", "flow"))
 
     def _plan_ubernce(self, name: str, plan: MethodPlan) -> None:
-        cycle = name in self.grid.cycle
-        for stream in STREAMS if cycle else ("RGB",):
+        for stream in STREAMS:
             self._contrast(name, stream, self.grid.infonce_epochs, "--model", "ubernce")
-        self._evaluate(name, plan, (name, "RGB"), (name if cycle else "infonce", "flow"))
+        self._evaluate(name, plan, (name, "RGB"), (name, "flow"))
 
     def _plan_mining(self, name: str, plan: MethodPlan) -> None:
-        oracle = ("residual_infonce" if METHODS[name].second_view == "residual" else "infonce", "flow")
+        method = METHODS[name]
+        oracle = (method.miner or ("residual_infonce" if method.second_view == "residual" else "infonce"), "flow")
         self._mine(name, "RGB", self._models["infonce", "RGB"], self._models[oracle])
         plan.journal = self._journal(name, "RGB")
         flow = oracle

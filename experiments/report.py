@@ -100,8 +100,8 @@ def text(content: Mapping[str, Any]) -> str:
         if health:
             parts += ["Rank correlation of the label-free signs with PMR, in the journals of the runs that mine:",
                       health]
-    if content["skipped"]:
-        parts += ["Left out:", "\n".join(f"- {title}: {why}" for title, why in content["skipped"].items())]
+        if found["skipped"]:
+            parts += ["Left out:", "\n".join(f"- {title}: {why}" for title, why in found["skipped"].items())]
     return "\n\n".join(parts) + "\n"
 
 

@@ -94,7 +94,7 @@ def read_oracles(plan: SeedPlan) -> list[dict[str, Any]]:
     for file in plan.oracles:
         path = plan.planner.out / file
         for each in read_json(path) if path.is_file() else []:
-            epochs = int(re.search(r"epoch(\d+)", Path(each["miner"]).name)[1]) + 1
+            epochs = int(re.findall(r"epoch(\d+)", Path(each["miner"]).name)[0]) + 1
             found.append({"view": path.stem.removeprefix("oracles_"), "epochs": epochs, **each})
     return found
 
@@ -124,6 +124,6 @@ def collect(grid: Grid, plans: Mapping[str, Mapping[int, SeedPlan]], chance: Map
         sets[name] = {"chance": chance[name], "summary": summarise(runs), "runs": runs,
                       "oracles": {str(seed): read_oracles(plan) for seed, plan in seeds.items()},
                       "oracle_commands": [_shown(step) for plan in seeds.values() for step in plan.steps
-                                          if step.name.startswith("oracles ")]}
-    return {"settings": asdict(grid), "code": code_version(), "sets": sets,
-            "skipped": {METHODS[name].title: why for name, why in grid.skipped.items()}}
+                                          if step.name.startswith("oracles ")],
+                      "skipped": {METHODS[method].title: why for method, why in grid.on(name).skipped.items()}}
+    return {"settings": asdict(grid), "code": code_version(), "sets": sets}

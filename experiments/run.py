@@ -20,6 +20,7 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import launch
@@ -76,7 +77,7 @@ def used_sets(args: Namespace) -> list[str]:
 def make_plan(args: Namespace, grid: Grid, name: str, number: int) -> SeedPlan:
     """The steps of a set and seed."""
     part = "validation" if args.validation else "seed"
-    return SeedPlan(grid, name, number, args.out / name / f"{part}{number}",
+    return SeedPlan(grid.on(name), name, number, args.out / name / f"{part}{number}",
                     "splits-validation" if args.validation else "splits")
 
 
@@ -106,7 +107,8 @@ def run_all(args: Namespace, grid: Grid, jobs: Sequence[tuple[str, int]]) -> Non
             run_one(make_plan(args, grid, name, number))
         return
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // args.jobs))
-    spawn, waiting, running = multiprocessing.get_context("spawn"), list(jobs), []
+    spawn, waiting = multiprocessing.get_context("spawn"), list(jobs)
+    running: list[BaseProcess] = []
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         while waiting or running:
@@ -130,7 +132,7 @@ def _stop(*_: object) -> None:
     raise StopRequested
 
 
-def _check(code: int) -> None:
+def _check(code: int | None) -> None:
     if code == EXIT_CODE:
         raise StopRequested
     if code:
@@ -147,8 +149,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     grid = changed(GRIDS[args.grid], args.change)
     names, seeds = used_sets(args), args.seeds or grid.seeds
-    for method, why in grid.skipped.items():
-        say(f"left out, {method}: {why}")
+    for name in names:
+        for method, why in grid.on(name).skipped.items():
+            say(f"{name}: left out, {method}: {why}")
     plans = {name: {number: make_plan(args, grid, name, number) for number in seeds} for name in names}
     if args.dry_run:
         for each in (plan for by_seed in plans.values() for plan in by_seed.values()):

@@ -69,7 +69,7 @@ def _epochs(path: Path) -> dict[int, Mapping[str, Any]]:
     except OSError as error:
         raise OptionError(f"{path} cannot be read ({error.strerror}): every training writes it into its folder"
                           ) from error
-    epochs = {}
+    epochs: dict[int, Mapping[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
@@ -104,13 +104,14 @@ def note(path: Path) -> Mapping[str, Any]:
 
 def metric(run: RunRecord, name: str, at: str) -> float:
     """A metric in percent, of the first or last epoch that has it. Raises Unknown."""
-    having = [epoch for epoch in sorted(run.epochs or {}) if name in run.epochs[epoch]]
+    epochs = run.epochs or {}
+    having = [epoch for epoch in sorted(epochs) if name in epochs[epoch]]
     if run.unfinished and at == "last":
         raise Unknown(f"the run is not finished, {run.unfinished}: go on with --resume auto")
     if not having:
         raise Unknown(f"no epoch of {METRICS} has {name!r}")
     epoch = having[0] if at == "first" else having[-1]
-    value = run.epochs[epoch][name]
+    value = epochs[epoch][name]
     if not is_number(value):
         raise Unknown(f"{name!r} of epoch {epoch} is {value!r}, not a number")
     return 100 * value

@@ -4,7 +4,7 @@ The settings were chosen on the validation split of the training groups (`--vali
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from model.cascade import stage_sizes
@@ -20,7 +20,8 @@ class Method:
 
     title: in tables. kind: "random" (no training), "supervised" (from scratch), "infonce", "longer" (InfoNCE for as
     many epochs as InfoNCE and co-training together), "ubernce" or "mining" (main_coclr.py). words: of its command
-    line. second_view: what the other encoder sees. cascade: (stage, ratio) of a cascade.
+    line. second_view: what the other encoder sees. cascade: (stage, ratio) of a cascade. miner: the method whose flow
+    encoder mines; "": InfoNCE on the second view.
     """
 
     title: str
@@ -28,6 +29,7 @@ class Method:
     words: tuple[str, ...] = ()
     second_view: str = "flow"
     cascade: tuple[int, float] | None = None
+    miner: str = ""
 
 
 def _cascade(stage: int, ratio: float, *words: str, title: str = "CPR", second_view: str = "flow") -> Method:
@@ -47,6 +49,8 @@ METHODS: Mapping[str, Method] = {
     "residual_coclr": Method("CoCLR, residual frames for flow", "mining", second_view="residual"),
     "residual_cpr": _cascade(3, 0.8, title="CPR, residual frames for flow", second_view="residual"),
     "ubernce": Method("UberNCE (with labels)", "ubernce"),
+    "taught_coclr": Method("CoCLR, mined in UberNCE's flow (with labels)", "mining", miner="ubernce"),
+    "taught_cpr": replace(_cascade(3, 0.8), title="CPR, mined in UberNCE's flow (with labels)", miner="ubernce"),
 }
 
 
@@ -59,29 +63,30 @@ class Grid:
     seq_len, img_dim: frames and pixels of a clip. batch_size, moco_k, moco_m, lr, topk: of pretraining.
     label_batch_size, label_lr: of training with labels. *_epochs: of InfoNCE and UberNCE, of CoCLR and CPR (each phase
     of progressive training), of training with labels (from scratch, and finetuning). finetuned: methods whose RGB model
-    is finetuned. cycle: methods that also train the flow encoder, with positives mined by the new RGB encoder (UberNCE:
-    with labels).
+    is finetuned. cycle: methods that also train the flow encoder, with positives mined by the new RGB encoder.
+    precision: of all trainings, as --precision. fights: what is different for the real clips, of which there are fewer:
+    a smaller queue, and more epochs.
     """
 
     methods: tuple[str, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
     classes: int = 10
-    groups: int = 12
-    clips: int = 4
+    groups: int = 24
+    clips: int = 2
     frames: int = 20
     size: str = "64x48"
     pace: float = 1.6
     spread: float = 0.2
-    typical: float = 0.8
-    colours: str = "scene"
-    muted: float = 0.7
+    typical: float = 1.0
+    colours: str = "class"
+    muted: float = 0.3
     seq_len: int = 8
     img_dim: int = 32
     batch_size: int = 16
     label_batch_size: int = 8
     moco_k: int = 128
     moco_m: float = 0.99
-    lr: float = 1e-4
+    lr: float = 3e-4
     label_lr: float = 2e-4
     topk: int = 5
     infonce_epochs: int = 15
@@ -91,29 +96,46 @@ class Grid:
     cycle: tuple[str, ...] = ()
     net: str = "s3d"
     workers: int = 0
+    precision: str = "bf16"
+    fights: Mapping[str, Any] = field(default_factory=dict)
+
+    def on(self, name: str) -> "Grid":
+        """The settings for a set."""
+        return replace(self, fights={}, **(self.fights if name == "fights" else {}))
 
     @property
     def skipped(self) -> dict[str, str]:
         """Methods whose cascade this queue does not allow, and why."""
         found = {}
         for name in self.methods:
-            if METHODS[name].cascade is not None:
+            cascade = METHODS[name].cascade
+            if cascade is not None:
                 try:
-                    stage_sizes(self.moco_k, self.topk, METHODS[name].cascade[1], METHODS[name].cascade[0])
+                    stage_sizes(self.moco_k, self.topk, cascade[1], cascade[0])
                 except ModelError as error:
                     found[name] = str(error)
         return found
 
 
 ALL = tuple(METHODS)
+# 113 training clips make 7 steps an epoch where the rendered set makes 22
+FIGHTS = {"moco_k": 64, "infonce_epochs": 24, "coclr_epochs": 18, "label_epochs": 16,
+          "methods": ("random", "supervised", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "ubernce")}
+REDUCED = Grid(("random", "supervised", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "residual_infonce",
+                "residual_coclr", "ubernce", "taught_coclr", "taught_cpr"), infonce_epochs=12, coclr_epochs=9,
+               label_epochs=8, fights=FIGHTS)
 GRIDS: Mapping[str, Grid] = {
     "full": Grid(ALL, infonce_epochs=40, coclr_epochs=30, label_epochs=40, finetuned=ALL,
-                 cycle=("coclr", "cpr_s3_r0.5", "cpr_s3_r0.8")),
-    "reduced": Grid(("random", "supervised", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "residual_infonce",
-                     "residual_coclr", "ubernce"), infonce_epochs=16, coclr_epochs=12, label_epochs=8),
+                 cycle=("coclr", "cpr_s3_r0.5", "cpr_s3_r0.8"),
+                 fights={"moco_k": 64, "infonce_epochs": 60, "coclr_epochs": 45, "label_epochs": 60}),
+    "reduced": REDUCED,
+    # all cascades and progressive training as short as in the reduced grid, whose folder serves both (--out)
+    "cascades": replace(REDUCED, methods=(*REDUCED.methods, *(name for name in METHODS if name.startswith("cpr_")
+                                                               and name not in REDUCED.methods), "progressive"),
+                        finetuned=("infonce", "coclr", "cpr_s3_r0.8", "ubernce")),
     "tiny": Grid(("supervised", "infonce", "coclr", "cpr_s3_r0.8", "cpr_s7_r0.5"), seeds=(0, 1), classes=2, groups=4,
-                 frames=16, size="32x32", batch_size=2, label_batch_size=2, moco_k=8, topk=2, infonce_epochs=1,
-                 coclr_epochs=2, label_epochs=1, finetuned=("coclr",)),
+                 clips=4, frames=16, size="32x32", batch_size=2, label_batch_size=2, moco_k=8, topk=2, infonce_epochs=1,
+                 coclr_epochs=2, label_epochs=1, finetuned=("coclr",), fights={"label_batch_size": 4}),
 }
 
 

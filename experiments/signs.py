@@ -46,7 +46,7 @@ def correlations(journals: Iterable[Iterable[Mapping[str, Any]]]) -> dict[str, d
         {sign: {"moments": rho, "moments_n": N, "runs": rho, "runs_n": N}}.
     """
     runs = [found for journal in journals if (found := pairs(journal))]
-    result = {}
+    result: dict[str, dict[str, float]] = {}
     for name in dict.fromkeys(name for run in runs for signs, _ in run for name in signs):
         by_run = [[(signs[name], pmr) for signs, pmr in run if name in signs] for run in runs]
         everywhere, last = [point for points in by_run for point in points], [points[-1] for points in by_run if points]

@@ -84,4 +84,4 @@ def _held(rows: Iterable[str], groups: int) -> set[tuple[str, int]]:
 def _class_and_group(row: str) -> tuple[str, int]:
     """Of a list's row, `Class/v_Class_gNN_cNN,frames`."""
     path = row.rpartition(",")[0].rstrip("/")
-    return path.split("/")[-2], int(re.search(r"_g(\d+)(_c\d+)?$", path)[1])
+    return path.split("/")[-2], int(re.findall(r"_g(\d+)(?:_c\d+)?$", path)[0])

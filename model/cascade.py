@@ -29,7 +29,16 @@ def stage_sizes(K: int, topk: int, ratio: float, stage: int) -> list[int]:
 
 
 def stage_views(stage: int, first: str = "other") -> list[str]:
-    """The view that each stage ranks by, "other" or "own": in turn from ``first`` on, and "other" at the last stage."""
+    """The view that each stage ranks by, "other" or "own": in turn from ``first`` on, and "other" at the last stage.
+
+    Args:
+        stage: number of stages. first: the view of stage 1.
+
+    Raises:
+        ModelError: there is no such view.
+    """
+    if first not in ("other", "own"):
+        raise ModelError(f"the first view is other or own, but it is {first}")
     second = {"other": "own", "own": "other"}[first]
     return [*((first, second)[i % 2] for i in range(stage - 1)), "other"]
 
@@ -54,7 +63,7 @@ def cascade_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio:
         Queue indices (B, topk), int64, sorted by the other view's similarity.
 
     Raises:
-        ModelError: see :func:`stage_sizes`.
+        ModelError: see :func:`stage_sizes` and :func:`stage_views`.
     """
     sizes = stage_sizes(other.shape[1], topk, ratio, stage)
     for entries, survivors in _stages(other, own, excluded, sizes, first):  # noqa: B007, the last ones count
@@ -65,9 +74,15 @@ def cascade_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio:
 @torch.no_grad()
 def cascade_stages(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio: float, stage: int, *,
                    first: str = "other") -> list[Tensor]:
-    """What survives each stage of :func:`cascade_topk`, to look at: queue indices, (B, size of the stage) int64 each.
+    """What survives each stage of :func:`cascade_topk`, to look at: queue indices, (B, size) int64 each.
 
     Only the last ones, which :func:`cascade_topk` returns, are in order.
+
+    Args:
+        other, own, excluded, topk, ratio, stage, first: see :func:`cascade_topk`.
+
+    Raises:
+        ModelError: see :func:`stage_sizes`.
     """
     sizes = stage_sizes(other.shape[1], topk, ratio, stage)
     return [_indices(entries, survivors) for entries, survivors in _stages(other, own, excluded, sizes, first)]

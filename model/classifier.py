@@ -11,9 +11,12 @@ class LinearClassifier(nn.Module):
     """Backbone, global average pool, optional L2 norm and BatchNorm, optional dropout, and a linear layer.
 
     Args:
-        num_class: classes. network: backbone's name. dropout: probability, used only with ``use_dropout``.
+        num_class: classes. network: backbone's name. dropout: probability. use_dropout: whether there is one.
         use_l2_norm: normalise the pooled feature. use_final_bn: BatchNorm before the final layer.
         num_fc: fully connected layers; all but the last keep the feature's width and end in a ReLU.
+
+    Raises:
+        UnknownNetworkError: there is no such backbone.
     """
 
     def __init__(self, num_class: int, network: str = "s3d", dropout: float = 0.5, use_dropout: bool = True,
@@ -33,13 +36,21 @@ class LinearClassifier(nn.Module):
                 nn.init.zeros_(layer.bias)
 
     def features(self, clips: Tensor) -> Tensor:
-        """Pooled backbone features, neither normalised nor whitened: (B, 3, T, H, W) to (B, F)."""
+        """Pooled backbone features (B, F), neither normalised nor whitened.
+
+        Args:
+            clips: normalised, (B, 3, T, H, W).
+        """
         with torch.autocast(clips.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             maps = self.backbone(clips)  # (B, F, t, h, w)
         return maps.mean(dim=(2, 3, 4), dtype=None if self.dtype is None else torch.float32)
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, num_class) and pooled features (B, F) of clips (B, 3, T, H, W)."""
+        """Logits (B, num_class) and pooled features (B, F).
+
+        Args:
+            clips: normalised, (B, 3, T, H, W).
+        """
         feature = self.features(clips)
         x = F.normalize(feature, dim=1) if self.use_l2_norm else feature
         if self.final_bn is not None:

@@ -9,12 +9,16 @@ from torch import Tensor
 
 
 def infonce_loss(logits: Tensor) -> Tensor:
-    """Cross-entropy with column 0 as the class: mean over the batch of -log softmax(logits)[0]."""
+    """Cross-entropy with column 0 as the class: mean over the batch of -log softmax(logits)[0], 0-d.
+
+    Args:
+        logits: (B, 1+K) float.
+    """
     return F.cross_entropy(logits, logits.new_zeros(len(logits), dtype=torch.long))
 
 
 def ubernce_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the batch of -(sum over positives of log-softmax) / number of positives.
+    """Mean over the batch of -(sum over positives of log-softmax) / number of positives, 0-d (CoCLR, equation 2).
 
     Args:
         logits: (B, 1+K) float. mask: positives, (B, 1+K) bool or float, at least one a row.
@@ -25,7 +29,9 @@ def ubernce_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def coclr_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the batch of -log(softmax mass on the positives), as a difference of two log-sum-exps.
+    """Mean over the batch of -log(softmax mass on the positives), 0-d (CoCLR, equation 3).
+
+    It is a difference of two log-sum-exps, so nothing overflows.
 
     Args:
         logits: (B, 1+K) float. mask: positives, (B, 1+K) bool or float, at least one a row.

@@ -10,7 +10,16 @@ from utils import distributed
 
 
 def make_encoder(network: str, dim: int) -> nn.Sequential:
-    """Backbone, global average pool and a two-layer projection head: clips (B, 3, T, H, W) to (B, dim, 1, 1, 1)."""
+    """Backbone, global average pool and a two-layer projection head: clips (B, 3, T, H, W) to (B, dim, 1, 1, 1).
+
+    The encoder of CoCLR (arXiv 2010.09709, section 4).
+
+    Args:
+        network: backbone's name. dim: embedding size.
+
+    Raises:
+        UnknownNetworkError: see :func:`backbone.select_backbone.select_backbone`.
+    """
     backbone, info = select_backbone(network)
     width = info["feature_size"]
     return nn.Sequential(
@@ -26,6 +35,7 @@ def embed(encoder: nn.Module, clips: Tensor, dtype: torch.dtype | None = None) -
     """L2-normalised embeddings, in the type of the weights: clips (B, 3, T, H, W) to (B, D).
 
     Args:
+        encoder: of :func:`make_encoder`. clips: normalised, see `utils.presets.to_blocks`.
         dtype: what autocast computes in inside of the encoder (float16, bfloat16); None is without autocast.
     """
     with torch.autocast(clips.device.type, dtype=dtype, enabled=dtype is not None):
@@ -35,13 +45,20 @@ def embed(encoder: nn.Module, clips: Tensor, dtype: torch.dtype | None = None) -
 
 
 def freeze(module: nn.Module) -> None:
-    """Exclude a module's parameters from the gradient."""
+    """Exclude a module's parameters from the gradient.
+
+    Args:
+        module: whose parameters.
+    """
     for parameter in module.parameters():
         parameter.requires_grad_(False)
 
 
 def check_queue(K: int, batch: int, world: int, accumulate: int = 1) -> None:
-    """Refuse a queue that a step's keys, ``accumulate`` x ``batch`` from each of ``world`` processes, do not divide.
+    """Refuse a queue that a step's keys do not divide.
+
+    Args:
+        K: queue length. batch: clips of each process. world: processes. accumulate: batches that make one step.
 
     Raises:
         ModelError: K is not a positive multiple of batch * world * accumulate.
@@ -59,13 +76,18 @@ class MomentumContrast(nn.Module):
     Args:
         network: backbone's name. dim: D, embedding size. K: queue length. m: momentum of the key encoder.
         T: temperature of the logits.
+
+    Raises:
+        UnknownNetworkError: there is no such backbone.
     """
 
+    queue: Tensor  # keys, (D, K)
+    queue_ptr: Tensor  # the oldest column, (1,) int64
     dtype: torch.dtype | None = None  # of the encoders' autocast; all else is float32
     accumulate = 1  # forwards that make one step: their keys are queued together, after the last
     _waiting: tuple[dict[str, Tensor], ...] = ()  # keys of the step so far
 
-    def __init__(self, network: str, dim: int, K: int, m: float, T: float) -> None:
+    def __init__(self, network: str, dim: int = 128, K: int = 2048, m: float = 0.999, T: float = 0.07) -> None:
         super().__init__()
         self.dim, self.K, self.m, self.T = dim, K, m, T
         self.encoder_q = make_encoder(network, dim)
@@ -77,6 +99,22 @@ class MomentumContrast(nn.Module):
         # Draws the clips' order for shuffled BatchNorm. The same on every process, so the order needs no exchange.
         self.shuffle = torch.Generator().manual_seed(0)
 
+    def contrast(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits of two clips of each video (MoCo, algorithm 1).
+
+        Args:
+            query, key: clips, (B, 3, T, H, W) each.
+
+        Returns:
+            Logits (B, 1+K), and in training all processes' keys (W*B, D), else None.
+        """
+        q = embed(self.encoder_q, query, self.dtype)  # (B, D)
+        training = q.requires_grad
+        if training:
+            self.update_key_encoder()
+        k, k_all = self.embed_keys(key)  # (B, D), (W*B, D)
+        return self.logits(q, k), k_all if training else None
+
     def encoders(self) -> list[nn.Module]:
         """All encoders, which are of one network."""
         return [module for name, module in self.named_children() if name in ("encoder_q", "encoder_k", "sampler")]
@@ -86,7 +124,8 @@ class MomentumContrast(nn.Module):
         """encoder_k = m * encoder_k + (1 - m) * encoder_q, over parameters only, once a step (MoCo, equation 2)."""
         if self._waiting:
             return
-        keys, queries = list(self.encoder_k.parameters()), list(self.encoder_q.parameters())
+        keys: list[Tensor] = list(self.encoder_k.parameters())
+        queries: list[Tensor] = list(self.encoder_q.parameters())
         # Two products and a sum, each rounded, as released: a fused multiply-add differs in the last bit, which S3D in
         # train mode at initialisation amplifies to 3e-4 of the keys.
         torch._foreach_mul_(keys, self.m)
@@ -114,9 +153,12 @@ class MomentumContrast(nn.Module):
         return k_all.view(W, B, -1)[distributed.rank()], k_all
 
     def logits(self, q: Tensor, k: Tensor) -> Tensor:
-        """[q . k | q . queue] / T for queries and keys (B, D): (B, 1+K), equation 1 of MoCo.
+        """[q . k | q . queue] / T, (B, 1+K): equation 1 of MoCo.
 
         The queue is copied, because it is written in this step and the gradient needs it as it was read.
+
+        Args:
+            q, k: queries and keys, (B, D) each.
         """
         positive = (q * k).sum(dim=1, keepdim=True)  # (B, 1)
         return torch.cat([positive, q @ self.queue.clone()], dim=1) / self.T

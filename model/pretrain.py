@@ -19,19 +19,7 @@ __all__ = ["CoCLR", "InfoNCE", "Mining", "UberNCE", "check_queue"]
 
 
 class InfoNCE(MomentumContrast):
-    """MoCo on video clips (MoCo, algorithm 1; CoCLR, equation 1)."""
-
-    def __init__(self, network: str, dim: int = 128, K: int = 2048, m: float = 0.999, T: float = 0.07) -> None:
-        super().__init__(network, dim, K, m, T)
-
-    def contrast(self, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits (B, 1+K) of query and key clips (B, 3, T, H, W), and in training all processes' keys (W*B, D)."""
-        q = embed(self.encoder_q, query, self.dtype)  # (B, D)
-        training = q.requires_grad
-        if training:
-            self.update_key_encoder()
-        k, k_all = self.embed_keys(key)  # (B, D), (W*B, D)
-        return self.logits(q, k), k_all if training else None
+    """MoCo on video clips (MoCo, algorithm 1; CoCLR, equation 1). Arguments as of its base."""
 
     def forward(self, block: Tensor) -> tuple[Tensor, Tensor]:
         """Contrast two clips of each video.
@@ -48,8 +36,14 @@ class InfoNCE(MomentumContrast):
         return logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device)
 
 
-class UberNCE(InfoNCE):
-    """Supervised contrast: queue entries of the same label are positives (CoCLR, section 3.1)."""
+class UberNCE(MomentumContrast):
+    """Supervised contrast: queue entries of the same label are positives (CoCLR, section 3.1).
+
+    Args:
+        network, dim, K, m, T: see :class:`~model.momentum.MomentumContrast`.
+    """
+
+    queue_label: Tensor  # (K,) int64, -1 where nothing has been written
 
     def __init__(self, network: str, dim: int = 128, K: int = 2048, m: float = 0.999, T: float = 0.07) -> None:
         super().__init__(network, dim, K, m, T)
@@ -76,9 +70,11 @@ class UberNCE(InfoNCE):
 class Mining:
     """What a forward of CoCLR mined, for whoever watches it.
 
-    other, own: similarities of the queries to the queue in both views, (B, K); the own ones are divided by the
-    temperature, unless the anchor is the key. excluded: entries of the query's own source, (B, K) bool.
-    stages: queue indices that survived each stage, (B, size) int64; the last are the mined ones, best first.
+    Args:
+        other, own: similarities of the queries to the queue in both views, (B, K); the own ones are divided by the
+            temperature, unless the anchor is the key.
+        excluded: entries of the query's own source, (B, K) bool.
+        stages: queue indices that survived each stage, (B, size) int64; the last are the mined ones, best first.
     """
 
     other: Tensor
@@ -87,7 +83,7 @@ class Mining:
     stages: list[Tensor]
 
 
-class CoCLR(InfoNCE):
+class CoCLR(MomentumContrast):
     """Co-training of two views; positives are mined in the other view (CoCLR, section 3.2), by a cascade with CPR.
 
     Args:
@@ -108,6 +104,10 @@ class CoCLR(InfoNCE):
             first would change nothing.
     """
 
+    queue_second: Tensor  # the keys' other view kf, (D, K)
+    queue_vname: Tensor  # source ids, (K,) int64, -1 where nothing has been written
+    queue_label: Tensor  # (K,) int64, -1 where nothing has been written
+    memory_index_record: Tensor  # 0 ... K-1, int64; published files hold it
     watch: Callable[[Mining], None] | None = None
 
     def __init__(self, network: str, dim: int = 128, K: int = 2048, m: float = 0.999, T: float = 0.07, topk: int = 5,
@@ -129,7 +129,11 @@ class CoCLR(InfoNCE):
         self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_full", False))
 
     def train(self, mode: bool = True) -> "CoCLR":
-        """Training or evaluation mode; the sampler's BatchNorm always uses its running statistics."""
+        """Training or evaluation mode; the sampler's BatchNorm always uses its running statistics.
+
+        Args:
+            mode: True for training.
+        """
         super().train(mode)
         self.sampler.eval()
         return self
@@ -195,6 +199,9 @@ class CoCLR(InfoNCE):
 def check_mining(K: int, topk: int, ratio: float, stage: int, cascade: bool, anchor: str = "query",
                  first: str = "other") -> None:
     """Refuse settings of :class:`CoCLR` that cannot work, or would change nothing.
+
+    Args:
+        K, topk, ratio, stage, cascade, anchor, first: see :class:`CoCLR`.
 
     Raises:
         ModelError: with the numbers, and what to do.

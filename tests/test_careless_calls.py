@@ -11,7 +11,8 @@ import torch
 from utils import checkpoint
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("backbone", "benchmarks", "dataset", "eval", "experiments", "model", "process_data", "scripts", "utils")
+PACKAGES = ("backbone", "benchmarks", "dataset", "eval", "experiments", "inspection", "model", "process_data",
+            "scripts", "utils")
 MODULES = ("cloudpickle", "_pickle", "cPickle", "dill", "dbm", "joblib", "marshal", "shelve", "yaml")
 CALLS = ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "runpy.run_path", "pickle.load",
          "pickle.loads", "pickle.Unpickler", "torch.jit.load", "torch.hub.load", "torch.package.PackageImporter",

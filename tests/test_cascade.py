@@ -102,6 +102,11 @@ def test_settings_that_cannot_work_are_refused(K, topk, ratio, stage):
         stage_sizes(K, topk, ratio, stage)
 
 
+def test_a_view_that_is_not_there_is_refused():
+    with pytest.raises(ModelError, match="other or own, but it is flow"):
+        cascade_topk(torch.rand(1, 8), torch.rand(1, 8), torch.zeros(1, 8, dtype=torch.bool), 1, 0.5, 2, first="flow")
+
+
 def test_the_refusal_gives_the_numbers():
     with pytest.raises(ModelError, match=r"queue 64, ratio 0\.5 and 6 stages keep 32, 16, 8, 4, 2, 5 entries"):
         stage_sizes(64, 5, 0.5, 6)

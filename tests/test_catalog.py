@@ -122,6 +122,11 @@ def test_a_split_that_is_not_there(sets):
         build(sets["my.set-1"], which_split=7)
 
 
+def test_a_mode_that_is_not_there(sets):
+    with pytest.raises(DataError, match="no mode 'validation': take one of train, val, "):
+        build(sets["my.set-1"], mode="validation")
+
+
 def test_roots_default_to_the_repository():
     assert catalog.SPLIT_ROOT.name == "data" and catalog.SPLIT_ROOT.parent.name == "process_data"
     assert catalog.DATA_ROOT.parent == catalog.SPLIT_ROOT.parents[1]

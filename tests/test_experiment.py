@@ -48,6 +48,21 @@ def test_changes_have_the_type_of_the_setting():
             changed(GRIDS["tiny"], [wrong])
 
 
+def test_the_real_clips_have_settings_of_their_own():
+    grid = Grid(("infonce", "cpr_s5_r0.5"), moco_k=128, lr=3e-4, fights={"moco_k": 64, "infonce_epochs": 45})
+    fights, rendered = grid.on("fights"), grid.on("rendered")
+    assert (fights.moco_k, fights.infonce_epochs, fights.lr) == (64, 45, 3e-4)
+    assert rendered == grid.on("rendered").on("fights") and rendered.moco_k == 128
+    assert "64" in fights.skipped["cpr_s5_r0.5"] and not rendered.skipped  # 32, 16, 8, 4: fewer than topk
+
+
+@pytest.mark.parametrize("grid", ["full", "reduced"])
+def test_the_queue_is_well_under_an_epoch_of_each_set(grid):
+    clips = {"rendered": GRIDS[grid].classes * GRIDS[grid].groups * GRIDS[grid].clips * 3 // 4, "fights": 113}
+    for name, count in clips.items():
+        assert 1.5 * GRIDS[grid].on(name).moco_k < count
+
+
 @pytest.mark.parametrize("grid", ["full", "reduced"])
 def test_the_rendered_set_is_as_large_as_was_asked(grid):
     grid = GRIDS[grid]
@@ -210,7 +225,7 @@ def test_the_tiny_grid_stopped_and_started_is_as_one_that_was_not(in_process, tm
     twice = _run(tmp_path / "twice")
     assert in_process.ran == steps
 
-    assert "left out, cpr_s7_r0.5" in capsys.readouterr().out
+    assert "rendered: left out, cpr_s7_r0.5" in capsys.readouterr().out
     runs = once["sets"]["rendered"]["runs"]
     assert set(runs) == {"supervised", "infonce", "coclr", "cpr_s3_r0.8"}
     for method, seeds in runs.items():

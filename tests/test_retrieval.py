@@ -99,13 +99,13 @@ def test_rows_come_back_to_their_chunk(size):
 
 
 @pytest.mark.parametrize("normalise", [False, True])
-def test_features_are_means_over_windows(net, tmp_path, normalise):
+def test_features_are_means_over_windows(net, normalise):
     videos = Videos([4, 9, 30, 5])
     expected = []
     for (rows,) in by_window(net, videos, part=1):
         expected.append(sum(row / row.norm() if normalise else row for row in rows) / len(rows))
     net.batches.clear()
-    found = retrieval.video_features(net, (videos[i] for i in range(4)), job(tmp_path, normalise=normalise))
+    found = retrieval.video_features(net, (videos[i] for i in range(4)), batch_size=4, device=CPU, normalise=normalise)
     torch.testing.assert_close(found, torch.stack(expected))
     assert set(net.batches[:-1]) == {4}  # full batches though the first videos have one and three windows
 

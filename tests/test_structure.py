@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-OURS = {"backbone", "model", "dataset", "utils", "eval", "process_data", "benchmarks", "experiments"}
+OURS = {"backbone", "model", "dataset", "utils", "eval", "process_data", "benchmarks", "experiments",
+        "inspection"}
 # What each package may import of ours, itself left out.
 ALLOWED = {
     "backbone": set(),
@@ -19,7 +20,11 @@ ALLOWED = {
     "utils": set(),
     "process_data": {"dataset.lmdb_reader", "dataset.errors", "dataset.frame_ends", "dataset.lmdb_pages",
                      "dataset.msgpack_list", "dataset.jpeg", "dataset.regular"},
+    "inspection": {"dataset", "utils", "eval.report"},
 }
+# An entry script like those of the root, which import everything; it lies in the package since its command is
+# `python -m dataset.inspect`. What it does lies outside, in `inspection`, and nothing may import it.
+SCRIPT_INSIDE = ROOT / "dataset" / "inspect.py"
 
 
 def imports(path: Path) -> set[str]:
@@ -42,13 +47,22 @@ def is_allowed(module: str, package: str) -> bool:
 
 @pytest.mark.parametrize("package", ALLOWED)
 def test_imports_point_one_way(package):
-    files = sorted((ROOT / package).rglob("*.py"))
+    files = sorted(set((ROOT / package).rglob("*.py")) - {SCRIPT_INSIDE})
     assert files
     scripts = {path.stem for path in ROOT.glob("*.py")}
     for path in files:
         for module in imports(path):
             assert is_allowed(module, package), f"{path.relative_to(ROOT)} imports {module}"
             assert module.split(".")[0] not in scripts, f"{path.relative_to(ROOT)} imports a script, {module}"
+
+
+def test_nothing_imports_the_script_in_a_package():
+    assert SCRIPT_INSIDE.is_file()
+    module = ".".join(SCRIPT_INSIDE.relative_to(ROOT).with_suffix("").parts)
+    files = [*ROOT.glob("*.py"), *(path for package in OURS | {"scripts"} for path in (ROOT / package).rglob("*.py"))]
+    assert len(files) > 100
+    for path in files:
+        assert not any(f"{found}.".startswith(f"{module}.") for found in imports(path)), path.relative_to(ROOT)
 
 
 def test_the_check_of_imports_can_fail():

@@ -25,7 +25,7 @@ def photometric(clips: Tensor, photo: Mapping[str, Tensor]) -> Tensor:
     On a GPU all clips at once, on a CPU one after the other: what a step needs then stays in the caches.
 
     Args:
-        clips: uint8 (N, S, T, h, w, 3), left as they are. photo: draws with leading dimension N, on the CPU.
+        clips: uint8 (N, S, T, h, w, 3), left as they are. photo: draws with leading dimension N, see `utils.photo`.
 
     Returns:
         float32 (N, S, 3, T, h, w), on the device of `clips`, channels last in memory.
@@ -94,7 +94,11 @@ def _upload(arrays: list[np.ndarray], device: torch.device) -> list[Tensor]:
 
 
 def grey(values: Tensor) -> Tensor:
-    """Luma of (R, S, 3, T, h, w), rounded, (R, S, 1, T, h, w)."""
+    """Luma (ITU-R 601), rounded, (R, S, 1, T, h, w).
+
+    Args:
+        values: 0-255, (R, S, 3, T, h, w).
+    """
     red, green, blue = values.split(1, dim=2)
     return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2]).add_(0.5).floor_()
 
@@ -105,23 +109,39 @@ def _blend(values: Tensor, pivot: Tensor | float, factor: Tensor) -> Tensor:
 
 
 def brightness(values: Tensor, factor: Tensor) -> Tensor:
-    """Scale clips (R, S, 3, T, h, w); factor (R, 1, 1, 1, 1, 1), as below."""
+    """Clips scaled.
+
+    Args:
+        values: 0-255, (R, S, 3, T, h, w). factor: of each clip, (R, 1, 1, 1, 1, 1).
+    """
     return _blend(values, 0.0, factor)
 
 
 def contrast(values: Tensor, factor: Tensor) -> Tensor:
-    """Blend with each frame's own mean grey."""
+    """Clips blended with each frame's own mean grey.
+
+    Args:
+        values: 0-255, (R, S, 3, T, h, w). factor: of each clip, (R, 1, 1, 1, 1, 1).
+    """
     mean = grey(values).mean(dim=(4, 5), keepdim=True).add_(0.5).floor_()
     return _blend(values, mean, factor)
 
 
 def saturation(values: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the grey image."""
+    """Clips blended with their grey images.
+
+    Args:
+        values: 0-255, (R, S, 3, T, h, w). factor: of each clip, (R, 1, 1, 1, 1, 1).
+    """
     return _blend(values, grey(values), factor)
 
 
 def hue(values: Tensor, factor: Tensor) -> Tensor:
-    """Turn the hue by `factor` of a circle; hue, saturation and the turn are whole numbers of 0-255, as in Pillow."""
+    """Clips with their hue turned; hue, saturation and the turn are whole numbers of 0-255, as in Pillow.
+
+    Args:
+        values: 0-255, (R, S, 3, T, h, w). factor: share of a circle, (R, 1, 1, 1, 1, 1).
+    """
     red, green, blue = values.unbind(dim=2)  # (R, S, T, h, w)
     value, darkest = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
     spread = value - darkest
@@ -147,13 +167,21 @@ def _remainder(values: Tensor, size: int) -> Tensor:
 
 
 def replace_channels(values: Tensor, channel: Tensor) -> Tensor:
-    """Each frame of (R, S, 3, T, h, w) becomes the grey image of one of its channels; channel (R, S, T), 0-2."""
+    """Each frame becomes the grey image of one of its channels.
+
+    Args:
+        values: (R, S, 3, T, h, w). channel: of each frame, 0-2, (R, S, T).
+    """
     index = channel.long()[:, :, None, :, None, None].expand(*values.shape[:2], 1, *values.shape[3:])
     return values.gather(2, index).expand_as(values)
 
 
 def blur_matrices(sigma: np.ndarray, size: int) -> np.ndarray:
-    """Gaussian blur of `size` pixels in a row as a matrix, float32 (R, size, size); the border repeats its pixel."""
+    """Gaussian blur of a row of pixels as a matrix, float32 (R, size, size); the border repeats its pixel.
+
+    Args:
+        sigma: standard deviations in pixels, (R,). size: pixels in the row.
+    """
     reach = np.ceil(BLUR_REACH * sigma[:, None].astype(np.float64))  # (R, 1)
     taps = np.arange(-int(reach.max()), int(reach.max()) + 1)
     weights = np.exp(-0.5 * (taps / sigma[:, None].astype(np.float64)) ** 2) * (np.abs(taps) <= reach)  # (R, taps)
@@ -166,9 +194,10 @@ def blur_matrices(sigma: np.ndarray, size: int) -> np.ndarray:
 
 
 def blur(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Blur clips (R, S, 3, T, h, w) by the matrices of `blur_matrices`: rows (R, h, h), columns (R, w, w).
+    """Clips blurred by a product with banded matrices: no kernel per clip, and as fast as the device multiplies.
 
-    A product with a banded matrix: no kernel per clip, and as fast as the device multiplies.
+    Args:
+        values: (R, S, 3, T, h, w). rows, columns: of `blur_matrices`, (R, h, h) and (R, w, w).
     """
     r, (h, w) = len(values), values.shape[4:]
     across = values.reshape(r, -1, w) @ columns.mT

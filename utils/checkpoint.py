@@ -4,6 +4,7 @@ import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,27 @@ def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
     """Read a checkpoint to the CPU, without running anything that it may contain.
 
     Args:
-        require: keys that the file's dict must have; none for files that are not checkpoints.
+        path: of the file. require: keys that the file's dict must have.
 
     Raises:
         CheckpointError: the file is missing, cut short, holds something else, or more than plain data.
+    """
+    content = read(path)
+    missing = [key for key in require if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise CheckpointError(f"{path} is no checkpoint: it has no {missing[0]!r}")
+    wrong = wrong_part(content)
+    if wrong:
+        raise CheckpointError(f"{path} is damaged, or no checkpoint of this project: its {wrong!r} is not what it "
+                              "should be")
+    return content
+
+
+def read(path: str | Path) -> Any:
+    """What a file that :func:`save` wrote holds, a tensor for one, on the CPU; nothing in it is run.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, or holds more than plain data.
     """
     path = Path(path)
     if not path.is_file():
@@ -39,18 +57,11 @@ def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
     except damage.BROKEN as error:
         raise CheckpointError(f"{path} cannot be read: it is cut short, damaged, or no checkpoint "
                               f"({_short(error)})") from error
-    missing = [key for key in require if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise CheckpointError(f"{path} is no checkpoint: it has no {missing[0]!r}")
-    wrong = wrong_part(content) if isinstance(content, dict) else ""
-    if wrong:
-        raise CheckpointError(f"{path} is damaged, or no checkpoint of this project: its {wrong!r} is not what it "
-                              "should be")
     return content
 
 
-def save(path: str | Path, state: Mapping) -> None:
-    """Write a checkpoint; a file of that name is replaced only once the new one is complete and on the disk.
+def save(path: str | Path, state: Mapping | Tensor) -> None:
+    """Write a checkpoint, or a tensor; a file of that name is replaced once the new one is complete and on the disk.
 
     Raises:
         CheckpointError: it could not be written. The file that was there is as before.
@@ -69,7 +80,7 @@ def _cause(error: BaseException) -> str:
     each: BaseException | None = error
     while each is not None and not (isinstance(each, OSError) and each.strerror):
         each = each.__context__
-    return each.strerror if isinstance(each, OSError) else _short(error)
+    return (isinstance(each, OSError) and each.strerror) or _short(error)
 
 
 @dataclass

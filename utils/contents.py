@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ def wrong_part(content: Mapping[Any, Any]) -> str:
     return ""
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[int | float | Tensor]:
     """Whether it is a finite real number, or a tensor of one."""
     if isinstance(value, Tensor):
         return value.numel() == 1 and not value.is_complex() and math.isfinite(value.item())
@@ -96,7 +96,7 @@ def _is_ring(value: object) -> bool:
     """Of labels, with the counts of what was mined where there are some."""
     if not isinstance(value, Mapping):
         return False
-    columns = [value.get(name) for name in ("labels", "sources", *(["rows"] if "rows" in value else []))]
+    columns: list[Any] = [value.get(name) for name in ("labels", "sources", *(["rows"] if "rows" in value else []))]
     if not all(_is_column(column) and len(column) == len(columns[0]) for column in columns):
         return False
     counts = [value[name] for name in ("found", "mined", "counted") if name in value]
@@ -128,5 +128,6 @@ def _is_fact(value: object) -> bool:
 # What a checkpoint that has these holds there; other keys are not looked at.
 PARTS: dict[str, Callable[[Any], bool]] = {
     "state_dict": _is_state, "optimizer": _is_optimizer, "epoch": lambda value: is_count(value, least=-1),
-    "iteration": is_count, "best_acc": lambda value: is_number(value) and 0 <= value <= 1, "progress": _is_progress,
-    "label_ring": _is_ring, "scaler": _is_scaler, "options": _are_facts, "made_with": _are_facts}
+    "iteration": is_count, "best_acc": lambda value: is_number(value) and 0 <= float(value) <= 1,
+    "progress": _is_progress, "label_ring": _is_ring, "scaler": _is_scaler, "options": _are_facts,
+    "made_with": _are_facts}

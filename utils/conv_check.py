@@ -32,7 +32,7 @@ class ConvKind:
     out_channels: int
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
-    padding: tuple[int, ...]
+    padding: tuple[int, ...] | str
     dilation: tuple[int, ...]
     groups: int
     bias: bool
@@ -122,17 +122,19 @@ def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int]
         encoders: all that the run uses, equal but for their weights. clip: frames, height, width.
     """
     kinds = conv_kinds(encoders[0], clip, LARGEST_SIDE[precision.device.type])
+    layers = [{name: module for name, module in encoder.named_modules() if isinstance(module, nn.Conv3d)}
+              for encoder in encoders]
     remedies = []
     for kind, names in kinds.items():
-        conv = encoders[0].get_submodule(names[0])
+        conv = layers[0][names[0]]
         untried = type(conv) is nn.Conv3d and fits_2d(conv) and may_crash(kind, precision.device)
         errors = {"3-D kernel": float("inf")} if untried else conv_errors(kind, type(conv), precision)
         if is_right(errors, precision):
             continue
         form, words = _right_form(conv, kind, precision)
-        for encoder in encoders:
+        for own in layers:
             for name in names:
-                use_form(encoder.get_submodule(name), form)
+                use_form(own[name], form)
         part = max(errors, key=errors.__getitem__)
         remedies.append(f"{', '.join(names)} ({part} off by {errors[part]:.2g} of its norm: {words})")
     head = f"precision {precision.name}: {len(kinds)} distinct convolutions checked against float64, "

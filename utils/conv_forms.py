@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 def fits_2d(conv: nn.Conv3d) -> bool:
     """Whether the kernel reaches over space or over time alone, and the 2-D form therefore exists."""
+    if isinstance(conv.padding, str):
+        return False
     (kt, *space), (st, *space_stride), (pt, *space_padding) = conv.kernel_size, conv.stride, conv.padding
     over_space = (kt, st, pt) == (1, 1, 0)
     over_time = (*space, *space_stride, *space_padding) == (1, 1, 1, 1, 0, 0)
@@ -23,6 +25,7 @@ class Conv3dAs2d(nn.Conv3d):
     """An ``nn.Conv3d`` for which :func:`fits_2d` holds, computed as a 2-D convolution."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        assert not isinstance(self.padding, str)  # see fits_2d
         (kt, *_), (st, *space_stride), (pt, *space_padding) = self.kernel_size, self.stride, self.padding
         if (kt, st, pt) == (1, 1, 0):
             frames = x.transpose(1, 2)  # (B, T, C, H, W)

@@ -168,13 +168,13 @@ def start(local_rank: int | None = None, gpu: int | None = None, backend: str = 
             print("no GPU found: the process group uses gloo instead of nccl", file=sys.stderr)
         backend = "gloo"
     patience = timedelta(seconds=timeout)
-    if rendezvous.is_shared():
-        place = {"store": rendezvous.fresh_store(dist_url, rank, world_size, patience)}
-    else:
-        place = {"init_method": dist_url}
-    dist.init_process_group(backend, world_size=world_size, rank=rank, timeout=patience, **place)
+    store = rendezvous.fresh_store(dist_url, rank, world_size, patience) if rendezvous.is_shared() else None
+    dist.init_process_group(backend, init_method=dist_url if store is None else None, store=store,
+                            world_size=world_size, rank=rank, timeout=patience)
     global _host
-    _host = dist.new_group(backend="gloo", timeout=patience)
+    group = dist.new_group(backend="gloo", timeout=patience)
+    assert not isinstance(group, int)  # a number where this process is not of the group, which all are
+    _host = group
     return Launch(rank, local_rank, world_size, device, backend)
 
 

@@ -22,6 +22,12 @@ class Box(NamedTuple):
     width: int
 
 
+def size_of(frames: np.ndarray) -> tuple[int, int]:
+    """Height and width of frames (T, H, W, 3)."""
+    height, width = frames.shape[1:3]
+    return height, width
+
+
 def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     """Antialiased bicubic resize of uint8 (T, H, W, 3) to (T, height, width, 3), within one grey level of Pillow's.
 
@@ -31,7 +37,7 @@ def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     Of the two passes Pillow does the vertical one first where it shrinks the height much more than the width; the
     order shows where the first pass overshoots 0 or 255.
     """
-    old_height, old_width = frames.shape[1:3]
+    old_height, old_width = size_of(frames)
     if (old_height, old_width) == (height, width):
         return frames
     images = torch.from_numpy(frames).permute(0, 3, 1, 2)  # (T, 3, H, W), channels last in memory
@@ -79,7 +85,7 @@ def corner_boxes(height: int, width: int, size: int) -> list[Box]:
 
 def short_side_to(frames: np.ndarray, size: int) -> np.ndarray:
     """Frames scaled so that their shorter side is `size`."""
-    height, width = frames.shape[1:3]
+    height, width = size_of(frames)
     if height < width:
         return resize(frames, size, int(size * width / height))
     return resize(frames, int(size * height / width), size)
@@ -87,7 +93,7 @@ def short_side_to(frames: np.ndarray, size: int) -> np.ndarray:
 
 def at_least(frames: np.ndarray, size: int) -> np.ndarray:
     """Frames that a square of `size` fits in: small ones are scaled up."""
-    return frames if min(frames.shape[1:3]) >= size else short_side_to(frames, size)
+    return frames if min(size_of(frames)) >= size else short_side_to(frames, size)
 
 
 def scaled_box(box: Box | None, old: tuple[int, int], new: tuple[int, int]) -> Box | None:

@@ -112,10 +112,10 @@ def clear_up(folder: Path, resumed: str | Path) -> list[Path]:
     resumed: the file that the run goes on from, "" for none.
     """
     remove_drafts(folder)
-    resumed = Path(resumed).resolve() if resumed else None
-    if resumed is None or resumed.parent != folder.resolve() or not RESUMABLE.fullmatch(resumed.name):
+    start = Path(resumed).resolve() if resumed else None
+    if start is None or start.parent != folder.resolve() or not RESUMABLE.fullmatch(start.name):
         return []
-    later = [path for path in resumable(folder) if _moment(path) > _moment(resumed)]
+    later = [path for path in resumable(folder) if _moment(path) > _moment(start)]
     return [path.rename(_aside(path)) for path in later]
 
 

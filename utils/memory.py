@@ -27,7 +27,7 @@ def move(model: nn.Module, device: torch.device) -> None:
     Kernels of one weight per channel are the same in both orders. They get the strides of the plain one, which their
     gradients have too: processes that average gradients would otherwise copy each to the other strides.
     """
-    model.to(device, memory_format=torch.channels_last_3d)
+    model.to(device).to(memory_format=torch.channels_last_3d)
     for parameter in model.parameters():
         if parameter.dim() == 5 and parameter.shape[2:].numel() == 1:
             parameter.data = parameter.data.clone(memory_format=torch.contiguous_format)

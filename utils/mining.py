@@ -23,10 +23,17 @@ class Mining(Protocol):
     """What a forward mined: similarities to the queue in both views (B, K), entries that must not be mined (B, K) bool,
     and the queue indices that survived each stage, (B, size) int64, the last ones best first."""
 
-    other: Tensor
-    own: Tensor
-    excluded: Tensor
-    stages: Sequence[Tensor]
+    @property
+    def other(self) -> Tensor: ...
+
+    @property
+    def own(self) -> Tensor: ...
+
+    @property
+    def excluded(self) -> Tensor: ...
+
+    @property
+    def stages(self) -> Sequence[Tensor]: ...
 
 
 class MiningMonitor:

@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from utils.distributed import TIMEOUT
 from utils.errors import OptionError
@@ -17,11 +18,11 @@ SECOND_VIEWS = ("flow", "residual")
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are OptionErrors of one line, and which knows no abbreviations."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         super().__init__(allow_abbrev=False, **settings)
 
-    def error(self, message: str) -> None:
+    def error(self, message: str) -> NoReturn:
         raise OptionError(f"{message} (--help lists the options)")
 
 
@@ -57,7 +58,7 @@ open_share = number(float, 0, 1, open_low=True, open_high=True)
 
 def seed(text: str) -> int:
     """A converter for argparse: a seed."""
-    value = whole_number(text)
+    value = int(whole_number(text))
     if value >= SEEDS:
         raise argparse.ArgumentTypeError(f"{text!r} is too large: a seed is below {SEEDS} (2**43)")
     return value

@@ -7,9 +7,9 @@ keys that are hashed for ever, buffers of any size, NumPy types made of pointers
 import pickle
 import pickletools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -21,7 +21,7 @@ SCALARS = ("numpy.core.multiarray scalar", "numpy._core.multiarray scalar")  # a
 STORAGE = re.compile(r"torch (BFloat16|Bool|Byte|Char|ComplexDouble|ComplexFloat|Double|Float|Half|Int|Long|Short)"
                      "Storage")
 # What each may be called with, by kind; a call gives another kind.
-CALLS = {
+CALLS: dict[str, tuple[list[tuple[str, ...]], str]] = {
     ORDERED: ([()], "odict"),
     TENSOR: ([("storage", whole, "tuple", "tuple", "bool", "odict") for whole in ("index", "number")], "tensor"),
     PARAMETER: ([("tensor", "bool", "odict")], "tensor"),
@@ -61,7 +61,8 @@ def scalar(kind: Kind, data: bytes) -> float | int | bool:
     return np.frombuffer(data, dtype=dtype)[0].item()
 
 
-CALLABLE = [(Kind, "numpy.dtype"), *((scalar, name.replace(" ", ".")) for name in SCALARS)]
+CALLABLE: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (Kind, "numpy.dtype"), *((scalar, name.replace(" ", ".")) for name in SCALARS)]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class _Reader:
         self.tuples = tuples
 
     def follow(self, file: BinaryIO) -> None:
+        argument: Any  # of the type that the operation has
         for opcode, argument, _ in pickletools.genops(file):
             name = opcode.name
             if name in PUSHED:

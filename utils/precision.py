@@ -60,17 +60,19 @@ def use_deterministic_kernels() -> None:
     On a CPU they do already. On a GPU it costs speed, and an operation that has no such kernel is an error.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with a fixed workspace
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # made at run time
     torch.use_deterministic_algorithms(True)
     torch.backends.cudnn.benchmark = False
 
 
 def set_tf32(on: bool) -> None:
     """TF32 in the convolutions of GPUs, or not. Products of matrices (queue, logits) are float32 in either case."""
-    torch.backends.cudnn.conv.fp32_precision = "tf32" if on else "ieee"
+    torch.backends.cudnn.conv.fp32_precision = (  # type: ignore[attr-defined]  # torch makes it at run time
+        "tf32" if on else "ieee")
     torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
 def tf32_is_on() -> bool:
     """Whether convolutions of GPUs use TF32."""
-    return torch.backends.cudnn.conv.fp32_precision == "tf32"
+    precision = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]  # torch makes it at run time
+    return bool(precision == "tf32")

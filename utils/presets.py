@@ -31,7 +31,11 @@ Frames = Mapping[int, list[np.ndarray]]  # clip number -> frames of each stream,
 
 @dataclass(frozen=True)
 class Plan:
-    """What a sample is made of. clips: those needed. views: clip and recipe of each view."""
+    """What a sample is made of.
+
+    Args:
+        clips: numbers of those needed. views: clip and recipe of each view.
+    """
 
     clips: tuple[int, ...]
     views: tuple[tuple[int, PhotoRecipe], ...]
@@ -62,7 +66,11 @@ class PretrainTransform:
     p_two_clips: float = P_TWO_CLIPS
 
     def plan(self, rng: np.random.Generator) -> Plan:
-        """Which of two clips are needed, and the recipe of each view."""
+        """Which of two clips are needed, and the recipe of each view.
+
+        Args:
+            rng: of all draws of the sample.
+        """
         if rng.random() < self.p_two_clips:
             return Plan((0, 1), tuple((clip, BASE if rng.random() < P_BASE else NULL) for clip in (0, 1)))
         clip = int(rng.integers(2))
@@ -70,19 +78,23 @@ class PretrainTransform:
         return Plan((clip,), tuple((clip, recipe) for recipe in recipes))
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
-        """ "clips" uint8 (2, S, T, img_dim, img_dim, 3) and "photo", see `utils.photo`."""
+        """ "clips" uint8 (2, S, T, img_dim, img_dim, 3) and "photo", see `utils.photo`.
+
+        Args:
+            plan, frames, rng: see `dataset.video_dataset.Transform`.
+        """
         views, photos = zip(*(self._view(frames[clip], recipe, rng) for clip, recipe in plan.views), strict=True)
         return _sample(list(views), list(photos))
 
     def _view(self, streams: list[np.ndarray], recipe: PhotoRecipe, rng: np.random.Generator
               ) -> tuple[list[np.ndarray], Photo]:
-        size = streams[0].shape[1:3]
+        size = geometry.size_of(streams[0])
         box = geometry.draw_box(*size, rng)  # where it does not fit, the whole frame is resized
         photo = recipe.draw(rng, len(streams), len(streams[0]))
         flipped = rng.random() < P_FLIP  # all else is blind to left and right, so this can be done here
         views = []
         for frames in streams:
-            own = geometry.scaled_box(box, size, frames.shape[1:3])
+            own = geometry.scaled_box(box, size, geometry.size_of(frames))
             view = geometry.resize(geometry.cut(frames, own) if own else frames, self.img_dim, self.img_dim)
             views.append(geometry.flip(view) if flipped else view)
         return views, photo
@@ -91,13 +103,13 @@ class PretrainTransform:
 def _classifier_crop(frames: np.ndarray, img_dim: int, rng: np.random.Generator) -> np.ndarray:
     """A random crop at 224, or the middle where ten draws do not fit, resized to img_dim."""
     for _ in range(TRIES):
-        box = geometry.draw_box(*frames.shape[1:3], rng)
+        box = geometry.draw_box(*geometry.size_of(frames), rng)
         if box:
             crop = geometry.resize(geometry.cut(frames, box), CROP, CROP)
             break
     else:
         frames = geometry.short_side_to(frames, CROP)
-        crop = geometry.cut(frames, geometry.centre_box(*frames.shape[1:3], CROP))
+        crop = geometry.cut(frames, geometry.centre_box(*geometry.size_of(frames), CROP))
     return geometry.resize(crop, img_dim, img_dim)
 
 
@@ -117,7 +129,11 @@ class ClassifierTrainTransform(_OneClip):
     """Random crop at 224, resize, jitter (0.4, 0.4, 0.4, 0.1) with probability 0.3, flip with 0.5."""
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
-        """ "clips" uint8 (1, 1, T, img_dim, img_dim, 3) and "photo"."""
+        """ "clips" uint8 (1, 1, T, img_dim, img_dim, 3) and "photo".
+
+        Args:
+            plan, frames, rng: see `dataset.video_dataset.Transform`.
+        """
         clip = _classifier_crop(frames[0][0], self.img_dim, rng)
         photo = CLASSIFIER.draw(rng, 1, len(clip))
         return _sample([[geometry.flip(clip) if rng.random() < P_FLIP else clip]], [photo])
@@ -128,7 +144,11 @@ class ClassifierValTransform(_OneClip):
     """Random crop at 224 and resize, nothing else."""
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
-        """ "clips" uint8 (1, 1, T, img_dim, img_dim, 3) and "photo"."""
+        """ "clips" uint8 (1, 1, T, img_dim, img_dim, 3) and "photo".
+
+        Args:
+            plan, frames, rng: see `dataset.video_dataset.Transform`.
+        """
         clip = _classifier_crop(frames[0][0], self.img_dim, rng)
         return _sample([[clip]], [NULL.draw(rng, 1, len(clip))])
 
@@ -141,6 +161,9 @@ class CropsTransform(_OneClip):
 
     Args:
         crops: 1, 5 or 10. jitter: strengths. p: probability of the jitter.
+
+    Raises:
+        ValueError: another number of crops.
     """
 
     crops: int = 1
@@ -152,9 +175,13 @@ class CropsTransform(_OneClip):
             raise ValueError(f"{self.crops} crops: there are 1, 5 or 10")
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
-        """ "clips" uint8 (crops, 1, F, img_dim, img_dim, 3) and "photo"."""
+        """ "clips" uint8 (crops, 1, F, img_dim, img_dim, 3) and "photo".
+
+        Args:
+            plan, frames, rng: see `dataset.video_dataset.Transform`.
+        """
         video = geometry.at_least(frames[0][0], CROP)
-        boxes = geometry.corner_boxes(*video.shape[1:3], CROP)[:self.crops]
+        boxes = geometry.corner_boxes(*geometry.size_of(video), CROP)[:self.crops]
         clips = [geometry.resize(np.ascontiguousarray(geometry.cut(video, box)), self.img_dim, self.img_dim)
                  for box in boxes]
         clips += [geometry.flip(clip) for clip in clips][:self.crops - len(clips)]
@@ -163,11 +190,13 @@ class CropsTransform(_OneClip):
         return _sample([[clip] for clip in clips], photos)
 
 
-def to_blocks(batch: Mapping[str, Any], device: torch.device) -> Tensor:
+def to_blocks(batch: Mapping[str, Any], device: torch.device | str) -> Tensor:
     """The clips of a batch on the training device, augmented and normalised: float32 (B, V, S, 3, T, h, w).
 
-    batch: "clips" uint8 (B, V, S, T, h, w, 3) and "photo" (B, V, ...). The clips of one view and stream, [:, v, s], lie
-    in one piece of channels-last memory, as the encoders want them.
+    The clips of one view and stream, [:, v, s], lie in one piece of channels-last memory, as the encoders want them.
+
+    Args:
+        batch: "clips" uint8 (B, V, S, T, h, w, 3) and "photo" (B, V, ...). device: to train on.
     """
     clips = batch["clips"].to(device, non_blocking=True)
     b, v, s = clips.shape[:3]

@@ -37,7 +37,8 @@ def draw_clip(rng: np.random.Generator, pace: float = 1.0, spread: float = 0.12)
     return Draw(speed, float(rng.choice([-1.0, 1.0])), rng.uniform(0, 2 * np.pi), rng)
 
 
-def _pose(frames: int, x=0.0, y=0.0, angle=0.0, log_scale=0.0) -> Pose:
+def _pose(frames: int, x: float | np.ndarray = 0.0, y: float | np.ndarray = 0.0, angle: float | np.ndarray = 0.0,
+          log_scale: float | np.ndarray = 0.0) -> Pose:
     return Pose(*(np.broadcast_to(np.asarray(v, dtype=np.float64), (frames,)) for v in (x, y, angle, log_scale)))
 
 

@@ -20,12 +20,13 @@ def make_flow(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     Dense Inverse Search (Kroeger et al., 2016), some 300 times faster and coarser.
     """
     if method == "tvl1":
-        estimator = cv2.optflow.DualTVL1OpticalFlow_create()
+        estimator: cv2.DenseOpticalFlow = cv2.optflow.DualTVL1OpticalFlow.create()
     elif method == "dis":
-        estimator = cv2.DISOpticalFlow_create()
+        estimator = cv2.DISOpticalFlow.create()
     else:
         raise ValueError(f"flow method {method!r}, expected one of {METHODS}")
-    return lambda first, second: estimator.calc(first, second, None)
+    return lambda first, second: estimator.calc(
+        first, second, None)  # type: ignore[call-overload]  # None makes a new array, which OpenCV's stubs do not know
 
 
 def flow_image(flow: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import argparse
 import shutil
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -61,6 +62,10 @@ class Places:
         """The file of one video's packed frames in the work folder. Raises PrepareError for a name that leads out."""
         place = below(self.work / stream, name)
         return place.with_name(f"{short(place.name)}.msgpack")
+
+    def read(self, stream: str, name: str) -> bytes:
+        """One video's packed frames."""
+        return self.packed(stream, name).read_bytes()
 
     def is_done(self, name: str) -> bool:
         """Whether all of a video's packed files are there; that of the last stream is written last."""
@@ -143,7 +148,7 @@ def write_streams(place: Places, videos: dict[str, Path], settings: dict, finish
     done = [name for name in videos if place.is_done(name)]
     for stream in place.streams:
         if stream not in finished:
-            write_lmdb(getattr(place, stream), done, lambda name, s=stream: place.packed(s, name).read_bytes())
+            write_lmdb(getattr(place, stream), done, partial(place.read, stream))
             finished = [*finished, stream]
             record.write(place.record, {"settings": settings, "finished": finished})
         shutil.rmtree(place.work / stream, ignore_errors=True)

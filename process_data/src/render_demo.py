@@ -102,7 +102,7 @@ def write_video(path: Path, frames: np.ndarray) -> None:
     """Write frames (T, H, W, 3) uint8 BGR as an .avi of JPEGs; it appears under its name only when complete."""
     part = path.with_name("." + path.stem + ".part.avi")
     height, width = frames.shape[1:3]
-    writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*"MJPG"), FPS, (width, height))
+    writer = cv2.VideoWriter(str(part), cv2.VideoWriter.fourcc(*"MJPG"), FPS, (width, height))
     if not writer.isOpened():
         raise PrepareError(f"cannot write videos to {path.parent}: is the folder writable?")
     for frame in frames:

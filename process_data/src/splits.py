@@ -50,16 +50,19 @@ def warn_untested(splits: Iterable[Split]) -> None:
 def ucf101_splits(names: Iterable[str]) -> list[Split]:
     """UCF101's three official splits: split 1 tests groups 1-7, split 2 groups 8-14, split 3 groups 15-21."""
     names = list(names)
-    groups = [re.search(r"_g(\d+)_c\d+$", name) for name in names]
-    if None in groups:
-        wrong = names[groups.index(None)]
-        raise PrepareError(f"{wrong} is no UCF101 name (v_Class_gNN_cNN): give the set another --name")
-    tested = [(int(group[1]) - 1) // 7 for group in groups]
+    tested = [(_group(name) - 1) // 7 for name in names]
     return [
         ([n for n, t in zip(names, tested, strict=True) if t != split],
          [n for n, t in zip(names, tested, strict=True) if t == split])
         for split in range(3)
     ]
+
+
+def _group(name: str) -> int:
+    found = re.search(r"_g(\d+)_c\d+$", name)
+    if not found:
+        raise PrepareError(f"{name} is no UCF101 name (v_Class_gNN_cNN): give the set another --name")
+    return int(found[1])
 
 
 def source_splits(names: Iterable[str], seed: int = 0) -> list[Split]:
@@ -79,7 +82,7 @@ def source_splits(names: Iterable[str], seed: int = 0) -> list[Split]:
     tested: list[set[tuple[str, str]]] = [set(), set(), set()]
     for label, sources in by_class.items():
         if grouped:
-            sources.sort(key=lambda source: int(re.search(r"_g(\d+)$", source)[1]))
+            sources.sort(key=lambda source: int(source.rpartition("_g")[2]))
         else:
             shuffle(sources)
         block = min(max(round(TEST_SHARE * len(sources)), 1), len(sources) - 1)
@@ -130,7 +133,8 @@ def hmdb51_splits(folder: Path) -> list[Split]:
     """HMDB51's splits from its `<class>_test_split{1,2,3}.txt` lists: 1 trains, 2 tests, 0 is left out."""
     splits: list[Split] = []
     for split in (1, 2, 3):
-        train, test = [], []
+        train: list[str] = []
+        test: list[str] = []
         for path in sorted(folder.glob(f"*_test_split{split}.txt")):
             name = path.name.removesuffix(f"_test_split{split}.txt")
             for video, use in _uses(path):
