@@ -1,8 +1,9 @@
 """The commands of README.md, docs/ and recipes/README.md, taken apart by bash as it would run them.
 
-A block between fences is a command block, unless it names another language; so is what stands in backticks and
-starts a program with a script. bash runs all of a page in order with no program in reach, and tells what it was asked
-to start: variables, comments, continued lines and quotes are what they are to a shell.
+A block between fences is a command block, unless it names another language; of one that begins with "$ " those lines
+are commands, and the others what they say. So is what stands in backticks and starts a program with a script.
+bash runs all of a page in order with no program in reach, and tells what it was asked to start: variables, comments,
+continued lines and quotes are what they are to a shell.
 """
 
 import re
@@ -56,13 +57,20 @@ def shell_text(page: str) -> str:
                 raise Unreadable(f"a block of {part.strip()!r}: it is none of {sorted(OTHER)}")
             shell = fenced and part.strip() in SHELL
         elif fenced:
-            parts += [part] if shell else []
+            parts += [typed(part)] if shell else []
         else:
             spans = (" ".join(span.split()) for span in re.findall(r"`([^`]+)`", part))
             parts += [f"{span}\n" for span in spans if INLINE.match(span) or ASSIGNED.fullmatch(span)]
     if fenced:
         raise Unreadable("a block that does not end")
     return "\n".join(parts)
+
+
+def typed(block: str) -> str:
+    """The lines of a block that somebody typed: all, or where it shows a prompt those behind one."""
+    if not block.lstrip().startswith("$ "):
+        return block
+    return "\n".join(re.findall(r"^\$ ((?:.*\\\n)*.*)$", block, flags=re.MULTILINE))
 
 
 def commands(page: str) -> list[Command]:

@@ -47,6 +47,7 @@ RUN = {
     "scripts/draw_cascade.py": Smaller("--output made.png"),
     "scripts/draw_gallery.py": Smaller("--output made.jpg --data_root data"),
     "experiments/oracles.py": Smaller(f"{CLIPS} --batch_size 8 --moco-k 16 --health_clips 8 {ROOTS}"),
+    "-m dataset.inspect": Smaller("--seq_len 8 --ds 1 --clips 0 --data_root data --split_root splits"),
     "-m experiments.run": Smaller("--dry_run --seeds 0 --sets rendered"),  # a grid runs in test_experiment.py
     "-m experiments.report": Smaller("--out made"),
     "-m experiments.verify": Smaller(code=1),  # what is compared is no published run

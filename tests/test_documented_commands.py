@@ -99,10 +99,12 @@ def test_a_page_that_no_shell_reads_is_noticed(page):
 
 def test_bash_takes_a_page_apart():
     page = ("Set `SIZE=\"--a 1 --b 'x y'\"`, then\n```\nexport KEPT=1\nX=2 python one.py $SIZE \\\n  --c  # none\n```\n"
-            "or `python two.py ...`, not `python` and not\n```text\npython three.py\n```\n")
+            "or `python two.py ...`, not `python` and not\n```text\npython three.py\n```\n"
+            "```\n$ python four.py \\\n   --d\nIt (says) so\n$ python five.py\n```\n")
     assert commands(page) == [
         Command(("python", "one.py", "--a", "1", "--b", "'x", "y'", "--c"), ("KEPT=1", "X=2")),
-        Command(("python", "two.py", "..."), ("KEPT=1",))]
+        *(Command(words, ("KEPT=1",)) for words in (("python", "two.py", "..."), ("python", "four.py", "--d"),
+                                                    ("python", "five.py")))]
 
 
 def test_nothing_is_left_out_that_no_page_has():
