@@ -27,6 +27,7 @@ from torch import Tensor
 import launch
 from model.cascade import cascade_stages, stage_sizes, stage_views
 from utils.console import say
+from utils.errors import OptionError
 from utils.options import TOPK, Parser, open_share, positive_int, seed
 
 SHARES = {"class": 0.08, "looks": 0.10, "moves": 0.10, "source": 0.004}  # of the queue
@@ -133,14 +134,18 @@ def first(ax: Axes, queue: Queue) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Read the options, and draw."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="picture to write, .png or .svg")
+    parser.add_argument("--output", type=Path, required=True, help="picture to write, .png")
     parser.add_argument("--moco-k", type=positive_int, default=2048, help="queue length K")
     parser.add_argument("--topk", type=positive_int, default=TOPK, help="positives mined per query")
     parser.add_argument("--ratio", type=open_share, default=0.5, help="share that each stage keeps")
     parser.add_argument("--stage", type=positive_int, default=7, help="stages of the cascade")
     parser.add_argument("--seed", type=seed, default=0, help="of the made-up similarities")
-    draw(parser.parse_args(argv))
+    args = parser.parse_args(argv)
+    if args.output.suffix.lower() != ".png":
+        raise OptionError(f"--output {args.output}: give a name that ends in .png")
+    draw(args)
     return 0
 
 

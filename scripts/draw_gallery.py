@@ -4,12 +4,14 @@
         --output gallery.jpg
 
 A folder of features is what `eval/main_classifier.py --retrieval` leaves beside a checkpoint; of two, the first of RGB
-and the second of flow, the similarities are added, as `eval/merge_2stream_prob.py --mode s` does. A query is drawn
-from each of --queries classes by --seed, none is chosen by hand. A video is shown by frames in equal steps.
+and the second of flow, the similarities are added, as `eval/merge_2stream_prob.py --mode s` does. The --queries are
+drawn by --seed, of different classes where there are enough; none is chosen by hand. A video is shown by frames in
+equal steps.
 """
 
 import sys
 from argparse import Namespace
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,11 +62,15 @@ def rank(args: Namespace) -> Ranking:
 
 
 def choose(ranking: Ranking, count: int, number: int) -> list[int]:
-    """Queries of different classes, drawn from a seed."""
-    rng = np.random.default_rng(number)
-    labels = ranking.query.labels.numpy()
-    classes = rng.permutation(np.unique(labels))[:count]
-    return [int(rng.choice(np.flatnonzero(labels == label))) for label in sorted(classes)]
+    """Queries drawn from a seed, of as many different classes as there are; in the order of their classes."""
+    labels = ranking.query.labels.tolist()
+    seen: Counter[int] = Counter()
+    drawn = []
+    for query in np.random.default_rng(number).permutation(len(labels)).tolist():
+        drawn.append((seen[labels[query]], query))
+        seen[labels[query]] += 1
+    drawn.sort(key=lambda each: each[0])  # the first of every class, then the second, ...
+    return sorted((query for _, query in drawn[:count]), key=lambda query: labels[query])
 
 
 def film(reader: object, path: str, count: int) -> np.ndarray:
@@ -119,7 +125,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     add("--dataset", required=True, help="dataset name, as given for --retrieval (of two folders, without -f)")
     add("--features", type=Path, nargs="+", required=True, metavar="FOLDER", help="one or two folders of features")
     add("--output", type=Path, required=True, help="picture to write, .png or .jpg")
-    add("--queries", type=positive_int, default=6, help="rows, of different classes")
+    add("--queries", type=positive_int, default=6, help="rows, of different classes where there are enough")
     add("--neighbours", type=positive_int, default=5, help="nearest training videos shown of each")
     add("--frames", type=positive_int, default=3, help="frames shown of a video")
     add("--seed", type=seed, default=0, help="of the choice of queries")
@@ -136,6 +142,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Read the options, and draw."""
     draw(parse(argv))
     return 0
 
