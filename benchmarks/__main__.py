@@ -2,7 +2,7 @@
 
     python -m benchmarks                                          # every row, about an hour on two cores
     python -m benchmarks --rows cascade loader --rounds 7 --json results.json
-    python -m benchmarks --rows step batch=4 frames=16 img_dim=64   # other sizes, see sizes.py
+    python -m benchmarks batch=4 frames=16 img_dim=64 --rows step   # other sizes, see sizes.py
     python -m benchmarks tiny --rounds 1                          # does it all run?
     python -m benchmarks --device cuda --rows cascade step retrieval ten_crop
 

@@ -79,6 +79,8 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     if args.steps < args.window:
         raise OptionError(f"--steps {args.steps} is less than one --window of {args.window}")
     check_queue(args.moco_k, args.batch_size, 1)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise OptionError("--device cuda: there is no GPU here")
     everything = ["tf32", "fp16", "bf16"] if args.device == "cuda" else ["bf16"]
     args.precisions = [EXACT, *(name for name in args.precisions or everything if name != EXACT)]
     return args

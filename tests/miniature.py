@@ -96,22 +96,24 @@ class Miniature:
         return ["--data_root", str(self.data_root), "--split_root", str(self.split_root)]
 
 
-def make(root: Path, name: str = "ucf101", *, classes: int = 2, groups: int = 4, clips: int = 2, frames: int = 20,
-         **settings) -> Miniature:
+def make(root: Path, name: str = "ucf101", *, classes: int = 2, groups: int | Sequence[int] = 4, clips: int = 2,
+         frames: int = 20, **settings) -> Miniature:
     """A dataset like UCF101 (or HMDB51, or of the user's own `name`), or like K400 where that is the name.
 
-    Of each class's `groups` of `clips` videos a quarter, at least one group, is tested; `frames` RGB frames and one
-    less of flow in each video. Splits 2 and 3 are the same as 1.
+    Of each class's `groups` (how many, or their numbers) of `clips` videos a quarter, at least one group, is tested;
+    `frames` RGB frames and one less of flow in each video. Splits 2 and 3 are the same as 1.
 
-    settings: raw, folder (see `write_lmdb`), size (height, width), seed of lengths (videos get up to 5 frames more).
+    settings: raw, folder (see `write_lmdb`), size (height, width), seed of lengths (videos get up to 5 frames more),
+    class_names, instead of some of its own.
     """
-    class_names = _class_names(name, classes)
-    tested = max(1, groups // 4)
+    class_names = settings.pop("class_names", None) or _class_names(name, classes)
+    numbers = range(1, groups + 1) if isinstance(groups, int) else groups
+    tested = numbers[:max(1, len(numbers) // 4)]
     sides: dict[str, list[str]] = {"train": [], "test": []}
     for class_name in class_names:
         title = "HandStandPushups" if class_name == "HandstandPushups" else class_name.replace(" ", "_")
-        for group in range(1, groups + 1):
-            side = "test" if group <= tested else "train"
+        for group in numbers:
+            side = "test" if group in tested else "train"
             sides[side] += [f"{class_name}/v_{title}_g{group:02d}_c{clip:02d}" for clip in range(1, clips + 1)]
     rng = random.Random(settings.pop("seed", 0)) if "seed" in settings else None
     lengths = {video: frames + (rng.randrange(6) if rng else 0) for side in sides.values() for video in side}

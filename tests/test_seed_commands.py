@@ -1,4 +1,4 @@
-"""The published commands, as the README has them, on miniature UCF101 and K400 trees in a copy of the checkout.
+"""The published commands, as README and docs have them, on miniature UCF101 and K400 trees in a copy of the checkout.
 
 Verbatim but for sizes: options of size are appended, and the names in braces replaced by files.
 """
@@ -20,6 +20,18 @@ ROOT = Path(__file__).parents[1]
 SEED = ROOT.parent / "shared" / "seed_readme.md"
 SMALL = "--seq_len 8 --img_dim 32 --batch_size 2 -j 0 --epochs 1 --print_freq 1"
 QUEUE = "--moco-k 320"  # 7 stages of 0.5 leave 5 of it
+PAGES = [ROOT / "README.md", ROOT / "docs" / "training.md", ROOT / "docs" / "evaluation.md"]
+# Words that one published command has, and one that it lacks.
+PUBLISHED = {
+    "ucf101 rgb": ("main_coclr.py ucf101-2stream-2clip", "--reverse"),
+    "ucf101 flow": ("main_coclr.py ucf101-2stream-2clip --reverse", ""),
+    "k400 rgb": ("main_coclr.py k400-2stream-2clip", "--reverse"),
+    "k400 flow": ("main_coclr.py k400-2stream-2clip --reverse", ""),
+    "ubernce": ("main_nce.py ubernce", ""),
+    "retrieval": ("main_classifier.py --retrieval", ""),
+    "finetune": ("main_classifier.py --pretrain ft", ""),
+    "test": ("main_classifier.py --ten_crop", ""),
+}
 
 
 def commands(page: Path) -> list[str]:
@@ -28,11 +40,13 @@ def commands(page: Path) -> list[str]:
     return [" ".join(block.replace("\\\n", " ").split()) for block in blocks]
 
 
-def command(*words: str) -> str:
-    """The one command of the README that has all of these words."""
-    found = [c for c in commands(ROOT / "README.md") if all(word in c.split() for word in words)]
+def published(name: str) -> str:
+    """The one command of our pages that has the words of PUBLISHED, and not the other."""
+    words, absent = PUBLISHED[name]
+    found = {c for page in PAGES for c in commands(page)
+             if set(words.split()) <= set(c.split()) and absent not in c.split()}
     assert len(found) == 1, (words, found)
-    return found[0]
+    return found.pop()
 
 
 @pytest.fixture(scope="module")
@@ -74,19 +88,17 @@ def newest(checkout: Path, pattern: str) -> Path:
 def cycle(checkout: Path, dataset: str) -> tuple[Path, Path]:
     """One cycle of CoCLR+CPR, RGB and then flow: the two checkpoints."""
     rgb, flow = (checkout / f"{stream}_infoNCE_checkpoint.pth.tar" for stream in ("rgb", "flow"))
-    words = ["main_coclr.py", f"{dataset}-2stream-2clip"]
-    first, second = (c for c in commands(ROOT / "README.md") if all(word in c.split() for word in words))
-    assert "--reverse" not in first and "--reverse" in second
+    first, second = published(f"{dataset} rgb"), published(f"{dataset} flow")
     run(checkout, first, f"{SMALL} {QUEUE}", rgb_infoNCE_checkpoint=rgb, flow_infoNCE_checkpoint=flow)
     own = newest(checkout, f"ckpt/log-pretrain/*coclr-top5_k320_{dataset}-*")
     run(checkout, second, f"{SMALL} {QUEUE}", flow_infoNCE_checkpoint=flow, rgb_cycle1_checkpoint=own)
     return own, newest(checkout, f"ckpt/log-pretrain/*coclr-top5-R_k320_{dataset}-*")
 
 
-def test_readme_has_every_command_of_the_page_it_was_asked_for_from():
+def test_our_pages_have_every_command_of_the_page_they_were_asked_for_from():
     if not SEED.exists():
         pytest.skip("the page lies beside the checkout only where the project is developed")
-    ours = commands(ROOT / "README.md")
+    ours = [published(name) for name in PUBLISHED]
     for theirs in commands(SEED):
         assert theirs in ours
 
@@ -99,17 +111,17 @@ def test_ucf101(checkout):
                                    "_lr0.001_seq2_len8_ds1")
     assert reverse.parents[1].name.startswith("Cycle1-RGBMining_Cascade_Sg_5_Rt_0.50_coclr-top5-R_k320_")
     sizes = "--seq_len 8 --img_dim 32 --batch_size 2 -j 0"
-    text = run(checkout, command("--retrieval"), sizes, "eval", selected_rgb_pretrained_checkpoint=own)
+    text = run(checkout, published("retrieval"), sizes, "eval", selected_rgb_pretrained_checkpoint=own)
     assert re.search(r"R@1\s+R@5\s+R@10\s+R@20\s+R@50", text)
     assert (own.parent / "feature" / "ucf101_sim.pth.tar").is_file()
-    run(checkout, command("--pretrain", "ft"), f"{SMALL} --eval_freq 1", "eval", selected_rgb_pretrained_checkpoint=own)
+    run(checkout, published("finetune"), f"{SMALL} --eval_freq 1", "eval", selected_rgb_pretrained_checkpoint=own)
     tuned = newest(checkout, "eval/log-eval-linclr/*train-ft*")
-    text = run(checkout, command("--ten_crop"), sizes, "eval", selected_rgb_finetuned_checkpoint=tuned)
+    text = run(checkout, published("test"), sizes, "eval", selected_rgb_finetuned_checkpoint=tuned)
     assert "ten crops" in text and tuned.with_name(tuned.name + "-prob-ten.json").is_file()
 
 
 def test_ubernce(checkout):
-    run(checkout, command("--model", "ubernce"), f"{SMALL} {QUEUE}")
+    run(checkout, published("ubernce"), f"{SMALL} {QUEUE}")
     state = torch.load(newest(checkout, "ckpt/log-pretrain/scratch_ubernce*"), weights_only=True)["state_dict"]
     assert (state["queue_label"] >= 0).sum() == 2 * 3 * 4  # one epoch of the training videos
 
