@@ -36,19 +36,25 @@ from utils.console import say
 from utils.distributed import Launch
 from utils.errors import CheckpointError
 from utils.options import add_mining, pretraining_parser
+from utils.parser import Parser
 from utils.resuming import refuse_other_view
 from utils.run_folder import coclr_folder
 
 ENCODERS = ("encoder_q.", "encoder_k.", "sampler.")
 
 
-def parse(argv: Sequence[str] | None = None, later: Container[str] = ()) -> Namespace:
-    """The options, checked. later: files that need not be there yet."""
+def make_parser() -> Parser:
+    """The options."""
     parser = pretraining_parser(__doc__, dataset="ucf101-2stream-2clip", models=["coclr"])
     add_mining(parser)
-    parser.add_argument("--pretrain", nargs=2, default=["random", "random"], metavar=("A", "B"),
-                        help="A starts the trained encoder, B the one that mines; 'random' means none")
-    args = parser.parse_args(argv)
+    parser.topic("checkpoints")("--pretrain", nargs=2, default=["random", "random"], metavar=("CKPT_A", "CKPT_B"),
+                                help="A starts the trained encoder, B the one that mines; 'random' means none")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None, later: Container[str] = ()) -> Namespace:
+    """The options, checked. later: files that need not be there yet."""
+    args = make_parser().parse_args(argv)
     check_options(args, streams=2, later=later)
     check_progressive(args)
     for phase in phases(args):

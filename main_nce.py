@@ -27,6 +27,7 @@ from utils import checkpoint
 from utils.checkpoint import load_state
 from utils.console import say
 from utils.options import pretraining_parser
+from utils.parser import Parser
 from utils.resuming import refuse_other_view
 from utils.run_folder import nce_folder
 
@@ -35,12 +36,17 @@ MODELS = {"infonce": (InfoNCE, infonce_steps), "ubernce": (UberNCE, ubernce_step
 OTHER_MODELS = ("queue_label", "queue_second", "queue_vname", "memory_index_record", "sampler.")
 
 
+def make_parser() -> Parser:
+    """The options."""
+    parser = pretraining_parser(__doc__, dataset="ucf101-2clip", models=list(MODELS))
+    parser.topic("checkpoints")("--pretrain", default="", metavar="CKPT", help="start from this file: both encoders "
+                                "and the queue; 'random' means none")
+    return parser
+
+
 def parse(argv: Sequence[str] | None = None, later: Container[str] = ()) -> Namespace:
     """The options, checked. later: files that need not be there yet."""
-    parser = pretraining_parser(__doc__, dataset="ucf101-2clip", models=list(MODELS))
-    parser.add_argument("--pretrain", default="", metavar="CKPT",
-                        help="start from this file: both encoders and the queue; 'random' means none")
-    args = parser.parse_args(argv)
+    args = make_parser().parse_args(argv)
     check_options(args, streams=1, later=later)
     return args
 

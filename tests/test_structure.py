@@ -18,7 +18,7 @@ ALLOWED = {
     "dataset": set(),
     "utils": set(),
     "process_data": {"dataset.lmdb_reader", "dataset.errors", "dataset.frame_ends", "dataset.lmdb_pages",
-                     "dataset.msgpack_list", "dataset.jpeg", "dataset.regular"},
+                     "dataset.msgpack_list", "dataset.jpeg", "dataset.regular", "utils.parser", "utils.terminal"},
 }
 
 

@@ -140,6 +140,7 @@ class Runner:
             print(f"$ {step.shell}", file=file, flush=True)
             self._child = subprocess.Popen(
                 words, cwd=self.out, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                env=os.environ | {"NO_COLOR": "1"},  # whatever is asked for on the terminal, this is a file
                 pass_fds=(self._lock,) if self._lock is not None else (),
                 preexec_fn=lambda: end_with_parent(signal.SIGTERM))
             try:
