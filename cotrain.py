@@ -27,12 +27,13 @@ from pathlib import Path
 import launch
 from cotrain_plan import COCLR, NCE, STREAMS, Planner, scheduled
 from dataset import catalog
-from eval.report import read_json, table, write_json
+from eval.report import mark_best, read_json, table, write_json
 from utils.console import say
 from utils.errors import CheckpointError, OptionError
 from utils.options import add_clips, add_roots, positive_int, seed, whole_number
 from utils.parser import Parser
 from utils.pipeline import Runner, as_script
+from utils.terminal import paint_table
 
 # Of a cycle: the stream that is trained, the one that mines, what the run folder is called, how the script is told.
 ALTERNATION = (("RGB", "flow", "FlowMining_", []), ("flow", "RGB", "RGBMining_", ["--reverse"]))
@@ -213,8 +214,8 @@ def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> s
     used = [name for name in EVALUATIONS if any(name in columns for columns in numbers.values())]
     columns = [(name, k) for name in used for k in (KS if name == "retrieval" else KS[:1])]
     heads = [f"R@{k}" if name == "retrieval" else f"{name}, ten crops" for name, k in columns]
-    return table(["percent", *heads],
-                 [[stream, *(f"{row[name][k]:.2f}" for name, k in columns)] for stream, row in numbers.items()])
+    rows = [[stream, *(f"{row[name][k]:.2f}" for name, k in columns)] for stream, row in numbers.items()]
+    return table(["percent", *heads], mark_best(rows))
 
 
 def report(plan: Plan, args: Namespace) -> None:
@@ -226,7 +227,10 @@ def report(plan: Plan, args: Namespace) -> None:
         "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models, "results": numbers,
         "commands": {step.name: step.shell for step in plan.planner.steps}})
     (out / "results.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    say("\n" + "\n".join(lines) + f"\nall numbers: {out / 'results.json'}")
+    say("")
+    for block in lines:
+        say(block, paint=paint_table if numbers and block == lines[0] else None)
+    say(f"all numbers: {out / 'results.json'}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

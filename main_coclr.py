@@ -32,7 +32,6 @@ from pretrain_script import build_run, carry_out, check_options, join, prepare
 from pretrain_steps import CoclrSteps, StepOfEpoch
 from utils import checkpoint
 from utils.checkpoint import load_state, renamed
-from utils.console import say
 from utils.distributed import Launch
 from utils.errors import CheckpointError
 from utils.options import add_mining, pretraining_parser
@@ -69,8 +68,13 @@ def build(args: Namespace) -> CoCLR:
                  args.reverse, args.cascade, anchor=args.cascade_anchor, first=args.cascade_first)
 
 
-def load_pretrained(model: CoCLR, own: str, other: str, second_view: str = "flow") -> None:
-    """Start encoder_q and encoder_k from one file's encoder_q, and the sampler from another's; 'random' means none."""
+def load_pretrained(model: CoCLR, own: str, other: str, second_view: str = "flow") -> list[str]:
+    """Start encoder_q and encoder_k from one file's encoder_q, and the sampler from another's; 'random' means none.
+
+    Returns:
+        What was loaded, in words.
+    """
+    loaded = []
     for path, view, targets in ((own, model.own_view, ("encoder_q.", "encoder_k.")),
                                 (other, model.other_view, ("sampler.",))):
         if path == "random":
@@ -81,8 +85,9 @@ def load_pretrained(model: CoCLR, own: str, other: str, second_view: str = "flow
         weights = query_encoder(saved["state_dict"], path)
         state = {target + key: value for target in targets for key, value in weights.items()}
         rest = (*(encoder for encoder in ENCODERS if encoder not in targets), "queue", "memory_index_record")
-        say(f"{path} into {' and '.join(target.rstrip('.') for target in targets)}: "
-            f"{load_state(model, state, may_miss=rest)}")
+        loaded.append(f"{path} into {' and '.join(target.rstrip('.') for target in targets)}: "
+                      f"{load_state(model, state, may_miss=rest)}")
+    return loaded
 
 
 def query_encoder(state_dict: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
@@ -106,9 +111,10 @@ def co_train(args: Namespace, here: Launch) -> None:
     """One training or test."""
     choice = prepare(args, coclr_folder(args), here)
     model = build(args)
-    if not (args.resume or args.test):
-        load_pretrained(model, *args.pretrain, args.second_view)
+    starts = not (args.resume or args.test)
+    origin = load_pretrained(model, *args.pretrain, args.second_view) if starts else []
     run = build_run(model, args, here)
+    run.origin = origin
 
     def steps(network: nn.Module, **settings: object) -> StepOfEpoch:
         return CoclrSteps(network, model, monitor=run.monitor, seed=args.seed, self_mask=args.self_mask, **settings)

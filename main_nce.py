@@ -25,7 +25,6 @@ from pretrain_script import build_run, carry_out, check_options, join, prepare
 from pretrain_steps import infonce_steps, ubernce_steps
 from utils import checkpoint
 from utils.checkpoint import load_state
-from utils.console import say
 from utils.options import pretraining_parser
 from utils.parser import Parser
 from utils.resuming import refuse_other_view
@@ -60,14 +59,15 @@ def work(args: Namespace) -> None:
     """Train or test, as one of the processes."""
     here = join(args)
     choice = prepare(args, nce_folder(args), here)
-    model = build(args)
+    model, origin = build(args), []
     if args.pretrain not in ("", "random") and not (args.resume or args.test):
         content = checkpoint.load(args.pretrain)
         if args.dataset.endswith("-f-2clip"):
             refuse_other_view(content, args.second_view, args.pretrain)
         saved = content["state_dict"]
-        say(f"{args.pretrain}: {load_state(model, saved, may_miss=('queue_label',), may_have=OTHER_MODELS)}")
+        origin = [f"{args.pretrain}: {load_state(model, saved, may_miss=('queue_label',), may_have=OTHER_MODELS)}"]
     run = build_run(model, args, here)
+    run.origin = origin
     carry_out(args, here, run, MODELS[args.model][1], choice)
 
 

@@ -29,6 +29,7 @@ from utils.console import say
 from utils.errors import OptionError
 from utils.parser import Parser
 from utils.schedule import lr_at
+from utils.terminal import paint_table
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = folder / f"{path.name}-lp-{args.dataset}-prob.json"
     write_json(output, {name: [row.tolist()] for name, row in zip(test.names, best.prob, strict=True)})
     say(table(["linear probe", "epoch", "top-1 %", "top-5 %"],
-              [[args.dataset, str(best.epoch), percent(best.accuracy[1]), percent(best.accuracy[5])]]))
+              [[args.dataset, str(best.epoch), percent(best.accuracy[1]), percent(best.accuracy[5])]]),
+        paint=paint_table)
     write_json(folder / f"{path.name}-lp-{args.dataset}-acc.json", {"epoch": best.epoch, **percentages(best.accuracy)})
     say(f"probabilities of that epoch: {output}")
     return 0

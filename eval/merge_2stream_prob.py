@@ -27,12 +27,13 @@ from dataset import catalog
 from dataset.split_files import video_name
 from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
-from eval.report import percent, percentages, read_json, table, write_json
+from eval.report import mark_best, percent, percentages, read_json, table, write_json
 from eval.retrieval import report_recall
 from utils.console import one_line, say
 from utils.errors import CheckpointError, OptionError
 from utils.options import SPLIT_ROOT
 from utils.parser import Parser
+from utils.terminal import paint_table
 
 
 def make_parser() -> Parser:
@@ -133,7 +134,7 @@ def merge_files(args: Namespace) -> tuple[int, dict[str, dict[int, float]]]:
         classes = catalog.class_names(args.dataset, args.split_root)
         results = merge_probabilities(read_probabilities(one), read_probabilities(two), classes)
         rows = [[name, percent(top[1]), percent(top[5])] for name, top, _ in results]
-        say(table([f"{results[0][2]} videos", "top-1 %", "top-5 %"], rows))
+        say(table([f"{results[0][2]} videos", "top-1 %", "top-5 %"], mark_best(rows)), paint=paint_table)
         return results[0][2], {name: top for name, top, _ in results}
     base = catalog.parse(args.dataset).base
     folders = [path if path.is_dir() else path.parent for path in (one, two)]

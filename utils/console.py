@@ -13,6 +13,7 @@ from utils.files import naming, regular
 from utils.terminal import has_bars, has_colours, painted, painter
 
 NAMES = 10  # width of the first column
+NEXT = "next:"  # the line before the commands that can follow a run
 _files: list[TextIO] = []
 
 

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.console import printable, say
+from utils.console import NEXT, printable, say
 from utils.errors import TrainingError
 from utils.run_folder import hold
 from utils.stop import EXIT_CODE, SIGNALS, StopRequested, end_with_parent
@@ -201,4 +201,7 @@ def last_lines(log: Path, count: int) -> list[str]:
     text = log.read_text(encoding="utf-8", errors="replace")
     lines = [printable(line) for line in text.splitlines() if line.strip()]
     start = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=-1)
-    return lines[start + 1:][-count:] if count else []
+    lines = lines[start + 1:]
+    if NEXT in lines:  # the plan itself knows what comes next
+        lines = lines[:lines.index(NEXT)]
+    return lines[-count:] if count else []
