@@ -58,10 +58,10 @@ def _course(args: Namespace, run: Run, place: Place) -> str:
 
 def end(args: Namespace, training: Training, folder: Path, processes: int) -> None:
     """Say what came out, where the last checkpoint lies, and what can be run next."""
-    means = training.means
-    shares = [name for name in ("top1", "top5", "recall") if name in means]
-    cells = [f"{means['loss']:.4g}"] * ("loss" in means) + [percent(means[name]) for name in shares]
-    heads = ["loss"] * ("loss" in means) + [f"{name} %" for name in shares]
+    means = training.means  # none where nothing was left to train
+    shown = [name for name in ("loss", "top1", "top5", "recall") if name in means]
+    heads = [name if name == "loss" else f"{name} %" for name in shown]
+    cells = [f"{means[name]:.4g}" if name == "loss" else percent(means[name]) for name in shown]
     say(table(["last epoch", "epochs", *heads, "best top1 %"],
               [[f"{args.model} on {run_folder.dataset_name(args)}", str(args.epochs), *cells,
                 percent(training.place.best_acc)]]), paint=paint_table)

@@ -13,6 +13,7 @@ import yaml
 
 from utils.errors import OptionError
 
+NOTHING = ("", "~", "null")  # written without quotes: as if the option were not there
 ON, OFF = ("true", "yes", "on"), ("false", "no", "off")
 
 
@@ -34,13 +35,14 @@ def words_of(path: str, actions: Sequence[argparse.Action]) -> dict[str, tuple[i
         if not isinstance(key, yaml.ScalarNode):
             raise OptionError(f"{place} has a list or table in the place of an option's name")
         if key.value not in known:
-            near = difflib.get_close_matches(key.value, sorted(known), n=1, cutoff=0.0)
+            near = difflib.get_close_matches(key.value, sorted(known), n=1, cutoff=0.0) or ["none"]
             raise OptionError(f"{place}: there is no option {key.value!r:.100}, the nearest name is {near[0]}")
         action = known[key.value]
         name = "/".join(action.option_strings)
         if name in found:
             raise OptionError(f"{place}: {key.value} is there twice, also in line {found[name][0]}: leave one of them")
-        found[name] = line, _words(action, value, f"{place}: {key.value}")
+        empty = isinstance(value, yaml.ScalarNode) and value.style is None and value.value in NOTHING
+        found[name] = line, [] if empty else _words(action, value, f"{place}: {key.value}")
     return found
 
 
@@ -75,6 +77,8 @@ def _words(action: argparse.Action, value: yaml.Node, place: str) -> list[str]:
         return [flag] if texts[0].lower() in ON else []
     if not many:
         return [f"{flag}={texts[0]}"]
+    if not texts and action.nargs == "+":
+        return []  # which no command line can say
     odd = next((text for text in texts if text.startswith("-") and not text[1:2].isdigit()), None)
     if odd is not None:
         raise OptionError(f"{place}: {odd!r:.100} looks like a flag: write ./{odd[:50]} for a file of that name")
