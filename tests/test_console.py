@@ -38,17 +38,19 @@ def plain(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
 
 
+@pytest.mark.parametrize("size", [(80, 24), (0, 0), (80, 0)])
 @pytest.mark.parametrize(("is_terminal", "environment", "colours", "bars"), [
     (True, {}, True, True), (False, {}, False, False), (True, {"TERM": "dumb"}, False, False),
     (True, {"NO_COLOR": "1"}, False, True), (True, {"NO_COLOR": ""}, True, True),
     (False, {"FORCE_COLOR": "1"}, True, False), (False, {"FORCE_COLOR": ""}, False, False),
     (False, {"FORCE_COLOR": "1", "TERM": "dumb"}, True, False),
     (True, {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False, True)])
-def test_who_gets_colours_and_bars(is_terminal, environment, colours, bars, monkeypatch):
+def test_who_gets_colours_and_bars(is_terminal, environment, colours, bars, size, monkeypatch):
+    monkeypatch.setattr(terminal, "_size", lambda stream: size)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert terminal.has_colours(Stream(is_terminal)) == colours
-    assert terminal.has_bars(Stream(is_terminal)) == bars
+    assert terminal.has_bars(Stream(is_terminal)) == (bars and size == (80, 24))  # tqdm draws none without columns or lines
 
 
 def test_warnings_are_yellow_and_errors_red_and_no_file_is_coloured(tmp_path, monkeypatch, capsys):
@@ -199,7 +201,7 @@ def test_on_a_terminal_there_is_a_bar_and_piped_there_are_lines(tmp_path):
     command = [sys.executable, str(ROOT / "tests" / "noise.py"), "main_nce", *SMALL, "--dataset", "noise-2clip",
                "--epochs", "1", "--print_freq", "1", "--schedule"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TERM": "xterm"}
-    line = f"stty cols 150 && exec {shlex.join([*command, '--prefix', 'tty'])}"
+    line = f"stty rows 40 cols 150 && exec {shlex.join([*command, '--prefix', 'tty'])}"
     script = f"import pty, sys; sys.exit(pty.spawn(['sh', '-c', {line!r}]) >> 8)"
     shown = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True,
                            text=True, stdin=subprocess.DEVNULL, check=True).stdout

@@ -16,12 +16,20 @@ def has_colours(stream: TextIO) -> bool:
     """
     if os.environ.get("NO_COLOR"):
         return False
-    return bool(os.environ.get("FORCE_COLOR")) or has_bars(stream)
+    return bool(os.environ.get("FORCE_COLOR")) or _is_terminal(stream)
 
 
 def has_bars(stream: TextIO) -> bool:
-    """Whether a stream is a terminal that can draw a bar over itself."""
+    """Whether a stream is a terminal that can draw a bar over itself; not where its size is 0, as some say."""
+    return _is_terminal(stream) and min(_size(stream)) > 0
+
+
+def _is_terminal(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def _size(stream: TextIO) -> tuple[int, int]:
+    return os.get_terminal_size(stream.fileno())
 
 
 def painter(style: str) -> Callable[[str], str]:
