@@ -50,7 +50,7 @@ def test_who_gets_colours_and_bars(is_terminal, environment, colours, bars, size
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert terminal.has_colours(Stream(is_terminal)) == colours
-    assert terminal.has_bars(Stream(is_terminal)) == (bars and size == (80, 24))  # tqdm draws none without columns or lines
+    assert terminal.has_bars(Stream(is_terminal)) == (bars and size == (80, 24))  # else tqdm draws none
 
 
 def test_warnings_are_yellow_and_errors_red_and_no_file_is_coloured(tmp_path, monkeypatch, capsys):
