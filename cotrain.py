@@ -134,7 +134,7 @@ def make_plan(args: Namespace) -> Plan:
     """All steps. Raises what the scripts would raise for settings that cannot work."""
     common = ["--net", args.net, "--seq_len", str(args.seq_len), "--ds", str(args.ds), "--img_dim", str(args.img_dim),
               "--seed", str(args.seed), "-j", str(args.workers)]
-    roots = {f"--{name}": str(path.resolve()) for name in ("data_root", "split_root")
+    roots = {f"--{name}": str(Path(path).resolve()) for name in ("data_root", "split_root")
              if (path := getattr(args, name)) is not None}
     plan = Plan(Planner(args.out, common=common, roots=roots, processes=args.gpus))
     plan.models = co_train(plan.planner, args, start_models(plan.planner, args))
