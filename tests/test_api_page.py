@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from miniature import make
+from searching import write_video
 
 PAGE = Path(__file__).parents[1] / "docs" / "api.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
@@ -44,6 +45,8 @@ def run(block: str, names: dict[str, Any]) -> int:
 
 def test_the_page_gives_what_it_says(tmp_path, monkeypatch):
     make(tmp_path, "mine")
+    for seed, name in enumerate("abcd"):
+        write_video(tmp_path / "videos" / f"{name}.avi", 8, seed)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
     found = blocks(PAGE.read_text())
