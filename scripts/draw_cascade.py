@@ -64,9 +64,9 @@ def make_queue(K: int, number: int) -> Queue:
 
 def panels(queue: Queue, topk: int, ratio: float, stage: int) -> list[Tensor]:
     """Which entries survive each stage, (K,) bool."""
-    rows = (each[None] for each in (queue.other, queue.own, queue.excluded))
+    other, own, excluded = (each[None] for each in (queue.other, queue.own, queue.excluded))
     kept = []
-    for indices in cascade_stages(*rows, topk, ratio, stage):
+    for indices in cascade_stages(other, own, excluded, topk, ratio, stage):
         kept.append(torch.zeros_like(queue.excluded))
         kept[-1][indices[0]] = True
     return kept

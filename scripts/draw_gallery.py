@@ -29,6 +29,8 @@ from torch import Tensor
 
 import launch
 from dataset import catalog
+from dataset.lmdb_reader import LmdbReader
+from dataset.residual import ResidualReader
 from dataset.split_files import video_name
 from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
@@ -73,7 +75,7 @@ def choose(ranking: Ranking, count: int, number: int) -> list[int]:
     return sorted((query for _, query in drawn[:count]), key=lambda query: labels[query])
 
 
-def film(reader: object, path: str, count: int) -> np.ndarray:
+def film(reader: LmdbReader | ResidualReader, path: str, count: int) -> np.ndarray:
     """Frames of a video in equal steps, side by side with a gap, (H, count*(W+GAP)-GAP, 3) uint8."""
     name = video_name(path)
     steps = np.linspace(0, reader.num_frames(name) - 1, count).round().astype(int)
