@@ -180,14 +180,22 @@ class CropsTransform(_OneClip):
         Args:
             plan, frames, rng: see `dataset.video_dataset.Transform`.
         """
-        video = geometry.at_least(frames[0][0], CROP)
+        clips = self.cut(frames[0][0])
+        recipe = PhotoRecipe(self.jitter, p_jitter=self.p)
+        photos = [recipe.draw(own, 1, len(clips[0])) for own in rng.spawn(10)[:self.crops]]
+        return _sample([[clip] for clip in clips], photos)
+
+    def cut(self, frames: np.ndarray) -> list[np.ndarray]:
+        """The crops of a video without jitter, each uint8 (F, img_dim, img_dim, 3).
+
+        Args:
+            frames: uint8 (F, H, W, 3).
+        """
+        video = geometry.at_least(frames, CROP)
         boxes = geometry.corner_boxes(*geometry.size_of(video), CROP)[:self.crops]
         clips = [geometry.resize(np.ascontiguousarray(geometry.cut(video, box)), self.img_dim, self.img_dim)
                  for box in boxes]
-        clips += [geometry.flip(clip) for clip in clips][:self.crops - len(clips)]
-        recipe = PhotoRecipe(self.jitter, p_jitter=self.p)
-        photos = [recipe.draw(own, 1, len(video)) for own in rng.spawn(10)[:self.crops]]
-        return _sample([[clip] for clip in clips], photos)
+        return clips + [geometry.flip(clip) for clip in clips][:self.crops - len(clips)]
 
 
 def to_blocks(batch: Mapping[str, Any], device: torch.device | str) -> Tensor:

@@ -17,12 +17,16 @@ from process_data.src.progress import Progress
 def start_worker() -> None:
     """Settings of a worker process: one thread of its own, no decoder chatter, ends when its parent is gone."""
     cv2.setNumThreads(1)
-    # what a broken file makes the decoder say; the script reports the file by name
-    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
-    cv2.utils.logging.setLogLevel(0)
+    silence_decoder()
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def silence_decoder() -> None:
+    """Keep to itself what a broken file makes the decoder say; who reads it reports the file by name."""
+    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
+    cv2.utils.logging.setLogLevel(0)
 
 
 def _end_with(parent: Any) -> None:

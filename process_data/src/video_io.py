@@ -6,6 +6,7 @@ numbered pictures. It is held to files of the usual containers.
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -46,6 +47,17 @@ def read_frames(path: Path, short_side: int = 0) -> Iterator[np.ndarray]:
     """The frames of a video in order, (H, W, 3) uint8 BGR; nothing when it does not decode.
 
     short_side: frames whose short side is longer are scaled down to it, pixels (0: never); none is scaled up.
+    Raises VideoError as :func:`opened` does.
+    """
+    with opened(path) as capture:
+        while (frame := next_frame(capture, short_side)) is not None:
+            yield frame
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[cv2.VideoCapture]:
+    """A video to read from; one that does not decode has no frames.
+
     Raises VideoError when it is no regular file that can be opened, or its frames are larger than any video's.
     """
     try:
@@ -58,13 +70,15 @@ def read_frames(path: Path, short_side: int = 0) -> Iterator[np.ndarray]:
         width, height = (capture.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if width * height > MAX_PIXELS:
             raise VideoError(f"says that its frames have {width:.0f} x {height:.0f} pixels: more than {MAX_PIXELS}")
-        while True:
-            good, frame = capture.read()
-            if not good:
-                return
-            yield shrink(frame, short_side)
+        yield capture
     finally:
         capture.release()
+
+
+def next_frame(capture: cv2.VideoCapture, short_side: int = 0) -> np.ndarray | None:
+    """The next frame (H, W, 3) uint8 BGR of an opened video, scaled as of :func:`read_frames`; None after the last."""
+    good, frame = capture.read()
+    return shrink(frame, short_side) if good else None
 
 
 def shrink(frame: np.ndarray, short_side: int) -> np.ndarray:
