@@ -27,12 +27,13 @@ from pathlib import Path
 import launch
 from cotrain_plan import COCLR, NCE, STREAMS, Planner, scheduled
 from dataset import catalog
-from dataset.catalog import SECOND_VIEWS
-from eval.report import read_json, table, write_json
+from eval.report import mark_best, read_json, table, write_json
 from utils.console import say
 from utils.errors import CheckpointError, OptionError
-from utils.options import Parser, positive_int, seed, whole_number
+from utils.options import add_clips, add_roots, positive_int, seed, whole_number
+from utils.parser import Parser
 from utils.pipeline import Runner, as_script
+from utils.terminal import paint_table
 
 # Of a cycle: the stream that is trained, the one that mines, what the run folder is called, how the script is told.
 ALTERNATION: tuple[tuple[str, str, str, list[str]], ...] = (
@@ -49,7 +50,8 @@ CLASSIFIER_WORDS = {"probe": ["--train_what", "last", "--optim", "sgd", "--lr", 
 # Options of single scripts that the plan sets itself.
 OWN = {"--dataset", "--pretrain", "--resume", "--test", "--prefix", "--name_prefix", "--reverse", "--epochs",
        "--start_epoch", "--retrieval", "--gpu", "--local_rank", "--local-rank", "--world-size", "--rank",
-       "--multiprocessing-distributed", "--second_view", "--center_crop", "--five_crop", "--ten_crop", "--dirname"}
+       "--multiprocessing-distributed", "--second_view", "--center_crop", "--five_crop", "--ten_crop", "--dirname",
+       "--config", "--print-completion"}
 KS = ("1", "5", "10", "20", "50")
 
 
@@ -66,39 +68,43 @@ class Plan:
     results: dict[str, dict[str, tuple[str, str | None]]] = field(default_factory=dict)
 
 
-def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """The options, checked."""
-    parser = Parser(description=__doc__)
-    add = parser.add_argument
-    add("--dataset", default="ucf101", help="dataset name without suffix (default ucf101)")
-    add("--out", type=Path, help="work folder, of all that is made (default: runs/DATASET)")
-    add("--cycles", type=whole_number, default=2, help="cycles of co-training; 0 evaluates InfoNCE")
-    add("--infonce_rgb", type=Path, metavar="CKPT", help="take this checkpoint instead of training InfoNCE on RGB")
-    add("--infonce_flow", type=Path, metavar="CKPT", help="the same for flow")
-    add("--second_view", choices=SECOND_VIEWS, default="flow", help="what the second stream sees: optical flow, or "
-        "residual frames, made from the RGB frames as they are read (then no flow is needed)")
-    add("--skip", nargs="+", default=[], choices=EVALUATIONS, help="evaluations to leave out")
-    add("--dry_run", action="store_true", help="print the commands and which of them are done, and run nothing")
-    add("--gpus", "--nproc_per_node", type=positive_int, default=1, metavar="N",
-        help="processes of a pretraining (torchrun), and GPUs of a classifier")
-    add("--net", default="s3d", help="backbone: s3d, s3dg or r50")
-    add("--seq_len", type=positive_int, default=32, help="frames per clip")
-    add("--ds", type=positive_int, default=1, help="take every ds-th frame")
-    add("--img_dim", type=positive_int, default=128, help="side of the input frames in pixels")
-    add("--batch_size", type=positive_int, default=16, help="clips per process and step of pretraining (classifiers: "
-        "32 per GPU, or as --probe_options and --finetune_options say)")
-    add("--moco-k", type=positive_int, default=2048, help="queue length K")
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(__doc__)
+    parser.topic("data")("--dataset", default="ucf101", metavar="NAME", help="dataset name without suffix")
+    add_clips(parser)
+    add_roots(parser, None, None)  # not given, each script has its own
+    add = parser.topic("method")
+    add("--cycles", type=whole_number, default=2, metavar="N", help="cycles of co-training; 0 evaluates InfoNCE")
+    add("--moco-k", type=positive_int, default=2048, metavar="K", help="queue length, in clips")
+    add = parser.topic("training")
+    add("--batch_size", type=positive_int, default=16, metavar="CLIPS", help="clips per process and step of "
+        "pretraining (classifiers: 32 per GPU, or as --probe_options and --finetune_options say)")
     add("--seed", type=seed, default=0, help="seed of every step")
-    add("-j", "--workers", type=whole_number, default=8, help="loader processes; 0 loads in the main process")
-    add("--data_root", type=Path, help="folder of the LMDB files (default: data/ of the repository)")
-    add("--split_root", type=Path, help="folder of the splits (default: process_data/data/ of the repository)")
     for name, (epochs, _) in EPOCHS.items():
-        add(f"--{name}_epochs", type=positive_int, default=epochs, metavar="N",
-            help=f"epochs of {name} (default {epochs}, as published); its schedule is scaled alike")
+        add(f"--{name}_epochs", type=positive_int, default=epochs, metavar="EPOCHS",
+            help=f"epochs of {name}, as published unless given; its schedule is scaled alike")
     for name, script in EXTRA.items():
         add(f"--{name}_options", type=words, default=words(DEFAULT_EXTRA.get(name, "")), metavar="'OPTIONS'",
-            help=f"more options of {script}, quoted (default: '{DEFAULT_EXTRA.get(name, '')}')")
-    args = parser.parse_args(joined(sys.argv[1:] if argv is None else argv))
+            help=f"more options of {script}, quoted")
+    add = parser.topic("checkpoints")
+    add("--infonce_rgb", type=Path, metavar="CKPT", help="take this checkpoint instead of training InfoNCE on RGB")
+    add("--infonce_flow", type=Path, metavar="CKPT", help="the same for flow")
+    parser.topic("evaluation")("--skip", nargs="+", default=[], choices=EVALUATIONS, help="evaluations to leave out")
+    add = parser.topic("hardware")
+    add("--gpus", "--nproc_per_node", type=positive_int, default=1, metavar="N",
+        help="processes of a pretraining (torchrun), and GPUs of a classifier")
+    add("-j", "--workers", type=whole_number, default=8, metavar="PROCESSES", help="loader processes; 0 loads in the "
+        "main process")
+    add = parser.topic("output")
+    add("--out", type=Path, metavar="FOLDER", help="work folder, of all that is made (default: runs/DATASET)")
+    add("--dry_run", action="store_true", help="print the commands and which of them are done, and run nothing")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """The options, checked."""
+    args = make_parser().parse_args(joined(sys.argv[1:] if argv is None else argv))
     spec = catalog.parse(args.dataset)
     if spec.base != args.dataset:
         raise OptionError(f"--dataset {args.dataset} has a suffix: give the plain name, {spec.base}, of which both "
@@ -129,7 +135,7 @@ def make_plan(args: Namespace) -> Plan:
     """All steps. Raises what the scripts would raise for settings that cannot work."""
     common = ["--net", args.net, "--seq_len", str(args.seq_len), "--ds", str(args.ds), "--img_dim", str(args.img_dim),
               "--seed", str(args.seed), "-j", str(args.workers)]
-    roots = {f"--{name}": str(path.resolve()) for name in ("data_root", "split_root")
+    roots = {f"--{name}": str(Path(path).resolve()) for name in ("data_root", "split_root")
              if (path := getattr(args, name)) is not None}
     plan = Plan(Planner(args.out, common=common, roots=roots, processes=args.gpus))
     plan.models = co_train(plan.planner, args, start_models(plan.planner, args))
@@ -209,8 +215,8 @@ def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> s
     used = [name for name in EVALUATIONS if any(name in columns for columns in numbers.values())]
     columns = [(name, k) for name in used for k in (KS if name == "retrieval" else KS[:1])]
     heads = [f"R@{k}" if name == "retrieval" else f"{name}, ten crops" for name, k in columns]
-    return table(["percent", *heads],
-                 [[stream, *(f"{row[name][k]:.2f}" for name, k in columns)] for stream, row in numbers.items()])
+    rows = [[stream, *(f"{row[name][k]:.2f}" for name, k in columns)] for stream, row in numbers.items()]
+    return table(["percent", *heads], mark_best(rows))
 
 
 def report(plan: Plan, args: Namespace) -> None:
@@ -222,7 +228,10 @@ def report(plan: Plan, args: Namespace) -> None:
         "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models, "results": numbers,
         "commands": {step.name: step.shell for step in plan.planner.steps}})
     (out / "results.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    say("\n" + "\n".join(lines) + f"\nall numbers: {out / 'results.json'}")
+    say("")
+    for block in lines:
+        say(block, paint=paint_table if numbers and block == lines[0] else None)
+    say(f"all numbers: {out / 'results.json'}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

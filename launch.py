@@ -24,6 +24,7 @@ from utils import distributed
 from utils.console import printable
 from utils.errors import CheckpointError, OptionError, TrainingError
 from utils.stop import EXIT_CODE, SIGNALS, StopRequested, leave_early
+from utils.terminal import painted
 
 _started = False
 _in_group = False  # whether this process has been one of several
@@ -99,7 +100,7 @@ def _refuse(message: str) -> int:
 def _print(message: str) -> None:
     who = f" (process {_rank()})" if _rank() > 0 else ""
     line = f"error{who}: {message}".replace("\n", "\\n")  # a name may hold a line break
-    print(printable(line), file=sys.stderr)
+    print(painted(printable(line), "error", sys.stderr), file=sys.stderr)
 
 
 def begin(work: Callable[[Namespace], int | None], args: Namespace) -> int:

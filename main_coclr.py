@@ -33,23 +33,28 @@ from pretrain_script import build_run, carry_out, check_options, join, prepare
 from pretrain_steps import CoclrSteps, StepOfEpoch
 from utils import checkpoint
 from utils.checkpoint import load_state, renamed
-from utils.console import say
 from utils.distributed import Launch
 from utils.errors import CheckpointError
 from utils.options import add_mining, pretraining_parser
+from utils.parser import Parser
 from utils.resuming import refuse_other_view
 from utils.run_folder import coclr_folder
 
 ENCODERS = ("encoder_q.", "encoder_k.", "sampler.")
 
 
-def parse(argv: Sequence[str] | None = None, later: Container[str] = ()) -> Namespace:
-    """The options, checked. later: files that need not be there yet."""
+def make_parser() -> Parser:
+    """The options."""
     parser = pretraining_parser(__doc__, dataset="ucf101-2stream-2clip", models=["coclr"])
     add_mining(parser)
-    parser.add_argument("--pretrain", nargs=2, default=["random", "random"], metavar=("A", "B"),
-                        help="A starts the trained encoder, B the one that mines; 'random' means none")
-    args = parser.parse_args(argv)
+    parser.topic("checkpoints")("--pretrain", nargs=2, default=["random", "random"], metavar=("CKPT_A", "CKPT_B"),
+                                help="A starts the trained encoder, B the one that mines; 'random' means none")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None, later: Container[str] = ()) -> Namespace:
+    """The options, checked. later: files that need not be there yet."""
+    args = make_parser().parse_args(argv)
     check_options(args, streams=2, later=later)
     check_progressive(args)
     for phase in phases(args):
@@ -64,8 +69,13 @@ def build(args: Namespace) -> CoCLR:
                  args.reverse, args.cascade, anchor=args.cascade_anchor, first=args.cascade_first)
 
 
-def load_pretrained(model: CoCLR, own: str, other: str, second_view: str = "flow") -> None:
-    """Start encoder_q and encoder_k from one file's encoder_q, and the sampler from another's; 'random' means none."""
+def load_pretrained(model: CoCLR, own: str, other: str, second_view: str = "flow") -> list[str]:
+    """Start encoder_q and encoder_k from one file's encoder_q, and the sampler from another's; 'random' means none.
+
+    Returns:
+        What was loaded, in words.
+    """
+    loaded = []
     for path, view, targets in ((own, model.own_view, ("encoder_q.", "encoder_k.")),
                                 (other, model.other_view, ("sampler.",))):
         if path == "random":
@@ -76,8 +86,9 @@ def load_pretrained(model: CoCLR, own: str, other: str, second_view: str = "flow
         weights = query_encoder(saved["state_dict"], path)
         state = {target + key: value for target in targets for key, value in weights.items()}
         rest = (*(encoder for encoder in ENCODERS if encoder not in targets), "queue", "memory_index_record")
-        say(f"{path} into {' and '.join(target.rstrip('.') for target in targets)}: "
-            f"{load_state(model, state, may_miss=rest)}")
+        loaded.append(f"{path} into {' and '.join(target.rstrip('.') for target in targets)}: "
+                      f"{load_state(model, state, may_miss=rest)}")
+    return loaded
 
 
 def query_encoder(state_dict: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
@@ -101,10 +112,12 @@ def co_train(args: Namespace, here: Launch) -> None:
     """One training or test."""
     choice = prepare(args, coclr_folder(args), here)
     model = build(args)
+    origin = []
     if not (args.resume or args.test):
         own, other = args.pretrain
-        load_pretrained(model, own, other, args.second_view)
+        origin = load_pretrained(model, own, other, args.second_view)
     run = build_run(model, args, here)
+    run.origin = origin
 
     def steps(network: nn.Module, **settings: Any) -> StepOfEpoch:
         assert run.monitor is not None  # since this model mines

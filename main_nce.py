@@ -26,8 +26,8 @@ from pretrain_script import build_run, carry_out, check_options, join, prepare
 from pretrain_steps import infonce_steps, ubernce_steps
 from utils import checkpoint
 from utils.checkpoint import load_state
-from utils.console import say
 from utils.options import pretraining_parser
+from utils.parser import Parser
 from utils.resuming import refuse_other_view
 from utils.run_folder import nce_folder
 
@@ -36,12 +36,17 @@ MODELS = {"infonce": (InfoNCE, infonce_steps), "ubernce": (UberNCE, ubernce_step
 OTHER_MODELS = ("queue_label", "queue_second", "queue_vname", "memory_index_record", "sampler.")
 
 
+def make_parser() -> Parser:
+    """The options."""
+    parser = pretraining_parser(__doc__, dataset="ucf101-2clip", models=list(MODELS))
+    parser.topic("checkpoints")("--pretrain", default="", metavar="CKPT", help="start from this file: both encoders "
+                                "and the queue; 'random' means none")
+    return parser
+
+
 def parse(argv: Sequence[str] | None = None, later: Container[str] = ()) -> Namespace:
     """The options, checked. later: files that need not be there yet."""
-    parser = pretraining_parser(__doc__, dataset="ucf101-2clip", models=list(MODELS))
-    parser.add_argument("--pretrain", default="", metavar="CKPT",
-                        help="start from this file: both encoders and the queue; 'random' means none")
-    args = parser.parse_args(argv)
+    args = make_parser().parse_args(argv)
     check_options(args, streams=1, later=later)
     return args
 
@@ -55,14 +60,15 @@ def work(args: Namespace) -> None:
     """Train or test, as one of the processes."""
     here = join(args)
     choice = prepare(args, nce_folder(args), here)
-    model = build(args)
+    model, origin = build(args), []
     if args.pretrain not in ("", "random") and not (args.resume or args.test):
         content = checkpoint.load(args.pretrain)
         if args.dataset.endswith("-f-2clip"):
             refuse_other_view(content, args.second_view, args.pretrain)
         saved = content["state_dict"]
-        say(f"{args.pretrain}: {load_state(model, saved, may_miss=('queue_label',), may_have=OTHER_MODELS)}")
+        origin = [f"{args.pretrain}: {load_state(model, saved, may_miss=('queue_label',), may_have=OTHER_MODELS)}"]
     run = build_run(model, args, here)
+    run.origin = origin
     carry_out(args, here, run, MODELS[args.model][1], choice)
 
 

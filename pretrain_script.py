@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 import launch
+import pretrain_report
 from dataset import catalog
-from dataset.video_dataset import videos_of
 from model.momentum import MomentumContrast, check_queue, make_encoder
 from model.pretrain import CoCLR
 from pretrain_monitors import build_monitors
@@ -104,8 +104,6 @@ def join(args: Namespace) -> Launch:
                              args.dist_timeout)
     if here.device.type == "cpu":
         keep_freed_memory()
-        if args.gpu is not None:
-            say("no GPU found: running on the CPU")
     return here
 
 
@@ -173,7 +171,7 @@ def made_with(run: Run, loader: DataLoader) -> dict[str, Any]:
 
 
 def _restore(run: Run, saved: dict, path: str) -> None:
-    say(f"{path}: {load_state(run.model, saved['state_dict'])}")
+    run.origin = [f"{path}: {load_state(run.model, saved['state_dict'])}"]
     if run.monitor is not None and "label_ring" in saved:
         run.monitor.load_state_dict(saved["label_ring"])
     elif run.monitor is not None:  # a published file: recall is known again once the queue has been rewritten
@@ -207,18 +205,29 @@ def pretrain(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module
         keeper = Keeper(choice.folder / "model", keep_all="k400" in args.dataset, resumed=args.resume)
         with open_run(choice, args, place, made_with(run, loader)) as journal:
             launch.started()
-            _announce(args, here, loader, run, choice.folder, place)
+            pretrain_report.begin(args, here, loader, run, choice.folder, place)
             check_arithmetic(args, run)
             subject = Pretraining(args, run, exact_at_first(steps(averaged(run.model, here)), run, args.fp32_steps),
                                   monitors)
             training = Training(
-                subject, loader, Plan(args.epochs, args.save_freq, args.save_steps, args.print_freq), keeper, journal,
-                here.device, {"options": vars(args), "made_with": made_with(run, loader), "code": code_version()})
+                subject, loader, Plan(args.epochs, args.save_freq, args.save_steps, args.print_freq,
+                                      warm_up(args, run, here, place)), keeper, journal, here.device,
+                {"options": vars(args), "made_with": made_with(run, loader), "code": code_version()})
             training.stand_at(place, inside)
             if place.iteration == 0:
                 monitors.before(training.record)
             training.run()
+            pretrain_report.end(args, training, choice.folder, here.world_size)
             distributed.barrier()  # no process leaves while the first one still writes
+
+
+def warm_up(args: Namespace, run: Run, here: Launch, place: Place) -> int:
+    """First steps that tell nothing of the others: a network's very first, those in float32, those that fill a queue
+    before any training."""
+    filling = 0
+    if isinstance(run.model, CoCLR) and not run.model.queue_is_full:
+        filling = args.moco_k // (args.batch_size * args.accumulate * here.world_size)
+    return 1 + max(filling, args.fp32_steps - place.iteration, 0)
 
 
 def measure(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module], StepOfEpoch]) -> None:
@@ -231,29 +240,8 @@ def measure(args: Namespace, here: Launch, run: Run, steps: Callable[[nn.Module]
     path = Path(args.test)
     with torch.no_grad(), log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")):
         launch.started()
-        _announce(args, here, loader, run, path.parent, Place())
+        pretrain_report.begin(args, here, loader, run, path.parent, Place())
         say(check_convolutions(run.model.encoders(), (args.seq_len, args.img_dim, args.img_dim), run.precision))
         epoch = int(saved.get("epoch", 0))
         run_epoch(loader, steps(run.model)(epoch), title="test", epoch=epoch, print_freq=args.print_freq,
                   device=here.device)
-
-
-def _announce(args: Namespace, here: Launch, loader: DataLoader, run: Run, folder: Path, place: Place) -> None:
-    """Say what will run, on what, with how much data."""
-    say(f"{args.model} with {args.net} on {run_folder.dataset_name(args)}: {len(videos_of(loader))} clips of "
-        f"{args.seq_len} frames, {args.img_dim} px, {len(loader)} steps per epoch of {here.world_size} x "
-        f"{loader.batch_size}")
-    report = getattr(getattr(loader.dataset, "index", None), "report", "")
-    if report:
-        say(report)
-    if args.test:
-        say(f"test of {args.test} on {here.device} in {run.precision.name}")
-        return
-    first = f" after {args.fp32_steps} steps in fp32" if args.fp32_steps else ""
-    inside = f" (after its first {place.batch} steps)" if place.batch else ""
-    if place.epoch >= args.epochs:
-        say(f"nothing is left to train: the checkpoint finished epoch {place.epoch - 1} of --epochs {args.epochs}")
-        return
-    say(f"epochs {place.epoch}{inside} to {args.epochs - 1} on {here.device} in {run.precision.name}{first}, "
-        f"{here.world_size} process(es), "
-        f"lr {run.optimizer.base_lr:g}; run folder {folder}")

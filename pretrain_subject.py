@@ -2,7 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class Run:
     optimizer: RunOptimizer
     precision: Precision
     monitor: MiningMonitor | None = None  # of CoCLR
+    origin: list[str] = field(default_factory=list)  # files that its weights came from; none: random weights
 
 
 @dataclass

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from eval import protocols
-from eval.report import percent, percentages, table, write_json
+from eval.report import mark_best, percent, percentages, table, write_json
 from eval.windows import apply_packed, window_clips
 from utils.console import say
+from utils.terminal import paint_table
 
 TITLES = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}
 
@@ -38,7 +39,7 @@ def report_crops(prob: Tensor, labels: Tensor) -> dict[str, dict[int, float]]:
             mean = torch.stack([protocols.crop_mean(video, crops) for video in prob])
             results[name] = protocols.topk_accuracy(mean, labels)
     rows = [[TITLES[name], percent(top[1]), percent(top[5])] for name, top in results.items()]
-    say(table([f"{len(prob)} videos", "top-1 %", "top-5 %"], rows))
+    say(table([f"{len(prob)} videos", "top-1 %", "top-5 %"], mark_best(rows)), paint=paint_table)
     return results
 
 

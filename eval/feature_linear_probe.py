@@ -8,7 +8,6 @@ the best evaluated epoch go to `{basename of PATH}-lp-{dataset}-prob.json` in th
 """
 
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,9 @@ from eval.report import percent, percentages, table, write_json
 from utils import options
 from utils.console import say
 from utils.errors import OptionError
+from utils.parser import Parser
 from utils.schedule import lr_at
+from utils.terminal import paint_table
 
 
 @dataclass(frozen=True)
@@ -56,27 +57,29 @@ class Outcome:
     prob: Tensor
 
 
-def parse(argv: Sequence[str] | None) -> Namespace:
-    """Parse the command line."""
-    parser = options.Parser(description=__doc__)
-    add = parser.add_argument
-    add("--test", required=True, metavar="PATH", help="checkpoint the features are of; its folder counts")
-    add("--dataset", default="ucf101", help="dataset name, as given for --retrieval")
-    add("--split_root", default=None, help="folder of the splits, for the list of classes (default: "
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(__doc__)
+    add = parser.topic("data")
+    add("--test", required=True, metavar="CKPT", help="checkpoint the features are of; its folder counts")
+    add("--dataset", default="ucf101", metavar="NAME", help="dataset name, as given for --retrieval")
+    add("--split_root", default=None, metavar="FOLDER", help="folder of the splits, for the list of classes (default: "
         "process_data/data/ of the repository)")
-    add("--dirname", default="feature", help="folder of the features, beside the checkpoint")
+    add("--dirname", default="feature", metavar="FOLDER", help="folder of the features, beside the checkpoint")
+    add("--normalize", action="store_true", help="L2-normalise the features first")
+    parser.topic("method")("--final_bn", action="store_true", help="BatchNorm before the linear layer")
+    add = parser.topic("training")
     add("--lr", type=options.positive_float, default=1.0, help="learning rate at the start")
     add("--wd", type=options.non_negative_float, default=1e-3, help="weight decay")
     add("--epochs", type=options.positive_int, default=100, help="epochs in all")
-    add("--schedule", type=options.whole_number, nargs="*", default=[60, 80],
+    add("--schedule", type=options.whole_number, nargs="*", default=[60, 80], metavar="EPOCH",
         help="epochs at which lr falls to a tenth")
-    add("--batch_size", type=options.positive_int, default=1024, help="features per step, at most")
-    add("--final_bn", action="store_true", help="BatchNorm before the linear layer")
-    add("--normalize", action="store_true", help="L2-normalise the features first")
-    add("--eval_freq", type=options.positive_int, default=5, help="epochs between evaluations")
-    add("--verbose", type=int, choices=[0, 1], default=0, help="1: print every evaluation")
+    add("--batch_size", type=options.positive_int, default=1024, metavar="FEATURES", help="features per step, at most")
     add("--seed", type=options.seed, default=0, help="seed of the layer's weights and the order")
-    return parser.parse_args(argv)
+    parser.topic("evaluation")("--eval_freq", type=options.positive_int, default=5, metavar="EPOCHS",
+                               help="epochs between evaluations")
+    parser.topic("output")("--verbose", type=int, choices=[0, 1], default=0, help="1: print every evaluation")
+    return parser
 
 
 def build_layer(width: int, num_class: int, final_bn: bool) -> nn.Sequential:
@@ -141,7 +144,7 @@ def prepared(data: FeatureSet, normalize: bool, device: torch.device) -> Feature
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the probe, print its best evaluated epoch and write its probabilities."""
-    args = parse(argv)
+    args = make_parser().parse_args(argv)
     path = Path(args.test)
     folder = feature_folder(path, args.dirname, args.dataset)
     device = devices(None)[0]
@@ -159,7 +162,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     output = folder / f"{path.name}-lp-{args.dataset}-prob.json"
     write_json(output, {name: [row.tolist()] for name, row in zip(test.names, best.prob, strict=True)})
     say(table(["linear probe", "epoch", "top-1 %", "top-5 %"],
-              [[args.dataset, str(best.epoch), percent(best.accuracy[1]), percent(best.accuracy[5])]]))
+              [[args.dataset, str(best.epoch), percent(best.accuracy[1]), percent(best.accuracy[5])]]),
+        paint=paint_table)
     write_json(folder / f"{path.name}-lp-{args.dataset}-acc.json", {"epoch": best.epoch, **percentages(best.accuracy)})
     say(f"probabilities of that epoch: {output}")
     return 0

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from eval.network import load_classifier
 from eval.report import percent, table, write_json
+from utils import run_folder
 from utils.console import say
 from utils.engine import Step
 from utils.keeper import BEST, numbered
@@ -19,6 +20,7 @@ from utils.metrics import topk_accuracy
 from utils.optimizer import RunOptimizer, resumed_lr
 from utils.presets import to_blocks
 from utils.schedule import lr_at, lr_factor
+from utils.terminal import paint_table
 from utils.training import Measure, Place, Record
 
 BACKBONE_SHARE = 0.1  # of the learning rate, under --train_what ft
@@ -127,7 +129,7 @@ def resume(net: nn.Module, optimizer: RunOptimizer, path: str, rates: Rates, res
 
     The starting learning rate is the checkpoint's too, unless `reset_lr`. Raises CheckpointError as loading does.
     """
-    saved = load_classifier(net, path, require=("state_dict", "optimizer", "epoch"))
+    saved, _ = load_classifier(net, path, require=("state_dict", "optimizer", "epoch"))
     optimizer.load_state_dict(saved["optimizer"])
     optimizer.load_scaler(saved.get("scaler"))
     if not reset_lr:
@@ -136,16 +138,18 @@ def resume(net: nn.Module, optimizer: RunOptimizer, path: str, rates: Rates, res
     return saved
 
 
-def report_result(what: str, start: Place, end: Place, epochs: int, folder: Path) -> None:
+def report_result(what: str, start: Place, end: Place, epochs: int, folder: Path) -> Path:
     """Say the best validation top-1 of a training and where its checkpoint lies, and write both into best.json.
 
-    what: what was trained.
+    what: what was trained. Returns the best checkpoint, or where no validation was above 0 % the last one.
     """
     if start.epoch >= epochs:
         say(f"nothing is left to train: epoch {start.epoch - 1} of --epochs {epochs} is done")
     best = list(numbered(folder / "model", BEST).values())
     write_json(folder / "best.json", {"validation_top1": round(100 * end.best_acc, 4), "epochs": epochs,
                                       "checkpoint": f"model/{best[-1].name}" if best else None})
-    say(table(["train", "epochs", "best validation top-1 %"], [[what, str(epochs), percent(end.best_acc)]]))
+    say(table(["train", "epochs", "best validation top-1 %"], [[what, str(epochs), percent(end.best_acc)]]),
+        paint=paint_table)
     say(f"best checkpoint: {best[-1]}" if best else
         f"no validation was above 0 %; checkpoints: {folder / 'model'}")
+    return best[-1] if best else run_folder.last_checkpoint(folder, end.epoch)

@@ -29,9 +29,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 import launch
+import next_commands
 from dataset import catalog
 from dataset.video_dataset import Transform, VideoDataset, videos_of
-from eval import crops, finetune, network, options, retrieval
+from eval import announce, crops, finetune, network, options, retrieval
 from eval.options import RANDOM
 from eval.windows import read_samples
 from model.classifier import LinearClassifier
@@ -76,13 +77,10 @@ def second_view(args: Namespace) -> str:
 
 
 def build_dataset(args: Namespace, mode: str, transform: Transform) -> VideoDataset:
-    """The videos of a mode of `dataset.catalog`; says how many rows were dropped."""
-    dataset = catalog.build(args.dataset, mode, transform=transform, data_root=args.data_root,
-                            split_root=args.split_root, seq_len=args.seq_len, ds=args.ds, which_split=args.which_split,
-                            seed=args.seed, second_view=args.second_view)
-    if dataset.index.report:
-        say(dataset.index.report)
-    return dataset
+    """The videos of a mode of `dataset.catalog`."""
+    return catalog.build(args.dataset, mode, transform=transform, data_root=args.data_root,
+                         split_root=args.split_root, seq_len=args.seq_len, ds=args.ds, which_split=args.which_split,
+                         seed=args.seed, second_view=args.second_view)
 
 
 def build_loaders(args: Namespace, devices: Devices) -> list[DataLoader]:
@@ -126,8 +124,9 @@ def train(args: Namespace, devices: Devices) -> None:
     loaders = build_loaders(args, devices)
     videos = videos_of(loaders[0])
     net = build_net(args, len(videos.index.classes))
+    origin = ""
     if args.pretrain not in ("", RANDOM) and not args.resume:
-        network.load_backbone(net, args.pretrain, second_view(args))
+        origin = network.load_backbone(net, args.pretrain, second_view(args))
     net.to(devices[0]).to(memory_format=torch.channels_last_3d)  # before the optimizer holds its parameters
     precision = choose(args.precision, devices[0])
     optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=args.lr, wd=args.wd,
@@ -136,8 +135,7 @@ def train(args: Namespace, devices: Devices) -> None:
     made_with = {"gpus": len(devices), "precision": precision.name, "training set": videos.fingerprint}
     place, inside = resume(args, net, optimizer, rates, made_with, loaders[0])
     with listening(), run_start.open_run(choice, args, place, made_with) as journal:
-        say(f"{args.train_what} on {run_folder.dataset_name(args)} with {args.net}: {', '.join(map(str, devices))}, "
-            f"batches of {loaders[0].batch_size}, run folder {folder}")
+        announce.training(args, devices, precision, loaders, folder, origin, place)
         subject = finetune.Classifying(prepare(args, net, devices, precision), optimizer, rates, loaders[1], devices[0])
         training = Training(
             subject, loaders[0], Plan(args.epochs, args.eval_freq, args.save_steps, args.print_freq),
@@ -145,8 +143,9 @@ def train(args: Namespace, devices: Devices) -> None:
             {"options": vars(args), "made_with": made_with, "code": code_version()})
         training.stand_at(place, inside)
         training.run()
-        finetune.report_result(f"{args.train_what} on {run_folder.dataset_name(args)}", place, training.place,
-                               args.epochs, folder)
+        best = finetune.report_result(f"{args.train_what} on {run_folder.dataset_name(args)}", place, training.place,
+                                      args.epochs, folder)
+        next_commands.show(next_commands.after_training_a_classifier(args, best))
 
 
 def resume(args: Namespace, net: nn.Module, optimizer: RunOptimizer, rates: finetune.Rates, made_with: dict,
@@ -167,8 +166,6 @@ def test(args: Namespace, devices: Devices) -> None:
         path = run_folder.random_weights(args, len(devices))  # no training's
         run_folder.make(path.parents[1])
     with log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")), torch.inference_mode():
-        say(f"test of {args.test} on {run_folder.dataset_name(args)}, split {args.which_split}, "
-            f"{', '.join(map(str, devices))}")
         (test_retrieval if args.retrieval else test_crops)(args, path, devices)
 
 
@@ -176,16 +173,18 @@ def test_crops(args: Namespace, path: Path, devices: Devices) -> None:
     """Accuracy of a classifier on whole test videos, and its probabilities as JSON."""
     dataset = build_dataset(args, "test", CropsTransform(args.img_dim, crops=args.crops))
     net = build_net(args, len(dataset.index.classes))
-    if args.test != RANDOM:
-        network.load_classifier(net, path, second_view=second_view(args))
+    origin = "" if args.test == RANDOM else network.load_classifier(net, path, second_view=second_view(args))[1]
+    precision = choose(args.precision, devices[0])
+    announce.test(args, devices, precision, {"test": dataset}, path, origin)
     samples = read_samples(dataset, workers=args.workers, device=devices[0], title="test")
     batch = args.batch_size * len(devices)
-    ready = prepare(args, net.eval(), devices, choose(args.precision, devices[0]))
+    ready = prepare(args, net.eval(), devices, precision)
     prob = crops.crop_probabilities(ready, samples, batch, devices[0])
     results = crops.report_crops(prob, torch.as_tensor(dataset.index.labels))
     output = crops.write_probabilities(path, list(dataset.index.paths), prob)
     crops.write_accuracies(path, results)
     say(f"probabilities of each video: {output}")
+    next_commands.show(next_commands.after_crops(args, path))
 
 
 def test_retrieval(args: Namespace, path: Path, devices: Devices) -> None:
@@ -194,11 +193,11 @@ def test_retrieval(args: Namespace, path: Path, devices: Devices) -> None:
     sets = {split: build_dataset(args, mode, CropsTransform(args.img_dim, crops=1))
             for split, mode in (("test", "test"), ("train", train_mode))}
     net = build_net(args, len(sets["test"].index.classes))
-    if args.test != RANDOM:
-        network.load_backbone(net, path, second_view(args))
+    origin = "" if args.test == RANDOM else network.load_backbone(net, path, second_view(args))
+    precision = choose(args.precision, devices[0])
+    announce.test(args, devices, precision, sets, path, origin)
     made_from = {name: getattr(args, name)
                  for name in ("net", "second_view", "seq_len", "ds", "img_dim", "which_split", "seed")}
-    precision = choose(args.precision, devices[0])
     made_from |= {"data_root": str(Path(args.data_root).resolve()), "checkpoint": retrieval.fingerprint(args.test),
                   "precision": precision.name}
     job = retrieval.FeatureJob(
@@ -208,6 +207,7 @@ def test_retrieval(args: Namespace, path: Path, devices: Devices) -> None:
     ready = prepare(args, net.eval(), devices, precision)
     query, gallery = (retrieval.split_features(ready, split, videos, job) for split, videos in sets.items())
     retrieval.report(job, query, gallery)
+    next_commands.show(next_commands.after_retrieval(args, path))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -219,8 +219,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     devices = options.devices(args.gpu)
     if devices[0].type == "cpu":
         keep_freed_memory()
-        if args.gpu:
-            say("no GPU found: running on the CPU")
     check_clips(network.shadow(args), args)
     if args.test:
         test(args, devices)

@@ -27,24 +27,34 @@ from dataset import catalog
 from dataset.split_files import video_name
 from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
-from eval.report import percent, percentages, read_json, table, write_json
+from eval.report import mark_best, percent, percentages, read_json, table, write_json
 from eval.retrieval import report_recall
 from utils.console import one_line, say
 from utils.errors import CheckpointError, OptionError
-from utils.options import ROOT, Parser
+from utils.options import SPLIT_ROOT
+from utils.parser import Parser
+from utils.terminal import paint_table
+
+
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(__doc__)
+    add = parser.topic("data")
+    add("--prob1", required=True, metavar="RGB_FILE", help="mode c: probability file; mode s: feature folder")
+    add("--prob2", required=True, metavar="FLOW_FILE", help="the same of the flow stream")
+    add("--dataset", default="ucf101", metavar="NAME", help="dataset name")
+    add("--split_root", default=SPLIT_ROOT, metavar="FOLDER", help="folder of the splits, for ClassInd.txt (default: "
+        "process_data/data/ of the repository)")
+    parser.topic("evaluation")("--mode", choices=["c", "s"], default="c", help="c: classification; s: similarities "
+                               "(retrieval)")
+    parser.topic("output")("--output", default="", metavar="FILE", help="also write the table's numbers into this JSON "
+                           "file, in percent")
+    return parser
 
 
 def parse(argv: Sequence[str] | None) -> Namespace:
     """Parse the command line."""
-    parser = Parser(description=__doc__)
-    add = parser.add_argument
-    add("--prob1", required=True, metavar="RGB", help="mode c: probability file; mode s: feature folder")
-    add("--prob2", required=True, metavar="FLOW", help="the same of the flow stream")
-    add("--dataset", default="ucf101", help="dataset name (default ucf101)")
-    add("--mode", choices=["c", "s"], default="c", help="c: classification; s: similarities (retrieval)")
-    add("--split_root", default=str(ROOT / "process_data" / "data"), help="folder of the splits, for ClassInd.txt")
-    add("--output", default="", metavar="FILE", help="also write the table's numbers into this JSON file")
-    return parser.parse_args(argv)
+    return make_parser().parse_args(argv)
 
 
 def read_probabilities(path: Path) -> dict[str, Tensor]:
@@ -124,7 +134,7 @@ def merge_files(args: Namespace) -> tuple[int, dict[str, dict[int, float]]]:
         classes = catalog.class_names(args.dataset, args.split_root)
         results = merge_probabilities(read_probabilities(one), read_probabilities(two), classes)
         rows = [[name, percent(top[1]), percent(top[5])] for name, top, _ in results]
-        say(table([f"{results[0][2]} videos", "top-1 %", "top-5 %"], rows))
+        say(table([f"{results[0][2]} videos", "top-1 %", "top-5 %"], mark_best(rows)), paint=paint_table)
         return results[0][2], {name: top for name, top, _ in results}
     base = catalog.parse(args.dataset).base
     folders = [path if path.is_dir() else path.parent for path in (one, two)]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from model.classifier import LinearClassifier
 from utils import checkpoint
-from utils.console import say
+from utils.console import warn
 from utils.errors import CheckpointError
 from utils.resuming import other_view
 
@@ -51,12 +51,15 @@ def shadow(args: Namespace) -> nn.Sequential:
     return nn.Sequential(net.backbone, nn.AdaptiveAvgPool3d(1), nn.Flatten(), net.final_bn or nn.Identity())
 
 
-def load_backbone(net: nn.Module, path: str | Path, second_view: str = "") -> None:
+def load_backbone(net: nn.Module, path: str | Path, second_view: str = "") -> str:
     """Fill the backbone from a pretraining file or a classifier's; the final layer stays as it is.
 
     Args:
         net: a classifier. path: of the file.
         second_view: what the network is for, "" for RGB; where the file is of another one, that is said.
+
+    Returns:
+        What was loaded, in words.
 
     Raises:
         CheckpointError: the file is missing or damaged, has no backbone, or one of another network.
@@ -70,16 +73,19 @@ def load_backbone(net: nn.Module, path: str | Path, second_view: str = "") -> No
                               "nor a classifier's")
     unused = len(state) - len(backbone)
     checkpoint.load_state(net, backbone, may_miss=HEAD)
-    say(f"backbone: {len(backbone)} tensors from {path}; {unused} others of the file are not part of a backbone")
+    return f"backbone: {len(backbone)} tensors from {path}; {unused} others of the file are not part of a backbone"
 
 
 def load_classifier(net: nn.Module, path: str | Path, require: tuple[str, ...] = ("state_dict",),
-                    second_view: str = "") -> dict:
-    """Fill the whole classifier from a file that finetuning or the linear probe wrote; return the file's content.
+                    second_view: str = "") -> tuple[dict, str]:
+    """Fill the whole classifier from a file that finetuning or the linear probe wrote.
 
     Args:
         net: a classifier of as many classes. path: of the file. require: keys that the file must have.
         second_view: as of :func:`load_backbone`.
+
+    Returns:
+        The file's content, and what was loaded, in words.
 
     Raises:
         CheckpointError: the file is missing or damaged, of a pretraining, another network or head, or other classes.
@@ -91,14 +97,13 @@ def load_classifier(net: nn.Module, path: str | Path, require: tuple[str, ...] =
         raise CheckpointError(f"{path} is not a classifier's file, it has no final_fc.*: evaluate it with --retrieval, "
                               "or train a classifier on it with --pretrain")
     _check_head(net.state_dict(), state, path)
-    say(f"classifier: {checkpoint.load_state(net, state)} from {path}")
-    return content
+    return content, f"classifier: {checkpoint.load_state(net, state)} from {path}"
 
 
 def _warn_of_another(content: dict, second_view: str, path: str | Path) -> None:
     other = other_view(content)
     if second_view and other not in ("", second_view):
-        say(f"warning: {path} was trained on {other}, and is used on {second_view}")
+        warn(f"{path} was trained on {other}, and is used on {second_view}")
 
 
 def _check_head(ours: dict[str, Tensor], theirs: dict[str, Tensor], path: str | Path) -> None:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import torch
 
 from utils.errors import OptionError
-from utils.options import Parser, add_shared, check_shared, number, positive_int, seed
+from utils.options import add_shared, check_shared, number, positive_int, seed
+from utils.parser import Parser
 
 RANDOM = "random"  # the one literal that means no checkpoint
 
@@ -16,11 +17,7 @@ def parse(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
 
     Raises OptionError in one line for a value that is not allowed or two options that contradict each other.
     """
-    parser = Parser(description=description)
-    add_shared(parser, dataset="ucf101", num_seq=1, schedule=(60, 80), wd=1e-3, prefix="linclr", workers=8)
-    _add_training(parser)
-    _add_testing(parser)
-    args = parser.parse_args(argv)
+    args = make_parser(description).parse_args(argv)
     check_shared(args, num_seq=1)
     asked = 10 if args.ten_crop else 5 if args.five_crop else 1 if args.center_crop else 0
     if not args.test and (asked or args.retrieval):
@@ -31,33 +28,48 @@ def parse(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
     return args
 
 
+def make_parser(description: str) -> Parser:
+    """The options."""
+    parser = Parser(description)
+    add_shared(parser, dataset="ucf101", num_seq=1, schedule=(60, 80), wd=1e-3, prefix="linclr", workers=8)
+    parser.topic("data")("--which_split", type=int, choices=[1, 2, 3], default=1, help="split of the dataset (k400 "
+                         "has one)")
+    parser.topic("checkpoints")("--pretrain", default="", metavar="CKPT", help="start from this pretraining file; "
+                                "random, or none: from random weights")
+    parser.topic("checkpoints")("--eval_freq", type=positive_int, default=1, metavar="EPOCHS", help="epochs between "
+                                "validations, which write checkpoints")
+    parser.topic("hardware")("--gpu", type=gpu_list, default=None, metavar="0,1", help="GPUs to use, among the visible "
+                             "ones (default: all)")
+    _add_training(parser)
+    _add_testing(parser)
+    return parser
+
+
 def _add_training(parser: Parser) -> None:
-    add = parser.add_argument
+    add = parser.topic("method")
     add("--model", choices=["lincls"], default="lincls", help="the classifier: a linear layer on the backbone")
-    add("--num_fc", type=positive_int, default=1, help="fully connected layers of the classifier")
-    add("--which_split", type=int, choices=[1, 2, 3], default=1, help="split of the dataset (k400 has one)")
-    add("--optim", choices=["adam", "sgd"], default="adam", help="sgd has momentum 0.9")
-    add("--dropout", type=number(float, 0, 1, open_high=True), default=0.9,
-        help="dropout before the last layer; a linear probe has none")
-    add("--train_what", default="last", help="last: linear probe on the frozen backbone; ft: everything, the backbone "
-        "at a tenth of the learning rate; anything else: everything at one learning rate")
+    add("--num_fc", type=positive_int, default=1, metavar="LAYERS", help="fully connected layers of the classifier")
+    add("--dropout", type=number(float, 0, 1, open_high=True), default=0.9, metavar="SHARE",
+        help="dropout before the last layer, 0 to below 1; a linear probe has none")
     add("--final_bn", action="store_true", help="BatchNorm before the last layer whatever --train_what; a linear probe "
         "always has one")
-    add("--eval_freq", type=positive_int, default=1, help="epochs between validations, which write checkpoints")
-    add("--pretrain", default="", metavar="CKPT", help="start from this pretraining file; random: from random weights")
+    add = parser.topic("training")
+    add("--train_what", default="last", help="last: linear probe on the frozen backbone; ft: everything, the backbone "
+        "at a tenth of the learning rate; anything else: everything at one learning rate")
+    add("--optim", choices=["adam", "sgd"], default="adam", help="optimizer; sgd has momentum 0.9")
     add("--seed", type=seed, default=0, help="seed of weights, order of videos, clips and augmentation")
-    add("--gpu", type=gpu_list, default=None, metavar="0,1", help="GPUs to use, among the visible ones (default: all)")
 
 
 def _add_testing(parser: Parser) -> None:
-    add = parser.add_argument
+    add = parser.topic("evaluation")
     add("--center_crop", action="store_true", help="with --test: one crop (the default)")
     add("--five_crop", action="store_true", help="with --test: centre and corners")
     add("--ten_crop", action="store_true", help="with --test: five crops and their flips")
     add("--retrieval", action="store_true", help="with --test: nearest-neighbour retrieval on backbone features")
-    add("--dirname", default="feature", help="with --retrieval: folder of the features, beside the checkpoint")
     add("--gallery", choices=["clip", "windows"], default="clip", help="with --retrieval: a training video is one "
         "random clip, or all its windows")
+    parser.topic("output")("--dirname", default="feature", metavar="FOLDER", help="with --retrieval: folder of the "
+                           "features, beside the checkpoint")
 
 
 def gpu_list(text: str) -> list[int]:

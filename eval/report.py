@@ -1,6 +1,7 @@
 """What an evaluation leaves for people: tables for the console and the log, JSON files."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,23 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
              for row in cells]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def mark_best(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """The rows with a star after the highest number of each column but the first, where there are several rows."""
+    columns = list(zip(*rows, strict=True))
+    if len(rows) < 2:
+        return [list(row) for row in rows]
+    marked = [[f"{cell}*" if _number(cell) == max(map(_number, column)) else f"{cell} " for cell in column]
+              for column in columns[1:]]
+    return [list(row) for row in zip(columns[0], *marked, strict=True)]
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return -math.inf  # nothing was measured
 
 
 def percent(share: float) -> str:

@@ -17,10 +17,11 @@ from dataset.video_dataset import VideoDataset
 from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
 from eval.options import RANDOM
-from eval.report import percent, percentages, table, write_json
+from eval.report import mark_best, percent, percentages, table, write_json
 from eval.windows import apply_packed, read_samples, window_clips
 from utils import checkpoint
 from utils.console import say
+from utils.terminal import paint_table
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def report_recall(rows: dict[str, dict[int, float]], gallery_size: int) -> None:
     """
     ks = next(iter(rows.values()))
     lines = [[name, *map(percent, recall.values())] for name, recall in rows.items()]
-    say(table(["retrieval, %", *(f"R@{k}" for k in ks)], lines))
+    say(table(["retrieval, %", *(f"R@{k}" for k in ks)], mark_best(lines)), paint=paint_table)
     beyond = [f"R@{k}" for k in ks if k > gallery_size]
     if beyond:
         say(f"note: the gallery has {gallery_size} videos, so {', '.join(beyond)} cover all of it")

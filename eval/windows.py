@@ -5,7 +5,6 @@ Windows of all crops and videos are packed into batches of one size, so the devi
 single window; the rows are handed back per video and crop, in the order of the dataset.
 """
 
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,8 +16,7 @@ from tqdm import tqdm
 
 from dataset.video_dataset import VideoDataset
 from utils.augmentation import photometric
-from utils.console import say
-from utils.distributed import is_main
+from utils.console import say, shows_bars
 from utils.loader import items
 from utils.stop import outlive
 from utils.watch import FrameWatch, video_names
@@ -44,7 +42,7 @@ def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, t
                         generator=torch.Generator(), pin_memory=device.type == "cuda",
                         prefetch_factor=2 if workers else None)
     watch = watch or FrameWatch(video_names(dataset), sum(map(int, dataset.index.num_frames)))
-    terminal = sys.stderr.isatty() and is_main()
+    terminal = shows_bars()
     spoken = time.monotonic()
     bar = tqdm(items(loader), total=len(loader), desc=title, unit="video", disable=not terminal, leave=False)
     for count, sample in enumerate(bar, start=1):

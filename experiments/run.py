@@ -32,7 +32,8 @@ from experiments.plan import SeedPlan
 from experiments.settings import GRIDS, Grid, changed
 from utils.console import say
 from utils.errors import OptionError, TrainingError
-from utils.options import Parser, positive_int, seed
+from utils.options import positive_int, seed
+from utils.parser import Parser
 from utils.pipeline import Runner, as_script
 from utils.stop import EXIT_CODE, StopRequested, end_with_parent
 
@@ -40,24 +41,33 @@ SETS = ("rendered", "fights")
 FIGHTS = ROOT / "shared" / "data" / "fights"
 
 
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(__doc__)
+    add = parser.topic("data")
+    add("--sets", nargs="+", choices=SETS, default=list(SETS), help="video sets")
+    add("--fights", type=Path, default=FIGHTS, metavar="FOLDER", help="folder of the real clips, with videos/ and "
+        "splits/; where there is none, the rendered set is used alone (default: shared/data/fights)")
+    add = parser.topic("method")
+    add("--grid", choices=list(GRIDS), default="reduced", help="which methods, and how long")
+    add("--change", nargs="+", default=[], metavar="NAME=VALUE", help="other settings, with --validation")
+    parser.topic("training")("--seeds", nargs="+", type=seed, metavar="SEED", help="seeds (default: those of the grid)")
+    parser.topic("evaluation")("--validation", action="store_true", help="hold out three training groups and test on "
+                               "them")
+    parser.topic("hardware")("--jobs", type=positive_int, default=3, metavar="N", help="sets and seeds trained at a "
+                             "time, each with its share of the cores (default: 3, since three seeds would leave one of "
+                             "two cores idle at the end)")
+    add = parser.topic("output")
+    add("--out", type=Path, metavar="FOLDER", help="folder of all that is made (default: experiments/made/GRID)")
+    add("--results", type=Path, metavar="FILE", help="file to write (default: experiments/results/GRID.json; with "
+        "--validation OUT/validation.json)")
+    add("--dry_run", action="store_true", help="print the commands, and run nothing")
+    return parser
+
+
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """The options, checked."""
-    parser = Parser(description=__doc__)
-    add = parser.add_argument
-    add("--grid", choices=list(GRIDS), default="reduced", help="which methods, and how long (default reduced)")
-    add("--out", type=Path, help="folder of all that is made (default: experiments/made/GRID)")
-    add("--results", type=Path, help="file to write (default: experiments/results/GRID.json; with --validation "
-        "OUT/validation.json)")
-    add("--sets", nargs="+", choices=SETS, default=list(SETS), help="video sets (default: both)")
-    add("--fights", type=Path, default=FIGHTS, help="folder of the real clips, with videos/ and splits/; where there "
-        "is none, the rendered set is used alone (default: shared/data/fights)")
-    add("--seeds", nargs="+", type=seed, help="seeds (default: those of the grid)")
-    add("--jobs", type=positive_int, default=3, help="sets and seeds trained at a time, each with its share of the "
-        "cores (default: 3, since three seeds would leave one of two cores idle at the end)")
-    add("--validation", action="store_true", help="hold out three training groups and test on them")
-    add("--change", nargs="+", default=[], metavar="NAME=VALUE", help="other settings, with --validation")
-    add("--dry_run", action="store_true", help="print the commands, and run nothing")
-    args = parser.parse_args(argv)
+    args = make_parser().parse_args(argv)
     if args.change and not args.validation:
         raise OptionError("--change goes with --validation: settings are not chosen by test groups")
     args.out = (args.out or ROOT / "experiments" / "made" / args.grid).resolve()

@@ -1,14 +1,14 @@
 """The whole system on a small rendered video set, from .avi files to one table of results (started by demo.sh).
 
-    python scripts/demo.py [--out demo] [--epochs 12] [--coclr_epochs 8] [--finetune_epochs 10]
+    python scripts/demo.py --out demo
 
 Every step is a command of the project, printed before it runs, with its output in OUT/logs/. In the rendered set the
 class is a motion and the scene varies, so flow knows more than RGB, and positives mined in flow can teach RGB.
 """
 
-import argparse
 import shutil
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from cotrain_plan import CLASSIFIER, COCLR, MERGE, NCE, ROOT, foresee
 from eval import options as classifier_options
 from eval.report import read_json
 from utils import run_folder
+from utils.options import positive_int
+from utils.parser import Parser
 from utils.pipeline import Runner, Step
 
 CLIP = ["--seq_len", "8", "--ds", "2", "--img_dim", "64"]
@@ -68,7 +70,7 @@ def prepare(demo: Demo) -> None:
               "--workers", demo.workers, *demo.roots)
 
 
-def pretrain(demo: Demo, args: argparse.Namespace) -> dict[str, Path]:
+def pretrain(demo: Demo, args: Namespace) -> dict[str, Path]:
     """InfoNCE on both streams, then one cycle of CoCLR with CPR; checkpoints by name."""
     # A short run on few clips: a queue of four batches, so that its keys are fresh, a key encoder that follows soon,
     # and small steps, since weights that start at 0.01 would be moved by their own size within ten steps of 1e-3.
@@ -142,14 +144,23 @@ def report(demo: Demo, recall: dict[str, dict[str, float]], accuracy: dict[str, 
     return "\n".join(lines)
 
 
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(__doc__)
+    add = parser.topic("training")
+    add("--epochs", type=positive_int, default=12, help="epochs of InfoNCE")
+    add("--coclr_epochs", type=positive_int, default=8, metavar="EPOCHS", help="epochs of CoCLR with CPR")
+    add("--finetune_epochs", type=positive_int, default=10, metavar="EPOCHS", help="epochs of finetuning")
+    parser.topic("hardware")("--workers", type=positive_int, default=2, metavar="PROCESSES", help="processes that "
+                             "prepare the videos")
+    parser.topic("output")("--out", type=Path, default=ROOT / "demo", metavar="FOLDER", help="folder of everything "
+                           "that the demo makes (default: demo/ of the repository)")
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=ROOT / "demo", help="folder of everything that the demo makes")
-    parser.add_argument("--epochs", type=int, default=12, help="epochs of InfoNCE")
-    parser.add_argument("--coclr_epochs", type=int, default=8, help="epochs of CoCLR with CPR")
-    parser.add_argument("--finetune_epochs", type=int, default=10)
-    parser.add_argument("--workers", type=int, default=2, help="processes that prepare the videos")
-    args = parser.parse_args(argv)
+    """Run the demo, and show its results."""
+    args = make_parser().parse_args(argv)
     with Runner(args.out.resolve()).open() as runner:
         demo = Demo(runner, args.workers)
         prepare(demo)

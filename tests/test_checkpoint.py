@@ -11,7 +11,7 @@ from torch import nn
 from utils import checkpoint, files
 from utils.checkpoint import load, load_state, save
 from utils.errors import CheckpointError
-from utils.keeper import Keeper
+from utils.keeper import Keeper, clear_up
 
 
 class Touch:
@@ -172,6 +172,32 @@ def test_the_file_a_run_was_resumed_from_is_no_best_that_is_removed(tmp_path):
     assert "model_best_epoch0.pth.tar" in names(tmp_path)
     Keeper(tmp_path).save({}, 6, is_best=True)
     assert "model_best_epoch0.pth.tar" not in names(tmp_path)
+
+
+def test_a_disk_that_was_full_between_the_two_files_of_an_epoch_leaves_no_run_without_its_last(tmp_path, monkeypatch):
+    keeper = Keeper(tmp_path)
+    keeper.save({"epoch": 0}, 0)
+    written = []
+
+    def full(path, state):
+        if written:
+            raise CheckpointError(f"cannot write {path} (No space left on device)")
+        written.append(path)
+        save(path, state)
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(CheckpointError):
+        keeper.save({"epoch": 1}, 1, is_best=True)
+    assert names(tmp_path) == ["epoch0.pth.tar", "model_best_epoch1.pth.tar"]
+    assert clear_up(tmp_path, tmp_path / "model_best_epoch1.pth.tar") == []
+    assert (tmp_path / "epoch1.pth.tar").read_bytes() == (tmp_path / "model_best_epoch1.pth.tar").read_bytes()
+    assert len(names(tmp_path)) == 3  # and no draft
+
+
+def test_going_back_to_an_older_best_makes_no_other_file(tmp_path):
+    for name in ("model_best_epoch1.pth.tar", "epoch3.pth.tar"):
+        save(tmp_path / name, {})
+    clear_up(tmp_path, tmp_path / "model_best_epoch1.pth.tar")
+    assert names(tmp_path) == ["model_best_epoch1.pth.tar", "set-aside-epoch3.pth.tar"]
 
 
 GROUP = {"params": [0], "lr": 0.1}

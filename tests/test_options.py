@@ -96,7 +96,7 @@ def attributes_of_args(path: Path) -> set[str]:
 
 
 def option_names(parser: argparse.ArgumentParser) -> set[str]:
-    return {action.dest for action in parser._actions} - {"help"}
+    return {action.dest for action in parser._actions} - {"help", argparse.SUPPRESS}
 
 
 def test_every_option_is_read():

@@ -164,6 +164,7 @@ def test_a_name_that_is_no_text_is_shown_and_logged(tmp_path, capsys):
 
 SPEAKERS = {"launch.py", "utils/console.py", "process_data/src/console.py",
             "utils/pipeline.py",  # writes commands, quoted, into their logs
+            "utils/parser.py",  # prints completions, which hold names of options alone
             "utils/distributed.py"}  # says a line of its own, before there is a main process
 
 

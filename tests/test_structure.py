@@ -19,7 +19,7 @@ ALLOWED = {
     "dataset": set(),
     "utils": set(),
     "process_data": {"dataset.lmdb_reader", "dataset.errors", "dataset.frame_ends", "dataset.lmdb_pages",
-                     "dataset.msgpack_list", "dataset.jpeg", "dataset.regular"},
+                     "dataset.msgpack_list", "dataset.jpeg", "dataset.regular", "utils.parser", "utils.terminal"},
     "inspection": {"dataset", "utils", "eval.report"},
 }
 # An entry script like those of the root, which import everything; it lies in the package since its command is

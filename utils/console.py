@@ -1,7 +1,7 @@
 """What the main process says: lines on the console and, once a log file is open, in that file too."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
@@ -10,21 +10,26 @@ from tqdm import tqdm
 
 from utils.distributed import is_main, rank
 from utils.files import naming, regular
+from utils.terminal import has_bars, has_colours, painted, painter
 
+NAMES = 10  # width of the first column
+NEXT = "next:"  # the line before the commands that can follow a run
 _files: list[TextIO] = []
 
 
-def say(line: str, *, terminal: bool = True) -> None:
+def say(line: str, *, terminal: bool = True, paint: Callable[[str], str] | None = None) -> None:
     """Show a line and write it to the open log files; only the main process does.
 
     Args:
         terminal: False keeps the line off the console, where a progress bar already shows it.
+        paint: what colours the line, which is printable by then, on a console that has colours; files get none.
     """
     if not is_main():
         return
     line = printable(line)
     if terminal:
-        tqdm.write(line, file=sys.stdout)  # moves a progress bar out of the way
+        shown = paint(line) if paint and has_colours(sys.stdout) else line
+        tqdm.write(shown, file=sys.stdout)  # moves a progress bar out of the way
         sys.stdout.flush()
     for file in _files:
         with naming(file.name):
@@ -36,9 +41,21 @@ def warn(line: str) -> None:
     """Show a line of this process, whichever it is: the main one as :func:`say` does, others on standard error."""
     line = inline(line)
     if is_main():
-        say(f"warning: {line}")
+        say(f"warning: {line}", paint=painter("warning"))
     else:
-        print(f"warning (process {rank()}): {line}", file=sys.stderr, flush=True)
+        print(painted(f"warning (process {rank()}): {line}", "warning", sys.stderr), file=sys.stderr, flush=True)
+
+
+def say_rows(rows: Iterable[tuple[str, str]]) -> None:
+    """Show names and what they are, one under the other; a name "" goes on with the one before."""
+    title = painter("title")
+    for name, text in rows:
+        say(f"{name:{NAMES}}{text}", paint=lambda line: title(line[:NAMES]) + line[NAMES:])
+
+
+def shows_bars() -> bool:
+    """Whether this process draws progress bars, on standard error; elsewhere there are plain lines."""
+    return is_main() and has_bars(sys.stderr)
 
 
 def printable(text: str) -> str:

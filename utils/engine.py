@@ -1,6 +1,5 @@
 """One epoch over a loader, for every script: progress on the console, metrics for the journal, means for the caller."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from utils.console import say
+from utils.console import say, shows_bars
 from utils.distributed import is_main
 from utils.journal import Journal
 from utils.loader import batches
@@ -86,8 +85,8 @@ def run_epoch(loader: DataLoader, step: Step, *, title: str, epoch: int, print_f
 
 
 def _bar(steps: Iterator[Any], title: str, start: int, total: int) -> tqdm:
-    shown = is_main() and sys.stderr.isatty()
-    return tqdm(steps, desc=title, initial=start, total=total, disable=not shown, leave=False, dynamic_ncols=True)
+    return tqdm(steps, desc=title, initial=start, total=total, disable=not shows_bars(), leave=False,
+                dynamic_ncols=True)
 
 
 def _timed(steps: tqdm, clock: Clock) -> Iterator[Any]:

@@ -2,13 +2,14 @@
 
 import math
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from utils import checkpoint
 from utils.console import warn
 from utils.errors import CheckpointError
-from utils.files import remove_drafts
+from utils.files import remove_drafts, whole_file
 
 LAST = re.compile(r"epoch(\d+)\.pth\.tar")
 BEST = re.compile(r"model_best_epoch(\d+)\.pth\.tar")
@@ -109,6 +110,8 @@ def newest_complete(folder: str | Path) -> Path | None:
 def clear_up(folder: Path, resumed: str | Path) -> list[Path]:
     """Before a run begins or goes on: remove half-written files, and set later checkpoints aside, which are returned.
 
+    A run that ended between the two files of an epoch, since the disk was full perhaps, gets the second one.
+
     resumed: the file that the run goes on from, "" for none.
     """
     remove_drafts(folder)
@@ -116,7 +119,17 @@ def clear_up(folder: Path, resumed: str | Path) -> list[Path]:
     if start is None or start.parent != folder.resolve() or not RESUMABLE.fullmatch(start.name):
         return []
     later = [path for path in resumable(folder) if _moment(path) > _moment(start)]
+    if BEST.fullmatch(start.name) and not later:
+        _complete(start)
     return [path.rename(_aside(path)) for path in later]
+
+
+def _complete(best: Path) -> None:
+    """Write the last checkpoint of an epoch whose run ended after its best one, of the same content, was written."""
+    last = best.with_name(best.name.removeprefix("model_best_"))
+    if not last.exists():
+        with open(best, "rb") as source, whole_file(last) as target:
+            shutil.copyfileobj(source, target)
 
 
 def _aside(path: Path) -> Path:

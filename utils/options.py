@@ -5,25 +5,15 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
 
 from utils.distributed import TIMEOUT
 from utils.errors import OptionError
+from utils.parser import Parser
 from utils.precision import STEPS
 
 ROOT = Path(__file__).resolve().parents[1]
+DATA_ROOT, SPLIT_ROOT = str(ROOT / "data"), str(ROOT / "process_data" / "data")
 SECOND_VIEWS = ("flow", "residual")
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are OptionErrors of one line, and which knows no abbreviations."""
-
-    def __init__(self, **settings: Any) -> None:
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(allow_abbrev=False, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        raise OptionError(f"{message} (--help lists the options)")
 
 
 def number(kind: type, low: float, high: float = math.inf, *, open_low: bool = False,
@@ -71,48 +61,80 @@ def meeting_place(text: str) -> str:
     return text
 
 
-def add_shared(parser: argparse.ArgumentParser, *, dataset: str, num_seq: int, schedule: Sequence[int], wd: float,
-               prefix: str, workers: int) -> None:
+def add_roots(parser: Parser, data_root: str | None = DATA_ROOT, split_root: str | None = SPLIT_ROOT) -> None:
+    """Where LMDBs and splits lie."""
+    add = parser.topic("data")
+    add("--data_root", default=data_root, metavar="FOLDER", help="folder of the LMDB files (default: data/ of the "
+        "repository)")
+    add("--split_root", default=split_root, metavar="FOLDER", help="folder of the splits (default: process_data/data/ "
+        "of the repository)")
+
+
+def add_clips(parser: Parser) -> None:
+    """The network and what it sees."""
+    parser.topic("method")("--net", default="s3d", help="backbone: s3d, s3dg or r50")
+    add = parser.topic("data")
+    add("--second_view", choices=SECOND_VIEWS, default="flow", help="what the second view is, NAME-f and one of the "
+        "streams of NAME-2stream-2clip: flow, from an LMDB of its own, or residual, the difference of neighbouring RGB "
+        "frames, made from the RGB LMDB on the fly")
+    add("--seq_len", type=positive_int, default=32, metavar="FRAMES", help="frames per clip")
+    add("--ds", type=positive_int, default=1, metavar="FRAMES", help="take every ds-th frame")
+    add("--img_dim", type=positive_int, default=128, metavar="PIXELS", help="side of the input frames in pixels")
+
+
+def add_shared(parser: Parser, *, dataset: str, num_seq: int, schedule: Sequence[int], wd: float, prefix: str,
+               workers: int) -> None:
     """Add the options that pretraining and evaluation share; only these defaults differ between them.
 
     The scripts add ``--model``, ``--pretrain`` and ``--gpu`` themselves, since their forms differ.
     """
-    add = parser.add_argument
-    add("--net", default="s3d", help="backbone: s3d, s3dg or r50")
-    add("--dataset", default=dataset, help=f"dataset name (default {dataset})")
-    add("--second_view", choices=SECOND_VIEWS, default="flow", help="what the second view is, NAME-f and one of the "
-        "streams of NAME-2stream-2clip: flow, from an LMDB of its own, or residual, the difference of neighbouring RGB "
-        "frames, made from the RGB LMDB on the fly (default flow)")
-    add("--seq_len", type=positive_int, default=32, help="frames per clip")
-    add("--num_seq", type=positive_int, default=num_seq, help=f"clips per sample; always {num_seq}")
-    add("--ds", type=positive_int, default=1, help="take every ds-th frame")
-    add("--batch_size", type=positive_int, default=32, help="clips per process and step")
+    parser.topic("data")("--dataset", default=dataset, metavar="NAME", help="dataset name, with its views")
+    add_clips(parser)
+    parser.topic("data")("--num_seq", type=positive_int, default=num_seq, metavar="CLIPS",
+                         help=f"clips per sample; always {num_seq}")
+    add_roots(parser)
+    _add_training(parser, schedule, wd)
+    _add_checkpoints(parser)
+    _add_hardware(parser, workers)
+    add = parser.topic("output")
+    add("--prefix", default=prefix, help="first part of the run folder's name")
+    add("--print_freq", type=positive_int, default=5, metavar="STEPS", help="steps between progress lines")
+
+
+def _add_training(parser: Parser, schedule: Sequence[int], wd: float) -> None:
+    add = parser.topic("training")
+    add("--batch_size", type=positive_int, default=32, metavar="CLIPS", help="clips per process and step")
     add("--lr", type=positive_float, default=1e-3, help="learning rate at the start")
-    add("--schedule", type=whole_number, nargs="*", default=list(schedule), help="epochs at which lr falls to a tenth")
+    add("--schedule", type=whole_number, nargs="*", default=list(schedule), metavar="EPOCH",
+        help="epochs at which lr falls to a tenth")
+    add("--cos", action="store_true", help="cosine learning rate instead of --schedule")
     add("--wd", type=non_negative_float, default=wd, help="weight decay")
     add("--epochs", type=positive_int, default=10, help="epochs in all")
-    add("--start_epoch", type=whole_number, default=0, help="first epoch, 0-based (a resumed run knows its own)")
-    add("--print_freq", type=positive_int, default=5, help="steps between progress lines")
-    add("--img_dim", type=positive_int, default=128, help="side of the input frames in pixels")
-    add("--precision", choices=list(STEPS), default=None, help="arithmetic of the encoders (default: fp32 on a CPU, "
-        "tf32 on a GPU; fp16, with loss scaling, is the fast one on GPUs; see docs/precision.md)")
-    add("--compile", action="store_true", help="compile the encoders with torch.compile, which takes minutes")
-    add("--prefix", default=prefix, help="first part of the run folder's name")
-    add("-j", "--workers", type=whole_number, default=workers, help="loader processes; 0 loads in the main process")
+    add("--start_epoch", type=whole_number, default=0, metavar="EPOCH", help="first epoch, 0-based (a resumed run "
+        "knows its own)")
+
+
+def _add_checkpoints(parser: Parser) -> None:
+    add = parser.topic("checkpoints")
     add("--resume", default="", metavar="CKPT", help="go on from this checkpoint, in its run folder; auto: from the "
         "newest complete one of the run that the options name, or start it")
     add("--accept_changes", action="store_true", help="on --resume, go on although options that change the result "
         "differ from the checkpoint's")
-    add("--save_steps", type=whole_number, default=0, metavar="N", help="also write a checkpoint every N steps, inside "
-        "of epochs (0: at their ends alone)")
+    add("--reset_lr", action="store_true", help="on --resume, take --lr and not the checkpoint's learning rate")
+    add("--save_steps", type=whole_number, default=0, metavar="STEPS", help="also write a checkpoint every so many "
+        "steps, inside of epochs (0: at their ends alone)")
+    parser.topic("evaluation")("--test", default="", metavar="CKPT", help="evaluate this checkpoint, without training")
+
+
+def _add_hardware(parser: Parser, workers: int) -> None:
+    add = parser.topic("hardware")
+    add("--precision", choices=list(STEPS), default=None, help="arithmetic of the encoders (default: fp32 on a CPU, "
+        "tf32 on a GPU; fp16, with loss scaling, is the fast one on GPUs; see docs/precision.md)")
+    add("--compile", action="store_true", help="compile the encoders with torch.compile, which takes minutes")
     add("--deterministic", action="store_true", help="on GPUs, use kernels that give the same result each time, or "
         "stop where there is none; a CPU's always do")
-    add("--test", default="", metavar="CKPT", help="evaluate this checkpoint, without training")
-    add("--cos", action="store_true", help="cosine learning rate instead of --schedule")
-    add("--reset_lr", action="store_true", help="on --resume, take --lr and not the checkpoint's learning rate")
-    add("--data_root", default=str(ROOT / "data"), help="folder of the LMDB files (default: data/ of the repository)")
-    add("--split_root", default=str(ROOT / "process_data" / "data"), help="folder of the splits "
-        "(default: process_data/data/ of the repository)")
+    add("-j", "--workers", type=whole_number, default=workers, metavar="PROCESSES",
+        help="loader processes; 0 loads in the main process")
 
 
 def check_shared(args: argparse.Namespace, num_seq: int) -> None:
@@ -131,52 +153,66 @@ def check_shared(args: argparse.Namespace, num_seq: int) -> None:
 
 def pretraining_parser(description: str, *, dataset: str, models: Sequence[str]) -> Parser:
     """The options of main_nce.py and main_coclr.py, but for ``--pretrain`` and what only one of them has."""
-    parser = Parser(description=description)
+    parser = Parser(description)
     add_shared(parser, dataset=dataset, num_seq=2, schedule=(120, 160), wd=1e-5, prefix="pretrain", workers=16)
-    add = parser.add_argument
+    add = parser.topic("method")
     add("--model", default=models[0], choices=list(models), help="contrastive model")
-    add("--save_freq", type=positive_int, default=1, help="epochs between checkpoints")
-    add("--knn_freq", type=whole_number, default=0, metavar="N", help="every N epochs, measure weighted kNN accuracy "
-        "and R@1 of the test videos among the training videos (0: never)")
-    add("--name_prefix", default="", help="put before the model in the run folder's name")
+    add("--moco-dim", type=positive_int, default=128, metavar="D", help="embedding size, in numbers")
+    add("--moco-k", type=positive_int, default=2048, metavar="K", help="queue length, in clips")
+    add("--moco-m", type=share, default=0.999, metavar="SHARE", help="momentum of the key encoder, 0-1")
+    add("--moco-t", type=positive_float, default=0.07, metavar="T", help="temperature of the logits")
+    add = parser.topic("training")
     add("--seed", type=seed, default=0, help="seed of weights, order and augmentation")
     add("--accumulate", type=positive_int, default=1, metavar="N", help="one step from N times --batch_size clips, "
         "computed --batch_size at a time; queue and momentum encoder change once a step")
-    add("--fp32_steps", type=whole_number, default=0, metavar="N", help="the run's first N steps in float32, then in "
+    add("--fp32_steps", type=whole_number, default=0, metavar="STEPS", help="the run's first steps in float32, then in "
         "--precision: a new network magnifies rounding, which a few hundred steps end")
-    add("--gpu", type=whole_number, default=None, help="GPU to use, for a single process")
-    add("--world-size", type=int, default=-1, help="processes in all; nodes with --multiprocessing-distributed")
-    add("--rank", type=int, default=-1, help="number of this process; of this node with --multiprocessing-distributed")
-    add("--dist-url", type=meeting_place, default="env://", help="where the processes meet: env://, tcp://HOST:PORT "
-        "or file:///PATH")
-    add("--dist-backend", default="nccl", choices=["nccl", "gloo"], help="becomes gloo where there is no GPU")
-    add("--dist-timeout", type=positive_float, default=TIMEOUT, metavar="SECONDS", help="end the run when a process "
-        "has not answered the others for so long")
-    add("--multiprocessing-distributed", action="store_true", help="start one process per GPU of this node")
-    add("--local_rank", "--local-rank", type=int, default=None, help="set by torch.distributed.launch")
-    add("--moco-dim", type=positive_int, default=128, help="embedding size D")
-    add("--moco-k", type=positive_int, default=2048, help="queue length K")
-    add("--moco-m", type=share, default=0.999, help="momentum of the key encoder")
-    add("--moco-t", type=positive_float, default=0.07, help="temperature of the logits")
+    parser.topic("checkpoints")("--save_freq", type=positive_int, default=1, metavar="EPOCHS",
+                                help="epochs between checkpoints")
+    parser.topic("evaluation")("--knn_freq", type=whole_number, default=0, metavar="EPOCHS", help="every so many "
+                               "epochs, measure weighted kNN accuracy and R@1 of the test videos among the training "
+                               "videos (0: never)")
+    parser.topic("output")("--name_prefix", default="", help="put before the model in the run folder's name")
+    _add_processes(parser)
     return parser
 
 
-def add_mining(parser: argparse.ArgumentParser) -> None:
+def _add_processes(parser: Parser) -> None:
+    add = parser.topic("hardware")
+    add("--gpu", type=whole_number, default=None, metavar="N", help="GPU to use, for a single process (default: the "
+        "first; each process of a launcher has its own)")
+    add("--world-size", type=int, default=-1, metavar="N", help="processes in all, -1 for those of the launcher; nodes "
+        "with --multiprocessing-distributed")
+    add("--rank", type=int, default=-1, metavar="N", help="number of this process, -1 for what the launcher says; of "
+        "this node with --multiprocessing-distributed")
+    add("--dist-url", type=meeting_place, default="env://", metavar="URL", help="where the processes meet: env://, "
+        "tcp://HOST:PORT or file:///PATH")
+    add("--dist-backend", default="nccl", choices=["nccl", "gloo"], help="what processes exchange by; becomes gloo "
+        "where there is no GPU")
+    add("--dist-timeout", type=positive_float, default=TIMEOUT, metavar="SECONDS", help="end the run when a process "
+        "has not answered the others for so long")
+    add("--multiprocessing-distributed", action="store_true", help="start one process per GPU of this node")
+    add("--local_rank", "--local-rank", type=int, default=None, metavar="N", help="set by torch.distributed.launch")
+
+
+def add_mining(parser: Parser) -> None:
     """The options of main_coclr.py alone: how positives are mined."""
-    add = parser.add_argument
-    add("--topk", type=whole_number, default=TOPK, help="positives mined per query")
+    add = parser.topic("method")
+    add("--topk", type=whole_number, default=TOPK, metavar="N", help="positives mined per query")
     add("--progressive", type=positive_int, nargs="+", default=[], metavar="TOPK", help="train in phases of growing "
         "topk, such as 1 2 5, each for all --epochs from the weights of the one before")
     add("--reverse", action="store_true", help="train the flow encoder and mine in RGB")
     add("--cascade", action="store_true", help="mine by cascade positive retrieval")
-    add("--ratio", type=open_share, default=0.5, help="share that each stage of the cascade keeps")
-    add("--stage", type=positive_int, default=7, help="stages of the cascade")
+    add("--ratio", type=open_share, default=0.5, metavar="SHARE", help="share that each stage of the cascade keeps, "
+        "between 0 and 1")
+    add("--stage", type=positive_int, default=7, metavar="N", help="stages of the cascade")
     add("--cascade_anchor", choices=["query", "key"], default="query", help="what the cascade compares with the own "
         "view's queue: the query, as released, or the key, as in the paper")
     add("--cascade_first", choices=["other", "own"], default="other", help="view that the cascade's first stage ranks "
         "by; the last one always ranks by the other view")
-    add("--self_mask", type=share, default=0.9, metavar="SHARE", help="share of steps that leave a query's own key out "
-        "of its positives where it has others; the paper has no such step (0)")
-    add("--health_clips", type=whole_number, default=256, metavar="N", help="videos by which both views are judged "
-        "without labels, before training and in its course; 0: never")
-    add("--health_freq", type=positive_int, default=10, metavar="N", help="epochs between such judgements")
+    add("--self_mask", type=share, default=0.9, metavar="SHARE", help="share of steps, 0-1, that leave a query's own "
+        "key out of its positives where it has others; the paper has no such step (0)")
+    add = parser.topic("evaluation")
+    add("--health_clips", type=whole_number, default=256, metavar="VIDEOS", help="videos by which both views are "
+        "judged without labels, before training and in its course; 0: never")
+    add("--health_freq", type=positive_int, default=10, metavar="EPOCHS", help="epochs between such judgements")

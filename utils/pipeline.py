@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.console import printable, say
+from utils.console import NEXT, printable, say
 from utils.errors import TrainingError
 from utils.run_folder import hold
 from utils.stop import EXIT_CODE, SIGNALS, StopRequested, end_with_parent
@@ -140,6 +140,7 @@ class Runner:
             print(f"$ {step.shell}", file=file, flush=True)
             self._child = subprocess.Popen(
                 words, cwd=self.out, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                env=os.environ | {"NO_COLOR": "1"},  # whatever is asked for on the terminal, this is a file
                 pass_fds=(self._lock,) if self._lock is not None else (),
                 preexec_fn=lambda: end_with_parent(signal.SIGTERM))
             try:
@@ -200,4 +201,7 @@ def last_lines(log: Path, count: int) -> list[str]:
     text = log.read_text(encoding="utf-8", errors="replace")
     lines = [printable(line) for line in text.splitlines() if line.strip()]
     start = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=-1)
-    return lines[start + 1:][-count:] if count else []
+    lines = lines[start + 1:]
+    if NEXT in lines:  # the plan itself knows what comes next
+        lines = lines[:lines.index(NEXT)]
+    return lines[-count:] if count else []

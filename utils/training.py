@@ -15,6 +15,7 @@ from utils.errors import CheckpointError
 from utils.journal import Journal
 from utils.keeper import Keeper
 from utils.metrics import Meters
+from utils.pace import Pace
 from utils.stop import StopRequested, Vote, signal_name
 from utils.watch import FrameWatch, LossWatch, refuse_non_finite, video_names
 
@@ -36,12 +37,13 @@ class Place:
 @dataclass(frozen=True)
 class Plan:
     """epochs: in all. save_freq: epochs between checkpoints. save_steps: steps between those inside of epochs, 0 for
-    none. print_freq: steps between progress lines."""
+    none. print_freq: steps between progress lines. warm_up: first steps of this start that tell nothing of the pace."""
 
     epochs: int
     save_freq: int = 1
     save_steps: int = 0
     print_freq: int = 5
+    warm_up: int = 1
 
 
 class Subject(Protocol):
@@ -81,16 +83,20 @@ class Training:
         self.subject, self.loader, self.plan, self.keeper = subject, loader, plan, keeper
         self.journal, self.device, self.about = journal, device, about
         self.place = Place()
+        self.means: Means = {}  # of the last epoch
         self._inside: Mapping[str, Any] | None = None  # of a checkpoint from inside of an epoch: meters, generators
         self._meters = Meters(device)
         self._losses = LossWatch(video_names(loader.dataset))
         self._frames = watch_frames(loader)
         self._vote = Vote()
         self._saved = 0  # iteration of the last checkpoint
+        self._pace = Pace(0)
 
     def stand_at(self, place: Place, inside: Mapping[str, Any] | None = None) -> None:
         """Begin here. inside: a checkpoint's "progress", if it is from inside of an epoch; see :func:`place_of`."""
         self.place, self._inside, self._saved = place, inside, place.iteration
+        left = (self.plan.epochs - place.epoch) * len(self.loader) - place.batch
+        self._pace = Pace(left, self.plan.warm_up, place.iteration)
 
     def run(self) -> None:
         """Train to the last epoch.
@@ -112,7 +118,8 @@ class Training:
         self._meters = Meters(self.device)
         self._frames.new_epoch()
         self._go_inside()
-        means, _ = run_epoch(
+        self._pace.pause()
+        self.means, _ = run_epoch(
             self.loader, step, title="train", epoch=epoch, print_freq=self.plan.print_freq, device=self.device,
             journal=self.journal, iteration=self.place.iteration, start=self.place.batch, meters=self._meters,
             after_step=self._after_step)
@@ -120,7 +127,7 @@ class Training:
         self._frames.report(f"train epoch {epoch}")
         self.subject.after_epoch(epoch, self.record)
         saves = epoch % self.plan.save_freq == 0 or epoch == self.plan.epochs - 1
-        best = saves and self._is_best(self.subject.score(means, self._measure))
+        best = saves and self._is_best(self.subject.score(self.means, self._measure))
         self.place = Place(epoch + 1, 0, self.place.iteration, self.place.best_acc)
         if saves:
             self._save(lambda content: self.keeper.save(content, epoch, best))
@@ -158,6 +165,7 @@ class Training:
         self._losses.add(self.place.iteration - 1, batch, values["loss"])
         if idle:
             self._losses.check()
+            self._pace.tell(self.place.iteration)
         self._frames.add(batch)
         if self.plan.save_steps and self.place.iteration % self.plan.save_steps == 0:
             self._save_inside()

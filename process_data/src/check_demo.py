@@ -96,11 +96,18 @@ def measure(videos: dict[str, Path], method: str = "dis") -> dict[str, float]:
     }
 
 
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(__doc__)
+    parser.topic("data")("--videos", type=Path, required=True, metavar="FOLDER", help="folder of "
+                         "Class/v_Class_gNN_cNN.avi")
+    parser.topic("method")("--flow", choices=METHODS, default="dis", help="method of flow")
+    return parser
+
+
 def main() -> None:
-    parser = Parser(__doc__.partition("\n")[0])
-    parser.add_argument("--videos", type=Path, required=True, help="folder of Class/v_Class_gNN_cNN.avi")
-    parser.add_argument("--flow", choices=METHODS, default="dis")
-    options = parser.parse_args()
+    """Measure a set, and show how well each finds the class."""
+    options = make_parser().parse_args()
     result = measure(find_videos(options.videos), options.flow)
     say(f"nearest neighbour by flow:   {result['flow']:.3f}")
     say(f"nearest neighbour by colour: {result['colour']:.3f}  (chance {result['chance']:.3f}, "

@@ -2,6 +2,10 @@
 
 import sys
 
+from utils.terminal import painted
+
+STYLES = {"error": "error", "left out": "warning", "warning": "warning"}  # by the first words
+
 
 def say(text: str) -> None:
     """Print lines on standard output."""
@@ -9,8 +13,10 @@ def say(text: str) -> None:
 
 
 def complain(text: str) -> None:
-    """Print lines on standard error."""
-    print(printable(text), file=sys.stderr)
+    """Print lines on standard error, errors in red and videos that are left out in yellow where it has colours."""
+    style = next((style for start, style in STYLES.items() if text.startswith(start)), None)
+    text = printable(text)
+    print(painted(text, style, sys.stderr) if style else text, file=sys.stderr)
 
 
 def printable(text: str) -> str:

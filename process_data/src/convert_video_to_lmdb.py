@@ -73,13 +73,21 @@ def find_folders(frames: Path) -> dict[str, Path]:
     return found
 
 
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(__doc__)
+    add = parser.topic("data")
+    add("--frames", type=Path, required=True, metavar="FOLDER", help="folder of Class/video/image_00001.jpg, ...")
+    add("--kind", choices=("image", "flow"), default="image", help="RGB frames or flow")
+    add = parser.topic("output")
+    add("--out", type=Path, required=True, metavar="FILE", help="LMDB file to write")
+    add("--overwrite", action="store_true", help="replace --out")
+    return parser
+
+
 def main() -> None:
-    parser = Parser("Frame folders to an LMDB.")
-    parser.add_argument("--frames", type=Path, required=True, help="folder of Class/video/image_00001.jpg, ...")
-    parser.add_argument("--out", type=Path, required=True, help="LMDB file to write")
-    parser.add_argument("--kind", choices=("image", "flow"), default="image", help="RGB frames or flow")
-    parser.add_argument("--overwrite", action="store_true", help="replace --out")
-    options = parser.parse_args()
+    """Write an LMDB."""
+    options = make_parser().parse_args()
     if options.out.exists() and not options.overwrite:
         raise PrepareError(f"{options.out} exists: add --overwrite to replace it")
     require_writable(options.out)

@@ -75,14 +75,15 @@ def report(failed: dict[str, str], videos: dict[str, Path]) -> None:
         raise PrepareError(f"none of the {len(videos)} videos decodes: are they videos, and complete?")
 
 
-def add_extraction(parser: argparse.ArgumentParser) -> None:
+def add_extraction(parser: Parser) -> None:
     """The options that say how frames and flow are made."""
-    parser.add_argument("--flow", choices=(*METHODS, NONE), default="tvl1",
-                        help="method; dis is some 300 times faster; none: no flow, for training with --second_view "
-                        "residual")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
-    parser.add_argument("--short_side", type=int, default=240,
-                        help="scale larger frames down to this short side, pixels (240 is UCF101's own; 0: never)")
+    add = parser.topic("method")
+    add("--flow", choices=(*METHODS, NONE), default="tvl1", help="method of flow; dis is some 300 times faster; none: "
+        "no flow, for training with --second_view residual")
+    add("--short_side", type=int, default=240, metavar="PIXELS", help="scale larger frames down to this short side in "
+        "pixels (240 is UCF101's own; 0: never)")
+    parser.topic("hardware")("--workers", type=int, default=os.cpu_count(), metavar="PROCESSES", help="processes "
+                             "(default: one per core)")
 
 
 def check_extraction(options: argparse.Namespace) -> None:
@@ -93,12 +94,19 @@ def check_extraction(options: argparse.Namespace) -> None:
         raise PrepareError(f"--short_side {options.short_side}: give 16 or more pixels, or 0 for no scaling")
 
 
-def main() -> None:
-    parser = Parser("Videos to RGB and flow frame files.")
-    parser.add_argument("--videos", type=Path, required=True, help="folder of Class/video files")
-    parser.add_argument("--out", type=Path, required=True, help="folder for Class/video/image_00001.jpg, ...")
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(__doc__)
+    parser.topic("data")("--videos", type=Path, required=True, metavar="FOLDER", help="folder of Class/video files")
+    parser.topic("output")("--out", type=Path, required=True, metavar="FOLDER", help="folder for "
+                           "Class/video/image_00001.jpg, ...")
     add_extraction(parser)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Extract the frames of all videos."""
+    options = make_parser().parse_args()
     check_extraction(options)
     videos = find_videos(options.videos)
     settings = {"flow": options.flow, "short_side": options.short_side}

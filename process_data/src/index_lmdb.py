@@ -36,10 +36,16 @@ def frame_ends(path: Path) -> Iterator[np.ndarray]:
         raise PrepareError(str(error)) from error
 
 
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(__doc__)
+    parser.topic("data")("lmdb", type=Path, nargs="+", help="an LMDB of frames, file or folder")
+    return parser
+
+
 def main() -> None:
-    parser = Parser("Write where the frames of LMDBs end, beside each.")
-    parser.add_argument("lmdb", type=Path, nargs="+", help="an LMDB of frames, file or folder")
-    options = parser.parse_args()
+    """Write the files of all given LMDBs."""
+    options = make_parser().parse_args()
     for path in options.lmdb:
         beside = path_beside(path)
         require_writable(beside)

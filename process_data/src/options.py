@@ -1,16 +1,14 @@
 """The argument parser of the data-preparation scripts."""
 
-import argparse
 from typing import NoReturn
 
 from process_data.src.errors import PrepareError
+from utils import parser
 
 
-class Parser(argparse.ArgumentParser):
-    """Complains by a PrepareError, and knows options by their whole names only."""
+class Parser(parser.Parser):
+    """The parser of all scripts, which here complains by a PrepareError."""
 
-    def __init__(self, description: str) -> None:
-        super().__init__(description=description, allow_abbrev=False)
-
-    def error(self, message: str) -> NoReturn:
-        raise PrepareError(f"{message} (--help lists the options)")
+    def refuse(self, message: str) -> NoReturn:
+        """Raise a PrepareError."""
+        raise PrepareError(message)

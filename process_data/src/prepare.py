@@ -198,18 +198,28 @@ def summary(place: Places, videos: dict[str, Path], lengths: dict[str, int]) -> 
         say(f"{key:22s} {value}")
 
 
-def main() -> None:
-    parser = Parser("A folder of videos to LMDBs and splits.")
-    parser.add_argument("--videos", type=Path, required=True, help="folder of Class/video files")
-    parser.add_argument("--name", required=True, help="name of the data set, as in --dataset")
-    parser.add_argument("--splits", type=Path, help="folder of official lists (trainlist01.txt, testlist01.txt, "
-                        "classInd.txt; hmdb51: *_test_split1.txt); without: by source group, else random")
-    parser.add_argument("--seed", type=int, default=0, help="of random splits")
-    parser.add_argument("--data_root", type=Path, default=REPOSITORY / "data", help="where LMDBs go")
-    parser.add_argument("--split_root", type=Path, default=REPOSITORY / "process_data" / "data", help="where splits go")
-    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier run has written")
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(__doc__)
+    add = parser.topic("data")
+    add("--videos", type=Path, required=True, metavar="FOLDER", help="folder of Class/video files")
+    add("--name", required=True, help="name of the data set, as in --dataset")
+    add("--splits", type=Path, metavar="FOLDER", help="folder of official lists (trainlist01.txt, testlist01.txt, "
+        "classInd.txt; hmdb51: *_test_split1.txt) (default: none, by source group, else random)")
+    add("--seed", type=int, default=0, help="seed of random splits")
+    add = parser.topic("output")
+    add("--data_root", type=Path, default=REPOSITORY / "data", metavar="FOLDER", help="where LMDBs go (default: data/ "
+        "of the repository)")
+    add("--split_root", type=Path, default=REPOSITORY / "process_data" / "data", metavar="FOLDER", help="where splits "
+        "go (default: process_data/data/ of the repository)")
+    add("--overwrite", action="store_true", help="replace what an earlier run has written")
     add_extraction(parser)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Prepare a data set."""
+    options = make_parser().parse_args()
     check_extraction(options)
     prepare(options)
 

@@ -6,6 +6,7 @@ import time
 from tqdm import tqdm
 
 from process_data.src.console import complain, printable
+from utils.terminal import has_bars
 
 PERIOD = 30.0  # seconds between lines
 
@@ -16,7 +17,7 @@ class Progress:
     def __init__(self, total: int, title: str) -> None:
         self._total, self._title, self._done = total, title, 0
         self._told = time.monotonic()
-        self._plain = not sys.stderr.isatty()
+        self._plain = not has_bars(sys.stderr)
         self._bar = tqdm(total=total, desc=printable(title), unit="video", smoothing=0.05, disable=self._plain)
 
     def __enter__(self) -> "Progress":

@@ -7,7 +7,6 @@ nothing about the class and motion does. The clips of a group differ in speed, p
 always give the same videos.
 """
 
-import argparse
 import sys
 import zlib
 from dataclasses import dataclass, replace
@@ -140,25 +139,29 @@ def render(out: Path, names: list[str], look: Look, *, groups: int, clips: int) 
     return len(names) * groups * clips
 
 
-def _options() -> argparse.Namespace:
-    parser = Parser("Render a small labelled video set whose classes are motions.")
-    parser.add_argument("--out", type=Path, required=True, help="folder to fill (new or empty)")
-    parser.add_argument("--classes", type=int, default=8, help=f"number of motions, 2-{len(MOTIONS)}")
-    parser.add_argument("--groups", type=int, default=6, help="number of scenes")
-    parser.add_argument("--clips", type=int, default=2, help="clips of each motion in each scene")
-    parser.add_argument("--frames", type=int, default=30, help="frames of a clip, 16 or more")
-    parser.add_argument("--size", default="64x48", help="WIDTHxHEIGHT of the videos, pixels, even numbers")
-    parser.add_argument("--pace", type=float, default=1.0, help="mean speed of the motions: larger motions give flow "
-                        "more grey levels, of which a pixel has 6.4")
-    parser.add_argument("--spread", type=float, default=0.12, help="by what share a clip is slower or faster")
-    parser.add_argument("--typical", type=float, default=0.0, help="share of clips that show an object of their class "
-                        "instead of the scene's, so that appearance hints at the class, as it does in real videos")
-    parser.add_argument("--colours", choices=("class", "scene"), default="class", help="whose colours such an object "
-                        "has: with those of the scene, shape and pattern alone tell the class, not colour")
-    parser.add_argument("--muted", type=float, default=0.0, help="how far backgrounds are paled, 0-1")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--contact_sheet", type=Path, help="also write a picture with frames of every class here")
-    return parser.parse_args()
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(__doc__)
+    add = parser.topic("data")
+    add("--classes", type=int, default=8, metavar="N", help=f"number of motions, 2-{len(MOTIONS)}")
+    add("--groups", type=int, default=6, metavar="N", help="number of scenes, 1-99")
+    add("--clips", type=int, default=2, metavar="N", help="clips of each motion in each scene, 1-99")
+    add("--frames", type=int, default=30, help="frames of a clip, 16 or more")
+    add("--size", default="64x48", metavar="PIXELS", help="WIDTHxHEIGHT of the videos in pixels, even numbers")
+    add("--pace", type=float, default=1.0, metavar="FACTOR", help="mean speed of the motions: larger motions give flow "
+        "more grey levels, of which a pixel has 6.4")
+    add("--spread", type=float, default=0.12, metavar="SHARE", help="by what share a clip is slower or faster, 0 to "
+        "below 1")
+    add("--typical", type=float, default=0.0, metavar="SHARE", help="share of clips, 0-1, that show an object of their "
+        "class instead of the scene's, so that appearance hints at the class, as it does in real videos")
+    add("--colours", choices=("class", "scene"), default="class", help="whose colours such an object has: with those "
+        "of the scene, shape and pattern alone tell the class, not colour")
+    add("--muted", type=float, default=0.0, metavar="SHARE", help="how far backgrounds are paled, 0-1")
+    add("--seed", type=int, default=0, help="seed of scenes, speeds and phases")
+    add = parser.topic("output")
+    add("--out", type=Path, required=True, metavar="FOLDER", help="folder to fill (new or empty)")
+    add("--contact_sheet", type=Path, metavar="FILE", help="also write a picture with frames of every class here")
+    return parser
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -171,7 +174,8 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def main() -> None:
-    options = _options()
+    """Render the set."""
+    options = make_parser().parse_args()
     if not 2 <= options.classes <= len(MOTIONS):
         raise PrepareError(f"--classes {options.classes}: there are {len(MOTIONS)} motions, choose 2 to {len(MOTIONS)}")
     if min(options.groups, options.clips) < 1 or max(options.groups, options.clips) > 99 or options.frames < 16:

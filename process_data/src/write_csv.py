@@ -39,16 +39,26 @@ def frame_counts(data: list[Path]) -> dict[str, int]:
     return dict(sorted(lengths.items()))
 
 
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(__doc__)
+    add = parser.topic("data")
+    add("--name", required=True, help="name of the data set, as in --dataset")
+    add("--data", type=Path, nargs="+", required=True, help="its RGB LMDBs, or its folder of frames")
+    add("--splits", type=Path, metavar="FOLDER", help="folder of official lists (default: none, by source group, else "
+        "random)")
+    add("--seed", type=int, default=0, help="seed of random splits")
+    add("--allow_missing", action="store_true", help="leave out listed videos that are not in --data")
+    add = parser.topic("output")
+    add("--split_root", type=Path, default=SHIPPED, metavar="FOLDER", help="where split folders lie (default: "
+        "process_data/data/ of the repository)")
+    add("--overwrite", action="store_true", help="replace files of other content")
+    return parser
+
+
 def main() -> None:
-    parser = Parser("Write class list, splits and sources of a data set.")
-    parser.add_argument("--name", required=True, help="name of the data set, as in --dataset")
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="its RGB LMDBs, or its folder of frames")
-    parser.add_argument("--splits", type=Path, help="folder of official lists")
-    parser.add_argument("--seed", type=int, default=0, help="of random splits")
-    parser.add_argument("--split_root", type=Path, default=SHIPPED, help="where split folders lie")
-    parser.add_argument("--allow_missing", action="store_true", help="leave out listed videos that are not in --data")
-    parser.add_argument("--overwrite", action="store_true", help="replace files of other content")
-    options = parser.parse_args()
+    """Write a data set's split folder."""
+    options = make_parser().parse_args()
     check_name(options.name)
     require_writable(options.split_root / options.name / "ClassInd.txt")
     lengths = frame_counts(options.data)
