@@ -23,7 +23,7 @@ from documented import ROOT, Command
 PATIENCE = 120  # seconds
 # What programs import, loaded once for all of them; they themselves are not.
 LOADED = ("torch._dynamo", "torch._refs", "torchvision", "main_nce", "main_coclr", "cotrain", "eval.main_classifier",
-          "eval.feature_linear_probe", "eval.merge_2stream_prob", "experiments.plan", "experiments.report",
+          "eval.feature_linear_probe", "eval.merge_2stream_prob", "experiments.plan", "experiments.results",
           "experiments.video_sets", "benchmarks.report", "benchmarks.measure", "benchmarks.rows_cascade",
           "benchmarks.rows_loader", "benchmarks.rows_step", "benchmarks.rows_evaluation", "benchmarks.rows_preparation",
           "benchmarks.rows_startup", "process_data.src.prepare")
