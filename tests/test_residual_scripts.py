@@ -70,7 +70,7 @@ def test_coclr_trains_from_rgb_alone(options, flow_model, capsys):
     name = f"co{options.replace(' ', '')}"
     words = f"--epochs 2 --topk 2 --cascade --stage 2 --pretrain random {flow_model} {RESIDUAL} {options}"
     assert pretrain(main_coclr, "ucf101-2stream-2clip", words, name) == 0
-    assert "coclr with s3d on ucf101-2stream-2clip_residual: 18 clips" in capsys.readouterr().out
+    assert "ucf101-2stream-2clip_residual: 18 videos" in capsys.readouterr().out
     saved = checkpoint.load(only(f"ckpt/log-pretrain/{name}coclr-top2*/model/epoch1.pth.tar"))
     assert saved["options"]["second_view"] == "residual" and saved["iteration"] == 8
     trained = {int(step["step"]) for step in saved["optimizer"]["state"].values()}
@@ -91,7 +91,7 @@ def test_retrieval_and_what_it_reuses(flow_model, capsys, tmp_path):
     words = f"--dataset ucf101-f --test {path} --retrieval"
     assert evaluate(f"{words} {RESIDUAL}") == 0
     out = capsys.readouterr().out
-    assert "R@50" in out and "on ucf101-f_residual" in out and out.count("are computed") == 2
+    assert "R@50" in out and "ucf101-f_residual, split 1" in out and out.count("are computed") == 2
     note = json.loads((path.parent / "feature/ucf101-f_test_made_from.json").read_text())
     assert note["second_view"] == "residual"
     first = torch.load(path.parent / FEATURES.format("test"), weights_only=True)
