@@ -12,12 +12,15 @@ from utils import checkpoint
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("backbone", "benchmarks", "dataset", "eval", "experiments", "inspection", "model", "process_data",
-            "scripts", "utils")
+            "report", "scripts", "utils")
 MODULES = ("cloudpickle", "_pickle", "cPickle", "dill", "dbm", "joblib", "marshal", "shelve", "yaml")
 CALLS = ("eval", "exec", "compile", "__import__", "os.system", "os.popen", "runpy.run_path", "pickle.load",
          "pickle.loads", "pickle.Unpickler", "torch.jit.load", "torch.hub.load", "torch.package.PackageImporter",
          "torch.serialization.add_safe_globals", "pandas.read_pickle", "numpy.lib.format.read_array")
-ALLOWING = {"utils/checkpoint.py": ("torch.serialization.safe_globals",)}  # its list is tested below
+# The list of safe_globals is tested below; of yaml, the file of options takes the tree of texts, and makes no objects.
+ALLOWING = {"utils/checkpoint.py": ("torch.serialization.safe_globals",), "utils/config_file.py": ("yaml",)}
+OF_YAML = {f"yaml.{name}" for name in ("compose", "BaseLoader", "Node", "ScalarNode", "SequenceNode", "MappingNode",
+                                       "YAMLError", "MarkedYAMLError")}
 
 
 def names(tree: ast.Module) -> dict[str, str]:
@@ -53,10 +56,13 @@ def careless(source: str, path: str = "") -> Iterator[str]:
     tree = ast.parse(source)
     imported = names(tree)
     for whole in imported.values():
-        if whole.split(".")[0] in MODULES or whole in CALLS:
+        if (whole.split(".")[0] in MODULES and whole not in ALLOWING.get(path, ())) or whole in CALLS:
             yield f"import {whole}"
     for node in ast.walk(tree):
         if isinstance(node, ast.Name | ast.Attribute) and whole_name(node, imported) in CALLS:  # called or handed on
+            yield whole_name(node, imported)
+        if isinstance(node, ast.Attribute) and whole_name(node, imported).startswith("yaml.") and \
+                whole_name(node, imported) not in OF_YAML:
             yield whole_name(node, imported)
         if not isinstance(node, ast.Call):
             continue
@@ -101,6 +107,14 @@ def test_every_package_is_looked_at():
     "import subprocess; subprocess.run(name, shell=True)", "__import__(name)"])
 def test_the_check_finds_careless_calls(source):
     assert list(careless(source))
+
+
+def test_yaml_is_read_as_texts_alone():
+    path = "utils/config_file.py"
+    assert not list(careless("import yaml; yaml.compose(text, Loader=yaml.BaseLoader)", path))
+    for use in ("yaml.load(text, Loader=yaml.BaseLoader)", "yaml.safe_load(text)", "read = yaml.unsafe_load",
+                "yaml.compose(text, yaml.UnsafeLoader)"):
+        assert list(careless(f"import yaml; {use}", path)), use
 
 
 @pytest.mark.parametrize("source", [
