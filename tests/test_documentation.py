@@ -27,7 +27,8 @@ FLAG = re.compile(r"(?<![\w-])(--[A-Za-z][\w-]*)")
 FOUND_ELSEWHERE = {"dataset/lmdb_dataset.py", "utils/utils.py"}  # of CoCLR, and not here
 HELPS = {"main_nce": lambda: main_nce.parse(["--help"]), "main_coclr": lambda: main_coclr.parse(["--help"]),
          "cotrain": lambda: cotrain.parse(["--help"]), "classifier": lambda: classifier.parse(["--help"], ""),
-         "probe": lambda: feature_linear_probe.parse(["--help"]), "merge": lambda: merge_2stream_prob.parse(["--help"]),
+         "probe": lambda: feature_linear_probe.make_parser().parse_args(["--help"]),
+         "merge": lambda: merge_2stream_prob.parse(["--help"]),
          "prepare": prepare.main, "write_csv": write_csv.main,
          "experiment": lambda: run.parse(["--help"]), "gallery": lambda: draw_gallery.parse(["--help"])}
 
