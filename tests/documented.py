@@ -2,12 +2,14 @@
 
 A block between fences is a command block, unless it names another language; of one that begins with "$ " those lines
 are commands, and the others what they say. So is what stands in backticks and starts a program with a script.
-bash runs all of a page in order with no program in reach, and tells what it was asked to start: variables, comments,
-continued lines and quotes are what they are to a shell.
+bash runs all of a page in order with no program in reach but TOOLS, in a folder that looks like the checkout, and tells
+what it was asked to start: variables, comments, loops, continued lines and quotes are what they are to a shell.
 """
 
 import re
+import shutil
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,18 +20,19 @@ OTHER = {"text", "bibtex", "json", "toml", "yaml", "ini", "python", "html"}  # l
 PROGRAMS = ("python", "python3", "bash", "torchrun", "srun", "sbatch", "tensorboard", "pip", "conda")
 INLINE = re.compile(rf"(?:[A-Z_]+=\S+ )*(?:(?:{'|'.join(PROGRAMS)}) .*(?:\.py|\.sh|\.sbatch|-m \w|--logdir)|cd )")
 ASSIGNED = re.compile(r'[A-Z_]+="[^"]*"')
-# What bash says of each program that it was to start: variables, "--", words, and a mark.
+TOOLS = ("basename", "dirname", "grep", "mkdir")
+# What bash writes into the file $TOLD of each program that it was to start: variables, "--", words, and a mark.
 TELL = r"""
 set -u
 command_not_found_handle() {
     local name
-    for name in $(compgen -e); do printf '%s=%s\0' "$name" "${!name}"; done
-    printf '%s\0' -- "$@" $'\x1e'
+    { for name in $(compgen -e); do printf '%s=%s\0' "$name" "${!name}"; done
+      printf '%s\0' -- "$@" $'\x1e'; } >> "$TOLD"
 }
 cd() { command_not_found_handle cd "$@"; }
 function . { command_not_found_handle source "$@"; }
 """
-SHELLS_OWN = {"PWD", "OLDPWD", "SHLVL", "_", "PATH"}
+SHELLS_OWN = {"PWD", "OLDPWD", "SHLVL", "_", "PATH", "TOLD", "HOME"}
 
 
 class Unreadable(Exception):
@@ -79,12 +82,23 @@ def commands(page: str) -> list[Command]:
     Raises:
         Unreadable: bash complains, or a block's language is unknown.
     """
-    shell = ["/bin/bash", "--noprofile", "--norc", "-c", TELL + shell_text(page)]
-    done = subprocess.run(shell, env={"PATH": "/nowhere"}, capture_output=True, text=True, check=False,
-                          stdin=subprocess.DEVNULL)
-    if done.returncode or done.stderr:
-        raise Unreadable(done.stderr)
-    return told(done.stdout)
+    text = TELL + shell_text(page)
+    with tempfile.TemporaryDirectory() as folder:
+        place, tools, home = (Path(folder, name) for name in ("place", "tools", "home"))
+        for each in (place, tools, home):
+            each.mkdir()
+        for entry in ROOT.iterdir():
+            (place / entry.name).symlink_to(entry)
+        for name in TOOLS:
+            (tools / name).symlink_to(shutil.which(name))
+        path = Path(folder, "told")
+        path.touch()
+        done = subprocess.run(["/bin/bash", "--noprofile", "--norc", "-c", text], cwd=place, check=False,
+                              env={"PATH": str(tools), "HOME": str(home), "TOLD": str(path)}, text=True,
+                              capture_output=True, stdin=subprocess.DEVNULL)
+        if done.returncode or done.stderr:
+            raise Unreadable(done.stderr)
+        return told(path.read_text())
 
 
 def told(output: str) -> list[Command]:

@@ -2,6 +2,8 @@
 the pages have for a reader's own, such as CKPT or {rgb_infoNCE_checkpoint.pth.tar}."""
 
 import json
+import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import noise
 import numpy as np
 import pytest
 import torch
+from documented import ROOT
 
 from eval import feature_files, network
 from model import classifier, momentum
@@ -18,8 +21,8 @@ from model.pretrain import InfoNCE
 from process_data.src.render_demo import Look, render
 
 SETS = ("ucf101", "hmdb51", "k400", "mine", "fights", "rendered", "motions")
-PRETRAINED = ("CKPT", "INFONCE_RGB", "INFONCE_FLOW", "CPR_RGB", "CPR_FLOW", "PRETRAINED.pth.tar",
-              "RGB_INFONCE.pth.tar", "FLOW_INFONCE.pth.tar", "RGB_CYCLE1.pth.tar",
+PRETRAINED = ("CKPT", "RGB_CKPT", "FLOW_CKPT", "INFONCE_RGB", "INFONCE_FLOW", "CPR_RGB", "CPR_FLOW",
+              "RGB_INFONCE.pth.tar", "FLOW_INFONCE.pth.tar", "RGB_CYCLE1.pth.tar", "PRETRAINED.pth.tar",
               "{rgb_infoNCE_checkpoint.pth.tar}", "{flow_infoNCE_checkpoint.pth.tar}",
               "{rgb_cycle1_checkpoint.pth.tar}", "{selected_rgb_pretrained_checkpoint.pth.tar}")
 FINETUNED = ("FINETUNED", "FINETUNED_CKPT", "{selected_rgb_finetuned_checkpoint.pth.tar}", "FINETUNED.pth.tar")
@@ -44,6 +47,7 @@ def make(place: Path) -> Path:
                 for video in made.test}
         (place / f"{stream}-prob-ten.json").write_text(json.dumps(prob))
     _videos(place)
+    _option_files(place)
     _frames(place / "UCF101/frames", made.train[:2])
     _official_lists(place, sets)
     return place
@@ -75,6 +79,7 @@ def _videos(place: Path) -> None:
     look = Look(frames=6, size=(48, 32), seed=0)
     for folder in ("videos", "UCF101/videos", "FIGHTS/videos"):
         render(place / folder, ["Slide", "Spin"], look, groups=2, clips=1)
+    (place / "clip.mp4").write_bytes((place / "videos/Slide/v_Slide_g01_c01.avi").read_bytes())
     splits = place / "FIGHTS/splits"
     splits.mkdir()
     (splits / "classInd.txt").write_text("1 Slide\n2 Spin\n")
@@ -82,6 +87,14 @@ def _videos(place: Path) -> None:
         names = [f"{name}/v_{name}_g0{group}_c01.avi" for name in ("Slide", "Spin")]
         for split in (1, 2, 3):
             (splits / f"{side}list0{split}.txt").write_text("".join(f"{each}\n" for each in names))
+
+
+def _option_files(place: Path) -> None:
+    """The file of options that the page on the console shows, and one with the mistake that it shows."""
+    [shown] = re.findall(r"^```yaml\n# (\S+): .*\n((?s:.*?))^```", (ROOT / "docs/console.md").read_text(), re.MULTILINE)
+    (place / shown[0]).parent.mkdir()
+    (place / shown[0]).write_text(shown[1])
+    (place / "run.yaml").write_text("dataset: ucf101-2clip\n\n\n\n\nbatchsize: 16\n")
 
 
 def _frames(folder: Path, videos: list[str]) -> None:
@@ -105,3 +118,14 @@ def _official_lists(place: Path, made: Mapping[str, miniature.Miniature]) -> Non
     for file, videos in (("train.csv", made["k400"].train), ("val.csv", made["k400"].test)):
         rows = "".join(f"{video.replace('/', ',')},0,10\n" for video in videos)
         (k400 / file).write_text(f"label,youtube_id,time_start,time_end\n{rows}")
+
+
+def add_runs(place: Path, run: Path) -> None:
+    """A finished run under the names that pages have for it."""
+    (place / "ckpt/log-pretrain").mkdir(parents=True)
+    for name in ("RUN", "ANOTHER_RUN"):
+        (place / "ckpt/log-pretrain" / name).symlink_to(run.resolve())
+    (run / "model/epoch99.pth.tar").symlink_to(run.resolve() / "model/epoch0.pth.tar")
+    for file in (place / "feature").glob("ucf101_*"):
+        (run / "model/feature").mkdir(exist_ok=True)
+        shutil.copy(file, run / "model/feature")

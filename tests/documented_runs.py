@@ -47,6 +47,9 @@ RUN = {
     "scripts/draw_cascade.py": Smaller("--output made.png"),
     "scripts/draw_gallery.py": Smaller("--output made.jpg --data_root data"),
     "experiments/oracles.py": Smaller(f"{CLIPS} --batch_size 8 --moco-k 16 --health_clips 8 {ROOTS}"),
+    "-m report": Smaller("--data_root data --split_root splits --mining_clips 4"),
+    "-m eval.search index": Smaller(f"{CLIPS} --net s3d --batch_size 4 --out made"),
+    "-m eval.search search": Smaller(),
     "-m dataset.inspect": Smaller("--seq_len 8 --ds 1 --clips 0 --data_root data --split_root splits"),
     "-m experiments.run": Smaller("--dry_run --seeds 0 --sets rendered"),  # a grid runs in test_experiment.py
     "-m experiments.report": Smaller("--out made"),
@@ -56,6 +59,8 @@ RUN = {
     "-m benchmarks.fidelity": Smaller(f"--name ucf101 --precisions fp32 --steps 1 --window 1 --seeds 2 {ROOTS}"),
     "-m benchmarks.needs": Smaller(),
 }
+# They show what an error says: exit code 2, and these words.
+FAILS = {"python main_nce.py --config run.yaml": "there is no option 'batchsize'"}
 # Only their words are looked at: each one's options must be those that --help lists.
 TOO_LONG = {
     "-m benchmarks.soak": "trains for minutes; test_soak.py has a short one",
@@ -68,6 +73,7 @@ NOT_RUN = {
     "pip install": "downloads",
     "python3.11 -m venv": "the tests run in an environment already",
     "source .venv/bin/activate": "the tests run in an environment already",
+    "python -m pytest": "is about tests, which run in this suite",
     "tensorboard --logdir": "is not one of the project's packages",
     "cd": "leads to a folder",
     "bash scripts/demo.sh": "takes a quarter of an hour; its steps are commands of the project",
@@ -89,11 +95,11 @@ def key(command: Command) -> str:
     program, *words = command.words
     if program != "python" or not words:
         raise Unlisted(f"{command}: add its script to a table of tests/documented_runs.py")
-    name = " ".join(words[:2]) if words[0] == "-m" else words[0]
-    for place in (name, f"eval/{name}"):
+    names = [" ".join(words[:3]), " ".join(words[:2])] if words[0] == "-m" else [words[0], f"eval/{words[0]}"]
+    for place in names:
         if place in RUN or place in TOO_LONG:
             return place
-    raise Unlisted(f"{command}: add {name} to a table of tests/documented_runs.py")
+    raise Unlisted(f"{command}: add {names[-1]} to a table of tests/documented_runs.py")
 
 
 def resolved(command: Command, stand_ins: Path) -> Command:
@@ -135,10 +141,12 @@ def inside(command: Command, stand_ins: Path) -> Command:
     for name in ("python", "torchrun"):
         (stand_ins / name).write_text(f'#!/bin/bash\n{TELL}\ncommand_not_found_handle {name} "$@"\n')
         (stand_ins / name).chmod(0o755)
-    environment = dict(each.split("=", 1) for each in command.variables) | {"PATH": f"{stand_ins}:{os.defpath}"}
-    done = subprocess.run(["/bin/bash", ROOT / command.words[1], *command.words[2:]], env=environment, check=True,
-                          capture_output=True, text=True)
-    [found] = told(done.stdout)
+    path = stand_ins / "told"
+    path.unlink(missing_ok=True)
+    environment = dict(each.split("=", 1) for each in command.variables) | {"PATH": f"{stand_ins}:{os.defpath}",
+                                                                             "TOLD": str(path)}
+    subprocess.run(["/bin/bash", ROOT / command.words[1], *command.words[2:]], env=environment, check=True)
+    [found] = told(path.read_text())
     return found
 
 
@@ -147,7 +155,7 @@ def smaller(command: Command) -> Command:
     name = key(command)
     if name in TOO_LONG:
         return replace(command, words=(*name_words(name), "--help"))
-    given = command.words[3 if name.startswith("-m ") else 2:]
+    given = command.words[1 + (len(name.split()) if name.startswith("-m ") else 1):]
     return replace(command, words=(*name_words(name), *RUN[name].first.split(), *given, *shlex.split(RUN[name].last)))
 
 
@@ -166,9 +174,10 @@ def check(server: Server, command: Command, place: Path, folder: Path) -> str:
         return wrong
     shutil.copytree(place, folder, symlinks=True)
     code, output = server.run(made_smaller, folder)
-    no_gpu = "cuda" in command.words and not torch.cuda.is_available()
-    if no_gpu and name in RUN:
-        wrong = "" if code == 2 and "no GPU" in output else f"{code}, {output[-2000:]}"
+    no_gpu = "cuda" in command.words and not torch.cuda.is_available() and name in RUN
+    says = "no GPU" if no_gpu else FAILS.get(" ".join(command.words), "")
+    if says:
+        wrong = "" if code == 2 and says in output else f"{code}, {output[-2000:]}"
     elif name in TOO_LONG:
         unknown = [word for word in command.words if word.startswith("-") and word not in {*output.split(), "-m"}]
         wrong = "" if code == 0 and not unknown else f"{code}, unknown {unknown}: {output[-2000:]}"
@@ -192,7 +201,7 @@ def missing_files(command: Command) -> str:
     """Which of the project's files that a command names do not exist, or are no script that bash reads."""
     for word in command.words[1:]:
         path = ROOT / word
-        if re.search(r"\.(yml|sh|sbatch)$|^\w+/$", word) and not path.exists():
+        if re.search(r"\.(py|yml|sh|sbatch)$|^\w+/$", word) and not path.exists():
             return f"there is no {word}"
         if path.suffix in (".sh", ".sbatch") and subprocess.run(["/bin/bash", "-n", path], check=False).returncode:
             return f"{word} is no script"
