@@ -104,7 +104,8 @@ def test_mode_s_reads_two_folders(tmp_path, capsys):
     assert written.pop("videos") == 9
     for name, recall in written.items():
         row = next(line for line in out.splitlines() if line.startswith(f"{name} "))
-        assert list(recall.values()) == pytest.approx([float(shown.rstrip("*")) for shown in row.split()[1:]], abs=0.005)
+        shown = [float(number.rstrip("*")) for number in row.split()[1:]]
+        assert list(recall.values()) == pytest.approx(shown, abs=0.005)
     assert "R@50" in out and "both" in out and "R@20, R@50" in out  # the gallery has 12 videos, and that is said
 
 
