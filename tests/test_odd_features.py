@@ -106,4 +106,4 @@ def test_probabilities(folder, capsys, text, words):
         assert launch.exit_code(lambda argv=argv: merge_2stream_prob.main(argv)) == (2 if words else 0)
         said = capsys.readouterr()
         assert words in said.err and said.err.count("\n") == bool(words)
-        assert words or re.search(r"RGB +100.00 +100.00", said.out)
+        assert words or re.search(r"RGB +100.00\* +100.00\*", said.out)

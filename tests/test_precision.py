@@ -136,8 +136,8 @@ def test_the_first_steps_are_float32s(on_noise, capsys):  # noqa: F811
         found = trained(f"first{count}", f"--precision bf16 --fp32_steps {count}")["state_dict"]
         assert all(torch.equal(value, found[key]) for key, value in exact["state_dict"].items()) is equal
     said = capsys.readouterr().out
-    assert f"in bf16 after {steps} steps in fp32" in said
-    assert said.count("precision fp32") == 1 + 2 and said.count("precision bf16") == 3
+    assert f", the first {steps} steps in fp32" in said
+    assert said.count("\nprecision fp32: ") == 1 + 2 and said.count("\nprecision bf16: ") == 3
 
 
 def test_the_switch_of_tf32_follows_the_first_steps(tiny):
