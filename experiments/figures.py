@@ -23,7 +23,8 @@ def draw(content: Mapping[str, Any], out: Path) -> None:
     """Write experiment_retrieval.png and experiment_mining.png: a panel each set."""
     for name, panel in (("retrieval", retrieval_panel), ("mining", mining_panel)):
         sets = content["sets"]
-        figure, axes = plt.subplots(1, len(sets), figsize=(6.5 * len(sets), 4.2), squeeze=False)
+        figure, axes = plt.subplots(1, len(sets), figsize=(7.5 * len(sets), 4.2), squeeze=False,
+                                    layout="constrained")
         for ax, (title, found) in zip(axes[0], sets.items(), strict=True):
             panel(ax, found)
             ax.set_title(title)
