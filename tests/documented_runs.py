@@ -50,6 +50,7 @@ RUN = {
     "-m report": Smaller("--data_root data --split_root splits --mining_clips 4"),
     "-m eval.search index": Smaller(f"{CLIPS} --net s3d --batch_size 4 --out made"),
     "-m eval.search search": Smaller(),
+    "-m eval.search recall": Smaller("--clips 200 --width 16"),
     "-m dataset.inspect": Smaller("--seq_len 8 --ds 1 --clips 0 --data_root data --split_root splits"),
     "-m experiments.run": Smaller("--dry_run --seeds 0 --sets rendered"),  # a grid runs in test_experiment.py
     "-m experiments.report": Smaller("--out made"),
