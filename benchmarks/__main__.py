@@ -10,7 +10,6 @@ Each row runs both ways in turn in this process, `--rounds` times after a warm-u
 result. A ratio is the median over rounds of straightforward / ours, so other load on the machine touches both sides.
 """
 
-import argparse
 import json
 import os
 import tempfile
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from benchmarks.measure import Result
     from benchmarks.sizes import Sizes
+    from utils.parser import Parser
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # bars of the work that is measured
 # What is heavy is imported where it is used: processes that the flow rows start import this module too.
@@ -65,6 +65,20 @@ def results(names: Sequence[str], sizes: "Sizes", rounds: int) -> Iterator["Resu
     torch.set_num_threads(threads)
 
 
+def make_parser() -> "Parser":
+    """The options."""
+    from utils.parser import Parser
+
+    parser = Parser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("sizes", nargs="*", help="tiny, or NAME=VALUE[,VALUE]; see benchmarks/sizes.py")
+    add = parser.topic("method")
+    add("--rows", nargs="+", choices=list(rows()), default=list(rows()), help="what to measure (default: all)")
+    add("--rounds", type=int, default=5, metavar="ROUNDS", help="rounds of both ways in turn, after a warm-up")
+    parser.topic("hardware")("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure")
+    parser.topic("output")("--json", type=Path, metavar="FILE", help="write all measurements to this file, too")
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line as each result comes, then the table; with --json write everything to a file."""
     import torch
@@ -73,14 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from benchmarks.sizes import parse
     from utils.errors import OptionError
 
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("sizes", nargs="*", help="tiny, or NAME=VALUE[,VALUE]; see benchmarks/sizes.py")
-    parser.add_argument("--rows", nargs="+", choices=list(rows()), default=list(rows()), help="default: all")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--rounds", type=int, default=5, help="of both ways in turn, after a warm-up")
-    parser.add_argument("--json", type=Path, help="write all measurements here")
-    args = parser.parse_args(argv)
+    args = make_parser().parse_args(argv)
     if args.rounds < 1:
         raise OptionError(f"--rounds {args.rounds}: give 1 or more")
     if args.device == "cuda" and not torch.cuda.is_available():

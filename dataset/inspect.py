@@ -36,36 +36,39 @@ LEAK, WORRY = 1, 3  # exit codes; 2 is launch.run's
 MOST_CLIPS = 64  # on a picture: more are looked through nowhere
 
 
-def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """The options, checked."""
+def make_parser() -> Parser:
+    """The options."""
     parser = Parser(prog="python -m dataset.inspect", description=__doc__)
-    add = parser.add_argument
-    add("dataset", metavar="NAME", help="dataset name, as the scripts' --dataset takes it")
+    parser.add_argument("dataset", metavar="NAME", help="dataset name, as the scripts' --dataset takes it")
+    add = parser.topic("data")
     add("--which_split", type=positive_int, metavar="N", help="look at this split alone (default: at all "
         "that are there)")
-    add("--second_view", choices=SECOND_VIEWS, default="flow", help="what the second view is (default flow)")
-    add("--seq_len", type=positive_int, default=32, help="frames per clip")
-    add("--ds", type=positive_int, default=1, help="take every ds-th frame")
-    add("--img_dim", type=number(int, 8), default=128, help="side of the network's frames in pixels, in the pictures")
+    add("--second_view", choices=SECOND_VIEWS, default="flow", help="what the second view is")
+    add("--seq_len", type=positive_int, default=32, metavar="FRAMES", help="frames per clip")
+    add("--ds", type=positive_int, default=1, metavar="FRAMES", help="take every ds-th frame")
+    add("--img_dim", type=number(int, 8), default=128, metavar="PIXELS", help="side of the network's frames in pixels, "
+        "in the pictures")
+    add("--data_root", type=Path, default=ROOT / "data", metavar="FOLDER", help="folder of the LMDB files (default: "
+        "data/ of the repository)")
+    add("--split_root", type=Path, default=ROOT / "process_data" / "data", metavar="FOLDER", help="folder of the "
+        "splits (default: process_data/data/ of the repository)")
+    add = parser.topic("evaluation")
     add("--sample", type=positive_int, default=100, metavar="N", help="decode frames of so many videos of each LMDB")
     add("--frames", type=positive_int, default=8, metavar="N", help="decode so many frames of each of them")
     add("--all", action="store_true", help="decode all frames of all videos, which finds every damaged one")
+    add("--seed", type=seed, default=0, help="seed of the sample, of the clips and of their augmentation")
+    add("--strict", action="store_true", help="exit code 3 where there is no leak, but something else to look at")
+    add = parser.topic("output")
     add("--out", type=Path, metavar="FOLDER", help="folder of the pictures (default: runs/inspect_NAME)")
     add("--clips", type=number(int, 0, MOST_CLIPS), default=4, metavar="N", help="training clips on the pictures, at "
         f"most {MOST_CLIPS}; 0 draws none")
-    add("--seed", type=seed, default=0, help="seed of the sample, of the clips and of their augmentation")
     add("--json", type=Path, metavar="FILE", help="also write all that was found, every name included")
-    add("--strict", action="store_true", help="exit code 3 where there is no leak, but something else to look at")
-    add("--data_root", type=Path, default=ROOT / "data", help="folder of the LMDB files (default: data/ of the "
-        "repository)")
-    add("--split_root", type=Path, default=ROOT / "process_data" / "data", help="folder of the splits (default: "
-        "process_data/data/ of the repository)")
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Look at a dataset, say and write what was found; the exit code."""
-    args = parse(argv)
+    args = make_parser().parse_args(argv)
     place = Place(catalog.parse(args.dataset, args.second_view), args.data_root, args.split_root, args.seq_len, args.ds)
     splits = rows.splits_there(place, args.which_split)
     sample = Sample(None, None) if args.all else Sample(args.sample, args.frames, args.seed)

@@ -1,4 +1,6 @@
-"""What a recipe costs: ``python -m experiments.cost RECIPE --rate 10``, RECIPE as of experiments.verify.
+"""What a recipe costs, RECIPE as of experiments.verify.
+
+    python -m experiments.cost RECIPE --rate 10
 
 Operations and samples by benchmarks.needs; hours on 2 processor cores by their measured rates (docs/performance.md).
 Hours on GPUs are an estimate: operations over what the GPUs are taken to sustain, which was not measured.
@@ -39,12 +41,18 @@ def gpu_hours(cost: Cost, rate: float = GPU_RATE) -> float:
     return operations(cost) / (rate * cost.processes) / 3600
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print a recipe's costs."""
+def make_parser() -> Parser:
+    """The options."""
     parser = Parser(description=__doc__)
     parser.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(recipes.names())}, or a .toml file")
-    parser.add_argument("--rate", type=positive_float, default=GPU_RATE / 1e12, help="TFLOP/s that a GPU sustains")
-    args = parser.parse_args(argv)
+    parser.topic("hardware")("--rate", type=positive_float, default=GPU_RATE / 1e12, metavar="TFLOPS", help="TFLOP/s "
+                             "that a GPU sustains")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print a recipe's costs."""
+    args = make_parser().parse_args(argv)
     rows = [[cost.what, f"{job(cost).samples:,}", f"{operations(cost):.3g}", f"{cpu_hours(cost):,.1f}",
              f"{gpu_hours(cost, 1e12 * args.rate):,.2f}", str(cost.processes)]
             for cost in recipes.load(args.recipe).cost]

@@ -35,10 +35,11 @@ from utils.options import Parser
 def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, Namespace]:
     """The options of this script, and those of main_coclr.py."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--result", type=Path, required=True, help="file to write")
-    parser.add_argument("--miners", nargs="+", required=True, metavar="CKPT", help="checkpoints that would mine")
-    parser.add_argument("--early", action="store_true", help="look at the previous-*.pth.tar beside each, too")
-    parser.add_argument("--own", required=True, metavar="CKPT", help="the checkpoint that they would mine for")
+    add = parser.topic("checkpoints")
+    add("--miners", nargs="+", required=True, metavar="CKPT", help="checkpoints that would mine")
+    add("--early", action="store_true", help="look at the previous-*.pth.tar beside each, too")
+    add("--own", required=True, metavar="CKPT", help="the checkpoint that they would mine for")
+    parser.topic("output")("--result", type=Path, required=True, metavar="FILE", help="file to write")
     words = sys.argv[1:] if argv is None else list(argv)
     if {"-h", "--help"} & set(words):
         parser.parse_args(["--help"])

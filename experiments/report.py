@@ -7,7 +7,6 @@ need matplotlib: OUT/experiment_retrieval.png and OUT/experiment_mining.png.
 """
 
 import math
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -105,19 +104,20 @@ def text(content: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def parse(argv: Sequence[str] | None = None) -> Namespace:
+def make_parser() -> Parser:
     """The options."""
     parser = Parser(description=__doc__)
-    add = parser.add_argument
-    add("--results", type=Path, default=ROOT / "experiments" / "results" / "reduced.json",
-        help="what experiments.run has written (default: experiments/results/reduced.json)")
-    add("--out", type=Path, default=ROOT / "docs", help="folder to write to (default: docs/)")
-    return parser.parse_args(argv)
+    parser.topic("data")("--results", type=Path, default=ROOT / "experiments" / "results" / "reduced.json",
+                         metavar="FILE", help="what experiments.run has written (default: "
+                         "experiments/results/reduced.json)")
+    parser.topic("output")("--out", type=Path, default=ROOT / "docs", metavar="FOLDER", help="folder to write to "
+                           "(default: docs/)")
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write tables and figures."""
-    args = parse(argv)
+    args = make_parser().parse_args(argv)
     if not args.results.is_file():
         raise CheckpointError(f"there is no {args.results}: python -m experiments.run writes it")
     content = read_json(args.results)

@@ -1,4 +1,6 @@
-"""Whether a finished run came to what was published: ``python -m experiments.verify RUN RECIPE``.
+"""Whether a finished run came to what was published.
+
+    python -m experiments.verify RUN RECIPE
 
 RUN is the folder of a run (ckpt/log-.../..., log-eval-.../...), for a recipe of an evaluation also the folder of a
 checkpoint; RECIPE a name of recipes/ or a .toml file of that form (recipes/README.md).
@@ -121,12 +123,17 @@ def verify(folder: Path, recipe: Recipe) -> int:
     return code
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compare one run with one recipe."""
+def make_parser() -> Parser:
+    """The options."""
     parser = Parser(description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="folder of a run")
     parser.add_argument("recipe", metavar="RECIPE", help=f"one of {', '.join(recipes.names())}, or a .toml file")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare one run with one recipe."""
+    args = make_parser().parse_args(argv)
     return verify(args.run, recipes.load(args.recipe))
 
 

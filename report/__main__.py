@@ -8,7 +8,6 @@ meant (RUN/model/feature). What is missing is said in the page, with the command
 """
 
 import time
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,25 +22,28 @@ from utils.options import Parser, positive_int, whole_number
 LARGEST = 15_000_000  # bytes
 
 
-def parse(argv: Sequence[str] | None = None) -> Namespace:
+def make_parser() -> Parser:
     """The options."""
     parser = Parser(prog="python -m report", description=__doc__)
-    add = parser.add_argument
-    add("run", metavar="RUN_DIR", help="the run's folder, or one of its evaluations below it")
+    parser.add_argument("run", metavar="RUN_DIR", help="the run's folder, or one of its evaluations below it")
+    add = parser.topic("data")
+    add("--data_root", default=None, metavar="FOLDER", help="folder of the LMDB files (default: the run's)")
+    add("--split_root", default=None, metavar="FOLDER", help="folder of the splits (default: the run's)")
+    add("--dataset", default=None, metavar="NAME", help="whose features to show, where there are several (default: the "
+        "newest)")
+    add = parser.topic("output")
     add("--out", default=None, metavar="FILE", help="the page (default: RUN_DIR/report.html)")
     add("--against", default=None, metavar="RUN_DIR", help="a second run to compare with")
-    add("--data_root", default=None, help="folder of the LMDB files (default: the run's)")
-    add("--split_root", default=None, help="folder of the splits (default: the run's)")
-    add("--dataset", default=None, help="whose features to show, where there are several (default: the newest)")
-    add("--clips", type=positive_int, default=1000, metavar="N", help="test clips in the gallery and the map, at most")
-    add("--mining_clips", type=whole_number, default=64, metavar="N", help="training clips that the mining gallery "
+    add("--clips", type=positive_int, default=1000, metavar="CLIPS", help="test clips in the gallery and the map, at "
+        "most")
+    add("--mining_clips", type=whole_number, default=64, metavar="CLIPS", help="training clips that the mining gallery "
         "lets mine; three networks embed each of them (0: no mining gallery)")
-    return parser.parse_args(argv)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page, and say what is in it."""
-    args = parse(argv)
+    args = make_parser().parse_args(argv)
     began = time.perf_counter()
     out = Path(args.out or Path(args.run) / "report.html")
     if out.is_dir() or not (args.out is None or out.parent.is_dir()):

@@ -133,16 +133,22 @@ def first(ax: Axes, queue: Queue) -> None:
     ax.set_title(f"the queue\n{len(queue.own)}, {share:.0f}% of the class", fontsize=9)
 
 
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(description=__doc__)
+    add = parser.topic("method")
+    add("--moco-k", type=positive_int, default=2048, metavar="K", help="queue length, in clips")
+    add("--topk", type=positive_int, default=TOPK, metavar="K", help="positives mined per query")
+    add("--ratio", type=open_share, default=0.5, metavar="SHARE", help="share that each stage keeps, 0-1")
+    add("--stage", type=positive_int, default=7, metavar="STAGES", help="stages of the cascade")
+    add("--seed", type=seed, default=0, help="seed of the made-up similarities")
+    parser.topic("output")("--output", type=Path, required=True, metavar="FILE", help="picture to write, .png")
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Read the options, and draw."""
-    parser = Parser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="picture to write, .png")
-    parser.add_argument("--moco-k", type=positive_int, default=2048, help="queue length K")
-    parser.add_argument("--topk", type=positive_int, default=TOPK, help="positives mined per query")
-    parser.add_argument("--ratio", type=open_share, default=0.5, help="share that each stage keeps")
-    parser.add_argument("--stage", type=positive_int, default=7, help="stages of the cascade")
-    parser.add_argument("--seed", type=seed, default=0, help="of the made-up similarities")
-    args = parser.parse_args(argv)
+    args = make_parser().parse_args(argv)
     if args.output.suffix.lower() != ".png":
         raise OptionError(f"--output {args.output}: give a name that ends in .png")
     draw(args)

@@ -120,19 +120,28 @@ def draw(args: Namespace) -> None:
         f"R@1 of all queries {100 * recall[1]:.1f}%")
 
 
+def make_parser() -> Parser:
+    """The options."""
+    parser = Parser(description=__doc__)
+    add = parser.topic("data")
+    add("--dataset", required=True, metavar="NAME", help="dataset name, as given for --retrieval (of two folders, "
+        "without -f)")
+    add("--features", type=Path, nargs="+", required=True, metavar="FOLDER", help="one or two folders of features")
+    add("--data_root", type=Path, default=ROOT / "data", metavar="FOLDER", help="folder of the LMDB files (default: "
+        "data/ of the repository)")
+    add = parser.topic("output")
+    add("--output", type=Path, required=True, metavar="FILE", help="picture to write, .png or .jpg")
+    add("--queries", type=positive_int, default=6, metavar="ROWS", help="rows, of different classes where there are "
+        "enough")
+    add("--neighbours", type=positive_int, default=5, metavar="VIDEOS", help="nearest training videos shown of each")
+    add("--frames", type=positive_int, default=3, metavar="FRAMES", help="frames shown of a video")
+    add("--seed", type=seed, default=0, help="seed of the choice of queries")
+    return parser
+
+
 def parse(argv: Sequence[str] | None = None) -> Namespace:
     """The options, checked."""
-    parser = Parser(description=__doc__)
-    add = parser.add_argument
-    add("--dataset", required=True, help="dataset name, as given for --retrieval (of two folders, without -f)")
-    add("--features", type=Path, nargs="+", required=True, metavar="FOLDER", help="one or two folders of features")
-    add("--output", type=Path, required=True, help="picture to write, .png or .jpg")
-    add("--queries", type=positive_int, default=6, help="rows, of different classes where there are enough")
-    add("--neighbours", type=positive_int, default=5, help="nearest training videos shown of each")
-    add("--frames", type=positive_int, default=3, help="frames shown of a video")
-    add("--seed", type=seed, default=0, help="of the choice of queries")
-    add("--data_root", type=Path, default=ROOT / "data", help="folder of the LMDB files")
-    args = parser.parse_args(argv)
+    args = make_parser().parse_args(argv)
     spec = catalog.parse(args.dataset)
     if spec.clips != 1 or len(spec.streams) != 1 or (len(args.features) == 2 and args.dataset != spec.base):
         raise OptionError(f"--dataset {args.dataset}: give the name that --retrieval had, of two folders {spec.base}")

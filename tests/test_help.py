@@ -4,6 +4,7 @@ import importlib
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ import main_coclr
 import main_nce
 from eval import feature_linear_probe, main_classifier, merge_2stream_prob
 from eval import options as classifier
-from experiments import run as experiment
 from process_data.src import (
     check_demo,
     convert_video_to_lmdb,
@@ -37,12 +37,28 @@ def demo_parser() -> Parser:
         sys.path.pop(0)
 
 
+def of_module(name: str) -> Callable[[], Parser]:
+    """A module's options; "eval.search:index" are those of one of its commands."""
+    module, _, command = name.partition(":")
+
+    def make() -> Parser:
+        place = f"{module}.__main__" if (ROOT / module.replace(".", "/") / "__main__.py").is_file() else module
+        parser = importlib.import_module(place).make_parser()
+        commands = [action.choices for action in parser._actions if action.choices and command in action.choices]
+        return commands[0][command] if command else parser
+    return make
+
+
 PARSERS = {
     "main_nce.py": main_nce.make_parser, "main_coclr.py": main_coclr.make_parser, "cotrain.py": cotrain.make_parser,
     "main_classifier.py": lambda: classifier.make_parser(main_classifier.__doc__),
     "feature_linear_probe.py": feature_linear_probe.make_parser,
-    "merge_2stream_prob.py": merge_2stream_prob.make_parser, "experiments.run": experiment.make_parser,
-    "demo.py": demo_parser, **{f"{Path(module.__file__).name}": module.make_parser for module in PREPARING}}
+    "merge_2stream_prob.py": merge_2stream_prob.make_parser, "demo.py": demo_parser,
+    **{f"{Path(module.__file__).name}": module.make_parser for module in PREPARING},
+    **{f"{name}.py": of_module(f"scripts.{name}") for name in ("draw_cascade", "draw_gallery")},
+    **{name: of_module(name) for name in ("experiments.run", "experiments.report", "experiments.verify", "report",
+                                          "experiments.cost", "dataset.inspect", "benchmarks", "eval.search")},
+    **{command: of_module(f"eval.search:{command}") for command in ("index", "search", "recall")}}
 
 
 @pytest.fixture(params=PARSERS)
