@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import launch
+import next_commands
 from cotrain_plan import COCLR, NCE, STREAMS, Planner, scheduled
 from dataset import catalog
 from eval.report import mark_best, read_json, table, write_json
@@ -232,6 +233,8 @@ def report(plan: Plan, args: Namespace) -> None:
     for block in lines:
         say(block, paint=paint_table if numbers and block == lines[0] else None)
     say(f"all numbers: {out / 'results.json'}")
+    next_commands.show([found for path in plan.models.values()
+                        for found in next_commands.after_evaluations((out / path).parents[1])])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -190,6 +190,13 @@ def after_retrieval(args: Namespace, path: Path) -> Commands:
             *_merge(args, "s", path.parent / args.dirname, found and found.parent, flow)]
 
 
+def after_evaluations(run: Path) -> Commands:
+    """After the last of a run's evaluations. run: its folder, which the report may also be asked for by a part of."""
+    words = shlex.join(["python", "-m", "report", str(run)])
+    here = "" if Path.cwd() == ROOT else f"PYTHONPATH={shlex.quote(str(ROOT))} "
+    return [("one page with all of this run", here + words)]
+
+
 def _other_stream(dataset: str) -> tuple[str, bool]:
     """The dataset's other stream, and whether the dataset is the second one."""
     flow = dataset.endswith("-f")

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import launch
+import next_commands
 from dataset import catalog
 from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
@@ -166,6 +167,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         paint=paint_table)
     write_json(folder / f"{path.name}-lp-{args.dataset}-acc.json", {"epoch": best.epoch, **percentages(best.accuracy)})
     say(f"probabilities of that epoch: {output}")
+    next_commands.show(next_commands.after_evaluations(folder))
     return 0
 
 

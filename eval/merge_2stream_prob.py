@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 import launch
+import next_commands
 from dataset import catalog
 from dataset.split_files import video_name
 from eval import feature_files, protocols
@@ -154,6 +155,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(args.output), {"videos": videos} | {name: percentages(each) for name, each in shares.items()})
+    rgb = Path(args.prob1)
+    next_commands.show(next_commands.after_evaluations(rgb if rgb.is_dir() else rgb.parent))
     return 0
 
 

@@ -17,6 +17,7 @@ import main_nce
 import next_commands
 from eval import feature_linear_probe, merge_2stream_prob
 from eval import options as classifier
+from report import __main__ as report
 from utils import run_folder
 
 PARSE = {"main_nce.py": main_nce.parse, "main_coclr.py": main_coclr.parse,
@@ -149,3 +150,13 @@ def test_the_shown_retrieval_runs_as_it_is_pasted(tmp_path, capsys):
     shown = done.stdout.splitlines()
     probe = shlex.split(shown[shown.index("  # linear probe on these features") + 1])
     assert Path(probe[probe.index("--test") + 1]).is_file()
+
+
+def test_after_evaluations_the_report_from_wherever_it_is_pasted(tmp_path, monkeypatch):
+    run = tmp_path / "it's here" / "log-pretrain" / "run"
+    for place, variables in ((tmp_path, [f"PYTHONPATH={next_commands.ROOT}"]), (next_commands.ROOT, [])):
+        monkeypatch.chdir(place)
+        [(_, command)] = next_commands.after_evaluations(run)
+        words = shlex.split(command)
+        assert words[:len(variables) + 3] == [*variables, "python", "-m", "report"]
+        assert report.make_parser().parse_args(words[len(variables) + 3:]).run == str(run)
