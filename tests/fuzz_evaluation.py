@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from eval import feature_files, feature_linear_probe, merge_2stream_prob, retrieval
 from utils import checkpoint, journal, provenance, training
+from utils.console import NEXT
 from utils.metrics import LabelRing, Meters
 from utils.optimizer import RunOptimizer, resumed_lr
 from utils.resuming import refuse_changes
@@ -166,7 +167,8 @@ def probability_target(folder: Path) -> Target:
             with contextlib.redirect_stdout(said):
                 assert merge_2stream_prob.main(["--dataset", "own", "--split_root", str(folder), "--prob1",
                                                 str(first), "--prob2", str(second)]) == 0
-            assert [line.split()[0] for line in said.getvalue().splitlines()[2:]] == ["RGB", "flow", "both"]
+            shown, next_lines, _ = said.getvalue().partition(f"{NEXT}\n")
+            assert next_lines and [line.split()[0] for line in shown.splitlines()[2:]] == ["RGB", "flow", "both"]
         return check
 
     def read(data: bytes) -> int:

@@ -70,8 +70,13 @@ def test_only_complete_lines_of_steps_are_read_and_each_once(tmp_path):
 
 
 def test_a_short_soak_trains_stops_and_reports(tmp_path, capsys):
-    code = soak.main(["--minutes", "0.4", "--img_dim", "32", "--batch_size", "2", "--videos", "8", "-j", "1",
-                      "--json", str(tmp_path / "soak.json")])
+    words = ["--img_dim", "32", "--batch_size", "2", "--videos", "8", "-j", "1", "--json", str(tmp_path / "soak.json")]
+    try:
+        code = soak.main(["--minutes", "0.4", *words])
+    except TrainingError as error:  # on a busy machine a tenth of that has no two steps
+        assert "take more --minutes" in str(error)
+        capsys.readouterr()
+        code = soak.main(["--minutes", "3", *words])
     output, seen = capsys.readouterr().out, json.loads((tmp_path / "soak.json").read_text())
     grown = [name for name, (start, end) in seen["windows"].items() if end / start - 1 >= 0.02]
     assert code == (1 if grown else 0) and ("grew by 2% or more" in output) == bool(grown)
