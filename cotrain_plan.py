@@ -101,6 +101,7 @@ class Planner:
         self.steps: list[Step] = []
         self.data_checks: dict[tuple[str, str], Callable[[], object]] = {}
         self.made: set[str] = set()
+        self._makers: dict[str, str] = {}  # by product, the step's name
 
     def pretrain(self, name: str, script: str, *words: str) -> str:
         """Add a training by main_nce.py or main_coclr.py; the checkpoint it will leave."""
@@ -112,7 +113,7 @@ class Planner:
             build_loader, _without_workers(args), Launch(0, 0, self.processes, CPU, None))
         launcher = ("python",) if self.processes == 1 else (
             "torchrun", "--standalone", f"--nproc_per_node={self.processes}")
-        return self._add_training(name, (*launcher, str(ROOT / script), *argv), args, path,
+        return self.add_training(name, (*launcher, str(ROOT / script), *argv), args, path,
                                   {"processes": self.processes})
 
     def classify(self, name: str, dataset: str, start: str, *words: str) -> str:
@@ -124,7 +125,7 @@ class Planner:
         devices = classifier_options.devices(args.gpu)
         self.data_checks[CLASSIFIER + args.train_what, dataset] = partial(
             _build_classifier_data, _without_workers(args), devices)
-        made = self._add_training(name, ("python", str(ROOT / CLASSIFIER), *training), args, path,
+        made = self.add_training(name, ("python", str(ROOT / CLASSIFIER), *training), args, path,
                                   {"gpus": len(devices)})
         self.evaluate(f"{name} test", f"{made}-acc-ten.json", [made], CLASSIFIER, *argv, "--test", made, "--ten_crop",
                       shown=4)
@@ -150,8 +151,21 @@ class Planner:
             merge_2stream_prob.parse(words)
         else:
             main_classifier.check_inputs(classifier_options.parse(words, ""), self.made)
+        self.add_evaluation(name, result, made_from, ("python", str(ROOT / script), *words), shown)
+
+    def add_evaluation(self, name: str, result: str, made_from: Sequence[str], command: tuple[str, ...], shown: int
+                       ) -> None:
+        """Add a command without a look at it, otherwise as :meth:`evaluate`."""
         makes = partial(pipeline.newer, self.out / result, *(self.out / path for path in made_from))
-        self.steps.append(Step(name, ("python", str(ROOT / script), *words), makes, shown))
+        self._add(Step(name, command, makes, shown, self._makers_of([*made_from, *command])), result)
+
+    def _add(self, step: Step, product: str) -> None:
+        self.steps.append(step)
+        self._makers[product] = step.name
+
+    def _makers_of(self, words: Sequence[str]) -> tuple[str, ...]:
+        """The steps that make what is named in a command."""
+        return tuple(dict.fromkeys(self._makers[word] for word in words if word in self._makers))
 
     def _refuse_early(self, script: str, args: Namespace) -> None:
         """Refuse what a pretraining would: sizes, a cascade that is too deep, given checkpoints that do not fit."""
@@ -163,12 +177,21 @@ class Planner:
             for given in {*args.pretrain} - self.made - phases_made:
                 _refuse_unfit(model.encoder_q, given)
 
-    def _add_training(self, name: str, command: tuple[str, ...], args: Namespace, path: Path,
-                      made_with: Mapping[str, int]) -> str:
+    def add_training(self, name: str, command: tuple[str, ...], args: Namespace, path: Path,
+                     made_with: Mapping[str, int]) -> str:
+        """Add a training without a look at it.
+
+        Args:
+            args, path: as of :func:`foresee`. made_with: facts that its checkpoint depends on besides the options.
+
+        Returns:
+            The checkpoint it will leave.
+        """
         if str(path) in self.made:
             raise OptionError(f"step {name!r} would train in the same run folder as another one, {path.parents[1]}")
         self.made.add(str(path))
-        self.steps.append(Step(name, command, partial(is_trained, self.out / path, args, made_with)))
+        makes = partial(is_trained, self.out / path, args, made_with)
+        self._add(Step(name, command, makes, after=self._makers_of(command)), str(path))
         return str(path)
 
 

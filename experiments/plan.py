@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-from cotrain_plan import CLASSIFIER, COCLR, NCE, ROOT, Planner, foresee, is_trained, scheduled
+from cotrain_plan import CLASSIFIER, COCLR, NCE, ROOT, Planner, foresee, scheduled
 from eval import options as classifier_options
 from experiments.settings import METHODS, Grid
 from utils import run_folder
-from utils.pipeline import Step, newer
+from utils.pipeline import Step
 
 PROBE = "eval/feature_linear_probe.py"
 FALL = [(4, 5)]  # of the learning rate: after four fifths of the epochs
@@ -170,11 +169,6 @@ class SeedPlan:
             # the backbone gets a tenth, and so what training from scratch gives it
             self._classify(name, plan, self._models[rgb], "--train_what", "ft", "--lr", str(10 * self.grid.label_lr))
 
-    def _add_once(self, step: Step) -> None:
-        """Two methods may share an encoder, whose evaluation is then one step."""
-        if step.name not in {each.name for each in self.steps}:
-            self.steps.append(step)
-
     def _retrieve(self, name: str, dataset: str, model: str, view: Sequence[str]) -> str:
         argv = ["--dataset", dataset, *view, *self.planner.common, *self.planner.roots, "--test", model, "--retrieval"]
         folder = Path(model).parent / "feature"
@@ -203,14 +197,16 @@ class SeedPlan:
         training = [*argv, *scheduled(epochs, FALL), "--eval_freq", str(epochs), "--pretrain", start, "--resume",
                     "auto"]
         args, path = foresee(CLASSIFIER, training, self.planner.made)
-        self._add_once(Step(f"{name} training with labels", ("python", str(ROOT / CLASSIFIER), *training),
-                            partial(is_trained, self.planner.out / path, args, {"gpus": 1})))
         result = f"{path}-acc-center.json"
-        self._add_evaluation(f"{name} test", result, [str(path)], CLASSIFIER, [*argv, "--test", str(path),
-                                                                                "--center_crop"])
+        if str(path) not in self.planner.made:  # methods may share an encoder
+            self.planner.add_training(f"{name} training with labels", ("python", str(ROOT / CLASSIFIER), *training),
+                                      args, path, {"gpus": 1})
+            self._add_evaluation(f"{name} test", result, [str(path)], CLASSIFIER,
+                                 [*argv, "--test", str(path), "--center_crop"])
         plan.measures["RGB finetune"] = (result, ("center", "1"))
 
     def _add_evaluation(self, name: str, result: str | Path, made_from: list[str], script: str, words: list[str]
                         ) -> None:
-        makes = partial(newer, self.planner.out / result, *(self.planner.out / path for path in made_from))
-        self._add_once(Step(name, ("python", str(ROOT / script), *words), makes, shown=3))
+        """Two methods may share an encoder, whose evaluation is then one step."""
+        if name not in {step.name for step in self.steps}:
+            self.planner.add_evaluation(name, str(result), made_from, ("python", str(ROOT / script), *words), shown=3)

@@ -54,9 +54,12 @@ def make_parser() -> Parser:
     parser.topic("training")("--seeds", nargs="+", type=seed, metavar="SEED", help="seeds (default: those of the grid)")
     parser.topic("evaluation")("--validation", action="store_true", help="hold out three training groups and test on "
                                "them")
-    parser.topic("hardware")("--jobs", type=positive_int, default=3, metavar="N", help="sets and seeds trained at a "
-                             "time, each with its share of the cores (default: 3, since three seeds would leave one of "
-                             "two cores idle at the end)")
+    add = parser.topic("hardware")
+    add("--jobs", type=positive_int, default=3, metavar="N", help="sets and seeds trained at a time, each with its "
+        "share of the cores (default: 3, since three seeds would leave one of two cores idle at the end)")
+    add("--steps_at_once", type=positive_int, default=1, metavar="N", help="steps of a set and seed that run side by "
+        "side, where one does not wait for the other: more on many cores or on a GPU, which steps as short as these "
+        "leave idle")
     add = parser.topic("output")
     add("--out", type=Path, metavar="FOLDER", help="folder of all that is made (default: experiments/made/GRID)")
     add("--results", type=Path, metavar="FILE", help="file to write (default: experiments/results/GRID.json; with "
@@ -91,11 +94,11 @@ def make_plan(args: Namespace, grid: Grid, name: str, number: int) -> SeedPlan:
                     "splits-validation" if args.validation else "splits")
 
 
-def run_one(plan: SeedPlan) -> None:
-    """Run what is left of the steps of a set and seed."""
+def run_one(plan: SeedPlan, at_once: int = 1) -> None:
+    """Run what is left of the steps of a set and seed, so many side by side."""
     with Runner(plan.planner.out).open() as runner:
         try:
-            runner.run(plan.steps)
+            runner.run(plan.steps, at_once)
         finally:
             results.add_seconds(plan.planner.out, runner.times)
 
@@ -103,7 +106,7 @@ def run_one(plan: SeedPlan) -> None:
 def _run_apart(args: Namespace, grid: Grid, name: str, number: int) -> None:
     """In a process of its own: run a set and seed, and stop when the experiment is stopped."""
     end_with_parent(signal.SIGTERM)
-    sys.exit(launch.exit_code(lambda: run_one(make_plan(args, grid, name, number))))
+    sys.exit(launch.exit_code(lambda: run_one(make_plan(args, grid, name, number), args.steps_at_once)))
 
 
 def run_all(args: Namespace, grid: Grid, jobs: Sequence[tuple[str, int]]) -> None:
@@ -114,9 +117,9 @@ def run_all(args: Namespace, grid: Grid, jobs: Sequence[tuple[str, int]]) -> Non
     """
     if args.jobs == 1:
         for name, number in jobs:
-            run_one(make_plan(args, grid, name, number))
+            run_one(make_plan(args, grid, name, number), args.steps_at_once)
         return
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // args.jobs))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // (args.jobs * args.steps_at_once)))
     spawn, waiting = multiprocessing.get_context("spawn"), list(jobs)
     running: list[BaseProcess] = []
     before = signal.signal(signal.SIGTERM, _stop)

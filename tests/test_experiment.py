@@ -113,6 +113,18 @@ def test_every_command_starts_from_what_an_earlier_one_leaves(full_plan):
     assert files <= made
 
 
+def test_side_by_side_every_command_waits_for_those_whose_files_it_takes(full_plan):
+    makers, waits = {}, {}
+    for step in full_plan.steps:
+        waits[step.name] = {*step.after, *(name for before in step.after for name in waits[before])}
+        sources = [path for path in step.makes.args[1:] if isinstance(path, Path)]
+        used = {full_plan.planner.out / word for word in step.command if word.endswith(".pth.tar")} | {*sources}
+        assert {makers[path] for path in used} <= waits[step.name], step.name
+        makers[step.makes.args[0]] = step.name
+    assert waits["coclr RGB"] == {"infonce RGB", "infonce flow"}
+    assert "infonce RGB retrieval" in waits["coclr both"] | waits["infonce both"]
+
+
 def test_validation_reads_the_validation_lists_alone(full_plan):
     for step in full_plan.steps:
         roots = [step.command[i + 1] for i, word in enumerate(step.command) if word == "--split_root"]

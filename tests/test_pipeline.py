@@ -33,11 +33,11 @@ def step(out: Path, name: str, code: str = "", **settings) -> Step:
     return Step(name, ("python", "-c", code.format(name=name)), lambda: (out / name).exists(), **settings)
 
 
-def run(out: Path, *steps: Step) -> int:
+def run(out: Path, *steps: Step, at_once: int = 1) -> int:
     """What a script's exit code would be."""
     def main() -> None:
         with Runner(out).open() as runner:
-            runner.run(steps)
+            runner.run(steps, at_once)
     return launch.exit_code(main)
 
 
@@ -125,6 +125,87 @@ def test_a_folder_belongs_to_one_runner(tmp_path, monkeypatch):
     with Runner(tmp_path).open():
         assert interrupted.train(lambda: run(tmp_path, step(tmp_path, "one"))) == [2]
     assert "another process" in interrupted.said() and not (tmp_path / "one").exists()
+
+
+# Waits until a file of another step is there, and then leaves its own.
+MEETS = """
+import pathlib, time
+pathlib.Path("{name} began").touch()
+end = time.monotonic() + 60
+while not pathlib.Path("{other}").exists() and time.monotonic() < end: time.sleep(0.01)
+assert pathlib.Path("{other}").exists()
+pathlib.Path("{name}").touch()
+"""
+
+
+def meets(name: str, other: str) -> str:
+    return MEETS.replace("{other}", other)
+
+
+def test_side_by_side_two_steps_can_wait_for_each_other(tmp_path, capsys):
+    (tmp_path / "done").touch()
+    steps = [step(tmp_path, "done"), step(tmp_path, "one", meets("one", "two began"), after=("done",)),
+             step(tmp_path, "two", meets("two", "one began")), step(tmp_path, "three", after=("one", "two"))]
+    assert run(tmp_path, *steps, at_once=2) == 0
+    assert (tmp_path / "order").read_text() == "three\n"
+    out = capsys.readouterr().out
+    assert "[1/4 done] done already" in out and "[2/4 one] has ended" in out and "  made three" in out
+    assert run(tmp_path, *steps, at_once=2) == 0 and capsys.readouterr().out.count("done already") == 4
+
+
+def test_side_by_side_no_step_begins_before_what_it_takes_is_there(tmp_path):
+    needs = {"a": (), "b": ("a",), "c": ("a",), "d": ("b", "c"), "e": (), "f": ("e", "d")}
+    looks = ("import pathlib; assert all(pathlib.Path(name).exists() for name in {needs}); "
+             "pathlib.Path({name!r}).touch()")
+    steps = [step(tmp_path, name, looks.replace("{needs}", repr(before)), after=before)
+             for name, before in needs.items()]
+    assert run(tmp_path, *steps, at_once=3) == 0
+    assert all(each.done for each in steps)
+
+
+def test_side_by_side_no_more_steps_run_than_were_asked_for(tmp_path):
+    """Each step counts those that have begun and have not ended yet."""
+    counts = ("import pathlib, time; here = pathlib.Path({name!r} + '.runs'); here.touch(); time.sleep(0.2); "
+              "found = len(list(pathlib.Path().glob('*.runs'))); here.unlink(); print(found, file=open('seen', 'a')); "
+              "pathlib.Path({name!r}).touch()")
+    assert run(tmp_path, *(step(tmp_path, name, counts) for name in "abcdef"), at_once=2) == 0
+    assert max(map(int, (tmp_path / "seen").read_text().split())) == 2
+
+
+def test_side_by_side_a_failure_stops_the_others_which_save(tmp_path, capsys):
+    fails = "raise SystemExit('error: no such --thing')"
+    saves = STOPPED.replace("os.kill(os.getppid(), signal.{signal})", "open('saving', 'w').close()")
+    waits = f"import pathlib, time\nwhile not pathlib.Path('saving').exists(): time.sleep(0.01)\n{fails}"
+    steps = [step(tmp_path, "one", saves), step(tmp_path, "bad", waits), step(tmp_path, "never", after=("bad",))]
+    assert run(tmp_path, *steps, at_once=2) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "step 'bad' failed with exit code 1: error: no such --thing" in error
+    assert (tmp_path / "one").exists() and not (tmp_path / "never").exists()
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_side_by_side_a_signal_reaches_every_step(name, tmp_path, capsys):
+    saves = STOPPED.replace("os.kill(os.getppid(), signal.{signal})", "open('saving', 'w').close()")
+    sends = ("import pathlib, time\nwhile not pathlib.Path('saving').exists(): time.sleep(0.01)\n"
+             + STOPPED.replace("{signal}", name))
+    steps = [step(tmp_path, "one", saves), step(tmp_path, "two", sends), step(tmp_path, "three")]
+    assert run(tmp_path, *steps, at_once=2) == EXIT_CODE
+    assert (tmp_path / "one").exists() and (tmp_path / "two").exists() and not (tmp_path / "three").exists()
+    assert "goes on from here" in capsys.readouterr().out
+    assert run(tmp_path, *steps, at_once=2) == 0 and (tmp_path / "three").exists()
+
+
+def test_side_by_side_control_c_ends_every_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "SECONDS_TO_END", 0.2)
+    saves = STOPPED.replace("os.kill(os.getppid(), signal.{signal})", "open('saving', 'w').close()")
+    sends = ("import pathlib, time\nwhile not pathlib.Path('saving').exists(): time.sleep(0.01)\n"
+             + STOPPED.replace("{signal}", "SIGINT"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert run(tmp_path, step(tmp_path, "one", saves), step(tmp_path, "two", sends), at_once=2) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "one").exists() and (tmp_path / "two").exists()
 
 
 def test_a_result_counts_while_it_is_not_older_than_what_it_is_made_from(tmp_path):
