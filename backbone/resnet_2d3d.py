@@ -6,6 +6,7 @@ The "r50" of CoCLR (arXiv 2010.09709), after Hara et al. (CVPR 2018) and Wang et
 from torch import Tensor, nn
 
 from backbone.folding import conv_bn
+from backbone.pooling import MaxPool3d
 
 # (width, blocks, spatial stride, temporal kernel) of the four layers.
 LAYERS = ((64, 3, 1, 1), (128, 4, 2, 1), (256, 6, 2, 3), (512, 3, 2, 3))
@@ -58,7 +59,7 @@ class ResNet2d3d(nn.Module):
         self.conv1 = _conv(input_channel, 64, (5, 7, 7), (1, 2, 2))
         self.bn1 = nn.BatchNorm3d(64)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+        self.maxpool = MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
         in_planes = 64
         for number, (width, blocks, stride, temporal) in enumerate(LAYERS, start=1):
             last = number == len(LAYERS)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from backbone.folding import conv_bn
+from backbone.pooling import MaxPool3d
 
 # Widths of the four branches of an Inception block:
 # (1x1), (1x1 reduce, separable 3x3x3), (1x1 reduce, separable 3x3x3), (1x1 after the pool).
@@ -31,8 +32,8 @@ def _conv(in_planes: int, out_planes: int, kernel: tuple, stride: tuple, padding
     return conv
 
 
-def _space_pool() -> nn.MaxPool3d:
-    return nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+def _space_pool() -> MaxPool3d:
+    return MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
 
 
 class BasicConv3d(nn.Module):
@@ -86,7 +87,7 @@ class InceptionBlock3d(nn.Module):
         self.branch0 = nn.Sequential(BasicConv3d(in_planes, w0))
         self.branch1 = nn.Sequential(BasicConv3d(in_planes, reduce1), STConv3d(reduce1, w1, 3, 1, 1))
         self.branch2 = nn.Sequential(BasicConv3d(in_planes, reduce2), STConv3d(reduce2, w2, 3, 1, 1))
-        self.branch3 = nn.Sequential(nn.MaxPool3d(3, stride=1, padding=1), BasicConv3d(in_planes, w3))
+        self.branch3 = nn.Sequential(MaxPool3d(3, stride=1, padding=1), BasicConv3d(in_planes, w3))
         self.gating = gating
         if gating:
             for i, width in enumerate((w0, w1, w2, w3)):
@@ -118,9 +119,9 @@ class S3D(nn.Module):
                              Conv_2c=STConv3d(64, 192, 3, 1, 1))
         self._register_block(3, MaxPool_3a=_space_pool(), Mixed_3b=mixed("Mixed_3b"),
                              Mixed_3c=mixed("Mixed_3c"))
-        self._register_block(4, MaxPool_4a=nn.MaxPool3d(3, stride=2, padding=1),
+        self._register_block(4, MaxPool_4a=MaxPool3d(3, stride=2, padding=1),
                              **{f"Mixed_4{c}": mixed(f"Mixed_4{c}") for c in "bcdef"})
-        self._register_block(5, MaxPool_5a=nn.MaxPool3d(2, stride=2), Mixed_5b=mixed("Mixed_5b"),
+        self._register_block(5, MaxPool_5a=MaxPool3d(2, stride=2), Mixed_5b=mixed("Mixed_5b"),
                              Mixed_5c=mixed("Mixed_5c"))
 
     def _register_block(self, number: int, **layers: nn.Module) -> None:
