@@ -80,7 +80,7 @@ def test_embeddings_and_mined_positives_are_those_of_a_cpu():
 
 
 def test_augmented_clips_are_those_of_a_cpu(place):
-    """But for single grey levels, where rounding decides between two."""
+    """But for single grey levels, where rounding decides between two: a hue that is one off changes .5 % of all."""
     dataset = catalog.build("ucf101-2stream-2clip", "train", transform=PretrainTransform(32), seed=0, seq_len=8, ds=1,
                             data_root=place / "data", split_root=place / "splits")
     loader = make_loader(dataset, batch_size=24, workers=0, train=True, seed=0, rank=0, world_size=1, device=CPU)

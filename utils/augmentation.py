@@ -149,7 +149,8 @@ def hue(values: Tensor, factor: Tensor) -> Tensor:
     from_red, from_green, from_blue = ((value - colour).div_(whole) for colour in (red, green, blue))
     angle = torch.where(red == value, from_blue - from_green,
                         torch.where(green == value, (from_red + 2).sub_(from_blue), (from_green + 4).sub_(from_red)))
-    angle = angle.div_(6).add_(1)
+    # By a tensor: a GPU divides by a plain number as a product with its inverse, which takes one hue for another.
+    angle = angle.div_(angle.new_full((), 6)).add_(1)
     angle = angle.sub_(angle.floor()).mul_(255).floor_().mul_(spread > 0)
     strength = (spread / value.clamp(min=1)).mul_(255).floor_().div_(255).mul_(value)
     angle = _remainder(angle.add_((factor[:, :, 0] * 255).trunc()), 256).mul_(6 / 255)
