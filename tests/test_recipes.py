@@ -112,7 +112,7 @@ def test_tolerances_of_mining_tell_cpr_from_plain_top_k():
 
 @pytest.mark.parametrize("name", ALL)
 def test_costs_are_worked_out_right(name):
-    """By plain arithmetic: 23.5 GFLOP a pass; 95 and 88 GFLOP/s on 2 cores, 10 TFLOP/s on each GPU."""
+    """By plain arithmetic: 23.5 GFLOP a pass; 95 and 88 GFLOP/s on 2 cores, 28 TFLOP/s on each GPU."""
     recipe = recipes.load(name)
     assert recipe.cost
     for part in recipe.cost:
@@ -121,7 +121,7 @@ def test_costs_are_worked_out_right(name):
         operations = part.samples * part.passes * 23.5e9
         assert part.operations == pytest.approx(operations, rel=0.006)
         assert part.cpu_hours == pytest.approx(operations / {"train": 95e9, "test": 88e9}[part.work] / 3600, rel=0.006)
-        assert part.gpu_hours == pytest.approx(operations / (10e12 * part.processes) / 3600, rel=0.006)
+        assert part.gpu_hours == pytest.approx(operations / (28e12 * part.processes) / 3600, rel=0.006)
     options = recipe.options
     if recipe.record == TRAINING:
         part = recipe.cost[0]
