@@ -9,6 +9,7 @@ import torch
 
 import main_coclr
 import main_nce
+from eval.search import __main__ as search
 from utils import run_folder
 from utils.errors import CheckpointError, OptionError
 from utils.options import add_mining, pretraining_parser
@@ -115,3 +116,24 @@ def test_every_option_is_read():
 def test_the_largest_seed_makes_a_seed_of_every_epoch():
     seed = main_nce.parse(["--seed", str((1 << 43) - 1)]).seed
     torch.Generator().manual_seed((seed << 20) + (1 << 20) - 1)
+
+
+@pytest.mark.parametrize("order", ["VIDEOS", "CKPT OPTIONS VIDEOS", "OPTIONS CKPT VIDEOS", "CKPT VIDEOS OPTIONS"])
+def test_words_of_a_list_may_stand_before_and_after_options(order):
+    """argparse of Python 3.11 takes an empty list before the first option, and refuses what follows it."""
+    words = " ".join(["CKPT VIDEOS"] if order == "VIDEOS" else [order]).replace("CKPT", "one.pth.tar").replace(
+        "VIDEOS", "a b").replace("OPTIONS", "--out here -j 0").split()
+    args = search.make_parser().parse_args(["index", *words])
+    assert (args.checkpoint, args.places) == ("one.pth.tar", ["a", "b"])
+    assert (args.out, args.workers) == (("video_index", 1) if order == "VIDEOS" else ("here", 0))
+
+
+def test_a_list_takes_options_from_a_file_and_refuses_unknown_ones(tmp_path):
+    (tmp_path / "run.yaml").write_text("out: there\nworkers: 3\n")
+    parser = search.make_parser()
+    args = parser.parse_args(["index", "c", "--config", str(tmp_path / "run.yaml"), "a", "-j", "2", "b"])
+    assert (args.places, args.out, args.workers) == (["a", "b"], "there", 2)
+    for words in (["index"], ["index", "c", "a", "--nothing", "b"], ["index", "c", "--net"],
+                  ["--config", str(tmp_path / "run.yaml"), "index", "c"]):
+        with pytest.raises(OptionError):
+            parser.parse_args(words)

@@ -25,6 +25,7 @@ class Parser(argparse.ArgumentParser):
                          **settings)
         self._topics = {topic: self.add_argument_group(topic) for topic in TOPICS}
         self._of_file: dict[str, str] = {}  # what the complaints call an option -> file and line
+        self._in_parts = False
         general = self.topic("general")
         general("-h", "--help", action="help", help="show this help and exit")
         general(CONFIG, action=_Read, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, metavar="FILE",
@@ -65,8 +66,22 @@ class Parser(argparse.ArgumentParser):
         return " ".join([*words, "[options]"]).replace("%", "%%")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # argparse overloads it by namespace
-        """As argparse does, with the words of ``--config`` put first."""
-        return super().parse_known_args(self._with_file(list(sys.argv[1:] if args is None else args)), namespace)
+        """As argparse does, with the words of ``--config`` put first, and with lists of words between options, too."""
+        if self._in_parts:
+            return super().parse_known_args(args, namespace)
+        words = list(sys.argv[1:] if args is None else args)
+        if any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
+            if words and words[0].partition("=")[0] == CONFIG:
+                self.error(f"{CONFIG} belongs to a command: give it after the command's name")
+            return super().parse_known_args(words, namespace)  # the command's own parser reads the file
+        words = self._with_file(words)
+        if not any(action.nargs in ("*", "+") for action in self._get_positional_actions()):
+            return super().parse_known_args(words, namespace)
+        self._in_parts = True  # the next line calls this method twice, for the options and for what is between them
+        try:
+            return self.parse_known_intermixed_args(words, namespace)
+        finally:
+            self._in_parts = False
 
     def _with_file(self, words: list[str]) -> list[str]:
         rest, paths = [], []
