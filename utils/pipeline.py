@@ -145,31 +145,13 @@ class Runner:
         self._conclude(step, log, code, time.perf_counter() - start)
 
     def _run_side_by_side(self, steps: Sequence[Step], at_once: int) -> None:
-        waiting = list(enumerate(steps, start=1))
+        waiting = dict(enumerate(steps, start=1))
         running: list[_Started] = []
         try:
             while waiting or running:
                 self._stop_if_asked(running)
-                unfinished = {step.name for _, step in waiting} | {each.step.name for each in running}
-                for number, step in list(waiting):
-                    if len(running) == at_once or unfinished.intersection(step.after):
-                        continue
-                    waiting.remove((number, step))
-                    title = f"[{number}/{len(steps)} {step.name}]"
-                    if step.done:
-                        say(f"{title} done already")
-                        unfinished.remove(step.name)
-                    else:
-                        say(f"{title}\n$ {step.shell}")
-                        running.append(self._start(step, title, self._log(step)))
-                ended = [each for each in running if each.process.poll() is not None]
-                if running and not ended:
-                    time.sleep(SECONDS_TO_LOOK)
-                running = [each for each in running if each not in ended]
-                for each in ended:
-                    self._children.remove(each.process)
-                    self._conclude(each.step, each.log, each.process.returncode, time.perf_counter() - each.since,
-                                   each.title)
+                self._start_ready(waiting, running, len(steps), at_once)
+                self._conclude_ended(running)
         except TrainingError:
             for each in running:
                 each.process.terminate()
@@ -183,6 +165,33 @@ class Runner:
         finally:
             for each in running:
                 self._bury(each.process)
+
+    def _start_ready(self, waiting: dict[int, Step], running: list[_Started], count: int, at_once: int) -> None:
+        """Start steps that take nothing of an unfinished one, while there is room; they leave ``waiting``."""
+        unfinished = {step.name for step in waiting.values()} | {each.step.name for each in running}
+        for number, step in list(waiting.items()):
+            if len(running) == at_once:
+                return
+            if unfinished.intersection(step.after):
+                continue
+            del waiting[number]
+            title = f"[{number}/{count} {step.name}]"
+            if step.done:
+                say(f"{title} done already")
+                unfinished.remove(step.name)
+            else:
+                say(f"{title}\n$ {step.shell}")
+                running.append(self._start(step, title, self._log(step)))
+
+    def _conclude_ended(self, running: list[_Started]) -> None:
+        """Conclude steps that have ended, which then leave ``running``; where there is none, wait a moment."""
+        ended = [each for each in running if each.process.poll() is not None]
+        if running and not ended:
+            time.sleep(SECONDS_TO_LOOK)
+        for each in ended:
+            running.remove(each)
+            self._children.remove(each.process)
+            self._conclude(each.step, each.log, each.process.returncode, time.perf_counter() - each.since, each.title)
 
     def _log(self, step: Step) -> Path:
         return self.out / "logs" / f"{step.name.replace(' ', '_')}.log"
