@@ -166,8 +166,7 @@ class SeedPlan:
         self.planner.merge(f"{name} both", both, self.dataset, "s", recalls, made)
         plan.measures |= {f"both R@{k}": (both, ("both", k)) for k in ("1", "5", "10", "20")}
         if name in self.grid.finetuned:
-            # the backbone gets a tenth, and so what training from scratch gives it
-            self._classify(name, plan, self._models[rgb], "--train_what", "ft", "--lr", str(10 * self.grid.label_lr))
+            self._classify(name, plan, self._models[rgb], "--train_what", "ft", "--lr", str(self.grid.finetune_lr))
 
     def _retrieve(self, name: str, dataset: str, model: str, view: Sequence[str]) -> str:
         argv = ["--dataset", dataset, *view, *self.planner.common, *self.planner.roots, "--test", model, "--retrieval"]
