@@ -23,7 +23,7 @@ def draw(content: Mapping[str, Any], out: Path) -> None:
     """Write experiment_retrieval.png and experiment_mining.png: a panel each set."""
     for name, panel in (("retrieval", retrieval_panel), ("mining", mining_panel)):
         sets = content["sets"]
-        figure, axes = plt.subplots(1, len(sets), figsize=(7.5 * len(sets), 4.2), squeeze=False,
+        figure, axes = plt.subplots(1, len(sets), figsize=(7.5 * len(sets), 4.8), squeeze=False,
                                     layout="constrained")
         for ax, (title, found) in zip(axes[0], sets.items(), strict=True):
             panel(ax, found)
@@ -68,7 +68,7 @@ def mining_panel(ax: Axes, found: Mapping[str, Any]) -> None:
     ax.set_ylim(bottom=0)
     ax.set_xlabel("epoch")
     ax.set_ylabel("positive mining recall, %")
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)  # below: bands fill the panel
 
 
 def recall_curve(seeds: Mapping[str, Mapping[str, Any]], measure: str = "recall") -> dict[int, dict[str, float]]:
