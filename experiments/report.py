@@ -1,6 +1,6 @@
 """Tables and figures of an experiment's results.
 
-    python -m experiments.report --results experiments/results/reduced.json --out docs
+    python -m experiments.report --results experiments/results/full.json --out docs
 
 Writes OUT/experiment_results.md, with a table of each set and one of the signs of mining health, and two figures, which
 need matplotlib: OUT/experiment_retrieval.png and OUT/experiment_mining.png.
@@ -107,9 +107,9 @@ def text(content: Mapping[str, Any]) -> str:
 def make_parser() -> Parser:
     """The options."""
     parser = Parser(description=__doc__)
-    parser.topic("data")("--results", type=Path, default=ROOT / "experiments" / "results" / "reduced.json",
+    parser.topic("data")("--results", type=Path, default=ROOT / "experiments" / "results" / "full.json",
                          metavar="FILE", help="what experiments.run has written (default: "
-                         "experiments/results/reduced.json)")
+                         "experiments/results/full.json)")
     parser.topic("output")("--out", type=Path, default=ROOT / "docs", metavar="FOLDER", help="folder to write to "
                            "(default: docs/)")
     return parser
