@@ -114,7 +114,7 @@ class Planner:
         launcher = ("python",) if self.processes == 1 else (
             "torchrun", "--standalone", f"--nproc_per_node={self.processes}")
         return self.add_training(name, (*launcher, str(ROOT / script), *argv), args, path,
-                                  {"processes": self.processes})
+                                 {"processes": self.processes})
 
     def classify(self, name: str, dataset: str, start: str, *words: str) -> str:
         """Add the training of a classifier on a checkpoint, and its test with ten crops; the classifier's file."""
@@ -126,7 +126,7 @@ class Planner:
         self.data_checks[CLASSIFIER + args.train_what, dataset] = partial(
             _build_classifier_data, _without_workers(args), devices)
         made = self.add_training(name, ("python", str(ROOT / CLASSIFIER), *training), args, path,
-                                  {"gpus": len(devices)})
+                                 {"gpus": len(devices)})
         self.evaluate(f"{name} test", f"{made}-acc-ten.json", [made], CLASSIFIER, *argv, "--test", made, "--ten_crop",
                       shown=4)
         return made

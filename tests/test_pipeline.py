@@ -195,6 +195,14 @@ def test_side_by_side_a_signal_reaches_every_step(name, tmp_path, capsys):
     assert run(tmp_path, *steps, at_once=2) == 0 and (tmp_path / "three").exists()
 
 
+def test_side_by_side_a_step_that_was_stopped_by_itself_stops_the_others_which_save(tmp_path):
+    saves = STOPPED.replace("os.kill(os.getppid(), signal.{signal})", "open('saving', 'w').close()")
+    ends = f"import pathlib, time\nwhile not pathlib.Path('saving').exists(): time.sleep(0.01)\nexit({EXIT_CODE})"
+    steps = [step(tmp_path, "one", saves), step(tmp_path, "two", ends), step(tmp_path, "three")]
+    assert run(tmp_path, *steps, at_once=2) == EXIT_CODE
+    assert (tmp_path / "one").exists() and not (tmp_path / "three").exists()
+
+
 def test_side_by_side_control_c_ends_every_step(tmp_path, monkeypatch):
     monkeypatch.setattr(pipeline, "SECONDS_TO_END", 0.2)
     saves = STOPPED.replace("os.kill(os.getppid(), signal.{signal})", "open('saving', 'w').close()")

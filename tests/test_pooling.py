@@ -32,7 +32,7 @@ def test_values_and_gradients_are_those_of_pytorch(kernel, kind, layout, fixed_o
 
 
 def test_a_gradient_of_half_precision_is_summed_in_float32(fixed_order):
-    """256 + 27 ones: in bfloat16 each single one would be lost."""
+    """256 + 26 ones: in bfloat16 each single one would be lost."""
     values = torch.zeros(1, 1, 3, 3, 3, dtype=torch.bfloat16)
     values[0, 0, 1, 1, 1] = 1
     values.requires_grad_()

@@ -152,7 +152,7 @@ class Runner:
                 self._stop_if_asked(running)
                 self._start_ready(waiting, running, len(steps), at_once)
                 self._conclude_ended(running)
-        except TrainingError:
+        except (TrainingError, StopRequested):
             for each in running:
                 each.process.terminate()
             self._wait_for_all(running)
@@ -258,16 +258,19 @@ class Runner:
         for child in self._children:
             child.send_signal(signal.SIGTERM)
 
-    def _stop_if_asked(self, running: Sequence[_Started] = ()) -> None:
+    def _stop_if_asked(self, running: list[_Started] | None = None) -> None:
         if self._asked:
-            self._wait_for_all(running)
+            self._wait_for_all(running or [])
             say(f"stopping on {signal.Signals(self._asked[0]).name}: the same command goes on from here")
             raise StopRequested
 
-    def _wait_for_all(self, running: Sequence[_Started]) -> None:
-        """Steps that were told to end save what they have done."""
-        for each in running:
+    def _wait_for_all(self, running: list[_Started]) -> None:
+        """Steps that were told to end save what they have done; then ``running`` is empty."""
+        while running:
+            each = running[-1]
             each.process.wait()
+            running.pop()
+            self._children.remove(each.process)
             seconds = time.perf_counter() - each.since
             self.times[each.step.name] = self.times.get(each.step.name, 0.0) + seconds
 
