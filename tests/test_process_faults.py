@@ -121,8 +121,9 @@ def test_an_evaluation_whose_worker_is_killed_ends_in_one_line(monkeypatch, caps
 
     def read() -> None:
         samples = read_samples(dataset, workers=1, device=torch.device("cpu"), title="test")
+        before = set(multiprocessing.active_children())  # of other files' tests in this process
         next(samples)
-        [worker] = multiprocessing.active_children()
+        [worker] = set(multiprocessing.active_children()) - before
         worker.kill()
         worker.join()
         assert len(list(samples)) < len(dataset) - 1, "the rest had been read"
@@ -154,13 +155,25 @@ def left_behind() -> list[str]:
     return found
 
 
+EARLIER: set[str] = set()  # children that tests of other files have left in this process
+
+
+def own_children() -> set[str]:
+    return set(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def remember_earlier_children():
+    EARLIER.update(own_children())
+
+
 def wait_until_nothing_is_left(seconds: float = 40) -> None:
     """Workers look every 5 s whether the process they work for is still there."""
     end = time.monotonic() + seconds
     while left_behind() and time.monotonic() < end:
         time.sleep(0.2)
     assert left_behind() == []
-    children = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    children = own_children() - EARLIER
     states = [Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] for child in children]
     assert "Z" not in states
 
