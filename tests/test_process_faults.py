@@ -56,13 +56,17 @@ def train(options: str) -> int:
 
 
 def kill_a_worker(monkeypatch, *after: int) -> list[multiprocessing.Process]:
-    """Send a SIGKILL to a loader worker after these steps of the process; those killed."""
+    """Send a SIGKILL to a loader worker after these steps of the process; those killed.
+
+    Never to children that the process has already: an earlier training's, or those of another file's tests.
+    """
     after_step, killed, steps = Training._after_step, [], [0]
+    spared = set(multiprocessing.active_children())
 
     def counted(training: Training, *given: object) -> None:
         steps[0] += 1
         if steps[0] in after:
-            worker = next(each for each in multiprocessing.active_children() if each not in killed)
+            worker = next(each for each in multiprocessing.active_children() if each not in spared | {*killed})
             os.kill(worker.pid, signal.SIGKILL)
             worker.join()
             killed.append(worker)
@@ -76,9 +80,16 @@ def test_a_training_whose_workers_are_killed_ends_as_if_they_were_not(after, mon
     """Also after an epoch's last step, and four times in two epochs."""
     assert train("--name_prefix whole_ -j 2") == 0
     capsys.readouterr()
+    bystanders = [multiprocessing.Process(target=time.sleep, args=(600,), daemon=True) for _ in range(8)]
+    for bystander in bystanders:
+        bystander.start()
     with monkeypatch.context() as patch:
         killed = kill_a_worker(patch, *after)
         assert train("--name_prefix killed_ -j 2") == 0
+    for bystander in bystanders:
+        assert bystander.is_alive()
+        bystander.kill()
+        bystander.join()
     assert [worker.exitcode for worker in killed] == [-signal.SIGKILL] * len(after)
     assert not any(Path(f"/proc/{worker.pid}").exists() for worker in killed)
     out = capsys.readouterr().out
