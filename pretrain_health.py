@@ -71,7 +71,7 @@ class HealthProbe:
         """Signs of both views; the miner's, which is frozen, are as before."""
         if len(self._sources) == 0:
             self.miner(model)
-        return self._signs(self._embed(model, {"own": (_of_main(model.encoder_q), model.own_view)})["own"])
+        return self._signs(self.trained(model))
 
     def _signs(self, own: Clips) -> dict[str, float]:
         assert self._other is not None
@@ -95,6 +95,10 @@ class HealthProbe:
         if self._other is None:
             self._other = self._embed(model, {"other": (model.sampler, model.other_view)})["other"]
         return self._other
+
+    def trained(self, model: CoCLR) -> Clips:
+        """Embeddings by the network that is trained, as it is now."""
+        return self._embed(model, {"own": (_of_main(model.encoder_q), model.own_view)})["own"]
 
     def _random_encoder(self, model: CoCLR) -> nn.Module:
         """A new network, its BatchNorm statistics taken from clips."""

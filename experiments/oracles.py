@@ -23,7 +23,7 @@ from torch import Tensor
 
 import launch
 import main_coclr
-from dataset.video_dataset import videos_of
+from dataset.video_dataset import VideoDataset, videos_of
 from eval.report import write_json
 from pretrain_health import Clips, HealthProbe
 from pretrain_script import build_loader
@@ -40,11 +40,30 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, Namespace]:
     add("--early", action="store_true", help="look at the previous-*.pth.tar beside each, too")
     add("--own", required=True, metavar="CKPT", help="the checkpoint that they would mine for")
     parser.topic("output")("--result", type=Path, required=True, metavar="FILE", help="file to write")
+    own, rest = argparse.ArgumentParser.parse_known_args(parser, seen_words(parser, argv))
+    return own, main_coclr.parse([*rest, "--pretrain", own.own, own.miners[0]])
+
+
+def seen_words(parser: Parser, argv: Sequence[str] | None) -> list[str]:
+    """The words of the command line; where they ask for help, it is that of this script alone."""
     words = sys.argv[1:] if argv is None else list(argv)
     if {"-h", "--help"} & set(words):
         parser.parse_args(["--help"])
-    own, rest = argparse.ArgumentParser.parse_known_args(parser, words)
-    return own, main_coclr.parse([*rest, "--pretrain", own.own, own.miners[0]])
+    return words
+
+
+def make_probe(args: Namespace, dataset: VideoDataset) -> HealthProbe:
+    """What embeds the clips that miners are compared on."""
+    return HealthProbe(dataset, args.health_clips, img_dim=args.img_dim, batch_size=args.batch_size,
+                       workers=args.workers, seed=args.seed, network=args.net, dim=args.moco_dim,
+                       device=torch.device("cpu"))
+
+
+def names_of(dataset: VideoDataset, probe: HealthProbe) -> tuple[Tensor, Tensor]:
+    """Labels and sources of a probe's videos, (N,) int64 each."""
+    labels, sources = (torch.as_tensor(np.asarray(values))[probe.rows]
+                       for values in (dataset.index.labels, dataset.index.sources))
+    return labels, sources
 
 
 def queue_recall(clips: Clips, labels: Tensor, sources: Tensor, K: int, topk: int, seed: int) -> float:
@@ -68,17 +87,14 @@ def queue_recall(clips: Clips, labels: Tensor, sources: Tensor, K: int, topk: in
 def measure(args: Namespace, miners: Sequence[str]) -> list[dict[str, float | str]]:
     """Of each miner its signs, "PMR" and "chance" as shares, and "miner", its file."""
     torch.manual_seed(args.seed)
-    cpu = torch.device("cpu")
-    dataset = videos_of(build_loader(args, Launch(0, 0, 1, cpu, None)))
+    dataset = videos_of(build_loader(args, Launch(0, 0, 1, torch.device("cpu"), None)))
     found: list[dict[str, float | str]] = []
     for path in miners:
         model = main_coclr.build(args)
         main_coclr.load_pretrained(model, args.pretrain[0], path, args.second_view)
-        probe = HealthProbe(dataset, args.health_clips, img_dim=args.img_dim, batch_size=args.batch_size,
-                            workers=args.workers, seed=args.seed, network=args.net, dim=args.moco_dim, device=cpu)
+        probe = make_probe(args, dataset)
         signs = {name: value for name, value in probe.before(model).items() if not name.endswith("_own")}
-        labels, sources = (torch.as_tensor(np.asarray(values))[probe.rows]
-                           for values in (dataset.index.labels, dataset.index.sources))
+        labels, sources = names_of(dataset, probe)
         other = sources[:, None] != sources[None, :]
         chance = ((labels[:, None] == labels[None, :]) & other).sum() / other.sum()
         recall = queue_recall(probe.miner(model), labels, sources, args.moco_k, args.topk, args.seed)

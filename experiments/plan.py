@@ -13,6 +13,9 @@ from utils.pipeline import Step
 PROBE = "eval/feature_linear_probe.py"
 FALL = [(4, 5)]  # of the learning rate: after four fifths of the epochs
 STREAMS = {"RGB": "", "flow": "-f"}
+# Pairs of an RGB and a flow encoder: before co-training, after it, and after one that labels have helped.
+PAIRS = [("infonce", "infonce"), ("coclr", "infonce"), ("taught_coclr", "ubernce")]
+CASCADES_FILE = "cascades.json"
 
 
 @dataclass
@@ -34,6 +37,7 @@ class SeedPlan:
     Attributes:
         methods: by name, those that the queue allows, and those they start from.
         oracles: files with the signs of mining health and the PMR of the encoders that mine, or might.
+        pairs: whose RGB and whose flow encoder are looked at with all cascades, in the order of CASCADES_FILE.
     """
 
     def __init__(self, grid: Grid, dataset: str, seed: int, out: Path, splits: str) -> None:
@@ -48,6 +52,7 @@ class SeedPlan:
             if name not in grid.skipped:
                 self._add(name)
         self.oracles = self._plan_oracles()
+        self.pairs = self._plan_cascades()
 
     @property
     def steps(self) -> list[Step]:
@@ -119,11 +124,26 @@ class SeedPlan:
                 found.append(f"oracles_{view}.json")
                 miners = self._models[miner]
                 self._add_evaluation(f"oracles {view}", found[-1], [miners], "experiments/oracles.py", [
-                    "--result", found[-1], "--early", "--miners", miners, "--own", self._models[own],
-                    "--dataset", f"{self.dataset}-2stream-2clip", *words, *self.planner.common, *self.planner.roots,
-                    "--batch_size", str(self.grid.batch_size), "--moco-k", str(self.grid.moco_k),
-                    "--topk", str(self.grid.topk)])
+                    "--result", found[-1], "--early", "--miners", miners, "--own", self._models[own], *words,
+                    *self._mining()])
         return found
+
+    def _plan_cascades(self) -> list[tuple[str, str]]:
+        """Mine with the grid's cascades in pairs of encoders, whatever they were trained with."""
+        found = [(rgb, flow) for rgb, flow in PAIRS if rgb in self.methods and flow in self.methods]
+        cascades = dict.fromkeys(METHODS[name].cascade for name in self.methods)
+        words = [f"{each[0]},{each[1]}" for each in cascades if each is not None]
+        if not found or not words:
+            return []
+        own, other = ([self._models[pair[i], stream] for pair in found] for i, stream in enumerate(STREAMS))
+        self._add_evaluation("cascades", CASCADES_FILE, [*own, *other], "experiments/cascades.py", [
+            "--result", CASCADES_FILE, "--own", *own, "--other", *other, "--cascades", *words, *self._mining()])
+        return found
+
+    def _mining(self) -> list[str]:
+        """The options of main_coclr.py for what only looks at the mining."""
+        return ["--dataset", f"{self.dataset}-2stream-2clip", *self.planner.common, *self.planner.roots, "--batch_size",
+                str(self.grid.batch_size), "--moco-k", str(self.grid.moco_k), "--topk", str(self.grid.topk)]
 
     def _view(self, name: str) -> tuple[str, ...]:
         view = METHODS[name].second_view

@@ -16,6 +16,7 @@ import launch
 from cotrain_plan import ROOT
 from eval.report import read_json, table
 from experiments import signs
+from experiments.results import mean_and_std
 from experiments.settings import METHODS
 from pretrain_health import CLEAR
 from utils.console import say
@@ -84,6 +85,21 @@ def oracle_table(found: Mapping[str, Any]) -> str:
     return markdown(["miner", "PMR", "chance", "warned of", *rho], lines)
 
 
+def cascade_table(found: Mapping[str, Any]) -> str:
+    """Markdown: what each cascade mines in each pair of encoders, over seeds; "" where none was looked at."""
+    pairs: dict[str, list[Mapping[str, Any]]] = {}
+    for each in (each for seed in found.get("cascades", {}).values() for each in seed):
+        pairs.setdefault(f"{METHODS[each['own']].title}; {METHODS[each['other']].title}", []).append(each)
+    if not pairs:
+        return ""
+    first, *_ = pairs.values()
+    ways = [name for name, value in first[0].items() if isinstance(value, float)]
+    titles = {"top-k": "top-k by flow", "own top-k": "top-k by RGB"}
+    lines = [[pair, *(cell(mean_and_std(100 * each[way] for each in group)) for way in ways)]
+             for pair, group in pairs.items()]
+    return markdown(["RGB encoder; flow encoder", *(titles.get(way, way) for way in ways)], lines)
+
+
 def text(content: Mapping[str, Any]) -> str:
     """The report as markdown, without figures."""
     parts = []
@@ -95,6 +111,10 @@ def text(content: Mapping[str, Any]) -> str:
         if oracles:
             parts += ["Encoders that mine, or might: positive mining recall (percent) beside the signs that need no "
                       "labels, means over seeds.", oracles]
+        cascades = cascade_table(found)
+        if cascades:
+            parts += ["Positive mining recall of each cascade with pairs of trained encoders, all in the same queues "
+                      "(`experiments/cascades.py`).", cascades]
         health = sign_table(found)
         if health:
             parts += ["Rank correlation of the label-free signs with PMR, in the journals of the runs that mine:",

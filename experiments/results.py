@@ -10,7 +10,7 @@ from typing import Any
 
 from cotrain_plan import ROOT
 from eval.report import read_json, write_json
-from experiments.plan import MethodPlan, SeedPlan
+from experiments.plan import CASCADES_FILE, MethodPlan, SeedPlan
 from experiments.settings import METHODS, Grid
 from utils.pipeline import Step
 from utils.provenance import code_version
@@ -99,6 +99,13 @@ def read_oracles(plan: SeedPlan) -> list[dict[str, Any]]:
     return found
 
 
+def read_cascades(plan: SeedPlan) -> list[dict[str, Any]]:
+    """What cascades mine in pairs of encoders: {"own", "other" (methods), "chance", "top-k", ...} of each."""
+    path = plan.planner.out / CASCADES_FILE
+    found = read_json(path) if path.is_file() else []
+    return [{"own": own, "other": other, **each} for (own, other), each in zip(plan.pairs, found, strict=bool(found))]
+
+
 def summarise(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
     """{method: {measure: mean_and_std}} of {method: {seed: run}}."""
     summary = {}
@@ -123,7 +130,8 @@ def collect(grid: Grid, plans: Mapping[str, Mapping[int, SeedPlan]], chance: Map
                 runs.setdefault(method, {})[str(seed)] = run
         sets[name] = {"chance": chance[name], "summary": summarise(runs), "runs": runs,
                       "oracles": {str(seed): read_oracles(plan) for seed, plan in seeds.items()},
+                      "cascades": {str(seed): read_cascades(plan) for seed, plan in seeds.items()},
                       "oracle_commands": [_shown(step) for plan in seeds.values() for step in plan.steps
-                                          if step.name.startswith("oracles ")],
+                                          if step.name.startswith(("oracles ", "cascades"))],
                       "skipped": {METHODS[method].title: why for method, why in grid.on(name).skipped.items()}}
     return {"settings": asdict(grid), "code": code_version(), "sets": sets}

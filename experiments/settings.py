@@ -129,7 +129,7 @@ FIGHTS = {"moco_k": 64, "infonce_epochs": 24, "coclr_epochs": 18, "label_epochs"
           "methods": ("random", "supervised", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "ubernce")}
 GRIDS: Mapping[str, Grid] = {
     "full": Grid(ALL, lr=1e-4, infonce_epochs=50, coclr_epochs=30, label_epochs=12, finetuned=FINETUNED,
-                 fights={"moco_k": 64, "infonce_epochs": 75, "coclr_epochs": 45, "label_epochs": 20}),
+                 fights={"moco_k": 64, "infonce_epochs": 60, "coclr_epochs": 36, "label_epochs": 20}),
     "reduced": Grid(("random", "supervised", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "residual_infonce",
                      "residual_coclr", "ubernce", "taught_coclr", "taught_cpr"), infonce_epochs=12, coclr_epochs=9,
                     label_epochs=8, fights=FIGHTS),

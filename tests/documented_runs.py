@@ -47,6 +47,7 @@ RUN = {
     "scripts/draw_cascade.py": Smaller("--output made.png"),
     "scripts/draw_gallery.py": Smaller("--output made.jpg --data_root data"),
     "experiments/oracles.py": Smaller(f"{CLIPS} --batch_size 8 --moco-k 16 --health_clips 8 {ROOTS}"),
+    "experiments/cascades.py": Smaller(f"{CLIPS} --batch_size 8 --moco-k 16 --topk 2 --health_clips 8 {ROOTS}"),
     "-m report": Smaller("--data_root data --split_root splits --mining_clips 4"),
     "-m eval.search index": Smaller(f"{CLIPS} --net s3d --batch_size 4 --out made"),
     "-m eval.search search": Smaller(),

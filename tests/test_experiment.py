@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from experiments import results, run, video_sets
+import launch
+from experiments import cascades, results, run, video_sets
 from experiments.oracles import queue_recall
 from experiments.plan import SeedPlan
 from experiments.settings import GRIDS, METHODS, Grid, changed
@@ -157,6 +158,58 @@ def test_the_recall_of_a_queue_is_that_of_mining_in_it():
     assert queue_recall(clips, torch.arange(40), sources, 10, 4, seed=3) == 0.0
 
 
+def _mined_by_loops(views: dict[str, np.ndarray], order: list[str], sizes: list[int], i: int, own_source: np.ndarray
+                    ) -> list[int]:
+    """A cascade over the whole set as queue: sort, keep, and so on; entries of the query's source are not there."""
+    kept = [j for j in range(len(own_source)) if not own_source[j]]
+    for view, size in zip(order, sizes, strict=True):
+        kept = sorted(kept, key=lambda j: -views[view][i, j])[:size]
+    return kept
+
+
+def test_what_cascades_mine_is_what_loops_over_sorted_rows_find():
+    rng = np.random.default_rng(1)
+    other, own = rng.normal(size=(2, 40, 40))
+    labels, sources = rng.integers(3, size=40), np.arange(40) // 2
+    found = cascades.recalls(*map(torch.as_tensor, (other, own, labels, sources)), K=40, topk=4,
+                             cascades=[(3, 0.5), (2, 0.3)], seed=0)
+    ways = {"top-k": (["other"], [4]), "own top-k": (["own"], [4]),
+            "s = 3, r = 0.5": (["other", "own", "other"], [20, 10, 4]), "s = 2, r = 0.3": (["other", "other"], [12, 4])}
+    assert list(found) == ["chance", *ways]
+    for name, (order, sizes) in ways.items():
+        hits = [labels[j] == labels[i] for i in range(40)
+                for j in _mined_by_loops({"other": other, "own": own}, order, sizes, i, sources == sources[i])]
+        assert found[name] == pytest.approx(np.mean(hits)), name
+    allowed = sources[:, None] != sources[None, :]
+    assert found["chance"] == pytest.approx(np.mean((labels[:, None] == labels[None, :])[allowed]))
+
+
+def test_a_cascade_gains_where_each_view_knows_half_of_the_class():
+    """Four classes, of which each view tells two halves apart: top-k by one is right half the time, a cascade always.
+
+    Of a queue of 16 of each class the other view keeps 28, all in the right half, and the own one 12 of these.
+    """
+    labels = torch.arange(64) % 4
+    noise = torch.rand(2, 64, 64, generator=torch.Generator().manual_seed(0)) / 10
+    other, own = ((half[:, None] == half[None, :]) + each for half, each in zip((labels // 2, labels % 2), noise,
+                                                                               strict=True))
+    found = cascades.recalls(other, own, labels, torch.arange(64), 64, 5, [(3, 0.45)], seed=0)
+    assert found["s = 3, r = 0.45"] == 1.0
+    assert 0.4 < found["top-k"] < 0.6 and 0.4 < found["own top-k"] < 0.6
+
+
+@pytest.mark.parametrize("words, said", [
+    ("--own a b --other c --cascades 3,0.5", "--own has 2 checkpoints and --other 1: give one of each a pair"),
+    ("--own random --other random --cascades 7,0.5", "the cascade is too deep: queue 128"),
+    ("--own random --other random --cascades 7:0.5", "'7:0.5' is not a cascade: give its stages and ratio as in 7,0.5"),
+])
+def test_what_cascades_cannot_be_compared_is_said_in_one_line(words, said, capsys):
+    argv = [*words.split(), "--result", "x.json", "--dataset", "x-2stream-2clip", "--moco-k", "128"]
+    assert launch.exit_code(lambda: cascades.parse(argv)) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+
+
 def test_means_and_standard_deviations():
     runs = {"coclr": {"0": {"measures": {"PMR": 10.0, "RGB R@1": 4.0}}, "1": {"measures": {"PMR": 13.0}},
                       "2": {"measures": {"PMR": 22.0}}}}
@@ -259,8 +312,12 @@ def _check_numbers(found: dict, folder: Path) -> None:
     assert found["summary"]["coclr"]["PMR"]["mean"] == statistics.fmean([run["measures"]["PMR"]])
     assert any("main_coclr.py" in command for command in run["commands"])
     oracles = found["oracles"]["0"]
-    assert [each["view"] for each in oracles] == ["flow", "RGB"] and len(found["oracle_commands"]) == 2
+    assert [each["view"] for each in oracles] == ["flow", "RGB"] and len(found["oracle_commands"]) == 3
     assert all(0 <= each["PMR"] <= 1 and each["epochs"] == 1 and "better" in each for each in oracles)
+    pairs = found["cascades"]["0"]
+    assert [(each["own"], each["other"]) for each in pairs] == [("infonce", "infonce"), ("coclr", "infonce")]
+    assert all({"own_file", "chance", "top-k", "s = 3, r = 0.8"} <= set(each) for each in pairs)
+    assert pairs[0]["top-k"] == pairs[1]["top-k"] != pairs[0]["s = 3, r = 0.8"]  # of the same flow
 
 
 def test_a_step_that_fails_is_named(in_process, tmp_path):

@@ -108,3 +108,14 @@ def test_the_report_has_a_line_of_each_miner(content):
                  for title in ("flow, 16 epochs", "RGB, 1 epoch"))
     assert flow[1:4] == ["31.0", "10.0", "0 of 3"] and rgb[1:4] == ["12.0", "10.0", "3 of 3"]
     assert flow[4] == "2.7" and sum(line[0] == "| rank correlation with PMR" for line in lines) == 1
+
+
+def test_the_report_has_a_line_of_each_pair_of_encoders(content):
+    found = content["sets"]["rendered"]
+    assert report.cascade_table(found) == "" == report.cascade_table({"cascades": {"0": []}})
+    found["cascades"] = {str(seed): [{"own": own, "other": "infonce", "own_file": "a", "other_file": "b", "chance": 0.1,
+                                      "top-k": 0.4, "own top-k": 0.2, "s = 3, r = 0.5": 0.3 + seed / 100}
+                                     for own in ("infonce", "coclr")] for seed in range(3)}
+    lines = [line.strip("| ").split(" | ") for line in report.text(content).splitlines() if "; InfoNCE |" in line]
+    assert lines == [[f"{own}; InfoNCE", "10.0 ± 0.0", "40.0 ± 0.0", "20.0 ± 0.0", "31.0 ± 1.0"]
+                     for own in ("InfoNCE", "CoCLR")]
