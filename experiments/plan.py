@@ -13,8 +13,8 @@ from utils.pipeline import Step
 PROBE = "eval/feature_linear_probe.py"
 FALL = [(4, 5)]  # of the learning rate: after four fifths of the epochs
 STREAMS = {"RGB": "", "flow": "-f"}
-# Pairs of an RGB and a flow encoder: before co-training, after it, and after one that labels have helped.
-PAIRS = [("infonce", "infonce"), ("coclr", "infonce"), ("taught_coclr", "ubernce")]
+# Methods of an RGB and of a flow encoder: before co-training, within a cycle, after it, and where labels have helped.
+PAIRS = [("infonce", "infonce"), ("coclr", "infonce"), ("coclr", "coclr"), ("taught_coclr", "ubernce")]
 CASCADES_FILE = "cascades.json"
 
 
@@ -71,8 +71,8 @@ class SeedPlan:
 
     def _needs(self, name: str) -> tuple[str, ...]:
         method = METHODS[name]
-        if method.miner:
-            return "infonce", method.miner
+        if method.miner or method.after:
+            return "infonce", method.miner or method.after
         if method.kind == "mining" and method.second_view == "residual":
             return "infonce", "residual_infonce"
         bare = method.kind in ("random", "supervised") or name == "infonce"
@@ -105,8 +105,12 @@ class SeedPlan:
 
     def _plan_mining(self, name: str, plan: MethodPlan) -> None:
         method = METHODS[name]
-        oracle = (method.miner or ("residual_infonce" if method.second_view == "residual" else "infonce"), "flow")
-        self._mine(name, "RGB", self._models["infonce", "RGB"], self._models[oracle])
+        oracle = (method.after or method.miner or
+                  ("residual_infonce" if method.second_view == "residual" else "infonce"), "flow")
+        if oracle not in self._models:
+            self._mine(method.after, "flow", self._models["infonce", "flow"], self._models[method.after, "RGB"],
+                       "--reverse")
+        self._mine(name, "RGB", self._models[method.after or "infonce", "RGB"], self._models[oracle])
         plan.journal = self._journal(name, "RGB")
         flow = oracle
         if name in self.grid.cycle:
@@ -130,7 +134,7 @@ class SeedPlan:
 
     def _plan_cascades(self) -> list[tuple[str, str]]:
         """Mine with the grid's cascades in pairs of encoders, whatever they were trained with."""
-        found = [(rgb, flow) for rgb, flow in PAIRS if rgb in self.methods and flow in self.methods]
+        found = [(rgb, flow) for rgb, flow in PAIRS if {(rgb, "RGB"), (flow, "flow")} <= set(self._models)]
         cascades = dict.fromkeys(METHODS[name].cascade for name in self.methods)
         words = [f"{each[0]},{each[1]}" for each in cascades if each is not None]
         if not found or not words:

@@ -144,6 +144,31 @@ def test_a_method_brings_what_it_starts_from(tmp_path):
     assert list(plan.methods) == ["infonce", "residual_infonce", "residual_coclr"]
 
 
+def _following(option: str, command: tuple[str, ...]) -> tuple[str, ...]:
+    """The two words after an option."""
+    start = command.index(option) + 1
+    return command[start:start + 2]
+
+
+def test_a_second_cycle_goes_on_with_what_the_first_has_trained(tmp_path):
+    """RGB from CoCLR's RGB, positives by a flow encoder that CoCLR's RGB has mined for; both methods share these."""
+    grid = changed(GRIDS["tiny"], ["methods=cpr_cycle2,coclr_cycle2"])
+    plan = SeedPlan(grid, "rendered", 0, tmp_path, "splits")
+    assert list(plan.methods) == ["infonce", "coclr", "cpr_cycle2", "coclr_cycle2"]
+    pretrained = {step.name: [(folder.split("_")[0], "flow" if "-f-2clip" in folder or "-R_" in folder else "RGB")
+                              for folder in (Path(word).parts[2] for word in _following("--pretrain", step.command))]
+                  for step in plan.steps if "main_coclr.py" in step.command[1]}
+    assert list(pretrained) == ["coclr RGB", "coclr flow", "cpr_cycle2 RGB", "coclr_cycle2 RGB"]
+    assert pretrained["coclr RGB"] == [("infonce", "RGB"), ("infonce", "flow")]
+    assert pretrained["coclr flow"] == [("infonce", "flow"), ("coclr", "RGB")]
+    for name in ("cpr_cycle2 RGB", "coclr_cycle2 RGB"):
+        assert pretrained[name] == [("coclr", "RGB"), ("coclr", "flow")]
+    commands = {step.name: step.command for step in plan.steps}
+    assert "--reverse" in commands["coclr flow"] and "--cascade" not in commands["coclr flow"]
+    assert "--cascade" in commands["cpr_cycle2 RGB"] and "--cascade" not in commands["coclr_cycle2 RGB"]
+    assert plan.pairs == [("infonce", "infonce"), ("coclr", "infonce"), ("coclr", "coclr")]
+
+
 def test_the_recall_of_a_queue_is_that_of_mining_in_it():
     """With all videos in the queue, against sorted rows in NumPy; and where all or none are of one class."""
     rng = np.random.default_rng(0)
