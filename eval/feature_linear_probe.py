@@ -77,8 +77,9 @@ def make_parser() -> Parser:
         help="epochs at which lr falls to a tenth")
     add("--batch_size", type=options.positive_int, default=1024, metavar="FEATURES", help="features per step, at most")
     add("--seed", type=options.seed, default=0, help="seed of the layer's weights and the order")
-    parser.topic("evaluation")("--eval_freq", type=options.positive_int, default=5, metavar="EPOCHS",
-                               help="epochs between evaluations")
+    parser.topic("evaluation")("--eval_freq", type=options.whole_number, default=5, metavar="EPOCHS",
+                               help="epochs between evaluations, the best of which counts; 0: the last epoch's alone, "
+                               "so that none is chosen by test videos")
     parser.topic("output")("--verbose", type=int, choices=[0, 1], default=0, help="1: print every evaluation")
     return parser
 
@@ -103,7 +104,7 @@ def train_epoch(layer: nn.Module, optimizer: torch.optim.Optimizer, data: Featur
 
 
 def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: int) -> Outcome:
-    """Train a linear layer and return its best evaluation: every `eval_freq` epochs and after the last."""
+    """Train a linear layer and return its best evaluation: every `eval_freq` epochs (0: never) and after the last."""
     torch.manual_seed(probe.seed)
     layer = build_layer(train.features.shape[1], num_class, probe.final_bn).to(train.features.device)
     optimizer = torch.optim.SGD(layer.parameters(), lr=probe.lr, momentum=0.9, weight_decay=probe.wd)
@@ -113,7 +114,7 @@ def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: in
         optimizer.param_groups[0]["lr"] = lr_at(epoch, lr=probe.lr, schedule=probe.schedule, cos=False,
                                                 epochs=probe.epochs)
         train_epoch(layer, optimizer, train, torch.randperm(len(train.names)), batches)
-        if epoch % probe.eval_freq and epoch + 1 < probe.epochs:
+        if epoch + 1 < probe.epochs and (probe.eval_freq == 0 or epoch % probe.eval_freq):
             continue
         layer.eval()
         with torch.inference_mode():

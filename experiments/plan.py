@@ -209,7 +209,7 @@ class SeedPlan:
         result = Path(folder) / f"{path.name}-lp-{dataset}-acc.json"
         self._add_evaluation(name, result, [f"{folder}/{dataset}_recall.json"], PROBE,
                              ["--test", str(path), "--dataset", dataset, *self.planner.splits, "--final_bn",
-                              "--eval_freq", "100"])
+                              "--eval_freq", "0"])
         return str(result), ("1",)
 
     def _classify(self, name: str, plan: MethodPlan, start: str, *words: str) -> None:

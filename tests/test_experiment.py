@@ -138,6 +138,14 @@ def test_all_methods_of_the_issue_are_in_the_full_grid(full_plan):
     assert cascades == {(stage, ratio) for stage in (3, 5, 7) for ratio in (0.5, 0.8)}
 
 
+def test_no_epoch_is_chosen_by_test_videos(full_plan):
+    """Probes are evaluated after their last epoch alone, and what is tested of a classifier is its last epoch."""
+    probes = [step for step in full_plan.steps if step.command[1].endswith("feature_linear_probe.py")]
+    assert len(probes) > 10 and all(_following("--eval_freq", step.command)[0] == "0" for step in probes)
+    tested = [_following("--test", step.command)[0] for step in full_plan.steps if step.name.endswith(" test")]
+    assert tested and all(Path(path).name == f"epoch{full_plan.grid.label_epochs - 1}.pth.tar" for path in tested)
+
+
 def test_a_method_brings_what_it_starts_from(tmp_path):
     grid = changed(GRIDS["tiny"], ["methods=residual_coclr"])
     plan = SeedPlan(grid, "rendered", 0, tmp_path, "splits")

@@ -60,6 +60,19 @@ def test_full_batch_training_against_numpy():
         np.testing.assert_allclose(outcome.prob.numpy(), expected, atol=1e-5)
 
 
+def test_the_last_epoch_alone_is_evaluated_where_none_may_be_chosen_by_test_videos():
+    """Of features that are mostly noise the first epoch is better than the last, by chance."""
+    settings = {"epochs": 20, "schedule": (), "wd": 0.0}
+    train = features(30, seed=1, noise=3, width=40)
+    tests = [features(12, seed=seed, noise=3, width=40) for seed in range(20)]
+    by_frequency = {frequency: [train_probe(train, test, Probe(eval_freq=frequency, **settings), CLASSES)
+                                for test in tests] for frequency in (0, 20)}
+    assert {outcome.epoch for outcome in by_frequency[20]} == {0, 19}
+    assert {outcome.epoch for outcome in by_frequency[0]} == {19}
+    for last, best in zip(*by_frequency.values(), strict=True):
+        assert last.accuracy[1] == best.accuracy[1] if best.epoch == 19 else last.accuracy[1] <= best.accuracy[1]
+
+
 @pytest.mark.parametrize("count", [7, 8, 9])
 def test_batch_norm_never_meets_a_single_row(count):
     train_probe(features(count, seed=1), features(3, seed=2), Probe(epochs=1, batch_size=2, final_bn=True), CLASSES)
