@@ -13,8 +13,8 @@ from utils.pipeline import Step
 PROBE = "eval/feature_linear_probe.py"
 FALL = [(4, 5)]  # of the learning rate: after four fifths of the epochs
 STREAMS = {"RGB": "", "flow": "-f"}
-# Methods of an RGB and of a flow encoder: before co-training, within a cycle, after it, and where labels have helped.
-PAIRS = [("infonce", "infonce"), ("coclr", "infonce"), ("coclr", "coclr"), ("taught_coclr", "ubernce")]
+# Methods of an RGB and of a flow encoder: before co-training, after it, and where labels have helped.
+PAIRS = [("infonce", "infonce"), ("coclr", "infonce"), ("taught_coclr", "ubernce")]
 CASCADES_FILE = "cascades.json"
 
 
@@ -105,11 +105,7 @@ class SeedPlan:
 
     def _plan_mining(self, name: str, plan: MethodPlan) -> None:
         method = METHODS[name]
-        oracle = (method.after or method.miner or
-                  ("residual_infonce" if method.second_view == "residual" else "infonce"), "flow")
-        if oracle not in self._models:
-            self._mine(method.after, "flow", self._models["infonce", "flow"], self._models[method.after, "RGB"],
-                       "--reverse")
+        oracle = (method.miner or ("residual_infonce" if method.second_view == "residual" else "infonce"), "flow")
         self._mine(name, "RGB", self._models[method.after or "infonce", "RGB"], self._models[oracle])
         plan.journal = self._journal(name, "RGB")
         flow = oracle

@@ -158,23 +158,21 @@ def _following(option: str, command: tuple[str, ...]) -> tuple[str, ...]:
     return command[start:start + 2]
 
 
-def test_a_second_cycle_goes_on_with_what_the_first_has_trained(tmp_path):
-    """RGB from CoCLR's RGB, positives by a flow encoder that CoCLR's RGB has mined for; both methods share these."""
-    grid = changed(GRIDS["tiny"], ["methods=cpr_cycle2,coclr_cycle2"])
+def test_what_goes_on_with_an_encoder_differs_in_its_mining_alone(tmp_path):
+    """Both start from CoCLR's RGB encoder, with the flow encoder that had mined for it."""
+    grid = changed(GRIDS["tiny"], ["methods=cpr_later,coclr_longer"])
     plan = SeedPlan(grid, "rendered", 0, tmp_path, "splits")
-    assert list(plan.methods) == ["infonce", "coclr", "cpr_cycle2", "coclr_cycle2"]
-    pretrained = {step.name: [(folder.split("_")[0], "flow" if "-f-2clip" in folder or "-R_" in folder else "RGB")
-                              for folder in (Path(word).parts[2] for word in _following("--pretrain", step.command))]
-                  for step in plan.steps if "main_coclr.py" in step.command[1]}
-    assert list(pretrained) == ["coclr RGB", "coclr flow", "cpr_cycle2 RGB", "coclr_cycle2 RGB"]
-    assert pretrained["coclr RGB"] == [("infonce", "RGB"), ("infonce", "flow")]
-    assert pretrained["coclr flow"] == [("infonce", "flow"), ("coclr", "RGB")]
-    for name in ("cpr_cycle2 RGB", "coclr_cycle2 RGB"):
-        assert pretrained[name] == [("coclr", "RGB"), ("coclr", "flow")]
-    commands = {step.name: step.command for step in plan.steps}
-    assert "--reverse" in commands["coclr flow"] and "--cascade" not in commands["coclr flow"]
-    assert "--cascade" in commands["cpr_cycle2 RGB"] and "--cascade" not in commands["coclr_cycle2 RGB"]
-    assert plan.pairs == [("infonce", "infonce"), ("coclr", "infonce"), ("coclr", "coclr")]
+    assert list(plan.methods) == ["infonce", "coclr", "cpr_later", "coclr_longer"]
+    commands = {step.name: step.command for step in plan.steps if "main_coclr.py" in step.command[1]}
+    assert list(commands) == ["coclr RGB", "cpr_later RGB", "coclr_longer RGB"]
+    flow = _following("--pretrain", commands["coclr RGB"])[1]
+    assert "infonce_infonce" in flow and "rendered-f-2clip" in flow
+    for name in ("cpr_later RGB", "coclr_longer RGB"):
+        own, other = _following("--pretrain", commands[name])
+        assert "coclr_coclr" in own and Path(own).name == "epoch1.pth.tar" and other == flow
+    differing = set(commands["cpr_later RGB"]) ^ set(commands["coclr_longer RGB"])
+    assert differing == {"--cascade", "--stage", "3", "--ratio", "0.5", "cpr_later_", "coclr_longer_"}
+    assert plan.pairs == [("infonce", "infonce"), ("coclr", "infonce")]
 
 
 def test_the_recall_of_a_queue_is_that_of_mining_in_it():
