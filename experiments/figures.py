@@ -53,6 +53,8 @@ def mining_panel(ax: Axes, found: Mapping[str, Any]) -> None:
     Mining at random would find the share of its class in a queue without the query's own source, as the runs tell.
     """
     chances = []
+    colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
+    ax.set_prop_cycle(linestyle=["-"] * len(colours) + ["--"] * len(colours), color=colours * 2)  # more than colours
     for name in METHODS:
         runs = found["runs"].get(name, {})
         curve = recall_curve(runs)

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import report, signs
 from experiments.results import summarise
+from experiments.settings import METHODS
 
 MEASURES = {"RGB R@1": 50.0, "RGB R@5": 60.0, "RGB R@10": 70.0, "RGB R@20": 80.0, "flow R@1": 55.0, "both R@1": 61.0,
             "RGB probe": 44.0}
@@ -67,6 +68,17 @@ def test_the_mining_figure_shows_chance_as_the_runs_tell_it(content):
     figures.plt.close(figure)
     assert lines["mining at random"] == pytest.approx([8.0, 8.0])
     assert lines["CoCLR"] == pytest.approx([10.0, 20.0, 21.0])
+
+
+def test_no_two_curves_of_the_mining_figure_look_alike(content):
+    figures = pytest.importorskip("experiments.figures", exc_type=ImportError)
+    runs = content["sets"]["rendered"]["runs"]
+    mining = [name for name, method in METHODS.items() if method.kind == "mining"]
+    figure, ax = figures.plt.subplots()
+    figures.mining_panel(ax, {"runs": dict.fromkeys(mining, runs["coclr"])})
+    looks = {(line.get_color(), line.get_linestyle()) for line in ax.get_lines()[:-1]}
+    figures.plt.close(figure)
+    assert len(looks) == len(mining) > 10
 
 
 def test_rank_correlation_is_pandas_own():
