@@ -74,11 +74,11 @@ def pretrain(demo: Demo, args: Namespace) -> dict[str, Path]:
     """InfoNCE on both streams, then one cycle of CoCLR with CPR; checkpoints by name."""
     # A short run on few clips: a queue of four batches, so that its keys are fresh, a key encoder that follows soon,
     # and small steps, since weights that start at 0.01 would be moved by their own size within ten steps of 1e-3.
-    common = [*CLIP, "--batch_size", 16, "--moco-k", 64, "--moco-m", 0.99, "--lr", 3e-4, "-j", 1, "--save_freq", 4,
+    common = [*CLIP, "--batch_size", 16, "--moco-k", 64, "--moco-m", 0.99, "--lr", 1e-4, "-j", 1, "--save_freq", 4,
               *demo.roots]
     infonce = [*common, "--epochs", args.epochs, "--schedule", args.epochs * 4 // 5]
     mining = [*common, "--dataset", "motions-2stream-2clip", "--epochs", args.coclr_epochs,
-              "--schedule", args.coclr_epochs * 4 // 5, "--topk", 3, "--cascade", "--stage", 3, "--ratio", 0.5]
+              "--schedule", args.coclr_epochs * 4 // 5, "--topk", 3, "--cascade", "--stage", 3, "--ratio", 0.8]
     ckpt = {}
     for stream, dataset in (("RGB", "motions-2clip"), ("flow", "motions-f-2clip")):
         name = f"InfoNCE {stream}"
