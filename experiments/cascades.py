@@ -6,7 +6,8 @@
 
 Takes the options of main_coclr.py on top, and needs the training set's labels, but trains nothing: a minute tells
 whether a cascade would mine better than plain top-k, before days of training do. --own and --other go in pairs: an
-encoder that would be trained, and one that would mine for it. Clips are embedded as in `experiments/oracles.py`.
+encoder that would be trained, and one that would mine for it. Clips are embedded as in `experiments/oracles.py`, of
+--health_clips videos, which are at least as many as the queue holds.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import launch
 import main_coclr
 from dataset.video_dataset import videos_of
 from eval.report import write_json
-from experiments.oracles import make_probe, names_of, seen_words
+from experiments.oracles import coclr_options, labels_and_sources, make_probe, parse_on_top
 from model.cascade import cascade_topk, stage_sizes
 from pretrain_script import build_loader
 from utils.console import say
@@ -55,7 +56,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, Namespace]:
     """The options of this script, and those of main_coclr.py.
 
     Raises:
-        OptionError: the checkpoints do not pair. ModelError: a cascade is too deep for the queue.
+        OptionError: the checkpoints do not pair. CheckpointError: one is not there. ModelError: a cascade is too deep
+            for the queue.
     """
     parser = Parser(description=__doc__)
     add = parser.topic("checkpoints")
@@ -64,10 +66,10 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, Namespace]:
     parser.topic("method")("--cascades", nargs="+", type=cascade, required=True, metavar="STAGE,RATIO",
                            help="cascades to compare with plain top-k")
     parser.topic("output")("--result", type=Path, required=True, metavar="FILE", help="file to write")
-    own, rest = argparse.ArgumentParser.parse_known_args(parser, seen_words(parser, argv))
+    own, rest = parse_on_top(parser, argv)
     if len(own.own) != len(own.other):
         raise OptionError(f"--own has {len(own.own)} checkpoints and --other {len(own.other)}: give one of each a pair")
-    args = main_coclr.parse([*rest, "--pretrain", own.own[0], own.other[0]])
+    args = coclr_options(rest, list(zip(own.own, own.other, strict=True)))
     for stage, ratio in own.cascades:
         stage_sizes(args.moco_k, args.topk, ratio, stage)
     return own, args
@@ -112,7 +114,7 @@ def measure(args: Namespace, pairs: Sequence[tuple[str, str]], cascades: Sequenc
         model = main_coclr.build(args)
         main_coclr.load_pretrained(model, own_file, other_file, args.second_view)
         probe = make_probe(args, dataset)
-        labels, sources = names_of(dataset, probe)
+        labels, sources = labels_and_sources(dataset, probe)
         other_sims, own_sims = (first @ second.T for first, second in (probe.miner(model), probe.trained(model)))
         values = recalls(other_sims, own_sims, labels, sources, args.moco_k, args.topk, cascades, args.seed)
         told = ", ".join(f"{name} {value:.3f}" for name, value in values.items())

@@ -29,6 +29,7 @@ from pretrain_health import Clips, HealthProbe
 from pretrain_script import build_loader
 from utils.console import say
 from utils.distributed import Launch
+from utils.errors import OptionError
 from utils.options import Parser
 
 
@@ -40,27 +41,46 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, Namespace]:
     add("--early", action="store_true", help="look at the previous-*.pth.tar beside each, too")
     add("--own", required=True, metavar="CKPT", help="the checkpoint that they would mine for")
     parser.topic("output")("--result", type=Path, required=True, metavar="FILE", help="file to write")
-    own, rest = argparse.ArgumentParser.parse_known_args(parser, seen_words(parser, argv))
-    return own, main_coclr.parse([*rest, "--pretrain", own.own, own.miners[0]])
+    own, rest = parse_on_top(parser, argv)
+    return own, coclr_options(rest, [(own.own, miner) for miner in own.miners])
 
 
-def seen_words(parser: Parser, argv: Sequence[str] | None) -> list[str]:
-    """The words of the command line; where they ask for help, it is that of this script alone."""
+def parse_on_top(parser: Parser, argv: Sequence[str] | None) -> tuple[Namespace, list[str]]:
+    """A script's own options, and the words that are left for main_coclr.py; --help is of the script alone."""
     words = sys.argv[1:] if argv is None else list(argv)
     if {"-h", "--help"} & set(words):
         parser.parse_args(["--help"])
-    return words
+    return argparse.ArgumentParser.parse_known_args(parser, words)
+
+
+def coclr_options(words: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Namespace:
+    """The options of main_coclr.py, with the first pair of checkpoints (own, other).
+
+    Raises:
+        CheckpointError: one of any pair is not there.
+    """
+    first, *_ = [main_coclr.parse([*words, "--pretrain", *pair]) for pair in pairs]
+    return first
 
 
 def make_probe(args: Namespace, dataset: VideoDataset) -> HealthProbe:
-    """What embeds the clips that miners are compared on."""
-    return HealthProbe(dataset, args.health_clips, img_dim=args.img_dim, batch_size=args.batch_size,
-                       workers=args.workers, seed=args.seed, network=args.net, dim=args.moco_dim,
-                       device=torch.device("cpu"))
+    """What embeds the clips that miners are compared on.
+
+    Raises:
+        OptionError: they are fewer than a queue of --moco-k holds.
+    """
+    probe = HealthProbe(dataset, args.health_clips, img_dim=args.img_dim, batch_size=args.batch_size,
+                        workers=args.workers, seed=args.seed, network=args.net, dim=args.moco_dim,
+                        device=torch.device("cpu"))
+    if len(probe.rows) < args.moco_k:
+        raise OptionError(f"--moco-k {args.moco_k} needs as many videos, but {len(probe.rows)} videos are looked at: "
+                          f"take a larger --health_clips ({args.health_clips}; the training set has {len(dataset)}), "
+                          "or a smaller --moco-k")
+    return probe
 
 
-def names_of(dataset: VideoDataset, probe: HealthProbe) -> tuple[Tensor, Tensor]:
-    """Labels and sources of a probe's videos, (N,) int64 each."""
+def labels_and_sources(dataset: VideoDataset, probe: HealthProbe) -> tuple[Tensor, Tensor]:
+    """Of a probe's videos, (N,) int64 each."""
     labels, sources = (torch.as_tensor(np.asarray(values))[probe.rows]
                        for values in (dataset.index.labels, dataset.index.sources))
     return labels, sources
@@ -94,7 +114,7 @@ def measure(args: Namespace, miners: Sequence[str]) -> list[dict[str, float | st
         main_coclr.load_pretrained(model, args.pretrain[0], path, args.second_view)
         probe = make_probe(args, dataset)
         signs = {name: value for name, value in probe.before(model).items() if not name.endswith("_own")}
-        labels, sources = names_of(dataset, probe)
+        labels, sources = labels_and_sources(dataset, probe)
         other = sources[:, None] != sources[None, :]
         chance = ((labels[:, None] == labels[None, :]) & other).sum() / other.sum()
         recall = queue_recall(probe.miner(model), labels, sources, args.moco_k, args.topk, args.seed)

@@ -102,8 +102,10 @@ def read_oracles(plan: SeedPlan) -> list[dict[str, Any]]:
 def read_cascades(plan: SeedPlan) -> list[dict[str, Any]]:
     """What cascades mine in pairs of encoders: {"own", "other" (methods), "chance", "top-k", ...} of each."""
     path = plan.planner.out / CASCADES_FILE
-    found = read_json(path) if path.is_file() else []
-    return [{"own": own, "other": other, **each} for (own, other), each in zip(plan.pairs, found, strict=bool(found))]
+    if not path.is_file():
+        return []
+    return [{"own": own, "other": other, **each}
+            for (own, other), each in zip(plan.pairs, read_json(path), strict=True)]
 
 
 def summarise(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:

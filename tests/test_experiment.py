@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import launch
-from experiments import cascades, results, run, video_sets
+from experiments import cascades, oracles, results, run, video_sets
 from experiments.oracles import queue_recall
 from experiments.plan import SeedPlan
 from experiments.settings import GRIDS, METHODS, Grid, changed
@@ -241,6 +241,28 @@ def test_what_cascades_cannot_be_compared_is_said_in_one_line(words, said, capsy
     assert said in error and "Traceback" not in error
 
 
+@pytest.mark.parametrize("script", [cascades, oracles], ids=["cascades", "oracles"])
+def test_all_checkpoints_are_looked_for_before_the_first_is_measured(script, tmp_path, capsys):
+    first = str(tmp_path / "first.pth.tar")
+    Path(first).touch()
+    named = {cascades: f"--own {first} random --other {first} {tmp_path}/gone.pth.tar --cascades 3,0.5",
+             oracles: f"--own {first} --miners {first} {tmp_path}/gone.pth.tar"}[script]
+    argv = [*named.split(), "--result", "x.json", "--dataset", "x-2stream-2clip", "--moco-k", "128"]
+    assert launch.exit_code(lambda: script.parse(argv)) == 2
+    assert f"there is no checkpoint {tmp_path}/gone.pth.tar" in capsys.readouterr().err
+
+
+def test_a_queue_is_not_filled_with_fewer_videos_than_it_holds():
+    """Silently, a cascade of other sizes would be measured than was asked for."""
+    words = "--own random --other random --cascades 2,0.5 --result x.json --dataset x-2stream-2clip --topk 2"
+    for K, clips, seen in ((16, 40, 8), (8, 5, 5)):  # of eight videos
+        args = cascades.parse([*words.split(), "--moco-k", str(K), "--health_clips", str(clips)])[1]
+        with pytest.raises(OptionError, match=rf"--moco-k {K} .*{seen} videos.*--health_clips"):
+            oracles.make_probe(args, noise.Noise(2))
+    args.health_clips = 8
+    assert len(oracles.make_probe(args, noise.Noise(2)).rows) == 8
+
+
 def test_means_and_standard_deviations():
     runs = {"coclr": {"0": {"measures": {"PMR": 10.0, "RGB R@1": 4.0}}, "1": {"measures": {"PMR": 13.0}},
                       "2": {"measures": {"PMR": 22.0}}}}
@@ -342,9 +364,9 @@ def _check_numbers(found: dict, folder: Path) -> None:
     assert {"RGB finetune", "both R@20", "flow probe"} <= set(run["measures"])
     assert found["summary"]["coclr"]["PMR"]["mean"] == statistics.fmean([run["measures"]["PMR"]])
     assert any("main_coclr.py" in command for command in run["commands"])
-    oracles = found["oracles"]["0"]
-    assert [each["view"] for each in oracles] == ["flow", "RGB"] and len(found["oracle_commands"]) == 3
-    assert all(0 <= each["PMR"] <= 1 and each["epochs"] == 1 and "better" in each for each in oracles)
+    miners = found["oracles"]["0"]
+    assert [each["view"] for each in miners] == ["flow", "RGB"] and len(found["oracle_commands"]) == 3
+    assert all(0 <= each["PMR"] <= 1 and each["epochs"] == 1 and "better" in each for each in miners)
     pairs = found["cascades"]["0"]
     assert [(each["own"], each["other"]) for each in pairs] == [("infonce", "infonce"), ("coclr", "infonce")]
     assert all({"own_file", "chance", "top-k", "s = 3, r = 0.8"} <= set(each) for each in pairs)
