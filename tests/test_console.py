@@ -15,7 +15,7 @@ import main_coclr
 import main_nce
 from eval.report import mark_best, table
 from process_data.src import console as preparing
-from utils import console, pipeline, terminal
+from utils import console, pipeline, step_log, terminal
 from utils.errors import OptionError
 from utils.pace import ENOUGH, Pace, duration
 from utils.training import Training
@@ -87,7 +87,7 @@ def test_the_steps_of_a_plan_write_no_colours_into_their_logs(tmp_path, monkeypa
 
 def test_a_plan_does_not_show_what_its_steps_would_run_next(tmp_path):
     (tmp_path / "log").write_text("$ a command\none\ntwo\nnext:\n  # retrieval\n  python x.py\n")
-    assert pipeline.last_lines(tmp_path / "log", 2) == ["one", "two"]
+    assert step_log.last_lines(tmp_path / "log", 2) == ["one", "two"]
 
 
 def test_the_best_of_each_column_is_marked():

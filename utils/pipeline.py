@@ -17,15 +17,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.console import NEXT, printable, say
+from utils import step_log
+from utils.console import say
 from utils.errors import TrainingError
 from utils.run_folder import hold
 from utils.stop import EXIT_CODE, SIGNALS, StopRequested, end_with_parent
 
 # What the first word of a command stands for: the programs of this environment, whatever the PATH says.
 PROGRAMS = {"python": (sys.executable,), "torchrun": (sys.executable, "-m", "torch.distributed.run")}
-LINES_OF_FAILURE = 20
-WIDTH = 150  # of a shown line
 SECONDS_TO_END = 5  # after Ctrl-C, which a terminal sends to the step too
 SECONDS_TO_LOOK = 0.05  # between two looks at steps that run side by side
 
@@ -232,9 +231,8 @@ class Runner:
         if title:
             say(f"{title} has ended")
         if code:
-            raise failure(step, code, log)
-        for line in last_lines(log, step.shown):
-            say(f"  {line[:WIDTH]}")
+            raise step_log.failure(step.name, code, log)
+        step_log.show(step_log.last_lines(log, step.shown))
         say(f"  {self.times[step.name]:.0f} s, log {log}")
         if step.makes is not None and not step.makes():
             raise TrainingError(f"step {step.name!r} ended well, but has not left what it should: see {log}")
@@ -283,25 +281,3 @@ class Runner:
             fcntl.flock(lock, fcntl.LOCK_EX)
         except OSError:
             pass  # a file system without locks
-
-
-def failure(step: Step, code: int, log: Path) -> TrainingError:
-    """What to raise for a step that failed, after showing its last lines: one line with the reason it gave."""
-    lines = last_lines(log, LINES_OF_FAILURE)
-    for line in lines:
-        say(f"  {line[:WIDTH]}")
-    reasons = [line for line in lines if line.startswith("error")] or lines[-1:] or ["it said nothing"]
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
-    return TrainingError(f"step {step.name!r} {how}: {reasons[-1]} (its log: {log}; once that is mended, the same "
-                         "command goes on with this step)")
-
-
-def last_lines(log: Path, count: int) -> list[str]:
-    """The last lines of a log's last run that are not empty, without what its first line says."""
-    text = log.read_text(encoding="utf-8", errors="replace")
-    lines = [printable(line) for line in text.splitlines() if line.strip()]
-    start = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=-1)
-    lines = lines[start + 1:]
-    if NEXT in lines:  # the plan itself knows what comes next
-        lines = lines[:lines.index(NEXT)]
-    return lines[-count:] if count else []
