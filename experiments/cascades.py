@@ -27,6 +27,7 @@ import main_coclr
 from dataset.video_dataset import videos_of
 from eval.report import write_json
 from experiments.oracles import coclr_options, labels_and_sources, make_probe, parse_on_top
+from experiments.settings import cascade_title
 from model.cascade import cascade_topk, stage_sizes
 from pretrain_script import build_loader
 from utils.console import say
@@ -45,11 +46,6 @@ def cascade(text: str) -> Cascade:
         return int(stage), float(ratio)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a cascade: give its stages and ratio as in 7,0.5") from None
-
-
-def title(settings: Cascade) -> str:
-    """A cascade's name among the results."""
-    return f"s = {settings[0]}, r = {settings[1]}"
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, Namespace]:
@@ -88,7 +84,7 @@ def recalls(other: Tensor, own: Tensor, labels: Tensor, sources: Tensor, K: int,
         "chance", "top-k" (by the other view), "own top-k" (by the own view), and each cascade's.
     """
     generator = torch.Generator().manual_seed(seed)
-    ways = {title(each): each for each in cascades}
+    ways = {cascade_title(*each): each for each in cascades}
     found: dict[str, list[float]] = {}
     for _ in range(DRAWS):
         queue = torch.stack([torch.randperm(len(labels), generator=generator)[:K] for _ in labels])  # (N, K)

@@ -33,8 +33,13 @@ class Method:
     after: str = ""
 
 
+def cascade_title(stage: int, ratio: float) -> str:
+    """A cascade's settings, in tables."""
+    return f"s = {stage}, r = {ratio}"
+
+
 def _cascade(stage: int, ratio: float, *words: str, title: str = "CPR", second_view: str = "flow") -> Method:
-    return Method(f"{title}, s = {stage}, r = {ratio}", "mining",
+    return Method(f"{title}, {cascade_title(stage, ratio)}", "mining",
                   ("--cascade", "--stage", str(stage), "--ratio", str(ratio), *words), second_view, (stage, ratio))
 
 
