@@ -131,6 +131,20 @@ def test_a_second_run_is_set_beside(made):
     assert "PMR" in names and "PMR, second run" in names
 
 
+def test_a_second_run_without_the_same_results_explains_no_numbers(made, tmp_path):
+    """They stand beside none then, and the page says why."""
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("metrics.jsonl", "run.json"):
+        (bare / name).write_text((made.folder / name).read_text())
+    out = made.folder / "page.html"
+    for against, explained in ((made.folder, True), (bare, False)):
+        page_of(made.folder, "--against", str(against), "--mining_clips", "0")
+        text = out.read_text()
+        assert ("Small numbers: points above (+) or below (-) the second run" in text) == explained
+        assert ("The second run has none of these results" in text) == (not explained)
+
+
 def test_the_policy_lets_nothing_in_but_the_pages_own_script_and_style(made):
     page = page_of(made.folder)
     [policy] = [attrs["content"] for tag, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
