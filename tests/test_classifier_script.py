@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,8 @@ def place(tmp_path_factory):
     (folder / "pre" / "model").mkdir(parents=True)
     torch.save({"epoch": 5, "state_dict": pretrained_state(), "best_acc": 0.5, "iteration": 9},
                folder / "pre/model/epoch5.pth.tar")
-    return folder
+    yield folder
+    shutil.rmtree(folder)  # half a gigabyte of checkpoints
 
 
 def pretrained_state() -> dict[str, torch.Tensor]:

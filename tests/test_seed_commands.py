@@ -64,7 +64,8 @@ def checkout(tmp_path_factory):
     for stream in ("rgb", "flow"):
         state = InfoNCE("s3d", K=16).state_dict()
         torch.save({"state_dict": state, "epoch": 0}, root / f"{stream}_infoNCE_checkpoint.pth.tar")
-    return root
+    yield root
+    shutil.rmtree(root)  # more than a gigabyte of checkpoints
 
 
 def run(checkout: Path, text: str, sizes: str, folder: str = ".", **files: Path) -> str:
