@@ -1,9 +1,11 @@
 """Measures of what is mined, against plain loops; that they change no training; the signs that need no labels."""
 
+import itertools
 import json
 import math
 import statistics
 from pathlib import Path
+from statistics import NormalDist
 from types import SimpleNamespace
 
 import noise
@@ -15,6 +17,7 @@ from test_main_pretrain import newest, on_noise, run  # noqa: F401
 
 import main_coclr
 import main_nce
+import pretrain_health
 from model.cascade import cascade_stages, cascade_topk
 from pretrain_monitors import Monitors
 from utils import checkpoint, health
@@ -157,9 +160,34 @@ def test_spread_and_rank():
     assert math.isnan(health.effective_rank(z)) and math.isnan(health.spread(z))
 
 
-def test_one_network_is_better_than_another_where_it_hits_more_often():
-    yes, no = torch.ones(100, dtype=torch.bool), torch.zeros(100, dtype=torch.bool)
-    assert health.better(yes, yes) == 0 and health.better(yes, no) == 10 and health.better(no, yes) == -10
+def hits(videos: int, both: int = 0, one: int = 0) -> torch.Tensor:
+    """Hits of so many videos' clips: of both clips of the first ones, of one clip of the next ones."""
+    first, second = torch.zeros(videos, dtype=torch.bool), torch.zeros(videos, dtype=torch.bool)
+    first[:both + one], second[:both] = True, True
+    return torch.cat([first, second])
+
+
+def test_how_much_better_a_network_is_follows_from_fair_coins():
+    """Of n videos that differ, wins of one network: the probability by all 2^n throws, a tie counting half."""
+    for n, wins in ((1, 1), (6, 5), (9, 9), (12, 7)):
+        throws = [sum(throw) for throw in itertools.product((0, 1), repeat=n)]
+        tail = sum(1.0 if heads > wins else 0.5 for heads in throws if heads >= wins) / len(throws)
+        expected = NormalDist().inv_cdf(1 - tail)
+        one, two = hits(40, one=wins), hits(40, one=n - wins).roll(20)
+        assert health.better(one, two) == pytest.approx(expected, abs=1e-9)
+        assert health.better(two, one) == pytest.approx(-expected, abs=1e-9)
+        assert health.better(one, one) == 0
+
+
+def test_two_clips_of_a_video_are_one_piece_of_evidence():
+    none = hits(256)
+    assert health.better(hits(256, both=3), none) == health.better(hits(256, one=3), none) < pretrain_health.CLEAR
+    assert health.better(hits(256, both=5), none) > pretrain_health.CLEAR
+    assert health.better(hits(256, both=3), hits(256, one=3)) == health.better(hits(256, one=3), none)
+
+
+def test_certainty_is_finite():
+    assert 30 < health.better(hits(3000, both=3000), hits(3000)) < 40
 
 
 def lines(prefix: str) -> list[dict]:

@@ -3,6 +3,8 @@
 Clips z are unit rows (N, D). A pair of clips of one video is rows i of z1 and of z2.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -50,13 +52,20 @@ def effective_rank(z: Tensor) -> Tensor:
 
 
 def better(one: Tensor, two: Tensor) -> float:
-    """How much more often ``one`` hits than ``two`` on the same trials, in standard deviations of no difference.
+    """How much more often ``one`` hits than ``two`` on the same videos, in standard deviations of no difference.
 
-    McNemar's statistic with its sign: (a - b) / sqrt(a + b) for a trials that only ``one`` hit and b that only ``two``
-    did; 0 where there are none.
+    A sign test on the videos where they differ: two clips that are nearest to each other are one piece of evidence and
+    not two, and a few videos are none, however one-sided. Exact (mid-p), as the normal quantile of its probability.
+
+    Args:
+        one, two: of :func:`instance_hits`, (2N,) bool each.
     """
-    a, b = int((one & ~two).sum()), int((two & ~one).sum())
-    return (a - b) / (a + b) ** 0.5 if a + b else 0.0
+    difference = one.view(2, -1).sum(dim=0) - two.view(2, -1).sum(dim=0)  # (N,)
+    a, b = int((difference > 0).sum()), int((difference < 0).sum())
+    n, wins = a + b, max(a, b)
+    tail = (2 * sum(math.comb(n, k) for k in range(wins + 1, n + 1)) + math.comb(n, wins)) / 2**(n + 1)
+    z = -float(torch.special.ndtri(torch.tensor(max(tail, 1e-300), dtype=torch.float64)))
+    return z if a > b else -z if b > a else 0.0
 
 
 OF_ALL = {"spread": spread, "rank": effective_rank}  # of any set of unit rows
