@@ -23,10 +23,9 @@ import torch
 from torch import Tensor
 
 import launch
-import main_coclr
 from dataset.video_dataset import videos_of
 from eval.report import write_json
-from experiments.oracles import coclr_options, labels_and_sources, make_probe, parse_on_top
+from experiments.oracles import CPU, coclr_options, labels_and_sources, load, make_probe, parse_on_top
 from experiments.settings import cascade_title
 from model.cascade import cascade_topk, stage_sizes
 from pretrain_script import build_loader
@@ -52,8 +51,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, Namespace]:
     """The options of this script, and those of main_coclr.py.
 
     Raises:
-        OptionError: the checkpoints do not pair. CheckpointError: one is not there. ModelError: a cascade is too deep
-            for the queue.
+        OptionError: the checkpoints do not pair, or there is --cascade. CheckpointError: one is not there.
+        ModelError: a cascade is too deep for the queue.
     """
     parser = Parser(description=__doc__)
     add = parser.topic("checkpoints")
@@ -65,6 +64,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, Namespace]:
     own, rest = parse_on_top(parser, argv)
     if len(own.own) != len(own.other):
         raise OptionError(f"--own has {len(own.own)} checkpoints and --other {len(own.other)}: give one of each a pair")
+    if "--cascade" in rest:
+        raise OptionError("--cascade is main_coclr.py's: here --cascades 3,0.5 7,0.8 tells which ones are compared")
     args = coclr_options(rest, list(zip(own.own, own.other, strict=True)))
     for stage, ratio in own.cascades:
         stage_sizes(args.moco_k, args.topk, ratio, stage)
@@ -104,11 +105,10 @@ def measure(args: Namespace, pairs: Sequence[tuple[str, str]], cascades: Sequenc
             ) -> list[dict[str, float | str]]:
     """Of each pair (own, other) its files and :func:`recalls`."""
     torch.manual_seed(args.seed)
-    dataset = videos_of(build_loader(args, Launch(0, 0, 1, torch.device("cpu"), None)))
+    dataset = videos_of(build_loader(args, Launch(0, 0, 1, CPU, None)))
     found: list[dict[str, float | str]] = []
     for own_file, other_file in pairs:
-        model = main_coclr.build(args)
-        main_coclr.load_pretrained(model, own_file, other_file, args.second_view)
+        model = load(args, own_file, other_file)
         probe = make_probe(args, dataset)
         labels, sources = labels_and_sources(dataset, probe)
         other_sims, own_sims = (first @ second.T for first, second in (probe.miner(model), probe.trained(model)))

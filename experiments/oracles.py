@@ -5,8 +5,8 @@
 
 Takes the options of main_coclr.py on top. Each miner is looked at as a co-training would look at it before its first
 step (`pretrain_health.py`); its PMR is that of plain top-k in a queue of --moco-k keys, on the same clips: embedded by
-the frozen network's projection, augmented as in training, clips of the query's own source left out. The
-encoder that would be trained, --own, is there for its agreement with the miner.
+the frozen network's projection, in --precision, augmented as in training, clips of the query's own source left out.
+The encoder that would be trained, --own, is there for its agreement with the miner.
 """
 
 import argparse
@@ -25,12 +25,16 @@ import launch
 import main_coclr
 from dataset.video_dataset import VideoDataset, videos_of
 from eval.report import write_json
+from model.pretrain import CoCLR
 from pretrain_health import Clips, HealthProbe
 from pretrain_script import build_loader
 from utils.console import say
 from utils.distributed import Launch
 from utils.errors import OptionError
 from utils.options import Parser
+from utils.precision import choose
+
+CPU = torch.device("cpu")
 
 
 def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, Namespace]:
@@ -63,6 +67,14 @@ def coclr_options(words: Sequence[str], pairs: Sequence[tuple[str, str]]) -> Nam
     return first
 
 
+def load(args: Namespace, own: str, other: str) -> CoCLR:
+    """The model that a co-training with these options would start from, computing in its --precision."""
+    model = main_coclr.build(args)
+    main_coclr.load_pretrained(model, own, other, args.second_view)
+    model.dtype = choose(args.precision, CPU).dtype
+    return model
+
+
 def make_probe(args: Namespace, dataset: VideoDataset) -> HealthProbe:
     """What embeds the clips that miners are compared on.
 
@@ -71,7 +83,7 @@ def make_probe(args: Namespace, dataset: VideoDataset) -> HealthProbe:
     """
     probe = HealthProbe(dataset, args.health_clips, img_dim=args.img_dim, batch_size=args.batch_size,
                         workers=args.workers, seed=args.seed, network=args.net, dim=args.moco_dim,
-                        device=torch.device("cpu"))
+                        device=CPU)
     if len(probe.rows) < args.moco_k:
         raise OptionError(f"--moco-k {args.moco_k} needs as many videos, but {len(probe.rows)} videos are looked at: "
                           f"take a larger --health_clips ({args.health_clips}; the training set has {len(dataset)}), "
@@ -107,11 +119,10 @@ def queue_recall(clips: Clips, labels: Tensor, sources: Tensor, K: int, topk: in
 def measure(args: Namespace, miners: Sequence[str]) -> list[dict[str, float | str]]:
     """Of each miner its signs, "PMR" and "chance" as shares, and "miner", its file."""
     torch.manual_seed(args.seed)
-    dataset = videos_of(build_loader(args, Launch(0, 0, 1, torch.device("cpu"), None)))
+    dataset = videos_of(build_loader(args, Launch(0, 0, 1, CPU, None)))
     found: list[dict[str, float | str]] = []
     for path in miners:
-        model = main_coclr.build(args)
-        main_coclr.load_pretrained(model, args.pretrain[0], path, args.second_view)
+        model = load(args, args.pretrain[0], path)
         probe = make_probe(args, dataset)
         signs = {name: value for name, value in probe.before(model).items() if not name.endswith("_own")}
         labels, sources = labels_and_sources(dataset, probe)
