@@ -81,7 +81,7 @@ def is_trained(path: Path, args: Namespace, made_with: Mapping[str, int]) -> boo
             refuse_changes(saved, args, made_with, str(found))
         except CheckpointError as error:
             said = str(error).partition(": the run would not end")[0]
-            raise CheckpointError(f"{said}: give cotrain.py what it was made with, or take another --out") from error
+            raise CheckpointError(f"{said}: give what it was made with, or take another --out") from error
     return found == path
 
 

@@ -8,17 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cotrain_plan import ROOT
-from eval.report import read_json, write_json
+from eval.report import read_json
+from experiments import records
 from experiments.plan import CASCADES_FILE, MethodPlan, SeedPlan
 from experiments.settings import METHODS, Grid
-from utils.pipeline import Step
 from utils.provenance import code_version
 
 # Of the last epoch: kind of line and name in metrics.jsonl -> name in results.
 MINING = {("epoch", "recall"): "PMR", ("epoch", "chance"): "PMR by chance", ("epoch", "mining_r1"): "mining R@1",
           ("mining", "cmr_median"): "median CMR"}
-SECONDS = "seconds.json"
 
 
 def mean_and_std(values: Iterable[float]) -> dict[str, float]:
@@ -62,27 +60,18 @@ def is_done(plan: MethodPlan, out: Path) -> bool:
     return all((out / file).is_file() for file in files)
 
 
-def add_seconds(out: Path, times: Mapping[str, float]) -> None:
-    """Remember how long steps took; one that was stopped took the sum of its runs."""
-    path = out / SECONDS
-    before = read_json(path) if path.is_file() else {}
-    write_json(path, before | {name: round(before.get(name, 0.0) + value, 1) for name, value in times.items()})
-
-
-def _shown(step: Step) -> str:
-    return step.shell.replace(str(ROOT), "$ROOT")
-
-
 def collect_seed(plan: SeedPlan) -> dict[str, dict[str, Any]]:
-    """What the methods of one set and seed did: commands, seconds, measures, and epoch by epoch the journal.
+    """What the methods of one set and seed did: commands, seconds, commits, measures, and the journal by epoch.
 
-    Methods that are not done yet are left out.
+    Commands and commits are those that were run. Methods that are not done yet are left out.
     """
     out = plan.planner.out
-    seconds = read_json(out / SECONDS) if (out / SECONDS).is_file() else {}
+    recorded = records.read(out)
+    ran = {step.name: recorded.get(step.name, {"command": records.shown(step)}) for step in plan.steps}
     return {name: {
-        "commands": [_shown(step) for step in method.steps],
-        "seconds": round(sum(seconds.get(step.name, 0.0) for step in method.steps), 1),
+        "commands": [ran[step.name]["command"] for step in method.steps],
+        "seconds": round(sum(ran[step.name].get("seconds", 0.0) for step in method.steps), 1),
+        "commits": sorted({ran[step.name].get("commit") or "unknown" for step in method.steps}),
         "measures": read_measures(method, out),
         "journal": read_journal(out / method.journal) if method.journal else []}
         for name, method in plan.methods.items() if is_done(method, out)}
@@ -133,7 +122,7 @@ def collect(grid: Grid, plans: Mapping[str, Mapping[int, SeedPlan]], chance: Map
         sets[name] = {"chance": chance[name], "summary": summarise(runs), "runs": runs,
                       "oracles": {str(seed): read_oracles(plan) for seed, plan in seeds.items()},
                       "cascades": {str(seed): read_cascades(plan) for seed, plan in seeds.items()},
-                      "oracle_commands": [_shown(step) for plan in seeds.values() for step in plan.steps
+                      "oracle_commands": [records.shown(step) for plan in seeds.values() for step in plan.steps
                                           if step.name.startswith(("oracles ", "cascades"))],
                       "skipped": {METHODS[method].title: why for method, why in grid.on(name).skipped.items()}}
     return {"settings": asdict(grid), "code": code_version(), "sets": sets}

@@ -27,7 +27,7 @@ import launch
 from cotrain_plan import ROOT
 from dataset import catalog
 from eval.report import write_json
-from experiments import report, results, video_sets
+from experiments import records, report, results, video_sets
 from experiments.plan import SeedPlan
 from experiments.settings import GRIDS, Grid, changed
 from utils.console import say
@@ -39,6 +39,7 @@ from utils.stop import EXIT_CODE, StopRequested, end_with_parent
 
 SETS = ("rendered", "fights")
 FIGHTS = ROOT / "shared" / "data" / "fights"
+SO_FAR = "so_far.json"  # in the work folder, the results of a run that was stopped: not in place of whole ones
 
 
 def make_parser() -> Parser:
@@ -97,10 +98,7 @@ def make_plan(args: Namespace, grid: Grid, name: str, number: int) -> SeedPlan:
 def run_one(plan: SeedPlan, at_once: int = 1) -> None:
     """Run what is left of the steps of a set and seed, so many side by side."""
     with Runner(plan.planner.out).open() as runner:
-        try:
-            runner.run(plan.steps, at_once)
-        finally:
-            results.add_seconds(plan.planner.out, runner.times)
+        records.run(runner, plan.steps, at_once)
 
 
 def _run_apart(args: Namespace, grid: Grid, name: str, number: int) -> None:
@@ -115,11 +113,13 @@ def run_all(args: Namespace, grid: Grid, jobs: Sequence[tuple[str, int]]) -> Non
     Raises:
         TrainingError: one failed, and the others were stopped. StopRequested: one was told to stop, or this process.
     """
+    at_once = args.jobs * args.steps_at_once
+    if at_once > 1:
+        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
     if args.jobs == 1:
         for name, number in jobs:
             run_one(make_plan(args, grid, name, number), args.steps_at_once)
         return
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // (args.jobs * args.steps_at_once)))
     spawn, waiting = multiprocessing.get_context("spawn"), list(jobs)
     running: list[BaseProcess] = []
     before = signal.signal(signal.SIGTERM, _stop)
@@ -174,8 +174,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         video_sets.make(name, args.out / name, grid, args.fights)
         if args.validation:
             video_sets.hold_out(args.out / name / "splits" / name, args.out / name / "splits-validation" / name)
-    run_all(args, grid, [(name, number) for name in names for number in seeds])
     chance = {name: 100 / len(catalog.class_names(name, args.out / name / "splits")) for name in names}
+    try:
+        run_all(args, grid, [(name, number) for name in names for number in seeds])
+    except (StopRequested, TrainingError, KeyboardInterrupt):
+        write_json(args.out / SO_FAR, results.collect(grid, plans, chance))
+        say(f"the numbers of what is done: {args.out / SO_FAR}")
+        raise
     target = args.results or (args.out / "validation.json" if args.validation else
                               ROOT / "experiments" / "results" / f"{args.grid}.json")
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ class Method:
     title: in tables. kind: "random" (no training), "supervised" (from scratch), "infonce", "longer" (InfoNCE for as
     many epochs as InfoNCE and co-training together), "ubernce" or "mining" (main_coclr.py). words: of its command
     line. second_view: what the other encoder sees. cascade: (stage, ratio) of a cascade. miner: the method whose flow
-    encoder mines; "": InfoNCE on the second view.
+    encoder mines; "": InfoNCE on the second view. after: the method whose RGB encoder is trained on; "": InfoNCE's.
     """
 
     title: str
@@ -153,8 +153,12 @@ GRIDS: Mapping[str, Grid] = {
 }
 
 
+def _several(name: str, value: str) -> tuple[Any, ...]:
+    return tuple(int(each) if name == "seeds" else each for each in value.split(","))
+
+
 def changed(grid: Grid, changes: Iterable[str]) -> Grid:
-    """A grid with other settings: ("lr=1e-3", "methods=infonce,coclr", ...).
+    """A grid with other settings, on every set: ("lr=1e-3", "methods=infonce,coclr", ...).
 
     Raises:
         OptionError: there is no such setting, or it cannot have this value.
@@ -166,10 +170,11 @@ def changed(grid: Grid, changes: Iterable[str]) -> Grid:
         if name not in kinds or not value:
             raise OptionError(f"--change {change}: give NAME=VALUE with a name among {', '.join(kinds)}")
         try:
-            new[name] = tuple(value.split(",")) if kinds[name] is tuple else kinds[name](value)
+            new[name] = _several(name, value) if kinds[name] is tuple else kinds[name](value)
         except ValueError as error:
             raise OptionError(f"--change {change}: {error}") from error
-    grid = replace(grid, **new)
+    kept = {name: value for name, value in grid.fights.items() if name not in new}
+    grid = replace(grid, **{"fights": kept, **new})
     unknown = {name for name in (*grid.methods, *grid.finetuned, *grid.cycle) if name not in METHODS}
     if unknown:
         raise OptionError(f"there is no method {min(unknown)}: take some of {', '.join(METHODS)}")

@@ -2,11 +2,12 @@
 
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
 from cotrain_plan import ROOT
+from experiments import records
 from experiments.settings import Grid
 from utils.errors import OptionError
 from utils.pipeline import Runner, Step
@@ -25,6 +26,9 @@ def make(name: str, folder: Path, grid: Grid, fights: Path) -> None:
 
     Args:
         name: "rendered" or "fights". fights: folder of the second set's videos/ and splits/.
+
+    Raises:
+        OptionError: what is there was made with other settings.
     """
     roots = ["--data_root", "data", "--split_root", "splits"]
     source = ["--videos", "videos", "--flow", "dis"]
@@ -35,17 +39,19 @@ def make(name: str, folder: Path, grid: Grid, fights: Path) -> None:
     steps = [Step(f"prepare {name}", ("python", str(ROOT / "process_data/src/prepare.py"), "--name", name, "--workers",
                                       "2", *source, *roots), done, shown=3)]
     with Runner(folder).open() as runner:
-        if name == "rendered" and not done():
-            shutil.rmtree(folder / "videos", ignore_errors=True)  # of a run that was stopped
-            steps.insert(0, _rendering(grid))
-        runner.run(steps)
+        if name == "rendered":
+            steps.insert(0, _rendering(grid, done if done() else None))
+            if not done():
+                shutil.rmtree(folder / "videos", ignore_errors=True)  # of a run that was stopped
+        records.run(runner, steps)
 
 
-def _rendering(grid: Grid) -> Step:
+def _rendering(grid: Grid, makes: Callable[[], bool] | None) -> Step:
     words = [word for option in ("classes", "groups", "clips", "frames", "size", "pace", "spread", "typical",
                                                    "colours", "muted")
              for word in (f"--{option}", str(getattr(grid, option)))]
-    return Step("render", ("python", str(ROOT / "process_data/src/render_demo.py"), "--out", "videos", *words))
+    command = ("python", str(ROOT / "process_data/src/render_demo.py"), "--out", "videos", *words)
+    return Step("render", command, makes)
 
 
 def hold_out(splits: Path, target: Path, groups: int = HELD_OUT) -> None:

@@ -1,6 +1,7 @@
 """The experiment: its sets, its commands, what it collects, and that a stopped one goes on."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import re
@@ -16,14 +17,16 @@ import pytest
 import torch
 
 import launch
-from experiments import cascades, oracles, results, run, video_sets
+from experiments import cascades, oracles, records, results, run, video_sets
 from experiments.oracles import queue_recall
 from experiments.plan import SeedPlan
 from experiments.settings import GRIDS, METHODS, Grid, changed
 from model import classifier, momentum
+from model.momentum import embed
 from process_data.src.splits import source_splits
 from utils import pipeline
 from utils.errors import OptionError, TrainingError
+from utils.provenance import code_version
 from utils.stop import StopRequested
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +47,7 @@ def test_a_cascade_that_the_queue_does_not_allow_is_left_out_and_why():
 def test_changes_have_the_type_of_the_setting():
     grid = changed(GRIDS["tiny"], ["lr=1e-3", "moco_k=32", "methods=infonce,coclr", "size=64x48"])
     assert (grid.lr, grid.moco_k, grid.methods, grid.size) == (1e-3, 32, ("infonce", "coclr"), "64x48")
+    assert changed(grid, ["seeds=3,4"]).seeds == (3, 4)
     for wrong in ("lr", "lr=", "depth=3", "moco_k=many", "methods=simclr"):
         with pytest.raises(OptionError):
             changed(GRIDS["tiny"], [wrong])
@@ -55,6 +59,13 @@ def test_the_real_clips_have_settings_of_their_own():
     assert (fights.moco_k, fights.infonce_epochs, fights.lr) == (64, 45, 3e-4)
     assert rendered == grid.on("rendered").on("fights") and rendered.moco_k == 128
     assert "64" in fights.skipped["cpr_s5_r0.5"] and not rendered.skipped  # 32, 16, 8, 4: fewer than topk
+
+
+def test_what_is_changed_is_changed_on_the_real_clips_too():
+    before = GRIDS["reduced"].on("fights")
+    fights = changed(GRIDS["reduced"], ["methods=infonce,coclr", "moco_k=32"]).on("fights")
+    assert (fights.methods, fights.moco_k) == (("infonce", "coclr"), 32) != (before.methods, before.moco_k)
+    assert fights.infonce_epochs == before.infonce_epochs != GRIDS["reduced"].infonce_epochs  # what is not asked for
 
 
 @pytest.mark.parametrize("grid", ["full", "reduced"])
@@ -133,9 +144,16 @@ def test_validation_reads_the_validation_lists_alone(full_plan):
 
 
 def test_all_methods_of_the_issue_are_in_the_full_grid(full_plan):
-    assert set(full_plan.methods) == set(METHODS) - set(GRIDS["full"].skipped)
-    cascades = {METHODS[name].cascade for name in METHODS} - {None}
-    assert cascades == {(stage, ratio) for stage in (3, 5, 7) for ratio in (0.5, 0.8)}
+    asked = {"supervised", "infonce", "coclr", "progressive", "residual_coclr", "residual_cpr", "ubernce",
+             *(f"cpr_s{stage}_r{ratio}" for stage in (3, 5, 7) for ratio in (0.5, 0.8))}
+    for name in ("rendered", "fights"):
+        grid = GRIDS["full"].on(name)
+        assert asked <= set(grid.methods), name
+        assert set(grid.skipped) == {"rendered": {"cpr_s7_r0.5"}, "fights": {"cpr_s5_r0.5", "cpr_s7_r0.5"}}[name]
+    assert set(full_plan.methods) == set(GRIDS["full"].methods) - {"cpr_s7_r0.5"}
+    for stage, ratio in ((3, 0.5), (5, 0.8)):
+        words = next(step.command for step in full_plan.steps if step.name == f"cpr_s{stage}_r{ratio} RGB")
+        assert _following("--stage", words)[0] == str(stage) and _following("--ratio", words)[0] == str(ratio)
 
 
 def test_no_epoch_is_chosen_by_test_videos(full_plan):
@@ -232,6 +250,7 @@ def test_a_cascade_gains_where_each_view_knows_half_of_the_class():
 @pytest.mark.parametrize("words, said", [
     ("--own a b --other c --cascades 3,0.5", "--own has 2 checkpoints and --other 1: give one of each a pair"),
     ("--own random --other random --cascades 7,0.5", "the cascade is too deep: queue 128"),
+    ("--own random --other random --cascades 3,0.5 --cascade --cascade_first own", "--cascade is main_coclr.py's"),
     ("--own random --other random --cascades 7:0.5", "'7:0.5' is not a cascade: give its stages and ratio as in 7,0.5"),
 ])
 def test_what_cascades_cannot_be_compared_is_said_in_one_line(words, said, capsys):
@@ -250,6 +269,21 @@ def test_all_checkpoints_are_looked_for_before_the_first_is_measured(script, tmp
     argv = [*named.split(), "--result", "x.json", "--dataset", "x-2stream-2clip", "--moco-k", "128"]
     assert launch.exit_code(lambda: script.parse(argv)) == 2
     assert f"there is no checkpoint {tmp_path}/gone.pth.tar" in capsys.readouterr().err
+
+
+def test_miners_compute_in_the_precision_that_is_asked_for():
+    clip = torch.rand(2, 3, 8, 32, 32)
+    found = {}
+    for precision in ("fp32", "bf16"):
+        words = f"--miners random --own random --result x --dataset x-2stream-2clip --moco-k 8 --precision {precision}"
+        args = oracles.parse(words.split())[1]
+        torch.manual_seed(0)
+        model = oracles.load(args, "random", "random")
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            plain = torch.nn.functional.normalize(model.sampler.eval()(clip).flatten(1).float(), dim=1)
+        found[precision] = embed(model.sampler, clip, model.dtype)
+        assert torch.allclose(found[precision], plain, atol=1e-6), precision
+    assert not torch.equal(found["fp32"], found["bf16"])
 
 
 def test_a_queue_is_not_filled_with_fewer_videos_than_it_holds():
@@ -339,6 +373,9 @@ def test_the_tiny_grid_stopped_and_started_is_as_one_that_was_not(in_process, tm
     in_process.ran, in_process.stop_at = [], 6
     with pytest.raises(StopRequested):
         _run(tmp_path / "twice")
+    assert not (tmp_path / "twice" / "results.json").exists()
+    so_far = json.loads((tmp_path / "twice" / "work" / "so_far.json").read_text())
+    assert list(so_far["sets"]["rendered"]["runs"]) == ["supervised"] != []
     in_process.stop_at = sys.maxsize
     twice = _run(tmp_path / "twice")
     assert in_process.ran == steps
@@ -349,6 +386,7 @@ def test_the_tiny_grid_stopped_and_started_is_as_one_that_was_not(in_process, tm
     for method, seeds in runs.items():
         assert seeds["0"]["measures"] == twice["sets"]["rendered"]["runs"][method]["0"]["measures"], method
         assert str(tmp_path) not in json.dumps(seeds) and str(ROOT) not in json.dumps(seeds)
+        assert seeds["0"]["commits"] == [code_version()["commit"]] and seeds["0"]["seconds"] > 0
     _check_numbers(once["sets"]["rendered"], tmp_path / "once" / "work" / "rendered" / "seed0")
 
 
@@ -371,6 +409,34 @@ def _check_numbers(found: dict, folder: Path) -> None:
     assert [(each["own"], each["other"]) for each in pairs] == [("infonce", "infonce"), ("coclr", "infonce")]
     assert all({"own_file", "chance", "top-k", "s = 3, r = 0.8"} <= set(each) for each in pairs)
     assert pairs[0]["top-k"] == pairs[1]["top-k"] != pairs[0]["s = 3, r = 0.8"]  # of the same flow
+
+
+def test_what_other_settings_have_made_is_not_taken(in_process, tmp_path, capsys):
+    """Neither videos nor models; what is asked for differs in one option each, and is named."""
+    words = ["--grid", "tiny", "--out", str(tmp_path), "--sets", "rendered", "--jobs", "1", "--seeds", "0",
+             "--validation", "--change", "methods=infonce"]
+    assert run.main(words) == 0
+    steps = list(in_process.ran)
+    for change, option in (("typical=0.5", "'render' was made with --typical 1.0, and would be with --typical 0.5 now"),
+                           ("moco_m=0.9", "epoch0.pth.tar was made with --moco-m 0.99 (now 0.9)")):
+        capsys.readouterr()
+        assert launch.exit_code(lambda change=change: run.main([*words, change])) == 2
+        assert option in capsys.readouterr().err and in_process.ran == steps
+    assert run.main(words) == 0 and in_process.ran == steps
+
+
+def test_what_a_method_did_is_told_by_the_commands_that_were_run(tmp_path):
+    """Also where today's plan has others."""
+    step = pipeline.Step("a b", ("python", str(ROOT / "main_nce.py"), "--lr", "1"), lambda: True)
+    records.add(tmp_path, [step], {"a b": 2.04, "another": 1.0})
+    records.add(tmp_path, [step], {"a b": 1.0})
+    assert records.read(tmp_path) == {"a b": {"command": "python '$ROOT/main_nce.py' --lr 1".replace("'", ""),
+                                              "seconds": 3.0, "commit": code_version()["commit"]}}
+    records.check(tmp_path, [step])
+    other = dataclasses.replace(step, command=(*step.command, "--seed", "3"))
+    with pytest.raises(OptionError, match="'a b' was made with fewer options, and would be with --seed 3 now"):
+        records.check(tmp_path, [other])
+    records.check(tmp_path, [dataclasses.replace(other, makes=lambda: False)])  # it will be run
 
 
 def test_a_step_that_fails_is_named(in_process, tmp_path):
