@@ -58,21 +58,23 @@ def sign_table(found: Mapping[str, Any]) -> str:
     rho = signs.correlations(journals)
     if not rho:
         return ""
-    def number(value: float) -> str:
-        return "" if math.isnan(value) else f"{value:+.2f}"
-    lines = [[name, f"{number(each['moments'])} ({each['moments_n']})", f"{number(each['runs'])} ({each['runs_n']})"]
-             for name, each in rho.items()]
+    def cell_of(each: Mapping[str, float], title: str) -> str:
+        n, values = each[f"{title}_n"], each[f"{title}_values"]
+        rho = "" if math.isnan(each[title]) else f"{each[title]:+.2f}"
+        return f"{rho} ({n})" if values == n else f"{rho} ({n}, {values} different)"
+    lines = [[name, cell_of(each, "moments"), cell_of(each, "runs")] for name, each in rho.items()]
     return markdown(["sign", "over moments of all runs (N)", "over runs, at the end (N)"], lines)
 
 
 def oracle_table(found: Mapping[str, Any]) -> str:
-    """Markdown: each kind of miner, means over seeds, and its signs' rank correlation with PMR over all of them; ""
-    where none was looked at."""
-    rho = signs.of_oracles(found.get("oracles", {}))
+    """Markdown: each kind of miner, means over seeds, and their signs' rank correlation with PMR over all of them, and
+    without those that have trained for one epoch; "" where none was looked at."""
+    oracles = [each for seed in found.get("oracles", {}).values() for each in seed]
+    rho = signs.of_oracles(oracles)
     if not rho:
         return ""
     kinds: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
-    for each in (each for seed in found["oracles"].values() for each in seed):
+    for each in oracles:
         kinds.setdefault((each["view"], each["epochs"]), []).append(each)
     lines = []
     for (view, epochs), group in kinds.items():
@@ -81,7 +83,11 @@ def oracle_table(found: Mapping[str, Any]) -> str:
         lines.append([f"{view}, {epochs} epoch{'s' * (epochs > 1)}", f"{100 * means['PMR']:.1f}",
                       f"{100 * means['chance']:.1f}", f"{warned} of {len(group)}",
                       *(f"{means[name]:.2g}" for name in rho)])
-    lines.append(["rank correlation with PMR", "", "", "", *(f"{value:+.2f}" for value in rho.values())])
+    trained = [each for each in oracles if each["epochs"] > 1]
+    for title, group in ((f"rank correlation with PMR, all {len(oracles)}", oracles),
+                         (f"the same, the {len(trained)} of more than one epoch", trained)):
+        values = signs.of_oracles(group).values()
+        lines.append([title, "", "", "", *("" if math.isnan(value) else f"{value:+.2f}" for value in values)])
     return markdown(["miner", "PMR", "chance", "warned of", *rho], lines)
 
 

@@ -43,7 +43,9 @@ def correlations(journals: Iterable[Iterable[Mapping[str, Any]]]) -> dict[str, d
     """Of each sign: rank correlation with PMR over all moments of all runs, and over the last moments of the runs.
 
     Returns:
-        {sign: {"moments": rho, "moments_n": N, "runs": rho, "runs_n": N}}.
+        {sign: {"moments": rho, "moments_n": N, "moments_values": how many different values the sign has among them,
+        "runs": rho, "runs_n": N, "runs_values"}}. A frozen miner's sign is the same in all moments of all its runs, so
+        that many moments may be few observations.
     """
     runs = [found for journal in journals if (found := pairs(journal))]
     result: dict[str, dict[str, float]] = {}
@@ -53,13 +55,14 @@ def correlations(journals: Iterable[Iterable[Mapping[str, Any]]]) -> dict[str, d
         result[name] = {}
         for title, points in (("moments", everywhere), ("runs", last)):
             x, y = np.array(points, dtype=float).reshape(-1, 2).T
-            result[name] |= {title: rank_correlation(x, y), f"{title}_n": len(points)}
+            result[name] |= {title: rank_correlation(x, y), f"{title}_n": len(points),
+                             f"{title}_values": len(np.unique(x))}
     return result
 
 
-def of_oracles(seeds: Mapping[str, Iterable[Mapping[str, Any]]]) -> dict[str, float]:
-    """Of each sign: rank correlation with PMR over all encoders that were looked at, of all seeds."""
-    oracles = [each for found in seeds.values() for each in found]
+def of_oracles(oracles: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """Of each sign of `experiments/oracles.py`: rank correlation with PMR over encoders."""
+    oracles = list(oracles)
     told = ("view", "epochs", "miner", "PMR", "chance")
     names = [name for name in (oracles[0] if oracles else {}) if name not in told]
     recall = np.array([each["PMR"] for each in oracles])

@@ -38,9 +38,9 @@ def test_the_report_has_every_method_with_its_numbers(content, tmp_path):
     coclr = dict(zip(report.COLUMNS, lines["CoCLR"], strict=True))
     assert coclr["PMR"] == "21.0 ± 1.0" and coclr["RGB R@1"] == "51.2 ± 0.0" and coclr["RGB finetune"] == ""
     assert "chance 10.0" in text and "3 seeds" in text and "too deep" in text
-    assert lines["health agreement"] == ["+1.00 (9)", "+1.00 (3)"]
-    assert lines["health hub_own"] == ["-1.00 (9)", "-1.00 (3)"]
-    assert lines["mining most_mined"] == [" (9)".strip(), "(3)"] and "cmr_median" not in text
+    assert lines["health agreement"] == ["+1.00 (9, 4 different)", "+1.00 (3)"]
+    assert lines["health hub_own"] == ["-1.00 (9, 4 different)", "-1.00 (3)"]
+    assert lines["mining most_mined"] == ["(9, 1 different)", "(3, 1 different)"] and "cmr_median" not in text
 
 
 def test_report_and_figures_are_written(content, tmp_path):
@@ -98,6 +98,20 @@ def test_a_sign_is_paired_with_the_recall_of_its_epoch():
     assert signs.correlations([journal, []])["health hub_own"]["moments_n"] == 1
 
 
+def test_a_sign_that_stays_counts_as_what_it_is(content):
+    """A frozen miner's sign, told in each of 4 moments of 3 runs, is but one observation of each miner."""
+    journals = [[line for epoch in range(4) for line in (
+        {"kind": "health", "epoch": epoch, "values": {"rank_other": float(miner), "rank_own": run + epoch / 9}},
+        {"kind": "epoch", "epoch": epoch, "values": {"recall": run / 10 + epoch / 100}})]
+        for run, miner in enumerate((4, 4, 7))]
+    rho = signs.correlations(journals)
+    assert (rho["health rank_other"]["moments_n"], rho["health rank_other"]["moments_values"]) == (12, 2)
+    assert (rho["health rank_own"]["moments_n"], rho["health rank_own"]["moments_values"]) == (12, 12)
+    content["sets"]["rendered"]["runs"] = {"coclr": {str(i): {"journal": each} for i, each in enumerate(journals)}}
+    table = report.sign_table(content["sets"]["rendered"])
+    assert "(12, 2 different) |" in table and "(12) |" in table
+
+
 def _oracles() -> dict[str, list[dict]]:
     """Two miners of three seeds: the better one warns of nothing; more hubs, less recall."""
     return {str(seed): [{"view": view, "epochs": epochs, "miner": "x.pth.tar", "PMR": recall + seed / 100,
@@ -106,11 +120,11 @@ def _oracles() -> dict[str, list[dict]]:
 
 
 def test_signs_of_miners_are_ranked_beside_their_recall():
-    rho = signs.of_oracles(_oracles())
-    frame = pd.DataFrame([each for seed in _oracles().values() for each in seed])
+    oracles = [each for seed in _oracles().values() for each in seed]
+    rho, frame = signs.of_oracles(oracles), pd.DataFrame(oracles)
     assert rho["better"] == pytest.approx(frame["better"].rank().corr(frame["PMR"].rank()))
     assert rho["hub_other"] == pytest.approx(-1) and set(rho) == {"better", "hub_other"}
-    assert signs.of_oracles({"0": []}) == {}
+    assert signs.of_oracles([]) == {}
 
 
 def test_the_report_has_a_line_of_each_miner(content):
@@ -119,7 +133,11 @@ def test_the_report_has_a_line_of_each_miner(content):
     flow, rgb = (next(line for line in lines if line[0] == f"| {title}")
                  for title in ("flow, 16 epochs", "RGB, 1 epoch"))
     assert flow[1:4] == ["31.0", "10.0", "0 of 3"] and rgb[1:4] == ["12.0", "10.0", "3 of 3"]
-    assert flow[4] == "2.7" and sum(line[0] == "| rank correlation with PMR" for line in lines) == 1
+    everyone, trained = (next(line for line in lines if title in line[0])
+                         for title in ("rank correlation with PMR, all 6", "the same, the 3 of more than one epoch"))
+    rho = signs.of_oracles(each for seed in _oracles().values() for each in seed)
+    assert flow[4] == "2.7" and everyone[4] == f"{rho['better']:+.2f}" and everyone[5] == "-1.00 |"
+    assert trained[4:] == ["", "-1.00 |"]  # all three flow encoders are as certain
 
 
 def test_the_report_has_a_line_of_each_pair_of_encoders(content):
