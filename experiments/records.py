@@ -51,19 +51,20 @@ def check(out: Path, steps: Iterable[Step]) -> None:
     """
     recorded = read(out)
     for step in steps:
-        before = recorded.get(step.name, {}).get("command")
-        if before is not None and before != shown(step) and step.done:
-            was, now = _differing(before, shown(step))
-            raise OptionError(f"{out}: {step.name!r} was made with {was}, and would be with {now} now: take another "
-                              "--out, or remove that folder")
+        before = recorded.get(step.name, {}).get("command", shown(step))
+        was, now = _options(before) - _options(shown(step)), _options(shown(step)) - _options(before)
+        if (was or now) and step.done:
+            raise OptionError(f"{out}: {step.name!r} was made {_told(was)}, and would be {_told(now)} now: take "
+                              "another --out, or remove that folder")
 
 
-def _differing(one: str, two: str) -> tuple[str, str]:
-    """What two commands do not share, by option."""
-    options = [re.findall(r"--\S+(?: (?!--)\S+)*|\S+", command) for command in (one, two)]
-    first, second = ([word for word in words if word not in other]
-                     for words, other in (options, reversed(options)))
-    return " ".join(first) or "fewer options", " ".join(second) or "fewer options"
+def _options(command: str) -> set[str]:
+    """The options of a command, with their values, and its first words."""
+    return set(re.findall(r"--\S+(?: (?!--)\S+)*|\S+", command))
+
+
+def _told(options: set[str]) -> str:
+    return f"with {' '.join(sorted(options))}" if options else "without"
 
 
 def run(runner: Runner, steps: list[Step], at_once: int = 1) -> None:

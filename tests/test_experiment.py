@@ -434,9 +434,11 @@ def test_what_a_method_did_is_told_by_the_commands_that_were_run(tmp_path):
                                               "seconds": 3.0, "commit": code_version()["commit"]}}
     records.check(tmp_path, [step])
     other = dataclasses.replace(step, command=(*step.command, "--seed", "3"))
-    with pytest.raises(OptionError, match="'a b' was made with fewer options, and would be with --seed 3 now"):
+    with pytest.raises(OptionError, match="'a b' was made without, and would be with --seed 3 now"):
         records.check(tmp_path, [other])
     records.check(tmp_path, [dataclasses.replace(other, makes=lambda: False)])  # it will be run
+    records.add(tmp_path, [other], {"a b": 1.0})
+    records.check(tmp_path, [dataclasses.replace(step, command=(*step.command[:2], "--seed", "3", "--lr", "1"))])
 
 
 def test_a_step_that_fails_is_named(in_process, tmp_path):
