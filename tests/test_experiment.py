@@ -6,9 +6,11 @@ import json
 import os
 import re
 import runpy
+import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import noise
@@ -27,7 +29,7 @@ from process_data.src.splits import source_splits
 from utils import pipeline
 from utils.errors import OptionError, TrainingError
 from utils.provenance import code_version
-from utils.stop import StopRequested
+from utils.stop import EXIT_CODE, StopRequested
 
 ROOT = Path(__file__).parents[1]
 
@@ -439,6 +441,38 @@ def test_what_a_method_did_is_told_by_the_commands_that_were_run(tmp_path):
     records.check(tmp_path, [dataclasses.replace(other, makes=lambda: False)])  # it will be run
     records.add(tmp_path, [other], {"a b": 1.0})
     records.check(tmp_path, [dataclasses.replace(step, command=(*step.command[:2], "--seed", "3", "--lr", "1"))])
+
+
+def _part(args, grid, name, number):
+    """In place of a set and seed, in a process of its own: 7 fails, 8 is stopped, 9 waits to be told to stop."""
+    folder = Path(args.out)
+    (folder / f"{name}{number}").write_text(os.environ["OMP_NUM_THREADS"])
+    if number == 9:
+        signal.signal(signal.SIGTERM, lambda *_: (folder / "told").touch() or sys.exit(0))
+        signal.pause()
+    while number in (7, 8) and not (folder / "rendered9").exists():
+        time.sleep(0.01)
+    sys.exit({7: 1, 8: EXIT_CODE}.get(number, 0))
+
+
+def _parts(tmp_path, monkeypatch, numbers, jobs):
+    monkeypatch.setattr(run, "_run_apart", _part)
+    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which is another one's afterwards
+    args = run.parse(["--grid", "tiny", "--out", str(tmp_path), "--jobs", str(jobs), "--steps_at_once", "2"])
+    run.run_all(args, GRIDS["tiny"], [("rendered", number) for number in numbers])
+
+
+def test_sets_and_seeds_share_the_cores(tmp_path, monkeypatch):
+    _parts(tmp_path, monkeypatch, range(3), jobs=2)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {f"rendered{i}": "3" for i in range(3)}
+
+
+@pytest.mark.parametrize("number, error", [(7, TrainingError), (8, StopRequested)], ids=["fails", "is stopped"])
+def test_where_one_seed_ends_early_those_beside_it_are_told_and_none_is_started(tmp_path, monkeypatch, number, error):
+    with pytest.raises(error):
+        _parts(tmp_path, monkeypatch, [9, number, 3, 4], jobs=2)
+    assert {path.name for path in tmp_path.iterdir()} == {"rendered9", f"rendered{number}", "told"}
 
 
 def test_a_step_that_fails_is_named(in_process, tmp_path):

@@ -213,6 +213,42 @@ def test_what_a_run_says_of_its_mining(capsys):
     assert "16 clips by 2 network(s) in" in out
 
 
+class Coded(noise.Noise):
+    """Videos of noise, of which the first eight pixels are the video's own: too few for a network of random filters."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, item: tuple[int, int]) -> dict:
+        sample = super().__getitem__(item)
+        code = np.random.default_rng(item[1]).integers(0, 256, (8, 3), dtype=np.uint8)
+        sample["clips"][:, :, :, 0, :8] = torch.from_numpy(code)
+        return sample | {"source": item[1]}
+
+
+class Reader(torch.nn.Module):
+    """An encoder that knows eight pixels of a line of the first frame."""
+
+    def __init__(self, line: int) -> None:
+        super().__init__()
+        self.line = line
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        return clips[:, :, 0, self.line, :8].flatten(1)
+
+
+@pytest.mark.parametrize("line, warned", [(0, False), (9, True)], ids=["the code", "noise"])
+def test_a_miner_that_knows_videos_is_not_warned_of(line, warned, capsys):
+    model = torch.nn.Module()
+    model.encoder_q, model.sampler, model.own_view, model.other_view, model.dtype = Reader(9), Reader(line), 0, 1, None
+    probe = pretrain_health.HealthProbe(Coded(2), 24, img_dim=32, batch_size=8, workers=0, seed=0, network="s3d", dim=8,
+                                        device=torch.device("cpu"))
+    signs = probe.before(model)
+    assert ("is not clearly better than its random" in capsys.readouterr().out) == warned
+    assert (signs["better"] < pretrain_health.CLEAR) == warned
+    assert (signs["second_other"] == 1) != warned and signs["second_own"] < 0.2
+
+
 def test_infonce_tells_how_its_queue_lies_after_every_epoch():
     assert run(main_nce, "--epochs 3") == 0
     seen = [line for line in lines("infonce") if line["kind"] == "queue"]
