@@ -54,17 +54,18 @@ def mining_panel(ax: Axes, found: Mapping[str, Any]) -> None:
     """
     chances = []
     colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
-    ax.set_prop_cycle(linestyle=["-"] * len(colours) + ["--"] * len(colours), color=colours * 2)  # more than colours
-    for name in METHODS:
+    looks = [(colour, style) for style in ("-", "--") for colour in colours]  # there are more methods than colours
+    mining = [name for name, method in METHODS.items() if method.kind == "mining"]  # each looks alike in all panels
+    for name, (colour, style) in zip(mining, looks, strict=False):
         runs = found["runs"].get(name, {})
         curve = recall_curve(runs)
         if curve:
             chances += [value["mean"] for value in recall_curve(runs, "chance").values()]
             epochs, mean = list(curve), [100 * value["mean"] for value in curve.values()]
             std = [100 * value["std"] for value in curve.values()]
-            line, = ax.plot(epochs, mean, label=METHODS[name].title)
+            ax.plot(epochs, mean, color=colour, linestyle=style, label=METHODS[name].title)
             ax.fill_between(epochs, [m - s for m, s in zip(mean, std, strict=True)],
-                            [m + s for m, s in zip(mean, std, strict=True)], alpha=0.15, color=line.get_color())
+                            [m + s for m, s in zip(mean, std, strict=True)], alpha=0.15, color=colour)
     if chances:
         ax.axhline(100 * fmean(chances), color="grey", linestyle=":", label="mining at random")
     ax.set_ylim(bottom=0)

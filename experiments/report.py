@@ -61,7 +61,7 @@ def sign_table(found: Mapping[str, Any]) -> str:
     def cell_of(each: Mapping[str, float], title: str) -> str:
         n, values = each[f"{title}_n"], each[f"{title}_values"]
         rho = "" if math.isnan(each[title]) else f"{each[title]:+.2f}"
-        return f"{rho} ({n})" if values == n else f"{rho} ({n}, {values} different)"
+        return f"{rho} ({n}, {values} different)" if 2 * values < n else f"{rho} ({n})"
     lines = [[name, cell_of(each, "moments"), cell_of(each, "runs")] for name, each in rho.items()]
     return markdown(["sign", "over moments of all runs (N)", "over runs, at the end (N)"], lines)
 

@@ -81,6 +81,19 @@ def test_no_two_curves_of_the_mining_figure_look_alike(content):
     assert len(looks) == len(mining) > 10
 
 
+def test_a_method_looks_alike_in_all_panels(content):
+    figures = pytest.importorskip("experiments.figures", exc_type=ImportError)
+    run = content["sets"]["rendered"]["runs"]["coclr"]
+    looks = []
+    for names in (["coclr", "cpr_s3_r0.8", "residual_coclr"], ["residual_coclr"]):
+        figure, ax = figures.plt.subplots()
+        figures.mining_panel(ax, {"runs": dict.fromkeys(names, run)})
+        found = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in ax.get_lines()}
+        looks.append(found[METHODS["residual_coclr"].title])
+        figures.plt.close(figure)
+    assert looks[0] == looks[1]
+
+
 def test_rank_correlation_is_pandas_own():
     rng = np.random.default_rng(5)
     for size in (3, 10, 40):
