@@ -1,6 +1,7 @@
 """The two figures of the experiment: retrieval by method, and mining recall over epochs."""
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -56,7 +57,7 @@ def mining_panel(ax: Axes, found: Mapping[str, Any]) -> None:
     colours = plt.rcParams["axes.prop_cycle"].by_key()["color"]
     looks = [(colour, style) for style in ("-", "--") for colour in colours]  # there are more methods than colours
     mining = [name for name, method in METHODS.items() if method.kind == "mining"]  # each looks alike in all panels
-    for name, (colour, style) in zip(mining, looks, strict=False):
+    for name, (colour, style) in zip(mining, cycle(looks), strict=False):
         runs = found["runs"].get(name, {})
         curve = recall_curve(runs)
         if curve:

@@ -28,6 +28,12 @@ def read(out: Path) -> dict[str, dict[str, Any]]:
     return read_json(path) if path.is_file() else {}
 
 
+def of_steps(out: Path, steps: Iterable[Step]) -> dict[str, dict[str, Any]]:
+    """What :func:`read` has of each of these steps; of one that was not noted down, its command of today."""
+    found = read(out)
+    return {step.name: found.get(step.name, {"command": shown(step)}) for step in steps}
+
+
 def add(out: Path, steps: Iterable[Step], times: Mapping[str, float]) -> None:
     """Remember those of the steps that were run; one that was stopped before took the sum of its runs.
 
@@ -49,9 +55,10 @@ def check(out: Path, steps: Iterable[Step]) -> None:
     Raises:
         OptionError: it was.
     """
-    recorded = read(out)
+    steps = list(steps)
+    recorded = of_steps(out, steps)
     for step in steps:
-        before = recorded.get(step.name, {}).get("command", shown(step))
+        before = recorded[step.name]["command"]
         was, now = _options(before) - _options(shown(step)), _options(shown(step)) - _options(before)
         if (was or now) and step.done:
             raise OptionError(f"{out}: {step.name!r} was made {_told(was)}, and would be {_told(now)} now: take "

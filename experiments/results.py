@@ -66,8 +66,7 @@ def collect_seed(plan: SeedPlan) -> dict[str, dict[str, Any]]:
     Commands and commits are those that were run. Methods that are not done yet are left out.
     """
     out = plan.planner.out
-    recorded = records.read(out)
-    ran = {step.name: recorded.get(step.name, {"command": records.shown(step)}) for step in plan.steps}
+    ran = records.of_steps(out, plan.steps)
     return {name: {
         "commands": [ran[step.name]["command"] for step in method.steps],
         "seconds": round(sum(ran[step.name].get("seconds", 0.0) for step in method.steps), 1),
@@ -122,7 +121,8 @@ def collect(grid: Grid, plans: Mapping[str, Mapping[int, SeedPlan]], chance: Map
         sets[name] = {"chance": chance[name], "summary": summarise(runs), "runs": runs,
                       "oracles": {str(seed): read_oracles(plan) for seed, plan in seeds.items()},
                       "cascades": {str(seed): read_cascades(plan) for seed, plan in seeds.items()},
-                      "oracle_commands": [records.shown(step) for plan in seeds.values() for step in plan.steps
-                                          if step.name.startswith(("oracles ", "cascades"))],
+                      "oracle_commands": [ran["command"] for plan in seeds.values() for step, ran in
+                                          records.of_steps(plan.planner.out, plan.steps).items()
+                                          if step.startswith(("oracles ", "cascades"))],
                       "skipped": {METHODS[method].title: why for method, why in grid.on(name).skipped.items()}}
     return {"settings": asdict(grid), "code": code_version(), "sets": sets}

@@ -74,7 +74,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     args = make_parser().parse_args(argv)
     if args.change and not args.validation:
         raise OptionError("--change goes with --validation: settings are not chosen by test groups")
-    args.out = (args.out or ROOT / "experiments" / "made" / args.grid).resolve()
+    args.out, args.fights = (args.out or ROOT / "experiments" / "made" / args.grid).resolve(), args.fights.resolve()
     return args
 
 

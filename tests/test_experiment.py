@@ -106,6 +106,12 @@ def test_a_set_of_one_training_group_has_nothing_to_hold_out():
         video_sets._held(["A/v_A_g03_c01,9", "A/v_A_g03_c02,9"], 3)
 
 
+def test_a_relative_folder_of_real_clips_is_found_from_the_work_folder(tmp_path, monkeypatch):
+    """Where their steps run."""
+    monkeypatch.chdir(tmp_path)
+    assert run.parse(["--fights", "clips"]).fights == tmp_path / "clips"
+
+
 def test_settings_are_not_changed_where_test_groups_are_tested():
     with pytest.raises(OptionError, match="--validation"):
         run.parse(["--change", "lr=1"])
@@ -446,11 +452,10 @@ def test_what_a_method_did_is_told_by_the_commands_that_were_run(tmp_path):
 def _part(args, grid, name, number):
     """In place of a set and seed, in a process of its own: 7 fails, 8 is stopped, 9 waits to be told to stop."""
     folder = Path(args.out)
-    (folder / f"{name}{number}").write_text(os.environ["OMP_NUM_THREADS"])
-    if number == 9:
+    if number == 9:  # listens before the others, which wait for its file, can end
         signal.signal(signal.SIGTERM, lambda *_: (folder / "told").touch() or sys.exit(0))
-        signal.pause()
-    while number in (7, 8) and not (folder / "rendered9").exists():
+    (folder / f"{name}{number}").write_text(os.environ["OMP_NUM_THREADS"])
+    while number == 9 or (number in (7, 8) and not (folder / "rendered9").exists()):
         time.sleep(0.01)
     sys.exit({7: 1, 8: EXIT_CODE}.get(number, 0))
 
