@@ -1,6 +1,6 @@
 """The experiment: does cascade positive retrieval work, on a rendered set whose classes are motions and on real clips?
 
-    python -m experiments.run --grid reduced             # less than an hour on 2 CPU cores
+    python -m experiments.run --grid reduced             # 41 minutes on 2 CPU cores
     python -m experiments.run --grid full                # a night
     python -m experiments.run --grid reduced --validation --change lr=1e-3 methods=infonce,coclr
 
