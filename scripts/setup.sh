@@ -1,5 +1,5 @@
-# Makes .venv with the packages that pyproject.toml pins and activates it. Sourced by the other scripts.
-# An active virtual or conda environment that has all of them in these versions is used instead.
+# Sourced by the other scripts: makes .venv with the packages of pyproject.toml, in the versions of constraints.txt, and
+# activates it. An active virtual or conda environment with all of these versions is used instead.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
@@ -17,22 +17,21 @@ find_python() {
 
 has_packages() {
     python - 2>/dev/null <<'PYTHON'
-import importlib.metadata, tomllib
-project = tomllib.load(open("pyproject.toml", "rb"))["project"]
-for pin in project["dependencies"] + project["optional-dependencies"]["test"]:
-    name, version = pin.split("==")
-    assert importlib.metadata.version(name).partition("+")[0] == version
+import importlib.metadata
+for line in open("constraints.txt"):
+    name, _, version = line.partition("#")[0].strip().partition("==")
+    assert not name or importlib.metadata.version(name).partition("+")[0] == version
 PYTHON
 }
 
 install() {
-    local stamp=.venv/installed-pyproject.toml python
-    cmp -s pyproject.toml "$stamp" && return
+    local stamp=.venv/installed python
+    cat pyproject.toml constraints.txt | cmp -s - "$stamp" && return
     python=$(find_python) || return 1
     [ -x .venv/bin/python ] || "$python" -m venv .venv || return 1
     echo "installing the packages of pyproject.toml into .venv (a few minutes, once)"
-    .venv/bin/python -m pip install --quiet --editable ".[test]" || return 1
-    cp pyproject.toml "$stamp"
+    .venv/bin/python -m pip install --quiet -c constraints.txt ".[test]" || return 1
+    cat pyproject.toml constraints.txt > "$stamp"
 }
 
 if [ -n "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && has_packages; then
