@@ -1,1 +1,1 @@
-"""Options, distribution, checkpoints, metrics, augmentation and the training loop; nothing of the method."""
+"""Ground floor: launch, processes, console, files, options and metrics; knows no video and no method."""

@@ -1,7 +1,6 @@
-"""Processes: how they were launched, and what they exchange. Without a process group there is one, rank 0 of 1."""
+"""Join the process group of a launcher, and exchange tensors. A process without a group is rank 0 of 1."""
 
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,44 +10,44 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils import rendezvous
-from utils.errors import OptionError
+from utils.console import one_line, say_note, set_rank
+from utils.errors import OptionError, TrainingError
 
 T = TypeVar("T")
-TIMEOUT = 600.0  # seconds that a process waits for the others
+TIMEOUT = 600.0  # seconds to wait for the other processes
 
 
 @dataclass(frozen=True)
-class Launch:
-    """Where a process stands: ``rank`` of ``world_size`` over all nodes, ``local_rank`` on this node."""
+class DistInfo:
+    """Place of this process: ``rank`` of ``world_size`` over all nodes, ``local_rank`` on its own."""
 
     rank: int
     local_rank: int
     world_size: int
     device: torch.device
-    backend: str | None  # None: one process, no process group
+    backend: str | None  # None without a process group
 
 
-_host: dist.ProcessGroup | None = None  # of the same processes, for what is said outside of the devices
+_host: dist.ProcessGroup | None = None  # a gloo group of all processes: exchanges on the host, which wait for no device
 
 
 def is_initialized() -> bool:
-    """Whether a process group exists."""
+    """Return whether a process group exists."""
     return dist.is_available() and dist.is_initialized()
 
 
 def rank() -> int:
-    """Global rank of this process; 0 without a process group."""
+    """Return the global rank of this process; 0 without a process group."""
     return dist.get_rank() if is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of processes; 1 without a process group."""
+    """Return the number of processes; 1 without a process group."""
     return dist.get_world_size() if is_initialized() else 1
 
 
 def is_main() -> bool:
-    """Whether this process writes checkpoints and logs."""
+    """Return whether this is the process that writes checkpoints and logs."""
     return rank() == 0
 
 
@@ -60,7 +59,7 @@ def barrier() -> None:
 
 @torch.no_grad()
 def all_gather(tensor: Tensor) -> Tensor:
-    """All processes' tensors (B, ...) in rank order, (W*B, ...); without gradient."""
+    """Concatenate the tensors (B, ...) of all processes in rank order: (W*B, ...), without gradient."""
     if world_size() == 1:
         return tensor
     tensor = tensor.contiguous()
@@ -71,10 +70,12 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def all_to_all(tensor: Tensor, send: list[int], receive: list[int]) -> Tensor:
-    """Send ``send[r]`` rows of ``tensor`` to each process r and return the received rows, in rank order.
+    """Send ``send[r]`` rows of ``tensor`` to each process r, and return the received rows in rank order.
 
     Args:
-        tensor: rows by destination, (sum(send), ...), contiguous. receive: rows that come from each process.
+        tensor: rows by destination, (sum(send), ...), contiguous.
+        send: rows for each process.
+        receive: rows from each process.
     """
     if world_size() == 1:
         return tensor
@@ -85,7 +86,7 @@ def all_to_all(tensor: Tensor, send: list[int], receive: list[int]) -> Tensor:
 
 @torch.no_grad()
 def broadcast(tensor: Tensor, src: int = 0) -> Tensor:
-    """The tensor of process ``src``, on every process, in place."""
+    """Copy the tensor of process ``src`` to all processes, in place."""
     if world_size() > 1:
         dist.broadcast(tensor, src)
     return tensor
@@ -93,7 +94,7 @@ def broadcast(tensor: Tensor, src: int = 0) -> Tensor:
 
 @torch.no_grad()
 def reduce_mean(tensor: Tensor) -> Tensor:
-    """The mean of all processes' tensors, as a new tensor."""
+    """Return the mean over all processes as a new tensor."""
     if world_size() == 1:
         return tensor.clone()
     total = tensor.clone()
@@ -101,16 +102,19 @@ def reduce_mean(tensor: Tensor) -> Tensor:
     return total / world_size()
 
 
-def host_group() -> dist.ProcessGroup | None:
-    """A gloo group of all processes, whose exchanges wait for no device; None for the default group."""
-    return _host
+def start_sum(count: int) -> tuple[Tensor, dist.Work]:
+    """Start to sum a number over all processes on the host; the tensor holds the sum after ``work.wait()``."""
+    total = torch.tensor(count)
+    work = dist.all_reduce(total, group=_host, async_op=True)
+    assert work is not None
+    return total, work
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """What the main process makes, on every process; not None.
+    """Call ``make`` on the main process, and return its result (not None) on all.
 
     Raises:
-        OptionError: on the other processes, where the main one has raised an error of its own.
+        OptionError: on the other processes, if ``make`` raised an error.
     """
     if world_size() == 1:
         return make()
@@ -126,30 +130,32 @@ def from_main(make: Callable[[], T]) -> T:
 
 
 def failed(here: bool) -> list[int]:
-    """Ranks of the processes that failed, in order; every process has to call this, with whether it did itself."""
+    """Return the ranks of the processes that failed; all processes call this, and say whether they did."""
     if world_size() == 1:
         return [0] if here else []
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
     return all_gather(torch.tensor([here], dtype=torch.uint8, device=device)).nonzero().flatten().tolist()
 
 
-def start(local_rank: int | None = None, gpu: int | None = None, backend: str = "nccl", dist_url: str = "env://",
-          world_size: int = -1, rank: int = -1, timeout: float = TIMEOUT) -> Launch:
-    """Find out how this process was launched, join the process group if there are several, and choose the device.
+def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "nccl", dist_url: str = "env://",
+         world_size: int = -1, rank: int = -1, timeout: float = TIMEOUT) -> DistInfo:
+    """Choose the device, and if there are several processes, join their group.
 
-    In order: ``torchrun`` or ``torch.distributed.launch`` (RANK and WORLD_SIZE in the environment), SLURM's ``srun``,
-    the arguments ``world_size`` and ``rank``, and else a single process.
+    The launch is read from, in this order: the environment of ``torchrun`` or ``torch.distributed.launch``, that of
+    SLURM's ``srun``, and the arguments ``world_size`` and ``rank``. Without any of these the process is alone.
 
     Args:
-        local_rank: this process's number on its node, if an option gave it. gpu: device of a single process.
-        backend: "nccl" becomes "gloo" where there is no GPU, with one line saying so.
-        dist_url: where the processes meet, for launches that do not set MASTER_ADDR.
-        world_size, rank: number of processes and this one's, for launches by hand; -1 means unknown.
-        timeout: seconds after which a process that waits for another one gives up.
+        local_rank: number of this process on its node, if the launcher passes it as an option.
+        gpu: device of a single process.
+        backend: "nccl" falls back to "gloo" where there is no GPU, and says so.
+        dist_url: where processes meet if MASTER_ADDR is not set.
+        world_size: number of processes launched by hand, else -1.
+        rank: number of this process if launched by hand, else -1.
+        timeout: seconds to wait for the other processes.
 
     Raises:
-        OptionError: the launch contradicts itself, or names a GPU that is not there.
-        TrainingError: not all processes came in time.
+        OptionError: the launch contradicts itself, or asks for a GPU that does not exist.
+        TrainingError: the processes did not meet in time.
     """
     launched = _torchrun() or _slurm()
     if launched is None and world_size > 1:
@@ -157,28 +163,39 @@ def start(local_rank: int | None = None, gpu: int | None = None, backend: str = 
             raise OptionError(f"--world-size {world_size} needs --rank 0 ... {world_size - 1}, but --rank is {rank}")
         launched = (rank, world_size, local_rank if local_rank is not None else rank)
     if launched is None:
-        return Launch(0, 0, 1, _device(gpu if gpu is not None else 0), None)
+        return DistInfo(0, 0, 1, _device(gpu if gpu is not None else 0), None)
     rank, world_size, env_local_rank = launched
     local_rank = env_local_rank if env_local_rank is not None else (local_rank or 0)
     device = _device(local_rank)
     if world_size == 1:
-        return Launch(0, local_rank, 1, device, None)
+        return DistInfo(0, local_rank, 1, device, None)
+    set_rank(rank)
     if backend == "nccl" and device.type == "cpu":
         if rank == 0:
-            print("no GPU found: the process group uses gloo instead of nccl", file=sys.stderr)
+            say_note("no GPU found: the process group uses gloo instead of nccl")
         backend = "gloo"
-    patience = timedelta(seconds=timeout)
-    store = rendezvous.fresh_store(dist_url, rank, world_size, patience) if rendezvous.is_shared() else None
-    dist.init_process_group(backend, init_method=dist_url if store is None else None, store=store,
-                            world_size=world_size, rank=rank, timeout=patience)
+    try:
+        _join(backend, dist_url, rank, world_size, timedelta(seconds=timeout))
+    except (RuntimeError, ValueError) as error:
+        destroy()
+        raise TrainingError(f"the processes did not meet within {timeout:.0f} s ({one_line(str(error))}): see the "
+                            "output of the others, and check --dist-url") from error
+    return DistInfo(rank, local_rank, world_size, device, backend)
+
+
+def _join(backend: str, url: str, rank: int, world_size: int, timeout: timedelta) -> None:
     global _host
-    group = dist.new_group(backend="gloo", timeout=patience)
-    assert not isinstance(group, int)  # a number where this process is not of the group, which all are
+    store, _, _ = next(dist.rendezvous(url, rank, world_size, timeout=timeout))
+    store.set_timeout(timeout)
+    # torchrun keeps its store over restarts, with the addresses of dead processes: each restart gets its own prefix.
+    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    dist.init_process_group(backend, store=store, world_size=world_size, rank=rank, timeout=timeout)
+    group = dist.new_group(backend="gloo", timeout=timeout)
+    assert not isinstance(group, int)  # it would be for a process outside the group
     _host = group
-    return Launch(rank, local_rank, world_size, device, backend)
 
 
-def stop() -> None:
+def destroy() -> None:
     """Leave the process group, if there is one."""
     global _host
     if is_initialized():
@@ -196,7 +213,7 @@ def _torchrun() -> tuple[int, int, int | None] | None:
 
 
 def _slurm() -> tuple[int, int, int | None] | None:
-    # SLURM_STEP_NUM_TASKS is set inside srun only; a plain python in an allocation is a single process.
+    # Only srun sets SLURM_STEP_NUM_TASKS: a plain python in an allocation is a single process.
     if "SLURM_PROCID" not in os.environ or "SLURM_STEP_NUM_TASKS" not in os.environ:
         return None
     rank, size = _number("SLURM_PROCID"), _number("SLURM_STEP_NUM_TASKS")
@@ -208,7 +225,7 @@ def _slurm() -> tuple[int, int, int | None] | None:
 
 
 def _number(name: str) -> int:
-    """A variable of the environment as a number from 0 on."""
+    """Read a non-negative number from the environment."""
     text = os.environ[name]
     if not text.isdecimal():
         raise OptionError(f"the environment has {name}={text!r}, which is not a whole number: let torchrun or srun set "
@@ -220,7 +237,7 @@ def _device(index: int) -> torch.device:
     if not torch.cuda.is_available():
         return torch.device("cpu")
     if index >= torch.cuda.device_count():
-        raise OptionError(f"GPU {index} was asked for, but only {torch.cuda.device_count()} are visible: "
+        raise OptionError(f"GPU {index} was requested, but only {torch.cuda.device_count()} are visible: "
                           "start fewer processes per node, or set CUDA_VISIBLE_DEVICES")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)

@@ -1,19 +1,21 @@
-"""Files that are never half written."""
+"""Atomic writes, text and JSON readers whose errors name the file, and folder locks."""
 
-import errno
+import fcntl
+import json
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-DRAFTS = ".*.tmp"  # of what a killed process was writing
+from utils.errors import CheckpointError, DataError, OptionError
+
+PARTIAL = ".*.tmp"  # files being written; a killed process leaves them behind
 
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
-    """Errors of the disk name this file, which those of writing (a full disk) do not by themselves."""
+    """Add the path to an OSError that lacks one, as a full disk's does."""
     try:
         yield
     except OSError as error:
@@ -22,51 +24,90 @@ def naming(path: str | Path) -> Iterator[None]:
         raise
 
 
-def regular(path: str, flags: int) -> int:
-    """The `opener` of open() for files of a run folder, which another person may have made: no link, which could lead
-    to any file of ours, nor a named pipe, at which a run would wait for ever.
-
-    Raises:
-        OSError: it is one of these.
-    """
-    try:
-        handle = os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW, 0o666)
-    except OSError as error:
-        raise OSError(error.errno, "it is a link" if error.errno == errno.ELOOP else error.strerror, path) from error
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "it is not a regular file", path)
-    return handle
-
-
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes the place of ``path`` once it is complete and on the disk; on an error, never."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that replaces ``path`` once it is complete and on disk; after an error it is discarded."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with naming(path), open(draft, "wb") as file:
+        with naming(path), open(partial, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.replace(draft, path)
+            os.replace(partial, path)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
         _sync_folder(path.parent)
     finally:
-        draft.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Write a file that is either as before or complete."""
-    with whole_file(path) as file:
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic_write(path) as file:
         file.write(content)
 
 
-def remove_drafts(folder: Path) -> None:
-    """Remove what processes that were killed have left of files they were writing."""
-    for draft in folder.glob(DRAFTS):
-        draft.unlink(missing_ok=True)
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: object, indent: int | None = None) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(value, indent=indent) + "\n")
+
+
+def read_text(path: Path) -> str:
+    """Read a UTF-8 text file, with or without a byte-order mark; DataError names the line that is not UTF-8."""
+    data = path.read_bytes()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object[:error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 text, byte 0x{error.object[error.start]:02x}: save the file "
+                        "as UTF-8") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; CheckpointError if it is missing, not JSON, or has a key twice."""
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            keys = [key for key, _ in pairs]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise CheckpointError(f"{path} has the key {twice[:100]!r} twice: remove one of them")
+        return found
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a JSON file: it may be cut short, write it again") from error
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove files that killed processes left half written."""
+    for path in folder.glob(PARTIAL):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def lock(folder: Path, activity: str = "training") -> Iterator[None]:
+    """Keep other processes out of a folder; the lock is gone when this process is, however it ends.
+
+    Raises:
+        OptionError: another process holds the lock.
+    """
+    with open(folder / ".lock", "a") as file:
+        try:
+            # lockf, not flock: loader workers may outlive this process by seconds, and must not inherit the lock.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise OptionError(f"another process is {activity} in {folder}: wait for it, or end it") from error
+        except OSError:
+            pass  # a file system without locks
+        yield
 
 
 def _sync_folder(folder: Path) -> None:

@@ -1,19 +1,23 @@
-"""Metrics of contrastive training, meters that wait for the device only when they are read, and the ring of labels."""
+"""Accuracies of contrastive training, meters that stay on the device, and the queue's labels for monitoring."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from utils import distributed
 
+Values = dict[str, Tensor]  # 0-d tensors by name
+
 
 @torch.no_grad()
 def topk_accuracy(logits: Tensor, target: Tensor, ks: Sequence[int] = (1, 5)) -> list[Tensor]:
-    """Share of rows whose target is among the k highest logits, one 0-d tensor per k.
+    """Return the share of rows whose target is among the k highest logits, one 0-d tensor per k.
 
     Args:
-        logits: (B, N). target: (B,) int64. A k above N counts as N.
+        logits: (B, N).
+        target: (B,) int64.
+        ks: a k above N counts as N.
     """
     best = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices  # (B, max k)
     hits = best == target[:, None]
@@ -22,10 +26,12 @@ def topk_accuracy(logits: Tensor, target: Tensor, ks: Sequence[int] = (1, 5)) ->
 
 @torch.no_grad()
 def mask_accuracy(logits: Tensor, mask: Tensor, ks: Sequence[int] = (1, 5)) -> list[Tensor]:
-    """Share of rows that have a positive among their k highest logits, one 0-d tensor per k.
+    """Return the share of rows with a positive among their k highest logits, one 0-d tensor per k.
 
     Args:
-        logits: (B, 1+K). mask: positives (B, 1+K), bool or float.
+        logits: (B, 1+K).
+        mask: positives, (B, 1+K) bool or float.
+        ks: see :func:`topk_accuracy`.
     """
     best = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices  # (B, max k)
     hits = mask.gather(1, best) != 0
@@ -33,15 +39,15 @@ def mask_accuracy(logits: Tensor, mask: Tensor, ks: Sequence[int] = (1, 5)) -> l
 
 
 class LabelRing:
-    """Labels, sources and rows in the dataset of the queue's entries, for monitoring only: training never sees them.
+    """Label, source and dataset row of each queue entry, for monitoring only: training never sees them.
 
     Attributes:
-        labels, sources, rows: (K,) int64, -1 where nothing has been written yet.
+        labels, sources, rows: (K,) int64, -1 until written.
     """
 
     def __init__(self, K: int, device: torch.device | str = "cpu") -> None:
         self.labels, self.sources, self.rows = torch.full((3, K), -1, dtype=torch.long, device=device)
-        self.pointer, self.written = 0, 0  # host side: asking costs nothing
+        self.pointer, self.written = 0, 0  # on the host: reading them waits for no device
 
     @property
     def full(self) -> bool:
@@ -49,7 +55,7 @@ class LabelRing:
         return self.written >= len(self.labels)
 
     def update(self, labels: Tensor, sources: Tensor, rows: Tensor) -> None:
-        """Write what belongs to all processes' samples, (B,) each, in rank order, as the queue writes its keys."""
+        """Write the entries (B,) of all processes in rank order, as the queue writes its keys."""
         entries = distributed.all_gather(torch.stack([labels, sources, rows], dim=1)).unbind(dim=1)  # (W*B,) each
         where = (self.pointer + torch.arange(len(entries[0]), device=self.labels.device)) % len(self.labels)
         self.labels[where], self.sources[where], self.rows[where] = entries
@@ -57,12 +63,12 @@ class LabelRing:
         self.written = min(self.written + len(where), len(self.labels))
 
     def state_dict(self) -> dict:
-        """What a checkpoint keeps of the ring."""
+        """Return the ring for a checkpoint, on the CPU."""
         return {"labels": self.labels.cpu(), "sources": self.sources.cpu(), "rows": self.rows.cpu(),
                 "pointer": self.pointer, "written": self.written}
 
-    def load_state_dict(self, state: dict) -> None:
-        """Take over a saved ring of the same length; one without rows starts empty at its place."""
+    def load_state_dict(self, state: Mapping) -> None:
+        """Restore a ring of the same length; one saved without rows starts empty."""
         if "rows" not in state:
             self.align(int(state["pointer"]))
             return
@@ -71,14 +77,14 @@ class LabelRing:
         self.pointer, self.written = int(state["pointer"]), int(state["written"])
 
     def align(self, pointer: int) -> None:
-        """Start empty at the queue's place, for a checkpoint without a ring."""
+        """Start empty at the queue's pointer, for a checkpoint without a ring."""
         for column in (self.labels, self.sources, self.rows):
             column.fill_(-1)
         self.pointer, self.written = pointer, 0
 
 
 class Meters:
-    """Running means of named values that stay on the device; only reading a mean waits for it."""
+    """Running means that stay on the device; only reading them waits for it."""
 
     def __init__(self, device: torch.device | str) -> None:
         self._device = device
@@ -86,8 +92,8 @@ class Meters:
         self._counts: dict[str, int] = {}
         self._read: dict[str, tuple[float, int]] = {}
 
-    def add(self, values: dict[str, Tensor]) -> None:
-        """Count one step's values, 0-d tensors; a name may be absent in some steps."""
+    def add(self, values: Values) -> None:
+        """Add one step's values, 0-d tensors; a name may be missing in some steps."""
         for name, value in values.items():
             if name not in self._sums:
                 self._sums[name] = torch.zeros((), dtype=torch.float64, device=self._device)
@@ -96,7 +102,7 @@ class Meters:
             self._counts[name] += 1
 
     def window(self) -> dict[str, float]:
-        """Means over the steps since the last call, of this process."""
+        """Return the means since the last call, of this process."""
         sums = self._host_sums()
         result = {}
         for name, total in sums.items():
@@ -107,7 +113,7 @@ class Meters:
         return result
 
     def means(self) -> dict[str, float]:
-        """Means over all steps, of all processes. Every process must call this."""
+        """Return the means over all steps and processes; all processes call this."""
         if not self._sums:
             return {}
         counts = torch.tensor([self._counts[name] for name in self._sums], dtype=torch.float64, device=self._device)
@@ -115,7 +121,7 @@ class Meters:
         return dict(zip(self._sums, means.tolist(), strict=True))
 
     def state_dict(self) -> dict:
-        """The sums and counts of all processes, and what was read of this one. Every process must call this."""
+        """Return sums and counts of all processes, and this one's window; all processes call this."""
         rows = torch.zeros(1, 2, len(self._sums), dtype=torch.float64, device=self._device)
         for place, (name, total) in enumerate(self._sums.items()):
             rows[0, 0, place], rows[0, 1, place] = total, self._counts[name]
@@ -123,7 +129,7 @@ class Meters:
                 "read": {name: list(pair) for name, pair in self._read.items()}}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over this process's row, or where there were other processes the mean of all."""
+        """Restore this process's sums; if the number of processes has changed, the mean over all."""
         rows = state["rows"]  # (W, 2, names)
         same = len(rows) == distributed.world_size()
         sums, counts = rows[distributed.rank()] if same else rows.mean(dim=0)

@@ -1,148 +1,168 @@
-"""The argument parser of every script: options by topic with their defaults, a file of options, shell completion."""
+"""The option parser of all scripts: options by topic, from the command line or a YAML file, with shell completion."""
 
 import argparse
+import difflib
+import functools
+import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import configargparse
+import shtab
+import yaml
+from configargparse import ConfigFileParserException
 
 from utils.errors import OptionError
 
 TOPICS = ("data", "method", "training", "evaluation", "checkpoints", "hardware", "output", "general")
-CONFIG = "--config"
+# shtab completes the word after a command, but ours is python or torchrun: hand the rest of the line to the script's
+# own completion.
+DISPATCH = """
+_complete_script() {
+  local i name
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    name="${COMP_WORDS[i]##*/}" name="_shtab_${name//[^a-zA-Z0-9]/_}"
+    if declare -F "$name" > /dev/null; then
+      COMP_WORDS=("${COMP_WORDS[@]:i}") COMP_CWORD=$((COMP_CWORD - i))
+      "$name"
+      return
+    fi
+  done
+}
+complete -o bashdefault -o default -F _complete_script python python3 torchrun
+"""
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are OptionErrors of one line, and which knows no abbreviations.
+class Parser(configargparse.ArgumentParser):
+    """Parses options, and reports each mistake as a one-line OptionError.
 
-    Options are added by topic, ``parser.topic("data")("--dataset", ...)``. The description's first paragraph begins
-    the help; the others, which hold examples, end it. ``--config`` takes options from a file, before those of the
-    command line, which win; it leaves no trace in the namespace.
+    ``parser.topic("data")("--dataset", ...)`` adds an option. The first paragraph of the description (the script's
+    docstring) opens the help, and the rest, usually examples, closes it. Abbreviations are refused. ``--config`` reads
+    options from a YAML file; the command line wins.
     """
 
     def __init__(self, description: str | None = None, **settings: Any) -> None:
         head, _, rest = (description or "").strip().partition("\n\n")
-        super().__init__(description=head, epilog=rest, formatter_class=Help, allow_abbrev=False, add_help=False,
-                         **settings)
+        self._options: dict[str, argparse.Action] = {}  # by each name that YAML may use
+        self._required: list[str] = []  # words of the usage
+        self._commands: Any = None
+        super().__init__(
+            description=head, epilog=rest, allow_abbrev=False, add_help=False, usage="%(prog)s [options]",
+            formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=26),
+            config_file_parser_class=OptionsFile(self._options), add_config_file_help=False, add_env_var_help=False,
+            config_file_open_func=functools.partial(open, encoding="utf-8"), **settings)
         self._topics = {topic: self.add_argument_group(topic) for topic in TOPICS}
-        self._of_file: dict[str, str] = {}  # what the complaints call an option -> file and line
-        self._in_parts = False
-        general = self.topic("general")
-        general("-h", "--help", action="help", help="show this help and exit")
-        general(CONFIG, action=_Read, dest=argparse.SUPPRESS, default=argparse.SUPPRESS, metavar="FILE",
-                help="take options from this YAML file, lines like batch_size: 16 by the flags' names; flags on the "
-                "command line win")
-        general("--print-completion", action=_Complete, dest=argparse.SUPPRESS, default=argparse.SUPPRESS,
-                choices=["bash", "zsh"], help="print the completion of these options for a shell, and exit; see "
-                "docs/console.md")
+        general = self._topics["general"]
+        general.add_argument("-h", "--help", action="help", help="show this help and exit")
+        general.add_argument("--config", is_config_file_arg=True, metavar="FILE", help="read options from this YAML "
+                             "file, in lines like batch_size: 16; options on the command line win")
+        shtab.add_argument_to(general, "--print-completion", preamble={"bash": DISPATCH},
+                              help="print the completion script of a shell and exit; see docs/console.md")
 
     def topic(self, name: str) -> Callable[..., argparse.Action]:
-        """What adds an option under a topic, as ``add_argument`` does. name: one of TOPICS."""
-        return self._topics[name].add_argument
+        """Return a function that adds an option under a topic, called like ``add_argument``."""
+        def add(*flags: str, help: str, **settings: Any) -> argparse.Action:
+            option = self._topics[name].add_argument(*flags, help=help, **settings)
+            if option.option_strings:
+                self._options |= dict.fromkeys([flag.lstrip("-") for flag in flags] + [option.dest], option)
+            if option.nargs != 0 and not option.required and "(default:" not in help:
+                shown = option.default if isinstance(option.default, list | tuple) else [option.default]
+                text = " ".join(str(value) for value in shown if value is not None).replace("%", "%%")
+                option.help = f"{help} (default: {text or 'none'})"
+            return self._describe(option)
+        return add
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """Add a positional argument."""
+        return self._describe(super().add_argument(*names, **settings))
+
+    def add_subparsers(self, **settings: Any) -> Any:
+        """Add commands as argparse does; each reads its own ``--config``."""
+        self._commands = super().add_subparsers(prog=self.prog, **settings)
+        self._describe(self._commands)
+        return self._commands
+
+    def _describe(self, action: Any) -> argparse.Action:
+        """Show a required argument in the usage, and complete a path in the shell."""
+        shown = action.metavar if isinstance(action.metavar, tuple) else (action.metavar or action.dest.upper(),)
+        if action.required:
+            self._required += [*action.option_strings[-1:], *shown]
+            self.usage = " ".join(["%(prog)s", *self._required, "[options]"])
+        if "FOLDER" in shown:
+            action.complete = shtab.DIRECTORY
+        elif action.type is Path or re.search("CKPT|FILE", " ".join(shown)):
+            action.complete = shtab.FILE
+        return action
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Parse a command line, by default the program's; positional and optional arguments may mix."""
+        words = list(sys.argv[1:] if args is None else args)
+        if self._commands and words and words[0] in self._commands.choices:
+            return self._commands.choices[words[0]].parse_args(words[1:], namespace)
+        if sum(word.partition("=")[0] == "--config" for word in words) > 1:
+            self.error("--config is given more than once: give one file")
+        parse = super().parse_args if self._commands else self.parse_intermixed_args
+        options = parse(words, namespace)
+        for name in ("config", "print_completion"):
+            vars(options).pop(name, None)
+        return options
+
+    def get_possible_config_keys(self, action: argparse.Action) -> list[str]:
+        """Return the key that OptionsFile uses for an option."""
+        return list(action.option_strings[-1:])
 
     def error(self, message: str) -> NoReturn:
-        """Raise an OptionError; where a value of the file is wrong, it names file and line."""
-        place = self._of_file.get(message.removeprefix("argument ").partition(":")[0], "")
-        self.refuse(f"{place}{message} (--help lists the options)")
+        """Raise an OptionError; if the value came from a YAML file, name the file."""
+        sources = self.get_source_to_settings_dict() if message.startswith("argument ") else {}
+        for source, settings in sources.items():
+            kind, _, path = source.partition("|")
+            for action, _ in settings.values() if kind == "config_file" else []:
+                if message.startswith(f"argument {'/'.join(action.option_strings)}: "):
+                    raise OptionError(f"{path}: {message}")
+        raise OptionError(f"{message} (--help lists the options)")
 
-    def refuse(self, message: str) -> NoReturn:
-        """Raise the exception of this parser's complaints."""
-        raise OptionError(message)
 
-    def format_usage(self) -> str:
-        """The required options alone: all of them are listed below."""
-        return f"usage: {self._usage()}\n"
+class OptionsFile(configargparse.ConfigFileParser):
+    """Reads options from YAML, each value as plain text: 1e-4, 010 and no mean what they mean on a command line."""
 
-    def format_help(self) -> str:
-        """The help, with a short usage."""
-        self.usage = self._usage()
-        return super().format_help()
+    def __init__(self, options: Mapping[str, argparse.Action]) -> None:
+        super().__init__()
+        self.options = options
 
-    def _usage(self) -> str:
-        formatter, words = self._get_formatter(), [self.prog]
-        for action in self._actions:
-            if action.required:
-                shown = formatter._format_args(action, action.dest.upper())
-                words.append(" ".join([*action.option_strings[-1:], shown]))
-        return " ".join([*words, "[options]"]).replace("%", "%%")
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # argparse overloads it by namespace
-        """As argparse does, with the words of ``--config`` put first, and with lists of words between options, too."""
-        if self._in_parts:
-            return super().parse_known_args(args, namespace)
-        words = list(sys.argv[1:] if args is None else args)
-        if any(isinstance(action, argparse._SubParsersAction) for action in self._actions):
-            if words and words[0].partition("=")[0] == CONFIG:
-                self.error(f"{CONFIG} belongs to a command: give it after the command's name")
-            return super().parse_known_args(words, namespace)  # the command's own parser reads the file
-        words = self._with_file(words)
-        if not any(action.nargs in ("*", "+") for action in self._get_positional_actions()):
-            return super().parse_known_args(words, namespace)
-        self._in_parts = True  # the next line calls this method twice, for the options and for what is between them
+    def parse(self, stream: TextIO) -> dict[str, str | list[str]]:
+        """Return {an option's last flag: its text or list of texts}, without empty entries."""
         try:
-            return self.parse_known_intermixed_args(words, namespace)
-        finally:
-            self._in_parts = False
-
-    def _with_file(self, words: list[str]) -> list[str]:
-        rest, paths = [], []
-        left = iter(words)
-        for word in left:
-            name, equals, path = word.partition("=")
-            if name != CONFIG:
-                rest.append(word)
-            elif (path := path if equals else next(left, "")):
-                paths.append(path)
-            else:
-                self.error(f"argument {CONFIG}: expected one argument")
-        if len(paths) > 1:
-            self.error(f"{CONFIG} is there {len(paths)} times: give one file")
-        if not paths:
-            return rest
-        return [*self._read(paths[0], rest), f"{CONFIG}={paths[0]}", *rest]  # an end for lists of the file
-
-    def _read(self, path: str, given: Sequence[str]) -> list[str]:
-        from utils import config_file
-        actions = [action for action in self._actions if action.option_strings and not isinstance(action, NOT_IN_FILES)]
-        try:
-            found = config_file.words_of(path, actions)
-        except OptionError as error:
-            self.refuse(str(error))
-        flags = {word.partition("=")[0] for word in given}
-        self._of_file = {name: f"{path}, line {line}: " for name, (line, _) in found.items()
-                         if not flags & set(name.split("/"))}
-        return [word for _, words in found.values() for word in words]
+            root = yaml.compose(stream, Loader=yaml.BaseLoader)
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigFileParserException(f"{stream.name} is not YAML ({' '.join(str(error).split())})") from error
+        if root is not None and not isinstance(root, yaml.MappingNode):
+            raise ConfigFileParserException(f"{stream.name} should have lines like batch_size: 16")
+        found: dict[str, str | list[str] | None] = {}
+        for key, value in root.value if root else []:
+            place, name = f"{stream.name}, line {key.start_mark.line + 1}", str(key.value)
+            if name not in self.options:
+                near = difflib.get_close_matches(name, self.options, n=1, cutoff=0)
+                hint = f"the nearest is {near[0]}" if near else "give --config after the command"
+                raise ConfigFileParserException(f"{place}: there is no option {name!r}; {hint}")
+            flag = self.options[name].option_strings[-1]
+            if flag in found:
+                raise ConfigFileParserException(f"{place}: {name} has been set above already: delete one of the two")
+            found[flag] = _value(self.options[name], value, f"{place}: {name}")
+        return {flag: value for flag, value in found.items() if value is not None}
 
 
-class _Read(argparse.Action):
-    """``--config``, which is read before the others are."""
-
-    def __call__(self, *_: object) -> None:
-        pass
-
-
-class _Complete(argparse.Action):
-    """Prints the completion for a shell, and ends."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: str | None = None) -> None:
-        from utils import completion  # what it needs takes its time to load
-        print(completion.script(parser, values))
-        parser.exit()
-
-
-class Help(argparse.RawDescriptionHelpFormatter):
-    """Adds to the help of each option that takes a value what it is without."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=26)
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        text = action.help or ""
-        if "(default:" in text or action.nargs == 0 or action.required or action.default is argparse.SUPPRESS:
-            return text
-        value = action.default
-        shown = " ".join(map(str, value)) if isinstance(value, list | tuple) else "" if value is None else str(value)
-        return f"{text} (default: {shown.replace('%', '%%') or 'none'})"
-
-
-NOT_IN_FILES = (_Read, _Complete, argparse._HelpAction)
+def _value(option: argparse.Action, node: yaml.Node, place: str) -> str | list[str] | None:
+    """Return an entry's text or list of texts; None if it is empty."""
+    takes_list = option.nargs not in (None, 0, "?")
+    if isinstance(node, yaml.SequenceNode) and takes_list and all(isinstance(item.value, str) for item in node.value):
+        texts = [item.value for item in node.value]
+        return None if option.nargs == "+" and not texts else texts
+    if not isinstance(node, yaml.ScalarNode):
+        raise ConfigFileParserException(f"{place} takes {'a list of values' if takes_list else 'one value'}")
+    if node.style is None and node.value in ("", "~", "null"):
+        return None
+    if option.nargs == 0 and node.value.lower() not in ("true", "false", "yes", "no", "on", "off"):
+        raise ConfigFileParserException(f"{place} takes true or false, not {node.value!r}")
+    return str(node.value)

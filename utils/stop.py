@@ -1,6 +1,7 @@
-"""Requests to stop a training: SIGTERM, and SIGUSR1, which SLURM can send ahead of a time limit.
+"""Stop a run cleanly on SIGTERM or SIGUSR1, which SLURM can send ahead of a time limit.
 
-They are remembered, and answered between two steps, where a checkpoint can be written.
+Signals are remembered, and acted on between two steps, where a checkpoint can be written. torch is imported only to
+tell other processes.
 """
 
 import ctypes
@@ -8,16 +9,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-import torch
-import torch.distributed as dist
-
-from utils import distributed
-
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not done, start again
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: unfinished, start again
 WORKER_SECONDS = 60
 PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
@@ -25,49 +21,53 @@ _received: list[int] = []
 
 
 class StopRequested(Exception):
-    """A training ends here because it was asked to; what it has done is saved."""
+    """Ends a run that was asked to stop, after its work was saved."""
 
 
-def leave_early() -> None:
-    """From now on SIGUSR1, before :func:`listening`, ends the program with :data:`EXIT_CODE`: it can be started again.
-
-    SIGTERM still ends it at once, wherever it waits.
-    """
+def exit_on_sigusr1() -> None:
+    """Let SIGUSR1 end the program with :data:`EXIT_CODE` until :func:`catch_signals`; SIGTERM still ends it at once."""
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGUSR1, _leave)
+        signal.signal(signal.SIGUSR1, _exit)
 
 
-def _leave(number: int, frame: object) -> None:
+def _exit(number: int, frame: object) -> None:
     os.write(2, b"stopping on SIGUSR1 before any step: there is nothing to save\n")
     os._exit(EXIT_CODE)
 
 
 @contextmanager
-def listening() -> Iterator[None]:
-    """Remember the signals meanwhile, instead of ending at once. Only the main thread can."""
+def handle_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Call ``handler(number, frame)`` on SIGTERM and SIGUSR1 while the context is open."""
+    before = {number: signal.signal(number, handler) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+@contextmanager
+def catch_signals() -> Iterator[None]:
+    """Remember signals instead of ending at once; in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _received.clear()
-    before = {number: signal.signal(number, lambda number, _: _received.append(number)) for number in SIGNALS}
-    try:
+    with handle_signals(lambda number, _: _received.append(number)):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def end_with_parent(number: int) -> None:
-    """Have this process get a signal when the one that started it ends in any way; on Linux alone."""
+    """Receive this signal when the parent process ends, however it ends (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
-def outlive(worker: int) -> None:
-    """For a loader's worker, to whose whole process group a signal may go: the training first ends its step.
+def init_worker(worker: int) -> None:
+    """Let a loader worker outlive a signal to its whole process group, so that training can finish its step.
 
-    SIGTERM ends the worker after a minute, in case nobody else does. The end of the training's process ends it at once:
-    it holds that one's connections, so that other processes would not notice.
+    SIGTERM ends the worker a minute later, if nothing else has. When the training process ends, the worker ends at
+    once: it holds that process's connections, so other processes would not notice the loss.
     """
     end_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
@@ -75,29 +75,29 @@ def outlive(worker: int) -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(WORKER_SECONDS))
 
 
-class Vote:
-    """Whether any process was asked to stop; all learn of it after the same step, and none waits for it.
+class StopFlag:
+    """Tells all processes, after the same step, that one of them was asked to stop.
 
-    What is asked is exchanged while the next step runs, so the answer is one step old.
+    The flag is exchanged while the next step runs: no process waits, and the answer is one step old.
     """
 
     def __init__(self) -> None:
-        self._asked: torch.Tensor | None = None
-        self._exchange: dist.Work | None = None
+        self._flag: Any = None  # tensor
+        self._exchange: Any = None  # torch.distributed.Work
 
     def poll(self) -> bool:
-        """To be called by all processes after every step."""
+        """Return whether to stop; call this on all processes after every step."""
+        from utils import distributed
         if distributed.world_size() == 1:
             return bool(_received)
         answer = False
-        if self._exchange is not None and self._asked is not None:
+        if self._exchange is not None:
             self._exchange.wait()
-            answer = bool(self._asked)
-        self._asked = torch.tensor(len(_received))
-        self._exchange = dist.all_reduce(self._asked, group=distributed.host_group(), async_op=True)
+            answer = bool(self._flag)
+        self._flag, self._exchange = distributed.start_sum(len(_received))
         return answer
 
 
 def signal_name() -> str:
-    """The first signal of this process, or "a signal to another process"."""
+    """Return the name of the signal that this process received, or "a signal to another process"."""
     return signal.Signals(_received[0]).name if _received else "a signal to another process"
