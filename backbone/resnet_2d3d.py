@@ -5,13 +5,9 @@ The "r50" of CoCLR (arXiv 2010.09709), after Hara et al. (CVPR 2018) and Wang et
 
 from torch import Tensor, nn
 
-from backbone.folding import conv_bn
-from backbone.pooling import MaxPool3d
-
-# (width, blocks, spatial stride, temporal kernel) of the four layers.
+# (width, blocks, spatial stride, temporal kernel size) of the four layers.
 LAYERS = ((64, 3, 1, 1), (128, 4, 2, 1), (256, 6, 2, 3), (512, 3, 2, 3))
 EXPANSION = 4
-FEATURE_SIZE = 2048
 
 
 def _conv(in_planes: int, planes: int, kernel: tuple, stride: tuple = (1, 1, 1)) -> nn.Conv3d:
@@ -20,7 +16,15 @@ def _conv(in_planes: int, planes: int, kernel: tuple, stride: tuple = (1, 1, 1))
 
 
 class Bottleneck(nn.Module):
-    """tx1x1, 1x3x3 (strided), 1x1x1 convolutions with a shortcut; ``final_relu`` False leaves the sum as it is."""
+    """Bottleneck of t x 1 x 1, 1 x 3 x 3 (strided in space) and 1 x 1 x 1 convolutions with a shortcut.
+
+    Args:
+        in_planes: input channels.
+        width: inner channels; the output has four times as many.
+        stride: spatial stride.
+        temporal: kernel size t of the first convolution.
+        final_relu: apply a ReLU to the sum.
+    """
 
     def __init__(self, in_planes: int, width: int, stride: int, temporal: int, final_relu: bool = True) -> None:
         super().__init__()
@@ -39,15 +43,19 @@ class Bottleneck(nn.Module):
         self.final_relu = final_relu
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else conv_bn(x, *self.downsample)
-        out = self.relu(conv_bn(x, self.conv1, self.bn1))
-        out = self.relu(conv_bn(out, self.conv2, self.bn2))
-        out = conv_bn(out, self.conv3, self.bn3) + shortcut
+        shortcut = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out)) + shortcut
         return self.relu(out) if self.final_relu else out
 
 
 class ResNet2d3d(nn.Module):
-    """2D-3D ResNet-50; the last block's sum is rectified once, at the end of the network."""
+    """2D-3D ResNet-50; the last block's ReLU comes at the end of the network.
+
+    Args:
+        input_channel: channels of the clips (3 for RGB, and for flow, which is stored as an image).
+    """
 
     layer1: nn.Sequential
     layer2: nn.Sequential
@@ -56,10 +64,10 @@ class ResNet2d3d(nn.Module):
 
     def __init__(self, input_channel: int = 3) -> None:
         super().__init__()
-        self.conv1 = _conv(input_channel, 64, (5, 7, 7), (1, 2, 2))
+        self.conv1 = _conv(input_channel, 64, (5, 7, 7), (2, 2, 2))
         self.bn1 = nn.BatchNorm3d(64)
         self.relu = nn.ReLU(inplace=True)
-        self.maxpool = MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+        self.maxpool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
         in_planes = 64
         for number, (width, blocks, stride, temporal) in enumerate(LAYERS, start=1):
             last = number == len(LAYERS)
@@ -67,12 +75,13 @@ class ResNet2d3d(nn.Module):
                                 final_relu=not (last and i == blocks - 1)) for i in range(blocks)]
             self.add_module(f"layer{number}", nn.Sequential(*layer))
             in_planes = width * EXPANSION
+        self.feature_size = in_planes
         for module in self.modules():
             if isinstance(module, nn.Conv3d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clips (B, 3, T, H, W) to features (B, 2048, T, H/32, W/32)."""
-        x = self.maxpool(self.relu(conv_bn(x, self.conv1, self.bn1)))
+        """Map clips (B, 3, T, H, W) to features (B, 2048, T/2, H/32, W/32)."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.relu(x)

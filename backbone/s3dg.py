@@ -1,29 +1,25 @@
 """S3D and S3D-G, the separable 3-D Inception of Xie et al., "Rethinking Spatiotemporal Feature Learning" (ECCV 2018).
 
-Every layer is registered under two names, by its place in the Inception table (``Mixed_3b``) and by the block it
-belongs to (``block3.1``): published checkpoints hold both, and a file we write must load strictly elsewhere.
+Each layer is registered under two names, its place in the Inception table (``Mixed_3b``) and in a block (``block3.1``).
+Published checkpoints hold both, and other code must be able to load ours strictly.
 """
 
 import torch
 from torch import Tensor, nn
 
-from backbone.folding import conv_bn
-from backbone.pooling import MaxPool3d
-
-# Widths of the four branches of an Inception block:
-# (1x1), (1x1 reduce, separable 3x3x3), (1x1 reduce, separable 3x3x3), (1x1 after the pool).
+STEM_WIDTHS = {"Conv_1a": 64, "Conv_2b": 64, "Conv_2c": 192}
+# Widths of an Inception block: 1x1 branch; reduction and 3x3x3 of the two separable branches; 1x1 after the pool.
 INCEPTION_WIDTHS = {
-    "Mixed_3b": (192, 64, 96, 128, 16, 32, 32),
-    "Mixed_3c": (256, 128, 128, 192, 32, 96, 64),
-    "Mixed_4b": (480, 192, 96, 208, 16, 48, 64),
-    "Mixed_4c": (512, 160, 112, 224, 24, 64, 64),
-    "Mixed_4d": (512, 128, 128, 256, 24, 64, 64),
-    "Mixed_4e": (512, 112, 144, 288, 32, 64, 64),
-    "Mixed_4f": (528, 256, 160, 320, 32, 128, 128),
-    "Mixed_5b": (832, 256, 160, 320, 32, 128, 128),
-    "Mixed_5c": (832, 384, 192, 384, 48, 128, 128),
+    "Mixed_3b": (64, 96, 128, 16, 32, 32),
+    "Mixed_3c": (128, 128, 192, 32, 96, 64),
+    "Mixed_4b": (192, 96, 208, 16, 48, 64),
+    "Mixed_4c": (160, 112, 224, 24, 64, 64),
+    "Mixed_4d": (128, 128, 256, 24, 64, 64),
+    "Mixed_4e": (112, 144, 288, 32, 64, 64),
+    "Mixed_4f": (256, 160, 320, 32, 128, 128),
+    "Mixed_5b": (256, 160, 320, 32, 128, 128),
+    "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
-FEATURE_SIZE = 1024
 
 
 def _conv(in_planes: int, out_planes: int, kernel: tuple, stride: tuple, padding: tuple) -> nn.Conv3d:
@@ -32,8 +28,8 @@ def _conv(in_planes: int, out_planes: int, kernel: tuple, stride: tuple, padding
     return conv
 
 
-def _space_pool() -> MaxPool3d:
-    return MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
+def _space_pool() -> nn.MaxPool3d:
+    return nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
 
 
 class BasicConv3d(nn.Module):
@@ -46,7 +42,7 @@ class BasicConv3d(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.relu(conv_bn(x, self.conv, self.bn))
+        return self.relu(self.bn(self.conv(x)))
 
 
 class STConv3d(nn.Module):
@@ -62,12 +58,12 @@ class STConv3d(nn.Module):
         self.relu = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.relu(conv_bn(x, self.conv1, self.bn1))
-        return self.relu(conv_bn(x, self.conv2, self.bn2))
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)))
 
 
 class SelfGating(nn.Module):
-    """Feature gating of S3D-G: every channel is scaled by a sigmoid of all channels' means over T, H, W."""
+    """Feature gating of S3D-G: scale each channel by a sigmoid of a linear map of all channels' means."""
 
     def __init__(self, planes: int) -> None:
         super().__init__()
@@ -79,15 +75,16 @@ class SelfGating(nn.Module):
 
 
 class InceptionBlock3d(nn.Module):
-    """Four parallel branches, each gated in S3D-G, joined over channels."""
+    """Four parallel branches, each gated in S3D-G, concatenated along the channels."""
 
-    def __init__(self, widths: tuple[int, ...], gating: bool) -> None:
+    def __init__(self, in_planes: int, widths: tuple[int, ...], gating: bool) -> None:
         super().__init__()
-        in_planes, w0, reduce1, w1, reduce2, w2, w3 = widths
+        w0, reduce1, w1, reduce2, w2, w3 = widths
+        self.out_planes = w0 + w1 + w2 + w3
         self.branch0 = nn.Sequential(BasicConv3d(in_planes, w0))
         self.branch1 = nn.Sequential(BasicConv3d(in_planes, reduce1), STConv3d(reduce1, w1, 3, 1, 1))
         self.branch2 = nn.Sequential(BasicConv3d(in_planes, reduce2), STConv3d(reduce2, w2, 3, 1, 1))
-        self.branch3 = nn.Sequential(MaxPool3d(3, stride=1, padding=1), BasicConv3d(in_planes, w3))
+        self.branch3 = nn.Sequential(nn.MaxPool3d(3, stride=1, padding=1), BasicConv3d(in_planes, w3))
         self.gating = gating
         if gating:
             for i, width in enumerate((w0, w1, w2, w3)):
@@ -96,7 +93,7 @@ class InceptionBlock3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         branches = [self.branch0(x), self.branch1(x), self.branch2(x), self.branch3(x)]
         if self.gating:
-            branches = [getattr(self, f"gating_b{i}")(b) for i, b in enumerate(branches)]
+            branches = [getattr(self, f"gating_b{i}")(branch) for i, branch in enumerate(branches)]
         return torch.cat(branches, dim=1)
 
 
@@ -104,25 +101,30 @@ class S3D(nn.Module):
     """S3D up to its last Inception block.
 
     Args:
-        input_channel: channels of the clip (3 for RGB, and for flow, which is stored as an image).
-        gating: True gives S3D-G.
+        input_channel: channels of the clips (3 for RGB, and for flow, which is stored as an image).
+        gating: add feature gating (S3D-G).
+        scale: factor on all widths.
     """
 
-    def __init__(self, input_channel: int = 3, gating: bool = False) -> None:
+    def __init__(self, input_channel: int = 3, gating: bool = False, scale: float = 1.0) -> None:
         super().__init__()
+        stem = {name: round(scale * width) for name, width in STEM_WIDTHS.items()}
+        self.feature_size = stem["Conv_2c"]  # grows with each Inception block
 
         def mixed(name: str) -> InceptionBlock3d:
-            return InceptionBlock3d(INCEPTION_WIDTHS[name], gating)
+            widths = tuple(round(scale * width) for width in INCEPTION_WIDTHS[name])
+            block = InceptionBlock3d(self.feature_size, widths, gating)
+            self.feature_size = block.out_planes
+            return block
 
-        self._register_block(1, Conv_1a=STConv3d(input_channel, 64, 7, 2, 3))
-        self._register_block(2, MaxPool_2a=_space_pool(), Conv_2b=BasicConv3d(64, 64),
-                             Conv_2c=STConv3d(64, 192, 3, 1, 1))
-        self._register_block(3, MaxPool_3a=_space_pool(), Mixed_3b=mixed("Mixed_3b"),
-                             Mixed_3c=mixed("Mixed_3c"))
-        self._register_block(4, MaxPool_4a=MaxPool3d(3, stride=2, padding=1),
+        self._register_block(1, Conv_1a=STConv3d(input_channel, stem["Conv_1a"], 7, 2, 3))
+        self._register_block(2, MaxPool_2a=_space_pool(), Conv_2b=BasicConv3d(stem["Conv_1a"], stem["Conv_2b"]),
+                             Conv_2c=STConv3d(stem["Conv_2b"], stem["Conv_2c"], 3, 1, 1))
+        self._register_block(3, MaxPool_3a=_space_pool(), **{f"Mixed_3{c}": mixed(f"Mixed_3{c}") for c in "bc"})
+        self._register_block(4, MaxPool_4a=nn.MaxPool3d(3, stride=2, padding=1),
                              **{f"Mixed_4{c}": mixed(f"Mixed_4{c}") for c in "bcdef"})
-        self._register_block(5, MaxPool_5a=MaxPool3d(2, stride=2), Mixed_5b=mixed("Mixed_5b"),
-                             Mixed_5c=mixed("Mixed_5c"))
+        self._register_block(5, MaxPool_5a=nn.MaxPool3d(2, stride=2),
+                             **{f"Mixed_5{c}": mixed(f"Mixed_5{c}") for c in "bc"})
 
     def _register_block(self, number: int, **layers: nn.Module) -> None:
         for name, layer in layers.items():
@@ -130,7 +132,7 @@ class S3D(nn.Module):
         self.add_module(f"block{number}", nn.Sequential(*layers.values()))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Clips (B, 3, T, H, W) to features (B, 1024, T/8, H/32, W/32)."""
+        """Map clips (B, 3, T, H, W) to features (B, feature_size, T/8, H/32, W/32)."""
         for number in range(1, 6):
             x = getattr(self, f"block{number}")(x)
         return x

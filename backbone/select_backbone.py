@@ -1,32 +1,33 @@
 """Backbones by the names that ``--net`` takes."""
 
+from collections.abc import Callable
+from functools import partial
+
 from torch import nn
 
-from backbone import resnet_2d3d, s3dg
+from backbone.resnet_2d3d import ResNet2d3d
+from backbone.s3dg import S3D
 
-
-class UnknownNetworkError(ValueError):
-    """The name is not one of :data:`NETWORKS`."""
-
-
-NETWORKS = {
-    "s3d": lambda: (s3dg.S3D(gating=False), {"feature_size": s3dg.FEATURE_SIZE}),
-    "s3dg": lambda: (s3dg.S3D(gating=True), {"feature_size": s3dg.FEATURE_SIZE}),
-    "r50": lambda: (resnet_2d3d.ResNet2d3d(), {"feature_size": resnet_2d3d.FEATURE_SIZE}),
+NETWORKS: dict[str, Callable[[], S3D | ResNet2d3d]] = {
+    "s3d": S3D,
+    "s3dg": partial(S3D, gating=True),
+    "r50": ResNet2d3d,
 }
 
 
 def select_backbone(network: str) -> tuple[nn.Module, dict[str, int]]:
-    """A new backbone and its ``{"feature_size": channels}``: clips (B, 3, T, H, W) to feature maps (B, F, t, h, w).
-
-    S3D (Xie et al., ECCV 2018) or the 2D-3D ResNet-50 of CoCLR (arXiv 2010.09709, section 4), weights drawn anew.
+    """Build a backbone with random weights.
 
     Args:
-        network: one of :data:`NETWORKS`.
+        network: a key of :data:`NETWORKS`.
+
+    Returns:
+        The backbone, which maps clips (B, 3, T, H, W) to features (B, F, t, h, w), and {"feature_size": F}.
 
     Raises:
-        UnknownNetworkError: ``network`` is none of the known names.
+        ValueError: there is no such network.
     """
     if network not in NETWORKS:
-        raise UnknownNetworkError(f"unknown network '{network}': --net takes one of {', '.join(NETWORKS)}")
-    return NETWORKS[network]()
+        raise ValueError(f"unknown network '{network}': --net takes one of {', '.join(NETWORKS)}")
+    backbone = NETWORKS[network]()
+    return backbone, {"feature_size": backbone.feature_size}

@@ -1,1 +1,1 @@
-"""The method: momentum contrast, co-training, cascade positive retrieval, and the classifier that judges them."""
+"""The method: momentum contrast, co-training, cascade positive retrieval, and the classifier that evaluates them."""

@@ -1,21 +1,24 @@
-"""Cascade positive retrieval: positives mined from coarse to fine, by two views in turn (CPR, section 3.2)."""
+"""Cascade positive retrieval: mine positives from coarse to fine, by two views in turn (CPR, section 3.2)."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from model.errors import ModelError
+from utils.errors import ModelError
 
 
 def stage_sizes(K: int, topk: int, ratio: float, stage: int) -> list[int]:
-    """How many queue entries each stage keeps: int(K * ratio^i) for i = 1 ... stage-1, then ``topk``.
+    """Return how many queue entries each stage keeps: int(K * ratio^i) for i = 1 ... stage-1, then ``topk``.
 
     Args:
-        K: queue length. topk: positives wanted. ratio: share kept per stage, in (0, 1). stage: number of stages, >= 1.
+        K: queue length.
+        topk: positives to mine.
+        ratio: share kept per stage, in (0, 1).
+        stage: number of stages, >= 1.
 
     Raises:
-        ModelError: a stage would keep fewer than ``topk`` entries, or the settings are out of range.
+        ModelError: a stage would keep fewer than ``topk`` entries, or a setting is out of range.
     """
     if stage < 1 or topk < 1 or not 0 < ratio < 1:
         raise ModelError(f"a cascade needs stage >= 1, topk >= 1 and 0 < ratio < 1, "
@@ -29,13 +32,10 @@ def stage_sizes(K: int, topk: int, ratio: float, stage: int) -> list[int]:
 
 
 def stage_views(stage: int, first: str = "other") -> list[str]:
-    """The view that each stage ranks by, "other" or "own": in turn from ``first`` on, and "other" at the last stage.
-
-    Args:
-        stage: number of stages. first: the view of stage 1.
+    """Return the view that each stage ranks by: "other" and "own" in turn from ``first`` on, and "other" at the last.
 
     Raises:
-        ModelError: there is no such view.
+        ModelError: ``first`` is neither.
     """
     if first not in ("other", "own"):
         raise ModelError(f"the first view is other or own, but it is {first}")
@@ -46,7 +46,7 @@ def stage_views(stage: int, first: str = "other") -> list[str]:
 @torch.no_grad()
 def cascade_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio: float, stage: int, *,
                  first: str = "other") -> Tensor:
-    """The ``topk`` queue entries that survive the cascade, best first.
+    """Return the ``topk`` queue entries that survive the cascade, best first.
 
     Stage 1 ranks by the other view, stage 2 ranks the survivors by the own view, and so on in turn; the last stage
     always ranks by the other view (CPR, section 3.2; the own view's query is q, as released). Only scalars are
@@ -55,9 +55,9 @@ def cascade_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio:
     Args:
         other: similarities in the other view, kf . queue_second, (B, K) float.
         own: similarities in the own view, q . queue, (B, K) float.
-        excluded: entries that must not be mined (same source), (B, K) bool. They come last at every stage.
-        topk, ratio, stage: see :func:`stage_sizes`. ``stage`` 1 is plain top-k.
-        first: the view of stage 1, see :func:`stage_views`.
+        excluded: entries not to mine (same source), (B, K) bool; they rank last at every stage.
+        topk, ratio, stage: see :func:`stage_sizes`; one stage is plain top-k.
+        first: view of stage 1, see :func:`stage_views`.
 
     Returns:
         Queue indices (B, topk), int64, sorted by the other view's similarity.
@@ -66,7 +66,7 @@ def cascade_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio:
         ModelError: see :func:`stage_sizes` and :func:`stage_views`.
     """
     sizes = stage_sizes(other.shape[1], topk, ratio, stage)
-    for entries, survivors in _stages(other, own, excluded, sizes, first):  # noqa: B007, the last ones count
+    for entries, survivors in _stages(other, own, excluded, sizes, first):  # noqa: B007, we need the last ones
         pass
     return _indices(entries, survivors)
 
@@ -74,15 +74,9 @@ def cascade_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio:
 @torch.no_grad()
 def cascade_stages(other: Tensor, own: Tensor, excluded: Tensor, topk: int, ratio: float, stage: int, *,
                    first: str = "other") -> list[Tensor]:
-    """What survives each stage of :func:`cascade_topk`, to look at: queue indices, (B, size) int64 each.
+    """Return the survivors of each stage of :func:`cascade_topk`, with its arguments: queue indices (B, size) int64.
 
-    Only the last ones, which :func:`cascade_topk` returns, are in order.
-
-    Args:
-        other, own, excluded, topk, ratio, stage, first: see :func:`cascade_topk`.
-
-    Raises:
-        ModelError: see :func:`stage_sizes`.
+    Only the last ones, which :func:`cascade_topk` returns, are sorted.
     """
     sizes = stage_sizes(other.shape[1], topk, ratio, stage)
     return [_indices(entries, survivors) for entries, survivors in _stages(other, own, excluded, sizes, first)]
@@ -90,11 +84,11 @@ def cascade_stages(other: Tensor, own: Tensor, excluded: Tensor, topk: int, rati
 
 def _stages(other: Tensor, own: Tensor, excluded: Tensor, sizes: Sequence[int], first: str
             ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """After each stage: the queue indices that survived the first one (B, n), and which of these are left (B, size),
-    None for all of them."""
+    """Yield after each stage the queue indices that survived stage 1, (B, n), and the positions among them that are
+    left, (B, size), or None for all."""
     views = stage_views(len(sizes), first)
     rows = {"other": other, "own": own}
-    # Only the first stage looks at the whole queue: from then on there are just its survivors, with numbers among them.
+    # Only the first stage sees the whole queue; later ones work on positions among its survivors.
     leading = rows.pop(views[0]).masked_fill(excluded, float("-inf"))
     found = leading.topk(sizes[0], dim=1, sorted=len(sizes) == 1)
     yield found.indices, None

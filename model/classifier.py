@@ -1,4 +1,6 @@
-"""A backbone with a linear classifier: linear probe and finetuning (CoCLR, section 4.3)."""
+"""Backbone with a linear classifier, for linear probes and finetuning (CoCLR, arXiv 2010.09709, section 4.3)."""
+
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -11,12 +13,11 @@ class LinearClassifier(nn.Module):
     """Backbone, global average pool, optional L2 norm and BatchNorm, optional dropout, and a linear layer.
 
     Args:
-        num_class: classes. network: backbone's name. dropout: probability. use_dropout: whether there is one.
-        use_l2_norm: normalise the pooled feature. use_final_bn: BatchNorm before the final layer.
-        num_fc: fully connected layers; all but the last keep the feature's width and end in a ReLU.
-
-    Raises:
-        UnknownNetworkError: there is no such backbone.
+        num_class: number of classes.
+        network: name of the backbone.
+        dropout: probability, used with `use_dropout`.
+        use_dropout, use_l2_norm, use_final_bn: add these layers.
+        num_fc: number of linear layers; all but the last keep the feature size and end in a ReLU.
     """
 
     def __init__(self, num_class: int, network: str = "s3d", dropout: float = 0.5, use_dropout: bool = True,
@@ -24,7 +25,6 @@ class LinearClassifier(nn.Module):
         super().__init__()
         self.backbone, info = select_backbone(network)
         width = info["feature_size"]
-        self.dtype: torch.dtype | None = None  # of the backbone's autocast; all else is float32
         self.use_l2_norm = use_l2_norm
         self.final_bn = nn.BatchNorm1d(width) if use_final_bn else None
         hidden = [layer for _ in range(num_fc - 1) for layer in (nn.Linear(width, width), nn.ReLU(inplace=True))]
@@ -35,24 +35,25 @@ class LinearClassifier(nn.Module):
                 nn.init.normal_(layer.weight, std=0.01)
                 nn.init.zeros_(layer.bias)
 
-    def features(self, clips: Tensor) -> Tensor:
-        """Pooled backbone features (B, F), neither normalised nor whitened.
+    def forward(self, clips: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Classify clips.
 
         Args:
-            clips: normalised, (B, 3, T, H, W).
-        """
-        with torch.autocast(clips.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            maps = self.backbone(clips)  # (B, F, t, h, w)
-        return maps.mean(dim=(2, 3, 4), dtype=None if self.dtype is None else torch.float32)
+            clips: normalised clips, (B, 3, T, H, W).
+            dtype: autocast type of the backbone, None for float32; all else is float32.
 
-    def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, num_class) and pooled features (B, F).
-
-        Args:
-            clips: normalised, (B, 3, T, H, W).
+        Returns:
+            Logits (B, num_class), and the pooled features (B, F) before normalisation.
         """
-        feature = self.features(clips)
+        feature = pooled_features(self.backbone, clips, dtype)
         x = F.normalize(feature, dim=1) if self.use_l2_norm else feature
         if self.final_bn is not None:
             x = self.final_bn(x)
         return self.final_fc(x), feature
+
+
+def pooled_features(backbone: nn.Module, clips: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """Average a backbone's features of clips (B, 3, T, H, W) over time and space: (B, F), not normalised."""
+    with nullcontext() if dtype is None else torch.autocast(clips.device.type, dtype):
+        maps = backbone(clips)  # (B, F, t, h, w)
+    return maps.mean(dim=(2, 3, 4), dtype=None if dtype is None else torch.float32)

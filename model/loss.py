@@ -1,4 +1,4 @@
-"""Contrastive losses over logits (B, 1+K): column 0 is the query's own key, the others are the queue.
+"""Contrastive losses on logits (B, 1+K): column 0 is the query's own key, the rest is the queue.
 
 InfoNCE: van den Oord et al. (arXiv 1807.03748). UberNCE and the multiple-instance loss: CoCLR, equations 2 and 3.
 """
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def infonce_loss(logits: Tensor) -> Tensor:
-    """Cross-entropy with column 0 as the class: mean over the batch of -log softmax(logits)[0], 0-d.
+    """Compute the cross-entropy with column 0 as the class, 0-d: the batch mean of -log softmax(logits)[0].
 
     Args:
         logits: (B, 1+K) float.
@@ -18,10 +18,11 @@ def infonce_loss(logits: Tensor) -> Tensor:
 
 
 def ubernce_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the batch of -(sum over positives of log-softmax) / number of positives, 0-d (CoCLR, equation 2).
+    """Compute the batch mean of -(mean over positives of log-softmax), 0-d (CoCLR, equation 2).
 
     Args:
-        logits: (B, 1+K) float. mask: positives, (B, 1+K) bool or float, at least one a row.
+        logits: (B, 1+K) float.
+        mask: positives, (B, 1+K) bool or float, at least one per row.
     """
     mask = mask.to(logits.dtype)
     positives = (logits.log_softmax(dim=1) * mask).sum(dim=1) / mask.sum(dim=1)
@@ -29,24 +30,22 @@ def ubernce_loss(logits: Tensor, mask: Tensor) -> Tensor:
 
 
 def coclr_loss(logits: Tensor, mask: Tensor) -> Tensor:
-    """Mean over the batch of -log(softmax mass on the positives), 0-d (CoCLR, equation 3).
+    """Compute the batch mean of -log(softmax mass on the positives), 0-d (CoCLR, equation 3).
 
-    It is a difference of two log-sum-exps, so nothing overflows.
+    As a difference of two log-sum-exps it cannot overflow.
 
     Args:
-        logits: (B, 1+K) float. mask: positives, (B, 1+K) bool or float, at least one a row.
+        logits: (B, 1+K) float.
+        mask: positives, (B, 1+K) bool or float, at least one per row.
     """
     positives = logits.masked_fill(mask == 0, float("-inf")).logsumexp(dim=1)
     return (logits.logsumexp(dim=1) - positives).mean()
 
 
 def drop_self(mask: Tensor) -> Tensor:
-    """The mask without column 0 in every row that has another positive.
+    """Return a copy of the mask (B, 1+K) of positives, without column 0 in rows that have another positive.
 
-    After InfoNCE a query is already close to its own key, and the mined positives carry the new information.
-
-    Args:
-        mask: positives (B, 1+K), bool or float; returned as a new tensor of the same type.
+    After InfoNCE a query is already close to its own key: the mined positives are the new information.
     """
     dropped = mask.clone()
     has_other = (mask[:, 1:] != 0).any(dim=1)
