@@ -1,8 +1,8 @@
 """Datasets by name: {ucf101,hmdb51,k400,NAME}[-f][-2clip] and {...}-2stream-2clip.
 
 A plain name is RGB, -f flow, -2stream both; -2clip samples two clips a video, for pretraining. NAME is any dataset of
-the user's own, see `process_data/src/prepare.py`. What differs between datasets is a row of `KNOWN` or of `MODES`.
-Residual frames, see `dataset.residual`, can take the place of flow under the same names.
+the user's own, see `process_data/src/prepare.py`. Datasets differ in a row of `KNOWN`, their uses in a row of `MODES`.
+Residual frames (`dataset.residual`) can take the place of flow under the same names.
 """
 
 import os
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.clip_sampler import RandomClips, Sampler, Windows
-from dataset.errors import DataError
 from dataset.lmdb_reader import LmdbReader
 from dataset.residual import PairReader, ResidualReader
 from dataset.split_files import read_classes
 from dataset.video_dataset import Transform, VideoDataset
 from dataset.video_index import IndexRules, read_index
+from utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA_ROOT, SPLIT_ROOT = ROOT / "data", ROOT / "process_data" / "data"
@@ -27,20 +27,17 @@ NAME = re.compile(r"(?P<base>[A-Za-z0-9][\w.-]*?)(?P<streams>-f|-2stream)?(?P<cl
 
 @dataclass(frozen=True)
 class BaseSet:
-    """What is particular to a dataset; {part} is train or test, {split} 1, 2 or 3.
+    """Files and rules of a dataset; in file names {part} is train or test, {split} 1, 2 or 3.
 
-    Args:
-        rgb, flow: LMDBs below the data root. csv: lists in the split folder. test_part: {part} of test videos.
-        splits: how many there are, None where any number may be.
-        kinetics: rows of unlisted classes are dropped, frame counts are the LMDB's, a video needs a whole clip's frames
-            instead of half, and is its own source.
+    Under the rules of Kinetics rows of unlisted classes are dropped, frame counts are the LMDB's, and a video needs a
+    whole clip's frames instead of half, and is its own source.
     """
 
-    rgb: str
+    rgb: str  # LMDB below the data root
     flow: str
     csv: str = "{part}_split{split:02d}.csv"
     test_part: str = "test"
-    splits: int | None = 3
+    splits: int | None = 3  # None for any number
     kinetics: bool = False
 
 
@@ -54,19 +51,13 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class Mode:
-    """Which part of a dataset is used, and how.
+    """A way to use a dataset."""
 
-    Args:
-        train: the training videos, or those of the test. windows: all windows, or random clips.
-        windowed: frames are decoded once and shared by windows. validation: 30 % of the videos.
-        by_epoch: random draws differ between epochs.
-    """
-
-    train: bool
-    windows: bool = False
-    windowed: bool = False
-    validation: bool = False
-    by_epoch: bool = False
+    train: bool  # the training videos, else the test videos
+    windows: bool = False  # all windows, else random clips
+    windowed: bool = False  # frames are decoded once and shared by windows
+    validation: bool = False  # 30 % of the videos
+    by_epoch: bool = False  # random draws differ between epochs
 
 
 MODES = {
@@ -81,43 +72,26 @@ MODES = {
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A parsed name.
-
-    Args:
-        name: as given. base: the dataset without suffixes. streams: "rgb", "flow" or both. clips: sampled per video.
-        files: where they lie. second_view: what the stream "flow" is made of.
-    """
+    """A parsed name."""
 
     name: str
-    base: str
-    streams: tuple[str, ...]
-    clips: int
+    base: str  # without suffixes
+    streams: tuple[str, ...]  # "rgb", "flow" or both
+    clips: int  # sampled per video
     files: BaseSet
-    second_view: str = "flow"
+    second_view: str = "flow"  # what the stream "flow" is made of
 
     def part(self, *, train: bool) -> str:
-        """What a part is called in file names.
-
-        Args:
-            train: the training part, or the test part.
-        """
+        """Return the name of the training or test part in file names."""
         return "train" if train else self.files.test_part
 
     def lmdbs(self, data_root: Path, *, train: bool) -> list[Path]:
-        """The LMDBs that are needed: one of each stream, or of RGB alone where the second view is made from it.
-
-        Args:
-            data_root: folder that they lie in. train: see :meth:`part`.
-        """
+        """Return the LMDBs that are needed: one per stream, or RGB alone where the second view is made from it."""
         kinds = ("rgb",) if self.second_view == "residual" else self.streams
         return [data_root / getattr(self.files, kind).format(part=self.part(train=train)) for kind in kinds]
 
     def readers(self, data_root: Path, *, train: bool) -> list[LmdbReader | ResidualReader]:
-        """A reader of each stream; nothing is opened.
-
-        Args:
-            data_root, train: see :meth:`lmdbs`.
-        """
+        """Return a reader of each stream; nothing is opened."""
         paths = self.lmdbs(data_root, train=train)
         if self.second_view == "flow":
             return [LmdbReader(path) for path in paths]
@@ -125,10 +99,7 @@ class DatasetSpec:
         return [rgb if stream == "rgb" else ResidualReader(rgb) for stream in self.streams]
 
     def csv(self, split_root: Path, which_split: int, *, train: bool) -> Path:
-        """The list of a split.
-
-        Args:
-            split_root: folder of the splits. which_split: number from 1. train: see :meth:`part`.
+        """Return the csv list of a split, which counts from 1.
 
         Raises:
             DataError: the dataset cannot have such a split.
@@ -139,7 +110,7 @@ class DatasetSpec:
         return split_root / self.base / self.files.csv.format(part=self.part(train=train), split=which_split)
 
     def rules(self) -> IndexRules:
-        """How the rows of the list are read."""
+        """Return the rules for the rows of a list."""
         kinetics = self.files.kinetics
         return IndexRules(drop_unknown_classes=kinetics, source_by_video=kinetics,
                           csv_counts=tuple(stream == "rgb" and not kinetics for stream in self.streams),
@@ -147,13 +118,10 @@ class DatasetSpec:
 
 
 def parse(name: str, second_view: str = "flow") -> DatasetSpec:
-    """What a dataset's name stands for; whether its files exist is not looked at.
-
-    Args:
-        name: see the module. second_view: "flow" or "residual".
+    """Parse a dataset's name; its files need not exist.
 
     Raises:
-        DataError: no such name can be, or its dataset has no second view to choose.
+        DataError: it is no dataset name, or one without a second view to choose.
     """
     found = NAME.fullmatch(name)
     if not found:
@@ -166,42 +134,42 @@ def parse(name: str, second_view: str = "flow") -> DatasetSpec:
     if second_view != "flow" and not streams:
         others = f"{base}-f-2clip or {base}-2stream-2clip" if clips == 2 else f"{base}-f"
         raise DataError(f"--second_view {second_view} has no effect on {name}, which is RGB alone: take {others}, or "
-                        "leave it out")
+                        "leave the option out")
     own = BaseSet(f"{base}/{base}_frame.lmdb", f"{base}/{base}_tvl1_frame.lmdb", splits=None)
     return DatasetSpec(name, base, STREAMS[streams], clips, KNOWN.get(base, own), second_view)
 
 
 def class_names(name: str, split_root: str | os.PathLike | None = None) -> list[str]:
-    """The classes of a dataset, by label.
-
-    Args:
-        name: see the module. split_root: None for the repository's own folder.
+    """Return the classes of a dataset by label, from the repository's own folder unless `split_root` is given.
 
     Raises:
-        DataError: it has no class list, or the list is damaged.
+        DataError: there is no class list, or it is damaged.
     """
     spec = parse(name)
-    root = Path(split_root or SPLIT_ROOT)
-    _refuse_absent(spec, root / spec.base / "ClassInd.txt")
-    return read_classes(root / spec.base / "ClassInd.txt")
+    path = Path(split_root or SPLIT_ROOT) / spec.base / "ClassInd.txt"
+    _refuse_absent(spec, path)
+    return read_classes(path)
 
 
 def build(name: str, mode: str, *, transform: Transform, data_root: str | os.PathLike | None = None,
           split_root: str | os.PathLike | None = None, seq_len: int, ds: int, which_split: int = 1,
           seed: int = 0, second_view: str = "flow") -> VideoDataset:
-    """A dataset by name.
+    """Build a dataset by name.
 
     Args:
-        name: see the module. mode: "train" (one or two random clips of a training video, new ones each epoch), "val"
-            (a random clip of 30 % of the test videos), "test" (all windows of the test videos), "query" (a random clip
-            of a test video, always the same), "gallery" (of a training video) or "gallery_windows" (all windows of the
-            training videos).
-        transform: see `video_dataset.Transform`. data_root, split_root: None for the repository's own folders.
-        seq_len: frames of a clip. ds: every how many frames. which_split: of several lists. seed: of all draws.
-        second_view: what "-f", and the second of "-2stream", is: "flow", or "residual", for which RGB is enough.
+        name: as the module describes.
+        mode: "train" (one or two random clips of a training video, new ones each epoch), "val" (a random clip of 30 %
+            of the test videos), "test" (all windows of the test videos), "query" (a random clip of a test video, always
+            the same), "gallery" (of a training video) or "gallery_windows" (all windows of the training videos).
+        transform: augmentation, see `video_dataset.Transform`.
+        data_root, split_root: folders of LMDBs and splits; None for the repository's own.
+        seq_len, ds: frames of a clip, and the step between them.
+        which_split: number of the split, from 1.
+        seed: of all draws.
+        second_view: "flow", or "residual" (made from RGB) for "-f" and the second of "-2stream".
 
     Raises:
-        DataError: no such dataset or mode, or files of it are missing, damaged, or do not belong together.
+        DataError: there is no such dataset or mode, or files are missing, damaged, or do not belong together.
     """
     if mode not in MODES:
         raise DataError(f"there is no mode {mode!r}: take one of {', '.join(MODES)}")
@@ -224,5 +192,4 @@ def _refuse_absent(spec: DatasetSpec, *paths: Path) -> None:
         known = "" if spec.base in KNOWN else f" (not one of {', '.join(KNOWN)}, so a set of your own)"
         verb = "is" if len(absent) == 1 else "are"
         raise DataError(f"dataset {spec.name}{known} needs {', '.join(absent)}, which {verb} not there: check the "
-                        "name, --data_root and --split_root, or make the set with "
-                        "process_data/src/prepare.py")
+                        "name, --data_root and --split_root, or make the set with process_data/src/prepare.py")

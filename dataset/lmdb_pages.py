@@ -1,9 +1,11 @@
-"""Where a value lies in an LMDB file, found without touching the value.
+"""Find values in an LMDB file, and frames in a value, without touching the bytes in between.
 
-py-lmdb reads a byte of every page of a value that it returns, so a clip of a few frames would fetch its whole video
-from disk; and a damaged page may end its process. The layout is that of LMDB's data format 1 on 64-bit machines
-(mdb.c): two meta pages, then a B+ tree with keys in bytewise order; a value that is larger than a page lies in one
-piece, in pages of its own.
+py-lmdb reads a byte of every page of a value it returns, so a clip of a few frames would fetch its whole video from
+disk; and a damaged page may end the process. The file layout is LMDB's data format 1 on 64-bit machines (mdb.c): two
+meta pages, then a B+ tree with keys in bytewise order; a value larger than a page lies in contiguous pages of its own.
+A video's value is a msgpack list of byte strings (github.com/msgpack/msgpack/blob/master/spec.md): a header with the
+number of elements, then each string after a header with its length. Strings of the old raw type (msgpack up to 0.6)
+carry the headers of today's str, newer files use bin. Its lengths are big-endian.
 """
 
 import mmap
@@ -12,54 +14,104 @@ import struct
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.regular import regular
-
 MAGIC, FORMAT = 0xBEEFC0DE, 1
 PAGE_HEADER, NODE_HEADER, META = 16, 8, 136  # bytes
-SMALLEST = 1024  # bytes: two pages of the smallest size
-DEEPEST = 32  # levels of the tree, as LMDB has it
+SMALLEST_FILE = 1024  # bytes: two pages of the smallest size
 NO_PAGE = (1 << 64) - 1  # root of an empty tree
 LEAF, OWN_PAGES = 0x02, 0x01  # flags of a page, and of a node whose value lies in pages of its own
 
+# First byte of a msgpack header -> bytes of the length that follows; shorter lengths are in the first byte's low bits.
+LIST_HEADERS = {0xDC: 2, 0xDD: 4}
+STRING_HEADERS = {0xC4: 1, 0xC5: 2, 0xC6: 4, 0xD9: 1, 0xDA: 2, 0xDB: 4}
+SHORT_LIST, SHORT_STRING = range(0x90, 0xA0), range(0xA0, 0xC0)
+STRINGS_16_BIT, unpack_16_bit = (0xC5, 0xDA), struct.Struct(">BH").unpack_from
+
 
 class DamagedError(ValueError):
-    """A file of another format, or one that is cut."""
+    """A file or value that is cut short, damaged, or of another format."""
 
 
 @dataclass(frozen=True)
 class Value:
-    """A value in the file. view: its bytes, none of which is read before it is looked at."""
+    """A value in the file."""
 
-    view: memoryview
-    start: int
+    view: memoryview  # its bytes; they are read from disk when touched
+    start: int  # position in the file
     map: mmap.mmap
 
-    def will_need(self, spans: Sequence[tuple[int, int]]) -> None:
-        """Have the system read these parts, (start, end) in ascending order, instead of page by page as touched."""
+    def prefetch(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Read parts (start, end), ascending, from disk in few large pieces, instead of page by page when touched."""
+        if not spans:
+            return
         start, stop = spans[0]
         for next_start, next_stop in [*spans[1:], (sys.maxsize, 0)]:
             if next_start > stop + mmap.PAGESIZE:
-                self._advise(start, min(stop, len(self.view)))
+                if start < stop:
+                    first = (self.start + start) // mmap.PAGESIZE * mmap.PAGESIZE
+                    self.map.madvise(mmap.MADV_WILLNEED, first, self.start + stop - first)
                 start = next_start
             stop = next_stop
 
-    def _advise(self, start: int, stop: int) -> None:
-        first = (self.start + start) // mmap.PAGESIZE * mmap.PAGESIZE
-        if start < stop:
-            self.map.madvise(mmap.MADV_WILLNEED, first, self.start + stop - first)
+
+def frame_spans(value: memoryview, frames: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
+    """Find byte strings in a msgpack list by walking the headers before them; no string is touched.
+
+    Args:
+        value: the packed list.
+        frames: element numbers from 0, ascending.
+
+    Returns:
+        The number of elements by the list's header, and (start, end) of each wanted one, up to the first that is
+        damaged, cut off or not in the list.
+
+    Raises:
+        DamagedError: the value is no list.
+    """
+    try:
+        count, place = _header(value, 0, LIST_HEADERS, SHORT_LIST)
+    except IndexError:
+        raise DamagedError(f"its value is cut after {len(value)} bytes") from None
+    spans: list[tuple[int, int]] = []
+    size = len(value)
+    with suppress(IndexError, DamagedError):
+        for _ in range(min(count, max(frames, default=-1) + 1)):
+            kind, length = unpack_16_bit(value, place) if place + 3 <= size else (0, 0)
+            start = place + 3
+            if kind not in STRINGS_16_BIT:  # nearly all frames are, and this loop is long
+                length, start = _header(value, place, STRING_HEADERS, SHORT_STRING)
+            place = start + length
+            if place > size:
+                break
+            spans.append((start, place))
+    return count, [spans[frame] for frame in frames if frame < len(spans)]
+
+
+def _header(value: memoryview, place: int, sizes: dict[int, int], short: range) -> tuple[int, int]:
+    """Return the length that the header at `place` gives, and where its content begins."""
+    first = value[place]
+    size = sizes.get(first)
+    if size is not None:
+        end = place + 1 + size
+        if end > len(value):
+            raise IndexError(end)
+        return int.from_bytes(value[place + 1:end]), end
+    if first in short:
+        return first - short.start, place + 1
+    raise DamagedError(f"its value has byte {first:#x} at {place}, where a list of frames has a header")
 
 
 def data_file(path: str | os.PathLike) -> Path:
-    """The file itself of an LMDB, which may be a folder with data.mdb."""
+    """Return the file of an LMDB, which may be a folder with data.mdb."""
     path = Path(path)
     return path / "data.mdb" if path.is_dir() else path
 
 
 def stamp(path: str | os.PathLike) -> tuple[int, ...]:
-    """What changes when a file is replaced or written to; empty where there is none."""
+    """Return what changes when an LMDB is replaced or written to; empty if there is none."""
     try:
         found = os.stat(data_file(path))
     except FileNotFoundError:
@@ -68,23 +120,20 @@ def stamp(path: str | os.PathLike) -> tuple[int, ...]:
 
 
 class PageReader:
-    """Looks values up in an LMDB that nothing writes to. It may be used after a fork.
+    """Looks up values in an LMDB that nothing writes to. Safe to use after a fork.
 
     Args:
-        path: of the LMDB, a file or a folder with data.mdb.
-
-    Attributes:
-        stamp: of the file as it was opened, see :func:`stamp`. size: of the file, bytes.
+        path: a file, or a folder with data.mdb; :func:`stamp` of it is kept as the attribute of that name.
 
     Raises:
-        DamagedError: it is of another format, or cut short.
+        DamagedError: the file is of another format, or cut short.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.stamp = stamp(path)
-        with open(data_file(path), "rb", opener=regular) as file:
-            self.size = size = os.fstat(file.fileno()).st_size
-            if size < SMALLEST:
+        with open(data_file(path), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < SMALLEST_FILE:
                 raise DamagedError(f"cannot be read as an LMDB: it has {size} bytes")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         self._map.madvise(mmap.MADV_RANDOM)
@@ -101,28 +150,23 @@ class PageReader:
             raise DamagedError(f"is cut short: {size} of {expected} bytes; copy or download it again")
 
     def value(self, key: bytes) -> Value | None:
-        """The value of a key, None where there is none.
+        """Look up the value of a key; None if there is none.
 
         Raises:
-            DamagedError: a page leads out of the file or in a circle: it is damaged.
+            DamagedError: the pages lead out of the file.
         """
         try:
             return None if self._root == NO_PAGE else self._find(key)
-        except (struct.error, IndexError) as error:
+        except (struct.error, IndexError, OverflowError) as error:
             raise DamagedError(f"its pages lead nowhere ({error})") from error
 
     def _find(self, key: bytes) -> Value | None:
-        page = self._root * self._page_size
-        nodes, depth = self._nodes(page), 1
-        while not self._number("<H", page + 10) & LEAF:
-            depth += 1
-            if depth > DEEPEST:
-                raise DamagedError("its pages lead in a circle")
-            # the first key of a branch stands for everything below the second
+        nodes, is_leaf = self._nodes(self._root)
+        while not is_leaf:
+            # The first key of a branch stands for everything below the second.
             node = nodes[bisect_right(nodes, key, lo=1, key=self._key) - 1]
             low, middle, high = struct.unpack_from("<HHH", self._map, node)
-            page = (low | middle << 16 | high << 32) * self._page_size
-            nodes = self._nodes(page)
+            nodes, is_leaf = self._nodes(low | middle << 16 | high << 32)
         place = bisect_left(nodes, key, key=self._key)
         if place == len(nodes) or self._key(nodes[place]) != key:
             return None
@@ -134,12 +178,12 @@ class PageReader:
             raise DamagedError(f"the value of {key!r} ends after the file")
         return Value(memoryview(self._map)[start:start + length], start, self._map)
 
-    def _nodes(self, page: int) -> list[int]:
-        """Where the nodes of a page begin, in the order of their keys."""
-        if page >= self.size:
-            raise IndexError(f"a page at {page} of {self.size} bytes")
-        count = (self._number("<H", page + 12) - PAGE_HEADER) // 2
-        return [page + offset for offset in struct.unpack_from(f"<{count}H", self._map, page + PAGE_HEADER)]
+    def _nodes(self, number: int) -> tuple[list[int], bool]:
+        """Return where the nodes of a page begin, in the order of their keys, and whether the page is a leaf."""
+        page = number * self._page_size
+        flags, lower = struct.unpack_from("<HH", self._map, page + 10)
+        offsets = struct.unpack_from(f"<{(lower - PAGE_HEADER) // 2}H", self._map, page + PAGE_HEADER)
+        return [page + offset for offset in offsets], bool(flags & LEAF)
 
     def _key(self, node: int) -> bytes:
         length = self._number("<H", node + 6)

@@ -1,4 +1,4 @@
-"""The videos of a split: which rows of its csv are used, with labels, sources and frame counts.
+"""The videos of a split: the rows of its csv that are used, with labels, sources and frame counts.
 
 An index is a few flat lists and arrays, so that one of 240,000 videos takes tens of megabytes and is cheap to share.
 """
@@ -11,8 +11,8 @@ from typing import Protocol
 import numpy as np
 
 from dataset.clip_sampler import LengthRule, too_short
-from dataset.errors import DataError
 from dataset.split_files import read_classes, read_rows, source_ids, video_name
+from utils.errors import DataError
 
 MAX_MISSING = 0.05  # share of a csv's rows that may be missing from an LMDB or from the class list
 VALIDATION_SHARE, VALIDATION_SEED = 0.3, 666
@@ -20,7 +20,7 @@ EXAMPLES = 3
 
 
 class Reader(Protocol):
-    """What is asked of an LMDB here."""
+    """What the index needs of an LMDB."""
 
     @property
     def path(self) -> str:
@@ -29,72 +29,54 @@ class Reader(Protocol):
     def __contains__(self, name: str) -> bool: ...
 
     def num_frames(self, name: str) -> int:
-        """How many frames a video has.
-
-        Args:
-            name: "Class/video".
-        """
+        """Return the number of frames of the video "Class/video"."""
 
 
 @dataclass(frozen=True)
 class IndexRules:
-    """How the rows of a dataset are read.
+    """Rules for the rows of a dataset."""
 
-    Args:
-        drop_unknown_classes: drop rows of classes that the list lacks (K400), which elsewhere is an error.
-        source_by_video: every video is its own source (K400), else videos that differ in _cNN share one.
-        csv_counts: for each LMDB, whether the csv's frame counts hold (RGB), or the LMDB's.
-        length: which videos are too short, see `clip_sampler.too_short`.
-    """
-
-    drop_unknown_classes: bool
-    source_by_video: bool
-    csv_counts: tuple[bool, ...]
-    length: LengthRule
+    drop_unknown_classes: bool  # drop rows of classes that the list lacks (K400), which elsewhere is an error
+    source_by_video: bool  # every video is its own source (K400); else videos that differ in _cNN share one
+    csv_counts: tuple[bool, ...]  # for each LMDB, whether the csv's frame counts hold (RGB), or the LMDB's
+    length: LengthRule  # which videos are too short
 
 
 @dataclass(frozen=True)
 class VideoIndex:
-    """The videos of a split, one row each, in csv order.
+    """The videos of a split, one row each, in csv order."""
 
-    Args:
-        paths: as the csv has them. names: "Class/video". labels, sources: int64 (n,). num_frames: int32 (n,).
-        classes: names by label. report: one line about the rows that were dropped, empty if there were none.
-    """
-
-    paths: list[str]
-    names: list[str]
-    labels: np.ndarray
-    sources: np.ndarray
-    num_frames: np.ndarray
-    classes: list[str]
-    report: str = ""
+    paths: list[str]  # as the csv has them
+    names: list[str]  # "Class/video"
+    labels: np.ndarray  # int64 (n,)
+    sources: np.ndarray  # int64 (n,)
+    num_frames: np.ndarray  # int32 (n,)
+    classes: list[str]  # names by label
+    report: str = ""  # one line about dropped rows
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "VideoIndex":
-        """The index of some rows, in the given order.
-
-        Args:
-            rows: numbers from 0, (m,).
-        """
+        """Return the index of some rows (m,), in their order."""
         rows = np.asarray(rows, dtype=np.int64)
         return replace(self, paths=[self.paths[i] for i in rows], names=[self.names[i] for i in rows],
                        labels=self.labels[rows], sources=self.sources[rows], num_frames=self.num_frames[rows])
 
     def validation(self) -> "VideoIndex":
-        """30 % of the videos, always the same: what pandas' sample(frac=0.3, random_state=666) draws."""
+        """Return 30 % of the videos, always the same: what pandas' sample(frac=0.3, random_state=666) draws."""
         count = round(VALIDATION_SHARE * len(self))
         return self.take(np.random.RandomState(VALIDATION_SEED).choice(len(self), size=count, replace=False))
 
 
 def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, seq_len: int, ds: int) -> VideoIndex:
-    """The usable videos of a csv list; ClassInd.txt and video_source.json lie beside it.
+    """Read the usable videos of a csv list; ClassInd.txt and video_source.json lie beside it.
 
     Args:
-        csv_path: of the list, rows `path,num_frames`. readers: of the LMDBs, one per stream. rules: of the dataset.
-        seq_len: frames of a clip. ds: every how many frames.
+        csv_path: the list, rows `path,num_frames`.
+        readers: one LMDB per stream.
+        rules: of the dataset.
+        seq_len, ds: frames of a clip, and the step between them.
 
     Raises:
         DataError: a file is missing or damaged, a class is not in the list, more than 5 % of the rows are missing
@@ -108,9 +90,9 @@ def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, 
     labels = np.array([label_of.get(name.split("/")[0], -1) for name in names], dtype=np.int64)
     if not rules.drop_unknown_classes:
         _refuse_unknown_classes(csv_path, names, labels)
-    there = (labels >= 0) & np.array([all(name in reader for reader in readers) for name in names], dtype=bool)
-    _refuse_missing(csv_path, paths, there, readers)
-    rows = np.flatnonzero(there)
+    present = (labels >= 0) & np.array([all(name in reader for reader in readers) for name in names], dtype=bool)
+    _refuse_missing(csv_path, paths, present, readers)
+    rows = np.flatnonzero(present)
     lengths = _frame_counts(csv_path, [names[i] for i in rows], counts[rows], readers, rules.csv_counts)
     short = np.asarray(too_short(lengths, seq_len, ds, rules.length))
     if short.all():
@@ -119,13 +101,16 @@ def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, 
     kept = rows[~short]
     kept_names = [names[i] for i in kept]
     sources = source_ids(kept_names, folder / "video_source.json", by_video=rules.source_by_video)
-    report = _report(csv_path, len(paths), int((~there).sum()), int(short.sum()))
+    report = ""
+    if len(kept) < len(paths):
+        report = (f"{csv_path.name}: {len(kept)} of {len(paths)} videos used; dropped {(~present).sum()} that are "
+                  f"missing from an LMDB or the class list and {short.sum()} that are too short")
     return VideoIndex([paths[i] for i in kept], kept_names, labels[kept], sources, lengths[~short], classes, report)
 
 
 def _frame_counts(csv_path: Path, names: list[str], counts: np.ndarray, readers: Sequence[Reader],
                   csv_counts: tuple[bool, ...]) -> np.ndarray:
-    """Frames of each video that all streams have, int32 (n,)."""
+    """Return the frames of each video that all streams have, int32 (n,)."""
     streams = []
     for reader, from_csv in zip(readers, csv_counts, strict=True):
         held = np.array([reader.num_frames(name) for name in names], dtype=np.int32)
@@ -145,18 +130,10 @@ def _refuse_unknown_classes(csv_path: Path, names: list[str], labels: np.ndarray
                         "add them there, or take the rows out")
 
 
-def _refuse_missing(csv_path: Path, paths: list[str], there: np.ndarray, readers: Sequence[Reader]) -> None:
-    missing = np.flatnonzero(~there)
+def _refuse_missing(csv_path: Path, paths: list[str], present: np.ndarray, readers: Sequence[Reader]) -> None:
+    missing = np.flatnonzero(~present)
     if len(missing) > MAX_MISSING * len(paths):
         examples = ", ".join(paths[i] for i in missing[:EXAMPLES])
         raise DataError(f"{len(missing)} of the {len(paths)} videos of {csv_path} are missing from "
                         f"{' or '.join(reader.path for reader in readers)} or from the class list, for example "
                         f"{examples}: at most 5 % may be; make the LMDB and the lists from the same videos")
-
-
-def _report(csv_path: Path, total: int, missing: int, short: int) -> str:
-    """One line about what was dropped."""
-    if not missing + short:
-        return ""
-    return (f"{csv_path.name}: {total - missing - short} of {total} videos used; dropped {missing} that are missing "
-            f"from an LMDB or the class list and {short} that are too short")

@@ -1,0 +1,127 @@
+"""Loaders: which samples each process gets in which epoch, and in batches of what size."""
+
+import re
+import signal
+import threading
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from utils.console import warn
+from utils.errors import OptionError, TrainingError
+from utils.stop import init_worker
+
+RESTARTS = 3  # of lost workers in an epoch, at most
+# PyTorch's messages; with pinned memory, a lost worker can take down the thread that receives from it. An error raised
+# inside a worker starts with "Caught" instead.
+LOST_WORKER = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """Yields (epoch, index), so that a worker that lives on after an epoch still knows which one a sample is for.
+
+    Every process gets the same number of samples: the order, the same everywhere, is filled up from its beginning to
+    a multiple of the processes, and process r takes every ``world_size``-th from the r-th on.
+    With `shuffle` there is a new order each epoch, by seed and epoch.
+    """
+
+    def __init__(self, size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self.size, self.shuffle, self.seed, self.rank, self.world_size = size, shuffle, seed, rank, world_size
+        self.epoch = self.skip = 0
+
+    def set_epoch(self, epoch: int, skip: int = 0) -> None:
+        """Set the epoch of the next pass, and how many of this process's samples it skips."""
+        self.epoch, self.skip = epoch, skip
+
+    def __len__(self) -> int:
+        return -(-self.size // self.world_size)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            order = torch.randperm(self.size, generator=generator).tolist()
+        else:
+            order = list(range(self.size))
+        total = len(self) * self.world_size
+        for place in range(self.rank + self.skip * self.world_size, total, self.world_size):
+            yield self.epoch, order[place % self.size]
+
+
+def make_loader(dataset: Dataset, *, batch_size: int, workers: int, train: bool, seed: int, rank: int,
+                world_size: int, device: torch.device) -> DataLoader:
+    """Make a loader of a training (shuffled) or validation set; it drops the last incomplete batch.
+
+    Args:
+        batch_size: clips per process.
+        workers: loader processes; 0 loads in this one.
+
+    Raises:
+        OptionError: the set has not even one batch for each process.
+    """
+    assert isinstance(dataset, Sized)
+    if len(dataset) < batch_size * world_size:
+        processes = f" on {world_size} processes" if world_size > 1 else ""
+        raise OptionError(f"the {'training' if train else 'validation'} set has only {len(dataset)} clips, fewer than "
+                          f"one batch of {batch_size}{processes}: take a smaller --batch_size or more videos")
+    sampler = EpochSampler(len(dataset), shuffle=train, seed=seed, rank=rank, world_size=world_size)
+    # With a generator of its own, a pass draws no number from the one that dropout uses.
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers, drop_last=True,
+                      pin_memory=device.type == "cuda", persistent_workers=workers > 0, worker_init_fn=init_worker,
+                      generator=torch.Generator(), prefetch_factor=2 if workers > 0 else None)
+
+
+def batches(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[Any]:
+    """Yield the batches of an epoch from number ``start`` on. New workers replace lost ones and carry on from there.
+
+    Raises:
+        TrainingError: workers were lost again and again.
+    """
+    sampler, lost, number = loader.sampler, 0, start
+    assert isinstance(sampler, EpochSampler) and loader.batch_size is not None
+    while True:
+        sampler.set_epoch(epoch, skip=number * loader.batch_size)
+        try:
+            for batch in _iterate(loader):
+                yield batch
+                number += 1
+            return
+        except RuntimeError as error:
+            if not LOST_WORKER.match(str(error)):
+                raise
+            lost += 1
+            reason = str(error).splitlines()[0]
+            if lost > RESTARTS:
+                raise TrainingError(f"loader workers were lost {lost} times in epoch {epoch} ({reason}): if memory ran "
+                                    "out, take fewer --workers") from error
+            warn(f"{reason}: new workers carry on from batch {number} of epoch {epoch}")
+            loader._iterator = None  # else PyTorch would use the lost workers' iterator again
+
+
+def items(loader: DataLoader) -> Iterator[Any]:
+    """Yield what any loader yields; a lost worker ends it.
+
+    Raises:
+        TrainingError: a worker was lost.
+    """
+    try:
+        yield from _iterate(loader)
+    except RuntimeError as error:
+        if not LOST_WORKER.match(str(error)):
+            raise
+        raise TrainingError(f"a loader worker was lost ({str(error).splitlines()[0]}): start again, and if memory ran "
+                            "out, take fewer --workers") from error
+
+
+def _iterate(loader: DataLoader) -> Iterator[Any]:
+    """Return an iterator that is the only one to report a lost worker.
+
+    PyTorch's handler of SIGCHLD would raise wherever the main process is, for example in the middle of a step.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    signal.signal(signal.SIGCHLD, before)
+    return iterator

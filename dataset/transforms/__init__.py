@@ -1,0 +1,1 @@
+"""What happens to frames after decoding: geometry, photometric steps, and the published presets of both."""

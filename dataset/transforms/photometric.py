@@ -1,0 +1,226 @@
+"""Photometric augmentation: its draws, and its steps and normalisation, batched over clips on any device.
+
+Each step gives what Pillow (ImageEnhance, HSV conversion) gives, its rounding included; the blur is a true Gaussian,
+which Pillow's box filters approximate. Inside, values are 0-255 in float32, and the clips that a step changes lie plane
+by plane, (R, S, 3, T, h, w), as steps mix channels. The draws, made in the loader's processes, stay on the host; only
+the numbers a step needs go to the device, in one copy, and nothing waits for the device.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
+SIGMA = (0.1, 2.0)  # of the blur, in pixels
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
+GREY = (0.299, 0.587, 0.114)  # ITU-R 601 luma
+BLUR_REACH = 3  # standard deviations on either side
+
+# Draws of one view or crop: "jitter" bool, whether colours are jittered; "order" int64 (4,), the colour operations in
+# their order; "factor" float32 (4,), by operation; "channel" int64 (S, T), the channel that replaces a frame's three,
+# -1 for none; "sigma" float32, of the blur in pixels, 0 for none.
+PhotometricParams = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class PhotometricRecipe:
+    """Probabilities and strengths of the photometric steps."""
+
+    jitter: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # brightness, contrast, saturation, hue
+    p_jitter: float = 0.0
+    p_channel: float = 0.0  # that each frame is replaced by one of its channels
+    p_blur: float = 0.0
+
+    def draw(self, rng: np.random.Generator, streams: int, num_frames: int) -> PhotometricParams:
+        """Draw the parameters of one view or crop."""
+        params = {"jitter": np.array(rng.random() < self.p_jitter), "order": np.arange(4),
+                  "factor": np.array([1, 1, 1, 0], dtype=np.float32),
+                  "channel": np.full((streams, num_frames), -1), "sigma": np.array(0, dtype=np.float32)}
+        if params["jitter"]:
+            params["order"] = rng.permutation(4)
+            params["factor"] = self._factors(rng)
+        if rng.random() < self.p_channel:
+            params["channel"] = rng.integers(3, size=(streams, num_frames))
+        if rng.random() < self.p_blur:
+            params["sigma"] = np.array(rng.uniform(*SIGMA), dtype=np.float32)
+        return params
+
+    def _factors(self, rng: np.random.Generator) -> np.ndarray:
+        strength = np.array(self.jitter)
+        middle = np.array([1.0, 1.0, 1.0, 0.0])
+        low = np.append(np.maximum(middle[:HUE] - strength[:HUE], 0), -strength[HUE])
+        return rng.uniform(low, middle + strength).astype(np.float32)
+
+
+def stack_params(params: list[PhotometricParams]) -> dict[str, Tensor]:
+    """Stack the draws of several views as tensors with a leading dimension."""
+    return {name: torch.from_numpy(np.stack([each[name] for each in params])) for name in params[0]}
+
+
+def photometric(clips: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+    """Apply jitter, channel replacement and blur where drawn, then normalise.
+
+    A GPU takes all clips at once, a CPU one after the other, so that a step's data stay in its caches.
+
+    Args:
+        clips: uint8 (N, S, T, h, w, 3), not changed.
+        params: draws with leading dimension N, see :func:`stack_params`.
+
+    Returns:
+        float32 (N, S, 3, T, h, w), on the device of `clips`, channels last in memory.
+    """
+    values = clips.to(torch.float32, copy=True)
+    draws = {name: np.array(value.tolist()) for name, value in params.items()}
+    count = 1 if clips.device.type == "cpu" else len(clips)
+    for first in range(0, len(clips), count):
+        part = slice(first, first + count)
+        _apply(values[part], {name: value[part] for name, value in draws.items()})
+    return values.permute(0, 1, 5, 2, 3, 4)
+
+
+def _apply(values: Tensor, draws: Mapping[str, np.ndarray]) -> None:
+    """Augment and normalise float32 clips (N, S, T, h, w, 3) in place."""
+    height, width = values.shape[3:5]
+    jobs = [*_jitter_jobs(draws), *_replace_jobs(draws), *_blur_jobs(draws, height, width)]
+    changed = np.unique(np.concatenate([np.zeros(0, np.int64), *(job[1] for job in jobs)]))
+    changed_rows, *rows = _upload([changed, *(np.searchsorted(changed, job[1]) for job in jobs)], values.device)
+    parameters = [np.asarray(p, dtype=np.float32) for job in jobs for p in job[2]]
+    std, mean = np.array(STD, dtype=np.float32), np.array(MEAN, dtype=np.float32)
+    scale, shift, *settings = _upload([np.tile(1 / (255 * std), width), np.tile(-mean / std, width), *parameters],
+                                      values.device)
+    if jobs:
+        planes = values.index_select(0, changed_rows).permute(0, 1, 5, 2, 3, 4).contiguous()
+        for (step, _, own), numbers in zip(jobs, rows, strict=True):
+            mine, settings = settings[:len(own)], settings[len(own):]
+            planes.index_copy_(0, numbers, step(planes.index_select(0, numbers), *mine))
+        values.index_copy_(0, changed_rows, planes.permute(0, 1, 3, 4, 5, 2))
+    values.flatten(4).mul_(scale).add_(shift)  # whole lines: long vectors are faster than three numbers at a time
+
+
+def _jitter_jobs(draws: Mapping[str, np.ndarray]) -> list[tuple]:
+    """Return (step, clips, (factor of each,)) for every place in the order of the colour operations."""
+    jobs = []
+    for place in range(len(STEPS)):
+        for operation, step in STEPS.items():
+            rows = np.flatnonzero(draws["jitter"] & (draws["order"][:, place] == operation))
+            if len(rows):
+                jobs.append((step, rows, (draws["factor"][rows, operation].reshape(-1, 1, 1, 1, 1, 1),)))
+    return jobs
+
+
+def _replace_jobs(draws: Mapping[str, np.ndarray]) -> list[tuple]:
+    rows = np.flatnonzero((draws["channel"] >= 0).all(axis=(1, 2)))
+    return [(replace_channels, rows, (draws["channel"][rows],))] if len(rows) else []
+
+
+def _blur_jobs(draws: Mapping[str, np.ndarray], height: int, width: int) -> list[tuple]:
+    rows = np.flatnonzero(draws["sigma"] > 0)
+    if not len(rows):
+        return []
+    sigma = draws["sigma"][rows]
+    return [(blur, rows, (blur_matrices(sigma, height), blur_matrices(sigma, width)))]
+
+
+def _upload(arrays: list[np.ndarray], device: torch.device) -> list[Tensor]:
+    """Copy arrays of one type to a device, in one piece and without waiting."""
+    if not arrays:
+        return []
+    flat = torch.tensor(np.concatenate([array.ravel() for array in arrays]))
+    if device.type == "cuda" and torch.cuda.is_available():
+        flat = flat.pin_memory()
+    pieces = flat.to(device, non_blocking=True).split([array.size for array in arrays])
+    return [piece.view(array.shape) for piece, array in zip(pieces, arrays, strict=True)]
+
+
+def grey(values: Tensor) -> Tensor:
+    """Return the rounded luma (ITU-R 601), (R, S, 1, T, h, w), of values 0-255, (R, S, 3, T, h, w)."""
+    red, green, blue = values.split(1, dim=2)
+    return (red * GREY[0]).add_(green, alpha=GREY[1]).add_(blue, alpha=GREY[2]).add_(0.5).floor_()
+
+
+def _blend(values: Tensor, pivot: Tensor | float, factor: Tensor) -> Tensor:
+    """Scale the distance from `pivot` by `factor`, within 0-255, without fractions."""
+    return (values - pivot).mul_(factor).add_(pivot).clamp_(0, 255).floor_()
+
+
+def brightness(values: Tensor, factor: Tensor) -> Tensor:
+    """Scale the values of clips, 0-255, (R, S, 3, T, h, w), by a factor each, (R, 1, 1, 1, 1, 1)."""
+    return _blend(values, 0.0, factor)
+
+
+def contrast(values: Tensor, factor: Tensor) -> Tensor:
+    """Blend clips with each frame's own mean grey. Arguments as of :func:`brightness`."""
+    mean = grey(values).mean(dim=(4, 5), keepdim=True).add_(0.5).floor_()
+    return _blend(values, mean, factor)
+
+
+def saturation(values: Tensor, factor: Tensor) -> Tensor:
+    """Blend clips with their grey images. Arguments as of :func:`brightness`."""
+    return _blend(values, grey(values), factor)
+
+
+def hue(values: Tensor, factor: Tensor) -> Tensor:
+    """Turn the hue of clips by a share of the circle each; hue, saturation and the turn are of 0-255, as in Pillow."""
+    red, green, blue = values.unbind(dim=2)  # (R, S, T, h, w)
+    value, darkest = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
+    chroma = value - darkest
+    whole = chroma.clamp(min=1)
+    from_red, from_green, from_blue = ((value - colour).div_(whole) for colour in (red, green, blue))
+    angle = torch.where(red == value, from_blue - from_green,
+                        torch.where(green == value, (from_red + 2).sub_(from_blue), (from_green + 4).sub_(from_red)))
+    # Divide by a tensor: a GPU multiplies with the inverse of a plain number, which rounds some hues to others.
+    angle = angle.div_(angle.new_full((), 6)).add_(1)
+    angle = angle.sub_(angle.floor()).mul_(255).floor_().mul_(chroma > 0)
+    strength = (chroma / value.clamp(min=1)).mul_(255).floor_().div_(255).mul_(value)
+    angle = _remainder(angle.add_((factor[:, :, 0] * 255).trunc()), 256).mul_(6 / 255)
+    turned = torch.empty_like(values)
+    for channel, offset in enumerate((5, 3, 1)):  # red, green, blue
+        part = _remainder(angle + offset, 6)
+        part = torch.minimum(part, 4 - part).clamp_(0, 1)
+        torch.sub(value, part.mul_(strength), out=turned[:, :, channel]).add_(0.5).floor_()
+    return turned
+
+
+def _remainder(values: Tensor, size: int) -> Tensor:
+    """Take values modulo a size, in place. On a CPU ``torch.remainder`` takes several times as long."""
+    return values.sub_((values / size).floor_().mul_(size))
+
+
+def replace_channels(values: Tensor, channel: Tensor) -> Tensor:
+    """Replace the three channels of each frame of (R, S, 3, T, h, w) by one of them, 0-2, (R, S, T)."""
+    index = channel.long()[:, :, None, :, None, None].expand(*values.shape[:2], 1, *values.shape[3:])
+    return values.gather(2, index).expand_as(values)
+
+
+def blur_matrices(sigma: np.ndarray, size: int) -> np.ndarray:
+    """Return Gaussian blurs of a row of pixels, whose ends are repeated, as matrices, float32 (R, size, size).
+
+    Their standard deviations `sigma`, (R,), are in pixels.
+    """
+    reach = np.ceil(BLUR_REACH * sigma[:, None].astype(np.float64))  # (R, 1)
+    taps = np.arange(-int(reach.max()), int(reach.max()) + 1)
+    weights = np.exp(-0.5 * (taps / sigma[:, None].astype(np.float64)) ** 2) * (np.abs(taps) <= reach)  # (R, taps)
+    weights /= weights.sum(axis=1, keepdims=True)
+    matrices = np.zeros((len(sigma), size, size))
+    pixels = np.arange(size)
+    for tap, weight in zip(taps, weights.T, strict=True):
+        matrices[:, pixels, np.clip(pixels + tap, 0, size - 1)] += weight[:, None]
+    return matrices.astype(np.float32)
+
+
+def blur(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Blur clips by a product with banded matrices: no kernel per clip, and as fast as the device multiplies.
+
+    Args:
+        values: (R, S, 3, T, h, w).
+        rows, columns: matrices of `blur_matrices`, (R, h, h) and (R, w, w).
+    """
+    r, (h, w) = len(values), values.shape[4:]
+    across = values.reshape(r, -1, w) @ columns.mT
+    return (rows.unsqueeze(1) @ across.view(r, -1, h, w)).view(values.shape)
+
+
+STEPS = {BRIGHTNESS: brightness, CONTRAST: contrast, SATURATION: saturation, HUE: hue}

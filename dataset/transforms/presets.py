@@ -1,0 +1,179 @@
+"""Augmentation of pretraining (CoCLR's released code), of training a classifier, and of testing it.
+
+A transform first decides which clips it needs (`plan`), then cuts, resizes and flips their uint8 frames and draws the
+photometric steps (`render`), both in a loader's process; `to_blocks` applies the steps on the training device.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.transforms import geometry
+from dataset.transforms.photometric import PhotometricParams, PhotometricRecipe, photometric, stack_params
+
+CROP = 224  # side of a classifier's crops, which are then resized
+TRIES = 10  # draws of a classifier's random crop
+P_FLIP = 0.5
+P_TWO_CLIPS = 0.5  # probability that the two views of a pretraining sample come from different clips
+P_BASE = 0.3  # probability that either of these views is augmented strongly
+
+BASE = PhotometricRecipe(jitter=(0.4, 0.4, 0.4, 0.1), p_jitter=0.8, p_channel=0.2, p_blur=0.5)
+NULL = PhotometricRecipe()
+CLASSIFIER = PhotometricRecipe(jitter=(0.4, 0.4, 0.4, 0.1), p_jitter=0.3)
+
+Frames = Mapping[int, list[np.ndarray]]  # clip number -> frames of each stream, uint8 (T, H, W, 3)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The clips and views of a sample."""
+
+    clips: tuple[int, ...]  # numbers of those that are needed
+    views: tuple[tuple[int, PhotometricRecipe], ...]  # clip and recipe of each view
+
+
+def _sample(views: list[list[np.ndarray]], params: list[PhotometricParams]) -> dict[str, Any]:
+    """Return views (a list of streams each) and their draws as tensors."""
+    clips = torch.empty(len(views), len(views[0]), *views[0][0].shape, dtype=torch.uint8)
+    for v, streams in enumerate(views):
+        for s, frames in enumerate(streams):
+            clips[v, s] = torch.from_numpy(frames)
+    return {"clips": clips, "photometric": stack_params(params)}
+
+
+@dataclass(frozen=True)
+class PretrainTransform:
+    """Two views of a video: each null (random crop and flip) or base (with jitter, channel replacement and blur).
+
+    Half the samples keep both clips, each base with probability 0.3; the others make both views from one of the two,
+    one base and one null. All frames and streams of a view share its draws. CoCLR, arXiv 2010.09709, section 4.1, as
+    released.
+    """
+
+    img_dim: int  # side of the views in pixels
+    p_two_clips: float = P_TWO_CLIPS
+
+    def plan(self, rng: np.random.Generator) -> Plan:
+        """Choose which of the two clips are needed, and the recipe of each view."""
+        if rng.random() < self.p_two_clips:
+            return Plan((0, 1), tuple((clip, BASE if rng.random() < P_BASE else NULL) for clip in (0, 1)))
+        clip = int(rng.integers(2))
+        recipes = (BASE, NULL) if rng.random() < 0.5 else (NULL, BASE)
+        return Plan((clip,), tuple((clip, recipe) for recipe in recipes))
+
+    def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
+        """Render "clips", uint8 (2, S, T, img_dim, img_dim, 3), and "photometric", draws of each view."""
+        views, params = zip(*(self._view(frames[clip], recipe, rng) for clip, recipe in plan.views), strict=True)
+        return _sample(list(views), list(params))
+
+    def _view(self, streams: list[np.ndarray], recipe: PhotometricRecipe, rng: np.random.Generator
+              ) -> tuple[list[np.ndarray], PhotometricParams]:
+        size = geometry.size_of(streams[0])
+        box = geometry.draw_box(*size, rng)  # where it does not fit, the whole frame is resized
+        params = recipe.draw(rng, len(streams), len(streams[0]))
+        flipped = rng.random() < P_FLIP  # photometric steps commute with it, so it can come before them
+        views = []
+        for frames in streams:
+            own = geometry.scaled_box(box, size, geometry.size_of(frames))
+            view = geometry.resize(geometry.cut(frames, own) if own else frames, self.img_dim, self.img_dim)
+            views.append(geometry.flip(view) if flipped else view)
+        return views, params
+
+
+def _classifier_crop(frames: np.ndarray, img_dim: int, rng: np.random.Generator) -> np.ndarray:
+    """Cut a random crop at 224, or the middle if ten draws do not fit, and resize it to img_dim."""
+    for _ in range(TRIES):
+        box = geometry.draw_box(*geometry.size_of(frames), rng)
+        if box:
+            crop = geometry.resize(geometry.cut(frames, box), CROP, CROP)
+            break
+    else:
+        frames = geometry.short_side_to(frames, CROP)
+        crop = geometry.cut(frames, geometry.centre_box(*geometry.size_of(frames), CROP))
+    return geometry.resize(crop, img_dim, img_dim)
+
+
+@dataclass(frozen=True)
+class _OneClip:
+    """Base of transforms of one clip of one stream."""
+
+    img_dim: int  # side of the result in pixels
+
+    def plan(self, rng: np.random.Generator) -> Plan:
+        """Choose the first clip."""
+        return Plan((0,), ((0, NULL),))
+
+
+@dataclass(frozen=True)
+class ClassifierTrainTransform(_OneClip):
+    """Random crop at 224, resize, jitter (0.4, 0.4, 0.4, 0.1) with probability 0.3, flip with 0.5."""
+
+    def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
+        """Render "clips", uint8 (1, 1, T, img_dim, img_dim, 3), and "photometric"."""
+        clip = _classifier_crop(frames[0][0], self.img_dim, rng)
+        params = CLASSIFIER.draw(rng, 1, len(clip))
+        return _sample([[geometry.flip(clip) if rng.random() < P_FLIP else clip]], [params])
+
+
+@dataclass(frozen=True)
+class ClassifierValTransform(_OneClip):
+    """Random crop at 224 and resize, nothing else."""
+
+    def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
+        """Render "clips", uint8 (1, 1, T, img_dim, img_dim, 3), and "photometric"."""
+        clip = _classifier_crop(frames[0][0], self.img_dim, rng)
+        return _sample([[clip]], [NULL.draw(rng, 1, len(clip))])
+
+
+@dataclass(frozen=True)
+class CropsTransform(_OneClip):
+    """Crops of 224 (centre; four corners; all five flipped), resized, jittered with probability p, one draw a crop.
+
+    The draw of a crop depends on the sample's generator and the crop alone, not on how many crops there are.
+    """
+
+    crops: int = 1  # 1, 5 or 10
+    jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.2, 0.1)
+    p: float = 0.3
+
+    def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
+        """Render "clips", uint8 (crops, 1, F, img_dim, img_dim, 3), and "photometric"."""
+        clips = self.cut(frames[0][0])
+        recipe = PhotometricRecipe(self.jitter, p_jitter=self.p)
+        params = [recipe.draw(own, 1, len(clips[0])) for own in rng.spawn(10)[:self.crops]]
+        return _sample([[clip] for clip in clips], params)
+
+    def cut(self, frames: np.ndarray) -> list[np.ndarray]:
+        """Cut the crops of a video, uint8 (F, H, W, 3), without jitter; each uint8 (F, img_dim, img_dim, 3)."""
+        video = geometry.at_least(frames, CROP)
+        boxes = geometry.corner_boxes(*geometry.size_of(video), CROP)[:self.crops]
+        clips = [geometry.resize(np.ascontiguousarray(geometry.cut(video, box)), self.img_dim, self.img_dim)
+                 for box in boxes]
+        return clips + [geometry.flip(clip) for clip in clips][:self.crops - len(clips)]
+
+
+def to_blocks(batch: Mapping[str, Any], device: torch.device | str) -> Tensor:
+    """Augment and normalise the clips of a batch on the training device: float32 (B, V, S, 3, T, h, w).
+
+    The clips of one view and stream, [:, v, s], lie in one piece of channels-last memory, as the encoders want them.
+
+    A batch has "clips" uint8 (B, V, S, T, h, w, 3) and "photometric" (B, V, ...).
+    """
+    clips = batch["clips"].to(device, non_blocking=True)
+    b, v, s = clips.shape[:3]
+    params = {name: _by_stream(value, s, per_stream=name == "channel") for name, value in batch["photometric"].items()}
+    clips = clips.permute(1, 2, 0, 3, 4, 5, 6).reshape(v * s * b, 1, *clips.shape[3:])
+    floats = photometric(clips, params)[:, 0]  # (V*S*B, 3, T, h, w)
+    return floats.unflatten(0, (v, s, b)).permute(2, 0, 1, 3, 4, 5, 6)
+
+
+def _by_stream(value: Tensor, streams: int, *, per_stream: bool) -> Tensor:
+    """Reorder draws (B, V, ...) of a batch for clips ordered by view, stream and sample: (V*S*B, ...)."""
+    value = value.transpose(0, 1)  # (V, B, ...)
+    if per_stream:
+        return value.transpose(1, 2).flatten(0, 2).unsqueeze(1)  # (V, B, S, T) -> (V*S*B, 1, T)
+    return value.unsqueeze(1).expand(-1, streams, *value.shape[1:]).flatten(0, 2)
