@@ -1,16 +1,17 @@
-"""The whole alternation by one command: InfoNCE on RGB and on flow, cycles of co-training (CoCLR with cascade positive
-retrieval), and the evaluation of the final models.
+"""Train and evaluate everything with one command: InfoNCE on RGB and on flow, cycles of co-training (CoCLR with cascade
+positive retrieval), and the evaluation of the final models.
 
     python cotrain.py --dataset ucf101 --out runs/ucf101 --gpus 2
     python cotrain.py --dataset ucf101 --out runs/ucf101 --gpus 2 --dry_run      # the commands, as a shell script
 
 Each cycle trains the RGB encoder with positives mined in flow, then the flow encoder with positives mined by the new
-RGB encoder, both from the models of the cycle before (CoCLR, arXiv 2010.09709, section 3.2). Then, for both models:
-retrieval, linear probe and finetuning, tested with ten crops, and the fusion of the two streams. Every step is a
-command of the project, printed before it runs; all that is made lies in --out. Without flow: --second_view residual.
+RGB encoder, both from the models of the cycle before (CoCLR, arXiv 2010.09709, section 3.2). Both final models, and the
+fusion of the two streams, are evaluated by retrieval, linear probe and finetuning, the last two with ten crops. Each
+step is a command of this project, printed before it runs; all files go into --out. Without flow: --second_view
+residual.
 
-Stopped in any way, the same command goes on where it was. --infonce_rgb and --infonce_flow take checkpoints that are
-there already. What a single script shall be given besides goes into a quoted string:
+However it was stopped, the same command continues from there. --infonce_rgb and --infonce_flow reuse existing
+checkpoints. Options for a single script go into a quoted string:
 
     python cotrain.py --dataset mine --moco-k 256 --infonce_options "--moco-m 0.99" \\
         --coclr_options "--cascade --stage 5 --ratio 0.5 --topk 3 --moco-m 0.99" --finetune_options "--batch_size 8"
@@ -21,60 +22,217 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import launch
-import next_commands
-from cotrain_plan import COCLR, NCE, STREAMS, Planner, scheduled
+import torch
+
+import main_coclr
+import main_nce
 from dataset import catalog
-from eval.report import mark_best, read_json, table, write_json
+from dataset.loader import make_loader
+from dataset.transforms.presets import PretrainTransform
+from engine import pretraining
+from engine.config import DataConfig, ModelConfig, take
+from engine.options import add_clips, add_roots, positive_int, seed, whole_number
+from engine.run_folder import last_checkpoint
+from eval import main_classifier
+from utils import launch
 from utils.console import say
 from utils.errors import CheckpointError, OptionError
-from utils.options import add_clips, add_roots, positive_int, seed, whole_number
+from utils.files import read_json, write_json
 from utils.parser import Parser
-from utils.pipeline import Runner, as_script
-from utils.terminal import paint_table
+from utils.runner import Runner, Step, as_script
+from utils.tables import mark_best, paint_table, table
 
-# Of a cycle: the stream that is trained, the one that mines, what the run folder is called, how the script is told.
+ROOT = Path(__file__).resolve().parent
+CLASSIFIER, MERGE = "eval/main_classifier.py", "eval/merge_2stream_prob.py"
+SCRIPTS = {"main_nce.py": main_nce, "main_coclr.py": main_coclr, CLASSIFIER: main_classifier}
+STREAMS = {"RGB": "", "flow": "-f"}  # in the order of a cycle; the suffix of the dataset's name
+# Within a cycle: the stream to train, the one that mines, part of the run folder's name, further options.
 ALTERNATION: tuple[tuple[str, str, str, list[str]], ...] = (
     ("RGB", "flow", "FlowMining_", []), ("flow", "RGB", "RGBMining_", ["--reverse"]))
 EVALUATIONS = ("retrieval", "probe", "finetune")
-# Published epochs, and where the learning rate falls: (epoch, of so many).
-EPOCHS = {"infonce": (300, [(250, 300), (280, 300)]), "coclr": (100, [(80, 100)]),
-          "probe": (100, [(60, 100), (80, 100)]), "finetune": (500, [(400, 500), (450, 500)])}
+# Published epochs, and those at which the learning rate drops.
+EPOCHS = {"infonce": (300, (250, 280)), "coclr": (100, (80,)), "probe": (100, (60, 80)), "finetune": (500, (400, 450))}
 EXTRA = {"infonce": "main_nce.py", "coclr": "main_coclr.py", "probe": "the linear probe",
          "finetune": "finetuning and its test"}
 DEFAULT_EXTRA = {"coclr": "--cascade --stage 7 --ratio 0.5 --topk 5"}
-CLASSIFIER_WORDS = {"probe": ["--train_what", "last", "--optim", "sgd", "--lr", "0.1"],
-                    "finetune": ["--train_what", "ft"]}
-# Options of single scripts that the plan sets itself.
-OWN = {"--dataset", "--pretrain", "--resume", "--test", "--prefix", "--name_prefix", "--reverse", "--epochs",
-       "--start_epoch", "--retrieval", "--gpu", "--local_rank", "--local-rank", "--world-size", "--rank",
-       "--multiprocessing-distributed", "--second_view", "--center_crop", "--five_crop", "--ten_crop", "--dirname",
-       "--config", "--print-completion"}
+CLASSIFIER_OPTIONS = {"probe": ["--train_what", "last", "--optim", "sgd", "--lr", "0.1"],
+                      "finetune": ["--train_what", "ft"]}
+# Options that cotrain.py sets itself, or that would change where a step's results go.
+RESERVED = {"--dataset", "--pretrain", "--resume", "--test", "--prefix", "--name_prefix", "--reverse", "--epochs",
+            "--start_epoch", "--retrieval", "--gpu", "--local_rank", "--local-rank", "--world-size", "--rank",
+            "--multiprocessing-distributed", "--second_view", "--center_crop", "--five_crop", "--ten_crop", "--dirname",
+            "--config", "--print-completion"}
 KS = ("1", "5", "10", "20", "50")
 
 
-@dataclass
 class Plan:
-    """What is run, and what comes out.
+    """The steps to run, the final checkpoints by stream, and where the results will be.
 
-    models: the final checkpoints, by stream. results: by stream ("both" for their fusion) and evaluation, the file and
-    the key in it (None for all of it).
+    Attributes:
+        results: by stream ("both" for the fusion) and evaluation, a JSON file and the key in it (None for all of it).
     """
 
-    planner: Planner
-    models: dict[str, str] = field(default_factory=dict)
-    results: dict[str, dict[str, tuple[str, str | None]]] = field(default_factory=dict)
+    def __init__(self, args: Namespace) -> None:
+        self.args, self.steps = args, list[Step]()
+        self.batches: dict[str, tuple[DataConfig, int, int]] = {}  # by dataset: clips per process, and processes
+        self.models: dict[str, str] = {}
+        self.results: dict[str, dict[str, tuple[str, str | None]]] = {}
+        self.common = ["--net", args.net, "--seq_len", str(args.seq_len), "--ds", str(args.ds), "--img_dim",
+                       str(args.img_dim), "--seed", str(args.seed), "-j", str(args.workers)]
+        for name in ("data_root", "split_root"):
+            if getattr(args, name) is not None:
+                self.common += [f"--{name}", str(Path(getattr(args, name)).resolve())]
+        for stream in STREAMS:
+            self.models[stream] = self._infonce(stream)
+        for cycle in range(1, args.cycles + 1):
+            for own, other, kind, extra in ALTERNATION:
+                self.models[own] = self._coclr(f"cycle {cycle} {own}", f"Cycle{cycle}-{kind}", own, other, extra)
+        for evaluation in EVALUATIONS:
+            if evaluation not in args.skip:
+                self._evaluate(evaluation)
+
+    def _infonce(self, stream: str) -> str:
+        """Plan InfoNCE on a stream, unless its checkpoint is given; return the checkpoint."""
+        args = self.args
+        given = getattr(args, f"infonce_{stream.lower()}")
+        if given is not None:
+            if not given.is_file():
+                raise CheckpointError(f"there is no checkpoint {given}: check --infonce_{stream.lower()}")
+            return str(given.resolve())
+        return self._train(f"InfoNCE {stream}", "main_nce.py", "--dataset", f"{args.dataset}{STREAMS[stream]}-2clip",
+                           *self._second_view(stream), "--batch_size", str(args.batch_size), "--moco-k",
+                           str(args.moco_k), *self._schedule("infonce"))
+
+    def _coclr(self, name: str, prefix: str, own: str, other: str, extra: list[str]) -> str:
+        """Plan the training of a stream with positives mined in the other; return the checkpoint."""
+        args = self.args
+        return self._train(name, "main_coclr.py", "--dataset", f"{args.dataset}-2stream-2clip",
+                           *self._second_view("flow"), "--batch_size", str(args.batch_size), "--moco-k",
+                           str(args.moco_k), *self._schedule("coclr"), *extra, "--name_prefix", prefix, "--pretrain",
+                           self.models[own], self.models[other])
+
+    def _train(self, name: str, script: str, *words: str) -> str:
+        """Plan a training, and return its last checkpoint."""
+        argv = [*self.common, *words, "--resume", "auto"]
+        options, processes = SCRIPTS[script].parse(argv, planned=True), 1
+        launcher: tuple[str, ...] = ("python",)
+        if script == CLASSIFIER:
+            argv += self._gpus()
+        else:
+            processes = self.args.gpus
+            if processes > 1:
+                launcher = ("torchrun", "--standalone", f"--nproc_per_node={processes}")
+            pretraining.check_sizes(take(ModelConfig, vars(options)), take(DataConfig, vars(options)),
+                                    options.batch_size, processes)
+            if script == "main_coclr.py":
+                options = main_coclr.phases(options)[-1]
+        self.batches[options.dataset] = take(DataConfig, vars(options)), options.batch_size, processes
+        product = last_checkpoint(SCRIPTS[script].run_folder_of(options), options.epochs)
+        if any(step.product == product for step in self.steps):
+            raise OptionError(f"step {name!r} would train in the same run folder as another one, {product.parents[1]}")
+        self.steps.append(Step(name, (*launcher, str(ROOT / script), *argv), product))
+        return str(product)
+
+    def _evaluate(self, evaluation: str) -> None:
+        """Plan an evaluation of both final models and their fusion."""
+        made = []
+        for stream, suffix in STREAMS.items():
+            name, dataset, model = f"{evaluation} {stream}", self.args.dataset + suffix, self.models[stream]
+            words = ["--dataset", dataset, *self._second_view(stream)]
+            if evaluation == "retrieval":
+                made.append(str(Path(model).parent / "feature"))
+                result: tuple[str, str | None] = (f"{made[-1]}/{dataset}_recall.json", None)
+                self._test(name, result[0], model, *words, "--retrieval")
+            else:
+                words += [*CLASSIFIER_OPTIONS[evaluation], *self._schedule(evaluation)]
+                classifier = self._train(name, CLASSIFIER, *words, "--pretrain", model)
+                made.append(f"{classifier}-prob-ten.json")
+                result = (f"{classifier}-acc-ten.json", "ten")
+                self._test(f"{name} test", result[0], classifier, *words, "--ten_crop")
+            self.results.setdefault(stream, {})[evaluation] = result
+        both, sources = f"results/{evaluation}_both.json", [self.results[stream][evaluation][0] for stream in STREAMS]
+        roots = [word for pair in zip(self.common, self.common[1:], strict=False) if pair[0] == "--split_root"
+                 for word in pair]
+        self.results.setdefault("both", {})[evaluation] = (both, "both")
+        self.steps.append(Step(f"{evaluation} both", (
+            "python", str(ROOT / MERGE), "--mode", "s" if evaluation == "retrieval" else "c", "--dataset",
+            self.args.dataset, *roots, "--prob1", made[0], "--prob2", made[1], "--output", both),
+            Path(both), tuple(map(Path, sources)), shown=5))
+
+    def _test(self, name: str, result: str, model: str, *words: str) -> None:
+        argv = [*self.common, *words, *self._gpus(), "--test", model]
+        SCRIPTS[CLASSIFIER].parse(argv, planned=True)
+        self.steps.append(Step(name, ("python", str(ROOT / CLASSIFIER), *argv), Path(result), (Path(model),), shown=4))
+
+    def _schedule(self, name: str) -> list[str]:
+        """Return --epochs, --schedule scaled from the published one, and the quoted options."""
+        (whole, falls), epochs = EPOCHS[name], getattr(self.args, f"{name}_epochs")
+        scaled = sorted({round(epochs * fall / whole) for fall in falls})
+        return ["--epochs", str(epochs), "--schedule", *map(str, scaled), *getattr(self.args, f"{name}_options")]
+
+    def _second_view(self, stream: str) -> list[str]:
+        """Return --second_view where a command needs it: not for RGB, nor for flow, the default."""
+        view = self.args.second_view
+        return [] if stream == "RGB" or view == "flow" else ["--second_view", view]
+
+    def _gpus(self) -> list[str]:
+        """Return a classifier's --gpu, if there are GPUs."""
+        on_gpu = main_classifier.options.devices(None)[0].type == "cuda"
+        return ["--gpu", ",".join(map(str, range(self.args.gpus)))] if on_gpu else []
+
+    def check_data(self) -> None:
+        """Open the lists and LMDBs of all trainings, to find what is missing now rather than days later.
+
+        Raises:
+            DataError: something is missing or damaged.
+            OptionError: there are fewer videos than a batch needs.
+        """
+        for data, batch_size, processes in self.batches.values():
+            make_loader(data.build("train", PretrainTransform(data.img_dim)), batch_size=batch_size, workers=0,
+                        train=True, seed=0, rank=0, world_size=processes, device=torch.device("cpu"))
+
+    def collect(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Read the results, in percent: {stream: {evaluation: {"1": R@1 or top-1, "5": ...}}}."""
+        def read(file: str, key: str | None) -> dict[str, float]:
+            content = read_json(self.args.out / file)
+            return content if key is None else content[key]
+        return {stream: {evaluation: read(*place) for evaluation, place in columns.items()}
+                for stream, columns in self.results.items()}
+
+
+def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Format a table: R@k of retrieval, top-1 of probe and finetuning with ten crops."""
+    used = [name for name in EVALUATIONS if any(name in columns for columns in numbers.values())]
+    columns = [(name, k) for name in used for k in (KS if name == "retrieval" else KS[:1])]
+    heads = [f"R@{k}" if name == "retrieval" else f"{name}, ten crops" for name, k in columns]
+    rows = [[stream, *(f"{row[name][k]:.2f}" for name, k in columns)] for stream, row in numbers.items()]
+    return table(["percent", *heads], mark_best(rows))
+
+
+def report(plan: Plan) -> None:
+    """Print the results, and write results.json and results.txt to the work folder."""
+    numbers, args = plan.collect(), plan.args
+    lines = [results_table(numbers)] if numbers else []
+    lines += ["", *(f"{stream:5}{args.out / path}" for stream, path in plan.models.items())]
+    write_json(args.out / "results.json", {
+        "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models, "results": numbers,
+        "commands": {step.name: step.shell for step in plan.steps}})
+    (args.out / "results.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    say("")
+    for block in lines:
+        say(block, paint=paint_table if numbers and block == lines[0] else None)
+    say(f"all numbers: {args.out / 'results.json'}")
+    say(f"next: python -m tools.report {Path(args.out, plan.models['RGB']).parents[1]}")
 
 
 def make_parser() -> Parser:
-    """The options."""
+    """Build the option parser."""
     parser = Parser(__doc__)
     parser.topic("data")("--dataset", default="ucf101", metavar="NAME", help="dataset name without suffix")
     add_clips(parser)
-    add_roots(parser, None, None)  # not given, each script has its own
+    add_roots(parser, None, None)  # each script has its own defaults
     add = parser.topic("method")
     add("--cycles", type=whole_number, default=2, metavar="N", help="cycles of co-training; 0 evaluates InfoNCE")
     add("--moco-k", type=positive_int, default=2048, metavar="K", help="queue length, in clips")
@@ -84,12 +242,12 @@ def make_parser() -> Parser:
     add("--seed", type=seed, default=0, help="seed of every step")
     for name, (epochs, _) in EPOCHS.items():
         add(f"--{name}_epochs", type=positive_int, default=epochs, metavar="EPOCHS",
-            help=f"epochs of {name}, as published unless given; its schedule is scaled alike")
+            help=f"epochs of {name}; its schedule is scaled alike")
     for name, script in EXTRA.items():
         add(f"--{name}_options", type=words, default=words(DEFAULT_EXTRA.get(name, "")), metavar="'OPTIONS'",
-            help=f"more options of {script}, quoted")
+            help=f"further options of {script}, quoted")
     add = parser.topic("checkpoints")
-    add("--infonce_rgb", type=Path, metavar="CKPT", help="take this checkpoint instead of training InfoNCE on RGB")
+    add("--infonce_rgb", type=Path, metavar="CKPT", help="use this checkpoint instead of training InfoNCE on RGB")
     add("--infonce_flow", type=Path, metavar="CKPT", help="the same for flow")
     parser.topic("evaluation")("--skip", nargs="+", default=[], choices=EVALUATIONS, help="evaluations to leave out")
     add = parser.topic("hardware")
@@ -98,13 +256,31 @@ def make_parser() -> Parser:
     add("-j", "--workers", type=whole_number, default=8, metavar="PROCESSES", help="loader processes; 0 loads in the "
         "main process")
     add = parser.topic("output")
-    add("--out", type=Path, metavar="FOLDER", help="work folder, of all that is made (default: runs/DATASET)")
+    add("--out", type=Path, metavar="FOLDER", help="work folder of everything (default: runs/DATASET)")
     add("--dry_run", action="store_true", help="print the commands and which of them are done, and run nothing")
     return parser
 
 
+def words(text: str) -> list[str]:
+    """Argparse type: split a quoted string of options."""
+    try:
+        parts = shlex.split(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be split into options ({error})") from error
+    own = [part for part in parts if part.partition("=")[0] in RESERVED]
+    if own:
+        raise argparse.ArgumentTypeError(f"{own[0]} is set by cotrain.py itself")
+    return parts
+
+
+def joined(argv: Sequence[str]) -> list[str]:
+    """Join --NAME_options to its quoted string by "=", or argparse would read the string's dashes as options."""
+    quoted, left = {f"--{name}_options" for name in EXTRA}, iter(argv)
+    return [f"{word}={next(left, '')}" if word in quoted else word for word in left]
+
+
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """The options, checked."""
+    """Parse and check the options."""
     args = make_parser().parse_args(joined(sys.argv[1:] if argv is None else argv))
     spec = catalog.parse(args.dataset)
     if spec.base != args.dataset:
@@ -114,145 +290,21 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     return args
 
 
-def words(text: str) -> list[str]:
-    """A converter for argparse: the options in a quoted string."""
-    try:
-        parts = shlex.split(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be taken apart ({error})") from error
-    own = [part for part in parts if part.partition("=")[0] in OWN]
-    if own:
-        raise argparse.ArgumentTypeError(f"{own[0]} is set by cotrain.py itself")
-    return parts
-
-
-def joined(argv: Sequence[str]) -> list[str]:
-    """The command line with quoted options tied to what they belong to, so that their dashes are no option's."""
-    quoted, left = {f"--{name}_options" for name in EXTRA}, iter(argv)
-    return [f"{word}={next(left, '')}" if word in quoted else word for word in left]
-
-
-def make_plan(args: Namespace) -> Plan:
-    """All steps. Raises what the scripts would raise for settings that cannot work."""
-    common = ["--net", args.net, "--seq_len", str(args.seq_len), "--ds", str(args.ds), "--img_dim", str(args.img_dim),
-              "--seed", str(args.seed), "-j", str(args.workers)]
-    roots = {f"--{name}": str(Path(path).resolve()) for name in ("data_root", "split_root")
-             if (path := getattr(args, name)) is not None}
-    plan = Plan(Planner(args.out, common=common, roots=roots, processes=args.gpus))
-    plan.models = co_train(plan.planner, args, start_models(plan.planner, args))
-    for evaluation in EVALUATIONS:
-        if evaluation not in args.skip:
-            evaluate(plan, args, evaluation)
-    return plan
-
-
-def training_words(args: Namespace, name: str) -> list[str]:
-    """Options of a training that are its own: its schedule, and those of the quoted string."""
-    schedule = scheduled(getattr(args, f"{name}_epochs"), EPOCHS[name][1])
-    return [*schedule, *getattr(args, f"{name}_options")]
-
-
-def view_words(args: Namespace, stream: str = "flow") -> list[str]:
-    """What tells a script that the second stream is not flow; those of RGB alone refuse it."""
-    return [] if stream == "RGB" or args.second_view == "flow" else ["--second_view", args.second_view]
-
-
-def start_models(planner: Planner, args: Namespace) -> dict[str, str]:
-    """The InfoNCE checkpoint of each stream, given or to be trained."""
-    models = {}
-    for stream, suffix in STREAMS.items():
-        given = getattr(args, f"infonce_{stream.lower()}")
-        if given is not None and not given.is_file():
-            raise CheckpointError(f"there is no checkpoint {given}: check --infonce_{stream.lower()}")
-        models[stream] = str(given.resolve()) if given is not None else planner.pretrain(
-            f"InfoNCE {stream}", NCE, "--dataset", f"{args.dataset}{suffix}-2clip", *view_words(args, stream),
-            "--batch_size", str(args.batch_size), "--moco-k", str(args.moco_k), *training_words(args, "infonce"))
-    return models
-
-
-def co_train(planner: Planner, args: Namespace, models: Mapping[str, str]) -> dict[str, str]:
-    """The models after all cycles: in each the RGB one is mined for in flow, then the flow one by the new RGB one."""
-    models = dict(models)
-    mining = ["--dataset", f"{args.dataset}-2stream-2clip", *view_words(args), "--batch_size", str(args.batch_size),
-              "--moco-k", str(args.moco_k), *training_words(args, "coclr")]
-    for cycle in range(1, args.cycles + 1):
-        for own, other, kind, reverse in ALTERNATION:
-            models[own] = planner.pretrain(f"cycle {cycle} {own}", COCLR, *mining, *reverse, "--name_prefix",
-                                           f"Cycle{cycle}-{kind}", "--pretrain", models[own], models[other])
-    return models
-
-
-def evaluate(plan: Plan, args: Namespace, evaluation: str) -> None:
-    """Add an evaluation of both final models and of their fusion."""
-    planner, made = plan.planner, []
-    for stream, suffix in STREAMS.items():
-        name, dataset, model = f"{evaluation} {stream}", args.dataset + suffix, plan.models[stream]
-        if evaluation == "retrieval":
-            made.append(planner.retrieve(name, dataset, model, *view_words(args, stream)))
-            result: tuple[str, str | None] = (f"{made[-1]}/{dataset}_recall.json", None)
-        else:
-            made.append(planner.classify(name, dataset, model, *view_words(args, stream),
-                                         *CLASSIFIER_WORDS[evaluation], *training_words(args, evaluation)))
-            result = (f"{made[-1]}-acc-ten.json", "ten")
-        plan.results.setdefault(stream, {})[evaluation] = result
-    sources = [plan.results[stream][evaluation][0] for stream in STREAMS]
-    both = f"results/{evaluation}_both.json"
-    plan.results.setdefault("both", {})[evaluation] = (both, "both")
-    mode, streams = ("s", made) if evaluation == "retrieval" else ("c", [f"{path}-prob-ten.json" for path in made])
-    planner.merge(f"{evaluation} both", both, args.dataset, mode, sources, streams)
-
-
-def collect(plan: Plan) -> dict[str, dict[str, dict[str, float]]]:
-    """The numbers of all evaluations, in percent: {stream: {evaluation: {"1": R@1 or top-1, "5": ...}}}."""
-    def read(file: str, key: str | None) -> dict[str, float]:
-        content = read_json(plan.planner.out / file)
-        return content if key is None else content[key]
-    return {stream: {evaluation: read(*place) for evaluation, place in columns.items()}
-            for stream, columns in plan.results.items()}
-
-
-def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """The numbers as a table: R@k of the retrieval, top-1 of probe and finetuning with ten crops."""
-    used = [name for name in EVALUATIONS if any(name in columns for columns in numbers.values())]
-    columns = [(name, k) for name in used for k in (KS if name == "retrieval" else KS[:1])]
-    heads = [f"R@{k}" if name == "retrieval" else f"{name}, ten crops" for name, k in columns]
-    rows = [[stream, *(f"{row[name][k]:.2f}" for name, k in columns)] for stream, row in numbers.items()]
-    return table(["percent", *heads], mark_best(rows))
-
-
-def report(plan: Plan, args: Namespace) -> None:
-    """Show the results and write them: results.json and results.txt in the work folder."""
-    numbers, out = collect(plan), plan.planner.out
-    lines = [results_table(numbers)] if numbers else []
-    lines += ["", *(f"{stream:5}{out / path}" for stream, path in plan.models.items())]
-    write_json(out / "results.json", {
-        "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models, "results": numbers,
-        "commands": {step.name: step.shell for step in plan.planner.steps}})
-    (out / "results.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    say("")
-    for block in lines:
-        say(block, paint=paint_table if numbers and block == lines[0] else None)
-    say(f"all numbers: {out / 'results.json'}")
-    next_commands.show([found for path in plan.models.values()
-                        for found in next_commands.after_evaluations((out / path).parents[1])])
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the plan, or with ``--dry_run`` print it."""
+    """Run all steps, or with ``--dry_run`` print them."""
     args = parse(argv)
-    plan = make_plan(args)
-    steps, out = plan.planner.steps, plan.planner.out
+    plan, runner = Plan(args), Runner(args.out)
+    runner.check(plan.steps)
     if args.dry_run:
-        say(as_script(steps, out))
-    for check in plan.planner.data_checks.values():
-        check()
+        say(as_script(plan.steps, args.out))
+    plan.check_data()
     if args.dry_run:
         return 0
-    with Runner(out).open() as runner:
-        say(f"{sum(step.done for step in steps)} of {len(steps)} steps are done; what runs is printed, to be used in "
-            f"{out}")
-        runner.run(steps)
-    report(plan, args)
+    with runner.open():
+        done = sum(step.is_done(args.out) for step in plan.steps)
+        say(f"{done} of {len(plan.steps)} steps are done; the printed commands run in {args.out}")
+        runner.run(plan.steps)
+    report(plan)
     return 0
 
 

@@ -1,8 +1,8 @@
 """Pretrain one stream with positives mined in the other: CoCLR (arXiv 2010.09709) with cascade positive retrieval (CPR,
 arXiv 2201.07989).
 
-One cycle on UCF101, two GPUs: the RGB encoder with positives mined in flow, then the flow encoder (``--reverse``) with
-positives mined by the new RGB encoder. Both start from InfoNCE (main_nce.py):
+One cycle on UCF101 with two GPUs: first the RGB encoder, with positives mined in flow, then the flow encoder
+(``--reverse``), with positives mined by the new RGB encoder. Both start from InfoNCE (main_nce.py):
 
     torchrun --nproc_per_node=2 main_coclr.py --net s3d --topk 5 --moco-k 2048 \\
         --dataset ucf101-2stream-2clip --seq_len 32 --ds 1 --batch_size 16 --epochs 100 --schedule 80 \\
@@ -15,84 +15,105 @@ positives mined by the new RGB encoder. Both start from InfoNCE (main_nce.py):
 
 ``--progressive 1 2 5`` trains in phases of growing topk, each from the weights of the one before (CPR).
 
-One process, GPU or CPU, small: ``python main_coclr.py --dataset NAME-2stream-2clip --seq_len 8 --img_dim 32
+A small run on one GPU or a CPU: ``python main_coclr.py --dataset NAME-2stream-2clip --seq_len 8 --img_dim 32
 --batch_size 4 --moco-k 16 --topk 2 -j 0 --epochs 1 --pretrain random random``.
 ``python -m torch.distributed.launch`` and ``srun`` work as well.
 """
 
 from argparse import Namespace
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-import launch
-from model.pretrain import CoCLR, check_mining
-from pretrain_phases import check_progressive, phases, remaining
-from pretrain_script import build_run, carry_out, check_options, join, prepare
-from pretrain_steps import CoclrSteps, StepOfEpoch
-from utils import checkpoint
-from utils.checkpoint import load_state, renamed
-from utils.distributed import Launch
-from utils.errors import CheckpointError
-from utils.options import add_mining, pretraining_parser
+from dataset.video_dataset import videos_of
+from engine import checkpoint, pretraining
+from engine.checkpoint import load_state, renamed
+from engine.config import DataConfig, ModelConfig, TrainConfig, take
+from engine.health import HealthProbe
+from engine.mining import MiningMonitor
+from engine.monitors import FeatureMonitor
+from engine.options import TOPK, add_mining, check_shared, pretraining_parser
+from engine.pretraining import Pretraining
+from engine.resume import refuse_changes, refuse_other_view
+from engine.retention import newest_complete
+from engine.run_folder import AUTO, choose, coclr_folder, last_checkpoint, refuse_present
+from engine.steps import coclr_step, draw_self_mask
+from eval.knn import knn_monitor
+from model.pretrain import CoCLR
+from utils import distributed, launch
+from utils.console import say
+from utils.distributed import DistInfo
+from utils.errors import CheckpointError, OptionError
+from utils.metrics import Values
 from utils.parser import Parser
-from utils.resuming import refuse_other_view
-from utils.run_folder import coclr_folder
 
 ENCODERS = ("encoder_q.", "encoder_k.", "sampler.")
+FOLDER_OPTIONS = "--name_prefix or --prefix"
 
 
-def make_parser() -> Parser:
-    """The options."""
-    parser = pretraining_parser(__doc__, dataset="ucf101-2stream-2clip", models=["coclr"])
-    add_mining(parser)
-    parser.topic("checkpoints")("--pretrain", nargs=2, default=["random", "random"], metavar=("CKPT_A", "CKPT_B"),
-                                help="A starts the trained encoder, B the one that mines; 'random' means none")
-    return parser
+class CoclrTask(Pretraining):
+    """CoCLR in training.
 
-
-def parse(argv: Sequence[str] | None = None, later: Container[str] = ()) -> Namespace:
-    """The options, checked. later: files that need not be there yet."""
-    args = make_parser().parse_args(argv)
-    check_options(args, streams=2, later=later)
-    check_progressive(args)
-    for phase in phases(args):
-        check_mining(phase.moco_k, phase.topk, phase.ratio, phase.stage, phase.cascade, phase.cascade_anchor,
-                     phase.cascade_first)
-    return args
-
-
-def build(args: Namespace) -> CoCLR:
-    """A new model."""
-    return CoCLR(args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t, args.topk, args.ratio, args.stage,
-                 args.reverse, args.cascade, anchor=args.cascade_anchor, first=args.cascade_first)
-
-
-def load_pretrained(model: CoCLR, own: str, other: str, second_view: str = "flow") -> list[str]:
-    """Start encoder_q and encoder_k from one file's encoder_q, and the sampler from another's; 'random' means none.
-
-    Returns:
-        What was loaded, in words.
+    Args:
+        config, data, train, dist: see :class:`Pretraining`.
+        self_mask: share of steps that drop a query's own key from its positives.
+        health_clips: videos to measure both views on without labels, 0 for never.
+        health_freq: epochs between these measurements.
     """
-    loaded = []
-    for path, view, targets in ((own, model.own_view, ("encoder_q.", "encoder_k.")),
-                                (other, model.other_view, ("sampler.",))):
-        if path == "random":
-            continue
-        saved = checkpoint.load(path)
-        if view == 1:
-            refuse_other_view(saved, second_view, path)
-        weights = query_encoder(saved["state_dict"], path)
-        state = {target + key: value for target in targets for key, value in weights.items()}
-        rest = (*(encoder for encoder in ENCODERS if encoder not in targets), "queue", "memory_index_record")
-        loaded.append(f"{path} into {' and '.join(target.rstrip('.') for target in targets)}: "
-                      f"{load_state(model, state, may_miss=rest)}")
-    return loaded
+
+    model: CoCLR
+
+    def __init__(self, config: ModelConfig, data: DataConfig, train: TrainConfig, dist: DistInfo, *,
+                 self_mask: float = 0.9, health_clips: int = 0, health_freq: int = 10) -> None:
+        super().__init__(config, data, train, dist)
+        self.self_mask, self.health_clips, self.health_freq = self_mask, health_clips, health_freq
+
+    def step(self, batch: Any, epoch: int, iteration: int) -> Values:
+        """Return loss, metrics and mining measures of a batch."""
+        assert self.mining is not None
+        full = self.model.queue_is_full
+        values = coclr_step(self.network, self.model, batch, self.device, self.mining, train=self.model.training,
+                            without_self=draw_self_mask(self.train.seed, epoch, iteration, self.self_mask),
+                            dtype=self.dtype_at(iteration), generator=self.generator)
+        if not full and self.model.queue_is_full:
+            say(f"the queue is full after {iteration + 1} steps: mining and training begin")
+        return values
+
+    def set_monitors(self, loader: DataLoader, knn: FeatureMonitor | None, knn_freq: int) -> None:
+        """Set up the monitors, those of mining and health included."""
+        super().set_monitors(loader, knn, knn_freq)
+        videos, config, train = videos_of(loader), self.config, self.train
+        self.mining = MiningMonitor(config.moco_k, videos.index.labels, videos.index.sources, self.device)
+        self.monitors.mining, self.monitors.classes = self.mining, videos.index.classes
+        self.monitors.health_freq = self.health_freq
+        if self.health_clips:
+            self.monitors.health = HealthProbe(
+                videos, self.health_clips, img_dim=self.data.img_dim, batch_size=train.batch_size,
+                workers=train.workers, seed=train.seed, network=config.net, dim=config.moco_dim, device=self.device,
+                dtype=self.precision.dtype)
+
+    def load_pretrained(self, own: str, other: str) -> None:
+        """Load encoder_q and encoder_k from one file's encoder_q, the sampler from another's; 'random' skips one."""
+        for path, view, targets in ((own, self.model.own_view, ("encoder_q.", "encoder_k.")),
+                                    (other, self.model.other_view, ("sampler.",))):
+            if path == "random":
+                continue
+            saved = checkpoint.load(path)
+            if view == 1:
+                refuse_other_view(saved, self.data.second_view, path)
+            weights = query_encoder(saved["state_dict"], path)
+            state = {target + key: value for target in targets for key, value in weights.items()}
+            rest = (*(encoder for encoder in ENCODERS if encoder not in targets), "queue", "memory_index_record")
+            self.origin.append(f"{path} into {' and '.join(target.rstrip('.') for target in targets)}: "
+                               f"{load_state(self.model, state, may_miss=rest)}")
 
 
 def query_encoder(state_dict: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-    """The weights of encoder_q, without that prefix."""
+    """Return the weights of encoder_q, without the prefix."""
     prefix = "encoder_q."
     weights = {key.removeprefix(prefix): value for key, value in renamed(state_dict, {}).items()
                if key.startswith(prefix)}
@@ -101,28 +122,114 @@ def query_encoder(state_dict: Mapping[str, Tensor], path: str) -> dict[str, Tens
     return weights
 
 
+def make_parser() -> Parser:
+    """Build the option parser."""
+    parser = pretraining_parser(__doc__, dataset="ucf101-2stream-2clip", models=["coclr"])
+    add_mining(parser)
+    parser.topic("checkpoints")("--pretrain", nargs=2, default=["random", "random"], metavar=("CKPT_A", "CKPT_B"),
+                                help="A starts the trained encoder, B the one that mines; 'random' means none")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace:
+    """Parse and check the options; if the command is only planned, its checkpoints need not exist yet."""
+    args = make_parser().parse_args(argv)
+    check_shared(args.num_seq, 2, args.resume, args.test, args.start_epoch, args.epochs)
+    pretraining.check_inputs(take(DataConfig, vars(args)), 2, [] if planned else [args.test, *args.pretrain])
+    check_progressive(args)
+    for phase in phases(args):
+        take(ModelConfig, vars(phase)).check()
+    return args
+
+
+def check_progressive(args: Namespace) -> None:
+    """Raise OptionError if topk does not grow from phase to phase, or other options contradict the phases."""
+    topks, given = args.progressive, " ".join(map(str, args.progressive))
+    if not topks:
+        return
+    if any(later <= earlier for earlier, later in pairwise(topks)):
+        raise OptionError(f"--progressive {given} does not grow: each phase needs a larger topk than the one before")
+    if args.topk not in (TOPK, topks[-1]):
+        raise OptionError(f"--topk {args.topk} and --progressive {given} contradict each other: leave --topk out")
+    if args.test or args.resume not in ("", AUTO):
+        raise OptionError(f"--progressive {given} trains several runs: {'--test' if args.test else '--resume'} takes "
+                          "one of their checkpoints without it" + ("" if args.test else ", or --resume auto with it"))
+
+
+def phases(args: Namespace) -> list[Namespace]:
+    """Return the options of each phase of ``--progressive``, which starts from the weights of the one before.
+
+    Each phase has its own run folder, schedule, optimizer and queue; the miner stays the same (CPR).
+    """
+    result, own = [], args.pretrain[0]
+    for topk in args.progressive or [args.topk]:
+        phase = Namespace(**{**vars(args), "topk": topk, "pretrain": [own, args.pretrain[1]]})
+        result.append(phase)
+        own = str(last_checkpoint(run_folder_of(phase), phase.epochs))
+    return result
+
+
+def run_folder_of(args: Namespace) -> Path:
+    """Return the run folder of these options, relative to the working directory."""
+    return coclr_folder(take(ModelConfig, vars(args)), take(DataConfig, vars(args)), batch_size=args.batch_size,
+                        lr=args.lr, prefix=args.prefix, name_prefix=args.name_prefix)
+
+
+def is_done(phase: Namespace) -> bool:
+    """Return whether a phase is finished.
+
+    Raises:
+        CheckpointError: its folder holds a run with other options, or from another file.
+    """
+    folder = run_folder_of(phase)
+    found, end = newest_complete(folder / "model"), last_checkpoint(folder, phase.epochs)
+    if found is None or phase.accept_changes:
+        return found == end
+    saved = checkpoint.load(found, checkpoint.RESUME)
+    refuse_changes(saved, vars(phase), {}, found)
+    before = list(saved.get("options", {}).get("pretrain", phase.pretrain))
+    if before != phase.pretrain:
+        raise CheckpointError(f"{found} was started from {' '.join(before)}, and not from {' '.join(phase.pretrain)}: "
+                              f"take another --name_prefix, or remove {folder}")
+    return found == end
+
+
+def remaining(args: Namespace) -> list[Namespace]:
+    """Return the phases left to train; without ``--resume auto``, refuse folders that already hold a run."""
+    every = phases(args)
+    if len(every) == 1:
+        return every
+    if args.resume == AUTO:
+        return [phase for phase in every if not is_done(phase)]
+    for phase in every:
+        refuse_present(run_folder_of(phase), FOLDER_OPTIONS)
+    return every
+
+
 def work(args: Namespace) -> None:
-    """Train or test, as one of the processes; with ``--progressive`` phase by phase."""
-    here = join(args)
-    for phase in remaining(phases(args)):
-        co_train(phase, here)
+    """Train or test in this process, phase by phase."""
+    dist = pretraining.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
+                                    args.world_size, args.rank, args.dist_timeout)
+    for phase in distributed.from_main(lambda: remaining(args)):
+        train(phase, dist)
 
 
-def co_train(args: Namespace, here: Launch) -> None:
-    """One training or test."""
-    choice = prepare(args, coclr_folder(args), here)
-    model = build(args)
-    origin = []
-    if not (args.resume or args.test):
-        own, other = args.pretrain
-        origin = load_pretrained(model, own, other, args.second_view)
-    run = build_run(model, args, here)
-    run.origin = origin
-
-    def steps(network: nn.Module, **settings: Any) -> StepOfEpoch:
-        assert run.monitor is not None  # since this model mines
-        return CoclrSteps(network, model, monitor=run.monitor, seed=args.seed, self_mask=args.self_mask, **settings)
-    carry_out(args, here, run, steps, choice)
+def train(args: Namespace, dist: DistInfo) -> None:
+    """Train one phase, or with ``--test`` measure a checkpoint."""
+    options = vars(args)
+    model, data, config = take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
+    pretraining.check_sizes(model, data, config.batch_size, dist.world_size, train=not args.test)
+    mining = {"self_mask": args.self_mask, "health_clips": args.health_clips, "health_freq": args.health_freq}
+    if args.test:
+        pretraining.test(CoclrTask(model, data, config, dist, **mining), args.test)
+        return
+    folder, resumed = distributed.from_main(lambda: choose(args.resume, run_folder_of(args), FOLDER_OPTIONS))
+    task = CoclrTask(model, data, config, dist, **mining)
+    if not resumed:
+        task.load_pretrained(*args.pretrain)
+    knn = knn_monitor(data, model.reverse, config.batch_size, config.workers, dist.device) if args.knn_freq else None
+    with pretraining.open_run(task, folder, resumed, vars(args), knn, args.knn_freq) as trainer:
+        trainer.fit(task)
 
 
 def main() -> int:

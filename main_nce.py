@@ -1,6 +1,6 @@
 """Pretrain one stream by InfoNCE (MoCo on clips, arXiv 1911.05722) or, with labels, UberNCE (CoCLR, arXiv 2010.09709).
 
-InfoNCE on RGB, two GPUs, and on flow; 300 epochs as in CoCLR:
+InfoNCE on RGB and on flow, two GPUs; 300 epochs as in CoCLR:
 
     torchrun --nproc_per_node=2 main_nce.py --net s3d --model infonce --moco-k 2048 \\
         --dataset ucf101-2clip --seq_len 32 --ds 1 --batch_size 16 --epochs 300 --schedule 250 280 -j 8
@@ -12,64 +12,90 @@ UberNCE:
     torchrun --nproc_per_node=2 main_nce.py --net s3d --model ubernce --moco-k 2048 \\
         --dataset ucf101-2clip --seq_len 32 --ds 1 --batch_size 16 --epochs 300 --schedule 240 -j 8
 
-One process, GPU or CPU: ``python main_nce.py ...``. ``python -m torch.distributed.launch`` and ``srun`` work as well.
-Go on with ``--resume CKPT``; measure a checkpoint with ``--test CKPT``; start from one with ``--pretrain CKPT``.
+On one GPU or a CPU: ``python main_nce.py ...``. ``python -m torch.distributed.launch`` and ``srun`` work as well.
+``--resume CKPT`` continues a run, ``--pretrain CKPT`` starts from its weights, ``--test CKPT`` measures it.
 """
 
 from argparse import Namespace
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
-import launch
-from model.momentum import MomentumContrast
-from model.pretrain import InfoNCE, UberNCE
-from pretrain_script import build_run, carry_out, check_options, join, prepare
-from pretrain_steps import infonce_steps, ubernce_steps
-from utils import checkpoint
-from utils.checkpoint import load_state
-from utils.options import pretraining_parser
+from engine import checkpoint, pretraining
+from engine.checkpoint import load_state
+from engine.config import DataConfig, ModelConfig, TrainConfig, take
+from engine.options import check_shared, pretraining_parser
+from engine.pretraining import Pretraining
+from engine.resume import refuse_other_view
+from engine.run_folder import choose, nce_folder
+from engine.steps import infonce_step, ubernce_step
+from eval.knn import knn_monitor
+from utils import distributed, launch
+from utils.metrics import Values
 from utils.parser import Parser
-from utils.resuming import refuse_other_view
-from utils.run_folder import nce_folder
 
-MODELS = {"infonce": (InfoNCE, infonce_steps), "ubernce": (UberNCE, ubernce_steps)}
-# Buffers that another model's file may lack or have on top: labels of the queue, and CoCLR's second encoder and queues.
+STEPS = {"infonce": infonce_step, "ubernce": ubernce_step}
+# Entries that only other models have: the queue's labels, and CoCLR's sampler and queues.
 OTHER_MODELS = ("queue_label", "queue_second", "queue_vname", "memory_index_record", "sampler.")
 
 
+class NceTask(Pretraining):
+    """InfoNCE or UberNCE in training."""
+
+    def step(self, batch: Any, epoch: int, iteration: int) -> Values:
+        """Return loss and metrics of a batch."""
+        return STEPS[self.config.model](self.network, batch, self.device, dtype=self.dtype_at(iteration),
+                                        generator=self.generator)
+
+    def load_pretrained(self, path: str) -> None:
+        """Start both encoders and the queue from a checkpoint."""
+        saved = checkpoint.load(path)
+        if self.data.trained_second_view:
+            refuse_other_view(saved, self.data.second_view, path)
+        report = load_state(self.model, saved["state_dict"], may_miss=("queue_label",), may_have=OTHER_MODELS)
+        self.origin = [f"{path}: {report}"]
+
+
 def make_parser() -> Parser:
-    """The options."""
-    parser = pretraining_parser(__doc__, dataset="ucf101-2clip", models=list(MODELS))
+    """Build the option parser."""
+    parser = pretraining_parser(__doc__, dataset="ucf101-2clip", models=list(STEPS))
     parser.topic("checkpoints")("--pretrain", default="", metavar="CKPT", help="start from this file: both encoders "
                                 "and the queue; 'random' means none")
     return parser
 
 
-def parse(argv: Sequence[str] | None = None, later: Container[str] = ()) -> Namespace:
-    """The options, checked. later: files that need not be there yet."""
+def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace:
+    """Parse and check the options; if the command is only planned, its checkpoints need not exist yet."""
     args = make_parser().parse_args(argv)
-    check_options(args, streams=1, later=later)
+    check_shared(args.num_seq, 2, args.resume, args.test, args.start_epoch, args.epochs)
+    pretraining.check_inputs(take(DataConfig, vars(args)), 1, [] if planned else [args.test, args.pretrain])
     return args
 
 
-def build(args: Namespace) -> MomentumContrast:
-    """A new model."""
-    return MODELS[args.model][0](args.net, args.moco_dim, args.moco_k, args.moco_m, args.moco_t)
+def run_folder_of(args: Namespace) -> Path:
+    """Return the run folder of these options, relative to the working directory."""
+    return nce_folder(take(ModelConfig, vars(args)), take(DataConfig, vars(args)), batch_size=args.batch_size,
+                      lr=args.lr, prefix=args.prefix, name_prefix=args.name_prefix, pretrain=args.pretrain)
 
 
 def work(args: Namespace) -> None:
-    """Train or test, as one of the processes."""
-    here = join(args)
-    choice = prepare(args, nce_folder(args), here)
-    model, origin = build(args), []
-    if args.pretrain not in ("", "random") and not (args.resume or args.test):
-        content = checkpoint.load(args.pretrain)
-        if args.dataset.endswith("-f-2clip"):
-            refuse_other_view(content, args.second_view, args.pretrain)
-        saved = content["state_dict"]
-        origin = [f"{args.pretrain}: {load_state(model, saved, may_miss=('queue_label',), may_have=OTHER_MODELS)}"]
-    run = build_run(model, args, here)
-    run.origin = origin
-    carry_out(args, here, run, MODELS[args.model][1], choice)
+    """Train in this process, or with ``--test`` measure a checkpoint."""
+    dist = pretraining.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
+                                    args.world_size, args.rank, args.dist_timeout)
+    options = vars(args)
+    model, data, config = take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
+    pretraining.check_sizes(model, data, config.batch_size, dist.world_size, train=not args.test)
+    if args.test:
+        pretraining.test(NceTask(model, data, config, dist), args.test)
+        return
+    folder, resumed = distributed.from_main(
+        lambda: choose(args.resume, run_folder_of(args), "--name_prefix or --prefix"))
+    task = NceTask(model, data, config, dist)
+    if args.pretrain not in ("", "random") and not resumed:
+        task.load_pretrained(args.pretrain)
+    knn = knn_monitor(data, False, config.batch_size, config.workers, dist.device) if args.knn_freq else None
+    with pretraining.open_run(task, folder, resumed, vars(args), knn, args.knn_freq) as trainer:
+        trainer.fit(task)
 
 
 def main() -> int:

@@ -1,0 +1,1 @@
+"""Training: the loop, the steps, checkpoints and exact resume, run folders, precision, monitors, options."""

@@ -1,0 +1,131 @@
+"""Options grouped as values: data, model, training."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
+
+from dataset import catalog
+from dataset.video_dataset import Transform, VideoDataset
+from engine.optimizer import LrSchedule
+from model.momentum import MomentumContrast
+from model.pretrain import CoCLR, InfoNCE, UberNCE, check_mining
+
+T = TypeVar("T")
+
+
+def take(kind: type[T], options: Mapping[str, Any]) -> T:
+    """Build one of the classes below from options by name; missing ones take its defaults."""
+    names = [field.name for field in fields(kind) if field.name in options]  # type: ignore[arg-type]
+    return kind(**{name: options[name] for name in names})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """The dataset, its folders, and the clips to cut; see :mod:`engine.options`."""
+
+    dataset: str
+    data_root: str
+    split_root: str
+    second_view: str = "flow"
+    seq_len: int = 32
+    ds: int = 1
+    img_dim: int = 128
+    which_split: int = 1
+    seed: int = 0
+
+    @property
+    def name(self) -> str:
+        """The dataset's name in run folders and logs: with the second view, unless that is flow."""
+        return self.dataset if self.second_view == "flow" else f"{self.dataset}_{self.second_view}"
+
+    @property
+    def trained_second_view(self) -> str:
+        """The second view, if a network of one stream sees it; "" for RGB."""
+        return self.second_view if self.dataset.removesuffix("-2clip").endswith("-f") else ""
+
+    @property
+    def clip(self) -> tuple[int, int, int]:
+        """Frames, height and width of a clip."""
+        return self.seq_len, self.img_dim, self.img_dim
+
+    def describe(self) -> str:
+        """Describe the clips."""
+        every = f", every {self.ds}th frame" if self.ds > 1 else ""
+        return f"clips of {self.seq_len} frames{every}, {self.img_dim} px"
+
+    def build(self, mode: str, transform: Transform) -> VideoDataset:
+        """Build the dataset of a mode ("train", "val", "test", ...), see :func:`dataset.catalog.build`."""
+        return catalog.build(self.dataset, mode, transform=transform, data_root=self.data_root,
+                             split_root=self.split_root, seq_len=self.seq_len, ds=self.ds,
+                             which_split=self.which_split, seed=self.seed, second_view=self.second_view)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network and the method, see :mod:`engine.options`; CoCLR alone uses the options of mining."""
+
+    model: str = "coclr"
+    net: str = "s3d"
+    moco_dim: int = 128
+    moco_k: int = 2048
+    moco_m: float = 0.999
+    moco_t: float = 0.07
+    topk: int = 5
+    ratio: float = 0.5
+    stage: int = 7
+    reverse: bool = False
+    cascade: bool = False
+    cascade_anchor: str = "query"
+    cascade_first: str = "other"
+
+    def check(self) -> None:
+        """Raise ModelError for mining options that cannot work or have no effect."""
+        if self.model == "coclr":
+            check_mining(self.moco_k, self.topk, self.ratio, self.stage, self.cascade, self.cascade_anchor,
+                         self.cascade_first)
+
+    def build(self) -> MomentumContrast:
+        """Build the model with new weights; raises like :meth:`check`."""
+        moco = self.net, self.moco_dim, self.moco_k, self.moco_m, self.moco_t
+        if self.model == "coclr":
+            return CoCLR(*moco, self.topk, self.ratio, self.stage, self.reverse, self.cascade,
+                         anchor=self.cascade_anchor, first=self.cascade_first)
+        return {"infonce": InfoNCE, "ubernce": UberNCE}[self.model](*moco)
+
+    def describe(self, second_view: str, trained_second_view: str) -> str:
+        """Describe the method."""
+        moco = f"D {self.moco_dim}, queue of {self.moco_k}, momentum {self.moco_m:g}, temperature {self.moco_t:g}"
+        if self.model != "coclr":
+            return f"{self.model} with {self.net} on two clips of {trained_second_view or 'RGB'}; {moco}"
+        own, other = (second_view, "RGB") if self.reverse else ("RGB", second_view)
+        cascade = f" by a cascade of {self.stage} stages of ratio {self.ratio:g}" if self.cascade else ""
+        return (f"coclr with {self.net}: {own} learns from the top {self.topk} positives mined in {other}{cascade}; "
+                f"{moco}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train, see :mod:`engine.options`."""
+
+    batch_size: int
+    lr: float
+    schedule: list[int]
+    cos: bool
+    wd: float
+    epochs: int
+    start_epoch: int
+    seed: int
+    save_steps: int
+    print_freq: int
+    workers: int
+    precision: str | None
+    compile: bool
+    reset_lr: bool
+    accept_changes: bool
+    save_freq: int = 1
+    fp32_steps: int = 0
+
+    @property
+    def rates(self) -> LrSchedule:
+        """The learning-rate schedule."""
+        return LrSchedule(self.lr, tuple(self.schedule), self.cos, self.epochs)

@@ -1,0 +1,252 @@
+"""Label-free health of an embedding space: neighbours, hubs, spread, effective rank, agreement of two views.
+
+Embeddings z are unit rows (N, D). Rows i of z1 and z2 are two clips of one video.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from dataset.loader import items
+from dataset.transforms.presets import PretrainTransform, to_blocks
+from dataset.video_dataset import VideoDataset
+from engine.device import move
+from model.momentum import embed, make_encoder
+from model.pretrain import CoCLR
+from utils import distributed
+from utils.console import say, warn
+
+NEAREST = 5  # length of neighbour lists
+CALIBRATION = 4  # batches for the BatchNorm statistics of a random network
+CLEAR = 2.0  # standard deviations by which the miner should beat a random network
+Clips = tuple[Tensor, Tensor]  # embeddings of two clips of each video, (N, D) each
+
+
+@torch.no_grad()
+def instance_hits(z1: Tensor, z2: Tensor) -> Tensor:
+    """Return, for each clip, whether its nearest neighbour is the other clip of its video: (2N,) bool.
+
+    Args:
+        z1: first clip of each video, (N, D).
+        z2: second clip of each video, (N, D).
+    """
+    z = torch.cat([z1, z2])  # (2N, D)
+    sim = (z @ z.T).fill_diagonal_(float("-inf"))
+    second = torch.arange(len(z), device=z.device).roll(len(z1))
+    return sim.argmax(dim=1) == second
+
+
+@torch.no_grad()
+def hubness(z: Tensor, excluded: Tensor, n: int) -> float:
+    """Return how often the most popular clip is among the n nearest of another, as a multiple of the mean, n.
+
+    Args:
+        z: clips, (N, D).
+        excluded: pairs that do not count as neighbours, (N, N) bool.
+        n: neighbours per clip.
+    """
+    nearest = (z @ z.T).masked_fill(excluded, float("-inf")).topk(n, dim=1).indices
+    return float(nearest.flatten().bincount(minlength=len(z)).max() / n)
+
+
+@torch.no_grad()
+def spread(z: Tensor) -> Tensor:
+    """Return 1 - |mean|^2, 0-d: the mean of 1 - cosine over all pairs of rows; 0 if all rows are equal."""
+    return 1 - z.float().mean(dim=0).square().sum()
+
+
+@torch.no_grad()
+def effective_rank(z: Tensor) -> Tensor:
+    """Return the effective rank (Roy and Vetterli, EUSIPCO 2007), 0-d, from 1 to D; nan if rows are not finite.
+
+    It is exp(entropy) of the shares of variance along the principal axes.
+    """
+    if not z.isfinite().all():
+        return z.new_tensor(float("nan"))
+    centred = (z - z.mean(dim=0)).double()
+    variance = torch.linalg.eigvalsh(centred.T @ centred).clamp(min=0)
+    share = variance / variance.sum().clamp(min=1e-300)
+    return torch.special.entr(share).sum().exp()
+
+
+@torch.no_grad()
+def agreement(one: Tensor, two: Tensor, allowed: Tensor, n: int) -> Tensor:
+    """Measure how far two views agree on the n nearest entries, 0-d: 0 is chance, 1 means equal lists.
+
+    It is (overlap - chance) / (1 - chance), with the overlap as a share of n, and chance = n / number of candidates.
+
+    Args:
+        one: similarities in one view, (B, K).
+        two: similarities in the other view, (B, K).
+        allowed: candidates, (B, K) bool.
+        n: nearest entries to compare.
+    """
+    lists = [rows.masked_fill(~allowed, float("-inf")).topk(n, dim=1).indices for rows in (one, two)]
+    both = lists[0][:, :, None] == lists[1][:, None, :]  # (B, n, n)
+    overlap = both.any(dim=2).float().mean(dim=1)
+    chance = (n / allowed.sum(dim=1).clamp(min=n)).clamp(max=1)
+    return ((overlap - chance) / (1 - chance).clamp(min=1e-6)).mean()
+
+
+def sign_test(one: Tensor, two: Tensor) -> float:
+    """Test whether ``one`` hits more often than ``two`` on the same videos; return standard deviations.
+
+    It is an exact sign test (mid-p, as a normal quantile) over videos rather than clips: two clips that are nearest to
+    each other are one piece of evidence.
+
+    Args:
+        one: hits of :func:`instance_hits`, (2N,) bool.
+        two: hits of the other encoder, (2N,) bool.
+    """
+    difference = one.view(2, -1).sum(dim=0) - two.view(2, -1).sum(dim=0)  # (N,)
+    a, b = int((difference > 0).sum()), int((difference < 0).sum())
+    n, wins = a + b, max(a, b)
+    tail = (2 * sum(math.comb(n, k) for k in range(wins + 1, n + 1)) + math.comb(n, wins)) / 2**(n + 1)
+    z = -float(torch.special.ndtri(torch.tensor(max(tail, 1e-300), dtype=torch.float64)))
+    return z if a > b else -z if b > a else 0.0
+
+
+MEASURES = {"spread": spread, "rank": effective_rank}  # of any set of unit rows
+
+
+class HealthProbe:
+    """Measures both views of a model, always on the same clips: mining is only as good as the view that ranks.
+
+    Two clips of each video, augmented as in training, are embedded like the keys of the queue.
+
+    Args:
+        dataset: training set.
+        videos: number of videos to use.
+        img_dim: side of the clips in pixels.
+        batch_size: videos embedded at a time.
+        workers: loader processes.
+        seed: chooses the videos, and initialises the random encoder.
+        network: backbone of the random encoder that the miner is compared with.
+        dim: embedding size.
+        device: the model's.
+        dtype: autocast type of the encoders.
+    """
+
+    def __init__(self, dataset: VideoDataset, videos: int, *, img_dim: int, batch_size: int, workers: int, seed: int,
+                 network: str, dim: int, device: torch.device, dtype: torch.dtype | None = None) -> None:
+        self.dataset = copy.copy(dataset)
+        self.dataset.transform, self.dataset.by_epoch = PretrainTransform(img_dim, p_two_clips=1.0), False
+        W = distributed.world_size()
+        chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
+        self.rows = chosen[:max(1, min(videos, len(chosen)) // W) * W]  # the same number for each process
+        self.batch_size, self.workers, self.seed, self.device = batch_size, workers, seed, device
+        self.network, self.dim, self.dtype = network, dim, dtype
+        self._other: Clips | None = None
+        self._sources = torch.zeros(0)
+
+    def before(self, model: CoCLR) -> dict[str, float]:
+        """Measure both views before the first step, and compare the miner with a random network.
+
+        ``second_*``: share of clips whose nearest neighbour is the other clip of their video. ``agreement`` of the 5
+        nearest, ``hub_*``, ``spread_*``, ``rank_*``: see the functions above.
+        """
+        views = self._embed(model, {"own": (_of_main(model.encoder_q), model.own_view),
+                                    "random": (self._random_encoder(model), model.other_view)})
+        other = self.miner(model)
+        hits = {"random": instance_hits(*views["random"]), "other": instance_hits(*other)}
+        sign = sign_test(hits["other"], hits["random"])
+        if sign < CLEAR and distributed.is_main():
+            own, random = (hits[name].float().mean() for name in ("other", "random"))
+            warn("the view that mines is not clearly better than a random network: the second clip of a video is the "
+                 f"nearest for {own:.1%} of {len(hits['other'])} clips, with random weights for {random:.1%} "
+                 f"({sign:+.1f} standard deviations). Mined positives may mislead the training: first train that view "
+                 "longer, or with other settings")
+        second_random = float(hits["random"].float().mean())
+        return {**self._measures(views["own"], other), "second_random": second_random, "better": sign}
+
+    def now(self, model: CoCLR) -> dict[str, float]:
+        """Measure both views; the frozen miner is embedded only once."""
+        return self._measures(self.trained(model), self.miner(model))
+
+    def _measures(self, own: Clips, other: Clips) -> dict[str, float]:
+        values, sims = {}, []
+        same = self._sources[:, None] == self._sources[None, :]
+        same = same.repeat(2, 2)  # first clips, then second ones
+        n = min(NEAREST, int((~same).sum(dim=1).min()))
+        for name, clips in (("own", own), ("other", other)):
+            z = torch.cat(clips)
+            values[f"second_{name}"] = float(instance_hits(*clips).float().mean())
+            values[f"spread_{name}"], values[f"rank_{name}"] = float(spread(z)), float(effective_rank(z))
+            if n:
+                values[f"hub_{name}"] = hubness(z, same, n)
+            sims.append(z @ z.T)
+        if n:
+            values["agreement"] = float(agreement(sims[0], sims[1], ~same, n))
+        return values
+
+    def miner(self, model: CoCLR) -> Clips:
+        """Return the miner's embeddings, computed once."""
+        if self._other is None:
+            self._other = self._embed(model, {"other": (model.sampler, model.other_view)})["other"]
+        return self._other
+
+    def trained(self, model: CoCLR) -> Clips:
+        """Return the trained encoder's embeddings."""
+        return self._embed(model, {"own": (_of_main(model.encoder_q), model.own_view)})["own"]
+
+    def _random_encoder(self, model: CoCLR) -> nn.Module:
+        """Build an untrained network, its BatchNorm statistics measured on clips."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            encoder = make_encoder(self.network, self.dim)
+        move(encoder, self.device)
+        norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm3d)]
+        for norm in norms:
+            norm.momentum = None  # a plain mean over batches
+        encoder.train()
+        rows = self.rows[distributed.rank()::distributed.world_size()]
+        whole = min(CALIBRATION, len(rows) // self.batch_size) * self.batch_size  # whole batches weigh the same
+        for blocks, _ in self._blocks(rows[:whole or len(rows)]):
+            embed(encoder, blocks[:, :, model.other_view].flatten(0, 1), self.dtype)
+        for norm in norms:
+            for statistic in (norm.running_mean, norm.running_var):
+                if statistic is not None:
+                    statistic.copy_(distributed.reduce_mean(statistic))
+        return encoder.eval()
+
+    @torch.no_grad()
+    def _embed(self, model: CoCLR, encoders: Mapping[str, tuple[nn.Module, int]]) -> dict[str, Clips]:
+        """Embed the chosen videos by each encoder, in its view; all processes return all embeddings."""
+        start, training = time.perf_counter(), model.training
+        model.eval()
+        parts: dict[str, list[Tensor]] = {name: [] for name in encoders}
+        sources = []
+        for blocks, batch in self._blocks(self.rows[distributed.rank()::distributed.world_size()]):
+            sources.append(batch["source"])
+            for name, (encoder, view) in encoders.items():
+                both = [embed(encoder, blocks[:, clip, view], self.dtype) for clip in (0, 1)]
+                parts[name].append(torch.stack(both, dim=1))  # (B, 2, D)
+        model.train(training)
+        self._sources = distributed.all_gather(torch.cat(sources).to(self.device))
+        say(f"health: {2 * len(self.rows)} clips embedded by {len(encoders)} network(s) in "
+            f"{time.perf_counter() - start:.1f} s")
+        gathered = {name: distributed.all_gather(torch.cat(rows)) for name, rows in parts.items()}  # (N, 2, D) each
+        return {name: (both[:, 0], both[:, 1]) for name, both in gathered.items()}
+
+    @torch.no_grad()
+    def _blocks(self, rows: Tensor) -> Iterator[tuple[Tensor, dict]]:
+        """Yield blocks (B, 2 clips, S views, 3, T, H, W) of these videos on the device, with their batches."""
+        loader = DataLoader(self.dataset, batch_size=self.batch_size, sampler=[(0, row) for row in rows.tolist()],
+                            num_workers=self.workers, generator=torch.Generator())
+        for batch in items(loader):
+            yield to_blocks(batch, self.device), batch
+
+
+def _of_main(encoder: nn.Module) -> nn.Module:
+    """Return the encoder with the main process's BatchNorm statistics, those in checkpoints."""
+    if distributed.world_size() == 1:
+        return encoder
+    encoder = copy.deepcopy(encoder).eval()
+    for buffer in encoder.buffers():
+        distributed.broadcast(buffer)
+    return encoder

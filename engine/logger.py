@@ -1,0 +1,118 @@
+"""Metrics of a run, as TensorBoard scalars and, for programs, in metrics.jsonl."""
+
+import json
+import math
+import os
+import socket
+import time
+from pathlib import Path
+
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
+
+from utils.distributed import is_main
+from utils.files import naming, write_text
+
+FILE = "metrics.jsonl"
+FLUSH_SECONDS = 60.0
+
+
+class EventFile:
+    """A TensorBoard event file whose errors reach the caller.
+
+    tensorboardX's own writer has a thread that dies on a full disk, and then its caller waits for ever.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        folder.mkdir(exist_ok=True)
+        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        self._file, self._flushed = RecordWriter(str(self._path)), time.monotonic()
+        self._write(file_version="brain.Event:2")
+        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
+
+    def add_scalar(self, tag: str, value: float, step: int) -> None:
+        """Write a value; flush once a minute."""
+        self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._flushed = time.monotonic()
+            with naming(self._path):
+                self._file.flush()
+
+    def close(self) -> None:
+        """Write out the rest."""
+        with naming(self._path):
+            self._file.close()
+
+    def _write(self, **event: object) -> None:
+        with naming(self._path):
+            self._file.write(Event(wall_time=time.time(), **event).SerializeToString())
+
+
+class MetricsLogger:
+    """Logs metrics on the main process. Each line of metrics.jsonl is a JSON object:
+
+    {"kind": "steps", "title": "train", "epoch": 0, "done": 5, "values": {...}, "seconds": {...}}: the main process's
+    means and seconds per step since the line before; "done" counts the run's training steps so far.
+    {"kind": "epoch", "title": "train", "epoch": 0, "done": 12, "values": {...}}: means over an epoch and all processes.
+    {"kind": "mining", "epoch": 0, "done": 12, "values": {...}, ...}: measured after an epoch, or before the first step
+    with epoch -1; other kinds likewise.
+
+    Args:
+        folder: run folder, where an earlier start's lines about later steps are removed; None logs nothing.
+        epoch: epoch that the run starts in.
+        iteration: training steps done before.
+    """
+
+    def __init__(self, folder: Path | None = None, epoch: int = 0, iteration: int = 0) -> None:
+        self._events: EventFile | None = None
+        self._path: Path | None = None
+        if folder is not None and is_main():
+            self._path = folder / FILE
+            if self._path.exists():
+                _remove_later_lines(self._path, epoch, iteration)
+            self._events = EventFile(folder / "img", iteration + 1)
+
+    def log(self, kind: str, epoch: int, done: int, values: dict[str, float], *, title: str = "",
+            seconds: dict[str, float] | None = None, **more: object) -> None:
+        """Log values by name; ``more`` goes to metrics.jsonl alone."""
+        if self._events is None or self._path is None:
+            return
+        group = {"steps": title, "epoch": f"{title}_epoch"}.get(kind, kind)
+        for name, value in {**values, **{f"{name}_seconds": value for name, value in (seconds or {}).items()}}.items():
+            self._events.add_scalar(f"{group}/{name}", value, done)
+        record = {"kind": kind, **({"title": title} if title else {}), "epoch": epoch, "done": done, "values": values,
+                  **({"seconds": seconds} if seconds else {}), **more}
+        with naming(self._path), open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(_finite(record)) + "\n")
+
+    def close(self) -> None:
+        """Write out the rest."""
+        if self._events is not None:
+            self._events.close()
+
+
+def _finite(value: object) -> object:
+    """Replace NaN and infinity, which JSON lacks, by null."""
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _remove_later_lines(path: Path, epoch: int, iteration: int) -> None:
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    kept = [line for line in lines if _is_past(line, epoch, iteration)]
+    if len(kept) < len(lines):
+        write_text(path, "".join(kept))
+
+
+def _is_past(line: str, epoch: int, iteration: int) -> bool:
+    try:
+        record = json.loads(line)
+        of_epoch, done = int(record["epoch"]), int(record["done"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return False  # cut short when the run was killed
+    trained = record.get("kind") == "steps" and record.get("title") == "train"
+    if of_epoch < 0:
+        return iteration > 0
+    return of_epoch < epoch or (of_epoch == epoch and trained and done <= iteration)

@@ -1,0 +1,212 @@
+"""Command-line options that scripts share, and checks of their values."""
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from backbone.select_backbone import NETWORKS
+from engine.device import STEPS
+from utils.distributed import TIMEOUT
+from utils.errors import OptionError
+from utils.parser import Parser
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA_ROOT, SPLIT_ROOT = str(ROOT / "data"), str(ROOT / "process_data" / "data")
+SECOND_VIEWS = ("flow", "residual")
+
+
+def number(kind: type, low: float, high: float = math.inf, *, open_low: bool = False,
+           open_high: bool = False) -> Callable[[str], float]:
+    """Return an argparse type: an int or float from low to high, bounds included unless open."""
+    def convert(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        finite = kind is int or math.isfinite(value)  # an int may be too large for a float
+        above = value > low if open_low else value >= low
+        below = value < high if open_high else value <= high
+        if above and below and finite:
+            return value
+        noun = "a whole number" if kind is int else "a number"
+        bounds = f"{'above' if open_low else 'of at least'} {low:g}" if math.isinf(low) or math.isinf(high) else \
+            f"between {low:g} and {high:g}"
+        raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {bounds}")
+    return convert
+
+
+positive_int = number(int, 1)
+whole_number = number(int, 0)
+positive_float = number(float, 0, open_low=True)
+non_negative_float = number(float, 0)
+share = number(float, 0, 1)
+TOPK = 5
+SEEDS = 1 << 43  # generators take 63 bits: 43 for the seed, 20 for the epoch
+open_share = number(float, 0, 1, open_low=True, open_high=True)
+
+
+def seed(text: str) -> int:
+    """Argparse type: a seed."""
+    value = int(whole_number(text))
+    if value >= SEEDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is too large: a seed is below {SEEDS} (2**43)")
+    return value
+
+
+def meeting_place(text: str) -> str:
+    """Argparse type: a URL at which processes meet."""
+    if not re.fullmatch(r"env://.*|tcp://.+:\d+|file://.+", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not env://, tcp://HOST:PORT or file:///PATH")
+    return text
+
+
+def add_roots(parser: Parser, data_root: str | None = DATA_ROOT, split_root: str | None = SPLIT_ROOT) -> None:
+    """Add the folders of LMDBs and splits."""
+    add = parser.topic("data")
+    add("--data_root", default=data_root, metavar="FOLDER", help="folder of the LMDB files (default: data/ of the "
+        "repository)")
+    add("--split_root", default=split_root, metavar="FOLDER", help="folder of the splits (default: process_data/data/ "
+        "of the repository)")
+
+
+def add_clips(parser: Parser) -> None:
+    """Add the network and the form of its clips."""
+    parser.topic("method")("--net", choices=list(NETWORKS), default="s3d", help="backbone")
+    add = parser.topic("data")
+    add("--second_view", choices=SECOND_VIEWS, default="flow", help="second view, which NAME-f and NAME-2stream-2clip "
+        "use: flow, from its own LMDB, or residual, the difference of neighbouring RGB frames, computed on the fly")
+    add("--seq_len", type=positive_int, default=32, metavar="FRAMES", help="frames per clip")
+    add("--ds", type=positive_int, default=1, metavar="FRAMES", help="take every ds-th frame")
+    add("--img_dim", type=positive_int, default=128, metavar="PIXELS", help="side of the input frames in pixels")
+
+
+def add_shared(parser: Parser, *, dataset: str, num_seq: int, schedule: Sequence[int], wd: float, prefix: str,
+               workers: int) -> None:
+    """Add the options that pretraining and evaluation share, with the defaults that differ.
+
+    ``--model``, ``--pretrain`` and ``--gpu`` differ in form: each script adds its own.
+    """
+    parser.topic("data")("--dataset", default=dataset, metavar="NAME", help="dataset name, with its views")
+    add_clips(parser)
+    parser.topic("data")("--num_seq", type=positive_int, default=num_seq, metavar="CLIPS",
+                         help=f"clips per sample; always {num_seq}")
+    add_roots(parser)
+    _add_training(parser, schedule, wd)
+    _add_checkpoints(parser)
+    _add_hardware(parser, workers)
+    add = parser.topic("output")
+    add("--prefix", default=prefix, help="first part of the run folder's name")
+    add("--print_freq", type=positive_int, default=5, metavar="STEPS", help="steps between progress lines")
+
+
+def _add_training(parser: Parser, schedule: Sequence[int], wd: float) -> None:
+    add = parser.topic("training")
+    add("--batch_size", type=positive_int, default=32, metavar="CLIPS", help="clips per process and step")
+    add("--lr", type=positive_float, default=1e-3, help="initial learning rate")
+    add("--schedule", type=whole_number, nargs="*", default=list(schedule), metavar="EPOCH",
+        help="epochs at which lr drops to a tenth")
+    add("--cos", action="store_true", help="cosine learning rate instead of --schedule")
+    add("--wd", type=non_negative_float, default=wd, help="weight decay")
+    add("--epochs", type=positive_int, default=10, help="number of epochs")
+    add("--start_epoch", type=whole_number, default=0, metavar="EPOCH", help="first epoch, 0-based (ignored by "
+        "--resume)")
+
+
+def _add_checkpoints(parser: Parser) -> None:
+    add = parser.topic("checkpoints")
+    add("--resume", default="", metavar="CKPT", help="resume this checkpoint in its run folder; auto: the newest "
+        "complete one of the run that the options name, or a new run")
+    add("--accept_changes", action="store_true", help="with --resume: resume even if options that change the "
+        "result differ from the checkpoint's")
+    add("--reset_lr", action="store_true", help="with --resume: take --lr instead of the checkpoint's learning rate")
+    add("--save_steps", type=whole_number, default=0, metavar="STEPS", help="steps between checkpoints inside "
+        "epochs (0: only at their ends)")
+    parser.topic("evaluation")("--test", default="", metavar="CKPT", help="evaluate this checkpoint, without training")
+
+
+def _add_hardware(parser: Parser, workers: int) -> None:
+    add = parser.topic("hardware")
+    add("--precision", choices=list(STEPS), default=None, help="arithmetic of the encoders (default: fp32 on a CPU, "
+        "tf32 on a GPU; fp16, with loss scaling, is the fastest on GPUs)")
+    add("--compile", action="store_true", help="compile the encoders with torch.compile, which takes minutes")
+    add("--deterministic", action="store_true", help="prefer deterministic kernels on GPUs, and warn where there "
+        "are none (max pooling); a CPU is always deterministic")
+    add("-j", "--workers", type=whole_number, default=workers, metavar="PROCESSES",
+        help="loader processes; 0 loads in the main process")
+
+
+def check_shared(num_seq: int, needed: int, resume: str, test: str, start_epoch: int, epochs: int) -> None:
+    """Raise OptionError if shared options contradict each other or do not fit the script."""
+    if num_seq != needed:
+        raise OptionError(f"--num_seq is {num_seq}, but this script always uses {needed} clip(s) per sample")
+    if resume and test:
+        raise OptionError("--resume and --test exclude each other: one continues training, the other evaluates")
+    if not (resume or test) and start_epoch >= epochs:
+        raise OptionError(f"--start_epoch {start_epoch} leaves nothing to train before --epochs {epochs}")
+
+
+def pretraining_parser(description: str, *, dataset: str, models: Sequence[str]) -> Parser:
+    """Build the options that main_nce.py and main_coclr.py share; ``--pretrain`` differs in form."""
+    parser = Parser(description)
+    add_shared(parser, dataset=dataset, num_seq=2, schedule=(120, 160), wd=1e-5, prefix="pretrain", workers=16)
+    add = parser.topic("method")
+    add("--model", default=models[0], choices=list(models), help="contrastive model")
+    add("--moco-dim", type=positive_int, default=128, metavar="D", help="embedding size")
+    add("--moco-k", type=positive_int, default=2048, metavar="K", help="queue length, in clips")
+    add("--moco-m", type=share, default=0.999, metavar="SHARE", help="momentum of the key encoder, 0-1")
+    add("--moco-t", type=positive_float, default=0.07, metavar="T", help="temperature of the logits")
+    add = parser.topic("training")
+    add("--seed", type=seed, default=0, help="seed of weights, order and augmentation")
+    add("--fp32_steps", type=whole_number, default=0, metavar="STEPS", help="first steps in float32, before "
+        "--precision: a new network magnifies rounding for a few hundred steps")
+    parser.topic("checkpoints")("--save_freq", type=positive_int, default=1, metavar="EPOCHS",
+                                help="epochs between checkpoints")
+    parser.topic("evaluation")("--knn_freq", type=whole_number, default=0, metavar="EPOCHS", help="epochs between "
+                               "measurements of weighted kNN accuracy and R@1 of test videos among training videos "
+                               "(0: never)")
+    parser.topic("output")("--name_prefix", default="", help="put before the model in the run folder's name")
+    _add_processes(parser)
+    return parser
+
+
+def _add_processes(parser: Parser) -> None:
+    add = parser.topic("hardware")
+    add("--gpu", type=whole_number, default=None, metavar="N", help="GPU to use, for a single process (default: the "
+        "first; each process of a launcher has its own)")
+    add("--world-size", type=int, default=-1, metavar="N", help="number of processes, -1 to ask the launcher; of nodes "
+        "with --multiprocessing-distributed")
+    add("--rank", type=int, default=-1, metavar="N", help="rank of this process, -1 to ask the launcher; of "
+        "this node with --multiprocessing-distributed")
+    add("--dist-url", type=meeting_place, default="env://", metavar="URL", help="where the processes meet: env://, "
+        "tcp://HOST:PORT or file:///PATH")
+    add("--dist-backend", default="nccl", choices=["nccl", "gloo"], help="communication backend; becomes gloo "
+        "where there is no GPU")
+    add("--dist-timeout", type=positive_float, default=TIMEOUT, metavar="SECONDS", help="end the run if a process "
+        "does not answer the others for this long")
+    add("--multiprocessing-distributed", action="store_true", help="start one process per GPU of this node")
+    add("--local_rank", "--local-rank", type=int, default=None, metavar="N", help="set by torch.distributed.launch")
+
+
+def add_mining(parser: Parser) -> None:
+    """Add how main_coclr.py mines positives."""
+    add = parser.topic("method")
+    add("--topk", type=whole_number, default=TOPK, metavar="N", help="positives mined per query")
+    add("--progressive", type=positive_int, nargs="+", default=[], metavar="TOPK", help="train in phases of growing "
+        "topk, such as 1 2 5, each for all --epochs from the weights of the one before")
+    add("--reverse", action="store_true", help="train the flow encoder and mine in RGB")
+    add("--cascade", action="store_true", help="mine by cascade positive retrieval")
+    add("--ratio", type=open_share, default=0.5, metavar="SHARE", help="share that each stage of the cascade keeps, "
+        "between 0 and 1")
+    add("--stage", type=positive_int, default=7, metavar="N", help="stages of the cascade")
+    add("--cascade_anchor", choices=["query", "key"], default="query", help="compared with the own view's queue in "
+        "the cascade: the query, as released, or the key, as in the paper")
+    add("--cascade_first", choices=["other", "own"], default="other", help="view that the cascade's first stage ranks "
+        "by; the last one always ranks by the other view")
+    add("--self_mask", type=share, default=0.9, metavar="SHARE", help="share of steps, 0-1, that leave a query's own "
+        "key out of its positives where it has others; the paper has no such step (0)")
+    add = parser.topic("evaluation")
+    add("--health_clips", type=whole_number, default=256, metavar="VIDEOS", help="videos by which both views are "
+        "measured without labels, before and during training; 0: never")
+    add("--health_freq", type=positive_int, default=10, metavar="EPOCHS", help="epochs between these measurements")

@@ -1,0 +1,292 @@
+"""Pretraining as main_nce.py and main_coclr.py share it: the task without its step, set-up, resume and report."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from dataset import catalog
+from dataset.loader import make_loader
+from dataset.transforms.presets import PretrainTransform
+from dataset.video_dataset import videos_of
+from engine import checkpoint, run_folder
+from engine.checkpoint import load_state
+from engine.config import DataConfig, ModelConfig, TrainConfig
+from engine.convolutions import check_all, use_2d_where_faster
+from engine.device import (
+    check_clips,
+    choose_precision,
+    describe_machine,
+    keep_freed_memory,
+    move,
+    set_tf32,
+    tf32_is_on,
+    use_deterministic_kernels,
+)
+from engine.mining import MiningMonitor
+from engine.monitors import FeatureMonitor, Monitors
+from engine.optimizer import Optimizer
+from engine.resume import refuse_changes, restore_optimizer
+from engine.retention import CheckpointManager
+from engine.trainer import Task, Trainer, TrainState, evaluate, state_of
+from model.momentum import check_queue, make_encoder
+from utils import distributed, launch
+from utils.console import log_file, say, say_block
+from utils.distributed import DistInfo
+from utils.errors import CheckpointError, OptionError
+from utils.provenance import code_version
+from utils.stop import catch_signals
+from utils.tables import paint_table, percent, table
+
+
+def init_process(deterministic: bool, local_rank: int | None, gpu: int | None, backend: str, dist_url: str,
+                 world_size: int, rank: int, timeout: float) -> DistInfo:
+    """Join the process group, see :func:`utils.distributed.init`, and set up kernels and memory."""
+    if deterministic:
+        use_deterministic_kernels()
+    dist = distributed.init(local_rank, gpu, backend, dist_url, world_size, rank, timeout)
+    if dist.device.type == "cpu":
+        keep_freed_memory()
+        if gpu is not None:
+            say("no GPU found: running on the CPU")
+    return dist
+
+
+def check_inputs(data: DataConfig, streams: int, files: list[str]) -> None:
+    """Raise OptionError for a dataset of the wrong form, CheckpointError for a missing file; nothing is read yet."""
+    spec = catalog.parse(data.dataset, data.second_view)
+    if spec.clips != 2 or len(spec.streams) != streams:
+        raise OptionError(f"--dataset {data.dataset} does not fit this script, which needs two clips of "
+                          f"{'one stream (NAME-2clip, NAME-f-2clip)' if streams == 1 else 'NAME-2stream-2clip'}")
+    for path in files:
+        if path not in ("", "random") and not Path(path).is_file():
+            raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
+
+
+def check_sizes(model: ModelConfig, data: DataConfig, batch_size: int, processes: int, train: bool = True) -> None:
+    """Refuse batches that do not fit the queue (ModelError) or the network (OptionError); allocates nothing."""
+    check_queue(model.moco_k, batch_size, processes)
+    with torch.device("meta"):
+        encoder = make_encoder(model.net, model.moco_dim)
+    check_clips(encoder.train(train), model.net, batch_size, data.seq_len, data.img_dim)
+
+
+class Pretraining(Task):
+    """A contrastive model with optimizer and monitors; subclasses add the step.
+
+    Attributes:
+        network: the model, or its DistributedDataParallel wrapper.
+        generator: shuffles clips for BatchNorm, the same in all processes.
+        mining: measures what CoCLR mines.
+        origin: files that the weights came from; empty for random weights.
+    """
+
+    def __init__(self, config: ModelConfig, data: DataConfig, train: TrainConfig, dist: DistInfo) -> None:
+        self.config, self.data, self.train, self.dist, self.device = config, data, train, dist, dist.device
+        self.precision, self._tf32 = choose_precision(train.precision, self.device), tf32_is_on()
+        torch.manual_seed(train.seed)
+        self.model = config.build()
+        move(self.model, self.device)
+        if self.precision.name == "fp32" or train.fp32_steps:
+            use_2d_where_faster(self.model.encoders(), self.device)
+        if train.compile:
+            for encoder in self.model.encoders():
+                encoder.compile()
+        self.network: nn.Module = self.model
+        self.optimizer = Optimizer(self.model.named_parameters(), lr=train.lr, wd=train.wd,
+                                   scaler=self.precision.scaler())
+        self.generator = torch.Generator()
+        self.monitors = Monitors(self.model, self.precision.dtype, train.epochs)
+        self.mining: MiningMonitor | None = None
+        self.origin: list[str] = []
+
+    def set_monitors(self, loader: DataLoader, knn: FeatureMonitor | None, knn_freq: int) -> None:
+        """Set up the monitors, which only a training has."""
+        self.monitors.knn, self.monitors.knn_freq = knn, knn_freq
+
+    def make_loader(self, mode: str) -> DataLoader:
+        """Build the loader of "train" or "val"."""
+        dataset = self.data.build(mode, PretrainTransform(self.data.img_dim))
+        return make_loader(dataset, batch_size=self.train.batch_size, workers=self.train.workers,
+                           train=mode == "train", seed=self.train.seed, rank=self.dist.rank,
+                           world_size=self.dist.world_size, device=self.device)
+
+    def wrap_ddp(self) -> None:
+        """Average gradients if there are several processes.
+
+        Buffers are not synchronised: each process has its own BatchNorm statistics, and the queues are equal anyway.
+        """
+        if self.dist.world_size > 1:
+            devices = [self.device.index] if self.device.type == "cuda" else None
+            self.network = DistributedDataParallel(self.model, device_ids=devices, forward_sync_buffers=False,
+                                                   gradient_as_bucket_view=True)
+
+    def dtype_at(self, iteration: int) -> torch.dtype | None:
+        """Return the encoders' autocast type at a step, and set TF32; the first ``fp32_steps`` run in float32."""
+        if not self.train.fp32_steps:
+            return self.precision.dtype
+        exact = iteration < self.train.fp32_steps
+        set_tf32(self._tf32 and not exact)
+        return None if exact else self.precision.dtype
+
+    def start(self, trainer: Trainer) -> None:
+        """Check the convolutions, wrap the model, and measure the starting point."""
+        check_all(self.model.encoders(), self.data.clip, self.precision, self.train.fp32_steps)
+        self._tf32 = tf32_is_on()  # the check may have turned it off
+        self.wrap_ddp()
+        if trainer.state.iteration == 0:
+            self.monitors.before_training(trainer)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set learning rate, train mode and the seed of the clip shuffle."""
+        self.optimizer.set_lr(self.optimizer.base_lr * self.train.rates.factor(epoch))
+        self.model.train()
+        self.generator.manual_seed((self.train.seed << 20) + epoch)
+        self.monitors.begin_epoch()
+
+    def end_epoch(self, epoch: int, trainer: Trainer) -> None:
+        """Measure queue, mining and health."""
+        self.monitors.end_epoch(epoch, trainer)
+
+    def after_save(self, epoch: int, trainer: Trainer) -> None:
+        """Measure the features by kNN."""
+        self.monitors.after_save(epoch, trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the published keys, plus the labels of the queue and the loss scale."""
+        content = {"state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.mining is not None:
+            content["label_ring"] = self.mining.state_dict()
+        if self.optimizer.scaler.is_enabled():
+            content["scaler"] = self.optimizer.scaler.state_dict()
+        return content
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """Return the generator of the clip shuffle."""
+        return {"shuffle": self.generator}
+
+    def load(self, saved: Mapping[str, Any], path: str) -> None:
+        """Load the weights and the labels of the queue."""
+        self.origin = [f"{path}: {load_state(self.model, saved['state_dict'])}"]
+        if self.mining is not None and "label_ring" in saved:
+            self.mining.load_state_dict(saved["label_ring"])
+        elif self.mining is not None:  # a published file has no labels: recall is unknown until the queue is rewritten
+            self.mining.ring.align(int(self.model.queue_ptr))
+
+    def resume(self, saved: Mapping[str, Any], path: str, loader: DataLoader, options: Mapping[str, Any],
+               made_with: Mapping[str, Any]) -> TrainState:
+        """Restore a checkpoint, and return its position.
+
+        Raises:
+            CheckpointError: it does not fit, or options that change the result differ.
+        """
+        if not self.train.accept_changes:
+            refuse_changes(saved, options, made_with, path)
+        self.load(saved, path)
+        restore_optimizer(self.optimizer, saved, self.train.rates, self.train.reset_lr)
+        return state_of(saved, loader)
+
+
+@contextmanager
+def open_run(task: Pretraining, folder: Path, resumed: str, options: Mapping[str, Any],
+             knn: FeatureMonitor | None = None, knn_freq: int = 0) -> Iterator[Trainer]:
+    """Build the data, resume, open the run folder and yield the trainer; afterwards report the result."""
+    train = task.train
+    with catch_signals():
+        # The main process reads for all: other machines need not have the file. Nothing before this may fail in one
+        # process alone, or the main one would wait for it.
+        saved = distributed.from_main(lambda: checkpoint.load(resumed, checkpoint.RESUME)) if resumed else None
+        loader = task.make_loader("train")
+        task.set_monitors(loader, knn, knn_freq)
+        made_with = {"processes": distributed.world_size(), "precision": task.precision.name,
+                     "training set": getattr(loader.dataset, "fingerprint", "unknown")}
+        state = TrainState(epoch=train.start_epoch)
+        if saved is not None:
+            state = task.resume(saved, resumed, loader, options, made_with)
+            del saved  # hundreds of megabytes
+        checkpoints = CheckpointManager(folder / "model", keep_all="k400" in task.data.dataset, resumed=resumed)
+        with run_folder.open_run(folder, resumed, state, options, made_with) as logger:
+            launch.started()
+            announce(task, loader, folder, state, resumed)
+            trainer = Trainer(loader, task.optimizer, task.device, epochs=train.epochs, state=state,
+                              checkpoints=checkpoints, logger=logger, save_freq=train.save_freq,
+                              save_steps=train.save_steps, print_freq=train.print_freq,
+                              info={"options": dict(options), "made_with": made_with, "code": code_version()})
+            task.start(trainer)
+            yield trainer
+            report(task, trainer, folder)
+            distributed.barrier()  # the main process may still be writing
+
+
+def test(task: Pretraining, path: str) -> None:
+    """Measure a checkpoint's pretext metrics on the validation split; the log goes next to the checkpoint."""
+    saved = checkpoint.load(path)
+    if task.config.model == "coclr":
+        task.mining = MiningMonitor(task.config.moco_k, device=task.device)
+    task.load(saved, path)
+    loader = task.make_loader("val")
+    task.model.eval()
+    log = Path(path).with_name(Path(path).name.removesuffix(".pth.tar") + "-test.log")
+    with torch.no_grad(), log_file(log):
+        launch.started()
+        announce(task, loader, log.parent, None, path)
+        check_all(task.model.encoders(), task.data.clip, task.precision)
+        epoch, iteration = int(saved.get("epoch") or 0), count()
+        evaluate(lambda batch: task.step(batch, epoch, next(iteration)), loader, title="test", epoch=epoch,
+                 print_freq=task.train.print_freq, device=task.device)
+
+
+def announce(task: Pretraining, loader: DataLoader, folder: Path, state: TrainState | None, path: str) -> None:
+    """Print method, data, start, schedule, machine and run folder."""
+    train, data, videos = task.train, task.data, videos_of(loader)
+    start = task.origin or [f"random weights, seed {train.seed}"]
+    course = ""
+    if state is not None:
+        start = [f"resumed after {state.iteration} steps", *start] if path else start
+        course = _course(task, state)
+    method = task.config.describe(data.second_view, data.trained_second_view)
+    say_block({
+        "run": method if state is not None else f"test of {path}: {method}",
+        "data": [f"{data.name}: {len(videos)} videos, {data.describe()}; {len(loader)} steps per epoch of "
+                 f"{task.dist.world_size} x {loader.batch_size}", videos.index.report],
+        "start": start, "training": course,
+        "on": describe_machine([task.device], task.precision, train.workers, task.dist.world_size),
+        "into": str(folder)})
+
+
+def _course(task: Pretraining, state: TrainState) -> str:
+    """Describe the remaining epochs and the learning rate."""
+    train = task.train
+    if state.epoch >= train.epochs:
+        return f"nothing is left to train: the checkpoint finished epoch {state.epoch - 1} of --epochs {train.epochs}"
+    inside = f" (after its first {state.batch} steps)" if state.batch else ""
+    first = f", the first {train.fp32_steps} steps in fp32" if train.fp32_steps else ""
+    return (f"epochs {state.epoch}{inside} to {train.epochs - 1}, lr {task.optimizer.base_lr:g} ({train.rates}), "
+            f"weight decay {train.wd:g}{first}")
+
+
+def report(task: Pretraining, trainer: Trainer, folder: Path) -> None:
+    """Print the last epoch's means, the last checkpoint and the next command."""
+    means = trainer.means  # empty if nothing was left to train
+    shown = [name for name in ("loss", "top1", "top5", "recall") if name in means]
+    heads = [name if name == "loss" else f"{name} %" for name in shown]
+    cells = [f"{means[name]:.4g}" if name == "loss" else percent(means[name]) for name in shown]
+    say(table(["last epoch", "epochs", *heads, "best top1 %"],
+              [[f"{task.config.model} on {task.data.name}", str(task.train.epochs), *cells,
+                percent(trainer.state.best_acc)]]), paint=paint_table)
+    path = run_folder.last_checkpoint(folder, trainer.state.epoch)
+    say(f"last checkpoint: {path}")
+    say(f"next: python eval/main_classifier.py --dataset {_evaluated(task)} --net {task.config.net} --seq_len "
+        f"{task.data.seq_len} --img_dim {task.data.img_dim} --ds {task.data.ds} --test {path} --retrieval")
+
+
+def _evaluated(task: Pretraining) -> str:
+    """Return the dataset to evaluate the trained encoder on."""
+    spec = catalog.parse(task.data.dataset, task.data.second_view)
+    return f"{spec.base}-f" if spec.streams == ("flow",) or task.config.reverse else spec.base

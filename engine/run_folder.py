@@ -1,0 +1,167 @@
+"""Run folders: named by the settings, with logs in ``img/``, checkpoints in ``model/``, run.json and metrics."""
+
+import json
+import sys
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from engine import retention
+from engine.config import DataConfig, ModelConfig
+from engine.logger import MetricsLogger
+from engine.retention import newest_complete, resumable
+from engine.trainer import TrainState
+from utils.console import log_file, say
+from utils.distributed import is_main
+from utils.errors import CheckpointError, OptionError
+from utils.files import lock, write_json
+from utils.provenance import code_version, environment
+
+AUTO = "auto"  # --resume auto: the newest checkpoint of the run folder
+RUN_FILE = "run.json"
+LONGEST_NAME = 255  # bytes of a path component on common file systems
+
+
+def nce_folder(model: ModelConfig, data: DataConfig, *, batch_size: int, lr: float, prefix: str, name_prefix: str,
+               pretrain: str) -> Path:
+    """Return the run folder of main_nce.py, relative to the working directory."""
+    return Path("ckpt", f"log-{prefix}", _fit(
+        f"{name_prefix}{model.model}_k{model.moco_k}_{_clip_part(model.net, data, batch_size, lr)}"
+        f"{_pretrained(pretrain)}"))
+
+
+def coclr_folder(model: ModelConfig, data: DataConfig, *, batch_size: int, lr: float, prefix: str, name_prefix: str
+                 ) -> Path:
+    """Return the run folder of main_coclr.py, relative to the working directory."""
+    mining = f"top{model.topk}{'-R' if model.reverse else ''}"
+    return Path("ckpt", f"log-{prefix}", _fit(
+        f"{name_prefix}{model.model}-{mining}_k{model.moco_k}_{_clip_part(model.net, data, batch_size, lr)}"))
+
+
+def classifier_folder(data: DataConfig, *, model: str, net: str, optim: str, batch_size: int, lr: float,
+                      dropout: float, wd: float, train_what: str, prefix: str, pretrain: str) -> Path:
+    """Return the run folder of eval/main_classifier.py; ``batch_size`` is that of all GPUs together."""
+    optimizer = {"sgd": "SGD", "adam": "Adam"}[optim]
+    return Path(f"log-eval-{prefix}", _fit(
+        f"{data.name}-{data.img_dim}_sp{data.which_split}_{model}_{net}_{optimizer}_bs{batch_size}_lr{lr}_dp{dropout}"
+        f"_wd{wd}_seq1_len{data.seq_len}_ds{data.ds}_train-{train_what}{_pretrained(pretrain)}"))
+
+
+def _clip_part(net: str, data: DataConfig, batch_size: int, lr: float) -> str:
+    return f"{data.name}-{data.img_dim}_{net}_bs{batch_size}_lr{lr}_seq2_len{data.seq_len}_ds{data.ds}"
+
+
+def _pretrained(path: str) -> str:
+    return f"_pt={path.replace('/', '-')}" if path not in ("", "random") else ""
+
+
+def _fit(name: str) -> str:
+    """Cut a name that is too long for file systems, and append a checksum."""
+    if len(name.encode()) <= LONGEST_NAME:
+        return name
+    mark = f"~{zlib.crc32(name.encode()):08x}"
+    return name.encode()[:LONGEST_NAME - len(mark)].decode(errors="ignore") + mark
+
+
+def last_checkpoint(folder: Path, epochs: int) -> Path:
+    """Return the path of the checkpoint that a run of this many epochs ends with."""
+    return folder / "model" / f"epoch{epochs - 1}.pth.tar"
+
+
+def folder_of(checkpoint: str | Path) -> Path | None:
+    """Return the run folder of a checkpoint, None if it lies elsewhere; CheckpointError if there is no such file."""
+    path = Path(checkpoint)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}: check the path")
+    folder = path.resolve().parent
+    return folder.parent if folder.name == "model" else None
+
+
+def choose(resume: str, new: Path, options: str) -> tuple[Path, str]:
+    """Choose the folder to train in, and the checkpoint to resume from.
+
+    Args:
+        resume: a checkpoint, "auto" for the newest complete one in ``new``, or "" for none.
+        new: run folder that the options name.
+        options: names of the options that would change the folder, for the error.
+
+    Returns:
+        The folder (a checkpoint's own, if it lies in one), and the checkpoint or "".
+
+    Raises:
+        CheckpointError: the checkpoint does not exist, or with "auto" all are damaged.
+        OptionError: another process trains there, or ``new`` already holds a run.
+    """
+    folder = new if resume in ("", AUTO) else folder_of(resume) or new
+    with lock(folder) if folder.is_dir() else nullcontext():
+        if resume == AUTO:
+            resume = str(newest_complete(new / "model") or "")
+        own = folder_of(resume) if resume else None
+        if own is not None:
+            return own, resume
+        refuse_present(new, options)
+    if resume:
+        say(f"{resume} lies in no run folder (RUN/model/): this run goes into {new}")
+    return new, resume
+
+
+def refuse_present(folder: Path, options: str) -> None:
+    """Raise OptionError if a folder already holds a run."""
+    present = resumable(folder / "model")
+    if present:
+        raise OptionError(f"{folder} already holds a run (last: {present[0].name.removesuffix('.pth.tar')}): "
+                          f"continue with --resume auto, choose another {options}, or remove it")
+
+
+@contextmanager
+def open_run(folder: Path, resumed: str, state: TrainState, options: Mapping[str, Any], made_with: Mapping[str, Any]
+             ) -> Iterator[MetricsLogger]:
+    """Make and lock a run folder, open its log, write run.json, and yield the metrics logger.
+
+    Raises:
+        OptionError: the folder cannot be made, or another process trains in it.
+    """
+    if not is_main():  # only the main process writes; on another machine the folder would stay empty
+        yield MetricsLogger()
+        return
+    make(folder)
+    with lock(folder):
+        aside = retention.prepare_folder(folder / "model", resumed)
+        with log_file(folder / "img" / "train.log"):
+            for path in aside:
+                say(f"set aside, as it is later than the checkpoint that this run resumes from: {path}")
+            _write_run(folder / RUN_FILE, {"options": dict(options), **made_with, "resumed_from": resumed or None,
+                                           "epoch": state.epoch, "iteration": state.iteration})
+            logger = MetricsLogger(folder, state.epoch, state.iteration)
+            try:
+                yield logger
+            except BaseException:
+                with suppress(OSError):  # the first error, say of a full disk, is the one to report
+                    logger.close()
+                raise
+            logger.close()
+
+
+def make(folder: Path) -> None:
+    """Make ``img/`` and ``model/`` of a run folder where missing; OptionError if that fails."""
+    try:
+        for part in ("img", "model"):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OptionError(f"cannot make the run folder {folder} ({error.strerror}): check --prefix, --name_prefix "
+                          "and the rights in the working directory") from error
+
+
+def _write_run(path: Path, start: dict[str, Any]) -> None:
+    """Append this start to run.json: {"starts": [{"command", "started", "code", "environment", ...}, ...]}."""
+    try:
+        starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        starts = []
+    start = {"command": [sys.executable, *sys.argv], "started": datetime.now(UTC).isoformat(timespec="seconds"),
+             "code": code_version(), "environment": environment(), **start}
+    start = json.loads(json.dumps(start, default=str))
+    write_json(path, {"starts": [*(starts if isinstance(starts, list) else []), start]}, indent=1)

@@ -1,0 +1,87 @@
+"""One training step of each contrastive model: batch in, loss and metrics out as 0-d tensors.
+
+``network`` is the model, or its DistributedDataParallel wrapper. Only UberNCE learns from labels; CoCLR's monitor reads
+them.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dataset.transforms.presets import to_blocks
+from engine.mining import MiningMonitor
+from model.loss import coclr_loss, drop_self, infonce_loss, ubernce_loss
+from model.pretrain import CoCLR
+from utils.metrics import Values, mask_accuracy, topk_accuracy
+
+
+def infonce_step(network: nn.Module, batch: Mapping[str, Any], device: torch.device, *,
+                 dtype: torch.dtype | None = None, generator: torch.Generator | None = None) -> Values:
+    """Contrast two clips of each video (CoCLR, equation 1).
+
+    Args:
+        network: InfoNCE.
+        batch: from :func:`dataset.loader.make_loader`.
+        device: the network's.
+        dtype: autocast type of the encoders, None for float32.
+        generator: shuffles the clips for BatchNorm.
+    """
+    block = to_blocks(batch, device)[:, :, 0]  # (B, 2, 3, T, H, W)
+    logits, labels = network(block, dtype=dtype, generator=generator)  # (B, 1+K), (B,)
+    top1, top5 = topk_accuracy(logits, labels)
+    return {"loss": infonce_loss(logits), "top1": top1, "top5": top5}
+
+
+def ubernce_step(network: nn.Module, batch: Mapping[str, Any], device: torch.device, *,
+                 dtype: torch.dtype | None = None, generator: torch.Generator | None = None) -> Values:
+    """Contrast two clips of each video; positives are of the same class (CoCLR, equation 2). Args: `infonce_step`."""
+    block = to_blocks(batch, device)[:, :, 0]  # (B, 2, 3, T, H, W)
+    labels = batch["label"].to(device, non_blocking=True)
+    logits, mask = network(block, labels, dtype=dtype, generator=generator)  # (B, 1+K) each
+    return {"loss": ubernce_loss(logits, mask), **accuracies(logits, mask)}
+
+
+def coclr_step(network: nn.Module, model: CoCLR, batch: Mapping[str, Any], device: torch.device,
+               monitor: MiningMonitor, *, without_self: bool, train: bool = True, dtype: torch.dtype | None = None,
+               generator: torch.Generator | None = None) -> Values:
+    """Contrast two clips of each video with positives mined in the other view (CoCLR, equation 3; CPR, section 3.2).
+
+    Until the queue is full there is nothing to mine: the step only queues its keys, and the loss has no gradient.
+
+    Args:
+        network: the model or its wrapper.
+        model: the model itself.
+        batch: from :func:`dataset.loader.make_loader`.
+        device: the model's.
+        monitor: measures what is mined.
+        without_self: drop the query's own key (column 0) from rows with other positives, see :func:`draw_self_mask`.
+        train: record the labels of the new queue entries in the monitor.
+        dtype: autocast type of the encoders, None for float32.
+        generator: shuffles the clips for BatchNorm.
+    """
+    full = model.queue_is_full
+    views = to_blocks(batch, device)  # (B, 2 clips, 2 views, 3, T, H, W)
+    source, label = (batch[name].to(device, non_blocking=True) for name in ("source", "label"))
+    forward = network if full else model  # no gradients to average while the queue fills
+    logits, mask, mining = forward(views[:, 0], views[:, 1], source, dtype=dtype, generator=generator,
+                                   return_mining=True)  # (B, 1+K) each
+    loss = coclr_loss(logits, drop_self(mask) if without_self else mask)
+    values = {"loss": loss if full else loss.detach(), **accuracies(logits, mask), **monitor.measure(mining, label)}
+    if train:
+        monitor.ring.update(label, source, batch["index"].to(device))  # after measuring, as the queue
+    return values
+
+
+def draw_self_mask(seed: int, epoch: int, iteration: int, share: float = 0.9) -> bool:
+    """Draw whether a step drops column 0 from the positives: once per iteration, the same on all processes."""
+    return bool(np.random.default_rng([seed, epoch, iteration]).random() < share)
+
+
+def accuracies(logits: Tensor, mask: Tensor) -> Values:
+    """Compute top-1 and top-5 against the positives, and against the query's own key (column 0)."""
+    top1, top5 = mask_accuracy(logits, mask)
+    self_top1, self_top5 = topk_accuracy(logits, logits.new_zeros(len(logits), dtype=torch.long))
+    return {"top1": top1, "top5": top5, "self_top1": self_top1, "self_top5": self_top5}

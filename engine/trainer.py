@@ -1,0 +1,309 @@
+"""The training loop of all scripts: it can stop after any step, and resumes exactly."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from dataset.loader import batches
+from engine.guards import DamageCounter, LossCheck, check_finite, frames_per_epoch
+from engine.logger import MetricsLogger
+from engine.optimizer import Optimizer
+from engine.retention import CheckpointManager
+from utils import distributed
+from utils.console import duration, one_line, say, shows_bars
+from utils.errors import CheckpointError
+from utils.metrics import Meters, Values
+from utils.stop import StopFlag, StopRequested, signal_name
+
+Means = dict[str, float]
+
+
+@dataclass
+class TrainState:
+    """Position in a training."""
+
+    epoch: int = 0  # the current one, 0-based
+    batch: int = 0  # steps done in this epoch
+    iteration: int = 0  # steps done in total
+    best_acc: float = 0.0  # top-1, 0-1
+    progress: Mapping[str, Any] | None = None  # meters and random generators, if resumed from inside an epoch
+
+
+class Task:
+    """A model in training. The trainer calls these hooks in this order; a task overrides those it needs."""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Set learning rate, train mode and seeds."""
+
+    def step(self, batch: Any, epoch: int, iteration: int) -> Values:
+        """Return the "loss" and metrics of a batch as 0-d tensors; without a gradient the optimizer skips the step."""
+        raise NotImplementedError
+
+    def end_epoch(self, epoch: int, trainer: "Trainer") -> None:
+        """Measure and log, on all processes."""
+
+    def score(self, trainer: "Trainer") -> float:
+        """Return the top-1 (0-1) that selects the best checkpoints: by default the training's."""
+        return trainer.means["top1"]
+
+    def after_save(self, epoch: int, trainer: "Trainer") -> None:
+        """Run slow measurements once the epoch is saved; call ``trainer.poll`` now and then."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the checkpoint's "state_dict" and "optimizer", and whatever else the task needs to resume."""
+        raise NotImplementedError
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """Return the random generators that steps draw from."""
+        return {}
+
+
+class Trainer:
+    """Trains a :class:`Task`.
+
+    Args:
+        loader: training batches, see :func:`dataset.loader.make_loader`.
+        optimizer: updates the task's model.
+        device: where losses and meters are kept.
+        epochs: number of epochs in total.
+        state: where to start.
+        checkpoints: writes checkpoints.
+        logger: receives the metrics.
+        save_freq: epochs between checkpoints.
+        save_steps: steps between checkpoints inside an epoch, 0 for none.
+        print_freq: steps between progress lines.
+        info: how the run was made ("options", "made_with", "code"), for each checkpoint.
+    """
+
+    def __init__(self, loader: DataLoader, optimizer: Optimizer, device: torch.device, *, epochs: int,
+                 state: TrainState, checkpoints: CheckpointManager, logger: MetricsLogger, save_freq: int = 1,
+                 save_steps: int = 0, print_freq: int = 5, info: Mapping[str, Any] | None = None) -> None:
+        self.loader, self.optimizer, self.device, self.epochs, self.state = loader, optimizer, device, epochs, state
+        self.checkpoints, self.logger, self.info = checkpoints, logger, dict(info or {})
+        self.save_freq, self.save_steps, self.print_freq = save_freq, save_steps, print_freq
+        self.means: Means = {}  # of the last epoch
+        self._meters = Meters(device)
+        self._losses = LossCheck(loader.dataset)
+        self._stop_flag = StopFlag()
+        self._saved = state.iteration  # iteration of the last checkpoint
+
+    def fit(self, task: Task) -> None:
+        """Train to the last epoch.
+
+        Raises:
+            StopRequested: a signal arrived; all steps done are saved.
+            TrainingError: losses, weights or data are broken.
+            CheckpointError: a checkpoint could not be written.
+        """
+        state, optimizer = self.state, self.optimizer
+        damage = DamageCounter(self.loader.dataset, frames_per_epoch(self.loader))
+        try:
+            for epoch in range(state.epoch, self.epochs):
+                task.begin_epoch(epoch)
+                self._restore_meters(task)
+                damage.reset()
+                log = EpochLog(self.loader, "train", epoch, self._meters, self.print_freq, self.logger)
+                for batch in log.timed(batches(self.loader, epoch, state.batch), start=state.batch):
+                    optimizer.zero_grad()
+                    values = task.step(batch, epoch, state.iteration)
+                    if values["loss"].requires_grad:
+                        optimizer.backward(values["loss"])
+                        optimizer.step()
+                    state.batch += 1
+                    state.iteration += 1
+                    printed = log.add(values | {"lr": torch.tensor(optimizer.lr)}, state.iteration, self._steps_left())
+                    self._losses.add(state.iteration - 1, batch["index"], values["loss"], look=printed)
+                    damage.add(batch)
+                    if self.save_steps and state.iteration % self.save_steps == 0:
+                        self._save_step(task)
+                    self.poll()
+                self.means = log.close(state.iteration)
+                self._losses.check()
+                damage.report(f"train epoch {epoch}")
+                task.end_epoch(epoch, self)
+                self._save_epoch(task, epoch)
+        except StopRequested:
+            self._save_on_stop(task)
+            raise
+
+    def evaluate(self, step: Callable[[Any], Values], loader: DataLoader, title: str) -> Means:
+        """Run a step that does not train over another loader; see the function :func:`evaluate`."""
+        return evaluate(step, loader, title=title, epoch=self.state.epoch, print_freq=self.print_freq,
+                        device=self.device, logger=self.logger, iteration=self.state.iteration, poll=self.poll)
+
+    def log(self, kind: str, epoch: int, values: Means, *, quiet: bool = False, **more: Any) -> None:
+        """Log and print values measured after an epoch; -1 means before the first."""
+        if not quiet:
+            say(f"{kind} epoch {epoch}: {text_of(values)}" if epoch >= 0 else f"{kind}: {text_of(values)}")
+        self.logger.log(kind, epoch, self.state.iteration, values, **more)
+
+    def poll(self) -> None:
+        """Raise StopRequested if any process was asked to stop; all processes must call this equally often."""
+        if self._stop_flag.poll():
+            raise StopRequested
+
+    def _steps_left(self) -> int:
+        return (self.epochs - self.state.epoch) * len(self.loader) - self.state.batch
+
+    def _restore_meters(self, task: Task) -> None:
+        """Start new meters, or restore meters and generators if this epoch is resumed."""
+        self._meters = Meters(self.device)
+        progress, self.state.progress = self.state.progress, None
+        if progress is None:
+            return
+        self._meters.load_state_dict(progress["meters"])
+        for name, generator in task.generators().items():
+            if name not in progress["generators"]:
+                continue
+            try:
+                generator.set_state(progress["generators"][name])
+            except RuntimeError as error:
+                raise CheckpointError(f"the checkpoint's random generator {one_line(name)!r} is damaged, or of another "
+                                      "version of PyTorch: resume from a checkpoint at the end of an epoch") from error
+
+    def _save_epoch(self, task: Task, epoch: int) -> None:
+        due = epoch % self.save_freq == 0 or epoch == self.epochs - 1
+        score = task.score(self) if due else 0.0
+        is_best = score > self.state.best_acc
+        self.state.best_acc = max(self.state.best_acc, score)
+        self.state.epoch, self.state.batch = epoch + 1, 0
+        if due:
+            self._save(task, lambda content: self.checkpoints.save_epoch(content, epoch, is_best))
+        task.after_save(epoch, self)
+
+    def _save_step(self, task: Task) -> None:
+        self._save(task, lambda content: self.checkpoints.save_step(content, self.state.epoch, self.state.batch))
+
+    def _save_on_stop(self, task: Task) -> None:
+        if self.state.iteration == self._saved:
+            say(f"stopping on {signal_name()}: there is nothing new to save")
+            return
+        self._save_step(task)
+        distributed.barrier()  # a launcher kills the others when the first process exits
+        say(f"stopping on {signal_name()}: saved after {self.state.batch} of {len(self.loader)} steps of epoch "
+            f"{self.state.epoch}; --resume auto continues from there")
+
+    def _save(self, task: Task, write: Callable[[dict], None]) -> None:
+        """Collect a checkpoint on all processes; the main one writes it."""
+        self._losses.check()
+        state = self.state
+        content = {**self.info, **task.state_dict(), "epoch": state.epoch - 1, "iteration": state.iteration,
+                   "best_acc": state.best_acc, "progress": self._progress(task)}
+        check_finite(content["state_dict"], content["optimizer"])
+        if distributed.is_main():
+            write(content)
+        self._saved = state.iteration
+
+    def _progress(self, task: Task) -> dict[str, Any]:
+        samples = self.state.batch * samples_per_step(self.loader)
+        meters = self._meters.state_dict()
+        generators = {name: each.get_state() for name, each in task.generators().items()}
+        return {"epoch": self.state.epoch, "samples": samples, "meters": meters if samples else None,
+                "generators": generators if samples else None}
+
+
+class EpochLog:
+    """The progress bar, printed lines and logged means of one pass over a loader."""
+
+    def __init__(self, loader: DataLoader, title: str, epoch: int, meters: Meters, print_freq: int,
+                 logger: MetricsLogger) -> None:
+        self.title, self.epoch, self.meters, self.print_freq, self.logger = title, epoch, meters, print_freq, logger
+        self._total, self._done, self._steps, self._waiting = len(loader), 0, 0, 0.0
+        self._bar = tqdm(desc=f"{title} {epoch}", total=self._total, disable=not shows_bars(), leave=False,
+                         dynamic_ncols=True)
+        self._start = self._mark = time.perf_counter()
+
+    def timed(self, steps: Iterator[Any], start: int = 0) -> Iterator[Any]:
+        """Yield the batches, the first of which is number ``start``, and time the wait for each."""
+        self._done = start
+        self._bar.update(start)
+        for batch in steps:
+            self._waiting += time.perf_counter() - self._mark
+            yield batch
+
+    def add(self, values: Values, iteration: int, steps_left: int = 0) -> bool:
+        """Add a step; print a line at the first step, every ``print_freq`` steps, and at the last.
+
+        Returns:
+            True if a line was printed, for which the device had to finish.
+        """
+        self.meters.add(values)
+        number, self._done, self._steps = self._done, self._done + 1, self._steps + 1
+        self._bar.update()
+        self._mark = time.perf_counter()
+        if number % self.print_freq and self._done < self._total:
+            return False
+        means = self.meters.window()  # waits for the device
+        now = time.perf_counter()
+        seconds = {"data": self._waiting / self._steps, "step": (now - self._start) / self._steps}
+        self._start, self._mark, self._waiting, self._steps = now, now, 0.0, 0
+        text = f"{text_of(means)}  data {seconds['data']:.3f}s  step {seconds['step']:.3f}s"
+        text += f"  {duration(steps_left * seconds['step'])} left" if steps_left else ""
+        self._bar.set_postfix_str(text, refresh=False)
+        say(f"{self.title} epoch {self.epoch} [{self._done}/{self._total}]  {text}", terminal=self._bar.disable)
+        self.logger.log("steps", self.epoch, iteration, means, title=self.title, seconds=seconds)
+        return True
+
+    def close(self, iteration: int) -> Means:
+        """Print, log and return the means over the pass and all processes."""
+        self._bar.close()
+        means = self.meters.means()
+        say(f"{self.title} epoch {self.epoch} mean: {text_of(means)}")
+        self.logger.log("epoch", self.epoch, iteration, means, title=self.title)
+        return means
+
+
+def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, epoch: int, print_freq: int,
+             device: torch.device, logger: MetricsLogger | None = None, iteration: int = 0,
+             poll: Callable[[], None] = lambda: None) -> Means:
+    """Average the metrics of a step that does not train, over a loader and all processes.
+
+    Args:
+        step: computes the metrics of a batch as 0-d tensors.
+        loader: batches, see :func:`dataset.loader.make_loader`.
+        title: for console and log ("val").
+        epoch: 0-based; also sets the epoch of the loader's sampler.
+        print_freq: steps between progress lines.
+        device: where the meters are kept.
+        logger: receives the metrics.
+        iteration: training steps done so far, for the log.
+        poll: called after every step; may raise.
+    """
+    damage = DamageCounter(loader.dataset, frames_per_epoch(loader))
+    log = EpochLog(loader, title, epoch, Meters(device), print_freq, logger or MetricsLogger())
+    for batch in log.timed(batches(loader, epoch)):
+        log.add(step(batch), iteration)
+        damage.add(batch)
+        poll()
+    return log.close(iteration)
+
+
+def state_of(saved: Mapping[str, Any], loader: DataLoader) -> TrainState:
+    """Return the position of a checkpoint; a published one is at the end of its epoch.
+
+    Raises:
+        CheckpointError: it lies beyond the end of an epoch.
+    """
+    progress = saved.get("progress") or {"epoch": saved["epoch"] + 1, "samples": 0}
+    per_epoch, samples = len(loader) * samples_per_step(loader), int(progress["samples"])
+    if samples >= per_epoch + samples_per_step(loader):  # another batch size may leave a remainder
+        raise CheckpointError(f"the checkpoint stands {samples} samples into an epoch of {per_epoch}: it is damaged, "
+                              "or of another dataset")
+    return TrainState(int(progress["epoch"]), samples // samples_per_step(loader), int(saved.get("iteration") or 0),
+                      float(saved.get("best_acc") or 0.0), progress if samples else None)
+
+
+def samples_per_step(loader: DataLoader) -> int:
+    """Return the clips per step of all processes together."""
+    assert loader.batch_size is not None
+    return loader.batch_size * distributed.world_size()
+
+
+def text_of(values: Means) -> str:
+    """Format named values on one line, with four digits."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
