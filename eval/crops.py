@@ -1,4 +1,4 @@
-"""Test of a classifier on whole videos: softmax averaged over the windows of a crop, then over crops."""
+"""Test a classifier on whole videos: softmax averaged over the windows of a crop, then over crops."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -7,32 +7,35 @@ import torch
 from torch import Tensor, nn
 
 from eval import protocols
-from eval.report import mark_best, percent, percentages, table, write_json
 from eval.windows import apply_packed, window_clips
 from utils.console import say
-from utils.terminal import paint_table
+from utils.files import write_json
+from utils.tables import mark_best, paint_table, percent, percentages, table
 
 TITLES = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}
 
 
 @torch.inference_mode()
-def crop_probabilities(net: nn.Module, samples: Iterable[dict], batch_size: int, device: torch.device) -> Tensor:
-    """Class probabilities of every video and crop, averaged over windows: (N, C, classes), on the CPU.
+def crop_probabilities(net: nn.Module, samples: Iterable[dict], batch_size: int, device: torch.device,
+                       dtype: torch.dtype | None = None) -> Tensor:
+    """Compute the class probabilities of each video and crop, (N, C, classes) on the CPU, averaged over windows.
 
-    net: returns (logits, features) of clips (B, 3, T, h, w), in evaluation mode. samples: see `windows.window_clips`.
+    Args:
+        net: classifier in evaluation mode, returns (logits, features).
+        samples: see :func:`eval.windows.window_clips`.
+        batch_size: windows per batch.
+        device: of the network.
+        dtype: autocast type of the backbone.
     """
     videos: dict[int, list[Tensor]] = {}
-    rows = apply_packed(lambda clips: net(clips)[0].softmax(dim=1), window_clips(samples, device), batch_size)
+    rows = apply_packed(lambda clips: net(clips, dtype)[0].softmax(dim=1), window_clips(samples, device), batch_size)
     for (video, _crop), prob in rows:
         videos.setdefault(video, []).append(protocols.window_mean(prob))
     return torch.stack([torch.stack(videos[i]) for i in sorted(videos)]).cpu()
 
 
 def report_crops(prob: Tensor, labels: Tensor) -> dict[str, dict[int, float]]:
-    """Print and log top-1 and top-5 of one, five and ten crops, as far as `prob` (N, C, classes) goes.
-
-    Returns {"center": {1: share, 5: share}, ...}.
-    """
+    """Print and return {"center": {1: share, 5: share}, ...} for the sets of crops that `prob` (N, C, classes) has."""
     results = {}
     for name, crops in protocols.CROP_SETS.items():
         if crops <= prob.shape[1]:
@@ -43,24 +46,16 @@ def report_crops(prob: Tensor, labels: Tensor) -> dict[str, dict[int, float]]:
     return results
 
 
-def write_probabilities(checkpoint: Path, names: list[str], prob: Tensor) -> Path:
-    """Write {csv path: {"mean_prob": [[probability of each class]]}}, of all crops of `prob` (N, C, classes).
+def write_results(checkpoint: Path, names: list[str], prob: Tensor, results: dict[str, dict[int, float]]) -> Path:
+    """Write probabilities and accuracies beside the checkpoint; their names tell the most crops, here "ten".
 
-    The file lies beside the checkpoint and has the crops in its name, `CKPT.pth.tar-prob-ten.json`; returns its path.
+    `CKPT.pth.tar-prob-ten.json` holds {csv path: {"mean_prob": [[probability of each class]]}}, the mean over all crops
+    of `prob` (N, C, classes); `CKPT.pth.tar-acc-ten.json` the results of `report_crops` in percent. Returns the former.
     """
-    crops = prob.shape[1]
-    title = next(name for name, count in protocols.CROP_SETS.items() if count == crops)
-    path = checkpoint.with_name(f"{checkpoint.name}-prob-{title}.json")
-    write_json(path, {name: {"mean_prob": [protocols.crop_mean(video, crops).tolist()]}
+    most = list(results)[-1]
+    path = checkpoint.with_name(f"{checkpoint.name}-prob-{most}.json")
+    write_json(path, {name: {"mean_prob": [protocols.crop_mean(video, prob.shape[1]).tolist()]}
                       for name, video in zip(names, prob, strict=True)})
-    return path
-
-
-def write_accuracies(checkpoint: Path, results: dict[str, dict[int, float]]) -> Path:
-    """Write what `report_crops` returned, in percent: {"center": {"1": 50.0, "5": 100.0}, ...}.
-
-    The file lies beside the checkpoint and has the most crops in its name, `CKPT.pth.tar-acc-ten.json`.
-    """
-    path = checkpoint.with_name(f"{checkpoint.name}-acc-{list(results)[-1]}.json")
-    write_json(path, {name: percentages(accuracy) for name, accuracy in results.items()})
+    write_json(checkpoint.with_name(f"{checkpoint.name}-acc-{most}.json"),
+               {name: percentages(accuracy) for name, accuracy in results.items()})
     return path

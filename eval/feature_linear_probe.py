@@ -1,15 +1,15 @@
-"""Linear probe on features that `main_classifier.py --test CKPT --retrieval` left: one linear layer, no network pass.
+"""Train a linear layer on the features that `main_classifier.py --test CKPT --retrieval` wrote: no network pass.
 
     python feature_linear_probe.py --test RUN/model/CKPT.pth.tar --dataset ucf101 --dirname feature --final_bn
 
-The features are those in the folder of PATH, under --dirname; PATH itself need not exist any more. Probabilities of
-the best evaluated epoch go to `{basename of PATH}-lp-{dataset}-prob.json` in the feature folder, its accuracy to
+The features are those in the folder of CKPT, under --dirname; CKPT itself need not exist any more. The probabilities of
+the best evaluated epoch go to `{basename of CKPT}-lp-{dataset}-prob.json` in the feature folder, its accuracy to
 `...-acc.json`.
 """
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -18,19 +18,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import launch
-import next_commands
 from dataset import catalog
+from engine import options
+from engine.optimizer import LrSchedule
 from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
 from eval.options import devices
-from eval.report import percent, percentages, table, write_json
-from utils import options
+from utils import launch
 from utils.console import say
 from utils.errors import OptionError
+from utils.files import write_json
 from utils.parser import Parser
-from utils.schedule import lr_at
-from utils.terminal import paint_table
+from utils.tables import paint_table, percent, percentages, table
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,6 @@ class Probe:
     schedule: tuple[int, ...] = (60, 80)
     batch_size: int = 1024
     final_bn: bool = False
-    normalize: bool = False
     eval_freq: int = 5
     verbose: bool = False
     seed: int = 0
@@ -51,15 +49,15 @@ class Probe:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The best evaluated epoch, its accuracies {k: share} on the test set, and its probabilities (N, classes)."""
+    """The best evaluated epoch of a probe, on the test set."""
 
-    epoch: int
-    accuracy: dict[int, float]
-    prob: Tensor
+    epoch: int  # 0-based
+    accuracy: dict[int, float]  # {k: share in 0-1}
+    prob: Tensor  # class probabilities, (N, classes), on the CPU
 
 
 def make_parser() -> Parser:
-    """The options."""
+    """Build the option parser."""
     parser = Parser(__doc__)
     add = parser.topic("data")
     add("--test", required=True, metavar="CKPT", help="checkpoint the features are of; its folder counts")
@@ -85,35 +83,30 @@ def make_parser() -> Parser:
 
 
 def build_layer(width: int, num_class: int, final_bn: bool) -> nn.Sequential:
-    """Optional BatchNorm, then a linear layer with weights N(0, 0.01) and zero bias: (B, width) -> (B, classes)."""
+    """Build the probe: a BatchNorm if asked, and a linear layer with weights N(0, 0.01) and zero bias."""
     linear = nn.Linear(width, num_class)
     nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)
     return nn.Sequential(*([nn.BatchNorm1d(width)] if final_bn else []), linear)
 
 
-def train_epoch(layer: nn.Module, optimizer: torch.optim.Optimizer, data: FeatureSet, order: Tensor,
-                batches: int) -> None:
-    """One pass over `data` in `order`, cut into `batches` batches of nearly the same size (none of a single row)."""
-    layer.train()
-    for rows in order.tensor_split(batches):
-        loss = F.cross_entropy(layer(data.features[rows]), data.labels[rows])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-
 def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: int) -> Outcome:
-    """Train a linear layer and return its best evaluation: every `eval_freq` epochs (0: never) and after the last."""
+    """Train a linear layer; evaluate it every `eval_freq` epochs (0: never) and after the last; return the best."""
     torch.manual_seed(probe.seed)
     layer = build_layer(train.features.shape[1], num_class, probe.final_bn).to(train.features.device)
     optimizer = torch.optim.SGD(layer.parameters(), lr=probe.lr, momentum=0.9, weight_decay=probe.wd)
+    # Batches of nearly the same size, none of a single row, which BatchNorm cannot train on.
     batches = min(-(-len(train.names) // probe.batch_size), len(train.names) // 2)
     best: Outcome | None = None
+    rates = LrSchedule(probe.lr, tuple(probe.schedule), False, probe.epochs)
     for epoch in range(probe.epochs):
-        optimizer.param_groups[0]["lr"] = lr_at(epoch, lr=probe.lr, schedule=probe.schedule, cos=False,
-                                                epochs=probe.epochs)
-        train_epoch(layer, optimizer, train, torch.randperm(len(train.names)), batches)
+        optimizer.param_groups[0]["lr"] = probe.lr * rates.factor(epoch)
+        layer.train()
+        for rows in torch.randperm(len(train.names)).tensor_split(batches):
+            loss = F.cross_entropy(layer(train.features[rows]), train.labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
         if epoch + 1 < probe.epochs and (probe.eval_freq == 0 or epoch % probe.eval_freq):
             continue
         layer.eval()
@@ -128,37 +121,29 @@ def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: in
     return best
 
 
-def feature_folder(path: Path, dirname: str, dataset: str) -> Path:
-    """The folder of the features: `dirname` beside the file `path`, or inside it where `path` is itself a folder."""
-    wanted = [path / dirname, path.parent / dirname] if path.is_dir() else [path.parent / dirname]
-    for folder in wanted:
-        if (folder / f"{dataset}_train_feature.pth.tar").is_file():
-            return folder
-    raise OptionError(f"no {dataset}_train_feature.pth.tar in {' or '.join(map(str, wanted))}: make it with "
-                      "main_classifier.py --test CHECKPOINT --retrieval, or check --dataset and --dirname")
-
-
-def prepared(data: FeatureSet, normalize: bool, device: torch.device) -> FeatureSet:
-    """The set on `device`, its rows L2-normalised if asked."""
-    features = data.features.to(device)
-    return FeatureSet(F.normalize(features, dim=1) if normalize else features, data.labels.to(device), data.names)
+def load_features(folder: Path, dataset: str, num_class: int, normalize: bool, device: torch.device
+                  ) -> tuple[FeatureSet, FeatureSet]:
+    """Read the features of the training and the test split onto a device, and check that they go together."""
+    train, test = (feature_files.load(folder, dataset, split).to(device) for split in ("train", "test"))
+    if train.features.shape[1] != test.features.shape[1] or len(train.names) < 2:
+        raise OptionError(f"{folder}: training features {tuple(train.features.shape)} and test features "
+                          f"{tuple(test.features.shape)} cannot be used together: make them again with --retrieval")
+    labels = torch.cat([train.labels, test.labels])
+    if labels.min() < 0 or labels.max() >= num_class:
+        raise OptionError(f"{folder}: labels go beyond the {num_class} classes of {dataset}: check --dataset and "
+                          "--split_root, or make the features again with --retrieval")
+    if normalize:
+        train, test = (replace(data, features=F.normalize(data.features, dim=1)) for data in (train, test))
+    return train, test
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train the probe, print its best evaluated epoch and write its probabilities."""
     args = make_parser().parse_args(argv)
-    path = Path(args.test)
-    folder = feature_folder(path, args.dirname, args.dataset)
-    device = devices(None)[0]
-    train, test = (prepared(feature_files.load(folder, args.dataset, split), args.normalize, device)
-                   for split in ("train", "test"))
-    if train.features.shape[1] != test.features.shape[1] or len(train.names) < 2:
-        raise OptionError(f"{folder}: training features {tuple(train.features.shape)} and test features "
-                          f"{tuple(test.features.shape)} cannot be used together: make them again with --retrieval")
+    path = Path(args.test)  # a file of the folder, or the folder itself
+    folder = path / args.dirname if (path / args.dirname).is_dir() else path.parent / args.dirname
     num_class = len(catalog.class_names(args.dataset, args.split_root))
-    if any(int(data.labels.min()) < 0 or int(data.labels.max()) >= num_class for data in (train, test)):
-        raise OptionError(f"{folder}: labels go beyond the {num_class} classes of {args.dataset}: check --dataset and "
-                          "--split_root, or make the features again with --retrieval")
+    train, test = load_features(folder, args.dataset, num_class, args.normalize, devices(None)[0])
     probe = Probe(**{name: getattr(args, name) for name in Probe.__dataclass_fields__})
     best = train_probe(train, test, probe, num_class)
     output = folder / f"{path.name}-lp-{args.dataset}-prob.json"
@@ -168,7 +153,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         paint=paint_table)
     write_json(folder / f"{path.name}-lp-{args.dataset}-acc.json", {"epoch": best.epoch, **percentages(best.accuracy)})
     say(f"probabilities of that epoch: {output}")
-    next_commands.show(next_commands.after_evaluations(folder))
     return 0
 
 

@@ -19,211 +19,215 @@ process uses every visible GPU (--gpu names some of them), or the CPU; --batch_s
 
 import sys
 from argparse import Namespace
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
-import launch
-import next_commands
 from dataset import catalog
-from dataset.video_dataset import Transform, VideoDataset, videos_of
-from eval import announce, crops, finetune, network, options, retrieval
+from dataset.loader import make_loader
+from dataset.transforms.presets import ClassifierTrainTransform, ClassifierValTransform, CropsTransform
+from dataset.video_dataset import VideoDataset, videos_of
+from engine import run_folder
+from engine.checkpoint import RESUME
+from engine.config import DataConfig, TrainConfig, take
+from engine.convolutions import check_convolutions, use_2d_where_faster
+from engine.device import (
+    Precision,
+    check_clips,
+    choose_precision,
+    describe_machine,
+    keep_freed_memory,
+    use_deterministic_kernels,
+)
+from engine.resume import refuse_changes, restore_optimizer
+from engine.retention import CheckpointManager
+from engine.trainer import Trainer, TrainState, state_of
+from eval import finetune, network, options, retrieval
+from eval.crops import TITLES, crop_probabilities, report_crops, write_results
 from eval.options import RANDOM
+from eval.protocols import CROP_SETS
 from eval.windows import read_samples
 from model.classifier import LinearClassifier
-from utils import run_folder, run_start
-from utils.clip_check import check_clips
-from utils.console import log_file, say
-from utils.conv_check import check_convolutions
-from utils.conv_forms import use_2d_where_faster
+from model.folding import fold_batchnorm
+from utils import launch
+from utils.console import log_file, say, say_block
 from utils.errors import CheckpointError, OptionError
-from utils.keeper import Keeper
-from utils.loader import make_loader
-from utils.memory import keep_freed_memory
-from utils.optimizer import RunOptimizer
-from utils.precision import Precision, choose, use_deterministic_kernels
-from utils.presets import ClassifierTrainTransform, ClassifierValTransform, CropsTransform
 from utils.provenance import code_version
-from utils.resuming import refuse_changes
-from utils.stop import listening
-from utils.training import Place, Plan, Training, place_of
+from utils.stop import catch_signals
 
+KINDS = {"last": "linear probe on a frozen", "ft": "finetuning of everything, a tenth of the learning rate for"}
+CROPS = {crops: TITLES[name] for name, crops in CROP_SETS.items()}
+GALLERIES = {"clip": "gallery", "windows": "gallery_windows"}
 Devices = list[torch.device]
 
 
-def check_inputs(args: Namespace, later: Container[str] = ()) -> None:
-    """Refuse a dataset that is not one clip of one stream, and a file that is not there, before anything is built.
-
-    later: files that need not be there yet.
-    """
+def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace:
+    """Parse and check the options, dataset and files; checkpoints of a planned command need not exist yet."""
+    args = options.parse(argv, __doc__)
     spec = catalog.parse(args.dataset, args.second_view)
     if spec.clips != 1 or len(spec.streams) != 1:
         raise OptionError(f"--dataset {args.dataset} is for pretraining: a classifier takes {spec.base} or "
                           f"{spec.base}-f")
     resumed = "" if args.resume == run_folder.AUTO else args.resume
-    for path in (resumed, args.test, args.pretrain):
-        if path and path != RANDOM and path not in later and not Path(path).is_file():
+    for path in () if planned else (resumed, args.test, args.pretrain):
+        if path and path != RANDOM and not Path(path).is_file():
             raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
+    return args
 
 
-def second_view(args: Namespace) -> str:
-    """What the network sees besides RGB, "" for nothing."""
-    return args.second_view if args.dataset.endswith("-f") else ""
+def run_folder_of(args: Namespace) -> Path:
+    """Return the run folder of these options, relative to the working directory."""
+    return run_folder.classifier_folder(
+        take(DataConfig, vars(args)), model=args.model, net=args.net, optim=args.optim,
+        batch_size=len(options.devices(args.gpu)) * args.batch_size, lr=args.lr, dropout=args.dropout, wd=args.wd,
+        train_what=args.train_what, prefix=args.prefix, pretrain=args.pretrain)
 
 
-def build_dataset(args: Namespace, mode: str, transform: Transform) -> VideoDataset:
-    """The videos of a mode of `dataset.catalog`."""
-    return catalog.build(args.dataset, mode, transform=transform, data_root=args.data_root,
-                         split_root=args.split_root, seq_len=args.seq_len, ds=args.ds, which_split=args.which_split,
-                         seed=args.seed, second_view=args.second_view)
-
-
-def build_loaders(args: Namespace, devices: Devices) -> list[DataLoader]:
-    """Batches of the training and of the validation videos."""
-    parts = (("train", ClassifierTrainTransform(args.img_dim)), ("val", ClassifierValTransform(args.img_dim)))
-    return [make_loader(build_dataset(args, mode, transform), batch_size=args.batch_size * len(devices),
-                        workers=args.workers, train=mode == "train", seed=args.seed, rank=0, world_size=1,
-                        device=devices[0]) for mode, transform in parts]
+def random_weights(args: Namespace) -> Path:
+    """Return a path that is no file, beside which a test of random weights leaves its results."""
+    folder = run_folder_of(args)
+    return folder.with_name(f"{folder.name}_pt=random") / "model" / "random"
 
 
 def build_net(args: Namespace, num_class: int) -> LinearClassifier:
-    """A new classifier, its weights drawn from --seed."""
+    """Build a classifier, its weights drawn from --seed."""
     torch.manual_seed(args.seed)
     return network.build(num_class, args.net, args.train_what, dropout=args.dropout, final_bn=args.final_bn,
                          num_fc=args.num_fc)
 
 
-def spread(net: nn.Module, devices: Devices) -> nn.Module:
-    """The network on its device, or on several GPUs."""
+def place(net: LinearClassifier, devices: Devices, precision: Precision, args: Namespace) -> nn.Module:
+    """Move a classifier to its device or GPUs, and check its convolutions."""
     net.to(devices[0]).to(memory_format=torch.channels_last_3d)  # as the clips lie in memory
-    return nn.DataParallel(net, device_ids=devices) if len(devices) > 1 else net
-
-
-def prepare(args: Namespace, net: LinearClassifier, devices: Devices, precision: Precision) -> nn.Module:
-    """The network on its devices, computing in a precision; says what a check of its convolutions found."""
-    net.to(devices[0])
-    net.dtype = precision.dtype
     if precision.name == "fp32":
         use_2d_where_faster([net], devices[0])
     say(check_convolutions([net.backbone], (args.seq_len, args.img_dim, args.img_dim), precision))
     if args.compile:
         net.backbone.compile()
-    return spread(net, devices)
+    return nn.DataParallel(net, device_ids=devices) if len(devices) > 1 else net
+
+
+def announce(args: Namespace, devices: Devices, precision: Precision, *, run: str, sets: Mapping[str, VideoDataset],
+             videos: str, start: str, into: Path, training: str = "") -> None:
+    """Print what will run, from where, on what, with how much data, and which rows of each set were left out."""
+    data = take(DataConfig, vars(args))
+    reports = [f"{name}: {each.index.report}" for name, each in sets.items() if each.index.report]
+    say_block({
+        "run": run, "data": [f"{data.name}, split {data.which_split}, {data.describe()}: {videos}", *reports],
+        "start": start or f"{RANDOM} weights, seed {args.seed}", "training": training,
+        "on": describe_machine(devices, precision, args.workers), "into": str(into)})
 
 
 def train(args: Namespace, devices: Devices) -> None:
-    """Linear probe or finetuning, into a run folder (of a resumed checkpoint: its own)."""
-    folder = run_folder.classifier_folder(args, len(devices))
-    choice = run_folder.choose(args.resume, folder, "--prefix")
-    folder, args.resume = choice.folder, choice.resume
-    loaders = build_loaders(args, devices)
-    videos = videos_of(loaders[0])
-    net = build_net(args, len(videos.index.classes))
-    origin = ""
-    if args.pretrain not in ("", RANDOM) and not args.resume:
-        origin = network.load_backbone(net, args.pretrain, second_view(args))
+    """Train a linear probe, or finetune, into a run folder (of a resumed checkpoint: its own)."""
+    data, config = take(DataConfig, vars(args)), take(TrainConfig, vars(args))
+    folder, resumed = run_folder.choose(args.resume, run_folder_of(args), "--prefix")
+    loader, val = (make_loader(data.build(mode, transform(data.img_dim)), batch_size=config.batch_size * len(devices),
+                               workers=config.workers, train=mode == "train", seed=config.seed, rank=0, world_size=1,
+                               device=devices[0])
+                   for mode, transform in (("train", ClassifierTrainTransform), ("val", ClassifierValTransform)))
+    sets = {"train": videos_of(loader), "val": videos_of(val)}
+    net, start = build_net(args, len(sets["train"].index.classes)), ""
+    if args.pretrain not in ("", RANDOM) and not resumed:
+        start = network.load_backbone(net, args.pretrain, data.trained_second_view)
     net.to(devices[0]).to(memory_format=torch.channels_last_3d)  # before the optimizer holds its parameters
-    precision = choose(args.precision, devices[0])
-    optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=args.lr, wd=args.wd,
+    precision = choose_precision(config.precision, devices[0])
+    optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=config.lr, wd=config.wd,
                                          scaler=precision.scaler())
-    rates = finetune.Rates(**{name: getattr(args, name) for name in finetune.Rates.__dataclass_fields__})
-    made_with = {"gpus": len(devices), "precision": precision.name, "training set": videos.fingerprint}
-    place, inside = resume(args, net, optimizer, rates, made_with, loaders[0])
-    with listening(), run_start.open_run(choice, args, place, made_with) as journal:
-        announce.training(args, devices, precision, loaders, folder, origin, place)
-        subject = finetune.Classifying(prepare(args, net, devices, precision), optimizer, rates, loaders[1], devices[0])
-        training = Training(
-            subject, loaders[0], Plan(args.epochs, args.eval_freq, args.save_steps, args.print_freq),
-            Keeper(folder / "model", keep_all="k400" in args.dataset, resumed=args.resume), journal, devices[0],
-            {"options": vars(args), "made_with": made_with, "code": code_version()})
-        training.stand_at(place, inside)
-        training.run()
-        best = finetune.report_result(f"{args.train_what} on {run_folder.dataset_name(args)}", place, training.place,
-                                      args.epochs, folder)
-        next_commands.show(next_commands.after_training_a_classifier(args, best))
-
-
-def resume(args: Namespace, net: nn.Module, optimizer: RunOptimizer, rates: finetune.Rates, made_with: dict,
-           loader: DataLoader) -> tuple[Place, Mapping | None]:
-    """Take everything over from the checkpoint `--resume`, if any; where the training stands."""
-    if not args.resume:
-        return Place(epoch=args.start_epoch), None
-    saved = finetune.resume(net, optimizer, args.resume, rates, args.reset_lr)
-    if not args.accept_changes:
-        refuse_changes(saved, args, made_with, args.resume)
-    return place_of(saved, loader)
+    made_with = {"gpus": len(devices), "precision": precision.name, "training set": sets["train"].fingerprint}
+    state = TrainState(epoch=config.start_epoch)
+    if resumed:
+        saved, _ = network.load_classifier(net, resumed, RESUME)
+        restore_optimizer(optimizer, saved, config.rates, config.reset_lr)
+        if not config.accept_changes:
+            refuse_changes(saved, vars(args), made_with, resumed)
+        state = state_of(saved, loader)
+        start = f"resumed from {resumed} after {state.iteration} steps"
+    with catch_signals(), run_folder.open_run(folder, resumed, state, vars(args), made_with) as logger:
+        start_epoch = state.epoch
+        announce(args, devices, precision, sets=sets, start=start, into=folder,
+                 run=f"{KINDS.get(args.train_what, 'training of everything at one learning rate,')} {args.net}",
+                 videos=f"{len(sets['train'])} training and {len(sets['val'])} validation videos; {len(loader)} steps "
+                        f"per epoch of {loader.batch_size}",
+                 training=f"epochs {start_epoch} to {config.epochs - 1}, {args.optim}, lr {config.lr:g} "
+                          f"({config.rates}), weight decay {config.wd:g}" if start_epoch < config.epochs
+                 else "nothing is left to train")
+        task = finetune.Finetuning(place(net, devices, precision, args), optimizer, args.train_what, config.rates,
+                                   config.seed, val, devices[0], precision.dtype)
+        checkpoints = CheckpointManager(folder / "model", keep_all="k400" in data.dataset, resumed=resumed)
+        info = {"options": vars(args), "made_with": made_with, "code": code_version()}
+        trainer = Trainer(loader, optimizer, devices[0], epochs=config.epochs, state=state, checkpoints=checkpoints,
+                          logger=logger, save_freq=args.eval_freq, save_steps=config.save_steps,
+                          print_freq=config.print_freq, info=info)
+        trainer.fit(task)
+        best = finetune.report_result(f"{args.train_what} on {data.name}", start_epoch, state, config.epochs, folder)
+        say(f"next: the same options with --test {best} --ten_crop instead of --pretrain")
 
 
 def test(args: Namespace, devices: Devices) -> None:
-    """Crop test or retrieval of one checkpoint; the log and all results go beside it."""
+    """Run the crop test or retrieval of one checkpoint; log and results go beside it."""
     path = Path(args.test)
     if args.test == RANDOM:
-        path = run_folder.random_weights(args, len(devices))  # no training's
+        path = random_weights(args)
         run_folder.make(path.parents[1])
     with log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")), torch.inference_mode():
-        (test_retrieval if args.retrieval else test_crops)(args, path, devices)
+        data = take(DataConfig, vars(args))
+        modes = {"test": "test"} | ({"train": GALLERIES[args.gallery]} if args.retrieval else {})
+        sets = {split: data.build(mode, CropsTransform(data.img_dim, crops=args.crops or 1))
+                for split, mode in modes.items()}
+        net, start = build_net(args, len(sets["test"].index.classes)), ""
+        if args.test != RANDOM and args.retrieval:
+            start = network.load_backbone(net, path, data.trained_second_view)
+        elif args.test != RANDOM:
+            _, start = network.load_classifier(net, path, second_view=data.trained_second_view)
+        precision = choose_precision(args.precision, devices[0])
+        batch_size = args.batch_size * len(devices)
+        what = "retrieval by backbone features" if args.retrieval else f"test with {CROPS[args.crops]}"
+        announce(args, devices, precision, run=f"{what} of {args.net}, test of {args.test}", sets=sets, start=start,
+                 videos=" and ".join(f"{len(each)} {split}" for split, each in sets.items())
+                 + f" videos, batches of {batch_size} windows", into=path.parent)
+        fold_batchnorm(net.eval())
+        ready = place(net, devices, precision, args)
+        if args.retrieval:
+            job = feature_job(args, path, devices[0], batch_size, precision)
+            retrieval.report(job, *(retrieval.split_features(ready, *each, job) for each in sets.items()))
+        else:
+            samples = read_samples(sets["test"], workers=args.workers, device=devices[0], title="test")
+            prob = crop_probabilities(ready, samples, batch_size, devices[0], precision.dtype)
+            results = report_crops(prob, torch.as_tensor(sets["test"].index.labels))
+            output = write_results(path, list(sets["test"].index.paths), prob, results)
+            say(f"probabilities of each video: {output}")
 
 
-def test_crops(args: Namespace, path: Path, devices: Devices) -> None:
-    """Accuracy of a classifier on whole test videos, and its probabilities as JSON."""
-    dataset = build_dataset(args, "test", CropsTransform(args.img_dim, crops=args.crops))
-    net = build_net(args, len(dataset.index.classes))
-    origin = "" if args.test == RANDOM else network.load_classifier(net, path, second_view=second_view(args))[1]
-    precision = choose(args.precision, devices[0])
-    announce.test(args, devices, precision, {"test": dataset}, path, origin)
-    samples = read_samples(dataset, workers=args.workers, device=devices[0], title="test")
-    batch = args.batch_size * len(devices)
-    ready = prepare(args, net.eval(), devices, precision)
-    prob = crops.crop_probabilities(ready, samples, batch, devices[0])
-    results = crops.report_crops(prob, torch.as_tensor(dataset.index.labels))
-    output = crops.write_probabilities(path, list(dataset.index.paths), prob)
-    crops.write_accuracies(path, results)
-    say(f"probabilities of each video: {output}")
-    next_commands.show(next_commands.after_crops(args, path))
-
-
-def test_retrieval(args: Namespace, path: Path, devices: Devices) -> None:
-    """Recall@k of test videos among training videos, and their features and similarities as files."""
-    train_mode = {"clip": "gallery", "windows": "gallery_windows"}[args.gallery]
-    sets = {split: build_dataset(args, mode, CropsTransform(args.img_dim, crops=1))
-            for split, mode in (("test", "test"), ("train", train_mode))}
-    net = build_net(args, len(sets["test"].index.classes))
-    origin = "" if args.test == RANDOM else network.load_backbone(net, path, second_view(args))
-    precision = choose(args.precision, devices[0])
-    announce.test(args, devices, precision, sets, path, origin)
+def feature_job(args: Namespace, path: Path, device: torch.device, batch_size: int, precision: Precision
+                ) -> retrieval.FeatureJob:
+    """Return how the features of a checkpoint are made, and what they depend on besides the videos."""
     made_from = {name: getattr(args, name)
                  for name in ("net", "second_view", "seq_len", "ds", "img_dim", "which_split", "seed")}
     made_from |= {"data_root": str(Path(args.data_root).resolve()), "checkpoint": retrieval.fingerprint(args.test),
                   "precision": precision.name}
-    job = retrieval.FeatureJob(
-        folder=path.parent / args.dirname, dataset=args.dataset, made_from=made_from, gallery=args.gallery,
-        normalise=args.train_what == "last", batch_size=args.batch_size * len(devices), workers=args.workers,
-        device=devices[0])
-    ready = prepare(args, net.eval(), devices, precision)
-    query, gallery = (retrieval.split_features(ready, split, videos, job) for split, videos in sets.items())
-    retrieval.report(job, query, gallery)
-    next_commands.show(next_commands.after_retrieval(args, path))
+    return retrieval.FeatureJob(path.parent / args.dirname, args.dataset, made_from, args.gallery,
+                                normalise=args.train_what == "last", batch_size=batch_size, workers=args.workers,
+                                device=device, dtype=precision.dtype)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, or with --test evaluate."""
-    args = options.parse(argv, __doc__)
-    check_inputs(args)
+    args = parse(argv)
     if args.deterministic:
         use_deterministic_kernels()
     devices = options.devices(args.gpu)
     if devices[0].type == "cpu":
         keep_freed_memory()
-    check_clips(network.shadow(args), args)
-    if args.test:
-        test(args, devices)
-    else:
-        train(args, devices)
+        if args.gpu:
+            say("no GPU found: running on the CPU")
+    shadow = network.build_on_meta(args.net, args.train_what, final_bn=args.final_bn, training=not args.test)
+    check_clips(shadow, args.net, args.batch_size, args.seq_len, args.img_dim)
+    (test if args.test else train)(args, devices)
     return 0
 
 

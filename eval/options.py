@@ -1,24 +1,25 @@
-"""Options of main_classifier.py: the shared ones of `utils.options`, and what only a classifier has."""
+"""Options of main_classifier.py: the shared ones of `engine.options`, and those of a classifier."""
 
 import argparse
 from collections.abc import Sequence
 
 import torch
 
+from engine.options import add_shared, check_shared, number, positive_int, seed
 from utils.errors import OptionError
-from utils.options import add_shared, check_shared, number, positive_int, seed
 from utils.parser import Parser
 
-RANDOM = "random"  # the one literal that means no checkpoint
+RANDOM = "random"  # in place of a checkpoint: random weights
 
 
 def parse(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
-    """Parse and check the command line. `args.crops` is 0 (no crop test), 1, 5 or 10.
+    """Parse and check the command line; ``crops`` is 0 (no crop test), 1, 5 or 10.
 
-    Raises OptionError in one line for a value that is not allowed or two options that contradict each other.
+    Raises:
+        OptionError: a value is not allowed, or options contradict each other.
     """
     args = make_parser(description).parse_args(argv)
-    check_shared(args, num_seq=1)
+    check_shared(args.num_seq, 1, args.resume, args.test, args.start_epoch, args.epochs)
     asked = 10 if args.ten_crop else 5 if args.five_crop else 1 if args.center_crop else 0
     if not args.test and (asked or args.retrieval):
         raise OptionError("--retrieval and the crop tests evaluate a file: name it with --test CHECKPOINT")
@@ -29,7 +30,7 @@ def parse(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
 
 
 def make_parser(description: str) -> Parser:
-    """The options."""
+    """Build the parser of the options."""
     parser = Parser(description)
     add_shared(parser, dataset="ucf101", num_seq=1, schedule=(60, 80), wd=1e-3, prefix="linclr", workers=8)
     parser.topic("data")("--which_split", type=int, choices=[1, 2, 3], default=1, help="split of the dataset (k400 "
@@ -40,12 +41,6 @@ def make_parser(description: str) -> Parser:
                                 "validations, which write checkpoints")
     parser.topic("hardware")("--gpu", type=gpu_list, default=None, metavar="0,1", help="GPUs to use, among the visible "
                              "ones (default: all)")
-    _add_training(parser)
-    _add_testing(parser)
-    return parser
-
-
-def _add_training(parser: Parser) -> None:
     add = parser.topic("method")
     add("--model", choices=["lincls"], default="lincls", help="the classifier: a linear layer on the backbone")
     add("--num_fc", type=positive_int, default=1, metavar="LAYERS", help="fully connected layers of the classifier")
@@ -58,9 +53,6 @@ def _add_training(parser: Parser) -> None:
         "at a tenth of the learning rate; anything else: everything at one learning rate")
     add("--optim", choices=["adam", "sgd"], default="adam", help="optimizer; sgd has momentum 0.9")
     add("--seed", type=seed, default=0, help="seed of weights, order of videos, clips and augmentation")
-
-
-def _add_testing(parser: Parser) -> None:
     add = parser.topic("evaluation")
     add("--center_crop", action="store_true", help="with --test: one crop (the default)")
     add("--five_crop", action="store_true", help="with --test: centre and corners")
@@ -70,10 +62,11 @@ def _add_testing(parser: Parser) -> None:
         "random clip, or all its windows")
     parser.topic("output")("--dirname", default="feature", metavar="FOLDER", help="with --retrieval: folder of the "
                            "features, beside the checkpoint")
+    return parser
 
 
 def gpu_list(text: str) -> list[int]:
-    """"0,1" -> [0, 1]."""
+    """Argparse type: "0,1" -> [0, 1]."""
     try:
         gpus = [int(part) for part in text.split(",")]
     except ValueError:
@@ -84,10 +77,7 @@ def gpu_list(text: str) -> list[int]:
 
 
 def devices(gpus: list[int] | None) -> list[torch.device]:
-    """The devices to compute on: the named or all visible GPUs, or the CPU where there is none.
-
-    Raises OptionError for a GPU that is not visible.
-    """
+    """Return the devices to compute on: the named or all visible GPUs, or the CPU where there is none."""
     if not torch.cuda.is_available():
         return [torch.device("cpu")]
     count = torch.cuda.device_count()

@@ -1,6 +1,6 @@
 """Evaluation protocols as pure functions of tensors: nothing here reads a file, an option or a random number.
 
-A video is cut into W windows, each of them seen in C crops. Class probabilities are averaged over the windows of a
+A video is cut into W windows, each seen in C crops. Class probabilities are averaged over the windows of a
 crop, then over crops (CoCLR, arXiv 2010.09709, section 4). Retrieval ranks the gallery by cosine similarity of
 centred features and counts a hit when one of the k nearest gallery videos has the query's class (R@k).
 """
@@ -15,27 +15,17 @@ ROWS_AT_ONCE = 4096  # ranking a block of rows at a time bounds the memory of th
 
 
 def window_mean(rows: Tensor, normalise: bool = False) -> Tensor:
-    """Mean over the windows of a video.
-
-    Args:
-        rows: features or probabilities, (W, D). normalise: L2-normalise each row before the mean.
-
-    Returns:
-        (D,).
-    """
+    """Average features or probabilities (W, D) over the windows of a video, (D,); each L2-normalised first if asked."""
     if normalise:
         rows = F.normalize(rows, dim=1)
     return rows.mean(dim=0)
 
 
 def crop_mean(rows: Tensor, crops: int) -> Tensor:
-    """Mean over the first `crops` crops, (D,). Crops stand in the order centre, four corners, their flips.
-
-    Args:
-        rows: (C, D). crops: 1 ... C.
+    """Average (C, D) over the first `crops` crops, (D,); they come in the order centre, four corners, their flips.
 
     Raises:
-        ValueError: there are not so many crops.
+        ValueError: there are not that many crops.
     """
     if not 1 <= crops <= len(rows):
         raise ValueError(f"a mean over {crops} crops was asked of {len(rows)}")
@@ -43,31 +33,25 @@ def crop_mean(rows: Tensor, crops: int) -> Tensor:
 
 
 def centre_and_normalise(features: Tensor) -> Tensor:
-    """Subtract the mean of the set from each row, then L2-normalise the rows, (N, D).
-
-    Args:
-        features: raw, (N, D).
-    """
+    """Subtract the mean of the set from each row of raw features (N, D), then L2-normalise the rows."""
     return F.normalize(features - features.mean(dim=0, keepdim=True), dim=1)
 
 
 def similarity(query: Tensor, gallery: Tensor) -> Tensor:
-    """Cosine similarity (Q, G) of raw features, each set centred by its own mean.
-
-    Args:
-        query: (Q, D). gallery: (G, D).
-    """
+    """Compute the cosine similarity (Q, G) of raw features (Q, D) and (G, D), each set centred by its own mean."""
     return centre_and_normalise(query) @ centre_and_normalise(gallery).T
 
 
 def recall_at_k(sim: Tensor, query_label: Tensor, gallery_label: Tensor, ks: tuple[int, ...] = RECALL_AT
                 ) -> dict[int, float]:
-    """Share of queries that have a video of their class among the k most similar gallery videos.
+    """Compute the share of queries with a video of their class among the k most similar gallery videos.
 
     CoCLR, arXiv 2010.09709, section 4.
 
     Args:
-        sim: similarities (Q, G). query_label: (Q,) int64. gallery_label: (G,) int64. ks: a k beyond G counts all of it.
+        sim: similarities (Q, G).
+        query_label, gallery_label: (Q,) and (G,) int64, on the CPU.
+        ks: ranks; a k beyond G means the whole gallery.
 
     Returns:
         {k: share in 0-1}.
@@ -83,10 +67,12 @@ def recall_at_k(sim: Tensor, query_label: Tensor, gallery_label: Tensor, ks: tup
 
 
 def topk_accuracy(score: Tensor, label: Tensor, ks: tuple[int, ...] = (1, 5)) -> dict[int, float]:
-    """Share of rows whose label is among their k highest scores.
+    """Compute the share of rows whose label is among their k highest scores.
 
     Args:
-        score: (N, classes). label: (N,) int64. ks: a k beyond the number of classes counts all of them.
+        score: (N, classes).
+        label: (N,) int64.
+        ks: ranks; a k beyond the number of classes means all of them.
 
     Returns:
         {k: share in 0-1}.
@@ -98,13 +84,16 @@ def topk_accuracy(score: Tensor, label: Tensor, ks: tuple[int, ...] = (1, 5)) ->
 
 def weighted_knn(sim: Tensor, query_label: Tensor, gallery_label: Tensor, classes: int, k: int = 200,
                  T: float = 0.07, ks: tuple[int, ...] = (1, 5)) -> dict[int, float]:
-    """Share of queries whose class is among the best few by the votes of their neighbours (`knn_votes`).
+    """Compute the share of queries whose class is among the k best by the votes of their neighbours (`knn_votes`).
 
-    A class without a vote is never a hit, so a rank beyond the number of classes that were voted for counts those.
+    A class without a vote is never a hit.
 
     Args:
-        sim: similarities (Q, G). query_label: (Q,) int64 on the CPU. gallery_label: (G,) int64 on the CPU.
-        classes: how many there are. k, T: neighbours and temperature of the votes. ks: the ranks.
+        sim: similarities (Q, G).
+        query_label, gallery_label: (Q,) and (G,) int64, on the CPU.
+        classes: number of classes.
+        k, T: number of neighbours that vote, and temperature of the votes.
+        ks: ranks.
 
     Returns:
         {rank: share in 0-1}.
@@ -120,14 +109,20 @@ def weighted_knn(sim: Tensor, query_label: Tensor, gallery_label: Tensor, classe
 
 
 def knn_votes(sim: Tensor, gallery_label: Tensor, classes: int, k: int, T: float) -> Tensor:
-    """Votes exp(sim / T) of the k most similar gallery entries, summed by class: float64 (Q, classes), on the CPU.
+    """Sum the votes exp(sim / T) of the k most similar gallery entries by class.
 
     The weighted kNN classifier of Wu et al. (arXiv 1805.01978, section 3.4). Each row is divided by the vote of its
     nearest entry, which leaves the order of the classes and keeps small T from overflowing.
 
     Args:
-        sim: similarities (Q, G). gallery_label: (G,) int64 on the CPU. classes: how many there are.
-        k: neighbours; beyond G all of it. T: temperature.
+        sim: similarities (Q, G).
+        gallery_label: (G,) int64 on the CPU.
+        classes: number of classes.
+        k: number of neighbours; beyond G, the whole gallery.
+        T: temperature.
+
+    Returns:
+        (Q, classes) float64, on the CPU.
     """
     near, index = (x.cpu() for x in sim.topk(min(k, sim.shape[1]), dim=1))  # (Q, k), best first
     weights = ((near - near[:, :1]).double() / T).exp()

@@ -1,8 +1,8 @@
-"""From decoded videos to one row a window: each frame is decoded and jittered once, windows run in full batches.
+"""From decoded videos to one output row per window: frames are decoded and jittered once, windows run in full batches.
 
-An evaluation sample holds the distinct frames of a video (in one to ten crops) and where its windows lie in them.
-Windows of all crops and videos are packed into batches of one size, so the device is busy even where a video has a
-single window; the rows are handed back per video and crop, in the order of the dataset.
+An evaluation sample holds the distinct frames of a video (in one to ten crops), and the places of its windows in them.
+Windows of all crops and videos are packed into batches of one size, which keeps the device busy even where a video has
+a single window. The rows come back per video and crop, in the order of the dataset.
 """
 
 import time
@@ -14,58 +14,58 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from dataset.loader import items
+from dataset.transforms.photometric import photometric
 from dataset.video_dataset import VideoDataset
-from utils.augmentation import photometric
-from utils.console import say, shows_bars
-from utils.loader import items
-from utils.stop import outlive
-from utils.watch import FrameWatch, video_names
+from engine.guards import DamageCounter
+from utils.console import PERIOD, say, shows_bars
+from utils.stop import init_worker
 
-SECONDS_BETWEEN_LINES = 30.0
 Chunk = tuple[tuple[int, int], Tensor]  # (row of the dataset's index, crop), (W, ...) rows or clips
 
 
 def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, title: str,
-                 watch: FrameWatch | None = None) -> Iterator[dict]:
-    """Samples of `dataset` one by one, in its order, with progress on the console.
+                 damage: DamageCounter | None = None) -> Iterator[dict]:
+    """Yield the samples of a dataset one by one, in its order, with a progress bar or a line every half minute.
 
-    Videos differ in length, so nothing is collated. On a terminal there is a bar, elsewhere a line every half minute.
-
-    watch: counts frames that cannot be read; None for a new one that knows of whole videos.
+    Args:
+        dataset: videos in an evaluation mode; they differ in length, so nothing is collated.
+        workers: number of loader processes.
+        device: of the network.
+        title: shown with the progress.
+        damage: counts frames that cannot be read; None for a new counter over all frames of the videos.
 
     Raises:
         DataError: a video cannot be read.
-        TrainingError: more than 1 % of the frames cannot, or a loader worker was lost.
+        TrainingError: more than 1 % of the frames cannot be read, or a loader worker was lost.
     """
-    # A generator of its own: a training that measures would else draw other numbers than one that does not.
-    loader = DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=outlive,
+    # Its own generator: otherwise a training that also measures would draw other numbers than one that does not.
+    loader = DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=init_worker,
                         generator=torch.Generator(), pin_memory=device.type == "cuda",
                         prefetch_factor=2 if workers else None)
-    watch = watch or FrameWatch(video_names(dataset), sum(map(int, dataset.index.num_frames)))
-    terminal = shows_bars()
-    spoken = time.monotonic()
-    bar = tqdm(items(loader), total=len(loader), desc=title, unit="video", disable=not terminal, leave=False)
+    damage = damage or DamageCounter(dataset, sum(map(int, dataset.index.num_frames)))
+    has_bar, last_line = shows_bars(), time.monotonic()
+    bar = tqdm(items(loader), total=len(loader), desc=title, unit="video", disable=not has_bar, leave=False)
     for count, sample in enumerate(bar, start=1):
-        if not terminal and time.monotonic() - spoken > SECONDS_BETWEEN_LINES:
-            spoken = time.monotonic()
+        if not has_bar and time.monotonic() - last_line > PERIOD:
+            last_line = time.monotonic()
             say(f"{title}: {count} of {len(loader)} videos read")
-        watch.add({"index": torch.tensor([sample["index"]]), "damaged": sample["damaged"][None]})
+        damage.add({"index": torch.tensor([sample["index"]]), "damaged": sample["damaged"][None]})
         yield sample
 
 
 def window_clips(samples: Iterable[dict], device: torch.device | str) -> Iterator[Chunk]:
-    """Float clips (W, 3, T, h, w) of each video and crop, normalised, on `device`, in channels-last memory.
+    """Make the normalised float clips (W, 3, T, h, w) of each video and crop on a device, in channels-last memory.
 
-    samples: dicts with "clips" uint8 (C, 1, F, h, w, 3), "photo" (C leading), "windows" int64 (W, T) and "index".
-    The colour jitter of a video and crop is applied to its F frames once, for all windows; one crop at a time is
-    held in float.
+    The colour jitter of a video and crop is applied to its F frames once, for all windows. One crop at a time is held
+    in float. Samples have "clips" uint8 (C, 1, F, h, w, 3), "photometric" (C leading), "windows" int64 (W, T), "index".
     """
     for sample in samples:
         windows = sample["windows"].to(device, non_blocking=True)  # (W, T) positions in 0 ... F-1
         for crop in range(len(sample["clips"])):
             one = slice(crop, crop + 1)
             frames = sample["clips"][one].to(device, non_blocking=True)
-            frames = photometric(frames, {name: value[one] for name, value in sample["photo"].items()})[0, 0]
+            frames = photometric(frames, {name: value[one] for name, value in sample["photometric"].items()})[0, 0]
             clips = frames.permute(1, 2, 3, 0)[windows]  # (3, F, h, w) -> (F, h, w, 3) -> (W, T, h, w, 3)
             yield (int(sample["index"]), crop), clips.permute(0, 4, 1, 2, 3)
 
@@ -86,23 +86,19 @@ def rebatch(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
 
 
 def apply_packed(net: Callable[[Tensor], Tensor], chunks: Iterable[Chunk], batch_size: int) -> Iterator[Chunk]:
-    """Run `net` on the rows of all chunks in full batches; yield each chunk's key with its rows of the output.
-
-    Chunks come back in their order. A chunk may be larger or smaller than a batch; how chunks share batches has no
-    influence on a network in evaluation mode.
-    """
-    owed: deque[tuple[tuple[int, int], int]] = deque()  # key and rows of the chunks that went in, oldest first
+    """Run `net` on the rows of all chunks in full batches; yield each chunk's key with its rows of the output."""
+    pending: deque[tuple[tuple[int, int], int]] = deque()  # key and number of rows of each chunk, oldest first
 
     def clips() -> Iterator[Tensor]:
         for key, rows in chunks:
-            owed.append((key, len(rows)))
+            pending.append((key, len(rows)))
             yield rows
 
     done = None
     for batch in rebatch(clips(), batch_size):
         output = net(batch)
         done = output if done is None else torch.cat([done, output])
-        while owed and owed[0][1] <= len(done):
-            key, count = owed.popleft()
+        while pending and pending[0][1] <= len(done):
+            key, count = pending.popleft()
             yield key, done[:count]
             done = done[count:]
