@@ -1,129 +1,93 @@
-"""Videos -> RGB frames and optical flow as JPEG files, one process per core.
+"""Extract RGB frames and optical flow of videos as JPEG files, one process per core.
 
     python process_data/src/extract_ff.py --videos UCF101/videos --out UCF101/frames
 
 writes `Class/video/image_%05d.jpg` and `flow_%05d.jpg` (from 1; one flow frame less than RGB frames). A stopped run
-continues where it was: a video's folder appears only when all of it is written. `prepare.py` needs none of these files.
+continues where it was: a video's folder appears only when it is complete. `prepare.py` needs none of these files.
 TV-L1 takes about a second a frame and core at 320x240; DIS some 4 ms. `--flow none` writes RGB frames alone.
 """
 
-import argparse
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from process_data.src import record
-from process_data.src.console import complain, say
-from process_data.src.errors import PrepareError, VideoError, run
-from process_data.src.files import draft
-from process_data.src.flow import METHODS, NONE, flow_images, jpeg
-from process_data.src.names import below
-from process_data.src.options import Parser
-from process_data.src.pool import each
-from process_data.src.video_io import find_videos, read_frames
-
-
-def coded_frames(video: Path, short_side: int, method: str) -> Iterator[tuple[bytes, bytes | None]]:
-    """The JPEGs of each frame of a video and of the flow that leads to it (none for the first frame, or method)."""
-    for frame, flow in flow_images(read_frames(video, short_side), method):
-        yield jpeg(frame), None if flow is None else jpeg(flow)
+from process_data.src.common import (
+    add_extraction_options,
+    check_extraction_options,
+    difference,
+    read_settings,
+    require_writable,
+)
+from process_data.src.flow import coded_frames
+from process_data.src.pool import process
+from process_data.src.video_io import VideoError, find_videos, short_name
+from utils.console import say
+from utils.errors import OptionError
+from utils.files import naming, write_json
+from utils.launch import run
+from utils.parser import Parser
 
 
 def extract(video: Path, folder: Path, short_side: int, method: str) -> str:
-    """Write the frame files of one video; returns what is wrong with it, "" for nothing."""
-    part = draft(folder)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    number = 0
+    """Write the frame files of one video to a folder, which appears when they are complete.
+
+    Returns:
+        Why the video is left out, "" if it is not.
+    """
+    partial = folder.with_name(f".{short_name(folder.name)}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
-        for number, (frame, flow) in enumerate(coded_frames(video, short_side, method), 1):
-            (part / f"image_{number:05d}.jpg").write_bytes(frame)
-            if flow is not None:
-                (part / f"flow_{number - 1:05d}.jpg").write_bytes(flow)
-    except (cv2.error, VideoError) as error:
-        wrong = failure(error, number + 1)
-    else:
-        wrong = too_few(number)
-    if wrong:
-        shutil.rmtree(part)
-    else:
-        os.replace(part, folder)
-    return wrong
+        with naming(partial):
+            for number, (frame, flow) in enumerate(coded_frames(video, short_side, method), 1):
+                (partial / f"image_{number:05d}.jpg").write_bytes(frame)
+                if flow is not None:
+                    (partial / f"flow_{number - 1:05d}.jpg").write_bytes(flow)
+    except VideoError as error:
+        shutil.rmtree(partial)
+        return str(error)
+    os.replace(partial, folder)
+    return ""
 
 
-def failure(error: cv2.error | VideoError, number: int) -> str:
-    """What is wrong with a video of which frame `number` could not be made."""
-    return str(error) if isinstance(error, VideoError) else f"frame {number} fails: {error.err}"
-
-
-def too_few(frames: int) -> str:
-    """What is wrong with a video that gave so many frames, "" for nothing: flow and residual frames need two."""
-    return "" if frames > 1 else "only one frame decodes" if frames else "does not decode"
-
-
-def report(failed: dict[str, str], videos: dict[str, Path]) -> None:
-    """Name the videos that were left out."""
-    for name, wrong in sorted(failed.items()):
-        complain(f"left out {videos[name]}: {wrong}".replace("\n", "\\n"))
-    if len(failed) == len(videos):
-        raise PrepareError(f"none of the {len(videos)} videos decodes: are they videos, and complete?")
-
-
-def add_extraction(parser: Parser) -> None:
-    """The options that say how frames and flow are made."""
-    add = parser.topic("method")
-    add("--flow", choices=(*METHODS, NONE), default="tvl1", help="method of flow; dis is some 300 times faster; none: "
-        "no flow, for training with --second_view residual")
-    add("--short_side", type=int, default=240, metavar="PIXELS", help="scale larger frames down to this short side in "
-        "pixels (240 is UCF101's own; 0: never)")
-    parser.topic("hardware")("--workers", type=int, default=os.cpu_count(), metavar="PROCESSES", help="processes "
-                             "(default: one per core)")
-
-
-def check_extraction(options: argparse.Namespace) -> None:
-    """Raises PrepareError for extraction settings that make no sense."""
-    if options.workers < 1:
-        raise PrepareError(f"--workers {options.workers}: give 1 or more")
-    if options.short_side < 0 or 0 < options.short_side < 16:
-        raise PrepareError(f"--short_side {options.short_side}: give 16 or more pixels, or 0 for no scaling")
+def extract_all(source: Path, out: Path, *, short_side: int, method: str, workers: int) -> None:
+    """Extract the videos of the folder ``source`` that are not in ``out`` yet."""
+    videos = find_videos(source)
+    record = out / "extract.json"
+    settings = {"flow": method, "short_side": short_side}
+    earlier = read_settings(record)
+    if earlier and difference(earlier, settings):
+        raise OptionError(f"{out} was begun with other settings: {difference(earlier, settings)}; use the same, or "
+                          "another --out")
+    require_writable(record)
+    if not earlier and out.exists() and any(out.iterdir()):
+        raise OptionError(f"{out} holds other files: give a new or empty folder as --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(record, settings)
+    jobs = {name: (path, out / name, short_side, method) for name, path in videos.items() if not (out / name).is_dir()}
+    left_out = process(extract, jobs, videos, workers, "extract")
+    say(f"{len(videos) - left_out} videos in {out}, {left_out} left out")
 
 
 def make_parser() -> Parser:
-    """The options."""
+    """Return the parser of the options."""
     parser = Parser(__doc__)
     parser.topic("data")("--videos", type=Path, required=True, metavar="FOLDER", help="folder of Class/video files")
     parser.topic("output")("--out", type=Path, required=True, metavar="FOLDER", help="folder for "
                            "Class/video/image_00001.jpg, ...")
-    add_extraction(parser)
+    add_extraction_options(parser)
     return parser
 
 
 def main() -> None:
     """Extract the frames of all videos."""
     options = make_parser().parse_args()
-    check_extraction(options)
-    videos = find_videos(options.videos)
-    settings = {"flow": options.flow, "short_side": options.short_side}
-    begun = record.read(options.out / "extract.json", "remove what is there, or give a new folder as --out")
-    if begun and record.difference(begun, settings):
-        raise PrepareError(f"{options.out} was begun with other settings: {record.difference(begun, settings)}; "
-                           "use the same, or another --out")
-    if not begun and options.out.exists() and any(options.out.iterdir()):
-        raise PrepareError(f"{options.out} holds files of something else: give a new or empty folder as --out")
-    record.write(options.out / "extract.json", settings)
-    todo = {name: (path, below(options.out, name), options.short_side, options.flow) for name, path in videos.items()
-            if not below(options.out, name).is_dir()}
-    if len(todo) < len(videos):
-        say(f"{len(videos) - len(todo)} of {len(videos)} videos are done already")
-    failed = {name: wrong for name, wrong in each(extract, todo, options.workers, "extract") if wrong}
-    report(failed, videos)
-    say(f"{len(videos) - len(failed)} videos in {options.out}, {len(failed)} left out")
+    check_extraction_options(options.workers, options.short_side)
+    extract_all(options.videos, options.out, short_side=options.short_side, method=options.flow,
+                workers=options.workers)
 
 
 if __name__ == "__main__":

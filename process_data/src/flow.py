@@ -1,38 +1,36 @@
 """Optical flow between neighbouring frames, and both as JPEGs."""
 
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
 
-from process_data.src.errors import VideoError
+from process_data.src.video_io import VideoError, read_frames, require_two_frames
 
 BOUND = 20.0  # pixels; larger displacements are clipped
 QUALITY = 100  # JPEG
 METHODS = ("tvl1", "dis")
-NONE = "none"  # in place of a method: frames alone
+NO_FLOW = "none"  # in place of a method: frames alone
 
 
 def make_flow(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """A function of two grey frames (H, W) uint8 giving the flow between them, (H, W, 2) float32: x and y in pixels.
+    """Return a function of two grey frames (H, W) uint8 that estimates the flow between them, (H, W, 2) in pixels.
 
-    "tvl1" is Dual TV-L1 (Zach et al., 2007) with OpenCV's defaults, what published flow data is made with; "dis" is
-    Dense Inverse Search (Kroeger et al., 2016), some 300 times faster and coarser.
+    Args:
+        method: "tvl1", Dual TV-L1 (Zach et al., 2007) with OpenCV's defaults, with which published flow data is made;
+            or "dis", Dense Inverse Search (Kroeger et al., 2016), some 300 times faster and coarser.
     """
-    if method == "tvl1":
-        estimator: cv2.DenseOpticalFlow = cv2.optflow.DualTVL1OpticalFlow.create()
-    elif method == "dis":
-        estimator = cv2.DISOpticalFlow.create()
-    else:
-        raise ValueError(f"flow method {method!r}, expected one of {METHODS}")
+    estimator: cv2.DenseOpticalFlow = (cv2.optflow.DualTVL1OpticalFlow.create() if method == "tvl1"
+                                       else cv2.DISOpticalFlow.create())
     return lambda first, second: estimator.calc(
         first, second, None)  # type: ignore[call-overload]  # None makes a new array, which OpenCV's stubs do not know
 
 
 def flow_image(flow: np.ndarray) -> np.ndarray:
-    """Flow (H, W, 2) in pixels as a picture (H, W, 3) uint8 in OpenCV's channel order: x, y, 128.
+    """Turn flow (H, W, 2) in pixels into an image (H, W, 3) uint8 in OpenCV's channel order: x, y, 128.
 
-    Clipped to [-20, 20] pixels and scaled to [0, 255], so 128 means no motion.
+    The flow is clipped to [-20, 20] pixels and scaled to [0, 255], so 128 means no motion.
     """
     scaled = (np.clip(flow, -BOUND, BOUND) + BOUND) * (255 / (2 * BOUND))
     image = np.full((*flow.shape[:2], 3), 128, np.uint8)
@@ -41,11 +39,11 @@ def flow_image(flow: np.ndarray) -> np.ndarray:
 
 
 def flow_images(frames: Iterable[np.ndarray], method: str) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Each frame (H, W, 3) uint8 BGR with the picture of the flow that leads to it (none for the first frame).
+    """Yield each frame (H, W, 3) uint8 BGR with the flow image from the frame before; the first frame has none.
 
     With the method "none" no frame has one.
     """
-    if method == NONE:
+    if method == NO_FLOW:
         yield from ((frame, None) for frame in frames)
         return
     estimate, before = make_flow(method), None
@@ -56,8 +54,24 @@ def flow_images(frames: Iterable[np.ndarray], method: str) -> Iterator[tuple[np.
 
 
 def jpeg(image: np.ndarray) -> bytes:
-    """A picture (H, W, 3) uint8 BGR as JPEG bytes of quality 100. Raises VideoError where it is too wide or high."""
+    """Encode an image (H, W, 3) uint8 BGR as a JPEG of quality 100. Raises VideoError for sides that no JPEG has."""
     good, coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
     if not good:
         raise VideoError(f"a frame of {image.shape[1]} x {image.shape[0]} pixels does not go into a JPEG")
     return coded.tobytes()
+
+
+def coded_frames(video: Path, short_side: int, method: str) -> Iterator[tuple[bytes, bytes | None]]:
+    """Yield the JPEGs of each frame of a video file and of the flow image that belongs to it.
+
+    Raises:
+        VideoError: the file has fewer than two frames, they are too large, or one fails.
+    """
+    count = 0
+    try:
+        for frame, flow in flow_images(read_frames(video, short_side), method):
+            yield jpeg(frame), None if flow is None else jpeg(flow)
+            count += 1
+    except cv2.error as error:
+        raise VideoError(f"frame {count + 1} fails: {error.err}") from error
+    require_two_frames(count)

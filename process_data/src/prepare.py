@@ -1,227 +1,210 @@
-"""A folder of videos -> everything a data set needs, in one command:
+"""Make everything that a dataset needs from a folder of videos, in one command:
 
     python process_data/src/prepare.py --videos clips --name mine
 
 From `clips/Class/video.avi` it writes `data/mine/mine_frame.lmdb` and `data/mine/mine_tvl1_frame.lmdb` (RGB and flow),
-and `process_data/data/mine/` (class list, splits, video_source.json), and checks them. The set is then used as
+and `process_data/data/mine/` (class list, splits, video_source.json), and checks them. The dataset is then used as
 `--dataset mine`; without flow, `--flow none`, together with `--second_view residual`. No frame files are left. A
 stopped run continues where it was; until it is done, finished videos wait under `data/mine/prepare.partial`. Nothing
 existing is replaced without --overwrite.
 """
 
-import argparse
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import cv2
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from process_data.src import record
-from process_data.src.check_lmdb import check_alone, check_pair, check_rows
-from process_data.src.console import say
-from process_data.src.errors import PrepareError, VideoError, run
-from process_data.src.extract_ff import add_extraction, check_extraction, coded_frames, failure, report, too_few
-from process_data.src.files import require_writable, short, write_bytes
-from process_data.src.flow import NONE
-from process_data.src.lmdb_file import open_lmdb, pack, write_lmdb
-from process_data.src.names import below
-from process_data.src.options import Parser
-from process_data.src.pool import each
-from process_data.src.split_folder import check_name, class_list, keep, plan_splits, split_files, write_files
-from process_data.src.splits import warn_untested
-from process_data.src.video_io import find_videos
+from process_data.src.common import (
+    add_extraction_options,
+    check_extraction_options,
+    difference,
+    fingerprint,
+    read_settings,
+    require_writable,
+)
+from process_data.src.flow import NO_FLOW, coded_frames
+from process_data.src.lmdb_file import check_lmdbs, pack, write_lmdb
+from process_data.src.pool import process
+from process_data.src.split_folder import SHIPPED, check_name, check_rows, class_list, split_files, write_files
+from process_data.src.splits import keep, plan_splits, warn_untested
+from process_data.src.video_io import VideoError, find_videos, short_name
+from utils.console import say
+from utils.errors import OptionError
+from utils.files import write_bytes, write_json
+from utils.launch import run
+from utils.parser import Parser
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-FOLDERS = {"ucf101": "UCF101", "hmdb51": "HMDB51"}  # published data sets' folders under the data root
+FOLDERS = {"ucf101": "UCF101", "hmdb51": "HMDB51"}  # of the published datasets, under the data root
+MAX_BYTES = 4_000_000_000  # of a video's JPEGs; an LMDB value has less than 4 GiB
 
 
 @dataclass(frozen=True)
-class Places:
-    """Where the files of a data set lie; `work` holds the videos done by a run that is not finished.
-
-    streams: those to be written, "rgb" alone or "rgb" and "flow".
-    """
+class Layout:
+    """The files of a dataset, and those of a run that is not finished."""
 
     rgb: Path
     flow: Path
-    record: Path
-    work: Path
+    record: Path  # JSON file of the run's settings and finished streams
+    work: Path  # folder of the finished videos of an unfinished run
     splits: Path
-    streams: tuple[str, ...]
+    streams: tuple[str, ...]  # to be written: "rgb", or "rgb" and "flow"
 
     @property
     def lmdbs(self) -> list[Path]:
         """The LMDB of each stream."""
-        return [getattr(self, stream) for stream in self.streams]
+        return [self.rgb, self.flow][:len(self.streams)]
 
     def packed(self, stream: str, name: str) -> Path:
-        """The file of one video's packed frames in the work folder. Raises PrepareError for a name that leads out."""
-        place = below(self.work / stream, name)
-        return place.with_name(f"{short(place.name)}.msgpack")
+        """Return the path of a video's packed frames in the work folder."""
+        label, _, video = name.partition("/")
+        return self.work / stream / label / f"{short_name(video)}.msgpack"
 
-    def read(self, stream: str, name: str) -> bytes:
-        """One video's packed frames."""
+    def read_packed(self, stream: str, name: str) -> bytes:
+        """Read a video's packed frames."""
         return self.packed(stream, name).read_bytes()
 
     def is_done(self, name: str) -> bool:
-        """Whether all of a video's packed files are there; that of the last stream is written last."""
+        """Return whether a video is finished; its last stream is written last."""
         return self.packed(self.streams[-1], name).is_file()
 
 
-def places(name: str, data_root: Path, split_root: Path, flow: str) -> Places:
-    """The places of data set `name` with that method of flow. Raises PrepareError for a name that cannot be one."""
-    check_name(name)
-    if name == "k400":
-        raise PrepareError("--name k400: K400 has two LMDBs a stream, make them with extract_ff.py, "
-                           "convert_video_to_lmdb.py and write_csv.py")
+def make_layout(name: str, data_root: Path, split_root: Path, method: str) -> Layout:
+    """Lay out a dataset by its name and flow method."""
     home = data_root / FOLDERS.get(name, name)
-    return Places(home / f"{name}_frame.lmdb", home / f"{name}_tvl1_frame.lmdb", home / f"{name}_prepare.json",
-                  home / "prepare.partial", split_root / name, ("rgb",) if flow == NONE else ("rgb", "flow"))
+    return Layout(home / f"{name}_frame.lmdb", home / f"{name}_tvl1_frame.lmdb", home / f"{name}_prepare.json",
+                  home / "prepare.partial", split_root / name, ("rgb",) if method == NO_FLOW else ("rgb", "flow"))
 
 
-def pack_video(video: Path, rgb: Path, flow: Path | None, short_side: int, method: str) -> str:
-    """Write the packed RGB and flow frames of one video; returns what is wrong with it, "" for nothing.
-
-    flow: None where the method is "none".
-    """
-    frames: list[bytes] = []
-    flows: list[bytes] = []
+def pack_video(video: Path, outputs: Sequence[Path], short_side: int, method: str) -> str:
+    """Write the packed frames of a video, and with a second output its flow; return why it is left out, or ""."""
+    streams: tuple[list[bytes], list[bytes]] = ([], [])
+    size = 0
     try:
-        for frame, motion in coded_frames(video, short_side, method):
-            frames.append(frame)
-            flows += [] if motion is None else [motion]
-    except (cv2.error, VideoError) as error:
-        return failure(error, len(frames) + 1)
-    wrong = too_few(len(frames))
-    if not wrong:
-        write_bytes(rgb, pack(frames))
-        if flow:
-            write_bytes(flow, pack(flows))  # last: where it is, the video is done
-    return wrong
+        for coded in coded_frames(video, short_side, method):
+            for stream, jpeg in zip(streams, coded, strict=True):
+                if jpeg is not None:
+                    stream.append(jpeg)
+                    size += len(jpeg)
+            if size > MAX_BYTES:
+                return f"its frames take more than {MAX_BYTES / 1e9:g} GB: cut the video into several"
+    except VideoError as error:
+        return str(error)
+    for path, stream in zip(outputs, streams, strict=False):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, pack(stream))
+    return ""
 
 
-def begin(place: Places, settings: dict, overwrite: bool) -> list[str]:
-    """Compare with an earlier run and make ready; returns the streams whose LMDB is finished.
+def begin(layout: Layout, settings: dict[str, object], overwrite: bool) -> list[str]:
+    """Compare with an earlier run, get ready for this one, and return the streams whose LMDB is finished.
 
-    Raises PrepareError, with nothing touched, when something other than a run of these settings has written here.
+    Raises:
+        OptionError: files of other settings are in the way; nothing is touched then.
     """
-    earlier = {"settings": {}, "finished": []} | record.read(place.record) if place.record.exists() else {}
-    if earlier and not (isinstance(earlier["settings"], dict) and isinstance(earlier["finished"], list)
-                        and earlier["finished"] == ["rgb", "flow"][:len(earlier["finished"])]):
-        raise PrepareError(f"{place.record} is no record of this command: remove it and run with --overwrite")
-    same = bool(earlier) and not record.difference(earlier["settings"], settings)
+    record = read_settings(layout.record)
+    earlier, finished = record.get("settings", {}), record.get("finished", [])
+    same = bool(record) and not difference(earlier, settings)
     if not overwrite:
-        if earlier and not same:
-            raise PrepareError(f"{place.record} was made with other settings: "
-                               f"{record.difference(earlier['settings'], settings)}; use these, or add --overwrite")
-        written = [path for path in (place.rgb, place.flow, *sorted(place.splits.glob("*.csv"))) if path.exists()]
-        if written and not earlier:
-            raise PrepareError(f"{written[0]} exists and is not of a run like this: add --overwrite to replace it")
-    if same and (not overwrite or len(earlier["finished"]) < len(place.streams)):
-        return earlier["finished"]
-    if "flow" not in place.streams and place.flow.exists():
-        raise PrepareError(f"{place.flow} is of another run, and --flow {NONE} would leave it beside frames that it is "
-                           "not of: remove it, or give its --flow")
-    shutil.rmtree(place.work, ignore_errors=True)
-    record.write(place.record, {"settings": settings, "finished": []})
+        if record and not same:
+            raise OptionError(f"{layout.record} was made with other settings: {difference(earlier, settings)}; use "
+                              "these, or add --overwrite")
+        existing = [path for path in (layout.rgb, layout.flow, *sorted(layout.splits.glob("*.csv"))) if path.exists()]
+        if existing and not record:
+            raise OptionError(f"{existing[0]} exists and was not made by this command: add --overwrite to replace it")
+    if same and (not overwrite or len(finished) < len(layout.streams)):
+        return finished
+    if "flow" not in layout.streams and layout.flow.exists():
+        raise OptionError(f"{layout.flow} exists, and with --flow {NO_FLOW} its flow would not fit the new frames: "
+                          "remove it, or choose a method with --flow")
+    shutil.rmtree(layout.work, ignore_errors=True)
+    layout.record.parent.mkdir(parents=True, exist_ok=True)
+    write_json(layout.record, {"settings": settings, "finished": []}, indent=1)
     return []
 
 
-def pack_all(place: Places, videos: dict[str, Path], options: argparse.Namespace) -> None:
-    """Pack every video that is not done yet, in parallel, and name those that fail."""
-    with_flow = "flow" in place.streams
-    todo = {name: (path, place.packed("rgb", name), place.packed("flow", name) if with_flow else None,
-                   options.short_side, options.flow) for name, path in videos.items() if not place.is_done(name)}
-    if len(todo) < len(videos):
-        say(f"{len(videos) - len(todo)} of {len(videos)} videos are done already")
-    title = "frames and flow" if with_flow else "frames"
-    failed = {name: wrong for name, wrong in each(pack_video, todo, options.workers, title) if wrong}
-    report(failed, videos)
-
-
-def write_streams(place: Places, videos: dict[str, Path], settings: dict, finished: list[str]) -> None:
-    """Join the packed videos into an LMDB a stream; a stream's packed files go once its LMDB is complete."""
-    done = [name for name in videos if place.is_done(name)]
-    for stream in place.streams:
-        if stream not in finished:
-            write_lmdb(getattr(place, stream), done, partial(place.read, stream))
-            finished = [*finished, stream]
-            record.write(place.record, {"settings": settings, "finished": finished})
-        shutil.rmtree(place.work / stream, ignore_errors=True)
-    shutil.rmtree(place.work, ignore_errors=True)
-
-
-def prepare(options: argparse.Namespace) -> None:
-    """The whole way from videos to a checked data set."""
-    place = places(options.name, options.data_root, options.split_root, options.flow)
-    videos = find_videos(options.videos)
-    splits = plan_splits(options.name, videos, options.splits, options.seed)
-    classes = class_list(options.name, options.split_root, options.splits, videos, options.overwrite)
-    settings = {"videos": record.fingerprint(videos), "flow": options.flow, "short_side": options.short_side}
-    for path in (*place.lmdbs, place.splits / "ClassInd.txt"):
-        require_writable(path)
-    finished = begin(place, settings, options.overwrite)
+def write_lmdbs(layout: Layout, videos: Mapping[str, Path], *, short_side: int, method: str, workers: int,
+                overwrite: bool) -> None:
+    """Write the LMDB of each stream; what an earlier run of the same settings has finished is kept."""
+    settings: dict[str, object] = {"videos": fingerprint(videos), "flow": method, "short_side": short_side}
+    finished = begin(layout, settings, overwrite)
     if not finished:
-        pack_all(place, videos, options)
-    if len(finished) < len(place.streams):
-        write_streams(place, videos, settings, finished)
-    with open_lmdb(place.rgb) as rgb:
-        lengths = dict(rgb.lengths)
-    splits = keep(splits, lengths)
-    write_files(place.splits, split_files(classes, splits, lengths), options.overwrite)
-    warn_untested(splits)
-    summary(place, videos, check_pair(*place.lmdbs) if "flow" in place.streams else check_alone(place.rgb))
+        jobs = {name: (path, [layout.packed(stream, name) for stream in layout.streams], short_side, method)
+                for name, path in videos.items() if not layout.is_done(name)}
+        process(pack_video, jobs, videos, workers, "frames" if method == NO_FLOW else "frames and flow")
+    done = [name for name in videos if layout.is_done(name)]
+    for stream, path in zip(layout.streams, layout.lmdbs, strict=True):
+        if stream not in finished:
+            write_lmdb(path, done, partial(layout.read_packed, stream))
+            finished = [*finished, stream]
+            write_json(layout.record, {"settings": settings, "finished": finished}, indent=1)
+        shutil.rmtree(layout.work / stream, ignore_errors=True)
+    shutil.rmtree(layout.work, ignore_errors=True)
 
 
-def summary(place: Places, videos: dict[str, Path], lengths: dict[str, int]) -> None:
-    """Check the splits and print what there is now."""
-    rows = check_rows(place.splits, lengths)
+def summarize(layout: Layout, videos: Mapping[str, Path], lengths: Mapping[str, int], rows: Mapping[str, int]) -> None:
+    """Print what the dataset holds: of the videos found the lengths in frames, and the number in each csv list."""
     left_out = sorted(set(videos) - set(lengths))
-    frames = sorted(lengths.values())
+    examples = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
     table = [
-        ("videos", f"{len(lengths)}" + (f" ({len(left_out)} left out: {', '.join(left_out[:3])}"
-                                        + (", ...)" if len(left_out) > 3 else ")") if left_out else "")),
+        ("videos", f"{len(lengths)}" + (f" ({len(left_out)} left out: {examples})" if left_out else "")),
         ("classes", f"{len({name.split('/')[0] for name in lengths})}"),
-        ("frames", f"{sum(frames)} ({frames[0]} to {frames[-1]} a video)"),
-        *((f"{stream.upper() if stream == 'rgb' else stream} LMDB", f"{path}  {path.stat().st_size / 1e6:.1f} MB")
-          for stream, path in zip(place.streams, place.lmdbs, strict=True)),
-        *([] if "flow" in place.streams else [("flow", "none: train with --second_view residual")]),
-        ("splits", f"{place.splits}"),
+        ("frames", f"{sum(lengths.values())} ({min(lengths.values())} to {max(lengths.values())} a video)"),
+        *((f"{stream} LMDB", f"{path}  {path.stat().st_size / 1e6:.1f} MB")
+          for stream, path in zip(("RGB", "flow"), layout.lmdbs, strict=False)),
+        *([] if "flow" in layout.streams else [("flow", "none: train with --second_view residual")]),
+        ("splits", f"{layout.splits}"),
         *((f"  {name}", f"{count} videos") for name, count in rows.items()),
-        ("check", "counts, pictures and split rows hold"),
+        ("check", "LMDBs and splits are complete and fit each other"),
     ]
     for key, value in table:
         say(f"{key:22s} {value}")
 
 
 def make_parser() -> Parser:
-    """The options."""
+    """Return the parser of the options."""
     parser = Parser(__doc__)
     add = parser.topic("data")
     add("--videos", type=Path, required=True, metavar="FOLDER", help="folder of Class/video files")
-    add("--name", required=True, help="name of the data set, as in --dataset")
+    add("--name", required=True, help="name of the dataset, as in --dataset")
     add("--splits", type=Path, metavar="FOLDER", help="folder of official lists (trainlist01.txt, testlist01.txt, "
         "classInd.txt; hmdb51: *_test_split1.txt) (default: none, by source group, else random)")
     add("--seed", type=int, default=0, help="seed of random splits")
     add = parser.topic("output")
     add("--data_root", type=Path, default=REPOSITORY / "data", metavar="FOLDER", help="where LMDBs go (default: data/ "
         "of the repository)")
-    add("--split_root", type=Path, default=REPOSITORY / "process_data" / "data", metavar="FOLDER", help="where splits "
-        "go (default: process_data/data/ of the repository)")
+    add("--split_root", type=Path, default=SHIPPED, metavar="FOLDER", help="where splits go (default: "
+        "process_data/data/ of the repository)")
     add("--overwrite", action="store_true", help="replace what an earlier run has written")
-    add_extraction(parser)
+    add_extraction_options(parser)
     return parser
 
 
 def main() -> None:
-    """Prepare a data set."""
+    """Prepare a dataset."""
     options = make_parser().parse_args()
-    check_extraction(options)
-    prepare(options)
+    check_extraction_options(options.workers, options.short_side)
+    check_name(options.name)
+    if options.name == "k400":
+        raise OptionError("--name k400: K400 has two LMDBs a stream, make them with extract_ff.py, "
+                          "convert_video_to_lmdb.py and write_csv.py")
+    layout = make_layout(options.name, options.data_root, options.split_root, options.flow)
+    videos = find_videos(options.videos)
+    splits = plan_splits(options.name, videos, options.splits, options.seed)
+    classes = class_list(options.name, options.split_root, options.splits, videos, options.overwrite)
+    for path in (*layout.lmdbs, layout.splits / "ClassInd.txt"):
+        require_writable(path)
+    write_lmdbs(layout, videos, short_side=options.short_side, method=options.flow, workers=options.workers,
+                overwrite=options.overwrite)
+    lengths = check_lmdbs(*layout.lmdbs)
+    splits = keep(splits, lengths)
+    write_files(layout.splits, split_files(classes, splits, lengths), options.overwrite)
+    warn_untested(splits)
+    summarize(layout, videos, lengths, check_rows(layout.splits, lengths))
 
 
 if __name__ == "__main__":

@@ -1,75 +1,94 @@
-"""Which videos train and which test: the rules of every kind of data set. Names are "Class/video"."""
+"""Rules that divide the videos of a dataset into training and test. Names are "Class/video"."""
 
+import csv
+import io
 import random
 import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
-from process_data.src.console import complain
-from process_data.src.errors import PrepareError
-from process_data.src.files import read_text
+from utils.console import warn
+from utils.errors import DataError, OptionError
+from utils.files import read_text
 
-Split = tuple[list[str], list[str]]  # train and test names
+Split = tuple[list[str], list[str]]  # names of training and of test videos
 TEST_SHARE = 0.28  # 7 of UCF101's 25 groups
 
 
-def source_of(name: str) -> str:
-    """The source of a video: its name without the class folder and the suffix _cNN."""
-    return re.sub(r"_c\d+$", "", name.split("/")[-1])
+def plan_splits(name: str, videos: Iterable[str], official: Path | None, seed: int = 0,
+                allow_missing: bool = False) -> list[Split]:
+    """Split the videos of a dataset.
 
-
-def source_keys(names: Iterable[str]) -> dict[str, str]:
-    """What each video's source is called in video_source.json: its source, with the class where two classes share one.
-
-    A user's videos may be called 001.avi, 002.avi, ... in every class, and are then not of the same source.
+    Args:
+        official: folder of the official lists, if there are any.
+        seed: of random splits.
+        allow_missing: leave out listed videos that do not exist, which otherwise is an error.
     """
-    classes: dict[str, set[str]] = {}
-    names = list(names)
-    for name in names:
-        classes.setdefault(source_of(name), set()).add(name.split("/")[0])
-    return {name: source if len(classes[source]) == 1 else f"{name.split('/')[0]}/{source}"
-            for name, source in ((name, source_of(name)) for name in names)}
+    videos = list(videos)
+    if name == "hmdb51" and official is None:
+        raise OptionError("HMDB51's splits come from its lists: give the folder of *_test_split1.txt as --splits")
+    if official is None:
+        splits = ucf101_splits(videos) if name == "ucf101" else source_splits(videos, seed)
+    elif not official.is_dir():
+        raise OptionError(f"no folder {official}: --splits is the folder that holds the official lists")
+    else:
+        splits = hmdb51_splits(official) if name == "hmdb51" else official_splits(official)
+        missing = sorted({video for split in splits for side in split for video in side} - set(videos))
+        if missing and not allow_missing:
+            raise DataError(f"the lists in {official} name {len(missing)} videos that do not exist, such as "
+                            f"{missing[0]}: get these, or remove them from the lists")
+        splits = keep(splits, videos)
+    require_training(splits)
+    return splits
+
+
+def keep(splits: Iterable[Split], videos: Iterable[str]) -> list[Split]:
+    """Return the splits without the videos that are not among ``videos``, such as those that did not decode."""
+    kept = set(videos)
+    return [([name for name in train if name in kept], [name for name in test if name in kept])
+            for train, test in splits]
 
 
 def require_training(splits: Iterable[Split]) -> None:
-    """Raises PrepareError for a split without training videos."""
-    empty = [f"{number}" for number, (train, _) in enumerate(splits, 1) if not train]
-    if empty:
-        raise PrepareError(f"split {', '.join(empty)} has no training videos: prepare more videos, or correct the "
-                           "lists, or give the set another --name")
+    """Raise a DataError if a split has no training videos."""
+    for number, (train, _) in enumerate(splits, 1):
+        if not train:
+            raise DataError(f"split {number} has no training videos: prepare more videos, correct the lists, or give "
+                            "the dataset another --name")
 
 
 def warn_untested(splits: Iterable[Split]) -> None:
-    """Say which splits have no test videos."""
+    """Warn of splits that have no test videos."""
     empty = [f"{number}" for number, (_, test) in enumerate(splits, 1) if not test]
     if empty:
-        complain(f"warning: split {', '.join(empty)} has no test videos, so it can be trained on but not evaluated")
+        warn(f"split {', '.join(empty)} has no test videos, so it can be trained on but not evaluated")
+
+
+def source_of(name: str) -> str:
+    """Return the source of a video: its name without the class folder and the suffix _cNN."""
+    return re.sub(r"_c\d+$", "", name.split("/")[-1])
 
 
 def ucf101_splits(names: Iterable[str]) -> list[Split]:
-    """UCF101's three official splits: split 1 tests groups 1-7, split 2 groups 8-14, split 3 groups 15-21."""
-    names = list(names)
-    tested = [(_group(name) - 1) // 7 for name in names]
-    return [
-        ([n for n, t in zip(names, tested, strict=True) if t != split],
-         [n for n, t in zip(names, tested, strict=True) if t == split])
-        for split in range(3)
-    ]
+    """Return UCF101's official splits: split 1 tests groups 1-7, split 2 groups 8-14, split 3 groups 15-21."""
+    tested = {name: (_group(name) - 1) // 7 for name in names}
+    return [([name for name, block in tested.items() if block != split],
+             [name for name, block in tested.items() if block == split]) for split in range(3)]
 
 
 def _group(name: str) -> int:
     found = re.search(r"_g(\d+)_c\d+$", name)
     if not found:
-        raise PrepareError(f"{name} is no UCF101 name (v_Class_gNN_cNN): give the set another --name")
+        raise DataError(f"{name} is no UCF101 name (v_Class_gNN_cNN): give the dataset another --name")
     return int(found[1])
 
 
 def source_splits(names: Iterable[str], seed: int = 0) -> list[Split]:
-    """Three splits by source: no source of a class is on both sides; 28 % of its sources, at least one, are tested.
+    """Split by source: no source of a class is on both sides; 28 % of its sources, at least one, are tested.
 
     Where names hold groups (_gNN), split i tests the i-th block of each class's groups, so 25 groups give UCF101's
-    splits; other names are taken in an order drawn from the seed. A class of one source is trained on only.
+    splits. Otherwise the sources are shuffled with the seed. A class of one source is only trained on.
     """
     names = sorted(names)
     grouped = all(re.search(r"_g\d+(_c\d+)?$", name) for name in names)
@@ -93,18 +112,18 @@ def source_splits(names: Iterable[str], seed: int = 0) -> list[Split]:
 
 
 def official_splits(folder: Path) -> list[Split]:
-    """The splits of `trainlist01.txt`, `testlist01.txt`, ... in a folder; lines "Class/video.ext", labels ignored."""
+    """Read `trainlist01.txt`, `testlist01.txt`, ... of a folder: lines "Class/video.ext", labels ignored."""
     splits = []
     for train in sorted(folder.glob("trainlist*.txt")):
         test = train.with_name(train.name.replace("train", "test", 1))
         if not test.is_file():
-            raise PrepareError(f"{train} has no {test.name} beside it")
+            raise DataError(f"{train} has no {test.name} beside it")
         splits.append((_listed(train), _listed(test)))
         both = set(splits[-1][0]) & set(splits[-1][1])
         if both:
-            raise PrepareError(f"{train.name} and {test.name} in {folder} both list {min(both)}: remove it from one")
+            raise DataError(f"{train.name} and {test.name} in {folder} both list {min(both)}: remove it from one")
     if not splits:
-        raise PrepareError(f"no split lists in {folder}: it should hold trainlist01.txt and testlist01.txt")
+        raise DataError(f"no split lists in {folder}: it should hold trainlist01.txt and testlist01.txt")
     return splits
 
 
@@ -115,46 +134,61 @@ def _listed(path: Path) -> list[str]:
         if not entry:
             continue
         listed = PurePath(entry)
-        name = "/".join((*listed.parts[-2:-1], listed.stem))
-        if "/" not in name:
-            raise PrepareError(f"{path}, line {number}: {entry!r} should read Class/video.ext")
-        names.append(name)
-    _refuse_twice(path, names)
+        if len(listed.parts) < 2:
+            raise DataError(f"{path}, line {number}: {entry!r} should read Class/video.ext")
+        names.append(f"{listed.parts[-2]}/{listed.stem}")
+    return _distinct(path, names)
+
+
+def _distinct(path: Path, names: list[str]) -> list[str]:
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise DataError(f"{path} lists {twice} twice: remove one of its lines")
     return names
 
 
-def _refuse_twice(path: Path, names: list[str]) -> None:
-    if len(set(names)) < len(names):
-        twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise PrepareError(f"{path} lists {twice} twice: remove one of its lines")
-
-
 def hmdb51_splits(folder: Path) -> list[Split]:
-    """HMDB51's splits from its `<class>_test_split{1,2,3}.txt` lists: 1 trains, 2 tests, 0 is left out."""
+    """Read HMDB51's `<class>_test_split{1,2,3}.txt`: 1 is for training, 2 for testing, 0 for neither."""
     splits: list[Split] = []
     for split in (1, 2, 3):
         train: list[str] = []
         test: list[str] = []
         for path in sorted(folder.glob(f"*_test_split{split}.txt")):
-            name = path.name.removesuffix(f"_test_split{split}.txt")
-            for video, use in _uses(path):
-                {"1": train, "2": test, "0": []}[use].append(f"{name}/{video}")
+            label = path.name.removesuffix(f"_test_split{split}.txt")
+            for video, use in _uses(path).items():
+                {"1": train, "2": test, "0": []}[use].append(f"{label}/{video}")
         if not train:
-            raise PrepareError(f"no HMDB51 lists in {folder}: it should hold brush_hair_test_split{split}.txt, ...")
+            raise DataError(f"no HMDB51 lists in {folder}: it should hold brush_hair_test_split{split}.txt, ...")
         splits.append((train, test))
     return splits
 
 
-def _uses(path: Path) -> list[tuple[str, str]]:
-    """The videos of an HMDB51 list and what they are for: "0", "1" or "2"."""
+def _uses(path: Path) -> dict[str, str]:
+    """Read an HMDB51 list: {video: "0", "1" or "2"}."""
     entries = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.rsplit(maxsplit=1)
         if not words:
             continue
         if len(words) < 2 or words[1] not in ("0", "1", "2"):
-            raise PrepareError(f"{path}, line {number}: {line.strip()!r} should read 'video.avi 1', with 1 for "
-                               "training, 2 for testing, 0 for neither")
+            raise DataError(f"{path}, line {number}: {line.strip()!r} should read 'video.avi 1', with 1 for training, "
+                            "2 for testing, 0 for neither")
         entries.append((Path(words[0]).stem, words[1]))
-    _refuse_twice(path, [video for video, _ in entries])
-    return entries
+    _distinct(path, [video for video, _ in entries])
+    return dict(entries)
+
+
+def k400_list(folder: Path, side: str) -> list[str]:
+    """Read the K400 list of a side, "train" or "val": the names "label/id_000001_000011" of its videos."""
+    path = next(iter(sorted(folder.glob(f"*{side}*.csv"))), None)
+    if path is None:
+        raise DataError(f"no K400 list of {side} videos in {folder}: it should hold {side}.csv")
+    names, rows = [], csv.DictReader(io.StringIO(read_text(path), newline=""))
+    try:
+        for row in rows:
+            start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
+            names.append(f"{row['label']}/{row['youtube_id']}_{start:06d}_{end:06d}")
+    except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
+        raise DataError(f"{path}, line {rows.line_num}: rows need label, youtube_id, time_start, time_end ({error!r})"
+                        ) from error
+    return names

@@ -1,10 +1,8 @@
-"""Folders of videos and their frames.
+"""Videos: their names, the folders that hold them or their frame files, and their frames."""
 
-Videos come from anywhere, and FFmpeg reads more than videos: addresses of the network, playlists of other files,
-numbered pictures. It is held to files of the usual containers.
-"""
-
+import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,22 +11,35 @@ import cv2
 import numpy as np
 
 from dataset.jpeg import MAX_PIXELS
-from dataset.regular import regular
-from process_data.src.errors import PrepareError, VideoError
-from process_data.src.names import require_name
+from utils.errors import DataError
 
-CONTAINERS = "avi,matroska,webm,mov,mp4,mpeg,mpegvideo,mpegts,m4v,asf,flv,ogg"  # as FFmpeg calls them
 SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".3gp"}
+# Line breaks and other control characters, and surrogates, which stand for bytes that are not UTF-8.
+UNFIT = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
+VIDEO_NAME = re.compile(rf"(?![\s\ufeff])[^/{UNFIT}]*[^/\s{UNFIT}]/[^/{UNFIT}]+")
+LONGEST_NAME = 255 - 32  # bytes, with room for a suffix; file systems allow 255
+
+
+class VideoError(DataError):
+    """A video that cannot be used and is left out: the reason, without the video's name."""
+
+
+def require_name(name: str, source: str | Path) -> None:
+    """Raise a DataError, which names the source, if "Class/video" cannot stand in LMDBs and lists."""
+    if not VIDEO_NAME.fullmatch(name):
+        raise DataError(f"{source}: {name!r} cannot name a video: names are Class/video in UTF-8, without line breaks "
+                        "or control characters, and the class has no space at either end; rename it")
+
+
+def short_name(name: str) -> str:
+    """Return a file name that has room for a suffix: the name itself, or a checksum of a very long one."""
+    return name if len(os.fsencode(name)) <= LONGEST_NAME else hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def find_videos(folder: Path) -> dict[str, Path]:
-    """The videos `Class/video.ext` of a folder, sorted: {"Class/video": path}.
-
-    Raises PrepareError when the folder is missing or holds no videos, two files of a class differ in suffix only, or a
-    name cannot be used.
-    """
+    """Find the videos ``Class/video.ext`` of a folder: {"Class/video": path}, sorted by name."""
     if not folder.is_dir():
-        raise PrepareError(f"no folder {folder}: give the folder that holds Class/video files")
+        raise DataError(f"no folder {folder}: give the folder that holds Class/video files")
     found: dict[str, Path] = {}
     for path in sorted(folder.glob("*/*")):
         if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
@@ -36,19 +47,38 @@ def find_videos(folder: Path) -> dict[str, Path]:
         name = f"{path.parent.name}/{path.stem}"
         require_name(name, path)
         if name in found:
-            raise PrepareError(f"{found[name]} and {path} have the same name but for the suffix: remove or rename one")
+            raise DataError(f"{found[name]} and {path} differ only in their suffix: remove or rename one")
         found[name] = path
     if not found:
-        raise PrepareError(f"no videos in {folder}: they are looked for as Class/video.avi (.mp4, .mkv, .webm, ...)")
+        raise DataError(f"no videos in {folder}: they are looked for as Class/video.avi (.mp4, .mkv, .webm, ...)")
     return {name: found[name] for name in sorted(found)}
 
 
-def read_frames(path: Path, short_side: int = 0) -> Iterator[np.ndarray]:
-    """The frames of a video in order, (H, W, 3) uint8 BGR; nothing when it does not decode.
+def find_folders(frames: Path) -> dict[str, Path]:
+    """Find the frame folders ``Class/video/`` of a folder: {"Class/video": path}."""
+    if not frames.is_dir():
+        raise DataError(f"no folder {frames}: give the folder that holds Class/video/image_00001.jpg, ...")
+    found = {f"{path.parent.name}/{path.name}": path for path in sorted(frames.glob("*/*"))
+             if path.is_dir() and not path.name.startswith(".")}
+    if not found:
+        raise DataError(f"no frame folders in {frames}: it should hold Class/video/image_00001.jpg, ...")
+    for name, path in found.items():
+        require_name(name, path)
+    return found
 
-    short_side: frames whose short side is longer are scaled down to it, pixels (0: never); none is scaled up.
-    Raises VideoError as :func:`opened` does.
-    """
+
+def frame_files(folder: Path, kind: str) -> list[Path]:
+    """Return the frame files ``{kind}_%05d.jpg`` of one video in order; none may be missing."""
+    numbered = {int(path.stem.rpartition("_")[2]): path for path in folder.glob(f"{kind}_*.jpg")
+                if re.fullmatch(rf"{kind}_\d+", path.stem)}
+    gap = next((i for i in range(1, len(numbered) + 1) if i not in numbered), None)
+    if not numbered or gap is not None:
+        raise DataError(f"{folder} lacks {kind}_{gap or 1:05d}.jpg: extract this video again")
+    return [numbered[i] for i in sorted(numbered)]
+
+
+def read_frames(path: Path, short_side: int = 0) -> Iterator[np.ndarray]:
+    """Yield the frames of a video in order, (H, W, 3) uint8 BGR, see :func:`shrink`; none if it does not decode."""
     with opened(path) as capture:
         while (frame := next_frame(capture, short_side)) is not None:
             yield frame
@@ -56,33 +86,39 @@ def read_frames(path: Path, short_side: int = 0) -> Iterator[np.ndarray]:
 
 @contextmanager
 def opened(path: Path) -> Iterator[cv2.VideoCapture]:
-    """A video to read from; one that does not decode has no frames.
+    """Open a video for :func:`next_frame`; one that does not decode has no frames.
 
-    Raises VideoError when it is no regular file that can be opened, or its frames are larger than any video's.
+    Raises:
+        VideoError: the file cannot be opened, or its frames are larger than datasets read.
     """
     try:
-        open(path, "rb", opener=regular).close()
+        open(path, "rb").close()
     except OSError as error:
         raise VideoError(f"cannot be opened ({error.strerror})") from error
-    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"protocol_whitelist;file|format_whitelist;{CONTAINERS}"
-    capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)  # a relative path may begin like an address
+    capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
     try:
         width, height = (capture.get(side) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if width * height > MAX_PIXELS:
-            raise VideoError(f"says that its frames have {width:.0f} x {height:.0f} pixels: more than {MAX_PIXELS}")
+            raise VideoError(f"has frames of {width:.0f} x {height:.0f} pixels, more than {MAX_PIXELS} in all")
         yield capture
     finally:
         capture.release()
 
 
 def next_frame(capture: cv2.VideoCapture, short_side: int = 0) -> np.ndarray | None:
-    """The next frame (H, W, 3) uint8 BGR of an opened video, scaled as of :func:`read_frames`; None after the last."""
+    """Return the next frame of an open video, scaled as by :func:`read_frames`, or None after the last."""
     good, frame = capture.read()
     return shrink(frame, short_side) if good else None
 
 
+def require_two_frames(count: int) -> None:
+    """Raise a VideoError if a video gave fewer than the two frames that flow and residual frames need."""
+    if count < 2:
+        raise VideoError("only one frame decodes" if count else "does not decode")
+
+
 def shrink(frame: np.ndarray, short_side: int) -> np.ndarray:
-    """Scale a frame (H, W, 3) down so that its short side is `short_side` pixels; smaller ones stay as they are."""
+    """Scale a frame (H, W, 3) down to a short side of ``short_side`` pixels (0: never); smaller ones stay."""
     height, width = frame.shape[:2]
     if not short_side or min(height, width) <= short_side:
         return frame

@@ -1,4 +1,4 @@
-"""Write the split folder of a data set: ClassInd.txt, csv lists with frame counts, video_source.json.
+"""Write the split folder of a dataset: ClassInd.txt, csv lists with frame counts, video_source.json.
 
     python process_data/src/write_csv.py --name ucf101 --data data/UCF101/ucf101_frame.lmdb
     python process_data/src/write_csv.py --name hmdb51 --data data/HMDB51/hmdb51_frame.lmdb --splits testTrainMulti_7030
@@ -6,44 +6,51 @@
         --data data/K400/k400_frame_train.lmdb data/K400/k400_frame_val.lmdb
     python process_data/src/write_csv.py --name mine --data data/mine/mine_frame.lmdb
 
---data is what holds the RGB frames: LMDBs, or a folder of Class/video/image_00001.jpg, ... Any name but the published
-three is split by its official lists (--splits), else by source group (_gNN), else at random.
+--data is what holds the RGB frames: LMDBs, or a folder of Class/video/image_00001.jpg, ... A dataset of your own is
+split by its official lists (--splits), else by source group (_gNN), else at random.
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from process_data.src.check_lmdb import check_rows
-from process_data.src.console import say
-from process_data.src.convert_video_to_lmdb import find_folders, frame_files
-from process_data.src.errors import PrepareError, run
-from process_data.src.files import require_writable
-from process_data.src.k400_splits import k400_files
-from process_data.src.lmdb_file import open_lmdb
-from process_data.src.options import Parser
-from process_data.src.split_folder import SHIPPED, check_name, class_list, plan_splits, split_files, write_files
-from process_data.src.splits import warn_untested
+from process_data.src.common import require_writable
+from process_data.src.lmdb_file import frame_counts
+from process_data.src.split_folder import (
+    SHIPPED,
+    check_name,
+    check_rows,
+    class_list,
+    k400_files,
+    split_files,
+    write_files,
+)
+from process_data.src.splits import plan_splits, warn_untested
+from process_data.src.video_io import find_folders, frame_files
+from utils.console import say
+from utils.errors import OptionError
+from utils.launch import run
+from utils.parser import Parser
 
 
-def frame_counts(data: list[Path]) -> dict[str, int]:
-    """RGB frames of each video of some LMDBs or frame folders: {"Class/video": frames}."""
+def count_frames(data: Iterable[Path]) -> dict[str, int]:
+    """Count the RGB frames of each video of LMDBs or frame folders: {"Class/video": frames}, sorted by name."""
     lengths: dict[str, int] = {}
     for path in data:
         if path.is_dir() and not (path / "data.mdb").is_file():
             lengths |= {name: len(frame_files(folder, "image")) for name, folder in find_folders(path).items()}
         else:
-            with open_lmdb(path) as file:
-                lengths |= file.lengths
+            lengths |= frame_counts(path)
     return dict(sorted(lengths.items()))
 
 
 def make_parser() -> Parser:
-    """The options."""
+    """Return the parser of the options."""
     parser = Parser(__doc__)
     add = parser.topic("data")
-    add("--name", required=True, help="name of the data set, as in --dataset")
+    add("--name", required=True, help="name of the dataset, as in --dataset")
     add("--data", type=Path, nargs="+", required=True, help="its RGB LMDBs, or its folder of frames")
     add("--splits", type=Path, metavar="FOLDER", help="folder of official lists (default: none, by source group, else "
         "random)")
@@ -57,22 +64,21 @@ def make_parser() -> Parser:
 
 
 def main() -> None:
-    """Write a data set's split folder."""
+    """Write a dataset's split folder."""
     options = make_parser().parse_args()
     check_name(options.name)
-    require_writable(options.split_root / options.name / "ClassInd.txt")
-    lengths = frame_counts(options.data)
+    folder = options.split_root / options.name
+    require_writable(folder / "ClassInd.txt")
+    lengths = count_frames(options.data)
     if options.name == "k400":
         if options.splits is None or not options.splits.is_dir():
-            raise PrepareError("K400's splits are given by its lists: --splits is the folder of train.csv and val.csv")
-        files, notes = k400_files(options.splits, lengths)
-        say("\n".join(notes))
+            raise OptionError("K400's splits come from its lists: --splits is the folder of train.csv and val.csv")
+        files = k400_files(options.splits, lengths)
     else:
         splits = plan_splits(options.name, lengths, options.splits, options.seed, options.allow_missing)
         classes = class_list(options.name, options.split_root, options.splits, lengths, options.overwrite)
         files = split_files(classes, splits, lengths)
         warn_untested(splits)
-    folder = options.split_root / options.name
     write_files(folder, files, options.overwrite)
     for name, rows in check_rows(folder, lengths).items():
         say(f"{folder / name}: {rows} videos")
