@@ -1,0 +1,147 @@
+"""Retrieval features and the ten-crop test of a split, whole and without the network.
+
+Both versions need the same passes of the network. On a CPU these take nearly all the time; how often frames are
+decoded, cropped and jittered shows in the rows of the data path alone.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dataset.transforms.photometric import PhotometricRecipe
+from dataset.transforms.presets import CropsTransform
+from eval import network
+from eval.crops import crop_probabilities
+from eval.retrieval import video_features
+from eval.windows import read_samples, window_clips
+from model.folding import fold_batchnorm
+from tools.benchmarks import data
+from tools.benchmarks.data import Sizes
+from tools.benchmarks.measure import Case, Disagreement
+from tools.benchmarks.plain import PlainReader, crop_window
+
+COSINE = 0.999  # of features from pixels that differ by rounding
+PROBABILITY = 0.05  # relative, for the same reason
+
+
+class MeanColours(nn.Module):
+    """Stand-in for the network, so that the data path is left: the mean colour of a clip as logits and features."""
+
+    def forward(self, clips: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
+        """Return both of clips (B, 3, T, h, w)."""
+        means = clips.mean(dim=(2, 3, 4))
+        return means, means
+
+
+class Split:
+    """A test split in 1 or 10 crops, and the same network for both versions, or mean colours in its place."""
+
+    def __init__(self, folder: Path, sizes: Sizes, crops: int, *, data_path: bool) -> None:
+        self.sizes, self.crops = sizes, crops
+        data.make_set(folder, sizes, [sizes.video_frames] * sizes.videos)
+        self.dataset = data.build(folder, "", "test", CropsTransform(sizes.img_dim, crops=crops), sizes)
+        self.reader = PlainReader(self.dataset.readers[0].path)
+        windows = self.dataset.sampler(sizes.video_frames, self.dataset.rng(0, 0))  # (W, T), the same for all videos
+        self.windows, self.used = len(windows), np.unique(windows)
+        self.size = (f"{sizes.videos} videos of {sizes.video_frames} frames, {self.windows * crops} passes a video, "
+                     f"{sizes.frames}x{sizes.img_dim}x{sizes.img_dim}")
+        self.contiguous = MeanColours() if data_path else self._network()
+        self.net = MeanColours() if data_path else self._network()
+        fold_batchnorm(self.net)
+        self.net.to(memory_format=torch.channels_last_3d)
+
+    def _network(self) -> nn.Module:
+        """Build a classifier whose BatchNorm statistics are those of the split's clips."""
+        torch.manual_seed(0)
+        net = network.build(self.sizes.classes, "s3d", "ft")
+        for module in net.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.momentum = None  # a plain mean over the batches below
+                nn.init.ones_(module.bias)  # keeps most units on: depth would else magnify rounding
+        net.to(self.sizes.device).train()
+        with torch.no_grad():
+            net(torch.cat([clips for _, clips in window_clips(self.samples(), self.sizes.device)][::self.crops]))
+        return net.eval()
+
+    def samples(self) -> Iterator[dict]:
+        """Read what the evaluation scripts read."""
+        return read_samples(self.dataset, workers=0, device=self.sizes.device, title="bench")
+
+    def features(self) -> Tensor:
+        """Return features (N, D) of the videos, our way."""
+        return video_features(self.net, self.samples(), batch_size=self.sizes.eval_batch, device=self.sizes.device)
+
+    def probabilities(self) -> Tensor:
+        """Return class probabilities (N, crops, classes) of the videos, our way."""
+        return crop_probabilities(self.net, self.samples(), self.sizes.eval_batch, self.sizes.device)
+
+    @torch.inference_mode()
+    def plain(self, output: int) -> Tensor:
+        """Return probabilities (output 0) or features (1), (N, crops, D), each window of each crop decoded anew."""
+        transform, videos = self.dataset.transform, []
+        assert isinstance(transform, CropsTransform)
+        for row in range(len(self.dataset)):
+            rng = self.dataset.rng(0, row)
+            clips = self.dataset.sampler(int(self.dataset.index.num_frames[row]), rng)
+            recipe = PhotometricRecipe(transform.jitter, p_jitter=transform.p)
+            draws = [recipe.draw(own, 1, 1) for own in rng.spawn(10)[:self.crops]]
+            videos.append(torch.stack([self._plain_crop(row, clips, crop, params, output)
+                                       for crop, params in enumerate(draws)]))
+        return torch.stack(videos).cpu()
+
+    def _plain_crop(self, row: int, clips: np.ndarray, crop: int, params: dict, output: int) -> Tensor:
+        images = [crop_window(self.reader.frames(self.dataset.index.names[row], clip), crop, params,
+                              self.sizes.img_dim) for clip in clips]
+        found = self.contiguous(torch.stack(images).to(self.sizes.device))[output]
+        return (found if output else found.softmax(dim=1)).mean(dim=0)
+
+    def decode(self) -> None:
+        """Decode once every frame that some window uses."""
+        for name in self.dataset.index.names:
+            jpegs = self.reader.value(name)
+            for frame in self.used:
+                simplejpeg.decode_jpeg(jpegs[frame])
+
+    def passes(self) -> None:
+        """Run as many windows through our network as the row needs, on one batch that is there already."""
+        sizes, work = self.sizes, self.crops * self.windows * self.sizes.videos
+        shape = (sizes.eval_batch, sizes.frames, sizes.img_dim, sizes.img_dim, 3)
+        clips = torch.zeros(shape, device=sizes.device).permute(0, 4, 1, 2, 3)
+        with torch.inference_mode():
+            for done in range(0, work, sizes.eval_batch):
+                self.net(clips[:work - done])
+
+
+def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
+    """Yield retrieval features and the ten-crop test: the data path alone, then everything."""
+    for crops, row in ((1, "retrieval features"), (10, "ten-crop test")):
+        for data_path in (True, False):
+            split = Split(folder / f"{crops}-{data_path}", sizes, crops, data_path=data_path)
+            case = partial(Case, f"{row}, data path alone" if data_path else row, split.size,
+                           bound=split.decode if data_path else split.passes,
+                           bound_of="decoding each frame once" if data_path else "the network's passes alone")
+            if crops == 1:
+                yield case(plain=partial(split.plain, 1), ours=split.features, agree=_agree_features)
+            else:
+                yield case(plain=partial(split.plain, 0), ours=split.probabilities, agree=_agree_probabilities)
+
+
+def _agree_features(plain: Tensor, ours: Tensor) -> str:
+    plain = plain.squeeze(1)  # of one crop
+    cosine = float(F.cosine_similarity(plain, ours).min())
+    if plain.shape != ours.shape or not cosine >= COSINE:
+        raise Disagreement(f"features of shapes {tuple(plain.shape)} and {tuple(ours.shape)} have a cosine of {cosine}")
+    return f"cosine of features at least {COSINE} ({cosine:.6f})"
+
+
+def _agree_probabilities(plain: Tensor, ours: Tensor) -> str:
+    apart = float((plain.log() - ours.log()).abs().max())
+    if plain.shape != ours.shape or not apart <= PROBABILITY:
+        raise Disagreement(f"probabilities are {apart:.1%} apart")
+    return f"probabilities within {PROBABILITY:.0%} of each other ({apart:.2%})"

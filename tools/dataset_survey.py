@@ -1,0 +1,215 @@
+"""Survey a dataset: its lists and LMDBs, dropped videos, leaks between train and test, still and damaged frames."""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dataset.catalog import DatasetSpec
+from dataset.clip_sampler import too_short
+from dataset.lmdb_reader import LmdbReader
+from dataset.split_files import read_classes, read_rows, source_ids, video_name
+from dataset.video_index import read_index
+from tools.pictures import evenly_spaced
+from utils.console import Progress
+from utils.errors import DataError
+
+PARTS = ("train", "test")
+TOO_SHORT = "too short"
+GROUP = re.compile(r"_g(\d+)(_c\d+)?$")  # in UCF101's names: videos of a class and group are cut from one recording
+BATCH = 32  # frames decoded at a time
+STILL_LEVELS, STILL_SHARE = 10, 0.001  # nothing moves if a smaller share of the pixels changes by more grey levels
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset, and the clips that a training takes from it."""
+
+    spec: DatasetSpec
+    data_root: Path  # folder of the LMDBs
+    split_root: Path  # folder of the splits
+    seq_len: int  # frames of a clip
+    ds: int  # a clip takes every ds-th frame
+
+    def lmdbs(self, part: str) -> dict[str, Path]:
+        """Return the LMDBs of a part that exist, "RGB" and "flow", even those that the dataset's name does not use."""
+        both = replace(self.spec, streams=("rgb", "flow"), second_view="flow")
+        paths = both.lmdbs(self.data_root, train=part == "train")
+        return {kind: path for kind, path in zip(("RGB", "flow"), paths, strict=True) if path.exists()}
+
+    def csv(self, split: int, part: str) -> Path:
+        """Return the list of a part."""
+        return self.spec.csv(self.split_root, split, train=part == "train")
+
+    def splits(self, wanted: int | None = None) -> list[int]:
+        """Return the splits that have a list, or the wanted one. Raises DataError if there is no list."""
+        numbers = [wanted] if wanted else range(1, (self.spec.files.splits or 99) + 1)  # a list's name has two digits
+        found = [number for number in numbers if any(self.csv(number, part).is_file() for part in PARTS)]
+        if not found:
+            raise DataError(f"dataset {self.spec.name} has no list of videos such as {self.csv(numbers[0], 'train')}: "
+                            "check the name and --split_root, or make the dataset with process_data/src/prepare.py")
+        return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """The list of the training or test videos of a split."""
+
+    csv: str
+    names: list[str]  # "Class/video" of every row
+    kept: list[str]  # those that a training uses
+    num_frames: list[int]  # of those, that all streams have
+    dropped: dict[str, list[str]]  # the others, by reason
+    refused: str  # why a training refuses the whole list, "" if it does not
+
+
+@dataclass(frozen=True)
+class Leak:
+    """Something that train and test share."""
+
+    kind: str  # "video", "group" (of a class, by the video's name) or "source" (by video_source.json or name)
+    what: str  # the video's name, the group's number and class, or the source's id
+    train: list[str]  # its videos
+    test: list[str]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The lists of a split and what they share."""
+
+    number: int
+    classes: list[str]  # by label
+    parts: dict[str, Part]  # "train" and "test", as far as there is a list
+    sources: dict[str, int]  # the recording that a video was cut from, by video
+    leaks: list[Leak]
+
+
+@dataclass
+class Lmdb:
+    """An LMDB, and what decoding some of its frames showed."""
+
+    kind: str  # "RGB" or "flow"
+    path: str
+    parts: list[str]  # "train", "test"
+    num_frames: dict[str, int]  # of every video
+    decoded: dict[str, int] = field(default_factory=dict)  # decoded frames by video
+    sizes: dict[str, int] = field(default_factory=dict)  # decoded frames by "width x height"
+    damaged: dict[str, dict[int, str]] = field(default_factory=dict)  # what is wrong, by video and frame
+    still: dict[str, float] = field(default_factory=dict)  # share of frames that do not move, if above half; RGB only
+
+
+def survey_split(dataset: Dataset, number: int) -> Split:
+    """Read the lists of a split. Raises DataError if one of them, or an LMDB that they need, is missing or damaged."""
+    folder = dataset.split_root / dataset.spec.base
+    classes = read_classes(folder / "ClassInd.txt")
+    parts = {part: _read_part(dataset, number, part, set(classes))
+             for part in PARTS if dataset.csv(number, part).is_file()}
+    names = [name for part in parts.values() for name in part.names]
+    ids = source_ids(names, folder / "video_source.json", by_video=dataset.spec.rules().source_by_video)
+    sources = dict(zip(names, ids.tolist(), strict=True))
+    train, test = (parts[part].names if part in parts else [] for part in PARTS)
+    return Split(number, classes, parts, sources, find_leaks(train, test, sources))
+
+
+def _read_part(dataset: Dataset, number: int, part: str, classes: Collection[str]) -> Part:
+    # A training's read_index neither names what it drops nor looks further once it refuses a list.
+    csv, rules = dataset.csv(number, part), dataset.spec.rules()
+    readers = dataset.spec.readers(dataset.data_root, train=part == "train")
+    paths, counts = read_rows(csv)
+    names = [video_name(path) for path in paths]
+    found = Part(str(csv), names, [], [], {}, "")
+    for name, count in zip(names, counts.tolist(), strict=True):
+        lacking = dict.fromkeys(Path(reader.path).name for reader in readers if name not in reader)
+        frames = 0 if lacking else min(count if from_csv else reader.num_frames(name)
+                                       for reader, from_csv in zip(readers, rules.csv_counts, strict=True))
+        reason = ("class not in ClassInd.txt" if name.split("/")[0] not in classes else
+                  f"not in {' and '.join(lacking)}" if lacking else
+                  TOO_SHORT if too_short(frames, dataset.seq_len, dataset.ds, rules.length) else "")
+        if reason:
+            found.dropped.setdefault(reason, []).append(name)
+        else:
+            found.kept.append(name)
+            found.num_frames.append(frames)
+    try:
+        read_index(csv, readers, rules, seq_len=dataset.seq_len, ds=dataset.ds)
+    except DataError as error:
+        return replace(found, refused=str(error))
+    return found
+
+
+def find_leaks(train: Collection[str], test: Collection[str], sources: dict[str, int]) -> list[Leak]:
+    """Find what two lists of videos share, dropped ones included; mostly a leak shows in several kinds."""
+    found: dict[tuple[str, str], Leak] = {}
+    for part, names in zip(PARTS, (train, test), strict=True):
+        for name in names:
+            keys = [("video", name), ("source", str(sources[name]))]
+            if group := GROUP.search(name):
+                keys.append(("group", f"{int(group[1]):02d} of class {name.split('/')[0]}"))
+            for key in keys:
+                getattr(found.setdefault(key, Leak(*key, [], [])), part).append(name)
+    shared = [leak for leak in found.values() if leak.train and leak.test]
+    return sorted(shared, key=lambda leak: ("video", "group", "source").index(leak.kind))
+
+
+def check_lmdbs(dataset: Dataset, videos: int | None, frames: int | None, seed: int) -> list[Lmdb]:
+    """Decode frames of the LMDBs of a dataset.
+
+    Args:
+        videos: how many videos of each LMDB, drawn at random; None for all.
+        frames: how many frames of each video, evenly spaced, each with the one after it; None for all.
+        seed: of the draw.
+
+    Raises:
+        DataError: an LMDB is damaged as a whole.
+    """
+    found: dict[Path, Lmdb] = {}  # K400 has others for each part
+    for part in PARTS:
+        for kind, path in dataset.lmdbs(part).items():
+            if path in found:
+                found[path].parts.append(part)
+                continue
+            reader = LmdbReader(path)
+            names = reader.names
+            found[path] = Lmdb(kind, str(path), [part], {name: reader.num_frames(name) for name in names})
+            if videos is not None and videos < len(names):
+                drawn = np.random.default_rng(seed).choice(len(names), videos, replace=False)
+                names = [names[i] for i in sorted(drawn)]
+            with Progress(len(names), f"decoding {kind}") as progress:
+                for name in names:
+                    _check_video(found[path], reader, name, frames)
+                    progress.step()
+    return list(found.values())
+
+
+def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None) -> None:
+    count = found.num_frames[name]
+    firsts = evenly_spaced(max(1, count - 1), frames or count)
+    indices = np.unique([firsts, np.minimum(firsts + 1, count - 1)])
+    found.decoded[name] = len(indices)
+    damaged: dict[int, str] = {}
+    moves: list[bool] = []
+    last: tuple[int, np.ndarray] | None = None
+    for start in range(0, len(indices), BATCH):
+        batch = indices[start:start + BATCH]
+        try:
+            _, images, faults = reader.read(name, batch)
+        except DataError as error:
+            damaged |= dict.fromkeys(batch.tolist(), str(error))
+            continue
+        damaged |= faults
+        for index, image in zip(batch.tolist(), images, strict=True):
+            if index in faults:
+                continue
+            size = f"{image.shape[1]} x {image.shape[0]}"
+            found.sizes[size] = found.sizes.get(size, 0) + 1
+            if last and last[0] == index - 1 and last[1].shape == image.shape:
+                changed = cv2.absdiff(last[1], image).max(axis=2) > STILL_LEVELS
+                moves.append(bool(changed.mean() >= STILL_SHARE))
+            last = index, image
+    if damaged:
+        found.damaged[name] = damaged
+    if found.kind == "RGB" and sum(moves) < len(moves) / 2:
+        found.still[name] = round(1 - sum(moves) / len(moves), 3)

@@ -1,0 +1,263 @@
+"""Draw the two figures of the documentation.
+
+The cascade of CPR, from the stages of model/cascade.py:
+
+    python -m tools.figures cascade --output docs/cascade.png
+
+A retrieval: test videos, and the nearest training videos of each:
+
+    python -m tools.figures gallery --dataset mine --features RGB_RUN/model/feature FLOW_RUN/model/feature \\
+        --output gallery.jpg
+"""
+
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from torch import Tensor
+
+matplotlib.use("agg")
+
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+
+from dataset import catalog
+from dataset.split_files import video_name
+from engine.options import DATA_ROOT, TOPK, open_share, positive_int, seed
+from eval import feature_files, protocols
+from eval.feature_files import FeatureSet
+from eval.merge_2stream_prob import match
+from model.cascade import cascade_stages, stage_sizes, stage_views
+from tools import pictures
+from tools.pictures import RIGHT, WRONG, Tile
+from utils import launch
+from utils.console import printable, say
+from utils.errors import OptionError
+from utils.parser import Parser
+
+CASCADE = """Draw the cascade of CPR, from the stages of model/cascade.py.
+
+    python -m tools.figures cascade --output docs/cascade.png
+
+One query and a queue of made-up similarities, in which each view knows the classes a little: some entries are of the
+query's class, some only look alike (close in the own view), some only move alike (close in the other view), and some
+are of the query's own source and never mined. Each panel shows what a stage keeps.
+"""
+GALLERY = """Draw test videos and the nearest training videos of each.
+
+    python -m tools.figures gallery --dataset mine --features RGB_RUN/model/feature FLOW_RUN/model/feature \\
+        --output gallery.jpg
+
+A folder of features is what `eval/main_classifier.py --retrieval` leaves beside a checkpoint. Of two, the first of RGB
+and the second of flow, the similarities are added, as `eval/merge_2stream_prob.py --mode s` does. The queries are drawn
+by --seed, of different classes if there are enough; none is chosen by hand. A video is shown by frames in equal steps.
+"""
+SHARES = {"class": 0.08, "looks": 0.10, "moves": 0.10, "source": 0.004}  # of the queue
+CENTRES = {"class": (0.45, 0.45), "looks": (0.45, 0.0), "moves": (0.0, 0.45), "source": (0.8, 0.75)}  # own, other
+SPREAD = 0.17
+VIEWS = {"other": ("other view", "#1f77b4"), "own": ("own view", "#d95f02")}
+CLASS, REST, GONE, SOURCE = "#111111", "#9a9a9a", "#e4e4e4", "#b00020"
+COLUMNS = 4
+STRIP_HEIGHT = 48  # pixels, of a video in the gallery
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Similarities of one query to K entries in both views, (K,), and which are of its source and of its class."""
+
+    other: Tensor
+    own: Tensor
+    excluded: Tensor
+    of_class: Tensor
+
+
+def make_queue(K: int, number: int) -> Queue:
+    """Draw the entries of a queue from a seed."""
+    generator = torch.Generator().manual_seed(number)
+    points = SPREAD * torch.randn(K, 2, generator=generator)
+    kinds, start = {}, 0
+    for kind, share in SHARES.items():
+        kinds[kind] = torch.zeros(K, dtype=torch.bool)
+        kinds[kind][start:start + max(1, round(share * K))] = True
+        start += int(kinds[kind].sum())
+        points[kinds[kind]] += torch.tensor(CENTRES[kind])
+    points = points.tanh()  # similarities lie between -1 and 1
+    return Queue(points[:, 1], points[:, 0], kinds["source"], kinds["class"])
+
+
+def survivors(queue: Queue, topk: int, ratio: float, stage: int) -> list[Tensor]:
+    """Return which entries survive each stage, bool (K,)."""
+    kept = []
+    for indices in cascade_stages(queue.other[None], queue.own[None], queue.excluded[None], topk, ratio, stage):
+        kept.append(torch.zeros_like(queue.excluded))
+        kept[-1][indices[0]] = True
+    return kept
+
+
+def draw_cascade(output: Path, K: int, topk: int, ratio: float, stage: int, number: int) -> None:
+    """Draw a panel for the queue, and one for each stage."""
+    sizes, views = stage_sizes(K, topk, ratio, stage), stage_views(stage)
+    queue = make_queue(K, number)
+    kept = [~queue.excluded, *survivors(queue, topk, ratio, stage)]
+    rows = -(-len(kept) // COLUMNS)
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=(10, 2.75 * rows + 0.5), sharex=True, sharey=True,
+                                facecolor="white")
+    for i, ax in enumerate(axes.flat):
+        ax.set(xlim=(-0.65, 1), ylim=(-0.65, 1), xticks=[], yticks=[])
+        if i == 0:
+            _draw_queue(ax, queue)
+        elif i < len(kept):
+            _draw_stage(ax, queue, kept[i - 1], kept[i], views[i - 1], f"stage {i}")
+        else:
+            ax.set_axis_off()
+    figure.supxlabel("similarity in the own view, q · queue", fontsize=9)
+    figure.supylabel("similarity in the other view, kf · queue_second", fontsize=9)
+    figure.tight_layout()
+    same_bytes = {"Software": None} if output.suffix == ".png" else None  # with each release of matplotlib
+    figure.savefig(output, dpi=90, metadata=same_bytes)
+    plt.close(figure)
+    say(f"{output}: stages keep {', '.join(map(str, sizes))} of {K}, ranked by {', '.join(views)}")
+
+
+def _scatter(ax: Axes, queue: Queue, which: Tensor, size: float, colour: str, label: str | None = None) -> None:
+    cross = colour == SOURCE
+    ax.scatter(queue.own[which], queue.other[which], s=size, color=colour, marker="x" if cross else "o",
+               linewidths=0.8 if cross else 0, label=label)
+
+
+def _draw_queue(ax: Axes, queue: Queue) -> None:
+    """Draw the queue before any stage, with the meaning of the marks."""
+    _scatter(ax, queue, ~(queue.of_class | queue.excluded), 2, REST, "queue entry")
+    _scatter(ax, queue, queue.of_class, 5, CLASS, "of the query's class")
+    _scatter(ax, queue, queue.excluded, 14, SOURCE, "same source, not mined")
+    ax.legend(fontsize=7, loc="lower right", markerscale=1.5, framealpha=0.9)
+    ax.set_title(f"the queue\n{len(queue.own)}, {100 * float(queue.of_class.float().mean()):.0f}% of the class",
+                 fontsize=9)
+
+
+def _draw_stage(ax: Axes, queue: Queue, before: Tensor, kept: Tensor, view: str, name: str) -> None:
+    """Draw the entries that a stage drops, those that it keeps, and its cut."""
+    title, colour = VIEWS[view]
+    _scatter(ax, queue, ~before & ~queue.excluded, 1, GONE)
+    _scatter(ax, queue, before & ~kept, 2, REST)
+    _scatter(ax, queue, kept & ~queue.of_class, 7, colour)
+    _scatter(ax, queue, kept & queue.of_class, 11, CLASS)
+    _scatter(ax, queue, queue.excluded, 14, SOURCE)
+    cut = float((queue.other if view == "other" else queue.own)[kept].min())
+    (ax.axhline if view == "other" else ax.axvline)(cut, color=colour, linewidth=1)
+    size = int(kept.sum())
+    share = 100 * float((kept & queue.of_class).sum()) / size
+    ax.set_title(f"{name}: by the {title}\nkeeps {size}, {share:.0f}% of the class", fontsize=9, color=colour)
+
+
+def rank(dataset: str, folders: Sequence[Path]) -> tuple[FeatureSet, FeatureSet, Tensor]:
+    """Load queries and gallery, and the similarities between them, (Q, G), of one stream or added of both."""
+    base = catalog.parse(dataset).base
+    names = [dataset] if len(folders) == 1 else [base, f"{base}-f"]
+    loaded = [[feature_files.load(folder, name, split) for folder, name in zip(folders, names, strict=True)]
+              for split in ("test", "train")]
+    query, gallery = (match(*sets) if len(sets) == 2 else sets for sets in loaded)
+    sims = [protocols.similarity(q.features, g.features) for q, g in zip(query, gallery, strict=True)]
+    return query[0], gallery[0], sum(sims[1:], sims[0])
+
+
+def choose_queries(labels: Sequence[int], count: int, number: int) -> list[int]:
+    """Draw queries from a seed, of as many different classes as there are, ordered by class."""
+    seen: Counter[int] = Counter()
+    drawn = []
+    for query in np.random.default_rng(number).permutation(len(labels)).tolist():
+        drawn.append((seen[labels[query]], query))
+        seen[labels[query]] += 1
+    drawn.sort(key=lambda each: each[0])  # the first of every class, then the second, ...
+    return sorted((query for _, query in drawn[:count]), key=lambda query: labels[query])
+
+
+def draw_gallery(output: Path, dataset: str, folders: Sequence[Path], data_root: Path, count: int, neighbours: int,
+                 frames: int, number: int) -> None:
+    """Draw a row for each of ``count`` queries, with its nearest training videos."""
+    query, gallery, sim = rank(dataset, folders)
+    if neighbours > len(gallery.names):
+        raise OptionError(f"--neighbours {neighbours}: there are {len(gallery.names)} training videos")
+    spec = catalog.parse(dataset.removesuffix("-f"))
+    [test], [train] = (spec.readers(data_root, train=side) for side in (False, True))
+
+    def tile(videos: FeatureSet, i: int, title: str, colour: pictures.Colour = pictures.INK) -> Tile:
+        name, reader = video_name(videos.names[i]), test if videos is query else train
+        steps = np.linspace(0, reader.num_frames(name) - 1, frames).round().astype(int)
+        return Tile(pictures.film_strip(reader.frames(name, steps), STRIP_HEIGHT),
+                    [f"{title}: {printable(name.split('/')[0])}"], colour)
+
+    rows = []
+    for i in choose_queries(query.labels.tolist(), count, number):
+        rows.append([tile(query, i, "query")])
+        for near in sim[i].topk(neighbours).indices.tolist():
+            hit = bool(gallery.labels[near] == query.labels[i])
+            rows[-1].append(tile(gallery, near, *(("right", RIGHT) if hit else ("wrong", WRONG))))
+    pictures.contact_sheet(rows).save(output)
+    recall = protocols.recall_at_k(sim, query.labels, gallery.labels)
+    say(f"{output}: {len(rows)} of {len(query.names)} queries in {len(gallery.names)} videos; R@1 of all queries "
+        f"{100 * recall[1]:.1f}%")
+
+
+def make_parser() -> Parser:
+    """Define the options of both commands."""
+    parser = Parser(prog="python -m tools.figures", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    cascade = commands.add_parser("cascade", description=CASCADE, help="draw the cascade of CPR")
+    add = cascade.topic("method")
+    add("--moco-k", type=positive_int, default=2048, metavar="K", help="queue length, in clips")
+    add("--topk", type=positive_int, default=TOPK, metavar="N", help="positives mined per query")
+    add("--ratio", type=open_share, default=0.5, metavar="SHARE", help="share that each stage keeps, 0-1")
+    add("--stage", type=positive_int, default=7, metavar="N", help="stages of the cascade")
+    gallery = commands.add_parser("gallery", description=GALLERY, help="draw a retrieval")
+    add = gallery.topic("data")
+    add("--dataset", required=True, metavar="NAME", help="dataset name, as given for --retrieval; for two folders, "
+        "without -f")
+    add("--features", type=Path, nargs="+", required=True, metavar="FOLDER", help="one or two folders of features")
+    add("--data_root", type=Path, default=Path(DATA_ROOT), metavar="FOLDER", help="folder of the LMDB files (default: "
+        "data/ of the repository)")
+    add = gallery.topic("output")
+    add("--queries", type=positive_int, default=6, metavar="N", help="rows, of different classes if there are enough")
+    add("--neighbours", type=positive_int, default=5, metavar="N", help="nearest training videos shown of each")
+    add("--frames", type=positive_int, default=3, metavar="N", help="frames shown of a video")
+    for name, command in (("cascade", cascade), ("gallery", gallery)):
+        command.set_defaults(command=name)
+        add = command.topic("output")
+        add("--output", type=Path, required=True, metavar="FILE", help="picture to write, .png or .jpg")
+        add("--seed", type=seed, default=0, help="seed of what is drawn at random")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> Namespace:
+    """Read and check the options."""
+    args = make_parser().parse_args(argv)
+    if args.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
+        raise OptionError(f"--output {args.output}: give a name that ends in .png or .jpg")
+    if args.command == "gallery":
+        spec = catalog.parse(args.dataset)
+        if spec.clips != 1 or len(spec.streams) != 1 or (len(args.features) == 2 and args.dataset != spec.base):
+            raise OptionError(f"--dataset {args.dataset}: give the name that --retrieval had, of two folders "
+                              f"{spec.base}")
+        if len(args.features) > 2:
+            raise OptionError(f"--features takes one folder, or two of RGB and flow, not {len(args.features)}")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw a figure."""
+    args = parse(argv)
+    if args.command == "cascade":
+        draw_cascade(args.output, args.moco_k, args.topk, args.ratio, args.stage, args.seed)
+    else:
+        draw_gallery(args.output, args.dataset, args.features, args.data_root, args.queries, args.neighbours,
+                     args.frames, args.seed)
+    return 0
+
+
+if __name__ == "__main__":
+    launch.run(main)

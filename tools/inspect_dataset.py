@@ -1,0 +1,219 @@
+"""Look at a dataset before training on it: counts, lengths, dropped videos, leaks, damaged and still frames, pictures.
+
+    python -m tools.inspect_dataset ucf101
+    python -m tools.inspect_dataset mine-2stream-2clip --seq_len 16 --json mine.json --out runs/inspect_mine
+    python -m tools.inspect_dataset mine --all --clips 0      # decode every frame, draw nothing
+
+The exit code is 0 without leaks, 1 if train and test of a split share a video, a group or a source, and 2 if the
+dataset cannot be looked at. With --strict it is 3 if there are other issues. See docs/inspect.md.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median_low
+
+import numpy as np
+from PIL import Image
+
+from dataset import catalog
+from dataset.lmdb_reader import LmdbReader
+from engine.options import SECOND_VIEWS, add_roots, positive_int, seed, whole_number
+from tools import pictures
+from tools.dataset_survey import PARTS, TOO_SHORT, Dataset, Lmdb, Split, check_lmdbs, survey_split
+from tools.pictures import Tile, evenly_spaced
+from utils import launch
+from utils.console import inline, one_line, say
+from utils.errors import DataError
+from utils.files import atomic_write, write_json
+from utils.parser import Parser
+from utils.tables import table
+
+MOST_LEAKS, MOST_CLASSES = 10, 24  # lines of each
+STRIP_FRAMES, STRIP_HEIGHT = 8, 96  # of a film strip; pixels
+
+
+def make_parser() -> Parser:
+    """Return the parser of the options."""
+    parser = Parser(prog="python -m tools.inspect_dataset", description=__doc__)
+    parser.add_argument("dataset", metavar="NAME", help="dataset name, as the scripts' --dataset takes it")
+    add = parser.topic("data")
+    add("--which_split", type=positive_int, metavar="N", help="the only split to look at (default: all)")
+    add("--second_view", choices=SECOND_VIEWS, default="flow", help="what the second view is")
+    add("--seq_len", type=positive_int, default=32, metavar="FRAMES", help="frames per clip")
+    add("--ds", type=positive_int, default=1, metavar="FRAMES", help="take every ds-th frame")
+    add_roots(parser)
+    add = parser.topic("evaluation")
+    add("--sample", type=positive_int, default=100, metavar="N", help="videos of each LMDB to decode frames of")
+    add("--frames", type=positive_int, default=8, metavar="N", help="frames to decode of each of them, with the next "
+        "one of each")
+    add("--all", action="store_true", help="decode all frames of all videos, which finds every damaged one")
+    add("--seed", type=seed, default=0, help="seed of the videos that are decoded and drawn")
+    add("--strict", action="store_true", help="exit with 3 if there are no leaks but other issues")
+    add = parser.topic("output")
+    add("--out", type=Path, metavar="FOLDER", help="folder of the pictures (default: runs/inspect_NAME)")
+    add("--clips", type=whole_number, default=4, metavar="N", help="videos on each picture; 0 draws none")
+    add("--json", type=Path, metavar="FILE", help="also write all that was found, every name included")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Survey a dataset, write and print what was found, and return the exit code."""
+    args = make_parser().parse_args(argv)
+    dataset = Dataset(catalog.parse(args.dataset, args.second_view), Path(args.data_root), Path(args.split_root),
+                      args.seq_len, args.ds)
+    splits = [survey_split(dataset, number) for number in dataset.splits(args.which_split)]
+    videos, frames = (None, None) if args.all else (args.sample, args.frames)
+    lmdbs = check_lmdbs(dataset, videos, frames, args.seed)
+    issues, any_leak = find_issues(splits, lmdbs), any(split.leaks for split in splits)
+    if args.json:
+        args.json.parent.mkdir(parents=True, exist_ok=True)
+        write_json(args.json, {"dataset": args.dataset, "seq_len": args.seq_len, "ds": args.ds, "any_leak": any_leak,
+                               "issues": issues, "lmdbs": [asdict(lmdb) for lmdb in lmdbs],
+                               "splits": [asdict(split) for split in splits]})
+    for line in report(dataset, splits, lmdbs, issues):
+        say(line)
+    out = args.out or Path("runs", f"inspect_{args.dataset}")
+    for title, part in splits[0].parts.items() if args.clips else ():
+        if sheet := draw_sheet(dataset, title, part.kept, args.clips, args.seed):
+            out.mkdir(parents=True, exist_ok=True)
+            with atomic_write(out / f"contact_sheet_{title}.png") as file:
+                sheet.save(file, format="PNG")
+            say(inline(f"drew {out}/contact_sheet_{title}.png"))
+    return 1 if any_leak else 3 if args.strict and issues else 0
+
+
+def report(dataset: Dataset, splits: Sequence[Split], lmdbs: Sequence[Lmdb], issues: Sequence[str]) -> Iterator[str]:
+    """Yield the lines for the console."""
+    every = f", every {dataset.ds} frames" if dataset.ds > 1 else ""
+    yield f"{dataset.spec.name}: clips of {counted(dataset.seq_len, 'frame')}{every}\n"
+    rows = [[lmdb.kind, ", ".join(lmdb.parts), f"{len(lmdb.num_frames):,}", f"{sum(lmdb.num_frames.values()):,}",
+             f"{sum(lmdb.decoded.values()):,} of {counted(len(lmdb.decoded), 'video')}",
+             f"{sum(map(len, lmdb.damaged.values())):,}", f"{len(lmdb.still):,}" if lmdb.kind == "RGB" else "-",
+             max(lmdb.sizes, key=lmdb.sizes.__getitem__, default="") + " ..." * (len(lmdb.sizes) > 1)]
+            for lmdb in lmdbs]
+    yield table(["LMDB", "of", "videos", "frames", "decoded", "damaged", "still videos", "pixels"], rows)
+    for lmdb in lmdbs:
+        yield f"{lmdb.kind}: {one_line(lmdb.path)}"
+    for split in splits:
+        yield ""
+        yield from _report_split(split)
+    yield f"\n{counted(len(issues), 'issue')}:" if issues else "\nno issues found"
+    yield from (f"  - {one_line(line, 400)}" for line in issues)
+
+
+def _report_split(split: Split) -> Iterator[str]:
+    parts = split.parts.values()
+    reasons = dict.fromkeys(reason for part in parts for reason in part.dropped)
+    rows = {"videos listed": [len(part.names) for part in parts],
+            **{f"dropped, {reason}": [len(part.dropped.get(reason, [])) for part in parts] for reason in reasons},
+            "kept": [len(part.kept) for part in parts],
+            **{f"frames a video, {name}": [function(part.num_frames or [0]) for part in parts]
+               for name, function in (("fewest", min), ("median", median_low), ("most", max))}}
+    yield table([f"split {split.number}", *split.parts],
+                [[title, *(f"{value:,}" for value in values)] for title, values in rows.items()])
+    for title, part in split.parts.items():
+        yield f"{title}: {one_line(part.csv)}"
+    columns: dict[str, Counter[str]] = {}
+    for title, part in split.parts.items():
+        kept = [(name.split("/")[0], split.sources[name]) for name in part.kept]
+        columns[f"{title} videos"] = Counter(name for name, _ in kept)
+        columns[f"{title} sources"] = Counter(name for name, _ in set(kept))
+    shown = sorted(split.classes, key=lambda name: -next(iter(columns.values()))[name])
+    title = f"the largest and the smallest of {len(shown)} classes:\n" if len(shown) > MOST_CLASSES else ""
+    if title:
+        shown = shown[:MOST_CLASSES // 2] + shown[-MOST_CLASSES // 2:]
+    yield f"\n{title}" + table(["class", *columns], [
+        [one_line(name, 40), *(f"{count[name]:,}" for count in columns.values())] for name in shown])
+    yield f"\nleaks between train and test: {leak_counts(split) or 'none'}"
+    for leak in split.leaks[:MOST_LEAKS]:
+        yield (f"  {leak.kind} {one_line(leak.what)}: {counted(len(leak.train), 'video')} in train "
+               f"({one_line(leak.train[0])}), {len(leak.test):,} in test ({one_line(leak.test[0])})")
+    if len(split.leaks) > MOST_LEAKS:
+        yield "  ... (--json has all)"
+
+
+def find_issues(splits: list[Split], lmdbs: list[Lmdb]) -> list[str]:
+    """Return what to look at before a training, a line each, leaks first."""
+    issues = [f"split {split.number}: train and test share {leak_counts(split)}" for split in splits if split.leaks]
+    for split in splits:
+        issues += _split_issues(split)
+    for lmdb in lmdbs:
+        where = f"{lmdb.kind} LMDB of {' and '.join(lmdb.parts)}"
+        if lmdb.damaged:
+            reasons = [reason for frames in lmdb.damaged.values() for reason in frames.values()]
+            issues.append(f"{where}: {counted(len(reasons), 'damaged frame')} in "
+                          f"{counted(len(lmdb.damaged), 'video')}: {reasons[0]}")
+        if lmdb.still:
+            issues.append(f"{where}: most frames of {_examples(lmdb.still, ' do not move')}")
+    for part in PARTS:
+        counts = {lmdb.kind: lmdb.num_frames for lmdb in lmdbs if lmdb.parts[0] == part}
+        rgb = counts.get("RGB", {})
+        odd = [name for name, count in counts.get("flow", {}).items() if rgb.get(name) != count + 1]
+        if odd and rgb:
+            issues.append(_examples(odd, " where flow does not have one frame less than RGB"))
+    return issues
+
+
+def _split_issues(split: Split) -> Iterator[str]:
+    for title in PARTS:
+        if title not in split.parts:
+            yield f"split {split.number} has no {title} list"
+            continue
+        where, part = f"split {split.number}, {title}:", split.parts[title]
+        if part.refused:
+            yield f"{where} training and evaluation refuse the list: {part.refused}"
+        for reason, names in part.dropped.items():
+            if reason != TOO_SHORT or len(names) > 0.05 * len(part.names):  # a few short ones are normal
+                yield f"{where} {_examples(names, f' dropped, {reason}')}"
+        if twice := [name for name, count in Counter(part.names).items() if count > 1]:
+            yield f"{where} {_examples(twice, ' listed more than once')}"
+        if empty := sorted(set(split.classes) - {name.split("/")[0] for name in part.kept}):
+            yield f"{where} {_examples(empty, ' without a video', 'class')}"
+
+
+def leak_counts(split: Split) -> str:
+    """Return "2 videos, 1 group, 1 source", or "" without leaks."""
+    return ", ".join(counted(count, kind) for kind, count in Counter(leak.kind for leak in split.leaks).items())
+
+
+def counted(count: int, noun: str) -> str:
+    """Return "1 video", "2 videos" or "2 classes"."""
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+
+
+def _examples(names: Collection[str], what: str, noun: str = "video") -> str:
+    """Return "5 videos dropped: the first three names and 2 more"."""
+    more = f" and {len(names) - 3:,} more" if len(names) > 3 else ""
+    return f"{counted(len(names), noun)}{what}: {', '.join(list(names)[:3])}{more}"
+
+
+def draw_sheet(dataset: Dataset, title: str, names: Sequence[str], videos: int, seed: int) -> Image.Image | None:
+    """Draw film strips of some videos of a part, RGB above flow; None if none of them can be read."""
+    readers = {kind: LmdbReader(path) for kind, path in dataset.lmdbs(title).items()}
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for name in np.random.default_rng(seed).permutation(names).tolist():
+        with suppress(DataError):  # the report names it
+            count = min(reader.num_frames(name) for reader in readers.values())
+            indices = evenly_spaced(count, STRIP_FRAMES)
+            found[name] = {kind: reader.frames(name, indices) for kind, reader in readers.items()}
+        if len(found) == videos:
+            break
+    motions = [pictures.flow_from_frames(frames["flow"]) for frames in found.values() if "flow" in frames]
+    scale = pictures.flow_scale(*motions) if motions else 1.0
+    rows = []
+    for name, frames in found.items():
+        for kind, images in frames.items():
+            size = f"{kind}, {images.shape[2]} x {images.shape[1]} pixels"
+            if kind == "flow":
+                images = pictures.flow_to_colour(pictures.flow_from_frames(images), scale)
+            rows.append([Tile(pictures.film_strip(images, STRIP_HEIGHT), [one_line(name, 80), size])])
+    if rows and motions:
+        rows[0].append(pictures.flow_legend(scale))
+    return pictures.contact_sheet(rows, f"{dataset.spec.base}: {title}") if rows else None
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,134 @@
+"""Pictures for every page and figure: film strips, contact sheets, and optical flow in colours."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torchvision.utils import flow_to_image
+
+from process_data.src.flow import BOUND
+
+Colour = tuple[int, int, int]
+
+INK, FAINT, PAPER, GREY = (25, 25, 25), (110, 110, 110), (255, 255, 255), (128, 128, 128)
+RIGHT, WRONG = (26, 127, 55), (198, 40, 40)  # a neighbour of the query's class, and one of another
+MARGIN, GAP, BORDER, LINE = 16, 8, 3, 18  # pixels of a contact sheet; LINE: height of a line of text
+TEXT, TITLE = (ImageFont.load_default(size) for size in (13, 17))
+FLOW_STEP = 2 * BOUND / 255  # pixels of motion from one grey level of a stored flow frame to the next
+WHEEL_RADIUS = 55  # pixels, of the legend
+
+
+def evenly_spaced(count: int, wanted: int) -> np.ndarray:
+    """Return the middles of ``wanted`` equal parts of ``count`` frames as indices, int64 (min(wanted, count),)."""
+    wanted = min(wanted, count)
+    return ((np.arange(wanted) + 0.5) * count / max(1, wanted)).astype(np.int64)
+
+
+def film_strip(frames: np.ndarray, height: int) -> np.ndarray:
+    """Put frames, uint8 RGB (T, H, W, 3), side by side: uint8 (height, width, 3).
+
+    A height that is a whole multiple of H magnifies without smoothing: pixels stay visible.
+    """
+    size = max(1, round(frames.shape[2] * height / frames.shape[1])), height
+    smooth = cv2.INTER_LINEAR if height % frames.shape[1] else cv2.INTER_NEAREST
+    method = cv2.INTER_AREA if height < frames.shape[1] else smooth
+    separator = np.full((height, 2, 3), GREY, np.uint8)
+    parts = [part for frame in frames for part in (separator, cv2.resize(frame, size, interpolation=method))]
+    return np.concatenate(parts[1:], axis=1)
+
+
+def data_uri(image: np.ndarray, quality: int = 80) -> str:
+    """Encode a picture, uint8 RGB (H, W, 3), for the src of an HTML image."""
+    settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
+    code = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), settings)[1]
+    return "data:image/jpeg;base64," + base64.b64encode(code.tobytes()).decode()
+
+
+def flow_from_frames(frames: np.ndarray) -> np.ndarray:
+    """Decode stored flow frames, uint8 (..., H, W, 3), whose channels are 128, y, x.
+
+    Returns:
+        Motion (x, y) in pixels a frame, float32 (..., H, W, 2), to the right and down. Less than two grey levels is 0:
+        rounding and the JPEG alone make that much.
+    """
+    motion = frames[..., [2, 1]] * np.float32(FLOW_STEP) - np.float32(BOUND)  # 0 lies between 127 and 128
+    return np.where(np.abs(motion) < 2 * FLOW_STEP, np.float32(0), motion)
+
+
+def flow_scale(*motions: np.ndarray) -> float:
+    """Return the speed that full colour should stand for: the 99th percentile, and at least 1 pixel a frame."""
+    speeds = np.concatenate([np.hypot(motion[..., 0], motion[..., 1]).ravel() for motion in motions])
+    return max(1.0, float(np.ceil(10 * np.percentile(speeds, 99)) / 10))
+
+
+def flow_to_colour(motion: np.ndarray, scale: float | None = None) -> np.ndarray:
+    """Colour motion by Middlebury's wheel: hue is direction, strength is speed, white does not move.
+
+    The wheel is that of Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011.
+
+    Args:
+        motion: (x, y) in pixels a frame, float (..., H, W, 2).
+        scale: speed of full colour, and of all that is faster; default: `flow_scale` of this motion.
+
+    Returns:
+        uint8 (..., H, W, 3).
+    """
+    scale = flow_scale(motion) if scale is None else scale
+    speed = np.hypot(motion[..., 0], motion[..., 1])[..., None]
+    limited = motion * np.minimum(1, scale / np.maximum(speed, 1e-9))
+    flat = torch.from_numpy(limited.reshape(-1, 2).astype(np.float32))
+    with_scale = torch.cat([flat, torch.tensor([[scale, 0.0]])])  # torchvision gives full colour to the fastest pixel
+    colours = flow_to_image(with_scale.T[:, None])  # (3, 1, N + 1)
+    return colours[:, 0, :-1].T.reshape(*motion.shape[:-1], 3).numpy()
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A picture of a contact sheet."""
+
+    image: np.ndarray  # uint8 RGB (H, W, 3), often a film strip
+    caption: Sequence[str] = ()  # lines above it
+    colour: Colour = INK  # of the caption's first line, and of a border unless it is `INK`
+
+
+def flow_legend(scale: float) -> Tile:
+    """Draw the wheel: each direction from its middle has the colour of motion in that direction."""
+    axis = np.linspace(-scale, scale, 2 * WHEEL_RADIUS + 1)
+    motion = np.stack(np.meshgrid(axis, axis), axis=-1)
+    wheel = flow_to_colour(motion, scale)
+    wheel[np.hypot(motion[..., 0], motion[..., 1]) > scale] = PAPER
+    return Tile(wheel, ["flow, by direction", f"rim: {scale:g} px/frame"])
+
+
+def contact_sheet(rows: Sequence[Sequence[Tile]], title: str = "") -> Image.Image:
+    """Draw rows of captioned pictures as one; columns line up, and captions are cut to the width of their column."""
+    widths = [max(row[i].image.shape[1] for row in rows if i < len(row)) + 2 * BORDER + GAP
+              for i in range(max(map(len, rows)))]
+    heights = [max(LINE * len(tile.caption) + tile.image.shape[0] for tile in row) + 2 * BORDER + GAP for row in rows]
+    top = MARGIN + (LINE + GAP if title else 0)
+    image = Image.new("RGB", (MARGIN + sum(widths) - GAP + MARGIN, top + sum(heights) - GAP + MARGIN), PAPER)
+    ImageDraw.Draw(image).text((MARGIN, MARGIN), title, INK, TITLE)
+    for row, height in zip(rows, heights, strict=True):
+        left = MARGIN
+        for tile, width in zip(row, widths, strict=False):
+            _draw_tile(image, tile, left, top, width - GAP)
+            left += width
+        top += height
+    return image
+
+
+def _draw_tile(image: Image.Image, tile: Tile, left: int, top: int, room: int) -> None:
+    draw = ImageDraw.Draw(image)
+    for i, line in enumerate(tile.caption):
+        while len(line) > 3 and TEXT.getlength(line) > room:
+            line = line[:-4] + "..."
+        draw.text((left, top), line, FAINT if i else tile.colour, TEXT)
+        top += LINE
+    if tile.colour != INK:
+        height, width = tile.image.shape[:2]
+        draw.rectangle((left, top, left + width + 2 * BORDER - 1, top + height + 2 * BORDER - 1), tile.colour)
+    image.paste(Image.fromarray(tile.image), (left + BORDER, top + BORDER))

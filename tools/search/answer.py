@@ -1,0 +1,101 @@
+"""The answer of a search: as a table, as JSON, and as an HTML gallery that loads nothing and runs no script."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+
+from process_data.src.pool import silence_decoder
+from process_data.src.video_io import VideoError, next_frame, opened
+from tools.pictures import data_uri
+from utils.console import inline
+from utils.files import write_text
+from utils.tables import table
+
+STRIP_FRAMES, STRIP_HEIGHT = 5, 108  # of a clip on the page: pictures, and their short side in pixels
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A clip that was found."""
+
+    rank: int  # from 1
+    similarity: float  # cosine of centred features, -1 to 1; with two streams the sum, -2 to 2
+    by_stream: dict[str, float]  # the same of each stream, by its view
+    path: str  # of the video
+    name: str  # its path, from the indexed folder on
+    start: float  # seconds in the video
+    end: float
+    query_start: float  # seconds in the query, of its clip that is most similar
+    query_end: float
+    is_query: bool  # the video is the query itself
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The most similar clips, best first."""
+
+    query: str  # path
+    query_clips: int  # that the query was cut into
+    hits: Sequence[Hit]
+    about: str  # the index in words
+
+    def table(self) -> str:
+        """Return a table for the console."""
+        names = [name for name, _ in self._facts(self.hits[0])] if self.hits else []
+        return table(["video", *names], [
+            [f"{hit.rank} {inline(hit.name)}{' (the query)' if hit.is_query else ''}",
+             *(value for _, value in self._facts(hit))] for hit in self.hits])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same for a file: {"query": path, "about": ..., "hits": [{"rank": 1, ...}, ...]}."""
+        return {"query": self.query, "about": self.about, "hits": [vars(hit) for hit in self.hits]}
+
+    def html(self) -> str:
+        """Return a page that needs no other file; the frames of its film strips are read from the videos now."""
+        clips = [{"title": inline(hit.name), "link": f"{Path(hit.path).as_uri()}#t={hit.start:.3f}", "rank": hit.rank,
+                  "frames": strip_frames(hit.path, hit.start, hit.end), "facts": self._facts(hit),
+                  "is_query": hit.is_query} for hit in self.hits]
+        end = max((hit.query_end for hit in self.hits), default=0.0)
+        query = {"title": inline(Path(self.query).name), "link": Path(self.query).as_uri(), "rank": 0, "facts": [],
+                 "frames": strip_frames(self.query, 0.0, end), "is_query": True}
+        environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
+                                         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+        return environment.get_template("page.html").render(query=query, clips=clips, about=inline(self.about))
+
+    def _facts(self, hit: Hit) -> list[tuple[str, str]]:
+        streams = hit.by_stream if len(hit.by_stream) > 1 else {}
+        facts = [("similarity", f"{hit.similarity:.4f}"), *((name, f"{value:.4f}") for name, value in streams.items()),
+                 ("time", time_span(hit.start, hit.end))]
+        return facts + ([("time in query", time_span(hit.query_start, hit.query_end))] if self.query_clips > 1 else [])
+
+    def gallery(self, path: str | Path) -> Path:
+        """Write the page, in place of a file of that name."""
+        write_text(Path(path), self.html())
+        return Path(path)
+
+
+def strip_frames(path: str, start: float, end: float) -> list[str]:
+    """Return frames from the middles of equal parts of a clip (seconds in the video) as data URIs; [] for no video."""
+    silence_decoder()
+    found = []
+    try:
+        with opened(Path(path)) as capture:
+            for seconds in start + (end - start) * (np.arange(STRIP_FRAMES) + 0.5) / STRIP_FRAMES:
+                capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * float(seconds))
+                frame = next_frame(capture, STRIP_HEIGHT)
+                if frame is not None:
+                    found.append(data_uri(frame[..., ::-1]))
+    except (VideoError, cv2.error):
+        return []  # it was there when it was indexed: the page says that it is gone
+    return found
+
+
+def time_span(start: float, end: float) -> str:
+    """Format seconds as "0:12.0-0:22.0"; minutes go on beyond 59."""
+    minutes = [divmod(round(10 * seconds), 600) for seconds in (start, end)]
+    return "-".join(f"{minute}:{tenths // 10:02d}.{tenths % 10}" for minute, tenths in minutes)
