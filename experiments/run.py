@@ -6,8 +6,8 @@
 
 Renders and prepares the sets, trains every method of the grid with every seed, evaluates, and writes
 `experiments/results/GRID.json`: exact commands, all measures, means and standard deviations over seeds.
-`python -m experiments.report` makes tables and figures of it. Every step is a command of the project; what is done
-already is skipped, so that a stopped experiment goes on by the same command.
+`python -m experiments.report` makes tables and figures of it. Every step is a command of the project. A stopped
+experiment continues when the same command is given again: what is done is skipped.
 
 With --validation nothing is tested on test groups: three training groups are held out and take their place. Settings
 are tried there, with --change.
@@ -16,51 +16,54 @@ are tried there, with --change.
 import multiprocessing
 import multiprocessing.connection
 import os
+import re
+import shutil
 import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import NoReturn
 
-import launch
-from cotrain_plan import ROOT
 from dataset import catalog
-from eval.report import write_json
-from experiments import records, report, results, video_sets
-from experiments.plan import SeedPlan
+from engine.options import positive_int, seed
+from experiments import report, results
+from experiments.plan import ROOT, SeedPlan
+from experiments.rendered_scenes import MOTIONS
 from experiments.settings import GRIDS, Grid, changed
+from utils import launch
 from utils.console import say
 from utils.errors import OptionError, TrainingError
-from utils.options import positive_int, seed
+from utils.files import write_bytes, write_json, write_text
 from utils.parser import Parser
-from utils.pipeline import Runner, as_script
+from utils.runner import Runner, Step, as_script
 from utils.stop import EXIT_CODE, StopRequested, end_with_parent
 
 SETS = ("rendered", "fights")
 FIGHTS = ROOT / "shared" / "data" / "fights"
-SO_FAR = "so_far.json"  # in the work folder, the results of a run that was stopped: not in place of whole ones
+FIGHTS_SIDE = 96  # pixels: short side of the real videos' frames
+HELD_OUT = 3  # groups of each class
+RENDERED = ("classes", "groups", "clips", "frames", "size", "pace", "spread", "typical", "muted")
+SO_FAR = "so_far.json"  # in the work folder: the results of a run that was stopped
 
 
 def make_parser() -> Parser:
-    """The options."""
+    """Define the options."""
     parser = Parser(__doc__)
     add = parser.topic("data")
     add("--sets", nargs="+", choices=SETS, default=list(SETS), help="video sets")
     add("--fights", type=Path, default=FIGHTS, metavar="FOLDER", help="folder of the real clips, with videos/ and "
-        "splits/; where there is none, the rendered set is used alone (default: shared/data/fights)")
+        "splits/; without one the rendered set is used alone (default: shared/data/fights)")
     add = parser.topic("method")
     add("--grid", choices=list(GRIDS), default="reduced", help="which methods, and how long")
     add("--change", nargs="+", default=[], metavar="NAME=VALUE", help="other settings, with --validation")
     parser.topic("training")("--seeds", nargs="+", type=seed, metavar="SEED", help="seeds (default: those of the grid)")
     parser.topic("evaluation")("--validation", action="store_true", help="hold out three training groups and test on "
                                "them")
-    add = parser.topic("hardware")
-    add("--jobs", type=positive_int, default=3, metavar="N", help="sets and seeds trained at a time, each with its "
-        "share of the cores (default: 3, since three seeds would leave one of two cores idle at the end)")
-    add("--steps_at_once", type=positive_int, default=1, metavar="N", help="steps of a set and seed that run side by "
-        "side, where one does not wait for the other: more on many cores or on a GPU, which steps as short as these "
-        "leave idle")
+    parser.topic("hardware")("--jobs", type=positive_int, default=3, metavar="N", help="sets and seeds trained at a "
+                             "time, each with its share of the cores (default: 3, since three seeds would leave one of "
+                             "two cores idle at the end)")
     add = parser.topic("output")
     add("--out", type=Path, metavar="FOLDER", help="folder of all that is made (default: experiments/made/GRID)")
     add("--results", type=Path, metavar="FILE", help="file to write (default: experiments/results/GRID.json; with "
@@ -70,125 +73,171 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """The options, checked."""
+    """Read and check the options."""
     args = make_parser().parse_args(argv)
     if args.change and not args.validation:
-        raise OptionError("--change goes with --validation: settings are not chosen by test groups")
+        raise OptionError("--change needs --validation: settings are not chosen by test groups")
     args.out, args.fights = (args.out or ROOT / "experiments" / "made" / args.grid).resolve(), args.fights.resolve()
+    default = args.out / "validation.json" if args.validation else ROOT / "experiments/results" / f"{args.grid}.json"
+    args.results = args.results or default
     return args
 
 
-def used_sets(args: Namespace) -> list[str]:
-    """The sets that there are."""
-    names = [name for name in args.sets if name != "fights" or (args.fights / "videos").is_dir()]
-    if len(names) < len(args.sets):
-        say(f"there are no real clips in {args.fights}: the rendered set is used alone")
+def available(sets: Sequence[str], fights: Path) -> list[str]:
+    """Return those sets whose videos exist; raises OptionError if there are none."""
+    names = [name for name in sets if name != "fights" or (fights / "videos").is_dir()]
+    if len(names) < len(sets):
+        say(f"there are no real clips in {fights}: the rendered set is used alone")
     if not names:
-        raise OptionError(f"--sets fights: there is no {args.fights / 'videos'}")
+        raise OptionError(f"--sets fights: there is no {fights / 'videos'}")
     return names
 
 
-def make_plan(args: Namespace, grid: Grid, name: str, number: int) -> SeedPlan:
-    """The steps of a set and seed."""
-    part = "validation" if args.validation else "seed"
-    return SeedPlan(grid.on(name), name, number, args.out / name / f"{part}{number}",
-                    "splits-validation" if args.validation else "splits")
+def make_set(name: str, folder: Path, grid: Grid, fights: Path) -> None:
+    """Make what is missing of a set's data/ and splits/ in a folder.
 
-
-def run_one(plan: SeedPlan, at_once: int = 1) -> None:
-    """Run what is left of the steps of a set and seed, so many side by side."""
-    with Runner(plan.planner.out).open() as runner:
-        records.run(runner, plan.steps, at_once)
-
-
-def _run_apart(args: Namespace, grid: Grid, name: str, number: int) -> None:
-    """In a process of its own: run a set and seed, and stop when the experiment is stopped."""
-    end_with_parent(signal.SIGTERM)
-    sys.exit(launch.exit_code(lambda: run_one(make_plan(args, grid, name, number), args.steps_at_once)))
-
-
-def run_all(args: Namespace, grid: Grid, jobs: Sequence[tuple[str, int]]) -> None:
-    """Run sets and seeds, several at a time, each in a process of its own with its share of the cores.
+    Args:
+        name: "rendered" or "fights".
+        fights: folder of the real clips, with videos/ and splits/.
 
     Raises:
-        TrainingError: one failed, and the others were stopped. StopRequested: one was told to stop, or this process.
+        OptionError: the folder was made with other settings.
     """
-    at_once = args.jobs * args.steps_at_once
-    if at_once > 1:
-        os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
-    if args.jobs == 1:
-        for name, number in jobs:
-            run_one(make_plan(args, grid, name, number), args.steps_at_once)
-        return
-    spawn, waiting = multiprocessing.get_context("spawn"), list(jobs)
-    running: list[BaseProcess] = []
+    source = ["--videos", str(fights / "videos"), "--splits", str(fights / "splits"), "--short_side", str(FIGHTS_SIDE)]
+    steps = list[Step]()
+    if name == "rendered":
+        source, last = ["--videos", "videos"], list(MOTIONS)[grid.classes - 1]
+        video = Path(f"videos/{last}/v_{last}_g{grid.groups:02d}_c{grid.clips:02d}.avi")  # written last
+        words = [word for option in RENDERED for word in (f"--{option}", str(getattr(grid, option)))]
+        script = str(ROOT / "experiments/rendered_set.py")
+        steps = [Step("render", ("python", script, "--out", "videos", *words), video)]
+        if not (folder / video).is_file():
+            shutil.rmtree(folder / "videos", ignore_errors=True)  # of a run that was stopped
+    steps.append(Step(f"prepare {name}", (
+        "python", str(ROOT / "process_data/src/prepare.py"), "--name", name, "--workers", "2", *source, "--flow", "dis",
+        "--data_root", "data", "--split_root", "splits"), Path("splits", name, "video_source.json"),
+        tuple(step.product for step in steps if step.product), shown=3))
+    run_steps(folder, steps)
+
+
+def hold_out(splits: Path, target: Path, groups: int = HELD_OUT) -> None:
+    """Write lists of training videos alone: of each class the first groups are tested, the others trained on.
+
+    Args:
+        splits: a set's split folder.
+        target: gets the same files with other lists.
+        groups: how many are held out; of fewer groups than twice that, half.
+
+    Raises:
+        OptionError: a class has but one training group.
+    """
+    rows = (splits / "train_split01.csv").read_text(encoding="utf-8").splitlines()
+    by_class: dict[str, set[int]] = {}
+    for row in rows:
+        label, group = _class_and_group(row)
+        by_class.setdefault(label, set()).add(group)
+    for label, numbers in by_class.items():
+        if len(numbers) < 2:
+            raise OptionError(f"class {label} has one training group, of which none can be held out: render more")
+    held = {(label, number) for label, numbers in by_class.items()
+            for number in sorted(numbers)[:min(groups, len(numbers) // 2)]}
+    target.mkdir(parents=True, exist_ok=True)
+    for file in ("ClassInd.txt", "video_source.json"):
+        write_bytes(target / file, (splits / file).read_bytes())
+    for part, wanted in (("train", False), ("test", True)):
+        kept = [row for row in rows if (_class_and_group(row) in held) == wanted]
+        write_text(target / f"{part}_split01.csv", "".join(f"{row}\n" for row in kept))
+
+
+def _class_and_group(row: str) -> tuple[str, int]:
+    """Take the class and the group from a list's row, `Class/v_Class_gNN_cNN,frames`."""
+    path = row.rpartition(",")[0].rstrip("/")
+    return path.split("/")[-2], int(re.findall(r"_g(\d+)(?:_c\d+)?$", path)[0])
+
+
+def run_steps(out: Path, steps: Sequence[Step]) -> None:
+    """Run those steps that are not done, in a work folder."""
+    with Runner(out).open() as runner:
+        runner.run(steps)
+
+
+def run_side_by_side(plans: Sequence[SeedPlan], at_once: int) -> None:
+    """Run sets and seeds, so many at a time, each in a process with its share of the cores.
+
+    Raises:
+        TrainingError: one failed, and the others were stopped.
+        StopRequested: one of them was stopped, or this process.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
+    spawn, waiting, running = multiprocessing.get_context("spawn"), list(plans), list[BaseProcess]()
     before = signal.signal(signal.SIGTERM, _stop)
     try:
         while waiting or running:
-            while waiting and len(running) < args.jobs:
-                running.append(spawn.Process(target=_run_apart, args=(args, grid, *waiting.pop(0))))
+            while waiting and len(running) < at_once:
+                running.append(spawn.Process(target=_run_apart, args=(waiting.pop(0),)))
                 running[-1].start()
-            multiprocessing.connection.wait([job.sentinel for job in running])
-            ended = [job for job in running if not job.is_alive()]
-            running = [job for job in running if job not in ended]
-            for job in ended:
-                _check(job.exitcode)
+            multiprocessing.connection.wait([process.sentinel for process in running])
+            ended = [process for process in running if not process.is_alive()]
+            running = [process for process in running if process not in ended]
+            codes = [process.exitcode for process in ended]
+            if EXIT_CODE in codes:
+                raise StopRequested
+            if any(codes):
+                raise TrainingError("a set and seed failed, see above; once that is mended, the same command goes on")
     finally:
         signal.signal(signal.SIGTERM, before)
-        for job in running:
-            job.terminate()
-        for job in running:
-            job.join()
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
 
 
-def _stop(*_: object) -> None:
+def _run_apart(plan: SeedPlan) -> None:
+    end_with_parent(signal.SIGTERM)
+    sys.exit(launch.exit_code(lambda: run_steps(plan.out, plan.steps)))
+
+
+def _stop(*_: object) -> NoReturn:
     raise StopRequested
-
-
-def _check(code: int | None) -> None:
-    if code == EXIT_CODE:
-        raise StopRequested
-    if code:
-        raise TrainingError("a set and seed failed, see above; once that is mended, the same command goes on")
-
-
-def show(plan: SeedPlan) -> None:
-    """Print the commands of a set and seed."""
-    say(as_script(plan.steps, plan.planner.out))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the sets, run the grid, write the results."""
     args = parse(argv)
     grid = changed(GRIDS[args.grid], args.change)
-    names, seeds = used_sets(args), args.seeds or grid.seeds
+    names, seeds = available(args.sets, args.fights), args.seeds or grid.seeds
     for name in names:
         for method, why in grid.on(name).skipped.items():
             say(f"{name}: left out, {method}: {why}")
-    plans = {name: {number: make_plan(args, grid, name, number) for number in seeds} for name in names}
+    part, splits = ("validation", "splits-validation") if args.validation else ("seed", "splits")
+    plans = {name: {number: SeedPlan(grid.on(name), name, number, args.out / name / f"{part}{number}", splits)
+                    for number in seeds} for name in names}
+    everything = [plan for by_seed in plans.values() for plan in by_seed.values()]
     if args.dry_run:
-        for each in (plan for by_seed in plans.values() for plan in by_seed.values()):
-            show(each)
+        for plan in everything:
+            say(as_script(plan.steps, plan.out))
         return 0
     for name in names:
-        video_sets.make(name, args.out / name, grid, args.fights)
+        make_set(name, args.out / name, grid, args.fights)
         if args.validation:
-            video_sets.hold_out(args.out / name / "splits" / name, args.out / name / "splits-validation" / name)
+            hold_out(args.out / name / "splits" / name, args.out / name / splits / name)
     chance = {name: 100 / len(catalog.class_names(name, args.out / name / "splits")) for name in names}
     try:
-        run_all(args, grid, [(name, number) for name in names for number in seeds])
+        if args.jobs == 1 or len(everything) == 1:
+            for plan in everything:
+                run_steps(plan.out, plan.steps)
+        else:
+            run_side_by_side(everything, args.jobs)
     except (StopRequested, TrainingError, KeyboardInterrupt):
         write_json(args.out / SO_FAR, results.collect(grid, plans, chance))
-        say(f"the numbers of what is done: {args.out / SO_FAR}")
+        say(f"the results of what is done: {args.out / SO_FAR}")
         raise
-    target = args.results or (args.out / "validation.json" if args.validation else
-                              ROOT / "experiments" / "results" / f"{args.grid}.json")
-    target.parent.mkdir(parents=True, exist_ok=True)
     found = results.collect(grid, plans, chance)
-    write_json(target, found)
+    args.results.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.results, found)
     for name in names:
         say(f"\n{name}\n{report.text_table(found['sets'][name])}")
-    say(f"all numbers: {target}")
+    say(f"all results: {args.results}")
     return 0
 
 

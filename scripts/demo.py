@@ -2,7 +2,7 @@
 
     python scripts/demo.py --out demo
 
-Every step is a command of the project, printed before it runs, with its output in OUT/logs/. In the rendered set the
+Every step is a command of the project, printed before it runs; its output is in OUT/logs/. In the rendered set the
 class is a motion and the scene varies, so flow knows more than RGB, and positives mined in flow can teach RGB.
 """
 
@@ -14,14 +14,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import launch
-from cotrain_plan import CLASSIFIER, COCLR, MERGE, NCE, ROOT, foresee
-from eval import options as classifier_options
-from eval.report import read_json
-from utils import run_folder
-from utils.options import positive_int
+from cotrain import CLASSIFIER, MERGE, ROOT, SCRIPTS
+from engine.options import positive_int
+from engine.run_folder import last_checkpoint
+from eval import main_classifier
+from utils import launch
+from utils.console import duration, say
+from utils.files import read_json
 from utils.parser import Parser
-from utils.pipeline import Runner, Step
+from utils.runner import Runner, Step
 
 CLIP = ["--seq_len", "8", "--ds", "2", "--img_dim", "64"]
 KS = ("1", "5", "10", "20")
@@ -35,21 +36,17 @@ class Demo:
         self.roots = ["--data_root", str(self.out / "data"), "--split_root", str(self.out / "splits")]
 
     def step(self, name: str, script: str, *options: object, shown: int = 1) -> None:
-        """Run a script of the project inside the demo's folder, and show its last lines.
-
-        Raises:
-            TrainingError: it ended with an error; its last lines are shown.
-        """
+        """Run a script of the project in the demo's folder, and show its last lines."""
         self.runner.run_step(Step(name, ("python", str(ROOT / script), *map(str, options)), shown=shown))
 
     def train(self, name: str, script: str, *options: object) -> Path:
-        """Run a training; its last checkpoint."""
-        _, path = foresee(script, [*map(str, options)])
+        """Run a training, and return its last checkpoint."""
+        args = SCRIPTS[script].parse([*map(str, options)], planned=True)
         self.step(name, script, *options)
-        return self.out / path
+        return self.out / last_checkpoint(SCRIPTS[script].run_folder_of(args), args.epochs)
 
     def numbers(self, file: Path, *keys: str) -> dict[str, float]:
-        """What an evaluation wrote into a JSON file, in percent; of an inner table, that under the keys."""
+        """Read the percentages that an evaluation wrote into a JSON file, or an inner table of them."""
         content = read_json(file)
         for key in keys:
             content = content[key]
@@ -57,23 +54,22 @@ class Demo:
 
 
 def prepare(demo: Demo) -> None:
-    """Render the videos and make LMDBs and splits of them; remove the runs of an earlier demo in the same folder."""
+    """Render the videos, and make LMDBs and splits of them; remove the runs of an earlier demo in the same folder."""
     for earlier in (demo.out / "ckpt", *demo.out.glob("log-eval-*")):
         if earlier.is_dir():
-            print(f"removing the runs of an earlier demo, {earlier}")
+            say(f"removing the runs of an earlier demo, {earlier}")
             shutil.rmtree(earlier)
     if not (demo.out / "videos").exists():
-        demo.step("render", "process_data/src/render_demo.py", "--out", demo.out / "videos", "--groups", 8,
+        demo.step("render", "experiments/rendered_set.py", "--out", demo.out / "videos", "--groups", 8,
                   "--clips", 2, "--contact_sheet", demo.out / "contact_sheet.png")
-    demo.step("check", "process_data/src/check_demo.py", "--videos", demo.out / "videos", shown=2)
     demo.step("prepare", "process_data/src/prepare.py", "--videos", demo.out / "videos", "--name", "motions",
               "--workers", demo.workers, *demo.roots)
 
 
 def pretrain(demo: Demo, args: Namespace) -> dict[str, Path]:
-    """InfoNCE on both streams, then one cycle of CoCLR with CPR; checkpoints by name."""
+    """Train InfoNCE on both streams, then one cycle of CoCLR with CPR; return the checkpoints by name."""
     # A short run on few clips: a queue of four batches, so that its keys are fresh, a key encoder that follows soon,
-    # and small steps, since weights that start at 0.01 would be moved by their own size within ten steps of 1e-3.
+    # and small steps, since weights that start at 0.01 would move by their own size within ten steps of 1e-3.
     common = [*CLIP, "--batch_size", 16, "--moco-k", 64, "--moco-m", 0.99, "--lr", 1e-4, "-j", 1, "--save_freq", 4,
               *demo.roots]
     infonce = [*common, "--epochs", args.epochs, "--schedule", args.epochs * 4 // 5]
@@ -82,23 +78,23 @@ def pretrain(demo: Demo, args: Namespace) -> dict[str, Path]:
     ckpt = {}
     for stream, dataset in (("RGB", "motions-2clip"), ("flow", "motions-f-2clip")):
         name = f"InfoNCE {stream}"
-        ckpt[name] = demo.train(name, NCE, "--dataset", dataset, *infonce)
-    ckpt["CPR RGB"] = demo.train("CPR RGB", COCLR, *mining, "--name_prefix", "FlowMining_",
+        ckpt[name] = demo.train(name, "main_nce.py", "--dataset", dataset, *infonce)
+    ckpt["CPR RGB"] = demo.train("CPR RGB", "main_coclr.py", *mining, "--name_prefix", "FlowMining_",
                                  "--pretrain", ckpt["InfoNCE RGB"], ckpt["InfoNCE flow"])
-    ckpt["CPR flow"] = demo.train("CPR flow", COCLR, *mining, "--name_prefix", "RGBMining_", "--reverse",
+    ckpt["CPR flow"] = demo.train("CPR flow", "main_coclr.py", *mining, "--name_prefix", "RGBMining_", "--reverse",
                                   "--pretrain", ckpt["InfoNCE flow"], ckpt["CPR RGB"])
     return ckpt
 
 
 def retrieve(demo: Demo, ckpt: dict[str, Path]) -> dict[str, dict[str, float]]:
-    """R@k of every checkpoint, and of both CPR streams together."""
+    """Measure R@k of random weights, every checkpoint, and both CPR streams together."""
     rows = {}
     for name, path in {"random RGB": "random", "random flow": "random", **ckpt}.items():
         dataset = "motions-f" if name.endswith("flow") else "motions"
         words = ["--dataset", dataset, *CLIP, "-j", 1, "--test", path, "--retrieval", *demo.roots]
         demo.step(f"retrieval {name}", CLASSIFIER, *words)
-        args = classifier_options.parse([*map(str, words)], "")
-        beside = ckpt.get(name) or demo.out / run_folder.random_weights(args, len(classifier_options.devices(args.gpu)))
+        args = main_classifier.parse([*map(str, words)], planned=True)
+        beside = ckpt.get(name) or demo.out / main_classifier.random_weights(args)
         rows[name] = demo.numbers(beside.parent / "feature" / f"{dataset}_recall.json")
     folders = [ckpt[name].parent / "feature" for name in ("CPR RGB", "CPR flow")]
     rows["CPR RGB + flow"] = merge(demo, "retrieval merge", "s", folders)
@@ -106,7 +102,7 @@ def retrieve(demo: Demo, ckpt: dict[str, Path]) -> dict[str, dict[str, float]]:
 
 
 def finetune(demo: Demo, ckpt: dict[str, Path], epochs: int) -> dict[str, float]:
-    """Finetune both CPR models, test with ten crops, and merge the streams; top-1 in percent."""
+    """Finetune both CPR models, test them with ten crops, and merge the streams; return top-1 in percent."""
     rows, prob = {}, []
     for name in ("CPR RGB", "CPR flow"):
         dataset = "motions-f" if name.endswith("flow") else "motions"
@@ -121,7 +117,7 @@ def finetune(demo: Demo, ckpt: dict[str, Path], epochs: int) -> dict[str, float]
 
 
 def merge(demo: Demo, name: str, mode: str, streams: Sequence[Path]) -> dict[str, float]:
-    """Fuse RGB and flow; the numbers of both together."""
+    """Fuse RGB and flow, and return the numbers of both together."""
     output = demo.out / "merged" / f"{mode}.json"
     demo.step(name, MERGE, "--mode", mode, "--dataset", "motions", "--prob1", streams[0], "--prob2", streams[1],
               "--split_root", demo.out / "splits", "--output", output)
@@ -129,15 +125,16 @@ def merge(demo: Demo, name: str, mode: str, streams: Sequence[Path]) -> dict[str
 
 
 def report(demo: Demo, recall: dict[str, dict[str, float]], accuracy: dict[str, float], ckpt: dict[str, Path]) -> str:
-    """The table of results, and where everything lies."""
+    """Format the table of results, and where everything lies."""
     head = f"{'':18}" + "".join(f"{f'R@{k}':>8}" for k in KS) + f"{'finetuned':>12}"
     lines = [head, "-" * len(head)]
     for name, values in recall.items():
         tuned = f"{accuracy[name]:12.1f}" if name in accuracy else f"{'':12}"
         lines.append(f"{name:18}" + "".join(f"{value:8.1f}" for value in map(values.get, KS)) + tuned)
     classes = len((demo.out / "splits" / "motions" / "ClassInd.txt").read_text().split())
+    seconds = sum(step["seconds"] for step in demo.runner.record().values())
     lines += ["", f"percent; retrieval of test videos among training videos, finetuned: top-1 with ten crops; "
-              f"chance is {100 / classes:.1f}", f"time in all: {sum(demo.runner.times.values()) / 60:.1f} minutes", "",
+              f"chance is {100 / classes:.1f}", f"time in all: {duration(seconds)}", "",
               f"videos            {demo.out / 'videos'}, a look at them: {demo.out / 'contact_sheet.png'}",
               f"LMDBs and splits  {demo.out / 'data'}, {demo.out / 'splits'}"]
     lines += [f"{name:18}{path}" for name, path in ckpt.items()]
@@ -145,7 +142,7 @@ def report(demo: Demo, recall: dict[str, dict[str, float]], accuracy: dict[str, 
 
 
 def make_parser() -> Parser:
-    """The options."""
+    """Build the parser of the options."""
     parser = Parser(__doc__)
     add = parser.topic("training")
     add("--epochs", type=positive_int, default=12, help="epochs of InfoNCE")
@@ -162,6 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo, and show its results."""
     args = make_parser().parse_args(argv)
     with Runner(args.out.resolve()).open() as runner:
+        (runner.out / "steps.json").unlink(missing_ok=True)  # times of an earlier demo
         demo = Demo(runner, args.workers)
         prepare(demo)
         ckpt = pretrain(demo, args)

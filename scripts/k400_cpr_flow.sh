@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # CoCLR+CPR on Kinetics-400, flow model: positives are mined in RGB.
+#
 # Usage: bash scripts/k400_cpr_flow.sh FLOW_INFONCE.pth.tar RGB_CYCLE1.pth.tar [more options]
-# GPUS is the number of processes on this machine (default 2); --batch_size is for each of them.
-# Run again, it goes on from the newest checkpoint; RESTARTS=3 lets it do so by itself after a crash (default 0).
+# Cost: 7 h on 2 NVIDIA H200, 4100 h on 2 CPU cores, estimated from a measured step, docs/research/performance.md
+# Expect: finetuned on UCF101 at least 85.3, with the RGB model 90.6, CoCLR paper
+# GPUS: processes on this machine (default 2); --batch_size is for each of them. Given again, the command resumes from
+# the newest checkpoint; RESTARTS=3 lets it do so by itself after a crash (default 0).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 own=${1:?the first argument is FLOW_INFONCE.pth.tar}

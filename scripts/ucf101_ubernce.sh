@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # UberNCE (contrast with labels) on UCF101 from scratch.
-# Usage: bash scripts/ucf101_ubernce.sh [more options]; GPUS is the number of processes on this machine (default 2).
-# Run again, it goes on from the newest checkpoint; RESTARTS=3 lets it do so by itself after a crash (default 0).
+#
+# Usage: bash scripts/ucf101_ubernce.sh [more options]
+# Cost: 1.3 h on 2 NVIDIA H200, 790 h on 2 CPU cores, estimated from a measured step, docs/research/performance.md
+# Expect: no number was published for these settings
+# GPUS: processes on this machine (default 2); --batch_size is for each of them. Given again, the command resumes from
+# the newest checkpoint; RESTARTS=3 lets it do so by itself after a crash (default 0).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 exec torchrun --standalone --nproc_per_node="${GPUS:-2}" --max-restarts="${RESTARTS:-0}" \

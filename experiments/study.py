@@ -1,0 +1,177 @@
+"""Compare what pairs of trained encoders would mine, without training anything.
+
+    python -m experiments.study --result study.json --own RGB_A.pth.tar RGB_B.pth.tar \\
+        --other FLOW_A.pth.tar FLOW_B.pth.tar --cascades 3,0.5 3,0.8 7,0.5
+
+--own and --other go in pairs: an encoder that would be trained, and one that would mine for it. For each pair this
+measures the positive mining recall (PMR) of plain top-k and of each cascade, in the same queues, and the signs of
+mining health, which need no labels. The options of main_coclr.py (--dataset, --moco-k, --topk, ...) apply as well. PMR
+needs the labels of the training set. The clips are those by which a co-training judges both views before its first
+step: of --health_clips videos, augmented as in training.
+"""
+
+import argparse
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import main_coclr
+from dataset.transforms.presets import PretrainTransform
+from dataset.video_dataset import VideoDataset
+from engine.config import DataConfig, ModelConfig, TrainConfig, take
+from engine.health import HealthProbe
+from experiments.settings import cascade_title
+from model.cascade import cascade_topk, stage_sizes
+from model.pretrain import CoCLR
+from utils import launch
+from utils.console import say
+from utils.distributed import DistInfo
+from utils.errors import OptionError
+from utils.files import write_json
+from utils.parser import Parser
+
+DRAWS = 8  # queues of each query
+CPU = torch.device("cpu")
+Cascade = tuple[int, float]  # stages, ratio
+
+
+def cascade(text: str) -> Cascade:
+    """Convert "7,0.5", for argparse."""
+    try:
+        stage, ratio = text.split(",")
+        return int(stage), float(ratio)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a cascade: give its stages and ratio as in 7,0.5") from None
+
+
+def recalls(other: Tensor, own: Tensor, labels: Tensor, sources: Tensor, K: int, topk: int, cascades: Sequence[Cascade],
+            seed: int) -> dict[str, float]:
+    """Measure the share of mined entries that are of the query's class, for each way to mine, all in the same queues.
+
+    Args:
+        other, own: similarities of each video's first clip to all second clips, by both encoders, (N, N). A queue is
+            the second clips of K random videos, drawn ``DRAWS`` times for each query.
+        labels, sources: of the videos, int64 (N,); entries of the query's source are not mined.
+        K, topk: length of the queue, and positives mined.
+
+    Returns:
+        "chance", "top-k" (by the other view), "own top-k" (by the own view), and each cascade's.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    found: dict[str, list[float]] = {}
+    for _ in range(DRAWS):
+        queue = torch.stack([torch.randperm(len(labels), generator=generator)[:K] for _ in labels])  # (N, K)
+        views = other.gather(1, queue), own.gather(1, queue)
+        excluded = sources[queue] == sources[:, None]
+        right = labels[queue] == labels[:, None]
+        mined = {"top-k": cascade_topk(*views, excluded, topk, 0.5, 1),
+                 "own top-k": cascade_topk(*views[::-1], excluded, topk, 0.5, 1),
+                 **{cascade_title(stage, ratio): cascade_topk(*views, excluded, topk, ratio, stage)
+                    for stage, ratio in cascades}}
+        found.setdefault("chance", []).append(float(right[~excluded].float().mean()))
+        for name, entries in mined.items():
+            found.setdefault(name, []).append(float(right.gather(1, entries).float().mean()))
+    return {name: fmean(values) for name, values in found.items()}
+
+
+def make_probe(dataset: VideoDataset, K: int, videos: int, **settings: Any) -> HealthProbe:
+    """Make the probe that embeds the clips.
+
+    Args:
+        videos: how many are embedded.
+        settings: of the probe.
+
+    Raises:
+        OptionError: they are fewer than a queue of K holds.
+    """
+    probe = HealthProbe(dataset, videos, device=CPU, **settings)
+    if len(probe.rows) < K:
+        raise OptionError(f"--moco-k {K} needs as many videos, but {len(probe.rows)} videos are looked at: take a "
+                          f"larger --health_clips ({videos}; the training set has {len(dataset)}), or a smaller "
+                          "--moco-k")
+    return probe
+
+
+def measure(model: CoCLR, probe: HealthProbe, K: int, topk: int, cascades: Sequence[Cascade], seed: int
+            ) -> dict[str, Any]:
+    """Measure a pair of encoders: :func:`recalls`, and the label-free "signs" of the one that mines."""
+    labels, sources = (torch.as_tensor(np.asarray(values))[probe.rows]
+                       for values in (probe.dataset.index.labels, probe.dataset.index.sources))
+    signs = {name: value for name, value in probe.before(model).items() if not name.endswith("_own")}
+    other, own = (first @ second.T for first, second in (probe.miner(model), probe.trained(model)))
+    return {**recalls(other, own, labels, sources, K, topk, cascades, seed), "signs": signs}
+
+
+def make_parser() -> Parser:
+    """Define the options of this script, besides those of main_coclr.py."""
+    parser = Parser(description=__doc__)
+    add = parser.topic("checkpoints")
+    add("--own", nargs="+", required=True, metavar="CKPT", help="checkpoints that would be trained")
+    add("--other", nargs="+", required=True, metavar="CKPT", help="for each, the checkpoint that would mine for it")
+    add("--early", action="store_true", help="also look at the checkpoint that a training kept before each of --other")
+    parser.topic("method")("--cascades", nargs="+", type=cascade, default=[], metavar="STAGE,RATIO",
+                           help="cascades to compare with plain top-k")
+    parser.topic("output")("--result", type=Path, required=True, metavar="FILE", help="file to write")
+    return parser
+
+
+def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, Namespace, list[tuple[str, str]]]:
+    """Read the options.
+
+    Returns:
+        The options of this script, those of main_coclr.py, and the pairs of checkpoints (own, other).
+
+    Raises:
+        OptionError: the checkpoints do not pair, or there is --cascade.
+        CheckpointError: one is not there.
+        ModelError: a cascade is too deep for the queue.
+    """
+    args, rest = make_parser().parse_known_args(argv)
+    if len(args.own) != len(args.other):
+        raise OptionError(f"--own has {len(args.own)} checkpoints and --other {len(args.other)}: give one of each a "
+                          "pair")
+    if "--cascade" in rest:
+        raise OptionError("--cascade is main_coclr.py's: here --cascades 3,0.5 7,0.8 tells which ones are compared")
+    pairs = []
+    for own, other in zip(args.own, args.other, strict=True):
+        early = sorted(Path(other).parent.glob("previous-*.pth.tar")) if args.early else []
+        pairs += [(own, str(path)) for path in [*early, other]]
+    options, *_ = [main_coclr.parse([*rest, "--pretrain", *pair]) for pair in pairs]
+    for stage, ratio in args.cascades:
+        stage_sizes(options.moco_k, options.topk, ratio, stage)
+    return args, options, pairs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure all pairs, and write what was found."""
+    args, options, pairs = parse(argv)
+    config, data = take(ModelConfig, vars(options)), take(DataConfig, vars(options))
+    train = take(TrainConfig, vars(options))
+    dataset = data.build("train", PretrainTransform(data.img_dim))
+    found = []
+    for own, other in pairs:
+        task = main_coclr.CoclrTask(config, data, train, DistInfo(0, 0, 1, CPU, None))
+        task.load_pretrained(own, other)
+        probe = make_probe(dataset, config.moco_k, options.health_clips, img_dim=data.img_dim,
+                           batch_size=train.batch_size, workers=train.workers, seed=train.seed, network=config.net,
+                           dim=config.moco_dim, dtype=task.precision.dtype)
+        values = measure(task.model, probe, config.moco_k, config.topk, args.cascades, train.seed)
+        told = ", ".join(f"{name} {value:.3g}" for name, value in (values | values["signs"]).items() if name != "signs")
+        say(f"{own} with positives by {other}: PMR {told}")
+        found.append({"own_file": own, "other_file": other, **values})
+    args.result.parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.result, found)
+    return 0
+
+
+if __name__ == "__main__":
+    launch.run(main)
