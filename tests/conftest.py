@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import launch
+from utils import console, launch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -17,6 +17,7 @@ torch.zeros(1, requires_grad=True).sum().backward()
 
 @pytest.fixture(autouse=True)
 def fresh_start(monkeypatch):
-    """Every test starts from the same random state, and with no training begun in this process."""
+    """Every test starts from the same random state, as the main process, and with no training begun."""
     torch.manual_seed(0)
     monkeypatch.setattr(launch, "_started", False)
+    monkeypatch.setattr(console, "_rank", 0)

@@ -8,9 +8,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import noise
 
-import launch
-import pretrain_script
-from dataset.errors import DataError
+from dataset import catalog
+from utils import launch
+from utils.errors import DataError
 
 
 def fail(*given: object) -> None:
@@ -23,7 +23,7 @@ if __name__ == "__main__":
     moment, name = sys.argv[1:3]
     del sys.argv[1:3]
     if moment == "start":
-        pretrain_script.catalog.build = lambda *names, **settings: fail()
+        catalog.build = lambda *names, **settings: fail()
     if moment == "training":
         noise.Noise.__getitem__ = fail
     launch.run(importlib.import_module(name).main)

@@ -1,4 +1,4 @@
-"""Trainings in forked processes that are stopped at a chosen point, and what they have left behind.
+"""Train in forked processes that are stopped at a chosen point, and compare the files that they leave.
 
 A fork has the packages loaded already, so a run takes a fraction of a second; it computes on one thread.
 """
@@ -16,20 +16,22 @@ from pathlib import Path
 import torch
 import torch._dynamo  # tensors on the meta device need it: loaded here, once for all forks
 
-import launch
-from utils import checkpoint
-from utils.training import Training
+from engine import checkpoint
+from engine.trainer import EpochLog
+from utils import launch
 
 SIGNALS = {"term": signal.SIGTERM, "usr1": signal.SIGUSR1, "kill": signal.SIGKILL}
 
 
 @dataclass(frozen=True)
 class Stop:
-    """A signal to itself.
+    """A signal that a process sends to itself.
 
-    how: "term", "usr1" or "kill", after ``number`` training steps of the process; "write": killed half-way through
-    its checkpoint of that number, from 1; "renamed": killed when that checkpoint has its name, and nothing else is done
-    rank: the process that it comes to, None for all.
+    Attributes:
+        how: "term", "usr1" or "kill" after ``number`` training steps; "write": SIGKILL half-way through writing
+            checkpoint ``number``, from 1; "renamed": SIGKILL once that checkpoint has its name, before anything else.
+        number: see ``how``.
+        rank: the process that gets it, None for all.
     """
 
     how: str
@@ -40,7 +42,7 @@ class Stop:
         return f"{self.how}-{self.number}" + ("" if self.rank is None else f"-rank{self.rank}")
 
     def install(self) -> None:
-        """Wait for the point, in this process."""
+        """Set up the signal in this process."""
         if self.how in SIGNALS:
             self._after_steps()
         elif self.how == "write":
@@ -49,14 +51,14 @@ class Stop:
             self._after_renaming()
 
     def _after_steps(self) -> None:
-        after_step, left = Training._after_step, [self.number]
+        add, left = EpochLog.add, [self.number]
 
-        def counted(training: Training, *given: object) -> None:
-            left[0] -= 1
-            if left[0] == 0:
+        def counted(log: EpochLog, *given: object) -> bool:
+            left[0] -= log.title == "train"
+            if left[0] == 0 and log.title == "train":
                 os.kill(os.getpid(), SIGNALS[self.how])
-            after_step(training, *given)
-        Training._after_step = counted
+            return add(log, *given)
+        EpochLog.add = counted
 
     def _while_writing(self) -> None:
         save, left = torch.save, [self.number]
@@ -82,7 +84,7 @@ class Stop:
 
 
 def train(main: Callable[[], int | None], *, processes: int = 1, stop: Stop | None = None) -> list[int]:
-    """Run ``main`` in new processes, which speak into out0.txt, out1.txt ...; their exit codes, -9 for a SIGKILL."""
+    """Run ``main`` in new processes that write out0.txt, out1.txt ..., and return their exit codes (-9: SIGKILL)."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -115,18 +117,18 @@ def _fork(main: Callable[[], int | None], rank: int, processes: int, port: int, 
 
 
 def said(rank: int = 0) -> str:
-    """What a process of the last run has said."""
+    """Return the output of a process of the last run."""
     return Path(f"out{rank}.txt").read_text()
 
 
 def state(path: Path) -> dict[str, object]:
-    """All that a checkpoint holds, by dotted key, but for what tells how it was started."""
+    """Return the content of a checkpoint by dotted key, except how it was started."""
     content = checkpoint.load(path)
     return flat({key: value for key, value in content.items() if key not in ("options", "code")})
 
 
 def flat(value: object, key: str = "") -> dict[str, object]:
-    """Nested dicts and lists as one dict of their leaves, by dotted key; tensors as their type and their bytes."""
+    """Flatten nested dicts and lists to their leaves by dotted key; tensors become type, shape and bytes."""
     if isinstance(value, dict | list):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         return {name: leaf for k, v in pairs for name, leaf in flat(v, f"{key}.{k}").items()}
@@ -136,13 +138,13 @@ def flat(value: object, key: str = "") -> dict[str, object]:
 
 
 def metrics(folder: Path) -> list[dict]:
-    """The lines of metrics.jsonl, but for the seconds."""
+    """Return the lines of metrics.jsonl without seconds."""
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
 
 
 def differences(one: Path, two: Path, epoch: int) -> list[str]:
-    """What two run folders do not have in common at the end of an epoch: keys of its checkpoint, and metrics."""
+    """Return where two run folders differ at the end of an epoch: keys of its checkpoint, and metrics."""
     a, b = (state(folder / f"model/epoch{epoch}.pth.tar") for folder in (one, two))
     keys = [key for key in a.keys() | b.keys() if a.get(key, "none") != b.get(key, "none")]
     return sorted(keys) + (["metrics.jsonl"] if metrics(one) != metrics(two) else [])

@@ -1,7 +1,7 @@
 """A pretraining script on noise that loses a process: ``killed.py {kill-STEPS,freeze-STEPS,none} main_nce OPTIONS``.
 
-After so many of its steps the process gets a SIGKILL, or a SIGSTOP, after which it neither works nor ends; under
-torchrun only rank 1 does, and only when it is started for the first time.
+After that many steps the process gets a SIGKILL, or a SIGSTOP, after which it neither works nor ends. Under torchrun
+only rank 1 gets it, and only on its first start.
 """
 
 import importlib
@@ -16,7 +16,7 @@ import interrupted
 import noise
 from interrupted import Stop
 
-import launch
+from utils import launch
 
 if __name__ == "__main__":
     noise.install()

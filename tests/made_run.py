@@ -13,8 +13,8 @@ import torch
 import main_coclr
 from eval import feature_files
 from eval.feature_files import FeatureSet
-from eval.report import write_json
 from model import momentum
+from utils.files import write_json
 
 OPTIONS = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8", "--moco-dim", "8", "-j", "0",
            "--cascade", "--stage", "3", "--ratio", "0.7", "--topk", "2", "--health_clips", "4", "--epochs", "2"]

@@ -4,7 +4,7 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import torch
@@ -14,11 +14,12 @@ from torch.utils.data import Dataset
 if __name__ != "noise":  # started as a script, or by one
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import launch
-import pretrain_script
 from backbone.select_backbone import select_backbone
+from dataset import catalog
 from model import momentum
+from utils import launch
 
+SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "2", "--moco-k", "8", "--moco-dim", "8", "-j", "0"]
 PLAIN = {"order": torch.arange(4).expand(2, 4), "factor": torch.tensor([1.0, 1, 1, 0]).expand(2, 4),
          "jitter": torch.zeros(2, dtype=torch.bool), "sigma": torch.zeros(2)}
 
@@ -30,7 +31,7 @@ class Noise(Dataset):
         self.streams = streams
         rows = np.arange(8)
         self.index = SimpleNamespace(labels=rows % 2, sources=rows // 2, classes=["A", "B"],
-                                     names=[f"Class/v_{row}" for row in rows])
+                                     names=[f"Class/v_{row}" for row in rows], report="")
 
     def __len__(self) -> int:
         return 8
@@ -38,27 +39,40 @@ class Noise(Dataset):
     def __getitem__(self, item: tuple[int, int]) -> dict:
         rng = np.random.default_rng(item)
         clips = rng.integers(0, 256, (2, self.streams, 8, 32, 32, 3), dtype=np.uint8)
-        photo = PLAIN | {"channel": torch.full((2, self.streams, 8), -1)}
-        return {"clips": torch.from_numpy(clips), "photo": photo, "label": item[1] % 2, "source": item[1] // 2,
+        params = PLAIN | {"channel": torch.full((2, self.streams, 8), -1)}
+        return {"clips": torch.from_numpy(clips), "photometric": params, "label": item[1] % 2, "source": item[1] // 2,
                 "index": item[1]}
 
 
 def small_backbone(network: str) -> tuple[nn.Module, dict]:
-    """A network that learns as S3D does, in a moment; other names as they are."""
+    """Build a network that learns as S3D does, in a moment; other names as they are."""
     if network != "s3d":
         return select_backbone(network)
     return nn.Sequential(nn.Conv3d(3, 6, 3, stride=4), nn.BatchNorm3d(6), nn.ReLU()), {"feature_size": 6}
 
 
 def build(name: str, mode: str, **settings: object) -> Noise:
-    """In place of dataset.catalog.build."""
+    """Stand in for dataset.catalog.build."""
     return Noise(2 if "2stream" in name else 1)
 
 
 def install(replace: Callable[[object, str, object], None] = setattr) -> None:
     """Put the network and the datasets in place of the real ones."""
     replace(momentum, "select_backbone", small_backbone)
-    replace(pretrain_script.catalog, "build", build)
+    replace(catalog, "build", build)
+
+
+def run(script: ModuleType, options: str) -> int:
+    """Run a pretraining script in this process, four steps an epoch, and return its exit code."""
+    dataset = {"main_nce": "noise-2clip", "main_coclr": "noise-2stream-2clip"}[script.__name__]
+    argv = [*SMALL, "--dataset", dataset, *options.split()]
+    return launch.exit_code(lambda: script.work(script.parse(argv)))
+
+
+def run_folder(name_prefix: str = "", prefix: str = "pretrain") -> Path:
+    """Return the one run folder of that name."""
+    [path] = Path(f"ckpt/log-{prefix}").glob(f"{name_prefix}*")
+    return path
 
 
 if __name__ in ("__main__", "__mp_main__"):  # also in processes that the script starts

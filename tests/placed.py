@@ -1,7 +1,6 @@
-"""A pretraining script on noise that notes its place: ``placed.py {wait,go} main_nce OPTIONS``.
+"""A pretraining script on noise that writes its ranks to place.json: ``placed.py {wait,go} main_nce OPTIONS``.
 
-It leaves place.json, with its ranks, in its working directory. With "wait" it does not go on after its fifth step
-before it is asked to stop; it leaves a file waiting-RANK meanwhile.
+With "wait" it pauses after its fifth step until it is asked to stop; a file waiting-RANK tells that it does.
 """
 
 import importlib
@@ -14,39 +13,37 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import noise
 
-import launch
-import pretrain_script
-from utils import distributed, stop
-from utils.training import Training
+from engine.trainer import EpochLog
+from utils import distributed, launch, stop
 
 STEPS, PATIENCE = 5, 60.0  # seconds
 
 
 def note_place() -> None:
-    """Write down where the process stands once it knows."""
-    start = distributed.start
+    """Write down the ranks once they are known."""
+    init = distributed.init
 
-    def noted(*given: object) -> distributed.Launch:
-        here = start(*given)
-        about = {"rank": here.rank, "local_rank": here.local_rank, "world_size": here.world_size}
+    def noted(*given: object) -> distributed.DistInfo:
+        dist = init(*given)
+        about = {"rank": dist.rank, "local_rank": dist.local_rank, "world_size": dist.world_size}
         Path("place.json").write_text(json.dumps(about))
-        return here
-    pretrain_script.distributed.start = noted
+        return dist
+    distributed.init = noted
 
 
 def wait() -> None:
-    """Have the training wait for the signal."""
-    after_step, left = Training._after_step, [STEPS]
+    """Make the training wait for the signal."""
+    add, left = EpochLog.add, [STEPS]
 
-    def waited(training: Training, *given: object) -> None:
+    def waited(log: EpochLog, *given: object) -> bool:
         left[0] -= 1
         if left[0] == 0:
             Path(f"waiting-{distributed.rank()}").touch()
             end = time.monotonic() + PATIENCE
             while not stop._received and time.monotonic() < end:
                 time.sleep(0.02)
-        after_step(training, *given)
-    Training._after_step = waited
+        return add(log, *given)
+    EpochLog.add = waited
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""Backbones against torchvision's S3D, the released outputs, and the published key names."""
+"""Backbones against torchvision's S3D, the released outputs and the published key names; BatchNorm folding."""
 
+import copy
+import itertools
 from pathlib import Path
 
 import hashed
@@ -7,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torchvision.models.video import s3d as torchvision_s3d
 
-from backbone.select_backbone import UnknownNetworkError, select_backbone
+from backbone.s3dg import S3D
+from backbone.select_backbone import NETWORKS, select_backbone
 from model.classifier import LinearClassifier
+from model.folding import fold_batchnorm
 from model.pretrain import CoCLR
 
 HERE = Path(__file__).parent
@@ -35,7 +40,7 @@ def published_keys() -> dict[str, dict[str, tuple]]:
     return sections
 
 
-def shapes(module: torch.nn.Module) -> dict[str, tuple]:
+def shapes(module: nn.Module) -> dict[str, tuple]:
     return {key: tuple(value.shape) for key, value in module.state_dict().items()}
 
 
@@ -55,7 +60,7 @@ def torchvision_key(key: str) -> str | None:
 def test_s3d_equals_torchvision_with_weights_mapped():
     theirs = torchvision_s3d(weights=None)
     for module in theirs.modules():
-        if isinstance(module, torch.nn.BatchNorm3d):
+        if isinstance(module, nn.BatchNorm3d):
             module.eps = 1e-5  # torchvision's S3D takes 1e-3; the released system PyTorch's default
     ours, info = select_backbone("s3d")
     hashed.fill(ours)
@@ -70,12 +75,16 @@ def test_s3d_equals_torchvision_with_weights_mapped():
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()))
 
 
-def test_s3d_equals_released_output():
+@pytest.mark.parametrize("folded", [False, True])
+def test_s3d_equals_released_output(folded):
     golden = torch.as_tensor(np.load(HERE / "golden_model.npz")["bb/s3d"])
     ours, _ = select_backbone("s3d")
     hashed.fill(ours)
+    ours.eval()
+    if folded:
+        fold_batchnorm(ours)
     with torch.no_grad():
-        pooled = ours.eval()(hashed.clip("bb", 2, 3, 16, 64, 64)).mean(dim=(2, 3, 4))
+        pooled = ours(hashed.clip("bb", 2, 3, 16, 64, 64)).mean(dim=(2, 3, 4))
     assert float((pooled - golden).abs().max()) <= 2e-4 * float(golden.abs().max())
 
 
@@ -106,10 +115,49 @@ def test_gating_scales_each_channel_by_a_sigmoid_of_the_means():
     torch.testing.assert_close(gate(x), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_r50_keeps_time_and_ends_in_one_relu():
+def conv_bn(state: dict, x: torch.Tensor, conv: str, bn: str, stride: tuple, padding: tuple) -> torch.Tensor:
+    """Convolution and BatchNorm in evaluation mode, from a state dict."""
+    x = F.conv3d(x, state[f"{conv}.weight"], stride=stride, padding=padding)
+    return F.batch_norm(x, *(state[f"{bn}.{name}"] for name in ("running_mean", "running_var", "weight", "bias")))
+
+
+def published_r50(state: dict, x: torch.Tensor) -> list[torch.Tensor]:
+    """Outputs of stem and layers 1-4 of the published 2D-3D ResNet-50, from its description and a state dict."""
+    x = conv_bn(state, x, "conv1", "bn1", (2, 2, 2), (2, 3, 3)).relu()
+    outputs = [F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))]
+    for layer, blocks in enumerate((3, 4, 6, 3), start=1):
+        time = layer > 2  # 3x1x1 instead of 1x1x1
+        x = outputs[-1]
+        for block in range(blocks):
+            name = f"layer{layer}.{block}"
+            stride = (1, 2, 2) if layer > 1 and block == 0 else (1, 1, 1)
+            y = conv_bn(state, x, f"{name}.conv1", f"{name}.bn1", (1, 1, 1), (int(time), 0, 0)).relu()
+            y = conv_bn(state, y, f"{name}.conv2", f"{name}.bn2", stride, (0, 1, 1)).relu()
+            y = conv_bn(state, y, f"{name}.conv3", f"{name}.bn3", (1, 1, 1), (0, 0, 0))
+            if block == 0:
+                x = conv_bn(state, x, f"{name}.downsample.0", f"{name}.downsample.1", stride, (0, 0, 0))
+            x = x + y if (layer, block) == (4, 2) else (x + y).relu()
+        outputs.append(x)
+    outputs[-1] = outputs[-1].relu()
+    return outputs
+
+
+def test_r50_is_the_published_network():
+    r50, info = select_backbone("r50")
+    hashed.fill(r50)
+    x = hashed.clip("r50", 1, 3, 7, 64, 32)
+    with torch.no_grad():
+        expected = published_r50(r50.state_dict(), x)
+        found = r50.eval()(x)
+    assert [tuple(y.shape[1:]) for y in expected] == [(64, 4, 16, 8), (256, 4, 16, 8), (512, 4, 8, 4), (1024, 4, 4, 2),
+                                                      (info["feature_size"], 4, 2, 1)]
+    torch.testing.assert_close(found, expected[-1], rtol=1e-4, atol=1e-5 * float(expected[-1].max()))
+
+
+def test_r50_halves_time_and_ends_in_one_relu():
     r50, info = select_backbone("r50")
     with torch.no_grad():
-        out = r50.eval()(hashed.clip("r50", 1, 3, 4, 32, 32))
+        out = r50.eval()(hashed.clip("r50", 1, 3, 8, 32, 32))
     assert out.shape == (1, info["feature_size"], 4, 1, 1)
     assert float(out.min()) == 0.0
     last = r50.layer4[-1]
@@ -120,6 +168,67 @@ def test_r50_keeps_time_and_ends_in_one_relu():
         assert float(last(x).min()) < 0
 
 
+def test_stem_of_r50_against_loops():
+    r50, _ = select_backbone("r50")
+    x = hashed.clip("stem", 1, 3, 5, 9, 8)
+    out = r50.conv1(x).detach()
+    assert out.shape == (1, 64, 3, 5, 4)
+    weight = r50.conv1.weight[7].detach()
+    for t, h, w in ((0, 0, 0), (1, 2, 3), (2, 4, 1)):
+        expected = 0.0
+        for dt, dh, dw in itertools.product(range(5), range(7), range(7)):
+            place = (2 * t + dt - 2, 2 * h + dh - 3, 2 * w + dw - 3)
+            if all(0 <= p < size for p, size in zip(place, (5, 9, 8), strict=True)):
+                expected += float(weight[:, dt, dh, dw] @ x[0, :, *place])
+        assert float(out[0, 7, t, h, w]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_scale_divides_all_widths_of_s3d():
+    whole, quarter = S3D(), S3D(scale=0.25)
+    assert (whole.feature_size, quarter.feature_size) == (1024, 256)
+    shape = {key: value.shape for key, value in whole.state_dict().items()}
+    for key, value in quarter.state_dict().items():
+        assert not value.dim() or len(value) * 4 == shape[key][0], key
+    assert quarter.eval()(hashed.clip("quarter", 1, 3, 8, 32, 32)).shape == (1, 256, 1, 1, 1)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_folding_one_layer_by_the_formula(bias):
+    conv, bn = nn.Conv3d(3, 5, (1, 3, 3), padding=(0, 1, 1), bias=bias), nn.BatchNorm3d(5)
+    for tensor in (bn.weight, bn.bias, bn.running_mean):
+        nn.init.normal_(tensor)
+    nn.init.uniform_(bn.running_var, 0.1, 3)
+    net = nn.Sequential(conv, bn).double().eval()
+    x = torch.randn(2, 3, 4, 6, 6, dtype=torch.double)
+    y = conv(x)
+    per_channel = [(y[:, c] - bn.running_mean[c]) / (bn.running_var[c] + bn.eps) ** 0.5 * bn.weight[c] + bn.bias[c]
+                   for c in range(5)]
+    fold_batchnorm(net)
+    torch.testing.assert_close(net(x), torch.stack(per_channel, dim=1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_folding_whole_networks_changes_rounding_alone(network):
+    folded, _ = select_backbone(network)
+    hashed.fill(folded)
+    exact = copy.deepcopy(folded).double().eval()
+    fold_batchnorm(folded.eval())
+    assert not any(isinstance(module, nn.BatchNorm3d) for module in folded.modules())
+    x = hashed.clip("fold", 2, 3, 8, 32, 32)
+    with torch.no_grad():
+        found, expected = folded(x).double(), exact(x.double())
+    assert float((found - expected).norm() / expected.norm()) < 2e-6
+
+
+def test_both_names_of_a_layer_are_folded():
+    net = LinearClassifier(3, "s3d", use_dropout=False, use_final_bn=True).eval()
+    fold_batchnorm(net)
+    state = net.backbone.state_dict()
+    assert not any(".bn" in key for key in state)
+    assert all(torch.equal(value, state[hashed.canonical(key)]) for key, value in state.items())
+    assert "final_bn.running_mean" in net.state_dict()  # no convolution before it
+
+
 def test_unknown_network_names_the_known_ones():
-    with pytest.raises(UnknownNetworkError, match=r"'s3dx'.*s3d, s3dg, r50"):
+    with pytest.raises(ValueError, match=r"'s3dx'.*s3d, s3dg, r50"):
         select_backbone("s3dx")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.cascade import cascade_topk, stage_sizes
-from model.errors import ModelError
+from utils.errors import ModelError
 
 
 def cascade_by_loops(other, own, excluded, topk, ratio, stage):

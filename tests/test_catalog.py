@@ -6,7 +6,7 @@ from miniature import make
 
 from dataset import catalog
 from dataset.clip_sampler import RandomClips, Windows
-from dataset.errors import DataError
+from utils.errors import DataError
 
 BOTH = ("rgb", "flow")
 
@@ -33,7 +33,7 @@ def test_names(base, suffix, streams, clips):
 @pytest.mark.parametrize(("name", "words"), [
     ("ucf101-2stream", "ucf101-2stream-2clip"), ("../etc", "no dataset name"), ("a/b", "no dataset name"),
     ("", "no dataset name"), (".hidden", "no dataset name"), ("a b", "no dataset name")])
-def test_names_that_cannot_be(name, words):
+def test_invalid_names(name, words):
     with pytest.raises(DataError, match=words):
         catalog.parse(name)
 
@@ -60,7 +60,7 @@ def test_places_of_k400(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "split"), [("k400", 2), ("ucf101", 4), ("hmdb51", 0)])
-def test_splits_that_cannot_be(tmp_path, name, split):
+def test_invalid_splits(tmp_path, name, split):
     with pytest.raises(DataError, match=f"{name} has no split {split}"):
         catalog.parse(name).csv(tmp_path, split, train=True)
 
@@ -125,8 +125,3 @@ def test_a_split_that_is_not_there(sets):
 def test_a_mode_that_is_not_there(sets):
     with pytest.raises(DataError, match="no mode 'validation': take one of train, val, "):
         build(sets["my.set-1"], mode="validation")
-
-
-def test_roots_default_to_the_repository():
-    assert catalog.SPLIT_ROOT.name == "data" and catalog.SPLIT_ROOT.parent.name == "process_data"
-    assert catalog.DATA_ROOT.parent == catalog.SPLIT_ROOT.parents[1]

@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from engine import checkpoint
+from engine.optimizer import LrSchedule, Optimizer
+from engine.resume import restore_optimizer
 from eval import finetune, network, options
 from model.pretrain import InfoNCE
-from utils import checkpoint
 from utils.errors import CheckpointError, OptionError
 
 DEFAULTS = {  # names and defaults that users' scripts rely on
@@ -20,7 +22,7 @@ DEFAULTS = {  # names and defaults that users' scripts rely on
 
 
 class TinyBackbone(nn.Module):
-    """Stands for a backbone: a convolution and a BatchNorm."""
+    """A convolution and a BatchNorm instead of a backbone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +34,7 @@ class TinyBackbone(nn.Module):
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """Let every network be the tiny one."""
+    """Build the tiny backbone whatever the network's name."""
     def select(name):
         return TinyBackbone(), {"feature_size": 8}
     monkeypatch.setattr("model.classifier.select_backbone", select)
@@ -40,8 +42,16 @@ def tiny(monkeypatch):
 
 
 def batch(count: int = 6) -> dict[str, torch.Tensor]:
-    """A batch as `to_blocks` leaves it, and labels of four classes."""
+    """Clips as `to_blocks` leaves them, and labels of four classes."""
     return {"blocks": torch.randn(count, 1, 1, 3, 4, 5, 5), "label": torch.arange(count) % 4}
+
+
+def take_step(net: nn.Module, optimizer: Optimizer, train_what: str, data: dict[str, torch.Tensor]) -> None:
+    """Train on one batch, as the training loop does."""
+    finetune.set_mode(net, train_what, training=True)
+    optimizer.zero_grad()
+    optimizer.backward(finetune.classify_step(net, data, torch.device("cpu"))["loss"])
+    optimizer.step()
 
 
 @pytest.fixture
@@ -113,6 +123,23 @@ def test_backbone_of_a_classifier_of_other_classes(tiny, tmp_path):
     assert torch.equal(net.backbone.conv.weight, source.backbone.conv.weight)
 
 
+@pytest.mark.parametrize("rest", [{}, {"optimizer": {}, "epoch": 3}, {"optimizer": None, "epoch": 3}])
+def test_evaluation_needs_the_state_dict_alone(tiny, tmp_path, rest):
+    """People publish files without the optimizer."""
+    source, net = network.build(4, "any", "ft"), network.build(4, "any", "ft")
+    checkpoint.save(tmp_path / "slim.pth.tar", {"state_dict": source.state_dict(), **rest})
+    network.load_backbone(net, tmp_path / "slim.pth.tar")
+    assert torch.equal(net.backbone.conv.weight, source.backbone.conv.weight)
+    network.load_classifier(net, tmp_path / "slim.pth.tar")
+    assert torch.equal(net.final_fc[1].weight, source.final_fc[1].weight)
+    optimizer = finetune.build_optimizer(net, "ft", name="sgd", lr=0.1, wd=0.0)
+    rates = LrSchedule(0.1, (), cos=False, epochs=5)
+    with pytest.raises(CheckpointError, match="optimizer") as error:  # a resumed training needs more
+        saved, _ = network.load_classifier(net, tmp_path / "slim.pth.tar", checkpoint.RESUME)
+        restore_optimizer(optimizer, saved, rates, reset_lr=False)
+    assert "\n" not in str(error.value)
+
+
 def test_files_that_do_not_fit(tiny, tmp_path):
     path, net = tmp_path / "file.pth.tar", network.build(4, "any", "ft")
 
@@ -138,8 +165,7 @@ def test_linear_probe_leaves_the_backbone_alone(tiny, ready_blocks):
     net = network.build(4, "any", "last")
     optimizer = finetune.build_optimizer(net, "last", name="sgd", lr=0.1, wd=0.0)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    finetune.set_mode(net, "last", training=True)
-    finetune.make_step(net, torch.device("cpu"), optimizer)(batch(), 0)
+    take_step(net, optimizer, "last", batch())
     changed = {key for key, value in net.state_dict().items() if not torch.equal(value, before[key])}
     assert changed and not any(key.startswith("backbone.") for key in changed)
     assert {"final_bn.running_mean", "final_fc.0.weight"} <= changed
@@ -151,8 +177,7 @@ def test_linear_probe_leaves_the_backbone_alone(tiny, ready_blocks):
 def test_one_saved_group_a_parameter_and_the_backbone_share(tiny, ready_blocks, name, train_what, share):
     net = network.build(4, "any", train_what)
     optimizer = finetune.build_optimizer(net, train_what, name=name, lr=0.5, wd=0.01)
-    finetune.set_mode(net, train_what, training=True)
-    finetune.make_step(net, torch.device("cpu"), optimizer)(batch(), 0)
+    take_step(net, optimizer, train_what, batch())
     groups = optimizer.state_dict()["param_groups"]
     names = [key for key, _ in net.named_parameters()]
     assert [group["params"] for group in groups] == [[i] for i in range(len(names))]
@@ -166,7 +191,7 @@ def test_validation_step_changes_nothing(tiny, ready_blocks):
     net = network.build(4, "any", "ft")
     finetune.set_mode(net, "ft", training=False)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    values = finetune.make_step(net, torch.device("cpu"))(batch(), 0)
+    values = finetune.classify_step(net, batch(), torch.device("cpu"))
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     logits, _ = net(batch()["blocks"][:, 0, 0])
     assert set(values) == {"loss", "top1", "top5"} and float(values["top5"]) == 1.0 and logits.shape == (6, 4)
@@ -181,7 +206,7 @@ def test_sgd_step_under_finetuning_against_the_formula(tiny, ready_blocks):
     logits, _ = net(data["blocks"][:, 0, 0])
     loss = -logits.log_softmax(dim=1)[range(6), data["label"]].mean()
     gradients = dict(zip(before, torch.autograd.grad(loss, net.parameters()), strict=True))
-    finetune.make_step(net, torch.device("cpu"), optimizer)(data, 0)
+    take_step(net, optimizer, "ft", data)
     for key, value in net.named_parameters():
         lr = 0.05 if key.startswith("backbone.") else 0.5
         torch.testing.assert_close(value, before[key] - lr * (gradients[key] + 0.01 * before[key]))

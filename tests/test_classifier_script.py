@@ -12,9 +12,9 @@ import miniature
 import pytest
 import torch
 
-import launch
 from eval import feature_linear_probe, main_classifier, merge_2stream_prob
 from model.pretrain import InfoNCE
+from utils import launch
 
 ROOT = Path(__file__).parents[1]
 SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "2", "-j", "0", "--print_freq", "1"]

@@ -1,11 +1,10 @@
-"""Damaged and replaced LMDBs under a training: each fault is shown to happen, and what comes of it."""
+"""Damaged and replaced LMDBs: the nearest readable frame replaces a damaged one, too many end a run."""
 
 import os
 import shutil
 import warnings
 from pathlib import Path
 
-import cv2
 import interrupted
 import lmdb
 import miniature
@@ -19,13 +18,13 @@ from miniature import frame, jpeg, write_lmdb
 
 import main_nce
 from dataset import catalog
-from dataset.errors import DataError
+from dataset import jpeg as jpegs
 from dataset.lmdb_reader import LmdbReader
+from dataset.loader import make_loader
+from dataset.transforms.presets import CropsTransform, PretrainTransform
 from eval.windows import read_samples
 from model import momentum
-from utils.errors import TrainingError
-from utils.loader import make_loader
-from utils.presets import CropsTransform, PretrainTransform
+from utils.errors import DamagedFramesError, DataError, TrainingError
 
 CPU = torch.device("cpu")
 NAME = "A/a"
@@ -42,7 +41,7 @@ def change_video(path: Path, name: str, change) -> None:
 
 
 def without_frames(*lost: int):
-    """What overwrites the middle of some JPEGs, lengths unchanged."""
+    """A change that overwrites some JPEGs, lengths unchanged."""
     def change(value: bytes) -> bytes:
         frames = msgpack.unpackb(value)
         assert all(0 <= number < len(frames) for number in lost)
@@ -51,7 +50,7 @@ def without_frames(*lost: int):
 
 
 def cut(value: bytes) -> bytes:
-    """The first part of the list, of 7 frames and some bytes of the eighth."""
+    """Keep the first part of the list, of 7 frames and some bytes of the eighth."""
     frames = msgpack.unpackb(value)
     return value[:len(value) - sum(len(msgpack.packb(data)) for data in frames[7:]) + 20]
 
@@ -62,42 +61,68 @@ def reader(tmp_path):
     return LmdbReader(write_lmdb(tmp_path / "a.lmdb", {NAME: [jpeg(frame(NAME, i)) for i in range(12)]}))
 
 
-@pytest.mark.parametrize(("lost", "stand_ins"), [
-    ([5], {5: 4}), ([0], {0: 1}), ([11], {11: 10}), ([4, 5, 6], {4: 3, 5: 3, 6: 7}), ([0, 1, 2, 3, 4], {0: 5, 4: 5})])
-def test_the_nearest_frame_that_decodes_stands_in(reader, lost, stand_ins):
+@pytest.mark.parametrize(("lost", "nearest"), [
+    ([5], {5: 4}), ([0], {0: 1}), ([11], {11: 10}), ([4, 5, 6], {4: 3, 5: 3, 6: 7}),
+    ([0, 1, 2, 3, 4], {0: 5, 1: 5, 2: 5, 3: 5, 4: 5})])
+def test_the_nearest_readable_frame_replaces_a_damaged_one(reader, lost, nearest):
     good = reader.frames(NAME, range(12))
     reader.close()
     change_video(reader.path, NAME, without_frames(*lost))
     fresh = LmdbReader(reader.path)
-    with pytest.raises(DataError, match=f"frame {lost[0]} does not decode"):  # the fault happens
+    with pytest.raises(DamagedFramesError, match=f"video {NAME}, frame {lost[0]} does not decode"):
         fresh.frames(NAME, lost)
-    replaced: list[int] = []
-    [clip] = fresh.clips(NAME, np.arange(12)[None], replaced)
-    assert replaced == lost
-    for number in range(12):
-        assert (clip[number] == good[stand_ins.get(number, number)]).all() or number not in stand_ins
-        assert number in lost or (clip[number] == good[number]).all()
+    damaged: list[int] = []
+    [clip] = fresh.clips(NAME, np.arange(12)[None], damaged)
+    assert damaged == lost
+    assert all((clip[number] == good[nearest.get(number, number)]).all() for number in range(12))
 
 
-@pytest.mark.parametrize("walk", [True, False])
-def test_a_value_that_is_cut_short_is_continued_by_its_last_whole_frame(reader, walk, monkeypatch):
+def test_only_frames_of_the_clips_replace_others(reader):
+    good = reader.frames(NAME, range(12))
+    reader.close()
+    change_video(reader.path, NAME, without_frames(4, 6))
+    damaged: list[int] = []
+    clips = LmdbReader(reader.path).clips(NAME, np.array([[0, 4, 8], [1, 6, 8]]), damaged)
+    assert damaged == [4, 6]
+    assert (clips[0] == good[[0, 1, 8]]).all() and (clips[1] == good[[1, 8, 8]]).all()
+
+
+def test_the_last_whole_frame_continues_a_value_that_is_cut_short(reader):
     good = reader.frames(NAME, range(12))
     reader.close()
     change_video(reader.path, NAME, cut)
-    fresh = LmdbReader(reader.path, walk=walk)
-    with pytest.raises(DataError, match="its value is cut"):  # the fault happens
+    fresh = LmdbReader(reader.path)
+    with pytest.raises(DamagedFramesError, match=f"video {NAME}: its value is cut after"):
         fresh.frames(NAME, range(12))
-    replaced: list[int] = []
-    [clip] = fresh.clips(NAME, np.arange(12)[None], replaced)
-    assert replaced == [7, 8, 9, 10, 11]
+    damaged: list[int] = []
+    [clip] = fresh.clips(NAME, np.arange(12)[None], damaged)
+    assert damaged == [7, 8, 9, 10, 11]
     assert (clip[:7] == good[:7]).all() and (clip[7:] == good[6]).all()
+    with pytest.raises(DamagedFramesError, match=f"video {NAME}: its value is cut after .*, nor can any other"):
+        fresh.clips(NAME, np.arange(8, 12)[None], [])
 
 
-def test_a_video_of_which_no_frame_decodes_is_an_error_of_its_name(reader):
+def test_a_frame_of_another_size_is_damaged(tmp_path):
+    images = [jpeg(frame(NAME, i, (20, 30) if i in (0, 3) else (48, 64))) for i in range(8)]
+    reader = LmdbReader(write_lmdb(tmp_path / "a.lmdb", {NAME: images}))
+    damaged: list[int] = []
+    [clip] = reader.clips(NAME, np.arange(8)[None], damaged)
+    assert damaged == [0, 3] and (clip == reader.frames(NAME, [1, 1, 2, 2, 4, 5, 6, 7])).all()
+
+
+@pytest.mark.parametrize("change", [without_frames(*range(12)), lambda value: b"no list"])
+def test_a_clip_of_which_no_frame_decodes_is_an_error_that_names_its_video(reader, change):
     reader.close()
-    change_video(reader.path, NAME, without_frames(*range(12)))
-    with pytest.raises(DataError, match=f"video {NAME}, frame 0 does not decode"):
+    change_video(reader.path, NAME, change)
+    with pytest.raises(DamagedFramesError, match=f"a.lmdb, video {NAME}"):
         LmdbReader(reader.path).clips(NAME, np.arange(8)[None], [])
+
+
+def test_frames_that_take_too_much_memory_are_refused(reader, monkeypatch):
+    monkeypatch.setattr(jpegs, "MAX_BYTES", 4 * 3 * 48 * 64)
+    assert len(reader.frames(NAME, range(4))) == 4
+    with pytest.raises(DataError, match=f"video {NAME}: its frames take .* GiB in one sample"):
+        reader.clips(NAME, np.arange(5)[None], [])
 
 
 @pytest.fixture
@@ -121,7 +146,7 @@ def test_a_training_goes_on_over_a_damaged_frame_and_names_its_video_once(videos
     change_video(path, made.train[3], without_frames(9))
     assert train(f"--epochs 4 -j {workers}") == [0], said()
     [warning] = [line for line in said().splitlines() if line.startswith("warning: video")]
-    assert warning.startswith(f"warning: video {made.train[3]}: frame 9 cannot be read; the nearest one")
+    assert warning.startswith(f"warning: video {made.train[3]}: frame 9 cannot be read; the nearest readable one ")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -145,7 +170,7 @@ def test_damaged_frames_of_an_evaluation_are_counted_too(videos, capsys):
     good = samples()
     change_video(path, made.test[0], without_frames(4))
     damaged = samples()
-    assert [sample["damaged"].tolist() for sample in damaged] == [[[1, 4]]] + [[[0, 0]]] * 7
+    assert [sample["damaged"].tolist() for sample in damaged] == [[1, 4]] + [[0, 0]] * 7
     assert f"warning: video {made.test[0]}: frame 4 cannot be read" in capsys.readouterr().out
     clips, others = (each[0]["clips"][0, 0] for each in (damaged, good))
     assert torch.equal(clips[4], others[3]) and not torch.equal(clips[4], others[4])
@@ -188,7 +213,7 @@ def take_away(path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("happens", [replace, write_into, take_away], ids=lambda function: function.__name__)
 def test_a_file_that_is_replaced_while_it_is_read_ends_the_run(videos, happens, workers):
-    """What was open would otherwise be read on, with the ids of one file and the values of another in new processes."""
+    """Otherwise new processes would take the ids of one file and the values of another."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         batch_after(videos[1], lambda path: None, workers)
@@ -202,14 +227,3 @@ def test_a_file_that_is_cut_is_refused(videos):
         file.truncate(path.stat().st_size // 2)
     assert train("--epochs 1 -j 0") == [2]
     assert said().splitlines()[-1].startswith("error: ") and "cut short" in said().splitlines()[-1]
-
-
-def test_frames_that_stand_in_are_of_the_videos_size(tmp_path):
-    """A JPEG of another size than the others counts as damaged."""
-    images = [jpeg(frame(NAME, i)) for i in range(8)]
-    images[3] = jpeg(frame(NAME, 3, (20, 30)))
-    reader = LmdbReader(write_lmdb(tmp_path / "a.lmdb", {NAME: images}))
-    replaced: list[int] = []
-    [clip] = reader.clips(NAME, np.arange(8)[None], replaced)
-    expected = cv2.imdecode(np.frombuffer(images[2], np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    assert replaced == [3] and (clip[3] == expected).all()

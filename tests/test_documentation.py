@@ -1,65 +1,49 @@
-"""What README, docs/ and recipes/README.md point to is there: links, anchors, pictures, files, objects and options."""
+"""What the pages point to exists: links, anchors, pictures, objects in the code, files and options."""
 
-import contextlib
 import importlib
 import re
-import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
-from documented import PAGES, ROOT
-
-import cotrain
-import main_coclr
-import main_nce
-from eval import feature_linear_probe, merge_2stream_prob
-from eval import options as classifier
-from experiments import run
-from process_data.src import prepare, write_csv
-from scripts import draw_gallery
+from documented import PAGES, ROOT, SMALLER, Command, run
 
 DOCS = ROOT / "docs"
+ALL_PAGES = [*PAGES, ROOT / "CHANGELOG.md", *sorted((DOCS / "research").glob("*.md"))]
 LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 PLACE = re.compile(r"`([\w/]+\.py):([\w.]+)`")
 FILE = re.compile(r"`([\w./-]+\.(?:py|sh|sbatch|toml|yml|md))`")
 FLAG = re.compile(r"(?<![\w-])(--[A-Za-z][\w-]*)")
-FOUND_ELSEWHERE = {"dataset/lmdb_dataset.py", "utils/utils.py"}  # of CoCLR, and not here
-HELPS = {"main_nce": lambda: main_nce.parse(["--help"]), "main_coclr": lambda: main_coclr.parse(["--help"]),
-         "cotrain": lambda: cotrain.parse(["--help"]), "classifier": lambda: classifier.parse(["--help"], ""),
-         "probe": lambda: feature_linear_probe.make_parser().parse_args(["--help"]),
-         "merge": lambda: merge_2stream_prob.parse(["--help"]),
-         "prepare": prepare.main, "write_csv": write_csv.main,
-         "experiment": lambda: run.parse(["--help"]), "gallery": lambda: draw_gallery.parse(["--help"])}
+OF_COCLR = {"dataset/lmdb_dataset.py", "utils/utils.py"}  # files of the released code that are not here
+OF_OTHERS = {"--nproc_per_node", "--nnodes", "--max-restarts", "--signal", "--logdir", "--pdb"}  # of other programs
 
 
 def prose(page: Path) -> str:
-    """A page without its blocks."""
+    """Return a page without its blocks."""
     return re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 @cache
 def anchors(page: Path) -> frozenset[str]:
-    """The names by which a page's headings are linked to, as GitHub makes them."""
+    """Return the names by which a page's headings are linked to, as GitHub makes them."""
     heads = re.findall(r"^#+ (.*)$", prose(page), flags=re.MULTILINE)
     return frozenset(re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads)
 
 
 def broken(page: Path, text: str) -> list[str]:
-    """The links of a text on a page that lead nowhere; those to other servers are not followed."""
+    """Return the links of a text on a page that lead nowhere; those to other servers are not followed."""
     found = []
     for link in LINK.findall(text):
-        if re.match(r"https?:", link):
-            continue
         file, _, anchor = link.partition("#")
         target = (page.parent / file).resolve() if file else page
-        if not target.exists() or not target.is_relative_to(ROOT) or (anchor and anchor not in anchors(target)):
+        if not re.match(r"https?:", link) and (not target.exists() or not target.is_relative_to(ROOT)
+                                               or (anchor and anchor not in anchors(target))):
             found.append(link)
     return found
 
 
 def is_there(path: str, name: str) -> bool:
-    """Whether `path:name` is an object of this project."""
+    """Return whether `path:name` is an object of this project."""
     try:
         found = importlib.import_module(path.removesuffix(".py").replace("/", "."))
         for part in name.split("."):
@@ -69,24 +53,23 @@ def is_there(path: str, name: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_pictures_and_anchors_lead_somewhere(page):
+@pytest.mark.parametrize("page", ALL_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
     assert broken(page, prose(page)) == []
 
 
-def test_the_check_of_links_can_fail():
-    page = DOCS / "glossary.md"
+def test_broken_links_are_noticed():
     text = "[a](mining.md) ![b](no.png) [c](mining.md#nowhere) [d](mining.md#without-labels) [e](../../x) [f](#data)"
-    assert broken(page, text) == ["no.png", "mining.md#nowhere", "../../x"]
+    assert broken(DOCS / "glossary.md", text) == ["no.png", "mining.md#nowhere", "../../x"]
 
 
 def test_every_page_is_in_the_index():
     listed = set(LINK.findall(prose(DOCS / "README.md")))
-    assert {page.name for page in DOCS.glob("*.md")} - {"README.md"} <= listed
+    assert {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")} - {"README.md"} <= listed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_places_in_the_code_are_there(page):
+def test_places_in_the_code_exist(page):
     places = PLACE.findall(page.read_text())
     assert [f"{path}:{name}" for path, name in places if not is_there(path, name)] == []
 
@@ -98,27 +81,17 @@ def test_every_term_of_the_glossary_has_a_place_in_the_code():
     assert len(terms) > 40 and all(PLACE.search(row.split("|")[-2]) for row in terms)
 
 
-def test_our_files_that_the_page_for_users_of_coclr_names_are_there():
-    table = (DOCS / "from_coclr.md").read_text()
-    named = set(FILE.findall(table)) - FOUND_ELSEWHERE
+def test_files_on_the_page_for_users_of_coclr_exist():
+    named = set(FILE.findall((DOCS / "from_coclr.md").read_text())) - OF_COCLR
     shortened = {"convert_video_to_lmdb.py": "process_data/src", "write_csv.py": "process_data/src"}
     assert [name for name in sorted(named) if not (ROOT / shortened.get(name, "") / name).is_file()] == []
-    assert all(not (ROOT / name).exists() for name in FOUND_ELSEWHERE)
+    assert all(not (ROOT / name).exists() for name in OF_COCLR)
 
 
-@pytest.fixture
-def options(capsys, monkeypatch) -> set[str]:
-    """Every option of the entry scripts, as their help names it."""
-    monkeypatch.setattr(sys, "argv", ["script", "--help"])
-    for show in HELPS.values():
-        with contextlib.suppress(SystemExit):
-            show()
-    return set(FLAG.findall(capsys.readouterr().out))
-
-
-@pytest.mark.parametrize("page", ["from_coclr.md", "glossary.md", "own_videos.md", "mining.md", "data.md",
-                                  "training.md", "evaluation.md"])
-def test_flags_that_pages_name_are_options(page, options):
+def test_flags_on_the_pages_are_options(capfd, monkeypatch):
+    for name in SMALLER:
+        assert run(Command((*name.split(), "--help")), ROOT, monkeypatch) == 0, name
+    options = set(FLAG.findall(capfd.readouterr().out)) | OF_OTHERS
     assert "--cascade" in options and "--nonsense" not in options
-    others = {"--nproc_per_node", "--max-restarts", "--signal", "--logdir"}  # of torchrun, SLURM and TensorBoard
-    assert set(FLAG.findall(prose(DOCS / page))) - options - others == set()
+    pages = [page for page in PAGES if page.name not in ("README.md", "api.md")]
+    assert {page.name: unknown for page in pages if (unknown := set(FLAG.findall(prose(page))) - options)} == {}

@@ -1,4 +1,4 @@
-"""The experiment's report, from made-up results, and the rank correlation of its signs."""
+"""Tables and figures of the experiment, of made-up results."""
 
 import json
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments import report, signs
+from experiments import report
 from experiments.results import summarise
 from experiments.settings import METHODS
 
@@ -16,8 +16,7 @@ MEASURES = {"RGB R@1": 50.0, "RGB R@5": 60.0, "RGB R@10": 70.0, "RGB R@20": 80.0
 
 def _epochs(*recalls: float) -> list[dict]:
     return [line for epoch, recall in enumerate(recalls) for line in (
-        {"kind": "health", "epoch": epoch, "values": {"agreement": recall / 2, "hub_own": 9 - recall}},
-        {"kind": "mining", "epoch": epoch, "values": {"cmr_median": 0.5, "most_mined": 2.0}},
+        {"kind": "health", "title": None, "epoch": epoch, "values": {"agreement": recall / 2}},
         {"kind": "epoch", "title": "train", "epoch": epoch, "values": {"recall": recall, "chance": 0.08, "loss": 1.0}})]
 
 
@@ -38,13 +37,9 @@ def test_the_report_has_every_method_with_its_numbers(content, tmp_path):
     coclr = dict(zip(report.COLUMNS, lines["CoCLR"], strict=True))
     assert coclr["PMR"] == "21.0 ± 1.0" and coclr["RGB R@1"] == "51.2 ± 0.0" and coclr["RGB finetune"] == ""
     assert "chance 10.0" in text and "3 seeds" in text and "too deep" in text
-    assert lines["health agreement"] == ["+1.00 (9, 4 different)", "+1.00 (3)"]
-    assert lines["health hub_own"] == ["-1.00 (9, 4 different)", "-1.00 (3)"]
-    assert lines["mining most_mined"] == ["(9, 1 different)", "(3, 1 different)"] and "cmr_median" not in text
 
 
 def test_report_and_figures_are_written(content, tmp_path):
-    pytest.importorskip("matplotlib")
     (tmp_path / "results.json").write_text(json.dumps(content))
     assert report.main(["--results", str(tmp_path / "results.json"), "--out", str(tmp_path / "out")]) == 0
     assert (tmp_path / "out" / "experiment_results.md").read_text() == report.text(content)
@@ -53,44 +48,40 @@ def test_report_and_figures_are_written(content, tmp_path):
 
 
 def test_the_curve_of_the_mining_figure(content):
-    figures = pytest.importorskip("experiments.figures", exc_type=ImportError)
-    curve = figures.recall_curve(content["sets"]["rendered"]["runs"]["coclr"])
+    curve = report.recall_curve(content["sets"]["rendered"]["runs"]["coclr"])
     assert [round(value["mean"], 6) for value in curve.values()] == [0.1, 0.2, 0.21]
     assert curve[2]["std"] == pytest.approx(0.01)
 
 
 def test_the_mining_figure_shows_chance_as_the_runs_tell_it(content):
     """A queue without the query's own source: less than one share of the classes."""
-    figures = pytest.importorskip("experiments.figures", exc_type=ImportError)
-    figure, ax = figures.plt.subplots()
-    figures.mining_panel(ax, content["sets"]["rendered"])
+    figure, ax = report.plt.subplots()
+    report.mining_panel(ax, content["sets"]["rendered"])
     lines = {line.get_label(): list(line.get_ydata()) for line in ax.get_lines()}
-    figures.plt.close(figure)
+    report.plt.close(figure)
     assert lines["mining at random"] == pytest.approx([8.0, 8.0])
     assert lines["CoCLR"] == pytest.approx([10.0, 20.0, 21.0])
 
 
 def test_no_two_curves_of_the_mining_figure_look_alike(content):
-    figures = pytest.importorskip("experiments.figures", exc_type=ImportError)
     runs = content["sets"]["rendered"]["runs"]
     mining = [name for name, method in METHODS.items() if method.kind == "mining"]
-    figure, ax = figures.plt.subplots()
-    figures.mining_panel(ax, {"runs": dict.fromkeys(mining, runs["coclr"])})
+    figure, ax = report.plt.subplots()
+    report.mining_panel(ax, {"runs": dict.fromkeys(mining, runs["coclr"])})
     looks = {(line.get_color(), line.get_linestyle()) for line in ax.get_lines()[:-1]}
-    figures.plt.close(figure)
+    report.plt.close(figure)
     assert len(looks) == len(mining) > 10
 
 
 def test_a_method_looks_alike_in_all_panels(content):
-    figures = pytest.importorskip("experiments.figures", exc_type=ImportError)
     run = content["sets"]["rendered"]["runs"]["coclr"]
     looks = []
     for names in (["coclr", "cpr_s3_r0.8", "residual_coclr"], ["residual_coclr"]):
-        figure, ax = figures.plt.subplots()
-        figures.mining_panel(ax, {"runs": dict.fromkeys(names, run)})
+        figure, ax = report.plt.subplots()
+        report.mining_panel(ax, {"runs": dict.fromkeys(names, run)})
         found = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in ax.get_lines()}
         looks.append(found[METHODS["residual_coclr"].title])
-        figures.plt.close(figure)
+        report.plt.close(figure)
     assert looks[0] == looks[1]
 
 
@@ -99,30 +90,8 @@ def test_rank_correlation_is_pandas_own():
     for size in (3, 10, 40):
         x, y = rng.integers(0, 8, size), rng.normal(size=size)
         wanted = pd.DataFrame({"x": x, "y": y}).corr(method="spearman").loc["x", "y"]
-        assert signs.rank_correlation(x, y) == pytest.approx(wanted)
-    assert np.isnan(signs.rank_correlation(np.ones(5), np.arange(5)))
-
-
-def test_a_sign_is_paired_with_the_recall_of_its_epoch():
-    journal = [{"kind": "health", "epoch": -1, "values": {"agreement": 0.3}}, *_epochs(0.1, 0.4)[:4]]
-    assert signs.pairs(journal) == [  # the second epoch has told its health, and was stopped
-        ({"health agreement": 0.3}, 0.1), ({"health agreement": 0.05, "health hub_own": 8.9}, 0.1),
-        ({"mining most_mined": 2.0}, 0.1)]
-    assert signs.correlations([journal, []])["health hub_own"]["moments_n"] == 1
-
-
-def test_a_sign_that_stays_counts_as_what_it_is(content):
-    """A frozen miner's sign, told in each of 4 moments of 3 runs, is but one observation of each miner."""
-    journals = [[line for epoch in range(4) for line in (
-        {"kind": "health", "epoch": epoch, "values": {"rank_other": float(miner), "rank_own": run + epoch / 9}},
-        {"kind": "epoch", "epoch": epoch, "values": {"recall": run / 10 + epoch / 100}})]
-        for run, miner in enumerate((4, 4, 7))]
-    rho = signs.correlations(journals)
-    assert (rho["health rank_other"]["moments_n"], rho["health rank_other"]["moments_values"]) == (12, 2)
-    assert (rho["health rank_own"]["moments_n"], rho["health rank_own"]["moments_values"]) == (12, 12)
-    content["sets"]["rendered"]["runs"] = {"coclr": {str(i): {"journal": each} for i, each in enumerate(journals)}}
-    table = report.sign_table(content["sets"]["rendered"])
-    assert "(12, 2 different) |" in table and "(12) |" in table
+        assert report.rank_correlation(x, y) == pytest.approx(wanted)
+    assert np.isnan(report.rank_correlation(np.ones(5), np.arange(5)))
 
 
 def _oracles() -> dict[str, list[dict]]:
@@ -130,14 +99,6 @@ def _oracles() -> dict[str, list[dict]]:
     return {str(seed): [{"view": view, "epochs": epochs, "miner": "x.pth.tar", "PMR": recall + seed / 100,
                          "chance": 0.1, "better": 9 * recall, "hub_other": 5 - recall - seed / 100}
                         for view, epochs, recall in (("flow", 16, 0.3), ("RGB", 1, 0.11))] for seed in range(3)}
-
-
-def test_signs_of_miners_are_ranked_beside_their_recall():
-    oracles = [each for seed in _oracles().values() for each in seed]
-    rho, frame = signs.of_oracles(oracles), pd.DataFrame(oracles)
-    assert rho["better"] == pytest.approx(frame["better"].rank().corr(frame["PMR"].rank()))
-    assert rho["hub_other"] == pytest.approx(-1) and set(rho) == {"better", "hub_other"}
-    assert signs.of_oracles([]) == {}
 
 
 def test_the_report_has_a_line_of_each_miner(content):
@@ -148,8 +109,9 @@ def test_the_report_has_a_line_of_each_miner(content):
     assert flow[1:4] == ["31.0", "10.0", "0 of 3"] and rgb[1:4] == ["12.0", "10.0", "3 of 3"]
     everyone, trained = (next(line for line in lines if title in line[0])
                          for title in ("rank correlation with PMR, all 6", "the same, the 3 of more than one epoch"))
-    rho = signs.of_oracles(each for seed in _oracles().values() for each in seed)
-    assert flow[4] == "2.7" and everyone[4] == f"{rho['better']:+.2f}" and everyone[5] == "-1.00 |"
+    frame = pd.DataFrame([each for seed in _oracles().values() for each in seed])
+    rho = frame["better"].rank().corr(frame["PMR"].rank())
+    assert flow[4] == "2.7" and everyone[4] == f"{rho:+.2f}" and everyone[5] == "-1.00 |"
     assert trained[4:] == ["", "-1.00 |"]  # all three flow encoders are as certain
 
 

@@ -1,59 +1,109 @@
-"""What full disks and flipped bits can do besides: each is shown to happen, and ends in one line that says where."""
+"""Full disks, damaged checkpoints, losses and weights that are not finite: each fault is shown to happen first."""
 
 import errno
 import math
 import os
-import struct
-import zipfile
+import resource
+import signal
+import subprocess
 from pathlib import Path
 
 import noise
 import pytest
 import torch
-from tensorboardX.proto.event_pb2 import Event
+from interrupted import differences
 from tensorboardX.record_writer import RecordWriter
 
-import launch
 import main_nce
-import pretrain_script
-import pretrain_steps
-from utils import checkpoint, journal
+from engine import checkpoint, logger, steps
+from engine.guards import DamageCounter, LossCheck
+from engine.optimizer import Optimizer
+from engine.pretraining import Pretraining
+from engine.retention import newest_complete
 from utils.errors import CheckpointError
-from utils.journal import TensorBoard
-from utils.optimizer import RunOptimizer
-from utils.watch import FrameWatch, LossWatch
 
-FULL = "/dev/full"  # what is written there finds no space, for anybody
-SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "2", "--moco-k", "8", "--moco-dim", "8", "-j", "0",
-         "--print_freq", "2", "--dataset", "noise-2clip"]
+FULL = "/dev/full"  # whatever is written there finds no space
 
 
 @pytest.fixture(autouse=True)
 def on_noise(monkeypatch, tmp_path):
     """A small network, datasets of noise, and an empty working directory."""
     noise.install(monkeypatch.setattr)
-    monkeypatch.setattr(launch, "_started", False)
     monkeypatch.chdir(tmp_path)
 
 
 def run(options: str) -> int:
-    return launch.exit_code(lambda: main_nce.work(main_nce.parse([*SMALL, *options.split()])))
+    return noise.run(main_nce, f"--print_freq 2 {options}")
 
 
-def only_folder() -> Path:
-    [path] = Path("ckpt/log-pretrain").iterdir()
-    return path
+def contents() -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (noise.run_folder() / "model").iterdir()}
 
 
-def test_the_full_place_is_full():
-    with pytest.raises(OSError) as caught:
-        Path(FULL).write_bytes(b"x")
-    assert caught.value.errno == errno.ENOSPC
+def error_of(capsys) -> str:
+    """Return the error message, which is one line."""
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and text.count("\n") == 1
+    return text.removeprefix("error: ")
+
+
+def before_epoch(number: int, act, patch) -> None:
+    """Call ``act(task)`` when an epoch begins."""
+    begin = Pretraining.begin_epoch
+
+    def begin_epoch(self, epoch):
+        if epoch == number:
+            act(self)
+        begin(self, epoch)
+    patch.setattr(Pretraining, "begin_epoch", begin_epoch)
+
+
+# Full disks
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 2 MB as `ckpt`; where none can be mounted, files of at most 20 kB. Yields fill and free."""
+    place = tmp_path / "ckpt"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(place)], capture_output=True).returncode:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails instead: EFBIG
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        free = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, before)  # noqa: E731
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1])), free
+        free()
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        return
+
+    def fill() -> None:
+        with open(place / "filler", "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(bytes(4096))
+    yield fill, (place / "filler").unlink
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_training_on_a_full_disk_ends_in_one_line_and_resumes_when_there_is_space(small_disk, monkeypatch, capsys):
+    fill, free = small_disk
+    with monkeypatch.context() as patch:
+        before_epoch(2, lambda task: fill(), patch)
+        assert run("--epochs 4 --resume auto") == 2
+    error = error_of(capsys)
+    assert error.startswith("cannot ") and "space" in error
+    assert newest_complete(noise.run_folder() / "model").name == "epoch1.pth.tar"
+    assert not list((noise.run_folder() / "model").glob(".*"))
+    free()
+    assert run("--epochs 4 --resume auto") == 0
+    disturbed = noise.run_folder().resolve()
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    assert run("--epochs 4") == 0
+    assert differences(noise.run_folder(), disturbed, 3) == []
 
 
 @pytest.mark.parametrize("tensors", [1, 100])
 @pytest.mark.parametrize("numbers", [10, 100_000])
-def test_a_full_disk_is_called_so_whatever_pytorch_makes_of_it(tensors, numbers):
+def test_a_checkpoint_on_a_full_disk_says_so_whatever_pytorch_makes_of_it(tensors, numbers):
     path = Path("x.pth.tar")
     checkpoint.save(path, {"state_dict": {"w": torch.ones(2)}})
     before = path.read_bytes()
@@ -66,148 +116,156 @@ def test_a_full_disk_is_called_so_whatever_pytorch_makes_of_it(tensors, numbers)
     assert path.read_bytes() == before and os.listdir() == ["x.pth.tar"]
 
 
-def full_opener(path: str, flags: int) -> int:
-    """In place of the opener of a run folder's files, as if the disk were full; a link to FULL would be refused."""
-    return os.open(FULL, flags & ~os.O_CREAT)
-
-
-def test_a_log_on_a_full_disk_is_named_in_one_line(capsys, monkeypatch):
+def test_a_log_on_a_full_disk_is_named_in_one_line(capsys):
     assert run("--epochs 1") == 0
-    log = only_folder().resolve() / "img/train.log"
-    monkeypatch.setattr("utils.console.regular", full_opener)
-    capsys.readouterr()
+    log = noise.run_folder().resolve() / "img/train.log"
+    log.unlink()
+    log.symlink_to(FULL)
     assert run("--epochs 2 --resume auto") == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: cannot read or write {log} (No space left on device): ") and error.count("\n") == 1
-
-
-def fill_after_an_epoch(monkeypatch) -> None:
-    begin = pretrain_script.Pretraining.begin
-
-    def filled(self, epoch):
-        if epoch == 1:
-            monkeypatch.setattr(journal, "regular", full_opener)
-        return begin(self, epoch)
-    monkeypatch.setattr(pretrain_script.Pretraining, "begin", filled)
+    assert error_of(capsys).startswith(f"cannot read or write {log} (No space left on device): ")
 
 
 def test_metrics_on_a_full_disk_are_named_in_one_line(monkeypatch, capsys):
-    fill_after_an_epoch(monkeypatch)
+    def fill(task) -> None:
+        (noise.run_folder() / logger.FILE).unlink()
+        (noise.run_folder() / logger.FILE).symlink_to(FULL)
+    before_epoch(1, fill, monkeypatch)
     assert run("--epochs 2") == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: cannot read or write {only_folder() / journal.FILE} (No space left on device): ")
-    assert error.count("\n") == 1
-    assert checkpoint.load(only_folder() / "model/epoch0.pth.tar")["iteration"] == 4
-
-
-def on_full(path: str) -> RecordWriter:
-    """In place of tensorboardX's writer of a file."""
-    return RecordWriter(FULL)
-
-
-def test_tensorboards_file_on_a_full_disk_does_not_hold_the_training_up(monkeypatch, tmp_path):
-    """The writer with a thread took some values, and then waited for ever."""
-    monkeypatch.setattr(journal, "RecordWriter", on_full)
-    scalars = TensorBoard(tmp_path / "img", 0)
-    with pytest.raises(OSError, match=r"No space left .*/img/events\.out\.tfevents"):
-        for step in range(1000):
-            scalars.add_scalar("train/loss", 1.0, step)
+    path = noise.run_folder() / logger.FILE
+    assert error_of(capsys).startswith(f"cannot read or write {path} (No space left on device): ")
+    assert checkpoint.load(noise.run_folder() / "model/epoch0.pth.tar")["iteration"] == 4
 
 
 def test_tensorboards_file_on_a_full_disk_is_one_line_and_hides_no_other_error(monkeypatch, capsys):
-    monkeypatch.setattr(journal, "RecordWriter", on_full)
-    assert run("--epochs 1") == 2
-    error = capsys.readouterr().err
-    assert "/img/events.out.tfevents" in error and "No space left" in error and error.count("\n") == 1
+    monkeypatch.setattr(logger, "RecordWriter", lambda path: RecordWriter(FULL))
+    assert run("--epochs 1") == 2  # buffered until the end
+    error = error_of(capsys)
+    assert "/img/events.out.tfevents" in error and "No space left" in error
     monkeypatch.setattr(checkpoint.torch, "save", lambda *given: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
     assert run("--epochs 1 --name_prefix other") == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: cannot write ckpt/") and "(I/O error)" in error and error.count("\n") == 1
+    error = error_of(capsys)
+    assert error.startswith("cannot write ckpt/") and "(I/O error)" in error
 
 
-def test_tensorboard_reads_what_is_written(tmp_path):
-    scalars = TensorBoard(tmp_path, 7)
-    scalars.add_scalar("train/loss", 0.5, 8)
-    scalars.close()
-    [path] = tmp_path.glob("events.out.tfevents.*")
-    data, events = path.read_bytes(), []
-    while data:  # a record: its length in 8 bytes, a checksum in 4, the event, a checksum in 4
-        [length] = struct.unpack("<Q", data[:8])
-        events.append(Event.FromString(data[12:12 + length]))
-        data = data[16 + length:]
-    first, begun, scalar = events
-    assert first.file_version == "brain.Event:2"
-    assert (begun.step, begun.session_log.status) == (7, begun.session_log.START)
-    [value] = scalar.summary.value
-    assert (scalar.step, value.tag, value.simple_value) == (8, "train/loss", 0.5) and scalar.wall_time > 1e9
+# Damaged checkpoints
 
 
-def test_a_tensor_that_one_bit_makes_a_directory_is_noticed():
-    """PyTorch takes its part of the file for empty, and its memory stays as it was."""
-    torch.save({"state_dict": {"w": torch.ones(1000)}}, "x")
-    good = Path("x").read_bytes()
-    entries = len(zipfile.ZipFile("x").infolist())
-    place, seen = 0, 0
-    while (place := good.find(b"PK\x01\x02", place + 1)) > 0:  # of a part, in the list at the end of the file
-        damaged = bytearray(good)
-        damaged[place + 38] |= 0x10
-        Path("x").write_bytes(damaged)
-        with zipfile.ZipFile("x") as file:
-            assert file.testzip() is None  # all checksums are right
-        with pytest.raises(CheckpointError, match="marked as a directory"):
-            checkpoint.load("x")
-        seen += 1
-    assert seen == entries
-    Path("x").write_bytes(good)
-    assert torch.equal(checkpoint.load("x")["state_dict"]["w"], torch.ones(1000))
+def truncated(content: bytes) -> bytes:
+    return content[:len(content) * 2 // 3]
+
+
+def flipped(content: bytes) -> bytes:
+    """Flip a bit of a weight: the file is as long as it was, and PyTorch reads it."""
+    damaged = bytearray(content)
+    damaged[len(content) // 2] ^= 4
+    return bytes(damaged)
+
+
+@pytest.mark.parametrize("damage", [truncated, flipped], ids=lambda function: function.__name__)
+def test_auto_falls_back_to_the_checkpoint_before_a_damaged_one(damage, capsys):
+    assert run("--epochs 3 --prefix whole") == 0
+    assert run("--epochs 3 --resume auto") == 0
+    whole, folder = noise.run_folder(prefix="whole"), noise.run_folder()
+    for path in (folder / "model").glob("*epoch2.pth.tar"):  # the last one, and the best if it is the same
+        path.write_bytes(damage(path.read_bytes()))
+    last = folder / "model/epoch2.pth.tar"
+    if damage is flipped:  # PyTorch alone does not notice
+        one, two = (torch.load(each / "model/epoch2.pth.tar", weights_only=True) for each in (whole, folder))
+        assert one.keys() == two.keys()
+    capsys.readouterr()
+    assert run(f"--epochs 3 --resume {last}") == 2
+    assert error_of(capsys).startswith(f"{last} cannot be read")
+    assert run("--epochs 3 --resume auto") == 0
+    assert f"warning: skipped: {last} cannot be read" in capsys.readouterr().out
+    assert differences(whole, folder, 2) == []
+
+
+def test_checkpoints_that_are_all_damaged_do_not_start_the_run_anew(capsys):
+    assert run("--epochs 2") == 0
+    for path in (noise.run_folder() / "model").iterdir():
+        path.write_bytes(truncated(path.read_bytes()))
+    before = contents()
+    capsys.readouterr()
+    assert run("--epochs 3 --resume auto") == 2
+    assert f"none of the {len(before)} checkpoints" in error_of(capsys)
+    assert contents() == before
+
+
+# Numbers that are not finite
+
+
+@pytest.mark.parametrize(("value", "at"), [(math.nan, 3), (math.inf, 6), (math.nan, 6)])
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_videos(value, at, monkeypatch, capsys):
+    assert run("--epochs 3 --prefix whole") == 0
+    capsys.readouterr()
+    step, batches = main_nce.NceTask.step, []
+
+    def broken(task, batch, epoch, iteration):
+        batches.append([f"Class/v_{row}" for row in batch["index"].tolist()])
+        values = step(task, batch, epoch, iteration)
+        return values | ({"loss": values["loss"] * value} if iteration == at else {})
+    with monkeypatch.context() as patch:
+        patch.setattr(main_nce.NceTask, "step", broken)
+        assert run("--epochs 3 --save_steps 3") == 2
+    error = error_of(capsys)
+    assert error.startswith(f"the loss of iteration {at} is {value}; its videos: {', '.join(batches[-1])}.")
+    assert len(batches) == at + 1
+    assert checkpoint.load(newest_complete(noise.run_folder() / "model"))["iteration"] == at
+    assert run("--epochs 3 --save_steps 3 --resume auto") == 0
+    assert differences(noise.run_folder(prefix="whole"), noise.run_folder(), 2) == []
 
 
 @pytest.mark.parametrize("late", [False, True])
-@pytest.mark.parametrize("factor", [math.nan, math.inf])
-def test_weights_that_a_lost_loss_has_spoilt_are_not_saved(factor, late, monkeypatch, capsys):
-    """late: losses are looked at when it is cheap, as on a GPU; steps are taken after the lost one."""
+def test_weights_that_such_a_loss_has_spoilt_are_not_saved(late, monkeypatch, capsys):
+    """late: losses are looked at when it is cheap, as on a GPU; steps are taken after the broken one."""
     assert run("--epochs 1 --save_steps 3") == 0
-    before = {path: path.read_bytes() for path in (only_folder() / "model").iterdir()}
-    loss, runs = pretrain_steps.infonce_loss, []
-    monkeypatch.setattr(pretrain_steps, "infonce_loss", lambda logits: loss(logits) * factor)
-    begin = pretrain_script.Pretraining.begin
-    monkeypatch.setattr(pretrain_script.Pretraining, "begin",
-                        lambda self, epoch: runs.append(self) or begin(self, epoch))
+    before, loss, tasks = contents(), steps.infonce_loss, []
+    monkeypatch.setattr(steps, "infonce_loss", lambda logits: loss(logits) * math.nan)
+    before_epoch(1, tasks.append, monkeypatch)
     if late:
-        monkeypatch.setattr(LossWatch, "add", lambda self, *given: self._pending.append(lost(*given)))
+        monkeypatch.setattr(LossCheck, "add", lambda self, iteration, rows, loss, look:
+                            self._pending.append((iteration, rows, loss.detach())))
     assert run("--epochs 3 --resume auto --save_steps 3 --print_freq 100") == 2
-    weights = runs[0].run.model.state_dict().values()
-    assert not all(value.isfinite().all() for value in weights)  # the fault happens
-    error = capsys.readouterr().err
-    assert error.startswith("error: the loss of iteration 4 is ") and error.count("\n") == 1
-    assert {path: path.read_bytes() for path in (only_folder() / "model").iterdir()} == before
+    assert not all(value.isfinite().all() for value in tasks[0].model.state_dict().values())  # the fault happens
+    assert error_of(capsys).startswith("the loss of iteration 4 is ")
+    assert contents() == before
 
 
-def lost(iteration: int, batch: dict, loss: torch.Tensor) -> tuple[int, torch.Tensor, torch.Tensor]:
-    """What the watch over losses keeps of a step."""
-    return iteration, batch["index"], loss
+def test_weights_that_are_not_finite_are_not_saved(monkeypatch, capsys):
+    """The step after a huge learning rate may still have a finite loss."""
+    assert run("--epochs 1") == 0
+    before, step = contents(), main_nce.NceTask.step
+
+    def spoil(task) -> None:
+        with torch.no_grad():
+            next(task.model.encoder_k.parameters())[0] = math.nan
+    before_epoch(1, spoil, monkeypatch)
+    monkeypatch.setattr(main_nce.NceTask, "step", lambda *given: {
+        name: torch.nan_to_num(value) for name, value in step(*given).items()})
+    assert run("--epochs 2 --resume auto") == 2
+    assert "no longer finite" in error_of(capsys) and contents() == before
 
 
-def test_moments_that_are_lost_are_not_saved(monkeypatch, capsys):
+def test_moments_that_are_not_finite_are_not_saved(monkeypatch, capsys):
     """A gradient of 1e25 is finite, and so are loss and weights ever after; its square is not."""
-    step = RunOptimizer.step
+    step = Optimizer.step
 
     def steep(self) -> None:
         self.parameters[0].grad.fill_(1e25)
         step(self)
-    monkeypatch.setattr(RunOptimizer, "step", steep)
+    monkeypatch.setattr(Optimizer, "step", steep)
     assert run("--epochs 1") == 2
-    error = capsys.readouterr().err
-    assert "optimizer's exp_avg_sq of 0" in error and "not saved" in error and error.count("\n") == 1
-    assert list((only_folder() / "model").iterdir()) == []
+    error = error_of(capsys)
+    assert "optimizer's exp_avg_sq of 0" in error and "not saved" in error
+    assert contents() == {}
 
 
-def test_frames_that_others_stand_in_for_are_counted_in_the_log(capsys):
-    watch = FrameWatch(lambda rows: [f"v{row}" for row in rows.tolist()], 1000)
+def test_replaced_frames_are_counted_by_epoch(capsys):
+    counter = DamageCounter(None, 1000)
     for epoch, counts in enumerate([(2, 3), (0, 0), (1, 0)]):
-        watch.new_epoch()
-        watch.add({"index": torch.tensor([4, 5]), "damaged": torch.tensor([[[counts[0], 7]], [[counts[1], 8]]])})
-        watch.report(f"train epoch {epoch}")
+        counter.reset()
+        counter.add({"index": torch.tensor([4, 5]), "damaged": torch.tensor([[counts[0], 7], [counts[1], 8]])})
+        counter.report(f"train epoch {epoch}")
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("warning")]
-    assert lines == [f"train epoch {epoch}: others stood in for {count} of 1000 frames that could not be read"
+    assert lines == [f"train epoch {epoch}: {count} of 1000 frames could not be read and were replaced by others"
                      for epoch, count in ((0, 5), (2, 1))]

@@ -5,7 +5,7 @@ import pytest
 from miniature import frame, share, video
 from PIL import Image
 
-from utils import geometry
+from dataset.transforms import geometry
 
 DRAWS = 4000
 SHAPES = [((240, 320), (128, 128)), ((100, 80), (128, 128)), ((224, 224), (112, 112)), ((30, 40), (224, 298)),

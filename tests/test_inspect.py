@@ -1,209 +1,304 @@
-"""What the inspection counts in lists, against plain loops, and against lists in which faults were planted."""
+"""Dataset inspection against plain loops, training's own index, and faults planted in lists and LMDBs."""
 
+import json
 import random
 import re
-from collections import Counter
 from pathlib import Path
 
+import lmdb
 import miniature
+import msgpack
 import numpy as np
 import pytest
+from PIL import Image
 from test_video_index import FakeReader
 
 from dataset import catalog
-from dataset.errors import DataError
+from dataset.lmdb_reader import LmdbReader
 from dataset.video_index import read_index
-from inspection import leaks, page, rows, survey
-from inspection.rows import KEPT, Place
-from inspection.store import Sample
-from inspection.worries import worries
+from tools import inspect_dataset
+from tools.dataset_survey import Dataset, Lmdb, Split, check_lmdbs, find_leaks, survey_split
+from tools.inspect_dataset import draw_sheet, find_issues
+from tools.pictures import flow_from_frames, flow_scale, flow_to_colour
+from utils import launch
+from utils.errors import DataError
 
-EVERYTHING = Sample(None, None)
-
-
-def made(tmp_path: Path, name: str = "mine", **settings) -> miniature.Miniature:
-    return miniature.make(tmp_path, name, **{"frames": 12, "size": (24, 32), "seed": 1} | settings)
+SIZE = (24, 32)
 
 
-def place_of(mini: miniature.Miniature, suffix: str = "", second_view: str = "flow", seq_len: int = 8, ds: int = 1
-             ) -> Place:
-    return Place(catalog.parse(mini.name + suffix, second_view), mini.data_root, mini.split_root, seq_len, ds)
+def make(folder: Path, name: str = "mine", **settings) -> miniature.Miniature:
+    return miniature.make(folder, name, **{"frames": 12, "size": SIZE, "seed": 1} | settings)
 
 
-def inspected(mini: miniature.Miniature, suffix: str = "", second_view: str = "flow") -> survey.Survey:
-    return survey.make(place_of(mini, suffix, second_view), [1], EVERYTHING)
+def dataset_of(mini: miniature.Miniature, suffix: str = "", second_view: str = "flow") -> Dataset:
+    return Dataset(catalog.parse(mini.name + suffix, second_view), mini.data_root, mini.split_root, 8, 1)
 
 
-def rewrite(mini: miniature.Miniature, kind: str, videos: dict[str, int]) -> None:
-    """Write an LMDB of the set anew, with so many frames of each video."""
-    stream = "flow" if "tvl1" in kind else "rgb"
-    path = mini.data_root / mini.name / f"{mini.name}_{kind}.lmdb"
-    path.unlink()
-    miniature.write_lmdb(path, {video: [miniature.jpeg(miniature.frame(video, i, (24, 32), stream))
-                                        for i in range(count)] for video, count in videos.items()})
+def survey(mini: miniature.Miniature, suffix: str = "") -> tuple[Split, list[Lmdb], str]:
+    """Return split 1, the LMDBs with every frame decoded, and the issues as a text."""
+    dataset = dataset_of(mini, suffix)
+    split, lmdbs = survey_split(dataset, 1), check_lmdbs(dataset, None, None, 0)
+    return split, lmdbs, "\n".join(find_issues([split], lmdbs))
 
 
-def listed(mini: miniature.Miniature, part: str, videos: dict[str, int] | list[str]) -> None:
-    counts = videos if isinstance(videos, dict) else {video: mini.lengths.get(video, 12) for video in videos}
-    (mini.split_root / mini.name / f"{part}_split01.csv").write_text("".join(f"x/{v},{n}\n" for v, n in counts.items()))
+def lmdb_path(mini: miniature.Miniature, kind: str = "frame") -> Path:
+    return mini.data_root / "mine" / f"mine_{kind}.lmdb"
+
+
+def write_videos(mini: miniature.Miniature, kind: str, videos: dict[str, int]) -> None:
+    """Replace an LMDB by one with so many frames of each video."""
+    lmdb_path(mini, kind).unlink()
+    stream = "rgb" if kind == "frame" else "flow"
+    miniature.write_lmdb(lmdb_path(mini, kind), {
+        video: [miniature.jpeg(miniature.frame(video, i, SIZE, stream)) for i in range(count)]
+        for video, count in videos.items()})
+
+
+def change_video(mini: miniature.Miniature, name: str, change) -> None:
+    """Change the list of a video's JPEGs in the RGB LMDB, or its packed value if the change returns bytes."""
+    key = b"%09d" % LmdbReader(lmdb_path(mini)).names.index(name)
+    with lmdb.open(str(lmdb_path(mini)), subdir=False, lock=False, map_size=1 << 26) as env, \
+            env.begin(write=True) as transaction:
+        value = change(msgpack.unpackb(transaction.get(key)))
+        transaction.put(key, value if isinstance(value, bytes) else msgpack.packb(value))
+
+
+def write_list(mini: miniature.Miniature, part: str, videos: dict[str, int] | list[str]) -> None:
+    counts = videos.items() if isinstance(videos, dict) else [(video, mini.lengths.get(video, 12)) for video in videos]
+    (mini.split_root / mini.name / f"{part}_split01.csv").write_text("".join(f"x/{v},{n}\n" for v, n in counts))
 
 
 @pytest.mark.parametrize(("suffix", "view", "less"), [("", "flow", 0), ("-f", "flow", 1), ("-2stream-2clip", "flow", 1),
                                                       ("-2stream-2clip", "residual", 1)])
-def test_numbers_of_a_sound_set(tmp_path, suffix, view, less):
-    mini = made(tmp_path)
-    found = inspected(mini, suffix, view)
-    [part_of] = found.splits
+def test_a_sound_dataset_has_its_counts_and_no_issues(tmp_path, suffix, view, less):
+    mini = make(tmp_path)
+    dataset = dataset_of(mini, suffix, view)
+    split, lmdbs = survey_split(dataset, 1), check_lmdbs(dataset, None, None, 0)
     for title, names in (("train", mini.train), ("test", mini.test)):
-        part = getattr(part_of, title)
-        frames = sorted(mini.lengths[name] - less for name in names)
-        assert (part.listed, part.kept, part.dropped, part.twice, part.refused) == (len(names), len(names), {}, [], "")
-        assert part.frames.smallest == frames[0] and part.frames.largest == frames[-1]
-        assert part.frames.mean == pytest.approx(sum(frames) / len(frames))
-        assert part.frames.median == (frames[(len(frames) - 1) // 2] + frames[len(frames) // 2]) / 2
-        windows = 0
-        for count in frames:
-            start = 0  # span 8: a new window every 8 // 2 - 1 frames
-            while start == 0 or start <= count - 8:
-                windows, start = windows + 1, start + 3
-        assert part.windows == windows
-        siblings = [sum(other != name and other[:-2] == name[:-2] for other in names) for name in names]
-        assert part.siblings.median == np.median(siblings) and part.siblings.largest == max(siblings)
-        assert part.alone == siblings.count(0)
-        own = [(low, high, {"train": train, "test": test}[title]) for low, high, train, test in part_of.histogram]
-        assert all(count == sum(low <= n <= high for n in frames) for low, high, count in own)
-        assert sum(count for *_, count in own) == len(names)
-        for count in part_of.classes:
-            of_class = [name for name in names if name.startswith(f"{count.name}/")]
-            assert getattr(count, title) == len(of_class) > 0
-            assert getattr(count, f"{title}_groups") == len({re.search(r"_g(\d+)", name)[1] for name in of_class})
-    assert [count.name for count in part_of.classes] == mini.classes
-    assert not found.leaks and worries(found) == [] and found.splits[0].leaks == leaks.Leaks([], [], [])
-
-
-def test_lmdbs_of_a_sound_set(tmp_path):
-    mini = made(tmp_path)
-    rgb, flow = inspected(mini).stores
-    assert (rgb.kind, rgb.used, flow.kind, flow.used) == ("RGB", True, "flow", False)
-    assert rgb.frames == rgb.looked_at[1] == sum(mini.lengths.values()) == flow.frames + len(mini.lengths)
-    assert rgb.sizes == {"32 x 24": rgb.frames}
-    size = [len(miniature.jpeg(miniature.frame(v, i, (24, 32)))) for v, n in mini.lengths.items() for i in range(n)]
-    assert (rgb.jpeg_bytes.smallest, rgb.jpeg_bytes.largest) == (min(size), max(size))
-    assert rgb.jpeg_bytes.mean == pytest.approx(np.mean(size))
-    assert rgb.file_bytes == Path(rgb.path).stat().st_size and not rgb.with_ends
+        part = split.parts[title]
+        assert part.names == part.kept == names and part.dropped == {} and part.refused == ""
+        assert part.num_frames == [mini.lengths[name] - less for name in names]
+    assert split.classes == mini.classes and find_issues([split], lmdbs) == []
+    rgb, flow = lmdbs
+    assert (rgb.kind, flow.kind) == ("RGB", "flow") and rgb.parts == flow.parts == ["train", "test"]
+    assert rgb.num_frames == rgb.decoded == mini.lengths and rgb.sizes == {"32 x 24": sum(mini.lengths.values())}
+    assert flow.decoded == {name: count - 1 for name, count in mini.lengths.items()} and not flow.still
 
 
 def random_list(rng: random.Random, folder: Path, kinetics: bool) -> list[FakeReader]:
-    """A list with all kinds of rows, and readers of what two LMDBs would hold."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write a list with all kinds of rows; return readers of what two LMDBs would hold."""
+    folder.mkdir(parents=True)
     (folder / "ClassInd.txt").write_text("A\nB\n")
     names = [f"{rng.choice('AAAB' + 'Z' * (rng.random() < 0.3))}/v_g{i:02d}" for i in range(rng.randrange(1, 60))]
     names += rng.sample(names, min(2, len(names)))
-    file = "train_split.csv" if kinetics else "train_split01.csv"
     held = {name: rng.randrange(2, 30) for name in names}
     over = rng.random() < 0.2
-    (folder / file).write_text("".join(f"{n},{held[n] + (over and rng.random() < 0.1)}\n" for n in names))
+    (folder / ("train_split.csv" if kinetics else "train_split01.csv")).write_text(
+        "".join(f"{n},{held[n] + (over and rng.random() < 0.1)}\n" for n in names))
     missing = rng.choice([0, 0.02, 0.2])
     return [FakeReader({n: count - less for n, count in held.items() if rng.random() >= missing}) for less in (0, 1)]
 
 
 @pytest.mark.parametrize("name", ["mine", "mine-f", "mine-2stream-2clip", "k400", "k400-2stream-2clip"])
-def test_rows_are_kept_as_a_training_keeps_them(tmp_path, name):
+def test_videos_are_kept_as_a_training_keeps_them(tmp_path, name, monkeypatch):
     accepted = refused = dropped = 0
     for number in range(60):
         rng = random.Random(number)
         spec = catalog.parse(name)
-        place = Place(spec, tmp_path, tmp_path / str(number), 8, rng.choice([1, 2]))
-        both = random_list(rng, place.split_root / spec.base, spec.base == "k400")
+        both = random_list(rng, tmp_path / str(number) / spec.base, spec.base == "k400")
         readers = both if len(spec.streams) == 2 else both[spec.streams == ("flow",):][:1]
-        found = rows.read(place, readers, 1, train=True)
-        kept = [name for name, fate in zip(found.names, found.fates, strict=True) if fate == KEPT]
+        dataset = Dataset(spec, tmp_path, tmp_path / str(number), 8, rng.choice([1, 2]))
+        monkeypatch.setattr(catalog.DatasetSpec, "readers", lambda *_, readers=readers, **__: readers)
+        part = survey_split(dataset, 1).parts["train"]
         try:
-            index = read_index(found.csv, readers, spec.rules(), seq_len=8, ds=place.ds)
+            index = read_index(dataset.csv(1, "train"), readers, spec.rules(), seq_len=8, ds=dataset.ds)
         except DataError as error:
-            assert found.refused == str(error)
+            assert part.refused == str(error)
             refused += 1
             continue
-        assert kept == index.names and found.frames[found.kept].tolist() == index.num_frames.tolist()
-        assert found.refused == "" and found.twice == [n for n, count in Counter(found.names).items() if count > 1]
+        assert (part.kept, part.num_frames, part.refused) == (index.names, index.num_frames.tolist(), "")
         accepted += 1
-        dropped += len(kept) < len(found.names)
+        dropped += len(part.kept) < len(part.names)
     assert accepted > 5 and refused > 5 and dropped > 5
 
 
-def test_why_videos_are_dropped(tmp_path):
-    mini = made(tmp_path)
+def test_dropped_and_repeated_videos_are_named_with_the_reason(tmp_path):
+    mini = make(tmp_path)
     first, second, third, fourth, *_ = mini.train
-    rewrite(mini, "frame", {v: n for v, n in mini.lengths.items() if v not in (first, third)} | {fourth: 4})
-    rewrite(mini, "tvl1_frame", {v: n - 1 for v, n in mini.lengths.items() if v not in (second, third)})
-    rest = {v: mini.lengths[v] for v in mini.train} | {fourth: 4, "Other/v_g01_c01": 9}
-    listed(mini, "train", rest)
-    listed(mini, "test", [*mini.test[:1], *mini.test])
-    found = inspected(mini, "-2stream-2clip")
-    [part_of] = found.splits
-    assert part_of.train.dropped == {
-        "not in the RGB LMDB": [first], "not in the flow LMDB": [second], "not in the RGB and flow LMDBs": [third],
-        "too short": [fourth], "class not in ClassInd.txt": ["Other/v_g01_c01"]}
-    assert part_of.train.kept == len(mini.train) - 4 and "Other" in part_of.train.refused
-    text = "\n".join(worries(found))
-    assert all(f"{reason}: {names[0]}" in text for reason, names in part_of.train.dropped.items())
-    shown = [re.split(r"  +", line.strip()) for line in page.lines(found)]
-    assert ["not in the RGB and flow LMDBs", "1", "0"] in shown
-    assert ["videos listed", str(len(rest)), str(len(mini.test))] in shown
-
-
-def test_a_list_twice_or_with_too_many_frames(tmp_path):
-    mini = made(tmp_path)
-    file = mini.split_root / "mine" / "test_split01.csv"
-    file.write_text(f"x/{mini.test[0]},99\n" + "".join(f"x/{v},{mini.lengths[v]}\n" for v in mini.test))
-    found = inspected(mini)
-    part = found.splits[0].test
-    assert part.overstated == part.twice == [mini.test[0]] and "99" in part.refused
-    assert len([line for line in worries(found) if mini.test[0] in line]) == 3
-
-
-def test_leaks_of_every_kind():
-    names = {"train": ["A/v_A_g01_c01", "A/v_A_g02_c01", "B/v_B_g01_c01", "A/one"],
-             "test": ["A/v_A_g02_c01", "A/v_A_g01_c07", "B/v_B_g03_c01", "B/v_A_g02_c09", "B/other"]}
-    sources = {"train": np.array([1, 2, 3, 4]), "test": np.array([2, 1, 5, 6, 4])}
-    found = leaks.find(names["train"], names["test"], sources["train"], sources["test"])
-    assert found.videos == ["A/v_A_g02_c01"]  # and not of another class
-    assert found.groups == [("A", 2), ("A", 1)]
-    assert [(leak.source, leak.train, leak.test) for leak in found.sources] == [
-        (2, ["A/v_A_g02_c01"], ["A/v_A_g02_c01"]), (1, ["A/v_A_g01_c01"], ["A/v_A_g01_c07"]),
-        (4, ["A/one"], ["B/other"])]
+    write_videos(mini, "frame", {v: n for v, n in mini.lengths.items() if v not in (first, third)} | {fourth: 4})
+    write_videos(mini, "tvl1_frame", {v: n - 1 for v, n in mini.lengths.items() if v not in (second, third)} |
+                 {fourth: 3})
+    write_list(mini, "train", {v: mini.lengths[v] for v in mini.train} | {fourth: 4, "Other/v_g01_c01": 9})
+    test = [v for v in mini.test if v.startswith(mini.classes[0])]
+    (mini.split_root / "mine" / "test_split01.csv").write_text("".join(f"x/{v},11\n" for v in [*test, test[0]]))
+    split, lmdbs, issues = survey(mini, "-2stream-2clip")
+    assert split.parts["train"].dropped == {
+        "not in mine_frame.lmdb": [first], "not in mine_tvl1_frame.lmdb": [second], "too short": [fourth],
+        "not in mine_frame.lmdb and mine_tvl1_frame.lmdb": [third], "class not in ClassInd.txt": ["Other/v_g01_c01"]}
+    assert len(split.parts["train"].kept) == len(mini.train) - 4 and "Other" in split.parts["train"].refused
+    for line in (f"train: 1 video dropped, too short: {fourth}", "refuse the list: ", f"more than once: {test[0]}",
+                 f"test: 1 class without a video: {mini.classes[1]}"):
+        assert line in issues, line
+    text = "\n".join(inspect_dataset.report(dataset_of(mini), [split], lmdbs, []))
+    shown = [re.split("  +", line) for line in text.split("\n")]
+    assert ["dropped, too short", "1", "0"] in shown
+    assert ["videos listed", str(len(mini.train) + 1), str(len(test) + 1)] in shown
+    assert [mini.classes[1], str(sum(v.startswith(mini.classes[1]) for v in mini.train)), "3", "0", "0"] in shown
 
 
 def test_leaks_against_all_pairs():
     for number in range(50):
         rng = random.Random(number)
-        parts = [[f"{rng.choice('AB')}/v_g{rng.randrange(30):02d}_c{rng.randrange(3):02d}"
-                  for _ in range(rng.randrange(8))] for _ in range(2)]
-        ids = [np.array([rng.randrange(40) for _ in part], dtype=np.int64) for part in parts]
-        found = leaks.find(*parts, *ids)
-        train, test = (list(zip(*each, strict=True)) for each in zip(parts, ids, strict=True))
-        pairs = [(a, b, i, j) for a, i in train for b, j in test]
-        assert set(found.videos) == {a for a, b, *_ in pairs if a == b}
-        assert {f"{name}/v_g{group:02d}" for name, group in found.groups} == {a[:7] for a, b, *_ in pairs
-                                                                             if a[:7] == b[:7]}
-        assert {(leak.source, a, b) for leak in found.sources for a in leak.train for b in leak.test} == {
-            (i, a, b) for a, b, i, j in pairs if i == j}
+        train, test = (list(dict.fromkeys(f"{rng.choice('AB')}/v_g{rng.randrange(30):02d}_c{rng.randrange(3):02d}"
+                                          for _ in range(rng.randrange(8)))) for _ in range(2))
+        sources = {name: rng.randrange(40) for name in [*train, *test]}
+        pairs = {(kind, a, b) for leak in find_leaks(train, test, sources) for kind in [leak.kind] for a in leak.train
+                 for b in leak.test}
+        assert pairs == {(kind, a, b) for a in train for b in test for kind, same in (
+            ("video", a == b), ("group", a[:7] == b[:7]), ("source", sources[a] == sources[b])) if same}
 
 
-def test_parts_of_k400_have_lmdbs_of_their_own(tmp_path):
-    found = inspected(made(tmp_path, "k400"), "-2stream-2clip")
-    assert [(store.kind, store.parts, store.used) for store in found.stores] == [
-        ("RGB", ["train"], True), ("flow", ["train"], True), ("RGB", ["test"], True), ("flow", ["test"], True)]
-    assert len(found.pairs) == 2 and worries(found) == [] and found.splits[0].train.siblings.largest == 0
+def test_k400_has_lmdbs_for_each_part(tmp_path):
+    split, lmdbs, issues = survey(make(tmp_path, "k400"), "-2stream-2clip")
+    assert [(lmdb.kind, lmdb.parts) for lmdb in lmdbs] == [
+        ("RGB", ["train"]), ("flow", ["train"]), ("RGB", ["test"]), ("flow", ["test"])]
+    assert issues == "" and not split.leaks
 
 
-def test_a_set_without_flow_and_without_a_test_list(tmp_path):
-    mini = made(tmp_path)
-    (mini.data_root / "mine" / "mine_tvl1_frame.lmdb").unlink()
-    for number in (1, 3):
-        (mini.split_root / "mine" / f"test_split0{number}.csv").unlink()
-    (mini.split_root / "mine" / "train_split03.csv").unlink()
-    assert rows.splits_there(place_of(mini)) == [1, 2]
-    found = inspected(mini)
-    assert found.pairs == [] and found.splits[0].test is None and worries(found) == ["split 1 has no test list"]
-    assert any("not both lists" in line for line in page.lines(found))
+def test_a_dataset_without_flow_and_without_a_test_list(tmp_path):
+    mini = make(tmp_path)
+    lmdb_path(mini, "tvl1_frame").unlink()
+    for name in ("test_split01.csv", "test_split03.csv", "train_split03.csv"):
+        (mini.split_root / "mine" / name).unlink()
+    assert dataset_of(mini).splits() == [1, 2]
+    split, [rgb], issues = survey(mini)
+    assert (list(split.parts), rgb.kind, issues) == (["train"], "RGB", "split 1 has no test list")
+
+
+def test_damaged_frames_are_found_all_and_no_others(tmp_path):
+    mini = make(tmp_path, frames=14)
+    one, cut, rubbish, mixed, *_ = mini.train
+    change_video(mini, one, lambda jpegs: [b"\0" * len(data) if i in (0, 5) else data for i, data in enumerate(jpegs)])
+    change_video(mini, cut, lambda jpegs: msgpack.packb(jpegs)[:sum(len(msgpack.packb(j)) for j in jpegs[:7]) + 20])
+    change_video(mini, rubbish, lambda jpegs: [b"x"] * len(jpegs))
+    change_video(mini, mixed, lambda jpegs: [*jpegs[:-1], miniature.jpeg(miniature.frame("A/a", 0, (30, 30)))])
+    _, [rgb, flow], issues = survey(mini)
+    expected = {one: [0, 5], cut: list(range(7, mini.lengths[cut])), rubbish: list(range(mini.lengths[rubbish])),
+                mixed: [mini.lengths[mixed] - 1]}
+    assert {name: list(frames) for name, frames in rgb.damaged.items()} == expected and not flow.damaged
+    assert f"{sum(map(len, expected.values()))} damaged frames in 4 videos: " in issues and not rgb.still
+
+
+def test_a_sample_decodes_pairs_of_neighbours_spread_over_some_videos(tmp_path, monkeypatch):
+    mini = make(tmp_path)
+    read: dict[str, list[int]] = {}
+    original = LmdbReader.read
+    monkeypatch.setattr(LmdbReader, "read", lambda self, name, numbers: (
+        read.setdefault(name, []).extend(numbers.tolist()) or original(self, name, numbers)))
+    for lmdb_found in check_lmdbs(dataset_of(mini), 5, 3, 2):
+        assert len(lmdb_found.decoded) == 5 and set(lmdb_found.decoded.values()) == {6}
+    for indices in read.values():
+        firsts = indices[:6:2]
+        assert indices[:6] == [index for first in firsts for index in (first, first + 1)] and firsts[-1] - firsts[0] > 5
+
+
+@pytest.mark.parametrize(("moving", "still"), [(0, 1.0), (2, 0.818), (5, 0.545), (6, None), (11, None)])
+def test_videos_that_do_not_move_are_named(tmp_path, moving, still):
+    mini = miniature.make(tmp_path, "mine", frames=12, size=SIZE)
+    name, image = mini.train[0], miniature.frame("A/a", 0, SIZE)
+
+    def change(jpegs: list[bytes]) -> list[bytes]:
+        frames = [image.copy() for _ in jpegs]
+        for i in range(moving):  # a block moves in, and stays
+            for later in frames[i + 1:]:
+                later[2 * i:2 * i + 2, :4] = 255 - later[2 * i:2 * i + 2, :4]
+        return [miniature.jpeg(frame) for frame in frames]
+    change_video(mini, name, change)
+    _, [rgb, _], issues = survey(mini)
+    assert rgb.still == ({name: still} if still else {})
+    assert (f"most frames of 1 video do not move: {name}" in issues) == (still is not None)
+
+
+def test_lmdbs_of_other_frames_are_an_issue(tmp_path):
+    mini = make(tmp_path)
+    odd = mini.train[1]
+    write_videos(mini, "tvl1_frame", {v: n - 1 for v, n in mini.lengths.items()} | {odd: mini.lengths[odd] - 3})
+    assert f"1 video where flow does not have one frame less than RGB: {odd}" in survey(mini)[2]
+
+
+def test_a_sheet_shows_frames_and_flow_of_the_videos_that_can_be_read(tmp_path):
+    mini = make(tmp_path)
+    change_video(mini, mini.train[0], lambda jpegs: [b"x"] * len(jpegs))
+    sheet = np.asarray(draw_sheet(dataset_of(mini), "train", mini.train[:2], 4, 0))
+    rgb, flow = (LmdbReader(lmdb_path(mini, kind)) for kind in ("frame", "tvl1_frame"))
+    numbers = [int((i + 0.5) * (mini.lengths[mini.train[1]] - 1) / 8) for i in range(8)]
+    motion = flow_from_frames(flow.frames(mini.train[1], numbers))
+    for frames in (rgb.frames(mini.train[1], numbers), flow_to_colour(motion, flow_scale(motion))):
+        strip = np.concatenate([np.pad(frame.repeat(4, 0).repeat(4, 1), ((0, 0), (0, 2), (0, 0)), constant_values=128)
+                                for frame in frames], axis=1)[:, :-2]
+        assert sum((sheet[top:top + 96, 19:19 + strip.shape[1]] == strip).all() for top in range(len(sheet) - 96)) == 1
+    assert draw_sheet(dataset_of(mini), "train", mini.train[:1], 4, 0) is None
+
+
+def run(mini: miniature.Miniature, *words: str) -> int:
+    return launch.exit_code(lambda: inspect_dataset.main([*words, *mini.options, "--seq_len", "8"]))
+
+
+@pytest.mark.parametrize("kind", ["video", "group", "source"])
+def test_a_planted_leak_is_named_and_is_the_exit_code(tmp_path, capsys, kind):
+    mini = make(tmp_path)
+    extra = mini.train[0] if kind == "video" else mini.train[0].replace("_c01", "_c07")
+    if kind == "source":
+        keys = [name.split("/")[1].rsplit("_", 1)[0] for name in (mini.train[0], mini.test[0])]
+        file = mini.split_root / "mine" / "video_source.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | dict.fromkeys(keys, 0)))
+    else:
+        write_list(mini, "test", [*mini.test, extra])
+    words = ["mine", "--clips", "0", "--json", str(tmp_path / "new" / "x.json"), "--which_split"]
+    assert run(mini, *words, "1") == 1
+    group = f"{mini.train[0][-6:-4]} of class {mini.classes[0]}"
+    what = {"video": f"  video {extra}: 1 video in train", "group": f"  group {group}: 2 videos in train",
+            "source": f"  source 0: 2 videos in train ({mini.train[0]}), 2 in test ({mini.test[0]})"}[kind]
+    assert what in capsys.readouterr().out
+    written = json.loads((tmp_path / "new" / "x.json").read_text())
+    assert written["any_leak"] and kind in {leak["kind"] for leak in written["splits"][0]["leaks"]}
+    assert run(mini, *words, "2") == (1 if kind == "source" else 0)
+
+
+def test_exit_codes_pictures_and_the_file(tmp_path, capsys):
+    mini = make(tmp_path)
+    words = ["mine-2stream-2clip", "--all", "--strict", "--out", str(tmp_path / "out"), "--json",
+             str(tmp_path / "x.json"), "--which_split", "1"]
+    assert run(mini, *words, "--clips", "1") == 0
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        "no issues found", *(f"drew {tmp_path}/out/contact_sheet_{part}.png" for part in ("train", "test"))]
+    assert all(Image.open(path).size[0] > 8 * 128 for path in (tmp_path / "out").iterdir())
+    written = json.loads((tmp_path / "x.json").read_text())
+    assert written["splits"][0]["parts"]["train"]["names"] == mini.train and not written["any_leak"]
+    assert written["lmdbs"][0]["num_frames"] == mini.lengths and written["issues"] == []
+    change_video(mini, mini.train[0], lambda jpegs: [b"x", *jpegs[1:]])
+    assert run(mini, *words, "--clips", "0") == 3
+    assert run(mini, "mine", "--all", "--clips", "0") == 0 and "1 issue:" in capsys.readouterr().out
+    write_list(mini, "test", mini.train[:2])
+    assert run(mini, *words, "--clips", "0") == 1
+
+
+@pytest.mark.parametrize(("words", "reason"), [
+    (["nothing"], "no list of videos"), (["mine-f"], "no LMDB"), (["ucf101", "--which_split", "4"], "no split 4"),
+    (["mine", "--which_split", "7"], "no list of videos"), (["mine", "--which_split", "x"], "whole number"),
+    (["mine-2stream"], "two clips"), (["mine", "--second_view", "residual"], "no effect"), ([], "NAME")])
+def test_what_cannot_be_inspected_is_one_line(tmp_path, capsys, words, reason):
+    mini = make(tmp_path, frames=3, groups=2, clips=1)
+    lmdb_path(mini, "tvl1_frame").unlink()
+    assert run(mini, *words) == 2
+    shown = capsys.readouterr()
+    assert reason in shown.err and shown.err.count("\n") == 1 and shown.out == ""
+
+
+@pytest.mark.parametrize(("file", "content"), [("train_split01.csv", "no list at all\n"), ("train_split01.csv", ""),
+                                               ("ClassInd.txt", ""), ("video_source.json", "[]")])
+def test_a_damaged_list_is_one_line(tmp_path, capsys, file, content):
+    mini = make(tmp_path)
+    (mini.split_root / "mine" / file).write_text(content)
+    assert run(mini, "mine", "--which_split", "1", "--clips", "0") == 2
+    assert file in (err := capsys.readouterr().err) and err.count("\n") == 1

@@ -1,6 +1,8 @@
-"""JPEGs of many kinds have the pixels that Pillow and OpenCV find; damaged ones are named."""
+"""JPEGs of many kinds decode to the pixels of Pillow and OpenCV; damaged and too large ones are named."""
 
 import io
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -32,28 +34,35 @@ KINDS = {"4:4:4": saved(PICTURE, subsampling=0, quality=95), "4:2:2": saved(PICT
 @pytest.mark.parametrize("kind", KINDS)
 def test_pixels_are_those_of_pillow(kind):
     expected = np.asarray(Image.open(io.BytesIO(KINDS[kind])).convert("RGB"))
-    found = jpeg.decode([KINDS[kind]])
+    found, faults = jpeg.decode([KINDS[kind]])
     assert found.dtype == np.uint8 and found.shape == (1, 33, 50, 3)
-    assert (found[0] == expected).all()
+    assert (found[0] == expected).all() and not faults
 
 
-def test_images_of_several_kinds_stand_in_their_order():
-    together = jpeg.decode(list(KINDS.values()))
-    assert all((image == jpeg.decode([data])[0]).all() for image, data in zip(together, KINDS.values(), strict=True))
+def test_images_of_several_kinds_keep_their_order():
+    together, _ = jpeg.decode(list(KINDS.values()))
+    assert all((image == jpeg.decode([data])[0][0]).all() for image, data in zip(together, KINDS.values(), strict=True))
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff", KINDS["grey"][:20], KINDS["4:2:0"][:-40],
                                   KINDS["PNG"][:100]])
 def test_the_damaged_one_is_named(data):
-    with pytest.raises(jpeg.FrameError, match="does not decode") as caught:
-        jpeg.decode([KINDS["4:4:4"], data])
-    assert caught.value.place == 1
+    images, faults = jpeg.decode([KINDS["4:4:4"], data])
+    assert faults == {1: "does not decode as a JPEG"} and (images[0] == jpeg.decode([KINDS["4:4:4"]])[0][0]).all()
 
 
-def test_another_size_is_named():
-    with pytest.raises(jpeg.FrameError, match="another size") as caught:
-        jpeg.decode([KINDS["4:4:4"], KINDS["grey"], saved(PICTURE.resize((50, 34)))])
-    assert caught.value.place == 2
+@pytest.mark.parametrize("size", [(50, 34), (20, 10)])
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_another_size_is_named(size, form):
+    other = saved(PICTURE.resize(size), form)
+    assert jpeg.decode([KINDS["4:4:4"], KINDS["grey"], other])[1] == {2: "is of another size than most"}
+    images, faults = jpeg.decode([other, b"", KINDS["4:4:4"], KINDS["PNG"]])  # most are of the other size
+    assert sorted(faults) == [0, 1] and (images[2:] == jpeg.decode([KINDS["4:4:4"], KINDS["PNG"]])[0]).all()
+
+
+def test_no_image_decodes():
+    images, faults = jpeg.decode([b"", b"no image"])
+    assert sorted(faults) == [0, 1] and len(images) == 2
 
 
 @given(st.sampled_from(["4:4:4", "4:2:0", "grey"]), st.integers(0, 10**6), st.integers(0, 255))
@@ -61,9 +70,16 @@ def test_a_changed_byte_gives_what_opencv_reads_or_an_error(kind, place, byte):
     data = bytearray(KINDS[kind])
     data[place % len(data)] = byte
     expected = cv2.imdecode(np.frombuffer(data, np.uint8), jpeg.DECODE_FLAGS)
-    try:
-        found = jpeg.decode([bytes(data)])[0]
-    except jpeg.FrameError:
-        assert expected is None
-    else:
-        assert expected is not None and (found == expected).all()
+    [found], faults = jpeg.decode([bytes(data)])
+    assert (expected is None) == bool(faults)
+    assert expected is None or (found == expected).all()
+
+
+def test_sides_and_bytes_are_bounded_before_decoding(monkeypatch):
+    header = struct.pack(">II", 60_000, 60_000) + KINDS["PNG"][24:29]
+    huge = KINDS["PNG"][:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + KINDS["PNG"][33:]
+    assert jpeg.decode([huge])[1] == {0: "says that it has 60000 x 60000 pixels"}
+    monkeypatch.setattr(jpeg, "MAX_BYTES", 4 * 33 * 50 * 3)
+    assert len(jpeg.decode([KINDS["grey"]] * 4)[0]) == 4
+    with pytest.raises(ValueError, match="its frames take"):
+        jpeg.decode([KINDS["grey"]] * 5)

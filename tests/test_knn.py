@@ -1,4 +1,4 @@
-"""The kNN monitor against plain loops; that it leaves training as it was; sets that it refuses; several processes."""
+"""The kNN monitor against plain loops: it leaves training as it was, refuses bad sets, runs on several processes."""
 
 import json
 import multiprocessing
@@ -6,30 +6,32 @@ import os
 import random
 import re
 import shutil
+import sys
 from pathlib import Path
 
+import lmdb
 import miniature
+import msgpack
 import noise
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
-from test_data_faults import change_video, without_frames
 from test_protocols import loop_mean, loop_recall, loop_unit, loop_votes
 from torch import nn
 
-import launch
 import main_coclr
 import main_nce
 from dataset import catalog
-from dataset.errors import DataError
+from dataset.transforms.photometric import photometric
+from dataset.transforms.presets import CropsTransform
+from engine import checkpoint
+from engine.config import DataConfig
 from eval import knn
 from eval.knn import KnnMonitor, query_and_gallery, single_stream_name
 from model import momentum
-from utils import checkpoint, distributed
-from utils.augmentation import photometric
-from utils.errors import TrainingError
-from utils.presets import CropsTransform
+from utils import distributed, launch
+from utils.errors import DataError, TrainingError
 
 CPU = torch.device("cpu")
 CLASSES, SIDE, SEQ_LEN, NEAR = 7, 16, 4, 6
@@ -44,15 +46,14 @@ def made(tmp_path_factory):
 
 @pytest.fixture
 def own(made, tmp_path):
-    """A copy that a test may damage: its roots, and its RGB LMDB."""
+    """A copy of the roots that a test may damage."""
     for root in (made.data_root, made.split_root):
         shutil.copytree(root, tmp_path / root.name)
-    roots = {"data_root": tmp_path / made.data_root.name, "split_root": tmp_path / made.split_root.name}
-    return roots, roots["data_root"] / "UCF101/ucf101_frame.lmdb"
+    return {"data_root": tmp_path / made.data_root.name, "split_root": tmp_path / made.split_root.name}
 
 
 def backbone(seed: int = 0) -> nn.Sequential:
-    """(B, 3, T, h, w) -> (B, 5, t, h', w'), with statistics of its own; one part of it is in evaluation mode."""
+    """(B, 3, T, h, w) -> (B, 5, t, h', w'), with random BatchNorm statistics; one part of it is in evaluation mode."""
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Conv3d(3, 5, 3, stride=2), nn.BatchNorm3d(5), nn.ReLU(), nn.Dropout(0.5),
                         nn.Sequential(nn.BatchNorm3d(5), nn.Dropout(0.5)))
@@ -64,7 +65,7 @@ def backbone(seed: int = 0) -> nn.Sequential:
 
 
 def monitor(roots: dict, workers: int = 0, **settings) -> KnnMonitor:
-    query, gallery = query_and_gallery("ucf101", **roots, **SIZES)
+    query, gallery = query_and_gallery(DataConfig("ucf101-2clip", **roots, **SIZES))
     return KnnMonitor(query, gallery, **{"batch_size": 4, "workers": workers, "device": CPU, "k": NEAR} | settings)
 
 
@@ -75,7 +76,7 @@ def features(net: nn.Module, mode: str, roots: dict) -> tuple[list[list[float]],
                             **roots)
     rows, labels = [], []
     for sample in (dataset[i] for i in range(len(dataset))):
-        frames = photometric(sample["clips"], sample["photo"])[0, 0]  # (3, F, h, w)
+        frames = photometric(sample["clips"], sample["photometric"])[0, 0]  # (3, F, h, w)
         [window] = sample["windows"]
         maps = net(torch.stack([frames[:, at] for at in window], dim=1)[None])[0]  # (F, t, h', w')
         rows.append([float(sum(channel.flatten().tolist())) / channel.numel() for channel in maps])
@@ -84,7 +85,7 @@ def features(net: nn.Module, mode: str, roots: dict) -> tuple[list[list[float]],
 
 
 def loop_scores(query, gallery, query_label, gallery_label):
-    """The three shares from lists."""
+    """The three shares, from lists."""
     sides = []
     for rows in (query, gallery):
         mean = loop_mean(rows)
@@ -98,21 +99,21 @@ def loop_scores(query, gallery, query_label, gallery_label):
             "r1": loop_recall(query, gallery, query_label, gallery_label, 1)}
 
 
-def spied(replace=setattr) -> list[tuple]:
-    """What neighbour_scores is called with from now on."""
+def spy(replace=setattr) -> list[tuple]:
+    """Record the arguments of neighbour_scores from now on."""
     compute, seen = knn.neighbour_scores, []
 
-    def spy(*given):
+    def recording(*given):
         seen.append(given)
         return compute(*given)
-    replace(knn, "neighbour_scores", spy)
+    replace(knn, "neighbour_scores", recording)
     return seen
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_measure_against_loops(made, seed, monkeypatch):
+@pytest.mark.parametrize("seed", [0, 1])
+def test_measure_against_loops(made, seed, monkeypatch):
     monkeypatch.setattr(knn, "QUERIES_AT_ONCE", 5)  # several blocks of queries
-    seen = spied(monkeypatch.setattr)
+    seen = spy(monkeypatch.setattr)
     found = monitor(made.roots).measure(backbone(seed))
     (query, query_label), (gallery, gallery_label) = (features(backbone(seed).eval(), mode, made.roots)
                                                       for mode in ("query", "gallery"))
@@ -123,12 +124,13 @@ def test_a_measure_against_loops(made, seed, monkeypatch):
     assert found == pytest.approx(expected) and 0 < expected["knn_top5"] < 1
 
 
-def test_autocast_is_the_backbones_alone(made):
-    types = []
+def test_autocast_covers_the_backbone_alone(made, monkeypatch):
+    seen, types = spy(monkeypatch.setattr), []
     net = backbone()
     net[0].register_forward_hook(lambda module, given, output: types.append(output.dtype))
     found = monitor(made.roots).measure(net, torch.bfloat16)
-    assert set(types) == {torch.bfloat16} and all(0 <= share <= 1 for share in found.values())
+    assert set(types) == {torch.bfloat16} and seen[0][0].dtype == torch.float32
+    assert all(0 <= share <= 1 for share in found.values())
 
 
 def generators() -> list:
@@ -136,7 +138,7 @@ def generators() -> list:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_measure_leaves_training_as_it_was(made, workers):
+def test_measure_leaves_training_as_it_was(made, workers):
     watched, net = monitor(made.roots, workers), backbone().train()
     net[4][0].eval()
     modes = [module.training for module in net.modules()]
@@ -146,25 +148,13 @@ def test_a_measure_leaves_training_as_it_was(made, workers):
     first = watched.measure(net)
     assert generators() == before and set(multiprocessing.active_children()) == children
     assert [module.training for module in net.modules()] == modes
+    assert net.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[key]) for key, value in net.state_dict().items())
     assert all(parameter.grad is None and parameter.requires_grad for parameter in net.parameters())
     assert torch.is_grad_enabled() and watched.measure(net) == first
 
 
-def test_a_measure_that_is_stopped_leaves_the_modes_as_they_were(made):
-    net, videos = backbone(), []
-    modes = [module.training for module in net.modules()]
-
-    def stop():
-        videos.append(1)
-        if len(videos) == 10:
-            raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt):
-        monitor(made.roots).measure(net, after_video=stop)
-    assert [module.training for module in net.modules()] == modes and torch.is_grad_enabled()
-
-
-def test_the_line_says_what_it_cost(made, capsys):
+def test_printed_line_has_the_cost(made, capsys):
     found = monitor(made.roots).measure(backbone(), title="knn epoch 3", epoch_seconds=0.25)
     pattern = r"knn epoch 3: (.*); (\d+) clips in ([\d.]+) s, ([\d.]+) clips/s, ([\d.]+)% of the epoch's 0.2 s\n"
     line = re.search(pattern, capsys.readouterr().out)
@@ -178,41 +168,42 @@ def test_the_line_says_what_it_cost(made, capsys):
     ("ucf101-2clip", False, "ucf101"), ("ucf101-f-2clip", False, "ucf101-f"), ("ucf101-2stream-2clip", False, "ucf101"),
     ("ucf101-2stream-2clip", True, "ucf101-f"), ("my-f-videos-2clip", False, "my-f-videos"),
     ("k400-f-2clip", False, "k400-f"), ("ucf101-2clip", True, "ucf101"), ("ucf101", False, "ucf101")])
-def test_the_stream_that_is_measured(name, reverse, expected):
+def test_the_trained_stream_is_measured(name, reverse, expected):
     assert single_stream_name(name, reverse) == expected
     spec = catalog.parse(expected)
     assert spec.clips == 1 and len(spec.streams) == 1 and spec.base == catalog.parse(name).base
 
 
-def test_a_name_that_cannot_be():
-    with pytest.raises(DataError, match="no dataset name"):
-        single_stream_name("../x-2clip")
-
-
 @pytest.mark.parametrize(("content", "words"), [
-    (None, "which is not there"), ("", "is empty"), ("/x/{0}/,3\n", "too short"), ("/x/{0}/,20\n", "a single video")])
-def test_a_test_split_that_cannot_be_measured_is_an_error_at_the_start(made, own, content, words):
-    roots, _ = own
-    path = roots["split_root"] / "ucf101/test_split01.csv"
+    (None, "which is not there"), ("/x/{0}/,3\n", "too short"), ("/x/{0}/,20\n", "a single video")])
+def test_a_test_split_that_cannot_be_measured(made, own, content, words):
+    path = own["split_root"] / "ucf101/test_split01.csv"
     if content is None:
         path.unlink()
     else:
         path.write_text(content.format(made.test[0]))
     with pytest.raises(DataError, match=words) as error:
-        query_and_gallery("ucf101", **roots, **SIZES)
+        query_and_gallery(DataConfig("ucf101-2clip", **own, **SIZES))
     assert "--knn_freq" in str(error.value) and "\n" not in str(error.value)
 
 
-def test_damaged_frames_are_named_once_and_end_it_where_there_are_many(made, own, monkeypatch, capsys):
-    roots, path = own
-    monkeypatch.setattr("utils.watch.MOST_DAMAGED", 0.1)  # of one measure
-    change_video(path, made.test[0], without_frames(*range(1, 20, 2), *range(2, 20, 2)))  # frame 0 stands in
-    watched = monitor(roots)
+def damage(path: Path, name: str) -> None:
+    """Overwrite half the frames of each clip of a video; one takes every second frame."""
+    with lmdb.open(str(path), subdir=False, lock=False) as env, env.begin(write=True) as transaction:
+        key = b"%09d" % msgpack.unpackb(transaction.get(b"__order__")).index(name)
+        frames = msgpack.unpackb(transaction.get(key))
+        transaction.put(key, msgpack.packb([b"\0" if i // 2 % 2 else frame for i, frame in enumerate(frames)]))
+
+
+def test_damaged_frames_are_named_once_and_too_many_end_it(made, own, monkeypatch, capsys):
+    monkeypatch.setattr("engine.guards.MOST_DAMAGED", 0.1)  # of one measurement
+    damage(own["data_root"] / "UCF101/ucf101_frame.lmdb", made.test[0])
+    watched = monitor(own)
     for _ in range(2):
         watched.measure(backbone())
     said = capsys.readouterr().out
     assert said.count(f"warning: video {made.test[0]}: frame") == 1 and "of 56 frames" in said  # 14 clips of 4
-    monkeypatch.setattr("utils.watch.MOST_DAMAGED", 0.01)
+    monkeypatch.setattr("engine.guards.MOST_DAMAGED", 0.01)
     with pytest.raises(TrainingError, match="of 56 frames could not be read"):
         watched.measure(backbone())
 
@@ -221,8 +212,8 @@ def test_damaged_frames_are_named_once_and_end_it_where_there_are_many(made, own
 
 
 def measure_13(roots: dict, net: nn.Module, after_video=lambda: None) -> dict[str, float]:
-    """A measure with 13 queries, which two processes do not divide."""
-    query, gallery = query_and_gallery("ucf101", **roots, **SIZES)
+    """Measure with 13 queries, which two processes cannot share evenly."""
+    query, gallery = query_and_gallery(DataConfig("ucf101-2clip", **roots, **SIZES))
     query.index = query.index.take(range(13))
     watched = KnnMonitor(query, gallery, batch_size=4, workers=0, device=CPU, k=NEAR)
     return watched.measure(net, after_video=after_video)
@@ -231,19 +222,19 @@ def measure_13(roots: dict, net: nn.Module, after_video=lambda: None) -> dict[st
 def worker(rank: int, folder: str, roots: dict) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
-    distributed.start(backend="gloo", dist_url=f"file://{folder}/rendezvous")
-    net, videos, seen = backbone(), [], spied()
-    net[1].running_mean += rank  # each has statistics of its own
+    distributed.init(backend="gloo", dist_url=f"file://{folder}/rendezvous")
+    net, videos, seen = backbone(), [], spy()
+    net[1].running_mean += rank  # each has its own statistics
     statistics = net[1].running_mean.clone()
     found = measure_13(roots, net, lambda: videos.append(1))
     torch.save((found, seen[0][:2], len(videos), torch.equal(net[1].running_mean, statistics)),
                f"{folder}/rank{rank}.pt")
-    distributed.stop()
+    distributed.destroy()
 
 
 def test_two_processes_find_what_one_finds(made, tmp_path, monkeypatch):
-    mp.spawn(worker, args=(str(tmp_path), made.roots), nprocs=2)
-    seen = spied(monkeypatch.setattr)
+    mp.start_processes(worker, args=(str(tmp_path), made.roots), nprocs=2, start_method="fork")  # starts at once
+    seen = spy(monkeypatch.setattr)
     alone = measure_13(made.roots, backbone())
     for rank in range(2):
         found, features_of, videos, untouched = torch.load(tmp_path / f"rank{rank}.pt")
@@ -252,19 +243,32 @@ def test_two_processes_find_what_one_finds(made, tmp_path, monkeypatch):
             torch.testing.assert_close(here, there)
 
 
-@pytest.mark.parametrize(("script", "dataset", "options"), [
-    (main_nce, "ucf101-2clip", ""), (main_coclr, "ucf101-2stream-2clip", "--reverse --topk 2 --health_clips 0"),
-    (main_coclr, "ucf101-2stream-2clip", "--reverse --topk 2 --health_clips 0 --second_view residual")])
-def test_a_training_is_measured_and_not_changed(script, dataset, options, tmp_path, monkeypatch, capsys):
+# The pretraining scripts
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a script with a small network on a miniature set; returns its exit code."""
     monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)
-    monkeypatch.setattr(launch, "_started", False)
     monkeypatch.chdir(tmp_path)
     made = miniature.make(tmp_path)
-    common = ["--dataset", dataset, *made.options, "--seq_len", "8", "--img_dim", "32", "--batch_size", "4",
-              "--moco-k", "8", "--moco-dim", "8", "-j", "0", "--epochs", "3", *options.split()]
-    for freq in (0, 2):
-        argv = [*common, "--knn_freq", str(freq), "--name_prefix", f"f{freq}"]
-        assert launch.exit_code(lambda argv=argv: script.work(script.parse(argv))) == 0
+
+    def call(script, *options: str) -> int:
+        monkeypatch.setattr(launch, "_started", False)
+        monkeypatch.setattr(sys, "argv", [
+            f"{script.__name__}.py", *made.options, "--seq_len", "8", "--img_dim", "32", "--batch_size", "4",
+            "--moco-k", "8", "--moco-dim", "8", "-j", "0", *options])
+        return launch.exit_code(script.main)
+    call.split_root = made.split_root
+    return call
+
+
+@pytest.mark.parametrize(("script", "options"), [
+    (main_nce, "--dataset ucf101-2clip"),
+    (main_coclr, "--dataset ucf101-2stream-2clip --reverse --topk 2 --health_clips 0 --second_view residual")])
+def test_a_training_is_measured_and_not_changed(run, script, options, capsys):
+    for freq in ("0", "2"):
+        assert run(script, *options.split(), "--epochs", "3", "--knn_freq", freq, "--name_prefix", f"f{freq}") == 0
     folders = [next(Path("ckpt/log-pretrain").glob(f"f{freq}*")) for freq in (0, 2)]
     one, two = (checkpoint.load(folder / "model/epoch2.pth.tar")["state_dict"] for folder in folders)
     assert all(torch.equal(value, two[key]) for key, value in one.items())
@@ -275,13 +279,7 @@ def test_a_training_is_measured_and_not_changed(script, dataset, options, tmp_pa
     assert capsys.readouterr().out.count("of the epoch's") == 2
 
 
-def test_a_monitor_without_test_videos_is_refused_before_training(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)
-    monkeypatch.setattr(launch, "_started", False)
-    monkeypatch.chdir(tmp_path)
-    made = miniature.make(tmp_path)
-    (made.split_root / "ucf101/test_split01.csv").unlink()
-    argv = ["--dataset", "ucf101-2clip", *made.options, "--seq_len", "8", "--img_dim", "32", "--batch_size", "4",
-            "--moco-k", "8", "-j", "0", "--knn_freq", "1"]
-    assert launch.exit_code(lambda: main_nce.work(main_nce.parse(argv))) == 2
+def test_a_monitor_without_test_videos_is_refused_before_training(run, capsys):
+    (run.split_root / "ucf101/test_split01.csv").unlink()
+    assert run(main_nce, "--dataset", "ucf101-2clip", "--knn_freq", "1") == 2
     assert "--knn_freq" in capsys.readouterr().err and not Path("ckpt").exists()

@@ -1,23 +1,25 @@
-"""Two processes, started in three ways, train to the same bits; only the first one writes and speaks."""
+"""Two processes, started in three ways, train to the same bits; only the first one writes and speaks. Exit codes."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 import torch
 
-import launch
-from utils import checkpoint, distributed
+from engine import checkpoint
+from utils import distributed, launch
 from utils.errors import OptionError
 from utils.stop import EXIT_CODE
 
-SCRIPT = str(Path(__file__).with_name("noise.py"))
+ROOT, TESTS = Path(__file__).parents[1], Path(__file__).parent
+NOISE = str(TESTS / "noise.py")
 OPTIONS = ["main_coclr", "--dataset", "noise-2stream-2clip", "--seq_len", "8", "--img_dim", "32", "--batch_size", "2",
-           "--moco-k", "8", "--moco-dim", "8", "--topk", "2", "-j", "0"]
+           "--moco-k", "8", "--moco-dim", "8", "-j", "0", "--topk", "2"]
 
 
 def free_port() -> int:
@@ -27,9 +29,11 @@ def free_port() -> int:
 
 
 def start(command: list[str], folder: Path) -> subprocess.Popen:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "MASTER"))}
+    """Start Python with an environment of its own: of one thread, without GPUs, with MARK=folder to find it by."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM", "MASTER", "RANK"))}
+    environment |= {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "MARK": str(folder)}
     return subprocess.Popen([sys.executable, *command], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env=environment | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+                            text=True, env=environment)
 
 
 def finish(process: subprocess.Popen) -> tuple[str, str]:
@@ -45,7 +49,7 @@ def checkpoint_of(folder: Path, epoch: int) -> Path:
 
 def run_whole(folder: Path) -> str:
     out, err = finish(start(["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
-                             SCRIPT, *OPTIONS, "--epochs", "3"], folder))
+                             NOISE, *OPTIONS, "--epochs", "3"], folder))
     assert err.count("no GPU found") == 1
     return out
 
@@ -53,10 +57,10 @@ def run_whole(folder: Path) -> str:
 def run_in_parts(folder: Path) -> str:
     """Two epochs by the older launcher; the third as two nodes that start their processes themselves."""
     out, _ = finish(start(["-m", "torch.distributed.launch", "--nproc_per_node=2", f"--master_port={free_port()}",
-                           SCRIPT, *OPTIONS, "--epochs", "2"], folder))
+                           NOISE, *OPTIONS, "--epochs", "2"], folder))
     meeting = ["--multiprocessing-distributed", "--dist-url", f"tcp://127.0.0.1:{free_port()}", "--world-size", "2"]
     resume = ["--epochs", "3", "--resume", str(checkpoint_of(folder, 1))]
-    nodes = [start([SCRIPT, *OPTIONS, *resume, *meeting, "--rank", str(node)], folder) for node in (0, 1)]
+    nodes = [start([NOISE, *OPTIONS, *resume, *meeting, "--rank", str(node)], folder) for node in (0, 1)]
     first, second = (finish(node)[0] for node in nodes)
     assert second == ""
     return out + first
@@ -77,64 +81,11 @@ def test_three_ways_to_start_two_processes(tmp_path):
     assert len(set(whole["state_dict"]["queue_vname"].tolist())) == 4  # both processes' samples, all eight videos
 
 
-@pytest.mark.parametrize(("url", "nodes", "expected"), [
-    ("tcp://node1:1234", 2, {"MASTER_ADDR": "node1", "MASTER_PORT": "1234"}), ("file:///x", 2, {})])
-def test_where_processes_meet(url, nodes, expected, monkeypatch):
-    monkeypatch.delenv("MASTER_ADDR", raising=False)
-    assert launch._meeting_place(url, nodes) == expected
-    assert launch._meeting_place("env://", 1)["MASTER_ADDR"] == "127.0.0.1"
-    with pytest.raises(OptionError, match="--dist-url"):
-        launch._meeting_place("env://", 2)
-    monkeypatch.setenv("MASTER_ADDR", "somewhere")
-    assert launch._meeting_place("env://", 2) == {}
-
-
-@pytest.mark.parametrize(("world_size", "rank"), [(2, -1), (2, 2), (-1, 1)])
-def test_a_node_needs_its_number(world_size, rank):
-    from argparse import Namespace
-    with pytest.raises(OptionError, match="node's number"):
-        launch.spread(print, Namespace(world_size=world_size, rank=rank, dist_url="env://"))
-
-
-def test_one_process_is_not_spawned():
-    from argparse import Namespace
-    args = Namespace(world_size=1, rank=0, dist_url="env://")
-    assert launch.spread(lambda args: 7, args) == 7
-    assert (args.world_size, args.rank) == (-1, -1)
-
-
-@pytest.mark.parametrize(("name", "value"), [("RANK", "one"), ("WORLD_SIZE", "-2"), ("LOCAL_RANK", "x"), ("RANK", "2")])
-def test_an_environment_that_makes_no_sense_is_one_line(name, value, monkeypatch, capsys):
-    for key, text in ({"RANK": "0", "WORLD_SIZE": "2"} | {name: value}).items():
-        monkeypatch.setenv(key, text)
-    monkeypatch.setattr(launch, "_rank", lambda: 0) if value == "2" else None
-    assert launch.exit_code(distributed.start) == 2
-    error = capsys.readouterr().err
-    assert name in error and error.count("\n") == 1
-
-
-@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "img/x"), OSError(28, "No space left")])
-def test_what_cannot_be_written_is_one_line(error, capsys):
-    def fails():
-        raise error
-    assert launch.exit_code(fails) == 2
-    text = capsys.readouterr().err
-    assert text.startswith("error: cannot read or write") and error.strerror in text and text.count("\n") == 1
-
-
-@pytest.mark.parametrize("error", [OSError("a mistake"), TypeError("a mistake"), TimeoutError()])
-def test_mistakes_of_programs_are_not_hidden(error):
-    def fails():
-        raise error
-    with pytest.raises(type(error)):
-        launch.exit_code(fails)
-
-
 @pytest.mark.parametrize(("moment", "failing"), [("start", 0), ("start", 1), ("training", 1)])
 def test_an_error_of_one_process_ends_both(tmp_path, moment, failing):
     address = ["--dist-url", f"tcp://127.0.0.1:{free_port()}", "--world-size", "2"]
-    nodes = [start([str(Path(__file__).with_name("failing.py")), moment if rank == failing else "none", *OPTIONS,
-                    "--epochs", "3", *address, "--rank", str(rank)], tmp_path) for rank in (0, 1)]
+    nodes = [start([str(TESTS / "failing.py"), moment if rank == failing else "none", *OPTIONS, "--epochs", "3",
+                    *address, "--rank", str(rank)], tmp_path) for rank in (0, 1)]
     ends = [node.communicate(timeout=60)[1] for node in nodes]
     assert nodes[failing].returncode == 2 and nodes[1 - failing].returncode != 0
     assert ends[failing].count("error") == 1 and "a broken disk" in ends[failing]
@@ -143,12 +94,16 @@ def test_an_error_of_one_process_ends_both(tmp_path, moment, failing):
         assert nodes[1 - failing].returncode == 2 and "a broken disk" not in ends[1 - failing]
 
 
-@pytest.mark.parametrize(("local_rank", "says"), [("0", True), ("1", False), (None, False)])
-def test_before_processes_meet_one_of_each_machine_says_what_is_wrong(local_rank, says, monkeypatch, capsys):
-    for key, text in {"RANK": "8", "WORLD_SIZE": "x", "LOCAL_RANK": local_rank}.items():
-        monkeypatch.delenv(key, raising=False) if text is None else monkeypatch.setenv(key, text)
-    assert launch.exit_code(distributed.start) == 2
-    assert capsys.readouterr().err.startswith("error (process 8): the environment has WORLD_SIZE") == says
+@pytest.mark.parametrize("address", ["tcp", "file"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_whose_others_do_not_come_gives_up(address, rank, tmp_path):
+    url = f"tcp://127.0.0.1:{free_port()}" if address == "tcp" else f"file://{tmp_path}/meeting"
+    process = start([NOISE, *OPTIONS, "--dist-url", url, "--world-size", "2", "--rank", str(rank), "--dist-timeout",
+                     "2"], tmp_path)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 2
+    [error] = [line for line in err.splitlines() if line.startswith("error")]
+    assert "the processes did not meet within 2 s (" in error and "Traceback" not in err
 
 
 SPAWNING = """
@@ -159,7 +114,8 @@ torch.cuda.device_count = lambda: 2
 torch.cuda.get_device_name = str
 import noise
 noise.install()
-import launch, main_nce
+import main_nce
+from utils import launch
 if __name__ == "__main__":
     launch.run(main_nce.main)
 """
@@ -167,9 +123,8 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_request_to_stop_reaches_spawned_processes(number, tmp_path):
-    root = Path(__file__).parents[1]
-    (tmp_path / "spawning.py").write_text(SPAWNING.format(tests=str(root / "tests"), root=str(root)))
-    options = ["--dataset", "noise-2clip", *OPTIONS[3:-4], "-j", "0", "--epochs", "400", "--print_freq", "1",
+    (tmp_path / "spawning.py").write_text(SPAWNING.format(tests=str(TESTS), root=str(ROOT)))
+    options = ["--dataset", "noise-2clip", *OPTIONS[3:-2], "--epochs", "400", "--print_freq", "1",
                "--multiprocessing-distributed"]
     process = start(["spawning.py", *options], tmp_path)
     for line in process.stdout:
@@ -182,8 +137,103 @@ def test_a_request_to_stop_reaches_spawned_processes(number, tmp_path):
     assert list(tmp_path.rglob("epoch*-step*.pth.tar"))
 
 
-def test_a_warning_before_training_ends_with_the_code_of_a_stop(tmp_path):
-    code = "import os, signal, launch; launch.run(lambda: os.kill(os.getpid(), signal.SIGUSR1))"
-    process = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True,
-                             text=True, check=False)
+def test_a_signal_before_training_ends_with_the_code_of_a_stop(tmp_path):
+    code = "import os, signal\nfrom utils import launch\nlaunch.run(lambda: os.kill(os.getpid(), signal.SIGUSR1))"
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert process.returncode == EXIT_CODE and process.stderr.count("\n") == 1 and "nothing to save" in process.stderr
+
+
+def test_where_processes_meet(monkeypatch):
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    assert launch._meeting_place("tcp://node1:1234", 2) == {"MASTER_ADDR": "node1", "MASTER_PORT": "1234"}
+    assert launch._meeting_place("file:///x", 2) == {}
+    assert launch._meeting_place("env://", 1)["MASTER_ADDR"] == "127.0.0.1"
+    with pytest.raises(OptionError, match="--dist-url"):
+        launch._meeting_place("env://", 2)
+    monkeypatch.setenv("MASTER_ADDR", "somewhere")
+    assert launch._meeting_place("env://", 2) == {}
+
+
+def options(world_size: int, rank: int) -> Namespace:
+    return Namespace(multiprocessing_distributed=True, world_size=world_size, rank=rank, dist_url="env://")
+
+
+@pytest.mark.parametrize(("world_size", "rank"), [(2, -1), (2, 2), (-1, 1)])
+def test_a_node_needs_its_number(world_size, rank):
+    with pytest.raises(OptionError, match="node's number"):
+        launch.begin(print, options(world_size, rank))
+
+
+def test_one_process_is_not_spawned():
+    assert launch.begin(lambda given: 7 if (given.world_size, given.rank) == (-1, -1) else 1, options(1, 0)) == 7
+
+
+# Exit codes and errors
+
+
+def raising(error: BaseException):
+    def main():
+        raise error
+    return main
+
+
+def test_exit_codes(capsys):
+    assert launch.exit_code(raising(OptionError("what is wrong: do this"))) == 2
+    assert capsys.readouterr().err == "error: what is wrong: do this\n"
+    assert launch.exit_code(lambda: None) == 0 and launch.exit_code(lambda: 3) == 3
+    assert launch.exit_code(raising(KeyboardInterrupt())) == 130
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied", "img/x"), OSError(28, "No space left")])
+def test_a_file_that_cannot_be_written_is_one_line(error, capsys):
+    assert launch.exit_code(raising(error)) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: cannot read or write") and error.strerror in text and text.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [OSError("a mistake"), TypeError("a mistake"), TimeoutError(), ZeroDivisionError()])
+def test_mistakes_of_programs_are_not_hidden(error):
+    with pytest.raises(type(error)):
+        launch.exit_code(raising(error))
+
+
+def test_other_processes_leave_errors_to_the_first_until_training_starts(monkeypatch, capsys):
+    monkeypatch.setenv("RANK", "1")
+    assert launch.exit_code(raising(OptionError("no"))) == 2
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(launch, "_started", True)
+    launch.exit_code(raising(OptionError("no")))
+    assert capsys.readouterr().err == "error (process 1): no\n"
+
+
+@pytest.mark.parametrize(("local_rank", "reports"), [("0", True), ("1", False), (None, False)])
+def test_before_processes_meet_one_of_each_machine_reports(local_rank, reports, monkeypatch, capsys):
+    for key, text in {"RANK": "8", "WORLD_SIZE": "x", "LOCAL_RANK": local_rank}.items():
+        monkeypatch.delenv(key, raising=False) if text is None else monkeypatch.setenv(key, text)
+    assert launch.exit_code(distributed.init) == 2
+    assert capsys.readouterr().err.startswith("error (process 8): the environment has WORLD_SIZE") == reports
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "one"), ("WORLD_SIZE", "-2"), ("LOCAL_RANK", "x"), ("RANK", "2")])
+def test_an_environment_that_makes_no_sense_is_one_line(name, value, monkeypatch, capsys):
+    for key, text in ({"RANK": "0", "WORLD_SIZE": "2"} | {name: value}).items():
+        monkeypatch.setenv(key, text)
+    monkeypatch.setattr(launch, "_started", True)  # every process reports
+    assert launch.exit_code(distributed.init) == 2
+    error = capsys.readouterr().err
+    assert name in error and error.count("\n") == 1
+
+
+def test_an_error_of_a_loader_worker_is_one_line():
+    error = OptionError("Caught DataError in DataLoader worker process 0.\nOriginal Traceback:\n  File x\n"
+                        "utils.errors.DataError: frame 3 of v does not decode\n")
+    assert launch.message_of(error) == "frame 3 of v does not decode"
+
+
+@pytest.mark.parametrize("script", ["main_nce.py", "main_coclr.py"])
+def test_a_mistyped_option_is_one_line_and_leaves_no_trace(script, tmp_path):
+    process = subprocess.run([sys.executable, str(ROOT / script), "--batch_size", "0"], cwd=tmp_path,
+                             capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert process.stderr.startswith("error: argument --batch_size") and process.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

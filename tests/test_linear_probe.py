@@ -1,21 +1,22 @@
 """Linear probe on feature files: the training against a loop in numpy, the files, and bad input."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-import launch
 from eval import feature_files
 from eval.feature_files import FeatureSet
 from eval.feature_linear_probe import Probe, build_layer, main, train_probe
+from utils import launch
 
 CLASSES = 3
 
 
 def features(count: int, seed: int, width: int = 6, noise: float = 0.3) -> FeatureSet:
-    """Features that spread around one direction a class."""
+    """Features around one direction per class."""
     rng = torch.Generator().manual_seed(seed)
     label = torch.arange(count) % CLASSES
     rows = torch.eye(CLASSES, width)[label] + noise * torch.randn(count, width, generator=rng)
@@ -24,7 +25,7 @@ def features(count: int, seed: int, width: int = 6, noise: float = 0.3) -> Featu
 
 
 def class_list(root, count: int = CLASSES):
-    """A split root with a list of classes of ucf101."""
+    """A split root with a class list of ucf101."""
     (root / "splits" / "ucf101").mkdir(parents=True)
     (root / "splits" / "ucf101" / "ClassInd.txt").write_text("".join(f"Class{y}\n" for y in range(count)))
     return root / "splits"
@@ -60,8 +61,8 @@ def test_full_batch_training_against_numpy():
         np.testing.assert_allclose(outcome.prob.numpy(), expected, atol=1e-5)
 
 
-def test_the_last_epoch_alone_is_evaluated_where_none_may_be_chosen_by_test_videos():
-    """Of features that are mostly noise the first epoch is better than the last, by chance."""
+def test_eval_freq_0_evaluates_the_last_epoch_alone():
+    """On features that are mostly noise the first epoch is sometimes better than the last, by chance."""
     settings = {"epochs": 20, "schedule": (), "wd": 0.0}
     train = features(30, seed=1, noise=3, width=40)
     tests = [features(12, seed=seed, noise=3, width=40) for seed in range(20)]
@@ -97,18 +98,32 @@ def test_script_finds_features_beside_a_checkpoint_that_is_gone(tmp_path, capsys
     assert shown.splitlines()[2].split()[:2] == ["ucf101", str(accuracy["epoch"])] or "--verbose" in flags
 
 
-def test_bad_input_is_one_line(tmp_path, capsys):
-    assert launch.exit_code(lambda: main(["--test", str(tmp_path / "epoch9.pth.tar")])) == 2
-    assert "ucf101_train_feature.pth.tar" in capsys.readouterr().err
-    folder = tmp_path / "feature"
-    feature_files.save(folder, "ucf101", "train", features(6, seed=1), {})
-    assert launch.exit_code(lambda: main(["--test", str(tmp_path / "epoch9.pth.tar")])) == 2
-    assert "ucf101_test_feature.pth.tar" in capsys.readouterr().err
-    feature_files.save(folder, "ucf101", "test", features(6, seed=1), {})
-    (folder / "ucf101_test_label.pth.tar").write_bytes(b"cut")
+@pytest.mark.parametrize(("what", "words"), [
+    ("no train", "ucf101_train_feature.pth.tar"), ("no test", "ucf101_test_feature.pth.tar"),
+    ("cut", "ucf101_test_label.pth.tar"), ("nan", "not finite"), ("fewer labels", "do not belong together"),
+    ("wider", "cannot be used together")])
+def test_features_that_cannot_be_used_are_one_line(tmp_path, capsys, what, words):
+    sets = {split: features(6, seed=1) for split in ("train", "test") if what != f"no {split}"}
+    if what == "nan":
+        sets["train"].features[2, 1] = float("nan")
+    if what == "fewer labels":
+        sets["train"] = replace(sets["train"], labels=sets["train"].labels[:-1])
+    if what == "wider":
+        sets["train"] = replace(sets["train"], features=torch.rand(6, 9))
+    for split, content in sets.items():
+        feature_files.save(tmp_path / "feature", "ucf101", split, content, {})
+    if what == "cut":
+        (tmp_path / "feature/ucf101_test_label.pth.tar").write_bytes(b"cut")
     assert launch.exit_code(lambda: main(["--test", str(tmp_path / "epoch9.pth.tar")])) == 2
     error = capsys.readouterr().err
-    assert "ucf101_test_label.pth.tar" in error and error.count("\n") == 1
+    assert words in error and error.count("\n") == 1
+
+
+def test_lists_are_read_as_tensors(tmp_path):
+    content = features(6, seed=1)
+    feature_files.save(tmp_path, "ucf101", "test", content, {})
+    torch.save(content.labels.tolist(), tmp_path / "ucf101_test_label.pth.tar")
+    assert torch.equal(feature_files.load(tmp_path, "ucf101", "test").labels, content.labels)
 
 
 @pytest.mark.parametrize(("count", "code", "words"), [

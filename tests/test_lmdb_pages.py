@@ -1,13 +1,17 @@
-"""Looking values up in the file, against py-lmdb."""
+"""Look up values in a file against py-lmdb, and strings in a list against msgpack."""
 
 import shutil
 import struct
+from itertools import accumulate
 from pathlib import Path
 
 import lmdb
+import msgpack
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from dataset.lmdb_pages import DamagedError, PageReader
+from dataset.lmdb_pages import DamagedError, PageReader, frame_spans
 
 
 def write(path, values, *, folder=False):
@@ -27,7 +31,7 @@ def stored(path, folder=False):
 
 @pytest.mark.parametrize("folder", [False, True])
 @pytest.mark.parametrize("count", [1, 7, 300, 20_000])
-def test_every_value_is_the_one_of_lmdb(tmp_path, count, folder):
+def test_every_value_is_that_of_lmdb(tmp_path, count, folder):
     """Trees of one to three levels; values in the tree's pages and in pages of their own, empty ones too."""
     values = {b"%09d" % i: bytes([i % 251]) * ((i * 37) % 2000 if i % 50 else 9000 + i % 5000) for i in range(count)}
     values[b"__order__"] = b"names"
@@ -54,9 +58,8 @@ def test_replaced_and_deleted_values(tmp_path):
     assert all(reader.value(b"%09d" % i) is None for i in range(1, 500, 3))
 
 
-def test_an_empty_file_of_lmdb_has_no_values(tmp_path):
+def test_an_empty_lmdb_has_no_values(tmp_path):
     path = tmp_path / "file.lmdb"
-    lmdb.open(str(path), subdir=False, lock=False).close()
     with lmdb.open(str(path), subdir=False, lock=False) as env, env.begin(write=True) as transaction:
         transaction.put(b"a", b"b")
         transaction.delete(b"a")
@@ -88,11 +91,49 @@ def test_damaged_pages(tmp_path):
     path = write(tmp_path / "file.lmdb", {b"%09d" % i: b"value" * 100 for i in range(2000)})
     root = PageReader(path)._root
     shutil.copy(path, tmp_path / "copy.lmdb")
-    page = path.read_bytes()[root * 4096:(root + 1) * 4096]
-    lower = struct.unpack_from("<H", page, 12)[0]
-    for node in struct.unpack_from(f"<{(lower - 16) // 2}H", page, 16):
-        circle = damaged(path, root, node, struct.pack("<HHH", root & 0xFFFF, root >> 16, 0))
-    with pytest.raises(DamagedError, match="in a circle"):
-        circle.value(b"000000001")
     with pytest.raises(DamagedError, match="lead nowhere"):
         damaged(tmp_path / "copy.lmdb", root, 12, struct.pack("<H", 16)).value(b"000000001")
+    for number in (1 << 40, 1 << 62, (1 << 64) - 2):  # the root, in both meta pages
+        for meta in (0, 1):
+            reader = damaged(path, meta, 16 + 112, struct.pack("<Q", number))
+        with pytest.raises(DamagedError, match="lead nowhere"):
+            reader.value(b"000000001")
+
+
+strings = st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 70000).map(bytes)), max_size=40)
+
+
+@given(strings, st.booleans(), st.data())
+def test_spans_are_where_msgpack_finds_the_strings(elements, raw, data):
+    packed = memoryview(msgpack.packb(elements, use_bin_type=not raw))
+    wanted = sorted(data.draw(st.sets(st.integers(0, max(0, len(elements) - 1))))) if elements else []
+    count, spans = frame_spans(packed, wanted)
+    assert count == len(elements)
+    assert [packed[start:end] for start, end in spans] == [elements[i] for i in wanted]
+
+
+@given(strings.filter(bool), st.booleans(), st.data())
+def test_a_cut_list_has_the_strings_before_the_cut(elements, raw, data):
+    packed = msgpack.packb(elements, use_bin_type=not raw)
+    sizes = [len(msgpack.packb(each, use_bin_type=not raw)) for each in elements]
+    ends = list(accumulate(sizes, initial=len(packed) - sum(sizes)))  # of the list's header, then of each string
+    cut = data.draw(st.integers(ends[0], len(packed) - 1))
+    count, spans = frame_spans(memoryview(packed[:cut]), range(len(elements)))
+    assert count == len(elements) and [end for _, end in spans] == [end for end in ends[1:] if end <= cut]
+
+
+@pytest.mark.parametrize("count", [15, 16, 65535, 65536])
+def test_long_lists(count):
+    packed = memoryview(msgpack.packb([b"x"] * count))
+    assert frame_spans(packed, [count - 1]) == (count, [(len(packed) - 1, len(packed))])
+    assert frame_spans(packed, [count]) == (count, [])
+
+
+@pytest.mark.parametrize("value", [msgpack.packb({}), msgpack.packb(3), b"\xc1", b"", b"\xdc\x00"])
+def test_something_else_than_a_list(value):
+    with pytest.raises(DamagedError):
+        frame_spans(memoryview(value), [0, 1])
+
+
+def test_a_list_of_numbers_has_no_strings():
+    assert frame_spans(memoryview(msgpack.packb([3, 4])), [0, 1]) == (2, [])

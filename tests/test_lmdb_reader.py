@@ -1,4 +1,4 @@
-"""Frames from LMDBs of both msgpack string types, in any process, and what damaged files say."""
+"""Read frames from LMDBs of both msgpack string types, in any process; errors of damaged files."""
 
 import multiprocessing
 import os
@@ -11,13 +11,10 @@ import msgpack
 import numpy as np
 import pytest
 import simplejpeg
-from hypothesis import given
-from hypothesis import strategies as st
 from miniature import frame, jpeg, write_lmdb
 
-from dataset.errors import DataError
 from dataset.lmdb_reader import LmdbReader
-from dataset.msgpack_list import CutValueError, element_spans
+from utils.errors import DataError
 
 NAMES = ["Alpha/v_Alpha_g01_c01", "Beta two/b", "Beta two/ü"]
 
@@ -70,25 +67,21 @@ def test_flow_is_read_as_128_y_x(tmp_path):
 
 @pytest.fixture
 def decoded(monkeypatch):
-    """Grows by one with each JPEG that is decoded."""
+    """A list that grows with each JPEG that is decoded."""
     calls = []
     decode = simplejpeg.decode_jpeg
     monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *given, **named: calls.append(1) or decode(*given, **named))
     return calls
 
 
-def test_clips_share_their_frames(reader, decoded):
-    whole = reader.frames(NAMES[2], range(5))
+def test_each_frame_is_decoded_once(reader, decoded):
+    whole = reader.frames(NAMES[2], [*range(5), 2])
+    assert len(decoded) == 5
     decoded.clear()
     clips = reader.clips(NAMES[2], np.array([[0, 1, 2], [4, 2, 1], [2, 3, 4]]))
     assert len(decoded) == 5
     rows = [0, 1, 2], [4, 2, 1], [2, 3, 4]
     assert [(clip == whole[list(row)]).all() for clip, row in zip(clips, rows, strict=True)] == [True] * 3
-
-
-def test_each_frame_is_decoded_once(reader, decoded):
-    reader.frames(NAMES[0], [0, 0, 2, 0, 2])
-    assert len(decoded) == 2
 
 
 def test_the_result_does_not_refer_to_the_file(reader):
@@ -103,8 +96,8 @@ def read_sum(reader: LmdbReader) -> int:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_other_processes_read_too_and_leave_the_file_open(reader, method):
-    """The reader was used here before, which is what makes a fork inherit an open file."""
+def test_other_processes_read_it_too(reader, method):
+    """The reader was used here before, so a fork inherits an open file."""
     expected = read_sum(reader)
     with multiprocessing.get_context(method).Pool(2) as pool:
         assert pool.map(read_sum, [reader] * 4) == [expected] * 4
@@ -139,13 +132,6 @@ def test_a_pickled_reader_has_no_handle_and_no_names(reader):
     reader.frames(NAMES[0], [0])
     assert len(pickle.dumps(reader)) < 1000
     assert (pickle.loads(pickle.dumps(reader)).frames(NAMES[0], [1]) == reader.frames(NAMES[0], [1])).all()
-
-
-def test_readers_of_one_file_share_it(reader):
-    other = LmdbReader(reader.path)
-    assert (other.frames(NAMES[0], [1]) == reader.frames(NAMES[0], [1])).all()
-    reader.close()
-    assert other.frames(NAMES[0], [1]).shape[0] == 1
 
 
 def test_missing_file(tmp_path):
@@ -184,14 +170,14 @@ def test_a_missing_value_and_an_unknown_video(reader):
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_cut_values(reader, raw):
-    value = msgpack.packb(video(NAMES[0], 3), use_bin_type=not raw)
-    put(reader.path, key_of(reader, NAMES[0]), value[:-5])
+    jpegs = video(NAMES[0], 3)
+    put(reader.path, key_of(reader, NAMES[0]), msgpack.packb(jpegs, use_bin_type=not raw)[:-5])
     assert len(reader.frames(NAMES[0], [0, 1])) == 2  # what is there can be used
     with pytest.raises(DataError, match=f"a.lmdb, video {NAMES[0]}: its value is cut"):
         reader.frames(NAMES[0], [0, 2])
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a picture"])
+@pytest.mark.parametrize("damage", [b"", b"not a picture"], ids=["empty", "other"])
 def test_a_frame_that_does_not_decode(reader, damage):
     good = video(NAMES[0], 3)
     put(reader.path, key_of(reader, NAMES[0]), msgpack.packb([good[0], damage, good[2]]))
@@ -200,53 +186,17 @@ def test_a_frame_that_does_not_decode(reader, damage):
         reader.frames(NAMES[0], [0, 1])
 
 
-def test_more_frames_asked_for_than_there_are(reader):
-    with pytest.raises(DataError, match=rf"video {NAMES[0]}: frame 7 was asked for, it has 3"):
-        reader.frames(NAMES[0], [0, 7, 9])
+@pytest.mark.parametrize(("frames", "wrong"), [([0, 7, 9], 7), ([-1, 0], -1)])
+def test_frames_that_a_video_does_not_have(reader, frames, wrong):
+    for damaged in (None, []):
+        with pytest.raises(DataError, match=rf"video {NAMES[0]}: frame {wrong} was asked for, it has 3"):
+            reader.clips(NAMES[0], np.array([frames]), damaged)
 
 
 def test_frames_of_different_sizes(tmp_path):
     jpegs = [jpeg(frame("A/a", 0, size)) for size in ((16, 16), (16, 24))]
     with pytest.raises(DataError, match="frame 1 is of another size"):
         LmdbReader(write_lmdb(tmp_path / "a.lmdb", {"A/a": jpegs})).frames("A/a", [0, 1])
-
-
-strings = st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 70000).map(bytes)), max_size=40)
-
-
-@given(strings, st.booleans(), st.data())
-def test_spans_are_where_msgpack_finds_the_strings(elements, raw, data):
-    packed = memoryview(msgpack.packb(elements, use_bin_type=not raw))
-    wanted = sorted(data.draw(st.sets(st.integers(0, max(0, len(elements) - 1))))) if elements else []
-    count, spans = element_spans(packed, wanted)
-    assert count == len(elements)
-    assert [packed[start:end] for start, end in spans] == [elements[i] for i in wanted]
-
-
-@given(strings.filter(bool), st.booleans(), st.data())
-def test_every_cut_is_noticed(elements, raw, data):
-    packed = msgpack.packb(elements, use_bin_type=not raw)
-    cut = data.draw(st.integers(0, len(packed) - 1))
-    with pytest.raises(CutValueError):
-        element_spans(memoryview(packed[:cut]), range(len(elements)))
-
-
-@pytest.mark.parametrize("count", [15, 16, 65535, 65536])
-def test_long_lists(count):
-    packed = memoryview(msgpack.packb([b"x"] * count))
-    assert element_spans(packed, [count - 1]) == (count, [(len(packed) - 1, len(packed))])
-    assert element_spans(packed, [count]) == (count, [])
-
-
-@pytest.mark.parametrize("value", [msgpack.packb({}), msgpack.packb(3), msgpack.packb([3, 4]), b"\xc1"])
-def test_something_else_than_a_list_of_strings(value):
-    with pytest.raises(CutValueError):
-        element_spans(memoryview(value), [0, 1])
-
-
-def test_negative_frames_are_refused(reader):
-    with pytest.raises(DataError, match="no frame -1"):
-        reader.frames(NAMES[0], [-1, 0])
 
 
 @pytest.mark.parametrize("folder", [True, False])

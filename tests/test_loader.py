@@ -1,11 +1,11 @@
-"""Which process gets which samples in which epoch, also from workers that outlive an epoch."""
+"""Which process gets which samples in which epoch, also from workers that persist over epochs."""
 
 import pytest
 import torch
 from torch.utils.data import Dataset
 
+from dataset.loader import EpochSampler, make_loader
 from utils.errors import OptionError
-from utils.loader import EpochSampler, make_loader
 
 
 class Items(Dataset):

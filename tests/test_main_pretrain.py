@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-import launch
 import main_coclr
 import main_nce
-import pretrain_script
-import pretrain_steps
+from engine import checkpoint, steps
+from engine.config import DataConfig, ModelConfig, TrainConfig, take
+from engine.mining import MiningMonitor
+from engine.optimizer import Optimizer
+from engine.pretraining import Pretraining
+from engine.resume import refuse_other_view
+from engine.trainer import Trainer
 from model.loss import coclr_loss
-from utils import checkpoint, training
+from model.pretrain import InfoNCE
+from utils import distributed, launch
 from utils.errors import CheckpointError
-from utils.resuming import refuse_other_view
 
 SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8", "--moco-dim", "8", "-j", "0",
          "--print_freq", "1"]
@@ -52,14 +56,14 @@ def differences(a: Path, b: Path) -> list[str]:
 @contextmanager
 def stopped_in_epoch_2(monkeypatch):
     """Ctrl-C when the third epoch begins."""
-    run_epoch = training.run_epoch
+    begin = Pretraining.begin_epoch
 
-    def stopped(*args, epoch, **settings):
+    def stopped(task, epoch):
         if epoch == 2:
             raise KeyboardInterrupt
-        return run_epoch(*args, epoch=epoch, **settings)
+        begin(task, epoch)
     with monkeypatch.context() as patch:
-        patch.setattr(training, "run_epoch", stopped)
+        patch.setattr(Pretraining, "begin_epoch", stopped)
         yield
 
 
@@ -111,9 +115,11 @@ def test_a_pretrained_start_of_coclr(capsys):
     assert run(main_nce, "--epochs 1 --name_prefix rgb --seed 1") == 0
     assert run(main_nce, "--epochs 1 --name_prefix flow --seed 2", dataset="noise-f-2clip") == 0
     rgb, flow = newest("rgb", 0), newest("flow", 0)
-    model = main_coclr.CoCLR("s3d", 8, 8)
-    queue = model.queue.clone()
-    main_coclr.load_pretrained(model, str(rgb), str(flow))
+    options = vars(main_coclr.parse([*SMALL, "--topk", "2", "--dataset", "noise-2stream-2clip"]))
+    configs = (take(kind, options) for kind in (ModelConfig, DataConfig, TrainConfig))
+    task = main_coclr.CoclrTask(*configs, distributed.init())
+    model, queue = task.model, task.model.queue.clone()
+    task.load_pretrained(str(rgb), str(flow))
     state = model.state_dict()
     for key, value in checkpoint.load(rgb)["state_dict"].items():
         if key.startswith("encoder_q."):
@@ -130,7 +136,7 @@ def test_a_pretrained_start_of_coclr(capsys):
 def test_a_pretrained_start_of_infonce_takes_the_whole_file():
     assert run(main_nce, "--epochs 1 --name_prefix first") == 0
     path = newest("first", 0)
-    model = main_nce.InfoNCE("s3d", 8, 8)
+    model = InfoNCE("s3d", 8, 8)
     checkpoint.load_state(model, checkpoint.load(path)["state_dict"])
     assert run(main_nce, f"--model ubernce --epochs 1 --lr 1e-30 --moco-m 1 --pretrain {path}") == 0
     saved, first = checkpoint.load(newest("ubernce", 0))["state_dict"], checkpoint.load(path)["state_dict"]
@@ -142,8 +148,7 @@ def test_a_pretrained_start_of_infonce_takes_the_whole_file():
 def test_the_learning_rate_after_a_resume(monkeypatch):
     assert run(main_nce, "--epochs 2 --lr 0.002 --schedule 1") == 0
     path, rates = newest("infonce", 1), []
-    monkeypatch.setattr(training.Training, "_epoch",
-                        lambda self, epoch: rates.append((epoch, self.subject.run.optimizer.base_lr)))
+    monkeypatch.setattr(Trainer, "fit", lambda self, task: rates.append((self.state.epoch, self.optimizer.base_lr)))
     for options in ("", "--reset_lr"):
         assert run(main_nce, f"--epochs 3 --lr 0.5 --schedule 1 --resume {path} {options}") == 0
     assert rates == [(2, pytest.approx(0.002)), (2, 0.5)]
@@ -164,18 +169,18 @@ def test_a_checkpoint_is_measured_without_training(capsys):
 @pytest.mark.parametrize(("script", "options", "words"), [
     (main_coclr, "--moco-k 10", "must be a multiple"), (main_coclr, "--cascade --stage 7", "too deep"),
     (main_coclr, "--topk 9", "topk must lie"), (main_nce, "--net s4d", "s4d"),
-    (main_nce, "--batch_size 16 --moco-k 16", "only 8 clips"), (main_nce, "--pretrain {text}", "no checkpoint"),
+    (main_nce, "--batch_size 16 --moco-k 16", "only 8 clips"), (main_nce, "--pretrain {text}", "not a checkpoint"),
     (main_nce, "--resume {run} --moco-k 16", "--moco-k"), (main_nce, "--test {run} --net r50", "--net"),
     (main_nce, "--pretrain {run} --moco-dim 16", "--moco-dim"), (main_coclr, "--resume {run}", "another model"),
-    (main_coclr, "--pretrain {text} random", "no checkpoint"),
+    (main_coclr, "--pretrain {text} random", "not a checkpoint"),
     (main_nce, "--resume {run} --model ubernce", "queue_label")])
 def test_bad_input_is_one_line_and_leaves_no_trace(script, options, words, capsys, tmp_path_factory):
     away = tmp_path_factory.mktemp("files") / "model"
     away.mkdir()
     (away / "text").write_text("not a checkpoint")
     if "{run}" in options:
-        model = main_nce.InfoNCE("s3d", 8, 8)
-        optimizer = pretrain_script.RunOptimizer(model.named_parameters(), lr=1e-3, wd=0.0).state_dict()
+        model = InfoNCE("s3d", 8, 8)
+        optimizer = Optimizer(model.named_parameters(), lr=1e-3, wd=0.0).state_dict()
         checkpoint.save(away / "run", {"epoch": 0, "state_dict": model.state_dict(), "optimizer": optimizer})
     assert run(script, options.format(text=away / "text", run=away / "run")) == 2
     captured = capsys.readouterr()
@@ -185,10 +190,10 @@ def test_bad_input_is_one_line_and_leaves_no_trace(script, options, words, capsy
 
 
 def test_the_self_mask_is_drawn_by_seed_epoch_and_iteration():
-    draws = [pretrain_steps.masks_self(3, epoch, i) for epoch in range(20) for i in range(100)]
-    assert draws == [pretrain_steps.masks_self(3, epoch, i) for epoch in range(20) for i in range(100)]
+    draws = [steps.draw_self_mask(3, epoch, i) for epoch in range(20) for i in range(100)]
+    assert draws == [steps.draw_self_mask(3, epoch, i) for epoch in range(20) for i in range(100)]
     assert 0.87 < np.mean(draws) < 0.93
-    assert draws != [pretrain_steps.masks_self(4, epoch, i) for epoch in range(20) for i in range(100)]
+    assert draws != [steps.draw_self_mask(4, epoch, i) for epoch in range(20) for i in range(100)]
 
 
 @pytest.mark.parametrize("drawn", [True, False])
@@ -199,13 +204,12 @@ def test_the_self_mask_changes_the_loss_and_not_the_metrics(monkeypatch, drawn):
     class Fixed:
         queue_is_full, topk = True, 0
 
-        def __call__(self, *inputs):
-            return logits, mask
-    monkeypatch.setattr(pretrain_steps, "masks_self", lambda *key: drawn)
-    monkeypatch.setattr(pretrain_steps, "to_blocks", lambda batch, device: torch.zeros(2, 2, 2))
-    model, monitor = Fixed(), pretrain_steps.MiningMonitor(3)
-    steps = pretrain_steps.CoclrSteps(model, model, None, monitor, torch.device("cpu"), seed=0)
-    values = steps(0)({"source": torch.zeros(2), "label": torch.zeros(2)}, 0)
+        def __call__(self, *inputs, **settings):
+            return logits, mask, None
+    monkeypatch.setattr(steps, "to_blocks", lambda batch, device: torch.zeros(2, 2, 2))
+    model, monitor = Fixed(), MiningMonitor(3)
+    batch = {"source": torch.zeros(2), "label": torch.zeros(2)}
+    values = steps.coclr_step(model, model, batch, torch.device("cpu"), monitor, without_self=drawn, train=False)
     used = torch.tensor([[0.0 if drawn else 1.0, 0, 1, 0], [1.0, 0, 0, 0]])
     assert values["loss"].item() == pytest.approx(coclr_loss(logits, used).item())
     assert values["top1"] == 1 and values["self_top1"] == 1

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-import launch
 from eval import feature_files
 from eval.feature_files import FeatureSet
 from eval.merge_2stream_prob import main, match, merge_probabilities, merge_similarities, read_probabilities
+from utils import launch
+from utils.errors import CheckpointError, OptionError
 
 CLASSES = ["Alpha", "Beta", "Gamma", "Delta", "Epsilon", "Zeta"]
 
@@ -36,25 +37,26 @@ def test_probabilities_of_both_shapes_match_by_video(tmp_path):
     one, two = probabilities(video_names(20), 1), probabilities(video_names(23, "/data/frames/"), 2)
     (tmp_path / "one.json").write_text(json.dumps({name: {"mean_prob": [row]} for name, row in one.items()}))
     (tmp_path / "two.json").write_text(json.dumps({name: [row] for name, row in two.items()}))
-    results = merge_probabilities(*(read_probabilities(tmp_path / f"{name}.json") for name in ("one", "two")), CLASSES)
+    count, results = merge_probabilities(
+        *(read_probabilities(tmp_path / f"{name}.json") for name in ("one", "two")), CLASSES)
+    assert count == 20
     two = {name.removeprefix("/data/frames/"): row for name, row in two.items()}
     both = {name: [(a + b) / 2 for a, b in zip(row, two[name], strict=True)] for name, row in one.items()}
     two = {name: two[name] for name in one}
-    for (name, found, count), rows in zip(results, (one, two, both), strict=True):
-        assert count == 20
+    for name, rows in (("RGB", one), ("flow", two), ("both", both)):
         for k in (1, 5):
-            assert found[k] == pytest.approx(loop_accuracy(rows, k)), (name, k)
+            assert results[name][k] == pytest.approx(loop_accuracy(rows, k)), (name, k)
 
 
 def stream(count: int, seed: int, order: list[int], width: int) -> FeatureSet:
-    """Random features of `count` videos, listed in the given order; labels follow the video."""
+    """Random features of `count` videos, in the given order; labels follow the video."""
     rows = torch.randn(count, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 2
     labels = torch.arange(count) % 3
     return FeatureSet(rows[order], labels[order], [f"C{int(labels[i])}/v{i}" for i in order])
 
 
 def loop_fusion(query, gallery, k: int) -> float:
-    """R@k of the sum of the streams' cosines; query and gallery: per stream {video: (feature, label)}, matched."""
+    """R@k of the sum of the streams' cosines; query and gallery are {video: (feature, label)} per stream, matched."""
     centred = []
     for sets in (query, gallery):
         per_stream = []
@@ -129,6 +131,7 @@ def test_mode_c_takes_labels_from_the_class_list(tmp_path, capsys):
 @pytest.mark.parametrize(("content", "complaint"), [
     (None, "cannot be read"), ("{", "not a JSON"), ("[1]", "not a probability"),
     ('{"a/b": [[1, 2]], "a/c": [[1]]}', "classes"), ("{}", "no video"), ('{"a/b": {"x": 1}}', "not a probability"),
+    ('{"a/b": [[NaN, 1]]}', "of a/b are not finite"), ('{"a/b": [[1]], "a/b": [[2]]}', "has the key 'a/b' twice"),
 ])
 def test_bad_probability_file_is_one_line(tmp_path, capsys, content, complaint):
     path = tmp_path / "prob.json"
@@ -142,6 +145,9 @@ def test_bad_probability_file_is_one_line(tmp_path, capsys, content, complaint):
     assert complaint in error and error.count("\n") == 1 and error.startswith("error: ")
 
 
-def test_streams_without_a_common_video_are_refused():
-    with pytest.raises(ValueError, match="in common"):
+def test_streams_that_do_not_go_together():
+    with pytest.raises(OptionError, match="in common"):
         match(stream(3, 1, [0], 4), stream(3, 1, [1, 2], 4))
+    one = stream(3, 1, [0, 1], 4)
+    with pytest.raises(CheckpointError, match="label the same videos differently"):
+        match(one, FeatureSet(one.features, one.labels + 1, one.names))

@@ -17,11 +17,11 @@ from test_main_pretrain import newest, on_noise, run  # noqa: F401
 
 import main_coclr
 import main_nce
-import pretrain_health
+from engine import checkpoint, health
+from engine.health import CLEAR, HealthProbe, agreement
+from engine.mining import MiningMonitor, class_recalls
+from engine.monitors import Monitors
 from model.cascade import cascade_stages, cascade_topk
-from pretrain_monitors import Monitors
-from utils import checkpoint, health
-from utils.mining import MiningMonitor, agreement, class_recalls
 
 K, B, N = 24, 5, 40
 
@@ -42,8 +42,7 @@ def scene():
 
 
 def test_measures_of_a_step_by_loops(scene):
-    scene.monitor.watch(scene.mining)
-    values = {name: value.item() for name, value in scene.monitor.read(scene.queries).items()}
+    values = {name: value.item() for name, value in scene.monitor.measure(scene.mining, scene.queries).items()}
     candidates = [(i, j) for i in range(B) for j in range(K) if not scene.mining.excluded[i, j]]
 
     def right(i: int, j: int) -> bool:
@@ -61,13 +60,12 @@ def test_measures_of_a_step_by_loops(scene):
 
 def test_entries_of_the_own_source_are_not_counted_as_mined(scene):
     scene.mining.excluded[0] = True  # nothing else is left: the first query mines its own source
-    scene.monitor.watch(scene.mining)
-    values = scene.monitor.read(scene.queries)
+    values = scene.monitor.measure(scene.mining, scene.queries)
     rest = MiningMonitor(K, scene.labels, scene.sources)
     rest.ring.load_state_dict(scene.monitor.ring.state_dict())
-    rest.watch(SimpleNamespace(other=scene.mining.other[1:], own=scene.mining.own[1:],
-                               excluded=scene.mining.excluded[1:], stages=[s[1:] for s in scene.mining.stages]))
-    assert values["recall"] == rest.read(scene.queries[1:])["recall"]
+    others = SimpleNamespace(other=scene.mining.other[1:], own=scene.mining.own[1:],
+                             excluded=scene.mining.excluded[1:], stages=[s[1:] for s in scene.mining.stages])
+    assert values["recall"] == rest.measure(others, scene.queries[1:])["recall"]
 
 
 def test_class_mining_recall_of_an_epoch_by_loops(scene):
@@ -75,8 +73,7 @@ def test_class_mining_recall_of_an_epoch_by_loops(scene):
     for _ in range(4):
         other = torch.randn(B, K)
         scene.mining.stages = [cascade_topk(other, other, scene.mining.excluded, 3, 0.5, 1)]
-        scene.monitor.watch(scene.mining)
-        scene.monitor.read(scene.queries)
+        scene.monitor.measure(scene.mining, scene.queries)
         for i in range(B):
             for j in scene.mining.stages[0][i].tolist():
                 row = int(scene.rows[j])
@@ -104,8 +101,7 @@ def test_a_class_of_one_source_has_no_recall():
 
 
 def test_counts_survive_a_checkpoint(scene):
-    scene.monitor.watch(scene.mining)
-    scene.monitor.read(scene.queries)
+    scene.monitor.measure(scene.mining, scene.queries)
     copy = MiningMonitor(K, scene.labels, scene.sources)
     copy.load_state_dict(scene.monitor.state_dict())
     queues = {"own": F.normalize(torch.randn(8, K), dim=0)}
@@ -174,20 +170,20 @@ def test_how_much_better_a_network_is_follows_from_fair_coins():
         tail = sum(1.0 if heads > wins else 0.5 for heads in throws if heads >= wins) / len(throws)
         expected = NormalDist().inv_cdf(1 - tail)
         one, two = hits(40, one=wins), hits(40, one=n - wins).roll(20)
-        assert health.better(one, two) == pytest.approx(expected, abs=1e-9)
-        assert health.better(two, one) == pytest.approx(-expected, abs=1e-9)
-        assert health.better(one, one) == 0
+        assert health.sign_test(one, two) == pytest.approx(expected, abs=1e-9)
+        assert health.sign_test(two, one) == pytest.approx(-expected, abs=1e-9)
+        assert health.sign_test(one, one) == 0
 
 
 def test_two_clips_of_a_video_are_one_piece_of_evidence():
     none = hits(256)
-    assert health.better(hits(256, both=3), none) == health.better(hits(256, one=3), none) < pretrain_health.CLEAR
-    assert health.better(hits(256, both=5), none) > pretrain_health.CLEAR
-    assert health.better(hits(256, both=3), hits(256, one=3)) == health.better(hits(256, one=3), none)
+    assert health.sign_test(hits(256, both=3), none) == health.sign_test(hits(256, one=3), none) < CLEAR
+    assert health.sign_test(hits(256, both=5), none) > CLEAR
+    assert health.sign_test(hits(256, both=3), hits(256, one=3)) == health.sign_test(hits(256, one=3), none)
 
 
 def test_certainty_is_finite():
-    assert 30 < health.better(hits(3000, both=3000), hits(3000)) < 40
+    assert 30 < health.sign_test(hits(3000, both=3000), hits(3000)) < 40
 
 
 def lines(prefix: str) -> list[dict]:
@@ -209,8 +205,8 @@ def test_what_a_run_says_of_its_mining(capsys):
     means = [line["values"] for line in lines("coclr") if line["kind"] == "epoch"]
     assert {"recall", "chance", "mining_r1", "stage1_hits", "stage2_hits", "agreement"} <= set(means[1])
     out = capsys.readouterr().out
-    assert "the view that mines is not clearly better than its random initialisation" in out  # it is one
-    assert "16 clips by 2 network(s) in" in out
+    assert "the view that mines is not clearly better than a random network" in out  # it is one
+    assert "16 clips embedded by 2 network(s) in" in out
 
 
 class Coded(noise.Noise):
@@ -240,12 +236,12 @@ class Reader(torch.nn.Module):
 @pytest.mark.parametrize("line, warned", [(0, False), (9, True)], ids=["the code", "noise"])
 def test_a_miner_that_knows_videos_is_not_warned_of(line, warned, capsys):
     model = torch.nn.Module()
-    model.encoder_q, model.sampler, model.own_view, model.other_view, model.dtype = Reader(9), Reader(line), 0, 1, None
-    probe = pretrain_health.HealthProbe(Coded(2), 24, img_dim=32, batch_size=8, workers=0, seed=0, network="s3d", dim=8,
-                                        device=torch.device("cpu"))
+    model.encoder_q, model.sampler, model.own_view, model.other_view = Reader(9), Reader(line), 0, 1
+    probe = HealthProbe(Coded(2), 24, img_dim=32, batch_size=8, workers=0, seed=0, network="s3d", dim=8,
+                        device=torch.device("cpu"))
     signs = probe.before(model)
-    assert ("is not clearly better than its random" in capsys.readouterr().out) == warned
-    assert (signs["better"] < pretrain_health.CLEAR) == warned
+    assert ("is not clearly better than a random" in capsys.readouterr().out) == warned
+    assert (signs["better"] < CLEAR) == warned
     assert (signs["second_other"] == 1) != warned and signs["second_own"] < 0.2
 
 
@@ -264,10 +260,10 @@ def test_infonce_tells_how_its_queue_lies_after_every_epoch():
 def test_a_queue_of_one_direction_is_warned_of_once(collapsed, capsys):
     queue = torch.randn(8, 64)
     queue[1:] *= 1e-3 if collapsed else 1
-    monitors = Monitors(SimpleNamespace(queue=F.normalize(queue + 3, dim=0), dim=8), epochs=3)
+    monitors = Monitors(SimpleNamespace(queue=F.normalize(queue + 3, dim=0), dim=8), None, epochs=3)
     noted = []
     for epoch in range(3):
-        monitors.after_epoch(epoch, lambda *given, **more: noted.append(given[:2]))
+        monitors.end_epoch(epoch, SimpleNamespace(log=lambda *given, **more: noted.append(given[:2])))
     assert noted == [("queue", 0), ("queue", 1), ("queue", 2)]
     assert capsys.readouterr().out.count("nearly collapsed") == collapsed
 

@@ -13,12 +13,12 @@ import torch
 from interrupted import differences
 
 from dataset import catalog
+from dataset.loader import make_loader
+from dataset.transforms.presets import PretrainTransform, to_blocks
 from eval import feature_files
-from eval.report import read_json
 from model.cascade import cascade_topk
 from model.pretrain import CoCLR
-from utils.loader import make_loader
-from utils.presets import PretrainTransform, to_blocks
+from utils.files import read_json
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 

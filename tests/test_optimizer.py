@@ -1,13 +1,14 @@
-"""The optimizer inside has few groups, the file one per parameter: both must train alike, and convert both ways."""
+"""Learning rates by epoch; an optimizer with few groups inside that trains as one group per parameter in files does."""
 
 import copy
+import math
 
 import pytest
 import torch
 from torch import nn
 
+from engine.optimizer import LrSchedule, Optimizer, resumed_lr
 from utils.errors import CheckpointError
-from utils.optimizer import RunOptimizer, resumed_lr
 
 
 def network() -> nn.Sequential:
@@ -35,14 +36,14 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 def test_trains_as_one_group_per_parameter_does():
     ours, theirs = network(), network()
-    train(ours, RunOptimizer(ours.named_parameters(), lr=0.01, wd=1e-3), range(5))
+    train(ours, Optimizer(ours.named_parameters(), lr=0.01, wd=1e-3), range(5))
     train(theirs, per_parameter(theirs, weight_decay=1e-3), range(5))
     assert same(ours, theirs)
 
 
 def test_a_plain_adam_goes_on_from_our_state_and_ours_from_its():
     model = network()
-    optimizer = RunOptimizer(model.named_parameters(), lr=0.01, wd=0.0)
+    optimizer = Optimizer(model.named_parameters(), lr=0.01, wd=0.0)
     train(model, optimizer, range(3))
     saved = copy.deepcopy(optimizer.state_dict())  # as a file would; tensors are not shared
     assert [group["params"] for group in saved["param_groups"]] == [[0], [1], [2], [3]]
@@ -51,7 +52,7 @@ def test_a_plain_adam_goes_on_from_our_state_and_ours_from_its():
     plain = per_parameter(other)
     plain.load_state_dict(saved)
     back = copy.deepcopy(model)
-    ours = RunOptimizer(back.named_parameters(), lr=0.01, wd=0.0)
+    ours = Optimizer(back.named_parameters(), lr=0.01, wd=0.0)
     ours.load_state_dict(copy.deepcopy(plain.state_dict()))
     for trained, by in ((model, optimizer), (other, plain), (back, ours)):
         train(trained, by, range(3, 6))
@@ -60,7 +61,7 @@ def test_a_plain_adam_goes_on_from_our_state_and_ours_from_its():
 
 def test_steps_saved_as_whole_numbers_by_older_versions_load():
     model = network()
-    optimizer = RunOptimizer(model.named_parameters(), lr=0.01, wd=0.0)
+    optimizer = Optimizer(model.named_parameters(), lr=0.01, wd=0.0)
     train(model, optimizer, range(2))
     saved = copy.deepcopy(optimizer.state_dict())
     for values in saved["state"].values():
@@ -69,7 +70,7 @@ def test_steps_saved_as_whole_numbers_by_older_versions_load():
         for key in set(group) - {"lr", "betas", "eps", "weight_decay", "amsgrad", "params"}:
             del group[key]
     other = copy.deepcopy(model)
-    old = RunOptimizer(other.named_parameters(), lr=0.01, wd=0.0)
+    old = Optimizer(other.named_parameters(), lr=0.01, wd=0.0)
     old.load_state_dict(saved)
     train(model, optimizer, range(2, 4))
     train(other, old, range(2, 4))
@@ -78,8 +79,8 @@ def test_steps_saved_as_whole_numbers_by_older_versions_load():
 
 def test_scaled_groups_and_sgd():
     ours, theirs = network(), network()
-    optimizer = RunOptimizer(ours.named_parameters(), name="sgd", lr=0.01, wd=0.0,
-                             scale=lambda name: 0.1 if name.startswith("0.") else 1.0)
+    optimizer = Optimizer(ours.named_parameters(), name="sgd", lr=0.01, wd=0.0,
+                          scale=lambda name: 0.1 if name.startswith("0.") else 1.0)
     assert [group["lr"] for group in optimizer.state_dict()["param_groups"]] == pytest.approx([1e-3, 1e-3, 0.01, 0.01])
     plain = torch.optim.SGD([{"params": theirs[0].parameters(), "lr": 1e-3}, {"params": theirs[2].parameters()}],
                             lr=0.01, momentum=0.9)
@@ -97,19 +98,45 @@ def test_a_state_of_another_model_is_refused():
     saved = per_parameter(small).state_dict()
     model = network()
     with pytest.raises(CheckpointError, match="2 parameters, this model 4"):
-        RunOptimizer(model.named_parameters(), lr=0.01, wd=0.0).load_state_dict(saved)
+        Optimizer(model.named_parameters(), lr=0.01, wd=0.0).load_state_dict(saved)
     wide = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
-    trained = RunOptimizer(wide.named_parameters(), lr=0.01, wd=0.0)
+    trained = Optimizer(wide.named_parameters(), lr=0.01, wd=0.0)
     train(wide, trained, range(1))
     with pytest.raises(CheckpointError, match="does not fit"):
-        RunOptimizer(model.named_parameters(), lr=0.01, wd=0.0).load_state_dict(trained.state_dict())
+        Optimizer(model.named_parameters(), lr=0.01, wd=0.0).load_state_dict(trained.state_dict())
 
 
 def test_the_starting_rate_of_a_saved_state():
     model = network()
-    optimizer = RunOptimizer(model.named_parameters(), lr=0.01, wd=0.0)
+    optimizer = Optimizer(model.named_parameters(), lr=0.01, wd=0.0)
     optimizer.set_lr(0.001)
     assert resumed_lr(optimizer.state_dict(), factor=0.1, default=7.0) == 0.01
     published = {"param_groups": [{"lr": 1e-4, "params": [0]}]}
     assert resumed_lr(published, factor=0.1, default=7.0) == pytest.approx(1e-3)
     assert resumed_lr(published, factor=0.0, default=7.0) == 7.0
+
+
+# Learning rates
+
+
+@pytest.mark.parametrize(("epoch", "expected"), [
+    (0, 1), (79, 1), (80, 0.1), (119, 0.1), (120, 0.01), (159, 0.01), (160, 0.001), (500, 0.001)])
+def test_steps(epoch, expected):
+    assert LrSchedule(1e-3, (80, 120, 160), False, 200).factor(epoch) == pytest.approx(expected, rel=1e-9)
+    assert LrSchedule(1e-3, (), False, 200).factor(epoch) == 1
+
+
+ROOT2 = math.sqrt(2)
+
+
+@pytest.mark.parametrize(("epoch", "share"), [(0, 1), (25, (2 + ROOT2) / 4), (50, 0.5), (75, (2 - ROOT2) / 4),
+                                              (100, 0)])
+def test_cosine_by_known_angles(epoch, share):
+    assert LrSchedule(0.4, (10,), True, 100).factor(epoch) == pytest.approx(share, abs=1e-12)
+
+
+def test_a_step_decay_written_as_a_running_product():
+    rate = 1.0
+    for epoch in range(20):
+        rate *= 0.1 if epoch in (3, 11) else 1.0
+        assert LrSchedule(1.0, (3, 11), False, 20).factor(epoch) == pytest.approx(rate)

@@ -1,7 +1,7 @@
 """Names, defaults and checks of the pretraining options, and that something reads each of them."""
 
-import argparse
 import ast
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,10 +9,9 @@ import torch
 
 import main_coclr
 import main_nce
-from eval.search import __main__ as search
-from utils import run_folder
+from engine import run_folder
+from engine.config import DataConfig, ModelConfig, TrainConfig
 from utils.errors import CheckpointError, OptionError
-from utils.options import add_mining, pretraining_parser
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {
@@ -90,50 +89,22 @@ def test_resume_and_test_exclude_each_other(tmp_path):
         main_nce.parse(["--resume", str(tmp_path / "x"), "--test", str(tmp_path / "x")])
 
 
-def attributes_of_args(path: Path) -> set[str]:
+def names_read(path: Path) -> set[str]:
     """Every NAME in ``args.NAME`` of a file."""
     return {node.attr for node in ast.walk(ast.parse(path.read_text()))
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"}
 
 
-def option_names(parser: argparse.ArgumentParser) -> set[str]:
-    return {action.dest for action in parser._actions} - {"help", argparse.SUPPRESS}
-
-
-def test_every_option_is_read():
-    shared = ["pretrain_script.py", "utils/options.py", "utils/run_folder.py", "launch.py"]
-    plain = option_names(pretraining_parser("", dataset="x", models=["y"]))
-    shared += ["pretrain_monitors.py", "pretrain_subject.py"]
-    nce = set.union(*(attributes_of_args(ROOT / name) for name in [*shared, "main_nce.py"]))
-    assert plain - nce == set()
-    parser = pretraining_parser("", dataset="x", models=["y"])
-    add_mining(parser)
-    own = ["main_coclr.py", "pretrain_phases.py"]
-    coclr = set.union(*(attributes_of_args(ROOT / name) for name in [*shared, *own]))
-    assert option_names(parser) - coclr == set()
+@pytest.mark.parametrize("script", [main_nce, main_coclr])
+def test_every_option_is_read(script):
+    """By the script, as a field of a config, or by utils.launch."""
+    configs = {field.name for config in (DataConfig, ModelConfig, TrainConfig) for field in dataclasses.fields(config)}
+    launched = {"multiprocessing_distributed"}
+    options = set(vars(script.parse([])))
+    assert options - configs - launched - names_read(Path(script.__file__)) == set()
+    assert "multiprocessing_distributed" in (ROOT / "utils" / "launch.py").read_text()
 
 
 def test_the_largest_seed_makes_a_seed_of_every_epoch():
     seed = main_nce.parse(["--seed", str((1 << 43) - 1)]).seed
     torch.Generator().manual_seed((seed << 20) + (1 << 20) - 1)
-
-
-@pytest.mark.parametrize("order", ["VIDEOS", "CKPT OPTIONS VIDEOS", "OPTIONS CKPT VIDEOS", "CKPT VIDEOS OPTIONS"])
-def test_words_of_a_list_may_stand_before_and_after_options(order):
-    """argparse of Python 3.11 takes an empty list before the first option, and refuses what follows it."""
-    words = " ".join(["CKPT VIDEOS"] if order == "VIDEOS" else [order]).replace("CKPT", "one.pth.tar").replace(
-        "VIDEOS", "a b").replace("OPTIONS", "--out here -j 0").split()
-    args = search.make_parser().parse_args(["index", *words])
-    assert (args.checkpoint, args.places) == ("one.pth.tar", ["a", "b"])
-    assert (args.out, args.workers) == (("video_index", 1) if order == "VIDEOS" else ("here", 0))
-
-
-def test_a_list_takes_options_from_a_file_and_refuses_unknown_ones(tmp_path):
-    (tmp_path / "run.yaml").write_text("out: there\nworkers: 3\n")
-    parser = search.make_parser()
-    args = parser.parse_args(["index", "c", "--config", str(tmp_path / "run.yaml"), "a", "-j", "2", "b"])
-    assert (args.places, args.out, args.workers) == (["a", "b"], "there", 2)
-    for words in (["index"], ["index", "c", "a", "--nothing", "b"], ["index", "c", "--net"],
-                  ["--config", str(tmp_path / "run.yaml"), "index", "c"]):
-        with pytest.raises(OptionError):
-            parser.parse_args(words)

@@ -1,4 +1,4 @@
-"""Recipes: draws against the shares and ranges of their definition, crops against torchvision's."""
+"""Transforms: draws against the shares and ranges of their definition, crops against torchvision's."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,15 @@ from miniature import share, video
 from PIL import Image
 from torchvision.transforms import functional
 
-from utils import geometry, presets
-from utils.photo import HUE
-from utils.presets import ClassifierTrainTransform, ClassifierValTransform, CropsTransform, PretrainTransform, to_blocks
+from dataset.transforms import geometry, presets
+from dataset.transforms.photometric import HUE
+from dataset.transforms.presets import (
+    ClassifierTrainTransform,
+    ClassifierValTransform,
+    CropsTransform,
+    PretrainTransform,
+    to_blocks,
+)
 
 DRAWS = 4000
 
@@ -39,23 +45,23 @@ def test_shares_of_plans():
     (presets.CLASSIFIER, 0.3, (0.4, 0.1), 0, 0)])
 def test_photometric_draws(recipe, jitter, strength, channel, blur):
     rng = np.random.default_rng(0)
-    photos = [recipe.draw(rng, 2, 3) for _ in range(DRAWS)]
-    jittered = [photo for photo in photos if photo["jitter"]]
-    replaced = [photo["channel"] for photo in photos if (photo["channel"] >= 0).any()]
-    blurred = np.array([photo["sigma"] for photo in photos if photo["sigma"] > 0])
+    drawn = [recipe.draw(rng, 2, 3) for _ in range(DRAWS)]
+    jittered = [params for params in drawn if params["jitter"]]
+    replaced = [params["channel"] for params in drawn if (params["channel"] >= 0).any()]
+    blurred = np.array([params["sigma"] for params in drawn if params["sigma"] > 0])
     for hits, expected in ((jittered, jitter), (replaced, channel), (blurred, blur)):
         assert share(len(hits), DRAWS, expected) if expected else len(hits) == 0
-    for photo in photos:
-        if not photo["jitter"]:
-            assert photo["factor"].tolist() == [1, 1, 1, 0]
+    for params in drawn:
+        if not params["jitter"]:
+            assert params["factor"].tolist() == [1, 1, 1, 0]
     if strength:
-        factors = np.stack([photo["factor"] for photo in jittered])
+        factors = np.stack([params["factor"] for params in jittered])
         expected = np.array([[1 - strength[0], 1 + strength[0]]] * 3 + [[-strength[1], strength[1]]])
         found = np.stack([factors.min(0), factors.max(0)], axis=1)
         assert np.abs(found - expected).max() < 0.01 and (found[:, 0] >= expected[:, 0] - 1e-6).all()
-        first = np.bincount([photo["order"][0] for photo in jittered], minlength=4)
+        first = np.bincount([params["order"][0] for params in jittered], minlength=4)
         assert all(share(count, len(jittered), 0.25) for count in first)
-        assert all(sorted(photo["order"]) == [0, 1, 2, 3] for photo in jittered)
+        assert all(sorted(params["order"]) == [0, 1, 2, 3] for params in jittered)
         assert factors.dtype == np.float32 and abs(factors[:, HUE].mean()) < 0.01
     if channel:
         counts = np.bincount(np.concatenate(replaced).ravel(), minlength=3)
@@ -68,7 +74,7 @@ def test_photometric_draws(recipe, jitter, strength, channel, blur):
 
 def test_strong_jitter_never_inverts():
     rng = np.random.default_rng(0)
-    recipe = presets.PhotoRecipe(jitter=(2.0, 0, 0, 0), p_jitter=1)
+    recipe = presets.PhotometricRecipe(jitter=(2.0, 0, 0, 0), p_jitter=1)
     assert min(recipe.draw(rng, 1, 1)["factor"][0] for _ in range(200)) >= 0
 
 
@@ -82,10 +88,11 @@ def test_pretraining_views():
     clips = {c: [video(4), video(4, stream="flow")] for c in (0, 1)}
     sample = render(PretrainTransform(16), clips)
     assert sample["clips"].shape == (2, 2, 4, 16, 16, 3) and sample["clips"].dtype == torch.uint8
-    shapes = {name: tuple(value.shape) for name, value in sample["photo"].items()}
+    shapes = {name: tuple(value.shape) for name, value in sample["photometric"].items()}
     assert shapes == {"jitter": (2,), "order": (2, 4), "factor": (2, 4), "channel": (2, 2, 4), "sigma": (2,)}
-    assert sample["photo"]["jitter"].dtype == torch.bool and sample["photo"]["factor"].dtype == torch.float32
-    assert sample["photo"]["channel"].dtype == sample["photo"]["order"].dtype == torch.int64
+    types = {name: value.dtype for name, value in sample["photometric"].items()}
+    assert types == {"jitter": torch.bool, "order": torch.int64, "factor": torch.float32, "channel": torch.int64,
+                     "sigma": torch.float32}
 
 
 def coordinates(count: int, height: int = 240, width: int = 240) -> np.ndarray:
@@ -121,7 +128,7 @@ def test_a_window_that_does_not_fit_means_the_whole_frame_and_flips_are_even():
 def test_classifier_views(transform, size):
     sample = render(transform(32), {0: [video(3, size)]})
     assert sample["clips"].shape == (1, 1, 3, 32, 32, 3)
-    assert sample["photo"]["channel"].shape == (1, 1, 3) and (sample["photo"]["channel"] == -1).all()
+    assert sample["photometric"]["channel"].shape == (1, 1, 3) and (sample["photometric"]["channel"] == -1).all()
 
 
 def test_a_classifiers_window_that_never_fits_gives_the_middle():
@@ -135,8 +142,8 @@ def test_a_classifiers_window_that_never_fits_gives_the_middle():
 def test_classifier_draws():
     train, val = ([render(transform(8), {0: [coordinates(1)]}, seed) for seed in range(150)]
                   for transform in (ClassifierTrainTransform, ClassifierValTransform))
-    assert share(sum(bool(sample["photo"]["jitter"][0]) for sample in train), 150, 0.3)
-    assert not any(bool(sample["photo"]["jitter"][0]) for sample in val)
+    assert share(sum(bool(sample["photometric"]["jitter"][0]) for sample in train), 150, 0.3)
+    assert not any(bool(sample["photometric"]["jitter"][0]) for sample in val)
     rows = [[sample["clips"][0, 0, 0, 4, :, 1] for sample in each] for each in (train, val)]
     flipped = [[bool(row[0] > row[-1]) for row in each] for each in rows]
     assert share(sum(flipped[0]), 150, 0.5) and not any(flipped[1])
@@ -163,22 +170,17 @@ def test_fewer_crops_are_the_first_of_more():
     for crops in (1, 5):
         fewer = render(CropsTransform(32, crops=crops, p=1.0), {0: [video()]})
         assert torch.equal(fewer["clips"], ten["clips"][:crops])
-        assert all(torch.equal(fewer["photo"][name], ten["photo"][name][:crops]) for name in ten["photo"])
-    assert len(np.unique(ten["photo"]["factor"].numpy(), axis=0)) == 10
+        assert all(torch.equal(value, ten["photometric"][name][:crops]) for name, value in fewer["photometric"].items())
+    assert len(np.unique(ten["photometric"]["factor"].numpy(), axis=0)) == 10
 
 
 def test_draws_of_crops():
-    photos = [render(CropsTransform(8), {0: [video(1, (8, 8))]}, seed)["photo"] for seed in range(300)]
-    jittered = [photo["factor"][0] for photo in photos if photo["jitter"][0]]
+    drawn = [render(CropsTransform(8), {0: [video(1, (8, 8))]}, seed)["photometric"] for seed in range(300)]
+    jittered = [params["factor"][0] for params in drawn if params["jitter"][0]]
     assert share(len(jittered), 300, 0.3)
     factors = torch.stack(jittered)
     assert (factors[:, :3] - 1).abs().max() <= 0.2 and factors[:, HUE].abs().max() <= 0.1
     assert factors[:, :3].min() < 0.83 and factors[:, HUE].max() > 0.08
-
-
-def test_other_numbers_of_crops_are_refused():
-    with pytest.raises(ValueError, match="3 crops"):
-        CropsTransform(32, crops=3)
 
 
 def test_no_second_resize_at_224(monkeypatch):
@@ -196,7 +198,7 @@ def test_blocks_are_each_sample_alone():
     blocks = to_blocks(batch, torch.device("cpu"))
     assert blocks.shape == (6, 2, 2, 3, 2, 16, 16) and blocks.dtype == torch.float32
     for i, sample in enumerate(samples):
-        alone = presets.photometric(sample["clips"], sample["photo"])
+        alone = presets.photometric(sample["clips"], sample["photometric"])
         torch.testing.assert_close(blocks[i], alone, rtol=0, atol=1e-4)
     for v in (0, 1):
         for s in (0, 1):

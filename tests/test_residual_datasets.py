@@ -1,4 +1,4 @@
-"""Datasets that have residual frames in place of flow: what they need, and what their samples hold."""
+"""Datasets with residual frames in place of flow: their files and their samples."""
 
 import pickle
 import shutil
@@ -16,16 +16,15 @@ from test_video_dataset import Recorder, equal
 from torch.utils.data import DataLoader
 
 from dataset import catalog, jpeg
-from dataset.errors import DataError
 from dataset.lmdb_reader import LmdbReader
-from utils import options
-from utils.presets import CropsTransform, PretrainTransform
+from dataset.transforms.presets import CropsTransform, PretrainTransform
+from utils.errors import DataError
 
 SUFFIXES = ("-f", "-f-2clip", "-2stream-2clip")
 
 
 def without_flow(made) -> None:
-    """Leave a miniature with its RGB LMDBs alone."""
+    """Remove the flow LMDBs of a miniature."""
     found = [file for file in made.data_root.glob("*/*") if "tvl1" in file.name or "_flow_" in file.name]
     assert found
     for file in found:
@@ -85,7 +84,7 @@ def test_both_streams_of_a_sample_have_the_same_frames(sets, name, seq_len, ds):
     transform = Recorder((0, 1))
     dataset = build(made, transform=transform, seq_len=seq_len, ds=ds)
     for row in range(4):
-        assert dataset[(1, row)]["damaged"].tolist() == [[0, 0], [0, 0]]
+        assert dataset[(1, row)]["damaged"].tolist() == [0, 0]
         name, count = made.train[row], made.lengths[made.train[row]] - 1
         rgb = LmdbReader(rgb_file(made)).frames(name, range(count))
         expected = by_hand(rgb_file(made), name)
@@ -139,18 +138,18 @@ def test_both_streams_are_cut_and_flipped_alike(tmp_path):
     assert any(not torch.equal(view[0], view[1]) for view in views)
 
 
-def test_damage_is_told_for_each_stream(sets, tmp_path):
+def test_damaged_frames_of_both_streams_are_counted(sets, tmp_path):
     made = sets["ucf101"]
     shutil.copytree(made.data_root, tmp_path / "data")
     file = tmp_path / "data/UCF101/ucf101_frame.lmdb"
     dataset = build(replace(made, data_root=tmp_path / "data"), transform=Recorder((0,)))
     [start, *_] = dataset.sampler(int(dataset.index.num_frames[0]), dataset.rng(0, 0))[0].tolist()
     assert start > 0
-    for lost, told in ((start + 2, [[1, start + 2], [2, start + 1]]), (start + 4, [[0, 0], [1, start + 3]])):
+    for lost, damaged in ((start + 2, [3, start + 2]), (start + 4, [1, start + 3])):  # frames of both streams
         shutil.copy(rgb_file(made), file)
         change_video(file, made.train[0], without_frames(lost))
         dataset = pickle.loads(pickle.dumps(dataset))  # the file is another one
-        assert dataset[0]["damaged"].tolist() == told
+        assert dataset[0]["damaged"].tolist() == damaged
         rgb, residual = dataset.transform.frames[0]
         whole = [start + i - (start + i == lost) for i in range(4)]
         assert (rgb == LmdbReader(rgb_file(made)).frames(made.train[0], whole)).all()
@@ -179,10 +178,6 @@ def test_a_name_without_a_second_view_is_refused(suffix):
         assert catalog.parse(base + suffix, "flow").streams == ("rgb",)
     with pytest.raises(DataError, match="no second view 'depth'"):
         catalog.parse("ucf101-f", "depth")
-
-
-def test_the_choices_are_those_of_the_option():
-    assert options.SECOND_VIEWS == catalog.SECOND_VIEWS
 
 
 def test_a_missing_rgb_file_is_named_once(tmp_path):

@@ -1,4 +1,4 @@
-"""--second_view residual in the scripts: training and evaluation from RGB alone, run folders, resuming, refusals."""
+"""Residual frames as the second view (--second_view residual): scripts, run folders, resume."""
 
 import json
 from pathlib import Path
@@ -9,13 +9,13 @@ import pytest
 import torch
 from test_residual_datasets import without_flow
 
-import launch
 import main_coclr
 import main_nce
+from engine import checkpoint
 from eval import main_classifier
 from model import classifier, momentum
-from utils import checkpoint
-from utils.run_folder import classifier_folder, coclr_folder, nce_folder
+from utils import launch
+from utils.errors import OptionError
 
 CLIP = "--seq_len 4 --img_dim 32 --batch_size 4 -j 0 --print_freq 2"
 RESIDUAL = "--second_view residual"
@@ -77,14 +77,13 @@ def test_coclr_trains_from_rgb_alone(options, flow_model, capsys):
     assert trained == {6}  # two of eight steps fill the queue
 
 
-def test_flow_is_missed_without_the_option(capsys):
+def test_without_the_option_flow_is_missed(capsys):
     assert pretrain(main_coclr, "ucf101-2stream-2clip", "--epochs 1 --topk 2", "flow") == 2
     error = capsys.readouterr().err
     assert "ucf101_tvl1_frame.lmdb" in error and error.count("\n") == 1
-    assert evaluate("--dataset ucf101-f --test random --retrieval") == 2
 
 
-def test_retrieval_and_what_it_reuses(flow_model, capsys, tmp_path):
+def test_retrieval_reuses_features_of_the_same_view(flow_model, capsys, tmp_path):
     (tmp_path / "model").mkdir()
     path = tmp_path / "model/epoch0.pth.tar"
     path.write_bytes(flow_model.read_bytes())
@@ -120,17 +119,16 @@ def test_probe_finetuning_and_crops(what, flow_model, capsys):
     assert len(json.loads(Path(f"{path}-prob-ten.json").read_text())) == 6
 
 
-def test_run_folders():
-    """Flow's are as published, see test_run_folder.py."""
-    nce = ["--dataset", "ucf101-f-2clip"]
-    assert nce_folder(main_nce.parse([*nce, *RESIDUAL.split()])).name == (
-        "infonce_k2048_ucf101-f-2clip_residual-128_s3d_bs32_lr0.001_seq2_len32_ds1")
-    assert nce_folder(main_nce.parse([*nce, "--second_view", "flow"])) == nce_folder(main_nce.parse(nce))
-    assert coclr_folder(main_coclr.parse(["--reverse", *RESIDUAL.split()])).name == (
-        "coclr-top5-R_k2048_ucf101-2stream-2clip_residual-128_s3d_bs32_lr0.001_seq2_len32_ds1")
-    args = main_classifier.options.parse(["--dataset", "ucf101-f", *RESIDUAL.split()], "")
-    assert classifier_folder(args, gpus=1).name == (
-        "ucf101-f_residual-128_sp1_lincls_s3d_Adam_bs32_lr0.001_dp0.9_wd0.001_seq1_len32_ds1_train-last")
+@pytest.mark.parametrize(("script", "options", "folder"), [
+    (main_nce, "--dataset ucf101-f-2clip", "infonce_k2048_ucf101-f-2clip_residual-128_s3d_bs32_lr0.001_seq2_len32_ds1"),
+    (main_coclr, "--reverse", "coclr-top5-R_k2048_ucf101-2stream-2clip_residual-128_s3d_bs32_lr0.001_seq2_len32_ds1"),
+    (main_classifier, "--dataset ucf101-f --gpu 0",
+     "ucf101-f_residual-128_sp1_lincls_s3d_Adam_bs32_lr0.001_dp0.9_wd0.001_seq1_len32_ds1_train-last")])
+def test_run_folders(script, options, folder):
+    """Those of flow are as published, see test_run_folder.py."""
+    plain, flow, residual = (script.run_folder_of(script.parse([*options.split(), *view.split()]))
+                             for view in ("", "--second_view flow", RESIDUAL))
+    assert residual.name == folder and plain == flow == residual.with_name(folder.replace("_residual", ""))
 
 
 @pytest.mark.parametrize(("script", "dataset"), [
@@ -147,18 +145,14 @@ def test_a_dataset_without_a_second_view_is_refused(script, dataset, capsys):
 
 
 @pytest.mark.parametrize("script", [main_nce, main_coclr, main_classifier])
-def test_other_second_views_are_refused_and_help_names_these(script, capsys):
-    with pytest.raises(SystemExit):
-        (script.parse if script is not main_classifier else script.main)(["--help"])
-    assert "--second_view {flow,residual}" in capsys.readouterr().out
-    argv = ["--second_view", "depth"]
-    assert launch.exit_code(lambda: script.main(argv) if script is main_classifier else script.parse(argv)) == 2
-    assert "invalid choice: 'depth'" in capsys.readouterr().err
+def test_other_second_views_are_refused(script):
+    with pytest.raises(OptionError, match="invalid choice: 'depth'"):
+        script.parse(["--second_view", "depth"])
 
 
 @pytest.mark.parametrize(("before", "now"), [("flow", "residual"), ("residual", "flow"), (None, "residual")])
 def test_a_run_keeps_to_its_second_view(before, now, monkeypatch, capsys, tmp_path):
-    """None: a file of a time without this option, when there was flow alone."""
+    """None: a file from before the option, when there was only flow."""
     monkeypatch.chdir(tmp_path)
     noise.install(monkeypatch.setattr)
     assert pretrain(main_nce, "noise-f-2clip", f"--seq_len 8 --epochs 1 --second_view {before or 'flow'}", "x") == 0

@@ -1,4 +1,4 @@
-"""Pretraining that is stopped anywhere, and goes on with --resume auto, ends as if it had never stopped."""
+"""Pretraining that is stopped anywhere and resumed with --resume auto ends as if it had never stopped."""
 
 from pathlib import Path
 
@@ -7,40 +7,36 @@ import noise
 import pytest
 from interrupted import Stop, differences, said
 
-import launch
 import main_coclr
 import main_nce
-from utils import checkpoint, keeper
+from engine import checkpoint
+from engine.retention import newest_complete
 from utils.errors import CheckpointError
 from utils.stop import EXIT_CODE
 
-SMALL = ("--seq_len 8 --img_dim 32 --moco-k 8 --moco-dim 8 -j 0 --print_freq 3 --epochs 3 --resume auto "
-         "--dist-timeout 60")
+COMMON = "--seq_len 8 --img_dim 32 --moco-k 8 --moco-dim 8 -j 0 --print_freq 3 --epochs 3 --resume auto " \
+    "--dist-timeout 60"
 # Eight clips are 4 steps an epoch.
 CASES = {
     "nce": (main_nce, "--dataset noise-2clip --batch_size 2 --model ubernce --cos"),
     "coclr": (main_coclr, "--dataset noise-2stream-2clip --batch_size 2 --topk 2 --cascade --stage 2 --schedule 2")}
 STEPS = 12
+cases = pytest.mark.parametrize("case", CASES)
 
 
 @pytest.fixture(autouse=True)
-def on_noise(monkeypatch):
-    """A small network and datasets of noise."""
+def on_noise(monkeypatch, tmp_path):
+    """A small network, datasets of noise, and an empty working directory."""
     noise.install(monkeypatch.setattr)
-    monkeypatch.setattr(launch, "_started", False)
+    monkeypatch.chdir(tmp_path)
 
 
-def train(case: str, prefix: str, options: str = "", *, processes: int = 1, stop: Stop | None = None) -> list[int]:
+def train(case: str, name: str, options: str = "", *, processes: int = 1, stop: Stop | None = None) -> list[int]:
     script, own = CASES[case]
     if processes == 2:
         own = own.replace("--batch_size 2", "--batch_size 1")
-    argv = [*SMALL.split(), *own.split(), "--name_prefix", prefix, *options.split()]
+    argv = [*COMMON.split(), *own.split(), "--name_prefix", f"{name}_", *options.split()]
     return interrupted.train(lambda: script.work(script.parse(argv)), processes=processes, stop=stop)
-
-
-def folder(prefix: str) -> Path:
-    [path] = Path("ckpt/log-pretrain").glob(f"{prefix}_*")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -52,61 +48,56 @@ def whole(tmp_path_factory):
         if (case, processes) not in done:
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(place)
-                noise.install(patch.setattr)
-                assert train(case, f"{case}{processes}_", processes=processes) == [0] * processes
-                done[case, processes] = folder(f"{case}{processes}").resolve()
+                assert train(case, f"{case}{processes}", processes=processes) == [0] * processes
+                done[case, processes] = noise.run_folder(f"{case}{processes}").resolve()
         return done[case, processes]
     return of
 
 
-@pytest.mark.parametrize("case", CASES)
+@cases
 @pytest.mark.parametrize("stop", [Stop("term", 1), Stop("usr1", 4), Stop("term", 11)], ids=str)
-def test_a_run_that_is_asked_to_stop_saves_what_is_done_and_goes_on(case, stop, whole, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert train(case, "asked_", stop=stop) == [EXIT_CODE], said()
+def test_a_run_asked_to_stop_saves_what_is_done_and_resumes(case, stop, whole):
+    assert train(case, "asked", stop=stop) == [EXIT_CODE], said()
     assert f"stopping on SIG{stop.how.upper()}" in said()
-    newest = keeper.newest_complete(folder("asked") / "model")
+    newest = newest_complete(noise.run_folder("asked") / "model")
     assert checkpoint.load(newest)["iteration"] == stop.number
-    assert train(case, "asked_") == [0], said()
-    assert differences(whole(case), folder("asked"), 2) == []
+    assert train(case, "asked") == [0], said()
+    assert differences(whole(case), noise.run_folder("asked"), 2) == []
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_run_that_is_stopped_after_every_step_ends_the_same(case, whole, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+@cases
+def test_a_run_stopped_after_every_step_ends_the_same(case, whole):
     for _ in range(STEPS):
-        assert train(case, "slow_", stop=Stop("usr1", 1)) == [EXIT_CODE], said()
-    assert train(case, "slow_") == [0]
-    assert differences(whole(case), folder("slow"), 2) == []
+        assert train(case, "slow", stop=Stop("usr1", 1)) == [EXIT_CODE], said()
+    assert train(case, "slow") == [0]
+    assert differences(whole(case), noise.run_folder("slow"), 2) == []
 
 
-@pytest.mark.parametrize("case", CASES)
+@cases
 @pytest.mark.parametrize("stop", [Stop("kill", 2), Stop("kill", 8), Stop("write", 1), Stop("write", 5),
                                   Stop("renamed", 2), Stop("renamed", 5)], ids=str)
-def test_a_run_that_is_killed_anywhere_goes_on_from_its_last_checkpoint(case, stop, whole, tmp_path, monkeypatch):
+def test_a_run_killed_anywhere_resumes_from_its_last_checkpoint(case, stop, whole):
     """Two of these kills come before the first checkpoint: the run starts anew."""
-    monkeypatch.chdir(tmp_path)
-    assert train(case, "killed_", "--save_steps 3", stop=stop) == [-9], said()
-    model = folder("killed") / "model"
-    drafts = list(model.glob(".*.tmp"))
-    assert len(drafts) == (stop.how == "write")
-    for draft in drafts:
+    assert train(case, "killed", "--save_steps 3", stop=stop) == [-9], said()
+    model = noise.run_folder("killed") / "model"
+    partial = list(model.glob(".*.tmp"))
+    assert len(partial) == (stop.how == "write")
+    for path in partial:
         with pytest.raises(CheckpointError, match="cut short"):
-            checkpoint.load(draft)
-    assert train(case, "killed_", "--save_steps 3") == [0], said()
-    assert differences(whole(case), folder("killed"), 2) == []
+            checkpoint.load(path)
+    assert train(case, "killed", "--save_steps 3") == [0], said()
+    assert differences(whole(case), noise.run_folder("killed"), 2) == []
     assert list(model.glob(".*")) == []
 
 
-@pytest.mark.parametrize("case", CASES)
+@cases
 @pytest.mark.parametrize("stop", [Stop("term", 5, rank=1), Stop("usr1", 2), Stop("kill", 7), Stop("kill", 8)],
                          ids=str)
-def test_two_processes_stop_and_go_on_together(case, stop, whole, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    codes = train(case, "two_", "--save_steps 3", processes=2, stop=stop)
+def test_two_processes_stop_and_resume_together(case, stop, whole):
+    codes = train(case, "two", "--save_steps 3", processes=2, stop=stop)
     assert codes == [-9 if stop.how == "kill" else EXIT_CODE] * 2, said() + said(1)
     if stop.how == "term":
         assert "stopping on a signal to another process" in said(0) and said(1) == ""
-    assert train(case, "two_", "--save_steps 3", processes=2) == [0, 0], said() + said(1)
-    assert differences(whole(case, 2), folder("two"), 2) == []
-    assert differences(whole(case, 1), folder("two"), 2) != []  # BatchNorm over one clip is another computation
+    assert train(case, "two", "--save_steps 3", processes=2) == [0, 0], said() + said(1)
+    assert differences(whole(case, 2), noise.run_folder("two"), 2) == []
+    assert differences(whole(case, 1), noise.run_folder("two"), 2) != []  # BatchNorm over one clip differs

@@ -1,4 +1,4 @@
-"""Features, crop probabilities and recall of a small network, against one forward per window; files and their reuse."""
+"""Features, crop probabilities and recall of a small network against one forward per window; files and their reuse."""
 
 import json
 from types import SimpleNamespace
@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from dataset.transforms.photometric import photometric
 from eval import crops, feature_files, retrieval
 from eval.feature_files import FeatureSet
 from eval.windows import apply_packed, rebatch
-from utils.augmentation import photometric
 
 CLASSES, SEQ_LEN, SIDE = 3, 4, 6
 CPU = torch.device("cpu")
@@ -25,7 +25,7 @@ class TinyNet(nn.Module):
         self.bn.running_mean.normal_()
         self.batches: list[int] = []
 
-    def forward(self, clips):
+    def forward(self, clips, dtype=None):
         self.batches.append(len(clips))
         feature = self.bn(self.conv(clips)).relu().mean(dim=(2, 3, 4))
         return self.fc(feature), feature
@@ -51,8 +51,8 @@ class Videos(torch.utils.data.Dataset):
                  "sigma": torch.zeros(C)}
         starts = torch.arange(0, frames - SEQ_LEN + 1, 2)
         return {"clips": torch.randint(0, 256, (C, 1, frames, SIDE, SIDE, 3), generator=rng, dtype=torch.uint8),
-                "photo": photo, "windows": starts[:, None] + torch.arange(SEQ_LEN), "label": i % CLASSES, "source": 0,
-                "index": i, "damaged": torch.zeros(1, 2, dtype=torch.int64)}
+                "photometric": photo, "windows": starts[:, None] + torch.arange(SEQ_LEN), "label": i % CLASSES,
+                "source": 0, "index": i, "damaged": torch.zeros(2, dtype=torch.int64)}
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def by_window(net, videos: Videos, part: int) -> list[list[list[torch.Tensor]]]:
     for sample in (videos[i] for i in range(len(videos))):
         rows = []
         for c in range(videos.num_crops):
-            photo = {name: value[c:c + 1] for name, value in sample["photo"].items()}
+            photo = {name: value[c:c + 1] for name, value in sample["photometric"].items()}
             clips = [photometric(sample["clips"][c:c + 1][:, :, at], photo | {"channel": photo["channel"][..., at]})
                      for at in sample["windows"]]
             rows.append([net(clip[:, 0])[part][0] for clip in clips])
@@ -118,7 +118,7 @@ def test_crop_probabilities_average_windows_then_crops(net, tmp_path):
     torch.testing.assert_close(prob, torch.stack([torch.stack(video) for video in expected]))
     results = crops.report_crops(prob, torch.tensor(videos.index.labels))
     assert list(results) == ["center", "five", "ten"]
-    path = crops.write_probabilities(tmp_path / "x.pth.tar", videos.index.paths, prob)
+    path = crops.write_results(tmp_path / "x.pth.tar", videos.index.paths, prob, results)
     assert path.name == "x.pth.tar-prob-ten.json"
     written = json.loads(path.read_text())
     assert list(written) == videos.index.paths

@@ -1,4 +1,4 @@
-"""scripts/: what the shell makes of a training's exit code, and the options that they pass on."""
+"""scripts/: what the SLURM job does with a training's exit code, and which options the launchers pass on."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ TRAININGS = [path for path in sorted((ROOT / "scripts").glob("*.sh"))
 
 @pytest.fixture
 def programs(tmp_path, monkeypatch):
-    """Stand-ins for commands, in front of the real ones; each one writes down what it was called with."""
+    """Put stand-ins for programs in front of the real ones; each writes down what it was called with."""
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
@@ -36,19 +36,19 @@ def submit(tmp_path: Path, *words: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, EXIT_CODE, 137, 138])
-def test_the_slurm_job_queues_itself_again_for_the_code_of_a_stop_alone(code, tmp_path, programs):
+def test_slurm_job_requeues_itself_only_after_a_stop(code, tmp_path, programs):
     programs("srun", f"exit {code}")
-    calls = programs("scontrol", "echo node1; sleep 0.2; echo node2")  # nobody may stop reading after the first
+    calls = programs("scontrol", "echo node1; sleep 0.2; echo node2")  # the job must read both names
     assert submit(tmp_path, "rgb.pth.tar", "flow.pth.tar").returncode == code
     expected = ["show hostnames node[1-2]"] + (["requeue 123456"] if code in (EXIT_CODE, 128 + signal.SIGUSR1) else [])
     assert calls.read_text().splitlines() == expected
 
 
-def test_a_warned_slurm_task_saves_and_its_job_is_queued_again_and_goes_on(tmp_path, programs):
-    """srun's stand-in starts the real script as a task of one, on noise, and passes the first start a SIGUSR1."""
+def test_warned_slurm_task_saves_and_goes_on_when_requeued(tmp_path, programs):
+    """The stand-in for srun starts the real script as the only task, on noise, and sends its first start SIGUSR1."""
     noise = f"{sys.executable} {ROOT}/tests/noise.py main_coclr"
     small = "--dataset noise-2stream-2clip --seq_len 8 --img_dim 32 --batch_size 2 --moco-k 16 --moco-dim 8 -j 0 " \
-        "--stage 1 --topk 2 --epochs 40 --schedule"
+        "--stage 1 --topk 2 --epochs 12 --schedule"
     programs("srun", f"""
 export SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=1 SLURM_LOCALID=0
 shift 3
@@ -66,12 +66,12 @@ wait $task""")
     assert calls.read_text().splitlines()[-1] == "requeue 123456"
     again = submit(tmp_path, *words)
     assert again.returncode == 0, again.stderr
-    assert "train epoch 39 mean" in again.stdout and "train epoch 0 " not in again.stdout
+    assert "train epoch 11 mean" in again.stdout and "train epoch 0 " not in again.stdout
     assert len(calls.read_text().splitlines()) == 3
 
 
 @pytest.mark.parametrize("script", TRAININGS, ids=lambda path: path.stem)
-def test_a_training_script_goes_on_when_it_is_run_again(script, programs):
+def test_launcher_resumes_when_it_is_run_again(script, programs):
     python, torchrun = programs("python", ""), programs("torchrun", "")
     arguments = [] if "nce" in script.stem and "cpr" not in script.stem else ["a.pth.tar", "b.pth.tar"]
     for restarts in ("", "3"):
@@ -86,8 +86,8 @@ def test_a_training_script_goes_on_when_it_is_run_again(script, programs):
 
 
 @pytest.mark.parametrize("script", TRAININGS, ids=lambda path: path.stem)
-def test_a_signal_to_a_script_reaches_what_it_starts(script, programs):
-    """The script becomes the program: they are one process."""
+def test_signal_to_a_launcher_reaches_what_it_starts(script, programs):
+    """The launcher replaces itself by the program, so both are one process."""
     for name in ("python", "torchrun"):
         programs(name, "echo process $$")
     arguments = [] if "nce" in script.stem and "cpr" not in script.stem else ["a.pth.tar", "b.pth.tar"]

@@ -1,8 +1,6 @@
 """Features of video files are those that retrieval makes of an LMDB with the same frames; and how videos are cut."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -10,20 +8,19 @@ import miniature
 import numpy as np
 import pytest
 import torch
-from searching import RATE, write_video
+from searching import RATE, write_checkpoint, write_video
 from test_classifier_script import pretrained_state
 
-import launch
 from dataset import catalog
+from dataset.transforms.presets import CropsTransform
 from eval import network, retrieval
-from eval.search import encoders
-from eval.search.__main__ import main
-from eval.search.clips import Recipe, View, video_clips
-from process_data.src.errors import VideoError
 from process_data.src.flow import flow_images
 from process_data.src.video_io import read_frames
+from tools.search import ClipSettings, describe, load_encoder
+from tools.search.__main__ import main
+from tools.search.clips import EncoderSpec, video_clips
+from utils import launch
 from utils.errors import CheckpointError, OptionError
-from utils.presets import CropsTransform
 
 CPU = torch.device("cpu")
 SEQ_LEN, DS, SIDE = 8, 2, 32
@@ -31,7 +28,7 @@ LENGTH = RATE  # frames of a clip of one second
 
 
 def png(image: np.ndarray) -> bytes:
-    """Of a BGR image, without loss."""
+    """Encode a BGR image without loss."""
     return cv2.imencode(".png", image)[1].tobytes()
 
 
@@ -65,14 +62,13 @@ def of_retrieval(place: Path, dataset: str, second_view: str = "flow") -> torch.
 
 
 def test_features_are_those_of_retrieval_on_the_same_frames(place):
-    given = {"seq_len": SEQ_LEN, "ds": DS, "img_dim": SIDE}
-    views = ("rgb", "flow", "residual")
-    streams = [encoders.describe(place / "rgb.pth.tar", given, view) for view in views]
-    recipe = Recipe(24, 1.0, "dis", tuple(stream.seen for stream in streams))
-    clips = [clip for name in ("long.avi", "short.avi") for clip in video_clips(place / name, recipe)]
-    assert [clip.frames for clip in clips] == [15, 15, 22]
-    nets = encoders.Encoders(streams, [place / "rgb.pth.tar"] * 3, CPU, batch_size=5)
-    found = torch.from_numpy(nets.features(clips)).chunk(3, dim=1)
+    specs = tuple(describe(place / "rgb.pth.tar", view=view, seq_len=SEQ_LEN, ds=DS, img_dim=SIDE)
+                  for view in ("rgb", "flow", "residual"))
+    settings = ClipSettings(specs, short_side=24, clip_seconds=1.0)
+    clips = [clip for name in ("long.avi", "short.avi") for clip in video_clips(place / name, settings)]
+    assert [round((clip.end - clip.start) * RATE) for clip in clips] == [15, 15, 22]
+    found = [torch.from_numpy(load_encoder(spec, batch_size=5).features([clip.samples[i] for clip in clips]))
+             for i, spec in enumerate(specs)]
     expected = [of_retrieval(place, "mine"), of_retrieval(place, "mine-f"), of_retrieval(place, "mine-f", "residual")]
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -83,55 +79,41 @@ def test_features_are_those_of_retrieval_on_the_same_frames(place):
 @pytest.mark.parametrize("frames", [2, 3, 22, 23, 37, 38, 60])
 def test_clips_share_out_the_frames_of_a_video(tmp_path, frames):
     path = write_video(tmp_path / "x.avi", frames)
-    recipe = Recipe(0, 1.0, "dis", (View("rgb", 4, 1, 8), View("residual", 4, 1, 8)))
-    clips = list(video_clips(path, recipe))
+    specs = tuple(EncoderSpec("", "", view, "s3d", 4, 1, 8) for view in ("rgb", "residual"))
+    clips = list(video_clips(path, ClipSettings(specs, short_side=0, clip_seconds=1.0)))
     counts, left = [], frames
     while left >= 1.5 * LENGTH:  # the next clip would leave at least half of one
         counts.append(LENGTH)
         left -= LENGTH
-    assert [clip.frames for clip in clips] == [*counts, left]
-    edges = np.cumsum([0, *counts, left]) / RATE
+    counts.append(left)
+    edges = np.cumsum([0, *counts]) / RATE
     np.testing.assert_allclose([clip.start for clip in clips], edges[:-1], atol=1e-6)
     np.testing.assert_allclose([clip.end for clip in clips], edges[1:], atol=1e-6)
-    images = np.stack(list(read_frames(path)))[..., ::-1]
-    crops = CropsTransform(8).cut(np.ascontiguousarray(images))[0]
-    for clip, start in zip(clips, np.cumsum([0, *counts]), strict=True):
-        rgb, residual = clip.samples
-        for sample, first, last in ((rgb, start, start + clip.frames), (residual, start, start + clip.frames - 1)):
-            assert sample["windows"].max() < sample["clips"].shape[2] <= last - first
-        np.testing.assert_array_equal(rgb["clips"][0, 0, 0].numpy(), crops[start])
-
-
-def test_a_video_of_one_frame_or_none_is_refused(tmp_path):
-    recipe = Recipe(0, 1.0, "dis", (View("rgb", 4, 1, 8),))
-    with pytest.raises(VideoError, match="only one frame"):
-        list(video_clips(write_video(tmp_path / "x.avi", 1), recipe))
-    (tmp_path / "y.avi").write_bytes(b"")
-    with pytest.raises(VideoError, match="does not decode"):
-        list(video_clips(tmp_path / "y.avi", recipe))
-
-
-@pytest.mark.parametrize(("options", "given", "view", "word"), [
-    ({"seq_len": 10**9}, {}, "", "--seq_len 1000000000 cannot be"), ({"img_dim": "x"}, {}, "", "--img_dim x cannot be"),
-    ({"dataset": "mine-f-2clip"}, {}, "rgb", "trained on flow, and not on rgb"),
-    ({"dataset": "mine-f-2clip", "second_view": "evil"}, {}, "", "trained on evil")])
-def test_what_a_checkpoint_cannot_be_is_refused(tmp_path, options, given, view, word):
-    torch.save({"state_dict": {}, "options": options}, tmp_path / "x.pth.tar")
-    with pytest.raises(OptionError, match=word):
-        encoders.describe(tmp_path / "x.pth.tar", given, view)
+    images = np.ascontiguousarray(np.stack(list(read_frames(path)))[..., ::-1])
+    crops = CropsTransform(8).cut(images)[0]
+    for clip, start, count in zip(clips, np.cumsum([0, *counts]), counts, strict=False):
+        rgb, residual = (sample["clips"][0, 0].numpy() for sample in clip.samples)
+        np.testing.assert_array_equal(rgb, crops[start:start + count])  # windows of 4 begin at every frame
+        assert len(residual) == count - 1
 
 
 def test_a_checkpoint_says_what_it_was_trained_with(tmp_path):
-    said = {"net": "r50", "seq_len": 16, "ds": 3, "img_dim": 64, "dataset": "mine-2stream-2clip", "reverse": True,
-            "second_view": "residual"}
-    torch.save({"state_dict": {}, "options": said}, tmp_path / "x.pth.tar")
-    found = encoders.describe(tmp_path / "x.pth.tar", {"ds": 2})
-    assert (found.net, found.seq_len, found.ds, found.img_dim, found.view) == ("r50", 16, 2, 64, "residual")
-    torch.save({"state_dict": {}}, tmp_path / "y.pth.tar")
-    found = encoders.describe(tmp_path / "y.pth.tar", {}, usual_view="flow")
-    assert (found.net, found.seq_len, found.ds, found.img_dim, found.view) == ("s3d", 32, 1, 128, "flow")
+    path = write_checkpoint(tmp_path / "x.pth.tar", net="r50", seq_len=16, ds=3, img_dim=64, reverse=True,
+                            dataset="mine-2stream-2clip", second_view="residual")
+    spec = describe(path, ds=2)
+    assert (spec.net, spec.seq_len, spec.ds, spec.img_dim, spec.view) == ("r50", 16, 2, 64, "residual")
+    with pytest.raises(OptionError, match="trained on residual, and not on rgb"):
+        describe(path, view="rgb")
+    torch.save({"state_dict": {}}, path)
+    spec = describe(path, default_view="flow")
+    assert (spec.net, spec.seq_len, spec.ds, spec.img_dim, spec.view) == ("s3d", 32, 1, 128, "flow")
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
-        encoders.describe(tmp_path / "z.pth.tar", {})
+        describe(tmp_path / "z.pth.tar")
+
+
+def test_clips_that_a_network_cannot_take_are_refused(place):
+    with pytest.raises(OptionError, match="--img_dim 4"):
+        load_encoder(describe(place / "rgb.pth.tar", img_dim=4))
 
 
 def test_the_command_line_from_videos_to_an_answer(place, capsys, monkeypatch):
@@ -147,20 +129,11 @@ def test_the_command_line_from_videos_to_an_answer(place, capsys, monkeypatch):
         Path("videos", name).symlink_to(place / name)
     said = run("index", "rgb.pth.tar", "videos", "--out", "index", "-j", "1", "--seq_len", "8", "--img_dim", "32",
                "--clip_seconds", "1")
-    assert "3 new clips of 52 frames" in said and "clips/s" in said and "flat, which is exact" in said
+    assert "3 new clips" in said and "clips/s" in said and "3 clips of 2 videos" in said
     said = run("search", "index", "short.avi", "-k", "2", "--json", "answer.json")
     [first] = [line for line in said.splitlines() if line.startswith("1 ")]
     assert "videos/short.avi (the query)" in first and "1.0000" in first
     assert "data:image/jpeg" in Path("index/search.html").read_text()
     hits = json.loads(Path("answer.json").read_text())["hits"]
-    assert [hit["name"] for hit in hits][:1] == ["videos/short.avi"] and len(hits) == 2
-    assert hits[0]["end"] == pytest.approx(22 / RATE)
+    assert hits[0]["name"] == "videos/short.avi" and len(hits) == 2 and hits[0]["end"] == pytest.approx(22 / RATE)
     assert run("search", "index", "long.avi", "--exclude_self", "--html", "x.html").count("long.avi") == 0
-
-
-def test_the_module_refuses_in_one_line(tmp_path):
-    command = [sys.executable, "-m", "eval.search", "index", str(tmp_path / "none"), str(tmp_path)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[1], text=True, capture_output=True, timeout=200,
-                          check=False)
-    assert done.returncode == 2 and done.stderr.startswith("error: there is no checkpoint")
-    assert done.stderr.count("\n") == 1 and not (tmp_path / "video_index").exists()

@@ -1,15 +1,13 @@
 """Which rows of a csv become videos, with which labels, sources and lengths."""
 
 import json
-import sys
 
-import numpy as np
 import pandas
 import pytest
 
-from dataset.errors import DataError
 from dataset.split_files import read_classes, source_names, video_name
 from dataset.video_index import IndexRules, read_index
+from utils.errors import DataError
 
 UCF = IndexRules(drop_unknown_classes=False, source_by_video=False, csv_counts=(True,), length="half")
 K400 = IndexRules(drop_unknown_classes=True, source_by_video=True, csv_counts=(False,), length="whole")
@@ -168,7 +166,7 @@ def test_a_damaged_source_list(tmp_path, text):
 
 
 @pytest.mark.parametrize("row", ["A/a", "A/a,x", "A/a,-3", "A/a,3,4", "a,30"])
-def test_rows_that_are_none(tmp_path, row):
+def test_invalid_rows(tmp_path, row):
     with pytest.raises(DataError, match="line 2"):
         index(write(tmp_path, "A", f"A/ok,30\n{row}\n"), {"A/a": 30, "A/ok": 30})
 
@@ -196,17 +194,6 @@ def test_validation_is_taken_after_the_drop(tmp_path):
     path = write(tmp_path, "A", "".join(f"{name},{n}\n" for name, n in rows))
     expected = pandas.Series([name for name, n in rows if n == 30]).sample(frac=0.3, random_state=666)
     assert index(path, dict(rows)).validation().names == expected.tolist()
-
-
-def test_an_index_is_a_few_flat_arrays(tmp_path):
-    """What 240,000 videos would take, by the bytes of 2,000: well below 300 MB."""
-    names = many(2000, "playing some instrument/abcdefghijk_{:06d}_000010")
-    path = write(tmp_path, "playing some instrument", "".join(f"/data/k400/frame/{name}/,300\n" for name in names))
-    found = index(path, dict.fromkeys(names, 300), K400)
-    arrays = (found.labels, found.sources, found.num_frames)
-    assert all(isinstance(array, np.ndarray) for array in arrays)
-    size = sum(array.nbytes for array in arrays) + sum(map(sys.getsizeof, [*found.paths, *found.names]))
-    assert size / 2000 * 240_000 < 100e6
 
 
 def test_a_row_of_more_frames_than_the_lmdb_has_is_refused_by_its_name(tmp_path):

@@ -1,0 +1,79 @@
+"""Damaged YAML files of options, and JSON files of results and names: a right value or an error of one line."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from damage import damaged, refused
+
+import main_nce
+from eval import feature_files, merge_2stream_prob
+from eval.feature_files import FeatureSet
+from utils.files import read_json
+
+OPTIONS = b"""dataset: rendered-2clip
+moco-k: 128         # a comment
+lr: 1e-4
+schedule: [10, 20]
+cos: false
+prefix: "a b"
+"""
+
+
+def test_options_from_yaml(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(OPTIONS)
+    good = main_nce.parse(["--config", str(path)])
+    assert (good.dataset, good.moco_k, good.lr, good.schedule) == ("rendered-2clip", 128, 1e-4, [10, 20])
+
+    def read() -> None:
+        found = main_nce.parse(["--config", str(path)])
+        assert type(found.moco_k) is int and type(found.lr) is float and all(type(x) is int for x in found.schedule)
+    refusals = 0
+    for data in damaged(OPTIONS, 200):
+        path.write_bytes(data)
+        refusals += refused(read)
+    assert 20 < refusals < 200
+
+
+def test_probabilities(tmp_path: Path):
+    path = tmp_path / "x-prob-ten.json"
+    good = json.dumps({f"/x/A/v{i}/": {"mean_prob": [[0.5, 0.25, 0.25]]} for i in range(3)}).encode()
+
+    def read() -> None:
+        for prob in merge_2stream_prob.read_probabilities(path).values():
+            assert isinstance(prob, torch.Tensor) and prob.isfinite().all()
+    path.write_bytes(good)
+    assert not refused(read)
+    for data in damaged(good, 200):
+        path.write_bytes(data)
+        refused(read)
+
+
+@pytest.mark.parametrize("part", ["vname.json", "feature.pth.tar", "label.pth.tar"])
+def test_features(tmp_path, part):
+    names = [f"/x/A/v{i}/" for i in range(4)]
+    feature_files.save(tmp_path, "mine", "test", FeatureSet(torch.randn(4, 3), torch.arange(4), names), {"net": "s3d"})
+    path = tmp_path / f"mine_test_{part}"
+    good = path.read_bytes()
+
+    def read() -> None:
+        found = feature_files.load(tmp_path, "mine", "test")
+        assert len(found.features) == len(found.labels) == len(found.names) == 4 and found.features.isfinite().all()
+    assert not refused(read)
+    for data in damaged(good, 100):
+        path.write_bytes(data)
+        refused(read)
+
+
+def test_json(tmp_path: Path):
+    path = tmp_path / "results.json"
+    good = {"a": [1, 2.5, None, True], "b": {"c": "ü\n"}}
+    text = json.dumps(good).encode()
+    for data in [text, b"\xef\xbb\xbf" + text, *damaged(text, 200)]:
+        path.write_bytes(data)
+        refused(lambda: json.dumps(read_json(path)))
+    path.write_bytes(text)
+    assert read_json(path) == good and math.isclose(read_json(path)["a"][1], 2.5)

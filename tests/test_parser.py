@@ -1,0 +1,200 @@
+"""Options from the command line and from YAML files, their errors of one line, and the completion of a shell."""
+
+import subprocess
+import sys
+from argparse import Namespace
+from contextlib import redirect_stdout
+from io import StringIO
+from pathlib import Path
+
+import pytest
+import yaml
+
+import main_coclr
+import main_nce
+from utils.errors import OptionError
+from utils.parser import Parser
+
+ROOT = Path(__file__).parents[1]
+YAML = """
+# comments are welcome
+net: r50
+lr: 1e-2
+moco-k: 010
+schedule: [5, 8]
+cos: true
+reverse: false
+name_prefix: 'no'
+workers: 0
+out:
+"""
+FLAGS = "--net r50 --lr 1e-2 --moco-k 010 --schedule 5 8 --cos --name_prefix no -j 0"
+
+
+def make_parser(parser: Parser | None = None) -> Parser:
+    parser = parser or Parser("Train a network.", prog="train.py")
+    add = parser.topic("training")
+    add("--lr", type=float, default=1e-3, help="learning rate")
+    add("--moco-k", type=int, default=2048, help="queue length")
+    add("--schedule", type=int, nargs="*", default=[120, 160], help="epochs")
+    add("--progressive", type=int, nargs="+", default=[], help="topk of each phase")
+    add("--pretrain", nargs=2, default=["random", "random"], metavar=("CKPT_A", "CKPT_B"), help="two checkpoints")
+    add("--net", choices=["s3d", "r50"], default="s3d", help="backbone")
+    add("--cos", action="store_true", help="cosine")
+    add("--reverse", action="store_true", help="swap the views")
+    add("-j", "--workers", type=int, default=16, help="loader processes")
+    add("-k", type=int, default=10, help="rows of the table")
+    add("--name_prefix", default="", help="first part of the name")
+    add("--local_rank", "--local-rank", type=int, help="set by the launcher")
+    add("--out", type=Path, metavar="FOLDER", help="where the results go")
+    return parser
+
+
+def parse(*argv: str) -> Namespace:
+    return make_parser().parse_args(argv)
+
+
+def config(folder: Path, text: str) -> list[str]:
+    (folder / "run.yaml").write_text(text)
+    return ["--config", str(folder / "run.yaml")]
+
+
+@pytest.mark.parametrize(("text", "flags"), [
+    (YAML, FLAGS), ("", ""), ("# nothing\n", ""), ("schedule: []\n", "--schedule"), ("progressive: []\n", ""),
+    ("moco_k: 4096\n", "--moco-k 4096"), ("schedule: 7\n", "--schedule 7"), ("k: 3\nj: 2\n", "-k 3 -j 2"),
+    ("local-rank: 3\n", "--local-rank 3"), ("pretrain: [a b, c]\nreverse: yes\n", "--pretrain a\u00a0b c --reverse"),
+    ("progressive:\n- 1\n- 2\n", "--progressive 1 2"), ("name_prefix: -x\n", "--name_prefix=-x"),
+    ("name_prefix: null\nlr: ~\nschedule:\n", ""), ("out: a\n", "--out a")])
+def test_a_file_equals_its_flags_and_leaves_no_trace(text, flags, tmp_path):
+    words = [word.replace("\u00a0", " ") for word in flags.split(" ") if word]
+    options = vars(parse(*config(tmp_path, text)))
+    assert options == vars(parse(*words)) and "config" not in options and "print_completion" not in options
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_flags_win_wherever_they_stand(before, tmp_path):
+    file, flags = config(tmp_path, YAML), ["--lr", "3", "--schedule", "1", "-j4"]
+    options = parse(*flags, *file) if before else parse(*file, *flags)
+    assert (options.lr, options.schedule, options.workers, options.moco_k) == (3.0, [1], 4, 10)
+
+
+@pytest.mark.parametrize("script", [main_nce, main_coclr])
+def test_every_option_of_a_script_comes_back_from_a_file(script, tmp_path):
+    words = ["--lr", "1e-7", "--schedule", "--stage=2", "--cascade"][:3 if script is main_nce else None]
+    options = script.make_parser().parse_args([*words, "--dist-timeout", "3", "--name_prefix", "yes"])
+    assert script.make_parser().parse_args(config(tmp_path, yaml.safe_dump(vars(options)))) == options
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("lr: 1\nmocok: 3\n", "run.yaml, line 2: there is no option 'mocok'; the nearest is moco"),
+    ("lr: zzz\n", "run.yaml: argument --lr: invalid float value: 'zzz'"),
+    ("\nworkers: x\n", "run.yaml: argument -j/--workers: invalid int"),
+    ("net: moco\n", "run.yaml: argument --net: invalid choice: 'moco'"),
+    ("pretrain: [a]\n", "run.yaml: argument --pretrain: expected 2"),
+    ("moco-k: 1\nmoco_k: 2\n", "line 2: moco_k has been set"), ("lr: 1\nlr: 1\n", "line 2: lr has been set"),
+    ("cos: maybe\n", "line 1: cos takes true or false"), ("net: [a]\n", "net takes one value"),
+    ("net: {a: b}\n", "net takes one value"), ("schedule: [[1]]\n", "schedule takes a list of values"),
+    ("cos: [true]\n", "cos takes one value"), ("[1]: 2\n", "there is no option"), ("config: x\n", "no option 'config'"),
+    ("help: true\n", "no option 'help'"), ("- lr\n", "should have lines like batch_size: 16"),
+    ("just text", "should have lines like"), ("{a: [}\n", "is not YAML"), ("a: b: c\n", "is not YAML"),
+    ('"ev\\x1b[2Jil\\n": 3\n', "there is no option 'ev\\x1b[2Jil\\n'"), ("\x00", "is not YAML")])
+def test_an_error_in_a_file_is_one_line_that_names_it(text, words, tmp_path):
+    with pytest.raises(OptionError) as caught:
+        parse(*config(tmp_path, text))
+    assert words in str(caught.value) and "run.yaml" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_not_text_is_an_error(tmp_path):
+    (tmp_path / "run.yaml").write_bytes(b"lr: \xff\xfe\n")
+    with pytest.raises(OptionError, match="is not YAML"):
+        parse("--config", str(tmp_path / "run.yaml"))
+
+
+def test_a_wrong_flag_is_not_blamed_on_the_file(tmp_path):
+    with pytest.raises(OptionError, match=r"^argument --lr: invalid float value: 'x'"):
+        parse(*config(tmp_path, "lr: 1\n"), "--lr", "x")
+
+
+@pytest.mark.parametrize(("argv", "words"), [
+    (["--config"], "expected one argument"), (["--config", "a", "--config=b"], "give one file"),
+    (["--config", "nowhere.yaml"], "nowhere.yaml"), (["--config", "."], "directory"),
+    (["--sched", "3"], "unrecognized arguments: --sched 3"), (["--lr"], "argument --lr: expected one argument"),
+    (["--net", "x"], "argument --net: invalid choice: 'x'"), (["3"], "unrecognized arguments: 3")])
+def test_a_mistake_on_the_command_line_is_one_line(argv, words):
+    with pytest.raises(OptionError, match=words) as caught:
+        parse(*argv)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith("(--help lists the options)")
+
+
+@pytest.mark.parametrize("argv", ["a b --lr 2 -k 3", "--lr 2 a b -k 3", "a --lr 2 b -k 3", "a --config FILE b",
+                                  "--config FILE a b"])
+def test_positional_arguments_may_stand_between_options(argv, tmp_path):
+    _, file = config(tmp_path, "lr: 2\nk: 3\n")
+    parser = make_parser()
+    parser.add_argument("places", nargs="*")
+    options = parser.parse_args(argv.replace("FILE", file).split())
+    assert (options.places, options.lr, options.k) == (["a", "b"], 2.0, 3)
+
+
+def test_commands_have_options_and_files_of_their_own(tmp_path):
+    parser = Parser("Search.", prog="search")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    make_parser(commands.add_parser("index", description="Index.")).add_argument("places", nargs="+", metavar="FOLDER")
+    commands.add_parser("find", description="Find.").topic("data")("--clip", required=True, metavar="FILE", help="clip")
+    file = config(tmp_path, "lr: 2\n")
+    options = parser.parse_args(["index", "a", *file, "b"])
+    assert (options.places, options.lr) == (["a", "b"], 2.0) and not hasattr(options, "config")
+    assert parser.parse_args(["find", "--clip", "x"]) == Namespace(clip="x")
+    assert parser.format_usage().split() == ["usage:", "search", "COMMAND", "[options]"]
+    assert commands.choices["find"].format_usage().split()[1:5] == ["search", "find", "--clip", "FILE"]
+    for argv, words in (([], "COMMAND"), (["other"], "other"), ([*file, "index", "a"], "run.yaml"),
+                        (["find"], "--clip"), (["find", *file], "no option 'lr'")):
+        with pytest.raises(OptionError, match=words):
+            parser.parse_args(argv)
+
+
+def test_help_shows_defaults_and_a_short_usage():
+    parser = make_parser(Parser("Train.\n\nExample:\n\n    python train.py", prog="train.py"))
+    parser.topic("data")("--name", default="50%s", help="a name")
+    parser.topic("data")("--set", required=True, metavar="NAME", help="a set (default: none)")
+    text = parser.format_help()
+    assert text.startswith("usage: train.py --set NAME [options]\n\nTrain.\n")
+    assert text.endswith("\nExample:\n\n    python train.py\n")
+    for shown in ("a name (default: 50%s)", "epochs (default: 120 160)", "where the results go (default: none)",
+                  "cosine\n", "data:\n", "training:\n"):
+        assert shown in text, shown
+    assert "method:" not in text and text.index("data:") < text.index("training:") < text.index("general:")
+
+
+def printed(shell: str) -> str:
+    with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit) as ended:
+        parse("--print-completion", shell)
+    assert ended.value.code == 0
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("line", "completed"), [
+    ("python train.py --moc", "--moco-k"), ("python3 some/where/train.py --lr 3 --net r", "r50"),
+    ("torchrun --nproc_per_node=2 train.py --net s", "s3d"), ("./train.py --revers", "--reverse"),
+    ("python train.py --out fo", "folder"), ("python train.py --pretrain ch", "checkpoint.pth.tar")])
+def test_bash_completes_a_script_by_itself_and_behind_python(line, completed, tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "checkpoint.pth.tar").touch()
+    (tmp_path / "train.py.bash").write_text(printed("bash"))
+    function = "_complete_script" if line.startswith(("p", "t")) else "_shtab_train_py"
+    program = f"source train.py.bash; COMP_WORDS=({line}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); {function}; " \
+        'printf "%s\\n" "${COMPREPLY[@]}"; complete -p python train.py'
+    shown = subprocess.run(["bash", "--norc", "-c", program], cwd=tmp_path, capture_output=True, text=True).stdout
+    replies, by_python, by_itself = shown.rsplit("\n", 3)[:3]
+    assert replies.split() == [completed]
+    assert "_complete_script" in by_python and "_shtab_train_py" in by_itself
+
+
+def test_zsh_gets_the_same_options():
+    out = printed("zsh")
+    assert out.startswith("#compdef ") and all(words in out for words in ("--moco-k", "s3d r50", "_files -/"))
+
+
+def test_the_parser_imports_no_torch():
+    subprocess.run([sys.executable, "-c", "import sys, utils.parser; sys.exit('torch' in sys.modules)"], cwd=ROOT,
+                   check=True)

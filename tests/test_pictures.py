@@ -1,0 +1,109 @@
+"""Film strips, contact sheets and the colours of flow, against plain loops and the writer of the flow frames."""
+
+import base64
+import math
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+
+from process_data.src.flow import flow_image, jpeg
+from tools import pictures
+from tools.pictures import Tile
+
+
+def wheel() -> list[tuple[int, int, int]]:
+    """Middlebury's colour wheel, from its description: six stretches from a colour to the next."""
+    colours = [(255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255), (255, 0, 0)]
+    steps = []
+    for length, (first, last) in zip((15, 6, 4, 11, 13, 6), pairwise(colours), strict=True):
+        for i in range(length):
+            steps.append(tuple(f + math.trunc(255 * i / length) * ((z > f) - (z < f))
+                               for f, z in zip(first, last, strict=True)))
+    return steps
+
+
+def colour_of(x: float, y: float, scale: float) -> list[int]:
+    """The colour of the motion of one pixel."""
+    colours = wheel()
+    speed = min(1.0, math.hypot(x, y) / scale)
+    place = (math.atan2(-y, -x) / math.pi + 1) / 2 * (len(colours) - 1)
+    low = int(place)
+    high, share = (low + 1) % len(colours), place - low
+    mixed = [(1 - share) * a / 255 + share * b / 255 for a, b in zip(colours[low], colours[high], strict=True)]
+    return [math.floor(255 * (1 - speed * (1 - c))) for c in mixed]
+
+
+@pytest.mark.parametrize("scale", [1.0, 7.3, 20.0])
+def test_flow_has_the_colours_of_middleburys_wheel(scale):
+    motion = np.random.default_rng(0).uniform(-20, 20, (3, 5, 7, 2)).astype(np.float32)
+    motion[0, 0, 0] = 0
+    found = pictures.flow_to_colour(motion, scale)
+    assert found.shape == (3, 5, 7, 3) and found.dtype == np.uint8 and found[0, 0, 0].tolist() == [255] * 3
+    for place in np.ndindex(3, 5, 7):
+        expected = colour_of(*map(float, motion[place]), scale)
+        assert np.abs(found[place].astype(int) - expected).max() <= 1, (place, motion[place])
+
+
+def test_stored_flow_is_decoded_to_the_motion_it_was_made_of():
+    blocks = np.random.default_rng(1).uniform(-25, 25, (4, 5, 2)).astype(np.float32)
+    blocks[0, 0] = 0
+    flow = blocks.repeat(16, 0).repeat(16, 1)  # a JPEG mixes the colours of neighbours: compare only the middles
+    stored = cv2.imdecode(np.frombuffer(jpeg(flow_image(flow)), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    found = pictures.flow_from_frames(stored[None])[0][8::16, 8::16]
+    assert np.abs(found - np.clip(blocks, -20, 20)).max() < 3 * 40 / 255
+    assert (found[0, 0] == 0).all() and found.dtype == np.float32
+
+
+def test_the_scale_of_flow_is_the_99th_percentile_and_never_that_of_noise():
+    assert pictures.flow_scale(np.zeros((1, 4, 4, 2))) == 1.0
+    motion = np.zeros((1, 10, 100, 2))
+    motion[..., 0] = np.arange(1000).reshape(10, 100) / 100
+    assert pictures.flow_scale(motion[:, :5], motion[:, 5:]) == 9.9
+    assert np.array_equal(pictures.flow_to_colour(motion), pictures.flow_to_colour(motion, 9.9))
+
+
+def test_the_legend_has_the_colour_of_each_direction():
+    legend = pictures.flow_legend(5.0).image.astype(int)
+    rows, columns = np.nonzero(legend.max(2) - legend.min(2) > 60)  # only the wheel has colours
+    top, left, radius = rows.min(), columns.min(), (columns.max() - columns.min()) / 2
+    assert abs(radius - pictures.WHEEL_RADIUS) <= 1
+    for x, y in [(0.8, 0.1), (-0.8, 0), (0, 0.8), (0, -0.8), (0.5, -0.5)]:
+        pixel = legend[round(top + radius + y * radius), round(left + radius + x * radius)]
+        assert np.abs(pixel - colour_of(5 * x, 5 * y, 5.0)).max() < 25
+
+
+def test_a_film_strip_has_evenly_spaced_frames_side_by_side():
+    assert pictures.evenly_spaced(100, 4).tolist() == [12, 37, 62, 87]
+    assert pictures.evenly_spaced(2, 4).tolist() == [0, 1] and pictures.evenly_spaced(0, 4).tolist() == []
+    frames = np.stack([np.full((20, 40, 3), 60 * i, np.uint8) for i in range(3)])
+    strip = pictures.film_strip(frames, 10)
+    assert strip.shape == (10, 3 * 20 + 2 * 2, 3)
+    assert [int(strip[5, 10 + 22 * i, 0]) for i in range(3)] == [0, 60, 120]
+    assert strip[0, 20:22].tolist() == [[128, 128, 128]] * 2
+    noise = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3)).astype(np.uint8)
+    assert np.array_equal(pictures.film_strip(noise, 12), noise[0].repeat(3, 0).repeat(3, 1))
+
+
+def test_a_data_uri_holds_the_picture_in_its_colours():
+    image = np.zeros((16, 16, 3), np.uint8)
+    image[..., 0] = 200
+    head, code = pictures.data_uri(image).split(",")
+    assert head == "data:image/jpeg;base64"
+    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(code), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.abs(decoded[8, 8].astype(int) - (200, 0, 0)).max() < 8
+
+
+def test_a_contact_sheet_lines_up_its_tiles_and_cuts_long_captions():
+    small, wide = np.full((8, 30, 3), 10, np.uint8), np.full((12, 50, 3), 20, np.uint8)
+    rows = [[Tile(small, ["x" * 99]), Tile(wide, ["right"], pictures.RIGHT)], [Tile(wide), Tile(small), Tile(small)]]
+    sheet = np.asarray(pictures.contact_sheet(rows, "Title"))
+    assert (sheet[:, -pictures.MARGIN:] == 255).all() and (sheet[-pictures.MARGIN:] == 255).all()
+    lefts = {value: sorted({int(x) for x in np.nonzero((sheet == value).all(2))[1]})[0] for value in (10, 20)}
+    border = pictures.MARGIN + pictures.BORDER
+    assert lefts == {10: border, 20: border}
+    _, x = np.nonzero((sheet == pictures.RIGHT).all(2))
+    second = pictures.MARGIN + 50 + 2 * pictures.BORDER + pictures.GAP
+    assert x.min() == second and x.max() == second + 50 + 2 * pictures.BORDER - 1
+    assert (sheet[:, second - pictures.GAP:second][pictures.MARGIN + 30:] == 255).all()  # no caption reaches across
