@@ -19,6 +19,11 @@ def take(kind: type[T], options: Mapping[str, Any]) -> T:
     return kind(**{name: options[name] for name in names})
 
 
+def configs_of(options: Mapping[str, Any]) -> "tuple[ModelConfig, DataConfig, TrainConfig]":
+    """Build all three from the options of a pretraining."""
+    return take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
+
+
 @dataclass(frozen=True)
 class DataConfig:
     """The dataset, its folders, and the clips to cut; see :mod:`engine.options`."""
@@ -124,8 +129,12 @@ class TrainConfig:
     accept_changes: bool
     save_freq: int = 1
     fp32_steps: int = 0
+    self_mask: float = 0.9
+    health_clips: int = 0
+    health_freq: int = 10
+    knn_freq: int = 0
 
     @property
     def rates(self) -> LrSchedule:
-        """The learning-rate schedule."""
+        """The learning rate by epoch."""
         return LrSchedule(self.lr, tuple(self.schedule), self.cos, self.epochs)

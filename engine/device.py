@@ -66,12 +66,6 @@ def set_tf32(on: bool) -> None:
     torch.backends.cuda.matmul.fp32_precision = "ieee"
 
 
-def tf32_is_on() -> bool:
-    """Return whether convolutions on GPUs use TF32."""
-    precision = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]  # torch makes it at run time
-    return bool(precision == "tf32")
-
-
 def use_deterministic_kernels() -> None:
     """Prefer deterministic kernels (``--deterministic``); call before CUDA starts.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import retention
-from engine.config import DataConfig, ModelConfig
+from engine.config import DataConfig, ModelConfig, TrainConfig
 from engine.logger import MetricsLogger
 from engine.retention import newest_complete, resumable
 from engine.trainer import TrainState
@@ -21,24 +21,22 @@ from utils.files import lock, write_json
 from utils.provenance import code_version, environment
 
 AUTO = "auto"  # --resume auto: the newest checkpoint of the run folder
+FOLDER_OPTIONS = "--name_prefix or --prefix"  # that change the run folder of a pretraining
 RUN_FILE = "run.json"
 LONGEST_NAME = 255  # bytes of a path component on common file systems
 
 
-def nce_folder(model: ModelConfig, data: DataConfig, *, batch_size: int, lr: float, prefix: str, name_prefix: str,
+def nce_folder(model: ModelConfig, data: DataConfig, train: TrainConfig, *, prefix: str, name_prefix: str,
                pretrain: str) -> Path:
     """Return the run folder of main_nce.py, relative to the working directory."""
-    return Path("ckpt", f"log-{prefix}", _fit(
-        f"{name_prefix}{model.model}_k{model.moco_k}_{_clip_part(model.net, data, batch_size, lr)}"
-        f"{_pretrained(pretrain)}"))
+    return Path("ckpt", f"log-{prefix}",
+                _fit(f"{name_prefix}{model.model}_{_settings(model, data, train)}{_pretrained(pretrain)}"))
 
 
-def coclr_folder(model: ModelConfig, data: DataConfig, *, batch_size: int, lr: float, prefix: str, name_prefix: str
-                 ) -> Path:
+def coclr_folder(model: ModelConfig, data: DataConfig, train: TrainConfig, *, prefix: str, name_prefix: str) -> Path:
     """Return the run folder of main_coclr.py, relative to the working directory."""
     mining = f"top{model.topk}{'-R' if model.reverse else ''}"
-    return Path("ckpt", f"log-{prefix}", _fit(
-        f"{name_prefix}{model.model}-{mining}_k{model.moco_k}_{_clip_part(model.net, data, batch_size, lr)}"))
+    return Path("ckpt", f"log-{prefix}", _fit(f"{name_prefix}{model.model}-{mining}_{_settings(model, data, train)}"))
 
 
 def classifier_folder(data: DataConfig, *, model: str, net: str, optim: str, batch_size: int, lr: float,
@@ -50,8 +48,9 @@ def classifier_folder(data: DataConfig, *, model: str, net: str, optim: str, bat
         f"_wd{wd}_seq1_len{data.seq_len}_ds{data.ds}_train-{train_what}{_pretrained(pretrain)}"))
 
 
-def _clip_part(net: str, data: DataConfig, batch_size: int, lr: float) -> str:
-    return f"{data.name}-{data.img_dim}_{net}_bs{batch_size}_lr{lr}_seq2_len{data.seq_len}_ds{data.ds}"
+def _settings(model: ModelConfig, data: DataConfig, train: TrainConfig) -> str:
+    return (f"k{model.moco_k}_{data.name}-{data.img_dim}_{model.net}_bs{train.batch_size}_lr{train.lr}_seq2"
+            f"_len{data.seq_len}_ds{data.ds}")
 
 
 def _pretrained(path: str) -> str:

@@ -1,18 +1,19 @@
 """--precision, with loss scaling across a resume; --fp32_steps; --compile."""
 
 import copy
+from contextlib import contextmanager
 
 import pytest
 import torch
-from test_main_pretrain import newest, on_noise, run, stopped_in_epoch_2  # noqa: F401  (on_noise is a fixture)
+from test_main_pretrain import newest, on_noise, run  # noqa: F401  (on_noise is a fixture)
 from test_pretrain import TinyBackbone
 from torch import nn
 
 import main_coclr
 import main_nce
 from engine import checkpoint, steps
-from engine.config import DataConfig, ModelConfig, TrainConfig, take
-from engine.device import choose_precision
+from engine.config import configs_of
+from engine.device import Precision, choose_precision
 from engine.optimizer import Optimizer
 from engine.pretraining import Pretraining
 from model import momentum
@@ -102,7 +103,21 @@ def test_scaled_steps_equal_plain_ones_and_an_overflow_is_skipped():
     assert torch.equal(scaled.weight, before) and optimizers[1].scaler.get_scale() == 512.0
 
 
-@pytest.mark.parametrize("options", ["--precision bf16", "--precision fp16", "--precision bf16 --fp32_steps 3"])
+@contextmanager
+def stopped_in_epoch_2(monkeypatch):
+    """Ctrl-C when the third epoch begins."""
+    begin = Pretraining.begin_epoch
+
+    def stopped(task, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        begin(task, epoch)
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "begin_epoch", stopped)
+        yield
+
+
+@pytest.mark.parametrize("options", ["--precision fp16", "--precision bf16 --fp32_steps 3"])
 def test_a_resumed_run_ends_like_one_that_never_stopped(options, on_noise, capsys, monkeypatch):  # noqa: F811
     monkeypatch.setattr(torch.amp.GradScaler, "get_growth_interval", lambda self: 1)  # so that the scale has a history
     assert run(main_nce, f"--epochs 3 --name_prefix whole {options}") == 0
@@ -133,15 +148,14 @@ def test_the_first_steps_are_float32s(on_noise, capsys):  # noqa: F811
 
 def task(*words: str) -> Pretraining:
     options = vars(main_coclr.parse(["--topk", "2", "--moco-k", "8", *words]))
-    return main_coclr.CoclrTask(*(take(kind, options) for kind in (ModelConfig, DataConfig, TrainConfig)),
-                                distributed.init())
+    return main_coclr.CoclrTask(*configs_of(options), distributed.init())
 
 
-def test_the_switch_of_tf32_follows_the_first_steps(tiny):
-    found = task("--precision", "bf16", "--fp32_steps", "3")
-    found._tf32 = True  # as on a GPU
-    seen = [(found.dtype_at(iteration), torch.backends.cudnn.conv.fp32_precision) for iteration in range(5)]
-    assert seen == [(None, "ieee")] * 3 + [(torch.bfloat16, "tf32")] * 2
+def test_the_first_steps_switch_tf32_off(tiny):
+    found = task("--fp32_steps", "3")
+    found.precision = Precision("tf32", CPU)  # as on a GPU
+    seen = [(found.use_precision(iteration), torch.backends.cudnn.conv.fp32_precision) for iteration in range(5)]
+    assert seen == [(None, "ieee")] * 3 + [(None, "tf32")] * 2
 
 
 def test_compiled_encoders_keep_their_keys(tiny, monkeypatch):

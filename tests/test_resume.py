@@ -55,7 +55,7 @@ def whole(tmp_path_factory):
 
 
 @cases
-@pytest.mark.parametrize("stop", [Stop("term", 1), Stop("usr1", 4), Stop("term", 11)], ids=str)
+@pytest.mark.parametrize("stop", [Stop("usr1", 4), Stop("term", 11)], ids=str)
 def test_a_run_asked_to_stop_saves_what_is_done_and_resumes(case, stop, whole):
     assert train(case, "asked", stop=stop) == [EXIT_CODE], said()
     assert f"stopping on SIG{stop.how.upper()}" in said()
@@ -65,19 +65,18 @@ def test_a_run_asked_to_stop_saves_what_is_done_and_resumes(case, stop, whole):
     assert differences(whole(case), noise.run_folder("asked"), 2) == []
 
 
-@cases
-def test_a_run_stopped_after_every_step_ends_the_same(case, whole):
+def test_a_run_stopped_after_every_step_ends_the_same(whole):
     for _ in range(STEPS):
-        assert train(case, "slow", stop=Stop("usr1", 1)) == [EXIT_CODE], said()
-    assert train(case, "slow") == [0]
-    assert differences(whole(case), noise.run_folder("slow"), 2) == []
+        assert train("coclr", "slow", stop=Stop("usr1", 1)) == [EXIT_CODE], said()
+    assert train("coclr", "slow") == [0]
+    assert differences(whole("coclr"), noise.run_folder("slow"), 2) == []
 
 
 @cases
-@pytest.mark.parametrize("stop", [Stop("kill", 2), Stop("kill", 8), Stop("write", 1), Stop("write", 5),
-                                  Stop("renamed", 2), Stop("renamed", 5)], ids=str)
+@pytest.mark.parametrize("stop", [Stop("kill", 2), Stop("kill", 8), Stop("write", 5), Stop("renamed", 2),
+                                  Stop("renamed", 5)], ids=str)
 def test_a_run_killed_anywhere_resumes_from_its_last_checkpoint(case, stop, whole):
-    """Two of these kills come before the first checkpoint: the run starts anew."""
+    """The first kill comes before the first checkpoint: the run starts anew."""
     assert train(case, "killed", "--save_steps 3", stop=stop) == [-9], said()
     model = noise.run_folder("killed") / "model"
     partial = list(model.glob(".*.tmp"))
@@ -91,8 +90,7 @@ def test_a_run_killed_anywhere_resumes_from_its_last_checkpoint(case, stop, whol
 
 
 @cases
-@pytest.mark.parametrize("stop", [Stop("term", 5, rank=1), Stop("usr1", 2), Stop("kill", 7), Stop("kill", 8)],
-                         ids=str)
+@pytest.mark.parametrize("stop", [Stop("term", 5, rank=1), Stop("kill", 7)], ids=str)
 def test_two_processes_stop_and_resume_together(case, stop, whole):
     codes = train(case, "two", "--save_steps 3", processes=2, stop=stop)
     assert codes == [-9 if stop.how == "kill" else EXIT_CODE] * 2, said() + said(1)

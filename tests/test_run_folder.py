@@ -83,9 +83,3 @@ def test_the_folder_of_a_checkpoint(tmp_path, monkeypatch):
     assert folder_of(path.name) == tmp_path / "run"
     (tmp_path / path.name).touch()
     assert folder_of(tmp_path / path.name) is None
-
-
-def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(OptionError, match="cannot make the run folder"):
-        make(tmp_path / "file" / "run")
