@@ -67,16 +67,13 @@ KS = ("1", "5", "10", "20", "50")
 
 
 class Plan:
-    """The steps to run, the final checkpoints by stream, and where the results will be.
-
-    Attributes:
-        results: by stream ("both" for the fusion) and evaluation, a JSON file and the key in it (None for all of it).
-    """
+    """The steps to run, the final checkpoints by stream, and where the results will be."""
 
     def __init__(self, args: Namespace) -> None:
         self.args, self.steps = args, list[Step]()
         self.batches: dict[str, tuple[DataConfig, int, int]] = {}  # by dataset: clips per process, and processes
         self.models: dict[str, str] = {}
+        # By stream ("both" for the fusion) and evaluation: a JSON file, and the key in it (None for all of it).
         self.results: dict[str, dict[str, tuple[str, str | None]]] = {}
         self.common = ["--net", args.net, "--seq_len", str(args.seq_len), "--ds", str(args.ds), "--img_dim",
                        str(args.img_dim), "--seed", str(args.seed), "-j", str(args.workers)]
@@ -113,22 +110,18 @@ class Plan:
     def _train(self, name: str, script: str, *words: str) -> str:
         """Plan a training, and return its last checkpoint."""
         argv = [*self.common, *words, "--resume", "auto"]
-        options, processes = SCRIPTS[script].parse(argv, planned=True), 1
-        launcher: tuple[str, ...] = ("python",)
+        options = SCRIPTS[script].parse(argv, planned=True)
+        processes = 1 if script == CLASSIFIER else self.args.gpus
+        launcher = ["torchrun", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else ["python"]
         if script == CLASSIFIER:
             argv += self._gpus()
         else:
-            processes = self.args.gpus
-            if processes > 1:
-                launcher = ("torchrun", "--standalone", f"--nproc_per_node={processes}")
             model, data, _ = configs_of(vars(options))
             pretraining.check_sizes(model, data, options.batch_size, processes)
             if script == "main_coclr.py":
                 options = main_coclr.phases(options)[-1]
         self.batches[options.dataset] = take(DataConfig, vars(options)), options.batch_size, processes
         product = last_checkpoint(SCRIPTS[script].run_folder_of(options), options.epochs)
-        if any(step.product == product for step in self.steps):
-            raise OptionError(f"step {name!r} would train in the same run folder as another one, {product.parents[1]}")
         self.steps.append(Step(name, (*launcher, str(ROOT / script), *argv), product))
         return str(product)
 
@@ -180,12 +173,7 @@ class Plan:
         return ["--gpu", ",".join(map(str, range(self.args.gpus)))] if on_gpu else []
 
     def check_data(self) -> None:
-        """Open the lists and LMDBs of all trainings, to find what is missing now rather than days later.
-
-        Raises:
-            DataError: something is missing or damaged.
-            OptionError: there are fewer videos than a batch needs.
-        """
+        """Open the lists and LMDBs of all trainings, to raise UserError now rather than days later."""
         for data, batch_size, processes in self.batches.values():
             make_loader(data.build("train", PretrainTransform(data.img_dim)), batch_size=batch_size, workers=0,
                         train=True, seed=0, rank=0, world_size=processes, device=torch.device("cpu"))
@@ -212,15 +200,15 @@ def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> s
 def report(plan: Plan) -> None:
     """Print the results, and write results.json and results.txt to the work folder."""
     numbers, args = plan.collect(), plan.args
-    lines = [results_table(numbers)] if numbers else []
-    lines += ["", *(f"{stream:5}{args.out / path}" for stream, path in plan.models.items())]
+    head = results_table(numbers) if numbers else ""
+    files = "\n".join(f"{stream:5}{args.out / path}" for stream, path in plan.models.items())
     write_json(args.out / "results.json", {
         "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models, "results": numbers,
         "commands": {step.name: step.shell for step in plan.steps}})
-    (args.out / "results.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (args.out / "results.txt").write_text(f"{head}\n\n{files}\n", encoding="utf-8")
     say("")
-    for block in lines:
-        say(block, paint=paint_table if numbers and block == lines[0] else None)
+    say(head, paint=paint_table)
+    say(f"\n{files}")
     say(f"all numbers: {args.out / 'results.json'}")
     say(f"next: python -m tools.report {Path(args.out, plan.models['RGB']).parents[1]}")
 

@@ -201,16 +201,3 @@ def test_a_second_view_starts_from_no_other_one(dataset, options, view, wanted):
     with pytest.raises(CheckpointError, match=f"trained on {view}") if refused else nullcontext():
         refuse_other_view(saved, wanted, "a.pth.tar")
     refuse_other_view({}, wanted, "published.pth.tar")
-
-
-def test_scripts_refuse_a_start_from_another_second_view(capsys):
-    assert run(main_nce, "--epochs 1 --name_prefix flow", dataset="noise-f-2clip") == 0
-    flow = newest("flow", 0)
-    capsys.readouterr()
-    for script, dataset, options, code in (
-            (main_nce, "noise-f-2clip", f"--pretrain {flow}", 2), (main_coclr, "", f"--pretrain random {flow}", 2),
-            (main_coclr, "", f"--reverse --pretrain {flow} random", 2),
-            (main_coclr, "", f"--pretrain {flow} random --health_clips 0", 0)):  # into RGB: that is the user's own wish
-        assert run(script, f"--epochs 1 --second_view residual {options}", dataset=dataset) == code
-        error = capsys.readouterr().err
-        assert ("trained on flow, and not on residual" in error) == (code == 2) and error.count("\n") == (code == 2)

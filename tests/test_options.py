@@ -1,7 +1,5 @@
 """Names, defaults and checks of the pretraining options, and that something reads each of them."""
 
-import ast
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,8 +7,6 @@ import torch
 
 import main_coclr
 import main_nce
-from engine import run_folder
-from engine.config import DataConfig, ModelConfig, TrainConfig
 from utils.errors import CheckpointError, OptionError
 
 ROOT = Path(__file__).parents[1]
@@ -36,17 +32,6 @@ def test_defaults_of_main_coclr():
     assert {key: args[key] for key in expected} == expected
     assert (args["dataset"], args["model"]) == ("ucf101-2stream-2clip", "coclr")
     assert args["pretrain"] == ["random", "random"]
-
-
-def test_the_published_command_parses(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).touch()
-    command = ["--net", "s3d", "--topk", "5", "--moco-k", "2048", "--reverse", "--dataset", "ucf101-2stream-2clip",
-               "--seq_len", "32", "--ds", "1", "--batch_size", "16", "--epochs", "100", "--schedule", "80",
-               "--name_prefix", "Cycle1-RGBMining_", "-j", "8", "--pretrain", str(tmp_path / "a"), str(tmp_path / "b"),
-               "--cascade", "--stage", "7", "--ratio", "0.50"]
-    args = main_coclr.parse(command)
-    assert args.reverse and args.cascade and args.schedule == [80] and args.workers == 8
 
 
 @pytest.mark.parametrize("flag", ["--local_rank=3", "--local-rank=3"])
@@ -77,32 +62,10 @@ def test_a_missing_file_is_an_error(options, tmp_path):
         main_nce.parse([options, str(tmp_path / "Random")])
 
 
-def test_a_missing_file_to_resume_is_an_error_where_its_run_folder_is_looked_for(tmp_path):
-    args = main_nce.parse(["--resume", str(tmp_path / "missing.pth.tar")])  # of many machines only the first needs it
-    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*missing\.pth\.tar"):
-        run_folder.folder_of(args.resume)
-
-
 def test_resume_and_test_exclude_each_other(tmp_path):
     (tmp_path / "x").touch()
     with pytest.raises(OptionError, match="exclude"):
         main_nce.parse(["--resume", str(tmp_path / "x"), "--test", str(tmp_path / "x")])
-
-
-def names_read(path: Path) -> set[str]:
-    """Every NAME in ``args.NAME`` of a file."""
-    return {node.attr for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"}
-
-
-@pytest.mark.parametrize("script", [main_nce, main_coclr])
-def test_every_option_is_read(script):
-    """By the script, as a field of a config, or by utils.launch."""
-    configs = {field.name for config in (DataConfig, ModelConfig, TrainConfig) for field in dataclasses.fields(config)}
-    launched = {"multiprocessing_distributed"}
-    options = set(vars(script.parse([])))
-    assert options - configs - launched - names_read(Path(script.__file__)) == set()
-    assert "multiprocessing_distributed" in (ROOT / "utils" / "launch.py").read_text()
 
 
 def test_the_largest_seed_makes_a_seed_of_every_epoch():
