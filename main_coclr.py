@@ -146,29 +146,31 @@ def run_folder_of(args: Namespace) -> Path:
     return coclr_folder(model, data, train, prefix=args.prefix, name_prefix=args.name_prefix)
 
 
-def refuse_phase(phase: Namespace) -> None:
-    """Raise UserError if a phase's folder holds a run; with ``--resume auto``, unless it is this phase's own."""
+def checked(phase: Namespace) -> Namespace:
+    """Return a phase; UserError if its folder holds a run, with ``--resume auto`` unless it is this phase's own."""
     folder = run_folder_of(phase)
     if phase.resume != AUTO:
         refuse_present(folder, FOLDER_OPTIONS)
     found = newest_complete(folder / "model")
     if found is None or phase.accept_changes:
-        return
+        return phase
     saved = checkpoint.load(found, checkpoint.RESUME)
     refuse_changes(saved, vars(phase), {}, found)
     before = list(saved.get("options", {}).get("pretrain", phase.pretrain))
     if before != phase.pretrain:
         raise CheckpointError(f"{found} was started from {' '.join(before)}, and not from {' '.join(phase.pretrain)}: "
                               f"take another --name_prefix, or remove {folder}")
+    return phase
 
 
 def work(args: Namespace) -> None:
     """Train or test in this process, phase by phase."""
     dist = pretraining.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
                                     args.world_size, args.rank, args.dist_timeout)
+    every = phases(args)
     if args.progressive:
-        distributed.from_main(lambda: [refuse_phase(phase) for phase in phases(args)])
-    for phase in phases(args):
+        distributed.from_main(lambda: [checked(phase) for phase in every])  # before the first begins
+    for phase in every:
         train(phase, dist)
 
 
@@ -183,7 +185,8 @@ def train(args: Namespace, dist: DistInfo) -> None:
     task = CoclrTask(model, data, train, dist)
     if not resumed:
         task.load_pretrained(*args.pretrain)
-    knn = knn_monitor(data, model.reverse, train.batch_size, train.workers, dist.device) if args.knn_freq else None
+    knn = (knn_monitor(data, model.reverse, train.batch_size, train.workers, dist.device).measure if args.knn_freq
+           else None)
     with pretraining.make_trainer(task, folder, resumed, vars(args), knn) as trainer:
         trainer.fit(task)
 

@@ -92,7 +92,7 @@ def work(args: Namespace) -> None:
     task = NceTask(model, data, train, dist)
     if args.pretrain not in ("", "random") and not resumed:
         task.load_pretrained(args.pretrain)
-    knn = knn_monitor(data, False, train.batch_size, train.workers, dist.device) if args.knn_freq else None
+    knn = knn_monitor(data, False, train.batch_size, train.workers, dist.device).measure if args.knn_freq else None
     with pretraining.make_trainer(task, folder, resumed, vars(args), knn) as trainer:
         trainer.fit(task)
 

@@ -40,10 +40,9 @@ def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
 
 
 def read(path: str | Path) -> Any:
-    """Read to the CPU what :func:`save` wrote; no code in it is run.
+    """Read to the CPU what :func:`save` wrote; CheckpointError if it is damaged or holds more than plain data.
 
-    Raises:
-        CheckpointError: it is missing or damaged, or holds more than plain data.
+    No code in it is run.
     """
     path = Path(path)
     if not path.is_file():
@@ -81,11 +80,7 @@ def _plain(value: Any) -> Any:
 
 
 def save(path: str | Path, state: Mapping | Tensor) -> None:
-    """Write a checkpoint; an earlier file of that name is replaced only once the new one is complete.
-
-    Raises:
-        CheckpointError: writing failed; the earlier file is unchanged.
-    """
+    """Write a checkpoint; after a CheckpointError an earlier file of that name is unchanged."""
     try:
         with atomic_write(Path(path)) as file:
             torch.save(state, file)

@@ -19,11 +19,6 @@ def take(kind: type[T], options: Mapping[str, Any]) -> T:
     return kind(**{name: options[name] for name in names})
 
 
-def configs_of(options: Mapping[str, Any]) -> "tuple[ModelConfig, DataConfig, TrainConfig]":
-    """Build all three from the options of a pretraining."""
-    return take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
-
-
 @dataclass(frozen=True)
 class DataConfig:
     """The dataset, its folders, and the clips to cut; see :mod:`engine.options`."""
@@ -138,3 +133,8 @@ class TrainConfig:
     def rates(self) -> LrSchedule:
         """The learning rate by epoch."""
         return LrSchedule(self.lr, tuple(self.schedule), self.cos, self.epochs)
+
+
+def configs_of(options: Mapping[str, Any]) -> tuple[ModelConfig, DataConfig, TrainConfig]:
+    """Build all three from the options of a pretraining."""
+    return take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)

@@ -121,15 +121,10 @@ class HealthProbe:
 
     Args:
         dataset: training set.
-        videos: number of videos to use.
-        img_dim: side of the clips in pixels.
-        batch_size: videos embedded at a time.
-        workers: loader processes.
-        seed: chooses the videos, and initialises the random encoder.
-        network: backbone of the random encoder that the miner is compared with.
-        dim: embedding size.
-        device: the model's.
-        dtype: autocast type of the encoders.
+        videos: number of videos to use; they are embedded ``batch_size`` at a time.
+        seed: chooses the videos, and initialises the random encoder that the miner is compared with.
+        network, dim: backbone and embedding size of the random encoder.
+        device, dtype: the model's device, and the encoders' autocast type.
     """
 
     def __init__(self, dataset: VideoDataset, videos: int, *, img_dim: int, batch_size: int, workers: int, seed: int,

@@ -8,12 +8,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Protocol, cast
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from torch import Tensor, nn
+from torch import Tensor
 
 from engine.health import MEASURES, HealthProbe, agreement
 from engine.trainer import Trainer
@@ -79,10 +79,7 @@ class MiningMonitor:
 
         ``cmr_median``: median of class mining recall over classes. ``mined_videos``: share of the training videos that
         were mined at all. ``most_mined``: count of the most mined video, as a multiple of the mean. ``spread_*``,
-        ``rank_*``: see :mod:`engine.health`, of each queue. Both are empty if nothing was mined.
-
-        Args:
-            queues: (D, K) unit columns, by name.
+        ``rank_*``: see :mod:`engine.health`, of each of the ``queues`` (D, K). Both are empty if nothing was mined.
         """
         if not self._counted:
             return {}, {}
@@ -111,18 +108,16 @@ class MiningMonitor:
 
     def load_state_dict(self, state: Mapping) -> None:
         """Restore ring and counts; the counts are totals, and go to the main process."""
-        if not self._counts:
-            self.ring.load_state_dict(state)
-            return
         same = "found" in state and (len(state["found"]), len(state["mined"])) == (len(self._found), len(self._mined))
-        if same:
-            self.ring.load_state_dict(state)
-        else:  # an earlier file without counts, or other videos
+        if self._counts and not same:  # an earlier file without counts, or other videos
             self.ring.align(int(state["pointer"]))
-        self._counted = same and bool(state["counted"])
-        if same and distributed.is_main():
-            self._found.copy_(state["found"])
-            self._mined.copy_(state["mined"])
+            return
+        self.ring.load_state_dict(state)
+        if self._counts:
+            self._counted = bool(state["counted"])
+            if distributed.is_main():
+                self._found.copy_(state["found"])
+                self._mined.copy_(state["mined"])
 
 
 def class_recalls(found: Tensor, class_of_pair: Tensor) -> dict[int, float]:
@@ -134,21 +129,8 @@ def class_recalls(found: Tensor, class_of_pair: Tensor) -> dict[int, float]:
         found: true positives mined by (class, source) pair, (P,) int64.
         class_of_pair: (P,) int64.
     """
-    result = {}
-    for label in class_of_pair.unique().tolist():
-        own = found[class_of_pair == label]
-        if len(own) > 1:
-            result[label] = float((own > 0).double().mean())
-    return result
-
-
-class FeatureMonitor(Protocol):
-    """Measures the features of a backbone, see :class:`eval.knn.KnnMonitor`."""
-
-    def measure(self, backbone: nn.Module, dtype: torch.dtype | None, *, title: str, epoch_seconds: float,
-                after_video: Callable[[], None]) -> dict[str, float]:
-        """Return measures by name; call ``after_video`` between videos."""
-        ...
+    sources = {label: found[class_of_pair == label] for label in class_of_pair.unique().tolist()}
+    return {label: float((own > 0).double().mean()) for label, own in sources.items() if len(own) > 1}
 
 
 @dataclass
@@ -162,7 +144,7 @@ class Monitors:
     mining: MiningMonitor | None = None  # of CoCLR, as health
     health: HealthProbe | None = None
     health_freq: int = 1
-    knn: FeatureMonitor | None = None
+    knn: Callable[..., dict[str, float]] | None = None  # see eval.knn.KnnMonitor.measure
     knn_freq: int = 1
     _epoch_start: float = 0.0
     _warned: bool = False
@@ -187,23 +169,21 @@ class Monitors:
             if values:
                 trainer.log("mining", epoch, values,
                             classes={self.classes[label]: recall for label, recall in recalls.items()})
-        self._warn_of_collapse(values.get("rank_own", math.inf))
+        rank = values.get("rank_own", math.inf)
+        if rank < COLLAPSED and distributed.is_main() and not self._warned:
+            self._warned = True
+            warn(f"the embeddings have nearly collapsed: the queue's keys vary in {rank:.2f} directions of "
+                 f"{self.model.dim} (effective rank), so top-1 and loss mean little. A smaller --lr is the first "
+                 "thing to try (docs/mining.md)")
         if self.health is not None and self._is_due(epoch, self.health_freq):
             trainer.log("health", epoch, self.health.now(cast(CoCLR, self.model)))
 
     def after_save(self, epoch: int, trainer: Trainer) -> None:
         """Measure the features by kNN, which is slow."""
         if self.knn is not None and self._is_due(epoch, self.knn_freq):
-            values = self.knn.measure(self.model.encoder_q[0], self.dtype, title=f"knn epoch {epoch}",
-                                      epoch_seconds=time.perf_counter() - self._epoch_start, after_video=trainer.poll)
+            values = self.knn(self.model.encoder_q[0], self.dtype, title=f"knn epoch {epoch}",
+                              epoch_seconds=time.perf_counter() - self._epoch_start, after_video=trainer.poll)
             trainer.log("knn", epoch, values, quiet=True)
-
-    def _warn_of_collapse(self, rank: float) -> None:
-        if rank < COLLAPSED and distributed.is_main() and not self._warned:
-            self._warned = True
-            warn(f"the embeddings have nearly collapsed: the queue's keys vary in {rank:.2f} directions of "
-                 f"{self.model.dim} (effective rank), so top-1 and loss mean little. A smaller --lr is the first "
-                 "thing to try (docs/mining.md)")
 
     def _is_due(self, epoch: int, every: int) -> bool:
         return (epoch + 1) % every == 0 or epoch == self.epochs - 1

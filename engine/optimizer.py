@@ -97,11 +97,7 @@ class Optimizer:
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Restore the moments of a state with one group per parameter; learning rate and decay stay as they are.
-
-        Raises:
-            CheckpointError: the state is for other parameters or another optimizer.
-        """
+        """Restore the moments of a state with one group per parameter; learning rate and decay stay as they are."""
         groups = [index for group in saved.get("param_groups", ()) for index in group["params"]]
         if len(groups) != len(self.parameters):
             raise CheckpointError(f"the checkpoint's optimizer has {len(groups)} parameters, this model "

@@ -1,6 +1,6 @@
 """Pretraining as main_nce.py and main_coclr.py share it: the task without its step, set-up, resume and report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -30,7 +30,7 @@ from engine.device import (
     use_deterministic_kernels,
 )
 from engine.health import HealthProbe
-from engine.monitors import FeatureMonitor, MiningMonitor, Monitors
+from engine.monitors import MiningMonitor, Monitors
 from engine.optimizer import Optimizer
 from engine.resume import refuse_changes, restore_optimizer
 from engine.retention import CheckpointManager
@@ -43,7 +43,6 @@ from utils.distributed import DistInfo
 from utils.errors import CheckpointError, OptionError
 from utils.provenance import code_version
 from utils.stop import catch_signals
-from utils.tables import paint_table, percent, table
 
 
 def init_process(deterministic: bool, local_rank: int | None, gpu: int | None, backend: str, dist_url: str,
@@ -114,7 +113,7 @@ class Pretraining(Task):
                            train=mode == "train", seed=self.train.seed, rank=self.dist.rank,
                            world_size=self.dist.world_size, device=self.device)
 
-    def set_monitors(self, loader: DataLoader, knn: FeatureMonitor | None) -> None:
+    def set_monitors(self, loader: DataLoader, knn: Callable[..., dict[str, float]] | None) -> None:
         """Set up the monitors that need the training set."""
         videos, train, monitors = videos_of(loader), self.train, self.monitors
         monitors.knn, monitors.knn_freq, monitors.health_freq = knn, train.knn_freq, train.health_freq
@@ -193,23 +192,10 @@ class Pretraining(Task):
         elif mining is not None:  # a published file has no labels: recall is unknown until the queue is rewritten
             mining.ring.align(int(self.model.queue_ptr))
 
-    def resume(self, saved: Mapping[str, Any], path: str, loader: DataLoader, options: Mapping[str, Any],
-               made_with: Mapping[str, Any]) -> TrainState:
-        """Restore a checkpoint, and return its position.
-
-        Raises:
-            CheckpointError: it does not fit, or options that change the result differ.
-        """
-        if not self.train.accept_changes:
-            refuse_changes(saved, options, made_with, path)
-        self.load(saved, path)
-        restore_optimizer(self.optimizer, saved, self.train.rates, self.train.reset_lr)
-        return state_of(saved, loader)
-
 
 @contextmanager
 def make_trainer(task: Pretraining, folder: Path, resumed: str, options: Mapping[str, Any],
-                 knn: FeatureMonitor | None = None) -> Iterator[Trainer]:
+                 knn: Callable[..., dict[str, float]] | None = None) -> Iterator[Trainer]:
     """Build the data, resume, open the run folder and yield the trainer; afterwards report the result."""
     train = task.train
     with catch_signals():
@@ -222,7 +208,11 @@ def make_trainer(task: Pretraining, folder: Path, resumed: str, options: Mapping
                      "training set": getattr(loader.dataset, "fingerprint", "unknown")}
         state = TrainState(epoch=train.start_epoch)
         if saved is not None:
-            state = task.resume(saved, resumed, loader, options, made_with)
+            if not train.accept_changes:
+                refuse_changes(saved, options, made_with, resumed)
+            task.load(saved, resumed)
+            restore_optimizer(task.optimizer, saved, train.rates, train.reset_lr)
+            state = state_of(saved, loader)
             del saved  # hundreds of megabytes
         checkpoints = CheckpointManager(folder / "model", keep_all="k400" in task.data.dataset, resumed=resumed)
         with run_folder.open_run(folder, resumed, state, options, made_with) as logger:
@@ -234,7 +224,7 @@ def make_trainer(task: Pretraining, folder: Path, resumed: str, options: Mapping
                               info={"options": dict(options), "made_with": made_with, "code": code_version()})
             task.start(trainer)
             yield trainer
-            report(task, trainer, folder)
+            report(task, state.epoch, folder)
             distributed.barrier()  # the main process may still be writing
 
 
@@ -283,18 +273,11 @@ def _course(task: Pretraining, state: TrainState) -> str:
             f"weight decay {train.wd:g}{first}")
 
 
-def report(task: Pretraining, trainer: Trainer, folder: Path) -> None:
-    """Print the last epoch's means, the last checkpoint and the next command."""
-    means = trainer.means  # empty if nothing was left to train
-    shown = [name for name in ("loss", "top1", "top5", "recall") if name in means]
-    heads = [name if name == "loss" else f"{name} %" for name in shown]
-    cells = [f"{means[name]:.4g}" if name == "loss" else percent(means[name]) for name in shown]
-    say(table(["last epoch", "epochs", *heads, "best top1 %"],
-              [[f"{task.config.model} on {task.data.name}", str(task.train.epochs), *cells,
-                percent(trainer.state.best_acc)]]), paint=paint_table)
-    path = run_folder.last_checkpoint(folder, trainer.state.epoch)
-    say(f"last checkpoint: {path}")
+def report(task: Pretraining, epochs: int, folder: Path) -> None:
+    """Print the last checkpoint and the next command."""
+    path = run_folder.last_checkpoint(folder, epochs)
     spec = catalog.parse(task.data.dataset, task.data.second_view)
     dataset = f"{spec.base}-f" if spec.streams == ("flow",) or task.config.reverse else spec.base
+    say(f"last checkpoint: {path}")
     say(f"next: python eval/main_classifier.py --dataset {dataset} --net {task.config.net} --seq_len "
         f"{task.data.seq_len} --img_dim {task.data.img_dim} --ds {task.data.ds} --test {path} --retrieval")

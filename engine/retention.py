@@ -33,11 +33,7 @@ class CheckpointManager:
         self.resumed = Path(resumed).resolve() if resumed else None
 
     def save_epoch(self, state: Mapping, epoch: int, is_best: bool = False) -> None:
-        """Write the checkpoint of a finished epoch (0-based), then remove outdated ones.
-
-        Raises:
-            CheckpointError: writing failed; nothing was removed.
-        """
+        """Write the checkpoint of a finished epoch (0-based), then remove outdated ones."""
         if is_best:  # first: a run killed in between then has all its best, and can resume from this one
             checkpoint.save(self.folder / f"model_best_epoch{epoch}.pth.tar", state)
         self._save(state, f"epoch{epoch}.pth.tar")
@@ -48,7 +44,7 @@ class CheckpointManager:
                     path.unlink()
 
     def save_step(self, state: Mapping, epoch: int, steps: int) -> None:
-        """Write a checkpoint from ``steps`` steps into an epoch; raises like :meth:`save_epoch`."""
+        """Write a checkpoint from ``steps`` steps into an epoch."""
         self._save(state, f"epoch{epoch}-step{steps}.pth.tar")
 
     def _save(self, state: Mapping, name: str) -> None:
@@ -77,11 +73,7 @@ def resumable(folder: str | Path) -> list[Path]:
 
 
 def newest_complete(folder: str | Path) -> Path | None:
-    """Return the newest readable checkpoint, if any; warn of unreadable ones.
-
-    Raises:
-        CheckpointError: all files are damaged.
-    """
+    """Return the newest readable checkpoint, if any; warn of unreadable ones. CheckpointError if all are."""
     found = resumable(folder)
     for path in found:
         try:

@@ -80,19 +80,15 @@ def folder_of(checkpoint: str | Path) -> Path | None:
 
 
 def choose(resume: str, new: Path, options: str) -> tuple[Path, str]:
-    """Choose the folder to train in, and the checkpoint to resume from.
+    """Choose the folder to train in (a checkpoint's own, if it lies in one), and the checkpoint to resume from, or "".
 
     Args:
         resume: a checkpoint, "auto" for the newest complete one in ``new``, or "" for none.
         new: run folder that the options name.
         options: names of the options that would change the folder, for the error.
 
-    Returns:
-        The folder (a checkpoint's own, if it lies in one), and the checkpoint or "".
-
     Raises:
-        CheckpointError: the checkpoint does not exist, or with "auto" all are damaged.
-        OptionError: another process trains there, or ``new`` already holds a run.
+        UserError: there is no such checkpoint, all are damaged, another process trains there, or ``new`` is taken.
     """
     folder = new if resume in ("", AUTO) else folder_of(resume) or new
     with lock(folder) if folder.is_dir() else nullcontext():
@@ -118,11 +114,7 @@ def refuse_present(folder: Path, options: str) -> None:
 @contextmanager
 def open_run(folder: Path, resumed: str, state: TrainState, options: Mapping[str, Any], made_with: Mapping[str, Any]
              ) -> Iterator[MetricsLogger]:
-    """Make and lock a run folder, open its log, write run.json, and yield the metrics logger.
-
-    Raises:
-        OptionError: the folder cannot be made, or another process trains in it.
-    """
+    """Make and lock a run folder, open its log, append this start to run.json, and yield the metrics logger."""
     if not is_main():  # only the main process writes; on another machine the folder would stay empty
         yield MetricsLogger()
         return
@@ -132,7 +124,7 @@ def open_run(folder: Path, resumed: str, state: TrainState, options: Mapping[str
         with log_file(folder / "img" / "train.log"):
             for path in aside:
                 say(f"set aside, as it is later than the checkpoint that this run resumes from: {path}")
-            _write_run(folder / RUN_FILE, {"options": dict(options), **made_with, "resumed_from": resumed or None,
+            _add_start(folder / RUN_FILE, {"options": dict(options), **made_with, "resumed_from": resumed or None,
                                            "epoch": state.epoch, "iteration": state.iteration})
             logger = MetricsLogger(folder, state.epoch, state.iteration)
             try:
@@ -154,8 +146,8 @@ def make(folder: Path) -> None:
                           "and the rights in the working directory") from error
 
 
-def _write_run(path: Path, start: dict[str, Any]) -> None:
-    """Append this start to run.json: {"starts": [{"command", "started", "code", "environment", ...}, ...]}."""
+def _add_start(path: Path, start: dict[str, Any]) -> None:
+    """Append to run.json: {"starts": [{"command", "started", "code", "environment", ...}, ...]}."""
     try:
         starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -64,12 +64,9 @@ class Trainer:
 
     Args:
         loader: training batches, see :func:`dataset.loader.make_loader`.
-        optimizer: updates the task's model.
         device: where losses and meters are kept.
         epochs: number of epochs in total.
         state: where to start.
-        checkpoints: writes checkpoints.
-        logger: receives the metrics.
         save_freq: epochs between checkpoints.
         save_steps: steps between checkpoints inside an epoch, 0 for none.
         print_freq: steps between progress lines.
@@ -210,12 +207,8 @@ def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, e
 
     Args:
         step: computes the metrics of a batch as 0-d tensors.
-        loader: batches, see :func:`dataset.loader.make_loader`.
         title: for console and log ("val").
         epoch: 0-based; also sets the epoch of the loader's sampler.
-        print_freq: steps between progress lines.
-        device: where the meters are kept.
-        logger: receives the metrics.
         iteration: training steps done so far, for the log.
         poll: called after every step; may raise.
     """
