@@ -21,12 +21,10 @@ A small run on one GPU or a CPU: ``python main_coclr.py --dataset NAME-2stream-2
 """
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from engine import checkpoint, pretraining
 from engine.checkpoint import load_state, renamed
@@ -74,21 +72,15 @@ class CoclrTask(Pretraining):
             saved = checkpoint.load(path)
             if view == 1:
                 refuse_other_view(saved, self.data.second_view, path)
-            weights = query_encoder(saved["state_dict"], path)
+            weights = {key.removeprefix("encoder_q."): value for key, value in renamed(saved["state_dict"]).items()
+                       if key.startswith("encoder_q.")}
+            if not weights:
+                raise CheckpointError(f"{path} has no encoder_q.*: --pretrain takes files of main_nce.py or "
+                                      "main_coclr.py")
             state = {target + key: value for target in targets for key, value in weights.items()}
             rest = (*(encoder for encoder in ENCODERS if encoder not in targets), "queue", "memory_index_record")
             self.origin.append(f"{path} into {' and '.join(target.rstrip('.') for target in targets)}: "
                                f"{load_state(self.model, state, may_miss=rest)}")
-
-
-def query_encoder(state_dict: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-    """Return the weights of encoder_q, without the prefix."""
-    prefix = "encoder_q."
-    weights = {key.removeprefix(prefix): value for key, value in renamed(state_dict, {}).items()
-               if key.startswith(prefix)}
-    if not weights:
-        raise CheckpointError(f"{path} has no {prefix}*: --pretrain takes files of main_nce.py or main_coclr.py")
-    return weights
 
 
 def make_parser() -> Parser:

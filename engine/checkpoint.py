@@ -120,7 +120,7 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: 
     Raises:
         CheckpointError: keys are missing or left over, shapes differ, or numbers are not finite.
     """
-    given, own = renamed(state_dict, rename or {}), model.state_dict()
+    given, own = renamed(state_dict, rename), model.state_dict()
     loaded = {key: given[key] for key in own if key in given}
     missing, unused = [key for key in own if key not in given], [key for key in given if key not in own]
     shapes = [key for key in loaded if own[key].shape != given[key].shape]
@@ -138,9 +138,9 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: 
             + (f"; {len(unused)} of the file not used, as expected ({_first(unused)})" if unused else ""))
 
 
-def renamed(state_dict: Mapping[str, Tensor], rename: Mapping[str, str]) -> dict[str, Tensor]:
+def renamed(state_dict: Mapping[str, Tensor], rename: Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """Drop "module." from the keys, and replace the first matching prefix."""
-    result = {}
+    result, rename = {}, rename or {}
     for key, value in state_dict.items():
         key = key.removeprefix("module.")
         prefix = next((old for old in rename if key.startswith(old)), "")

@@ -69,9 +69,9 @@ def test_a_run_asked_to_stop_saves_what_is_done_and_resumes(case, stop, whole):
     assert differences(whole(case), noise.run_folder("asked"), 2) == []
 
 
-def test_a_run_stopped_after_every_step_ends_the_same(whole):
-    for _ in range(STEPS):
-        assert train("coclr", "slow", stop=Stop("usr1", 1)) == [EXIT_CODE], said()
+def test_a_run_stopped_after_every_other_step_ends_the_same(whole):
+    for _ in range(STEPS // 2):
+        assert train("coclr", "slow", stop=Stop("usr1", 2)) == [EXIT_CODE], said()
     assert train("coclr", "slow") == [0]
     assert differences(whole("coclr"), noise.run_folder("slow"), 2) == []
 
