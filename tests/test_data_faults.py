@@ -108,13 +108,20 @@ def test_a_clip_of_which_no_frame_decodes_is_an_error_that_names_its_video(reade
         LmdbReader(reader.path).clips(NAME, np.arange(8)[None], [])
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
+    """24 training and 8 test videos of 20 frames."""
+    return miniature.make(tmp_path_factory.mktemp("original"), groups=8)
+
+
 @pytest.fixture
-def videos(tmp_path, monkeypatch):
-    """24 training and 8 test videos of 20 frames, in a working directory, and a small network."""
+def videos(original, tmp_path, monkeypatch):
+    """A copy that a test may damage, in a working directory, and a small network."""
     monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)
     monkeypatch.chdir(tmp_path)
-    made = miniature.make(tmp_path, groups=8)
-    return made, tmp_path / "data/UCF101/ucf101_frame.lmdb"
+    for root in (original.data_root, original.split_root):
+        shutil.copytree(root, root.name)
+    return original, tmp_path / "data/UCF101/ucf101_frame.lmdb"
 
 
 def train(options: str = "") -> list[int]:
