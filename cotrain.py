@@ -32,7 +32,7 @@ from dataset import catalog
 from dataset.loader import make_loader
 from dataset.transforms.presets import PretrainTransform
 from engine import pretraining
-from engine.config import DataConfig, ModelConfig, take
+from engine.config import DataConfig, configs_of, take
 from engine.options import add_clips, add_roots, positive_int, seed, whole_number
 from engine.run_folder import last_checkpoint
 from eval import main_classifier
@@ -49,8 +49,7 @@ CLASSIFIER, MERGE = "eval/main_classifier.py", "eval/merge_2stream_prob.py"
 SCRIPTS = {"main_nce.py": main_nce, "main_coclr.py": main_coclr, CLASSIFIER: main_classifier}
 STREAMS = {"RGB": "", "flow": "-f"}  # in the order of a cycle; the suffix of the dataset's name
 # Within a cycle: the stream to train, the one that mines, part of the run folder's name, further options.
-ALTERNATION: tuple[tuple[str, str, str, list[str]], ...] = (
-    ("RGB", "flow", "FlowMining_", []), ("flow", "RGB", "RGBMining_", ["--reverse"]))
+ALTERNATION = (("RGB", "flow", "FlowMining_", ()), ("flow", "RGB", "RGBMining_", ("--reverse",)))
 EVALUATIONS = ("retrieval", "probe", "finetune")
 # Published epochs, and those at which the learning rate drops.
 EPOCHS = {"infonce": (300, (250, 280)), "coclr": (100, (80,)), "probe": (100, (60, 80)), "finetune": (500, (400, 450))}
@@ -68,16 +67,13 @@ KS = ("1", "5", "10", "20", "50")
 
 
 class Plan:
-    """The steps to run, the final checkpoints by stream, and where the results will be.
-
-    Attributes:
-        results: by stream ("both" for the fusion) and evaluation, a JSON file and the key in it (None for all of it).
-    """
+    """The steps to run, the final checkpoints by stream, and where the results will be."""
 
     def __init__(self, args: Namespace) -> None:
         self.args, self.steps = args, list[Step]()
         self.batches: dict[str, tuple[DataConfig, int, int]] = {}  # by dataset: clips per process, and processes
         self.models: dict[str, str] = {}
+        # By stream ("both" for the fusion) and evaluation: a JSON file, and the key in it (None for all of it).
         self.results: dict[str, dict[str, tuple[str, str | None]]] = {}
         self.common = ["--net", args.net, "--seq_len", str(args.seq_len), "--ds", str(args.ds), "--img_dim",
                        str(args.img_dim), "--seed", str(args.seed), "-j", str(args.workers)]
@@ -87,8 +83,10 @@ class Plan:
         for stream in STREAMS:
             self.models[stream] = self._infonce(stream)
         for cycle in range(1, args.cycles + 1):
-            for own, other, kind, extra in ALTERNATION:
-                self.models[own] = self._coclr(f"cycle {cycle} {own}", f"Cycle{cycle}-{kind}", own, other, extra)
+            for own, other, prefix, reverse in ALTERNATION:  # trained, and mining
+                self.models[own] = self._pretrain(
+                    f"cycle {cycle} {own}", "coclr", f"{args.dataset}-2stream-2clip", "flow", *reverse,
+                    "--name_prefix", f"Cycle{cycle}-{prefix}", "--pretrain", self.models[own], self.models[other])
         for evaluation in EVALUATIONS:
             if evaluation not in args.skip:
                 self._evaluate(evaluation)
@@ -101,37 +99,29 @@ class Plan:
             if not given.is_file():
                 raise CheckpointError(f"there is no checkpoint {given}: check --infonce_{stream.lower()}")
             return str(given.resolve())
-        return self._train(f"InfoNCE {stream}", "main_nce.py", "--dataset", f"{args.dataset}{STREAMS[stream]}-2clip",
-                           *self._second_view(stream), "--batch_size", str(args.batch_size), "--moco-k",
-                           str(args.moco_k), *self._schedule("infonce"))
+        return self._pretrain(f"InfoNCE {stream}", "infonce", f"{args.dataset}{STREAMS[stream]}-2clip", stream)
 
-    def _coclr(self, name: str, prefix: str, own: str, other: str, extra: list[str]) -> str:
-        """Plan the training of a stream with positives mined in the other; return the checkpoint."""
-        args = self.args
-        return self._train(name, "main_coclr.py", "--dataset", f"{args.dataset}-2stream-2clip",
-                           *self._second_view("flow"), "--batch_size", str(args.batch_size), "--moco-k",
-                           str(args.moco_k), *self._schedule("coclr"), *extra, "--name_prefix", prefix, "--pretrain",
-                           self.models[own], self.models[other])
+    def _pretrain(self, name: str, method: str, dataset: str, stream: str, *words: str) -> str:
+        """Plan a pretraining; return the checkpoint."""
+        return self._train(name, EXTRA[method], "--dataset", dataset, *self._second_view(stream), "--batch_size",
+                           str(self.args.batch_size), "--moco-k", str(self.args.moco_k), *self._schedule(method),
+                           *words)
 
     def _train(self, name: str, script: str, *words: str) -> str:
         """Plan a training, and return its last checkpoint."""
         argv = [*self.common, *words, "--resume", "auto"]
-        options, processes = SCRIPTS[script].parse(argv, planned=True), 1
-        launcher: tuple[str, ...] = ("python",)
+        options = SCRIPTS[script].parse(argv, planned=True)
+        processes = 1 if script == CLASSIFIER else self.args.gpus
+        launcher = ["torchrun", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else ["python"]
         if script == CLASSIFIER:
             argv += self._gpus()
         else:
-            processes = self.args.gpus
-            if processes > 1:
-                launcher = ("torchrun", "--standalone", f"--nproc_per_node={processes}")
-            pretraining.check_sizes(take(ModelConfig, vars(options)), take(DataConfig, vars(options)),
-                                    options.batch_size, processes)
+            model, data, _ = configs_of(vars(options))
+            pretraining.check_sizes(model, data, options.batch_size, processes)
             if script == "main_coclr.py":
                 options = main_coclr.phases(options)[-1]
         self.batches[options.dataset] = take(DataConfig, vars(options)), options.batch_size, processes
         product = last_checkpoint(SCRIPTS[script].run_folder_of(options), options.epochs)
-        if any(step.product == product for step in self.steps):
-            raise OptionError(f"step {name!r} would train in the same run folder as another one, {product.parents[1]}")
         self.steps.append(Step(name, (*launcher, str(ROOT / script), *argv), product))
         return str(product)
 
@@ -152,14 +142,14 @@ class Plan:
                 result = (f"{classifier}-acc-ten.json", "ten")
                 self._test(f"{name} test", result[0], classifier, *words, "--ten_crop")
             self.results.setdefault(stream, {})[evaluation] = result
-        both, sources = f"results/{evaluation}_both.json", [self.results[stream][evaluation][0] for stream in STREAMS]
-        roots = [word for pair in zip(self.common, self.common[1:], strict=False) if pair[0] == "--split_root"
-                 for word in pair]
+        both = f"results/{evaluation}_both.json"
+        sources = tuple(Path(self.results[stream][evaluation][0]) for stream in STREAMS)
+        roots = self.common[self.common.index("--split_root"):][:2] if "--split_root" in self.common else []
         self.results.setdefault("both", {})[evaluation] = (both, "both")
         self.steps.append(Step(f"{evaluation} both", (
             "python", str(ROOT / MERGE), "--mode", "s" if evaluation == "retrieval" else "c", "--dataset",
             self.args.dataset, *roots, "--prob1", made[0], "--prob2", made[1], "--output", both),
-            Path(both), tuple(map(Path, sources)), shown=5))
+            Path(both), sources, shown=5))
 
     def _test(self, name: str, result: str, model: str, *words: str) -> None:
         argv = [*self.common, *words, *self._gpus(), "--test", model]
@@ -183,23 +173,19 @@ class Plan:
         return ["--gpu", ",".join(map(str, range(self.args.gpus)))] if on_gpu else []
 
     def check_data(self) -> None:
-        """Open the lists and LMDBs of all trainings, to find what is missing now rather than days later.
-
-        Raises:
-            DataError: something is missing or damaged.
-            OptionError: there are fewer videos than a batch needs.
-        """
+        """Open the lists and LMDBs of all trainings, to raise UserError now rather than days later."""
         for data, batch_size, processes in self.batches.values():
             make_loader(data.build("train", PretrainTransform(data.img_dim)), batch_size=batch_size, workers=0,
                         train=True, seed=0, rank=0, world_size=processes, device=torch.device("cpu"))
 
     def collect(self) -> dict[str, dict[str, dict[str, float]]]:
         """Read the results, in percent: {stream: {evaluation: {"1": R@1 or top-1, "5": ...}}}."""
-        def read(file: str, key: str | None) -> dict[str, float]:
-            content = read_json(self.args.out / file)
-            return content if key is None else content[key]
-        return {stream: {evaluation: read(*place) for evaluation, place in columns.items()}
-                for stream, columns in self.results.items()}
+        found: dict[str, dict[str, dict[str, float]]] = {}
+        for stream, columns in self.results.items():
+            for evaluation, (file, key) in columns.items():
+                content = read_json(self.args.out / file)
+                found.setdefault(stream, {})[evaluation] = content if key is None else content[key]
+        return found
 
 
 def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
@@ -214,15 +200,15 @@ def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> s
 def report(plan: Plan) -> None:
     """Print the results, and write results.json and results.txt to the work folder."""
     numbers, args = plan.collect(), plan.args
-    lines = [results_table(numbers)] if numbers else []
-    lines += ["", *(f"{stream:5}{args.out / path}" for stream, path in plan.models.items())]
+    head = results_table(numbers) if numbers else ""
+    files = "\n".join(f"{stream:5}{args.out / path}" for stream, path in plan.models.items())
     write_json(args.out / "results.json", {
         "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models, "results": numbers,
         "commands": {step.name: step.shell for step in plan.steps}})
-    (args.out / "results.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (args.out / "results.txt").write_text(f"{head}\n\n{files}\n", encoding="utf-8")
     say("")
-    for block in lines:
-        say(block, paint=paint_table if numbers and block == lines[0] else None)
+    say(head, paint=paint_table)
+    say(f"\n{files}")
     say(f"all numbers: {args.out / 'results.json'}")
     say(f"next: python -m tools.report {Path(args.out, plan.models['RGB']).parents[1]}")
 

@@ -21,26 +21,19 @@ A small run on one GPU or a CPU: ``python main_coclr.py --dataset NAME-2stream-2
 """
 
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-from torch.utils.data import DataLoader
-
-from dataset.video_dataset import videos_of
 from engine import checkpoint, pretraining
 from engine.checkpoint import load_state, renamed
-from engine.config import DataConfig, ModelConfig, TrainConfig, take
-from engine.health import HealthProbe
-from engine.mining import MiningMonitor
-from engine.monitors import FeatureMonitor
+from engine.config import configs_of
 from engine.options import TOPK, add_mining, check_shared, pretraining_parser
 from engine.pretraining import Pretraining
 from engine.resume import refuse_changes, refuse_other_view
 from engine.retention import newest_complete
-from engine.run_folder import AUTO, choose, coclr_folder, last_checkpoint, refuse_present
+from engine.run_folder import AUTO, FOLDER_OPTIONS, choose, coclr_folder, last_checkpoint, refuse_present
 from engine.steps import coclr_step, draw_self_mask
 from eval.knn import knn_monitor
 from model.pretrain import CoCLR
@@ -52,49 +45,23 @@ from utils.metrics import Values
 from utils.parser import Parser
 
 ENCODERS = ("encoder_q.", "encoder_k.", "sampler.")
-FOLDER_OPTIONS = "--name_prefix or --prefix"
 
 
 class CoclrTask(Pretraining):
-    """CoCLR in training.
-
-    Args:
-        config, data, train, dist: see :class:`Pretraining`.
-        self_mask: share of steps that drop a query's own key from its positives.
-        health_clips: videos to measure both views on without labels, 0 for never.
-        health_freq: epochs between these measurements.
-    """
+    """CoCLR in training."""
 
     model: CoCLR
 
-    def __init__(self, config: ModelConfig, data: DataConfig, train: TrainConfig, dist: DistInfo, *,
-                 self_mask: float = 0.9, health_clips: int = 0, health_freq: int = 10) -> None:
-        super().__init__(config, data, train, dist)
-        self.self_mask, self.health_clips, self.health_freq = self_mask, health_clips, health_freq
-
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:
         """Return loss, metrics and mining measures of a batch."""
-        assert self.mining is not None
+        assert self.monitors.mining is not None
         full = self.model.queue_is_full
-        values = coclr_step(self.network, self.model, batch, self.device, self.mining, train=self.model.training,
-                            without_self=draw_self_mask(self.train.seed, epoch, iteration, self.self_mask),
-                            dtype=self.dtype_at(iteration), generator=self.generator)
+        values = coclr_step(self.network, batch, self.device, self.monitors.mining,
+                            without_self=draw_self_mask(self.train.seed, epoch, iteration, self.train.self_mask),
+                            dtype=self.use_precision(iteration), generator=self.generator)
         if not full and self.model.queue_is_full:
             say(f"the queue is full after {iteration + 1} steps: mining and training begin")
         return values
-
-    def set_monitors(self, loader: DataLoader, knn: FeatureMonitor | None, knn_freq: int) -> None:
-        """Set up the monitors, those of mining and health included."""
-        super().set_monitors(loader, knn, knn_freq)
-        videos, config, train = videos_of(loader), self.config, self.train
-        self.mining = MiningMonitor(config.moco_k, videos.index.labels, videos.index.sources, self.device)
-        self.monitors.mining, self.monitors.classes = self.mining, videos.index.classes
-        self.monitors.health_freq = self.health_freq
-        if self.health_clips:
-            self.monitors.health = HealthProbe(
-                videos, self.health_clips, img_dim=self.data.img_dim, batch_size=train.batch_size,
-                workers=train.workers, seed=train.seed, network=config.net, dim=config.moco_dim, device=self.device,
-                dtype=self.precision.dtype)
 
     def load_pretrained(self, own: str, other: str) -> None:
         """Load encoder_q and encoder_k from one file's encoder_q, the sampler from another's; 'random' skips one."""
@@ -105,21 +72,15 @@ class CoclrTask(Pretraining):
             saved = checkpoint.load(path)
             if view == 1:
                 refuse_other_view(saved, self.data.second_view, path)
-            weights = query_encoder(saved["state_dict"], path)
+            weights = {key.removeprefix("encoder_q."): value for key, value in renamed(saved["state_dict"]).items()
+                       if key.startswith("encoder_q.")}
+            if not weights:
+                raise CheckpointError(f"{path} has no encoder_q.*: --pretrain takes files of main_nce.py or "
+                                      "main_coclr.py")
             state = {target + key: value for target in targets for key, value in weights.items()}
             rest = (*(encoder for encoder in ENCODERS if encoder not in targets), "queue", "memory_index_record")
             self.origin.append(f"{path} into {' and '.join(target.rstrip('.') for target in targets)}: "
                                f"{load_state(self.model, state, may_miss=rest)}")
-
-
-def query_encoder(state_dict: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:
-    """Return the weights of encoder_q, without the prefix."""
-    prefix = "encoder_q."
-    weights = {key.removeprefix(prefix): value for key, value in renamed(state_dict, {}).items()
-               if key.startswith(prefix)}
-    if not weights:
-        raise CheckpointError(f"{path} has no {prefix}*: --pretrain takes files of main_nce.py or main_coclr.py")
-    return weights
 
 
 def make_parser() -> Parser:
@@ -135,10 +96,12 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
     """Parse and check the options; if the command is only planned, its checkpoints need not exist yet."""
     args = make_parser().parse_args(argv)
     check_shared(args.num_seq, 2, args.resume, args.test, args.start_epoch, args.epochs)
-    pretraining.check_inputs(take(DataConfig, vars(args)), 2, [] if planned else [args.test, *args.pretrain])
+    _, data, _ = configs_of(vars(args))
+    pretraining.check_inputs(data, 2, [] if planned else [args.test, *args.pretrain])
     check_progressive(args)
     for phase in phases(args):
-        take(ModelConfig, vars(phase)).check()
+        model, _, _ = configs_of(vars(phase))
+        model.check()
     return args
 
 
@@ -171,64 +134,52 @@ def phases(args: Namespace) -> list[Namespace]:
 
 def run_folder_of(args: Namespace) -> Path:
     """Return the run folder of these options, relative to the working directory."""
-    return coclr_folder(take(ModelConfig, vars(args)), take(DataConfig, vars(args)), batch_size=args.batch_size,
-                        lr=args.lr, prefix=args.prefix, name_prefix=args.name_prefix)
+    model, data, train = configs_of(vars(args))
+    return coclr_folder(model, data, train, prefix=args.prefix, name_prefix=args.name_prefix)
 
 
-def is_done(phase: Namespace) -> bool:
-    """Return whether a phase is finished.
-
-    Raises:
-        CheckpointError: its folder holds a run with other options, or from another file.
-    """
+def checked(phase: Namespace) -> Namespace:
+    """Return a phase; UserError if its folder holds a run, with ``--resume auto`` unless it is this phase's own."""
     folder = run_folder_of(phase)
-    found, end = newest_complete(folder / "model"), last_checkpoint(folder, phase.epochs)
+    if phase.resume != AUTO:
+        refuse_present(folder, FOLDER_OPTIONS)
+    found = newest_complete(folder / "model")
     if found is None or phase.accept_changes:
-        return found == end
+        return phase
     saved = checkpoint.load(found, checkpoint.RESUME)
     refuse_changes(saved, vars(phase), {}, found)
     before = list(saved.get("options", {}).get("pretrain", phase.pretrain))
     if before != phase.pretrain:
         raise CheckpointError(f"{found} was started from {' '.join(before)}, and not from {' '.join(phase.pretrain)}: "
                               f"take another --name_prefix, or remove {folder}")
-    return found == end
-
-
-def remaining(args: Namespace) -> list[Namespace]:
-    """Return the phases left to train; without ``--resume auto``, refuse folders that already hold a run."""
-    every = phases(args)
-    if len(every) == 1:
-        return every
-    if args.resume == AUTO:
-        return [phase for phase in every if not is_done(phase)]
-    for phase in every:
-        refuse_present(run_folder_of(phase), FOLDER_OPTIONS)
-    return every
+    return phase
 
 
 def work(args: Namespace) -> None:
     """Train or test in this process, phase by phase."""
     dist = pretraining.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
                                     args.world_size, args.rank, args.dist_timeout)
-    for phase in distributed.from_main(lambda: remaining(args)):
+    every = phases(args)
+    if args.progressive:
+        distributed.from_main(lambda: [checked(phase) for phase in every])  # before the first begins
+    for phase in every:
         train(phase, dist)
 
 
 def train(args: Namespace, dist: DistInfo) -> None:
     """Train one phase, or with ``--test`` measure a checkpoint."""
-    options = vars(args)
-    model, data, config = take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
-    pretraining.check_sizes(model, data, config.batch_size, dist.world_size, train=not args.test)
-    mining = {"self_mask": args.self_mask, "health_clips": args.health_clips, "health_freq": args.health_freq}
+    model, data, train = configs_of(vars(args))
+    pretraining.check_sizes(model, data, train.batch_size, dist.world_size, train=not args.test)
     if args.test:
-        pretraining.test(CoclrTask(model, data, config, dist, **mining), args.test)
+        pretraining.test(CoclrTask(model, data, train, dist), args.test)
         return
     folder, resumed = distributed.from_main(lambda: choose(args.resume, run_folder_of(args), FOLDER_OPTIONS))
-    task = CoclrTask(model, data, config, dist, **mining)
+    task = CoclrTask(model, data, train, dist)
     if not resumed:
         task.load_pretrained(*args.pretrain)
-    knn = knn_monitor(data, model.reverse, config.batch_size, config.workers, dist.device) if args.knn_freq else None
-    with pretraining.open_run(task, folder, resumed, vars(args), knn, args.knn_freq) as trainer:
+    knn = (knn_monitor(data, model.reverse, train.batch_size, train.workers, dist.device).measure if args.knn_freq
+           else None)
+    with pretraining.make_trainer(task, folder, resumed, vars(args), knn) as trainer:
         trainer.fit(task)
 
 

@@ -23,11 +23,11 @@ from typing import Any
 
 from engine import checkpoint, pretraining
 from engine.checkpoint import load_state
-from engine.config import DataConfig, ModelConfig, TrainConfig, take
+from engine.config import configs_of
 from engine.options import check_shared, pretraining_parser
 from engine.pretraining import Pretraining
 from engine.resume import refuse_other_view
-from engine.run_folder import choose, nce_folder
+from engine.run_folder import FOLDER_OPTIONS, choose, nce_folder
 from engine.steps import infonce_step, ubernce_step
 from eval.knn import knn_monitor
 from utils import distributed, launch
@@ -44,7 +44,7 @@ class NceTask(Pretraining):
 
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:
         """Return loss and metrics of a batch."""
-        return STEPS[self.config.model](self.network, batch, self.device, dtype=self.dtype_at(iteration),
+        return STEPS[self.config.model](self.network, batch, self.device, dtype=self.use_precision(iteration),
                                         generator=self.generator)
 
     def load_pretrained(self, path: str) -> None:
@@ -68,33 +68,32 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
     """Parse and check the options; if the command is only planned, its checkpoints need not exist yet."""
     args = make_parser().parse_args(argv)
     check_shared(args.num_seq, 2, args.resume, args.test, args.start_epoch, args.epochs)
-    pretraining.check_inputs(take(DataConfig, vars(args)), 1, [] if planned else [args.test, args.pretrain])
+    _, data, _ = configs_of(vars(args))
+    pretraining.check_inputs(data, 1, [] if planned else [args.test, args.pretrain])
     return args
 
 
 def run_folder_of(args: Namespace) -> Path:
     """Return the run folder of these options, relative to the working directory."""
-    return nce_folder(take(ModelConfig, vars(args)), take(DataConfig, vars(args)), batch_size=args.batch_size,
-                      lr=args.lr, prefix=args.prefix, name_prefix=args.name_prefix, pretrain=args.pretrain)
+    model, data, train = configs_of(vars(args))
+    return nce_folder(model, data, train, prefix=args.prefix, name_prefix=args.name_prefix, pretrain=args.pretrain)
 
 
 def work(args: Namespace) -> None:
     """Train in this process, or with ``--test`` measure a checkpoint."""
     dist = pretraining.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
                                     args.world_size, args.rank, args.dist_timeout)
-    options = vars(args)
-    model, data, config = take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
-    pretraining.check_sizes(model, data, config.batch_size, dist.world_size, train=not args.test)
+    model, data, train = configs_of(vars(args))
+    pretraining.check_sizes(model, data, train.batch_size, dist.world_size, train=not args.test)
     if args.test:
-        pretraining.test(NceTask(model, data, config, dist), args.test)
+        pretraining.test(NceTask(model, data, train, dist), args.test)
         return
-    folder, resumed = distributed.from_main(
-        lambda: choose(args.resume, run_folder_of(args), "--name_prefix or --prefix"))
-    task = NceTask(model, data, config, dist)
+    folder, resumed = distributed.from_main(lambda: choose(args.resume, run_folder_of(args), FOLDER_OPTIONS))
+    task = NceTask(model, data, train, dist)
     if args.pretrain not in ("", "random") and not resumed:
         task.load_pretrained(args.pretrain)
-    knn = knn_monitor(data, False, config.batch_size, config.workers, dist.device) if args.knn_freq else None
-    with pretraining.open_run(task, folder, resumed, vars(args), knn, args.knn_freq) as trainer:
+    knn = knn_monitor(data, False, train.batch_size, train.workers, dist.device).measure if args.knn_freq else None
+    with pretraining.make_trainer(task, folder, resumed, vars(args), knn) as trainer:
         trainer.fit(task)
 
 

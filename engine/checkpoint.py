@@ -5,7 +5,6 @@ import struct
 import zipfile
 from codecs import encode
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,7 @@ BROKEN = (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeErr
 
 
 def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
-    """Read a checkpoint to the CPU; no code in it is run.
-
-    Raises:
-        CheckpointError: it is missing or damaged, holds more than plain data, or lacks a key of ``require``.
-    """
+    """Read a checkpoint like :func:`read`; CheckpointError also if it lacks a key of ``require``."""
     content = read(path)
     missing = [key for key in require if not isinstance(content, dict) or key not in content]
     if missing:
@@ -45,10 +40,9 @@ def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
 
 
 def read(path: str | Path) -> Any:
-    """Read to the CPU what :func:`save` wrote; no code in it is run.
+    """Read to the CPU what :func:`save` wrote; CheckpointError if it is damaged or holds more than plain data.
 
-    Raises:
-        CheckpointError: it is missing or damaged, or holds more than plain data.
+    No code in it is run.
     """
     path = Path(path)
     if not path.is_file():
@@ -86,11 +80,7 @@ def _plain(value: Any) -> Any:
 
 
 def save(path: str | Path, state: Mapping | Tensor) -> None:
-    """Write a checkpoint; an earlier file of that name is replaced only once the new one is complete.
-
-    Raises:
-        CheckpointError: writing failed; the earlier file is unchanged.
-    """
+    """Write a checkpoint; after a CheckpointError an earlier file of that name is unchanged."""
     try:
         with atomic_write(Path(path)) as file:
             torch.save(state, file)
@@ -113,25 +103,8 @@ def _reason(error: BaseException) -> str:
     return one_line(" ".join(text.split()), 120) or type(error).__name__
 
 
-@dataclass
-class LoadReport:
-    """Number of tensors that :func:`load_state` loaded, and the expected differences."""
-
-    loaded: int
-    missing: list[str] = field(default_factory=list)
-    unused: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        parts = [f"{self.loaded} tensors loaded"]
-        if self.missing:
-            parts.append(f"{len(self.missing)} not in the file, as expected ({_first(self.missing)})")
-        if self.unused:
-            parts.append(f"{len(self.unused)} of the file not used, as expected ({_first(self.unused)})")
-        return "; ".join(parts)
-
-
 def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: Iterable[str] = (),
-               may_have: Iterable[str] = (), rename: Mapping[str, str] | None = None) -> LoadReport:
+               may_have: Iterable[str] = (), rename: Mapping[str, str] | None = None) -> str:
     """Load a state dict into a model; after any unexpected difference nothing is loaded.
 
     Args:
@@ -141,28 +114,33 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: 
         may_have: prefixes of state-dict keys (after renaming) that the model may lack.
         rename: prefixes of state-dict keys and their replacements.
 
+    Returns:
+        How many tensors were loaded, and the expected differences.
+
     Raises:
         CheckpointError: keys are missing or left over, shapes differ, or numbers are not finite.
     """
-    given = renamed(state_dict, rename or {})
-    own = model.state_dict()
+    given, own = renamed(state_dict, rename), model.state_dict()
+    loaded = {key: given[key] for key in own if key in given}
     missing, unused = [key for key in own if key not in given], [key for key in given if key not in own]
-    shapes = [key for key in own if key in given and _form(own[key]) != _form(given[key])]
+    shapes = [key for key in loaded if own[key].shape != given[key].shape]
     lost = [key for key in missing if not key.startswith(tuple(may_miss))]
     extra = [key for key in unused if not key.startswith(tuple(may_have))]
     if lost or extra or shapes:
         raise CheckpointError(_differences(own, given, shapes, lost, extra))
-    lost = [key for key in own if key in given and not given[key].isfinite().all()]
-    if lost:
-        raise CheckpointError(f"the checkpoint has numbers that are not finite ({_first(lost)}): its training had "
+    broken = [key for key, value in loaded.items() if not value.isfinite().all()]
+    if broken:
+        raise CheckpointError(f"the checkpoint has numbers that are not finite ({_first(broken)}): its training had "
                               "diverged; take an earlier one")
-    model.load_state_dict({key: given[key] for key in own if key in given}, strict=False)
-    return LoadReport(len(own) - len(missing), missing, unused)
+    model.load_state_dict(loaded, strict=False)
+    return (f"{len(loaded)} tensors loaded"
+            + (f"; {len(missing)} not in the file, as expected ({_first(missing)})" if missing else "")
+            + (f"; {len(unused)} of the file not used, as expected ({_first(unused)})" if unused else ""))
 
 
-def renamed(state_dict: Mapping[str, Tensor], rename: Mapping[str, str]) -> dict[str, Tensor]:
+def renamed(state_dict: Mapping[str, Tensor], rename: Mapping[str, str] | None = None) -> dict[str, Tensor]:
     """Drop "module." from the keys, and replace the first matching prefix."""
-    result = {}
+    result, rename = {}, rename or {}
     for key, value in state_dict.items():
         key = key.removeprefix("module.")
         prefix = next((old for old in rename if key.startswith(old)), "")
@@ -170,18 +148,12 @@ def renamed(state_dict: Mapping[str, Tensor], rename: Mapping[str, str]) -> dict
     return result
 
 
-def _form(value: Tensor) -> tuple:
-    return tuple(value.shape), "fractions" if value.is_floating_point() else "whole numbers"
-
-
 def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], shapes: list[str], lost: list[str],
                  extra: list[str]) -> str:
     parts = []
     if shapes:
-        key = shapes[0]
-        file, model = ((_form(state[key])[0] if own[key].shape != given[key].shape else _form(state[key])[1])
-                       for state in (given, own))
-        parts.append(f"{len(shapes)} shapes differ ({one_line(key)}: file {file}, model {model})")
+        file, model = (tuple(state[shapes[0]].shape) for state in (given, own))
+        parts.append(f"{len(shapes)} shapes differ ({one_line(shapes[0])}: file {file}, model {model})")
     if lost:
         parts.append(f"{len(lost)} tensors are not in the file ({_first(lost)})")
     if extra:

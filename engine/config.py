@@ -124,8 +124,17 @@ class TrainConfig:
     accept_changes: bool
     save_freq: int = 1
     fp32_steps: int = 0
+    self_mask: float = 0.9
+    health_clips: int = 0
+    health_freq: int = 10
+    knn_freq: int = 0
 
     @property
     def rates(self) -> LrSchedule:
-        """The learning-rate schedule."""
+        """The learning rate by epoch."""
         return LrSchedule(self.lr, tuple(self.schedule), self.cos, self.epochs)
+
+
+def configs_of(options: Mapping[str, Any]) -> tuple[ModelConfig, DataConfig, TrainConfig]:
+    """Build all three from the options of a pretraining."""
+    return take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)

@@ -1,23 +1,19 @@
-"""Check a run's convolutions at start-up, and replace those that are wrong.
+"""Check a run's convolutions at start-up: some releases of torch, oneDNN and cuDNN have wrong 3-D kernels.
 
-Some releases of torch, oneDNN and cuDNN have wrong 3-D convolution kernels. Each distinct convolution of the run is
-applied to two random clips, forward and backward, in the chosen precision and in float64. If rounding cannot explain
-the difference, the layer becomes a 2-D convolution, or runs in float32.
-
-A 1 x k x k convolution is a 2-D one over (B*T, C, H, W), and a k x 1 x 1 one over (B, C, T, H*W). With channels-last
-clips both are free views, and the work is the same.
+Each distinct convolution is applied to two random clips, forward and backward, in the chosen precision and in float64.
+Where rounding cannot explain the difference, the layer becomes a 2-D convolution: 1 x k x k is one over (B*T, C, H, W),
+and k x 1 x 1 one over (B, C, T, H*W). With channels-last clips both are free views, and the work is the same.
 """
 
 import copy
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from engine.device import STEPS, Precision, choose_precision, set_tf32
-from utils.console import say
+from engine.device import STEPS, Precision
+from utils.errors import OptionError
 
 # Errors that rounding explains, in rounding steps. Measured on a CPU over all layers of S3D and ResNet-50: up to 0.23
 # in bf16, 0.98 in fp16, 12 in fp32. A GPU checks larger clips, whose sums have larger errors.
@@ -25,17 +21,6 @@ ALLOWED_STEPS = {"fp32": 200.0, "tf32": 4.0, "fp16": 4.0, "bf16": 4.0}
 # Largest side of the test clips: float64 is slow on a CPU, and kernels depend on depth rather than on size.
 LARGEST_SIDE = {"cpu": 8, "cuda": 32}
 BATCH = 2
-PARTS = ("output", "input gradient", "weight gradient")
-
-
-def fits_2d(conv: nn.Conv3d) -> bool:
-    """Return whether the kernel spans space or time alone, so that it has a 2-D form."""
-    if isinstance(conv.padding, str):
-        return False
-    (kt, *space), (st, *space_stride), (pt, *space_padding) = conv.kernel_size, conv.stride, conv.padding
-    over_space = (kt, st, pt) == (1, 1, 0)
-    over_time = (*space, *space_stride, *space_padding) == (1, 1, 1, 1, 0, 0)
-    return (over_space or over_time) and conv.padding_mode == "zeros" and conv.dilation == (1, 1, 1)
 
 
 class Conv3dAs2d(nn.Conv3d):
@@ -52,23 +37,20 @@ class Conv3dAs2d(nn.Conv3d):
         return y.unflatten(3, x.shape[3:])
 
 
-class Conv3dInFloat32(nn.Conv3d):
-    """An ``nn.Conv3d`` that stays in float32 under autocast."""
+def fits_2d(conv: nn.Conv3d) -> bool:
+    """Return whether the kernel spans space or time alone, so that it has a 2-D form."""
+    if isinstance(conv.padding, str):
+        return False
+    (kt, *space), (st, *space_stride), (pt, *space_padding) = conv.kernel_size, conv.stride, conv.padding
+    over_space = (kt, st, pt) == (1, 1, 0)
+    over_time = (*space, *space_stride, *space_padding) == (1, 1, 1, 1, 0, 0)
+    return (over_space or over_time) and conv.padding_mode == "zeros" and conv.dilation == (1, 1, 1)
 
-    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return super()._conv_forward(x.float(), weight.float(), None if bias is None else bias.float())
 
-
-def use_form(conv: nn.Conv3d, form: type[nn.Conv3d]) -> None:
-    """Change how a layer is computed; its parameters, state-dict keys and hooks stay.
-
-    Raises:
-        ValueError: the kernel has no 2-D form.
-    """
-    if form is Conv3dAs2d and not fits_2d(conv):
-        raise ValueError(f"no 2-D form for a kernel of {conv.kernel_size} with stride {conv.stride}")
-    conv.__class__ = form
+def use_2d(conv: nn.Conv3d) -> None:
+    """Compute a layer that fits as a 2-D convolution; its parameters, state-dict keys and hooks stay."""
+    assert fits_2d(conv), conv
+    conv.__class__ = Conv3dAs2d
 
 
 def use_2d_where_faster(encoders: Iterable[nn.Module], device: torch.device) -> None:
@@ -80,63 +62,68 @@ def use_2d_where_faster(encoders: Iterable[nn.Module], device: torch.device) -> 
     if device.type == "cpu" and torch.get_num_threads() == 1:
         for conv in (module for encoder in encoders for module in encoder.modules()):
             if type(conv) is nn.Conv3d and fits_2d(conv):
-                use_form(conv, Conv3dAs2d)
+                use_2d(conv)
 
 
-@dataclass(frozen=True)
-class ConvKind:
-    """All that tells two convolutions apart; ``shape`` is that of the test input, (C, T, H, W)."""
+def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int], precision: Precision) -> str:
+    """Check the convolutions of encoders that share an architecture, mend wrong ones, and report in one line.
 
-    shape: tuple[int, ...]
-    out_channels: int
-    kernel_size: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...] | str
-    dilation: tuple[int, ...]
-    groups: int
-    bias: bool
+    Raises:
+        OptionError: a layer is wrong, and has no 2-D form that is right.
+    """
+    kinds: dict[tuple[str, tuple[int, ...]], list[str]] = {}  # by layer settings and input shape: names
+    for name, shape in input_shapes(encoders[0], clip, LARGEST_SIDE[precision.device.type]).items():
+        kinds.setdefault((repr(encoders[0].get_submodule(name)), shape), []).append(name)
+    allowed = ALLOWED_STEPS[precision.name] * STEPS[precision.name]
+    mended = []
+    for (_, shape), names in kinds.items():
+        conv = encoders[0].get_submodule(names[0])
+        assert isinstance(conv, nn.Conv3d)
+        error = float("inf") if _may_crash(conv, shape, precision.device) else conv_error(conv, shape, precision)
+        if error <= allowed:
+            continue
+        convs = [layer for encoder in encoders for name in names
+                 if isinstance(layer := encoder.get_submodule(name), nn.Conv3d)]
+        if type(conv) is nn.Conv3d and fits_2d(conv):
+            for layer in convs:
+                use_2d(layer)
+            if conv_error(conv, shape, precision) <= allowed:
+                mended.append(f"{', '.join(names)} (off by {error:.2g} of its norm)")
+                continue
+        raise OptionError(f"this PyTorch computes {names[0]}, {conv}, wrongly in --precision {precision.name} (off by "
+                          f"{error:.2g} of its norm): take another precision, clip size or release of PyTorch")
+    return (f"precision {precision.name}: {len(kinds)} distinct convolutions checked against float64, "
+            + (f"{len(mended)} wrong here, and computed as 2-D ones: {'; '.join(mended)}" if mended else "all right"))
 
-    def layer(self, device: torch.device, form: type[nn.Conv3d] = nn.Conv3d) -> nn.Conv3d:
-        """Build such a layer, its weights not initialised."""
-        conv = nn.utils.skip_init(  # leaves the run's random numbers alone
-            nn.Conv3d, self.shape[0], self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
-            self.groups, self.bias, device=device)
-        use_form(conv, form)
-        return conv.to(memory_format=torch.channels_last_3d)
 
-
-def conv_kinds(encoder: nn.Module, clip: tuple[int, int, int], side: int) -> dict[ConvKind, list[str]]:
-    """Return the distinct convolutions of an encoder and the names of their layers; computes nothing."""
-    shadow = copy.deepcopy(encoder).to("meta")
-    kinds: dict[ConvKind, list[str]] = {}
-
-    def note(name: str, conv: nn.Conv3d, x: Tensor) -> None:
-        channels, depth, height, width = x.shape[1:]
-        kind = ConvKind((channels, depth, min(height, side), min(width, side)), conv.out_channels, conv.kernel_size,
-                        conv.stride, conv.padding, conv.dilation, conv.groups, conv.bias is not None)
-        kinds.setdefault(kind, []).append(name)
-
+def input_shapes(encoder: nn.Module, clip: tuple[int, int, int], side: int) -> dict[str, tuple[int, ...]]:
+    """Return the input shapes (C, T, H, W) of an encoder's convolutions by name, H and W at most ``side``."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    shadow = copy.deepcopy(encoder).to("meta")  # computes nothing
     for name, module in shadow.named_modules():
         if isinstance(module, nn.Conv3d):
-            module.register_forward_pre_hook(lambda conv, inputs, name=name: note(name, conv, inputs[0]))
+            module.register_forward_pre_hook(lambda _, inputs, name=name: shapes.__setitem__(
+                name, (*inputs[0].shape[1:3], *(min(size, side) for size in inputs[0].shape[3:]))))
     shadow.train()(torch.empty(BATCH, 3, *clip, device="meta"))
-    return kinds
+    return shapes
 
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def conv_errors(kind: ConvKind, form: type[nn.Conv3d], precision: Precision) -> dict[str, float]:
-    """Return the relative errors of output and gradients against float64."""
-    random = torch.Generator(precision.device).manual_seed(0)
+def conv_error(conv: nn.Conv3d, shape: tuple[int, ...], precision: Precision) -> float:
+    """Return the largest relative error of output and gradients against float64, for random weights and clips."""
+    random = torch.Generator(precision.device).manual_seed(0)  # leaves the run's random numbers alone
 
     def draw(*size: int) -> Tensor:
         values = torch.randn(*size, generator=random, device=precision.device)
         values = values if precision.dtype is None else values.to(precision.dtype).float()
         return values.contiguous(memory_format=torch.channels_last_3d)
 
-    tested, exact = kind.layer(precision.device, form), kind.layer(precision.device).double()
-    x, weight = draw(BATCH, *kind.shape), draw(*tested.weight.shape)
+    tested, exact = (copy.deepcopy(conv).to(precision.device, kind) for kind in (torch.float32, torch.float64))
+    exact.__class__ = nn.Conv3d
+    x, weight = draw(BATCH, *shape), draw(*conv.weight.shape)
     for layer in (tested, exact):
+        layer.requires_grad_(True).zero_grad()
         layer.weight.data.copy_(weight)
         if layer.bias is not None:
             layer.bias.data.zero_()
@@ -146,66 +133,24 @@ def conv_errors(kind: ConvKind, form: type[nn.Conv3d], precision: Precision) -> 
     g = draw(*y.shape)
     y.backward(g.to(y.dtype))
     right.backward(g.double())
-    pairs = ((y, right), (x.grad, x64.grad), (tested.weight.grad, exact.weight.grad))
-    return {part: relative_error(a.detach(), b.detach()) for part, (a, b) in zip(PARTS, pairs, strict=True)}
+    assert x.grad is not None and x64.grad is not None and tested.weight.grad is not None
+    assert exact.weight.grad is not None
+    return max(relative_error(y, right), relative_error(x.grad, x64.grad),
+               relative_error(tested.weight.grad, exact.weight.grad))
 
 
+@torch.no_grad()
 def relative_error(got: Tensor, right: Tensor) -> float:
     """Return |got - right| / |right|, in float64; inf if not finite."""
     error = float((got.double() - right.double()).norm() / right.double().norm())
     return error if error < float("inf") else float("inf")
 
 
-def is_right(errors: dict[str, float], precision: Precision) -> bool:
-    """Return whether rounding explains the errors."""
-    return max(errors.values()) <= ALLOWED_STEPS[precision.name] * STEPS[precision.name]
-
-
-def may_crash(kind: ConvKind, device: torch.device) -> bool:
-    """Return whether a layer could crash as a 3-D convolution, and so must not be tried.
+def _may_crash(conv: nn.Conv3d, shape: tuple[int, ...], device: torch.device) -> bool:
+    """Return whether a layer could end the program as a 3-D convolution, and so must not be tried.
 
     In oneDNN 3.12 (torch 2.14.1), the weight gradient of a float32 (7, 1, 1) convolution with stride 2 and padding 3,
     S3D's first over time, is garbage on inputs of depth 6 and 7, and kills the program at depth 5.
     """
-    return device.type == "cpu" and kind.kernel_size[0] > 3 and 4 < kind.shape[1] <= kind.kernel_size[0]
-
-
-def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int], precision: Precision) -> str:
-    """Check the convolutions of encoders that share an architecture, replace wrong ones, and report in one line."""
-    kinds = conv_kinds(encoders[0], clip, LARGEST_SIDE[precision.device.type])
-    layers = [{name: module for name, module in encoder.named_modules() if isinstance(module, nn.Conv3d)}
-              for encoder in encoders]
-    remedies = []
-    for kind, names in kinds.items():
-        conv = layers[0][names[0]]
-        untried = type(conv) is nn.Conv3d and fits_2d(conv) and may_crash(kind, precision.device)
-        errors = {"3-D kernel": float("inf")} if untried else conv_errors(kind, type(conv), precision)
-        if is_right(errors, precision):
-            continue
-        form, remedy = _right_form(conv, kind, precision)
-        for own in layers:
-            for name in names:
-                use_form(own[name], form)
-        part = max(errors, key=errors.__getitem__)
-        remedies.append(f"{', '.join(names)} ({part} off by {errors[part]:.2g} of its norm: {remedy})")
-    head = f"precision {precision.name}: {len(kinds)} distinct convolutions checked against float64, "
-    return head + (f"{len(remedies)} wrong here: {'; '.join(remedies)}" if remedies else "all right")
-
-
-def _right_form(conv: nn.Conv3d, kind: ConvKind, precision: Precision) -> tuple[type[nn.Conv3d], str]:
-    """Return a form of the layer that is right, and its description."""
-    if fits_2d(conv) and is_right(conv_errors(kind, Conv3dAs2d, precision), precision):
-        return Conv3dAs2d, "computed as a 2-D convolution"
-    if precision.dtype is not None:
-        return Conv3dInFloat32, "computed in float32"
-    set_tf32(False)
-    return type(conv), "no TF32 in this run" if precision.name == "tf32" else "and no other form helps"
-
-
-def check_all(encoders: Sequence[nn.Module], clip: tuple[int, int, int], precision: Precision, fp32_steps: int = 0
-              ) -> None:
-    """Check the convolutions in each precision that the run uses, and print the findings."""
-    if fp32_steps and precision.name != "fp32":
-        say(check_convolutions(encoders, clip, choose_precision("fp32", precision.device)))
-        choose_precision(precision.name, precision.device)  # restores TF32
-    say(check_convolutions(encoders, clip, precision))
+    return (type(conv) is nn.Conv3d and fits_2d(conv) and device.type == "cpu" and conv.kernel_size[0] > 3
+            and 4 < shape[1] <= conv.kernel_size[0])

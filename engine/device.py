@@ -44,11 +44,7 @@ class Precision:
 
 
 def choose_precision(name: str | None, device: torch.device) -> Precision:
-    """Return the named precision, by default fp32 on a CPU and tf32 on a GPU, and set TF32 accordingly.
-
-    Raises:
-        OptionError: the device does not support it.
-    """
+    """Return the named precision, by default fp32 on a CPU and tf32 on a GPU, and set TF32 accordingly."""
     on_gpu = device.type == "cuda"
     name = name or ("tf32" if on_gpu else "fp32")
     if name == "tf32" and not on_gpu:
@@ -64,12 +60,6 @@ def set_tf32(on: bool) -> None:
     torch.backends.cudnn.conv.fp32_precision = (  # type: ignore[attr-defined]  # torch makes it at run time
         "tf32" if on else "ieee")
     torch.backends.cuda.matmul.fp32_precision = "ieee"
-
-
-def tf32_is_on() -> bool:
-    """Return whether convolutions on GPUs use TF32."""
-    precision = torch.backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]  # torch makes it at run time
-    return bool(precision == "tf32")
 
 
 def use_deterministic_kernels() -> None:
@@ -109,12 +99,9 @@ def move(model: nn.Module, device: torch.device) -> None:
 
 
 def check_clips(network: nn.Module, net: str, batch_size: int, seq_len: int, img_dim: int) -> None:
-    """Pass a batch of the run's size through a network on the meta device, in its current mode.
+    """Raise OptionError if a network on the meta device, in its current mode, cannot take a batch of the run's size.
 
     Too small a clip is pooled away, and BatchNorm in training needs two values per channel.
-
-    Raises:
-        OptionError: the network cannot take such a batch.
     """
     try:
         with torch.no_grad():

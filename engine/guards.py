@@ -69,11 +69,7 @@ class DamageCounter:
             say(f"{title}: {self.count} of {self._frames} frames could not be read and were replaced by others")
 
     def add(self, batch: Mapping[str, Any]) -> None:
-        """Add a batch's "damaged", (B, 2) int64: count of unreadable frames, and the first of them.
-
-        Raises:
-            TrainingError: more than 1 % of the epoch's frames are unreadable.
-        """
+        """Add a batch's "damaged", (B, 2) int64: count of unreadable frames, and the first of them."""
         damaged = batch.get("damaged")
         if damaged is None or not damaged[..., 0].any():
             return

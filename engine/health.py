@@ -6,7 +6,7 @@ Embeddings z are unit rows (N, D). Rows i of z1 and z2 are two clips of one vide
 import copy
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -121,24 +121,20 @@ class HealthProbe:
 
     Args:
         dataset: training set.
-        videos: number of videos to use.
-        img_dim: side of the clips in pixels.
-        batch_size: videos embedded at a time.
-        workers: loader processes.
-        seed: chooses the videos, and initialises the random encoder.
-        network: backbone of the random encoder that the miner is compared with.
-        dim: embedding size.
-        device: the model's.
-        dtype: autocast type of the encoders.
+        videos: number of videos to use; they are embedded ``batch_size`` at a time.
+        seed: chooses the videos, and initialises the random encoder that the miner is compared with.
+        network, dim: backbone and embedding size of the random encoder.
+        device, dtype: the model's device, and the encoders' autocast type.
     """
 
     def __init__(self, dataset: VideoDataset, videos: int, *, img_dim: int, batch_size: int, workers: int, seed: int,
                  network: str, dim: int, device: torch.device, dtype: torch.dtype | None = None) -> None:
         self.dataset = copy.copy(dataset)
         self.dataset.transform, self.dataset.by_epoch = PretrainTransform(img_dim, p_two_clips=1.0), False
-        W = distributed.world_size()
+        rank, W = distributed.rank(), distributed.world_size()
         chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))
         self.rows = chosen[:max(1, min(videos, len(chosen)) // W) * W]  # the same number for each process
+        self._own_rows = self.rows[rank::W]
         self.batch_size, self.workers, self.seed, self.device = batch_size, workers, seed, device
         self.network, self.dim, self.dtype = network, dim, dtype
         self._other: Clips | None = None
@@ -150,49 +146,50 @@ class HealthProbe:
         ``second_*``: share of clips whose nearest neighbour is the other clip of their video. ``agreement`` of the 5
         nearest, ``hub_*``, ``spread_*``, ``rank_*``: see the functions above.
         """
-        views = self._embed(model, {"own": (_of_main(model.encoder_q), model.own_view),
-                                    "random": (self._random_encoder(model), model.other_view)})
-        other = self.miner(model)
-        hits = {"random": instance_hits(*views["random"]), "other": instance_hits(*other)}
-        sign = sign_test(hits["other"], hits["random"])
-        if sign < CLEAR and distributed.is_main():
-            own, random = (hits[name].float().mean() for name in ("other", "random"))
+        random = self._embed(model, self._random_encoder(model), model.other_view)
+        values, hits = self.now(model), instance_hits(*random)
+        better = sign_test(instance_hits(*self.miner(model)), hits)
+        second_random = float(hits.float().mean())
+        if better < CLEAR and distributed.is_main():
             warn("the view that mines is not clearly better than a random network: the second clip of a video is the "
-                 f"nearest for {own:.1%} of {len(hits['other'])} clips, with random weights for {random:.1%} "
-                 f"({sign:+.1f} standard deviations). Mined positives may mislead the training: first train that view "
-                 "longer, or with other settings")
-        second_random = float(hits["random"].float().mean())
-        return {**self._measures(views["own"], other), "second_random": second_random, "better": sign}
+                 f"nearest for {values['second_other']:.1%} of {len(hits)} clips, with random weights for "
+                 f"{second_random:.1%} ({better:+.1f} standard deviations). Mined positives may mislead the training: "
+                 "first train that view longer, or with other settings")
+        return {**values, "second_random": second_random, "better": better}
 
     def now(self, model: CoCLR) -> dict[str, float]:
-        """Measure both views; the frozen miner is embedded only once."""
-        return self._measures(self.trained(model), self.miner(model))
-
-    def _measures(self, own: Clips, other: Clips) -> dict[str, float]:
-        values, sims = {}, []
-        same = self._sources[:, None] == self._sources[None, :]
-        same = same.repeat(2, 2)  # first clips, then second ones
+        """Measure both views."""
+        start = time.perf_counter()
+        views = {"own": self.trained(model), "other": self.miner(model)}
+        same = (self._sources[:, None] == self._sources[None, :]).repeat(2, 2)  # first clips, then second ones
         n = min(NEAREST, int((~same).sum(dim=1).min()))
-        for name, clips in (("own", own), ("other", other)):
+        values, sims = {}, []
+        for name, clips in views.items():
             z = torch.cat(clips)
             values[f"second_{name}"] = float(instance_hits(*clips).float().mean())
-            values[f"spread_{name}"], values[f"rank_{name}"] = float(spread(z)), float(effective_rank(z))
+            values |= {f"{measure}_{name}": float(compute(z)) for measure, compute in MEASURES.items()}
             if n:
                 values[f"hub_{name}"] = hubness(z, same, n)
             sims.append(z @ z.T)
         if n:
             values["agreement"] = float(agreement(sims[0], sims[1], ~same, n))
+        say(f"health: {2 * len(self.rows)} clips of both views measured in {time.perf_counter() - start:.1f} s")
         return values
 
     def miner(self, model: CoCLR) -> Clips:
-        """Return the miner's embeddings, computed once."""
+        """Return the embeddings of the miner, which is frozen: computed once."""
         if self._other is None:
-            self._other = self._embed(model, {"other": (model.sampler, model.other_view)})["other"]
+            self._other = self._embed(model, model.sampler, model.other_view)
         return self._other
 
     def trained(self, model: CoCLR) -> Clips:
-        """Return the trained encoder's embeddings."""
-        return self._embed(model, {"own": (_of_main(model.encoder_q), model.own_view)})["own"]
+        """Return the trained encoder's embeddings, with the BatchNorm statistics that checkpoints hold."""
+        encoder = model.encoder_q
+        if distributed.world_size() > 1:
+            encoder = copy.deepcopy(encoder)
+            for buffer in encoder.buffers():
+                distributed.broadcast(buffer)
+        return self._embed(model, encoder, model.own_view)
 
     def _random_encoder(self, model: CoCLR) -> nn.Module:
         """Build an untrained network, its BatchNorm statistics measured on clips."""
@@ -204,49 +201,35 @@ class HealthProbe:
         for norm in norms:
             norm.momentum = None  # a plain mean over batches
         encoder.train()
-        rows = self.rows[distributed.rank()::distributed.world_size()]
+        rows = self._own_rows
         whole = min(CALIBRATION, len(rows) // self.batch_size) * self.batch_size  # whole batches weigh the same
-        for blocks, _ in self._blocks(rows[:whole or len(rows)]):
-            embed(encoder, blocks[:, :, model.other_view].flatten(0, 1), self.dtype)
-        for norm in norms:
-            for statistic in (norm.running_mean, norm.running_var):
-                if statistic is not None:
-                    statistic.copy_(distributed.reduce_mean(statistic))
-        return encoder.eval()
+        with torch.no_grad():
+            for blocks, _ in self._blocks(rows[:whole or len(rows)]):
+                embed(encoder, blocks[:, :, model.other_view].flatten(0, 1), self.dtype)
+            for norm in norms:
+                for statistic in (norm.running_mean, norm.running_var):
+                    if statistic is not None:
+                        statistic.copy_(distributed.reduce_mean(statistic))
+        return encoder
 
     @torch.no_grad()
-    def _embed(self, model: CoCLR, encoders: Mapping[str, tuple[nn.Module, int]]) -> dict[str, Clips]:
-        """Embed the chosen videos by each encoder, in its view; all processes return all embeddings."""
-        start, training = time.perf_counter(), model.training
+    def _embed(self, model: CoCLR, encoder: nn.Module, view: int) -> Clips:
+        """Embed the chosen videos in one view; all processes return all embeddings."""
+        training = model.training
         model.eval()
-        parts: dict[str, list[Tensor]] = {name: [] for name in encoders}
-        sources = []
-        for blocks, batch in self._blocks(self.rows[distributed.rank()::distributed.world_size()]):
+        encoder.eval()
+        parts, sources = [], []
+        for blocks, batch in self._blocks(self._own_rows):
+            parts.append(torch.stack([embed(encoder, blocks[:, clip, view], self.dtype) for clip in (0, 1)], dim=1))
             sources.append(batch["source"])
-            for name, (encoder, view) in encoders.items():
-                both = [embed(encoder, blocks[:, clip, view], self.dtype) for clip in (0, 1)]
-                parts[name].append(torch.stack(both, dim=1))  # (B, 2, D)
         model.train(training)
         self._sources = distributed.all_gather(torch.cat(sources).to(self.device))
-        say(f"health: {2 * len(self.rows)} clips embedded by {len(encoders)} network(s) in "
-            f"{time.perf_counter() - start:.1f} s")
-        gathered = {name: distributed.all_gather(torch.cat(rows)) for name, rows in parts.items()}  # (N, 2, D) each
-        return {name: (both[:, 0], both[:, 1]) for name, both in gathered.items()}
+        both = distributed.all_gather(torch.cat(parts))  # (N, 2, D)
+        return both[:, 0], both[:, 1]
 
-    @torch.no_grad()
     def _blocks(self, rows: Tensor) -> Iterator[tuple[Tensor, dict]]:
         """Yield blocks (B, 2 clips, S views, 3, T, H, W) of these videos on the device, with their batches."""
         loader = DataLoader(self.dataset, batch_size=self.batch_size, sampler=[(0, row) for row in rows.tolist()],
                             num_workers=self.workers, generator=torch.Generator())
         for batch in items(loader):
             yield to_blocks(batch, self.device), batch
-
-
-def _of_main(encoder: nn.Module) -> nn.Module:
-    """Return the encoder with the main process's BatchNorm statistics, those in checkpoints."""
-    if distributed.world_size() == 1:
-        return encoder
-    encoder = copy.deepcopy(encoder).eval()
-    for buffer in encoder.buffers():
-        distributed.broadcast(buffer)
-    return encoder

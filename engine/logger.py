@@ -1,19 +1,26 @@
-"""Metrics of a run, as TensorBoard scalars and, for programs, in metrics.jsonl."""
+"""Progress on the console; metrics as TensorBoard scalars and, for programs, in metrics.jsonl."""
 
 import json
 import math
 import os
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
+from utils.console import duration, say, shows_bars
 from utils.distributed import is_main
 from utils.files import naming, write_text
+from utils.metrics import Meters, Values
 
+Means = dict[str, float]
 FILE = "metrics.jsonl"
 FLUSH_SECONDS = 60.0
 
@@ -116,3 +123,59 @@ def _is_past(line: str, epoch: int, iteration: int) -> bool:
     if of_epoch < 0:
         return iteration > 0
     return of_epoch < epoch or (of_epoch == epoch and trained and done <= iteration)
+
+
+class EpochLog:
+    """The progress bar, printed lines and logged means of one pass over a loader."""
+
+    def __init__(self, loader: DataLoader, title: str, epoch: int, meters: Meters, print_freq: int,
+                 logger: MetricsLogger) -> None:
+        self.title, self.epoch, self.meters, self.print_freq, self.logger = title, epoch, meters, print_freq, logger
+        self._total, self._done, self._steps, self._waiting = len(loader), 0, 0, 0.0
+        self._bar = tqdm(desc=f"{title} {epoch}", total=self._total, disable=not shows_bars(), leave=False,
+                         dynamic_ncols=True)
+        self._start = self._mark = time.perf_counter()
+
+    def timed(self, steps: Iterator[Any], start: int = 0) -> Iterator[Any]:
+        """Yield the batches, the first of which is number ``start``, and time the wait for each."""
+        self._done = start
+        self._bar.update(start)
+        for batch in steps:
+            self._waiting += time.perf_counter() - self._mark
+            yield batch
+
+    def add(self, values: Values, iteration: int, steps_left: int = 0) -> bool:
+        """Add a step; print a line at the first step, every ``print_freq`` steps, and at the last.
+
+        Returns:
+            True if a line was printed, for which the device had to finish.
+        """
+        self.meters.add(values)
+        number, self._done, self._steps = self._done, self._done + 1, self._steps + 1
+        self._bar.update()
+        self._mark = time.perf_counter()
+        if number % self.print_freq and self._done < self._total:
+            return False
+        means = self.meters.window()  # waits for the device
+        now = time.perf_counter()
+        seconds = {"data": self._waiting / self._steps, "step": (now - self._start) / self._steps}
+        self._start, self._mark, self._waiting, self._steps = now, now, 0.0, 0
+        text = f"{text_of(means)}  data {seconds['data']:.3f}s  step {seconds['step']:.3f}s"
+        text += f"  {duration(steps_left * seconds['step'])} left" if steps_left else ""
+        self._bar.set_postfix_str(text, refresh=False)
+        say(f"{self.title} epoch {self.epoch} [{self._done}/{self._total}]  {text}", terminal=self._bar.disable)
+        self.logger.log("steps", self.epoch, iteration, means, title=self.title, seconds=seconds)
+        return True
+
+    def close(self, iteration: int) -> Means:
+        """Print, log and return the means over the pass and all processes."""
+        self._bar.close()
+        means = self.meters.means()
+        say(f"{self.title} epoch {self.epoch} mean: {text_of(means)}")
+        self.logger.log("epoch", self.epoch, iteration, means, title=self.title)
+        return means
+
+
+def text_of(values: Means) -> str:
+    """Format named values on one line, with four digits."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

@@ -1,32 +1,136 @@
-"""Monitors: metrics that never influence training (mining, health of the views, kNN accuracy)."""
+"""Monitors: metrics that never influence training. Of mining, with labels and without; health; kNN accuracy.
+
+Positive mining recall and class mining recall are defined in CPR (arXiv 2201.07989, section 4).
+"""
 
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from statistics import median
+from typing import cast
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import ArrayLike
+from torch import Tensor
 
-from engine.health import MEASURES, HealthProbe
-from engine.mining import MiningMonitor
+from engine.health import MEASURES, HealthProbe, agreement
 from engine.trainer import Trainer
 from model.momentum import MomentumContrast
-from model.pretrain import CoCLR
+from model.pretrain import CoCLR, Mining
+from utils import distributed
 from utils.console import warn
-from utils.distributed import is_main
+from utils.metrics import LabelRing, Values
 
 COLLAPSED = 1.5  # effective rank of the queue: 1.0 in runs that failed, at least 2.9 in those that did not
 
 
-class FeatureMonitor(Protocol):
-    """Measures the features of a backbone, see :class:`eval.knn.KnnMonitor`."""
+class MiningMonitor:
+    """Measures each step's mining, and counts over an epoch how often each video is mined."""
 
-    def measure(self, backbone: nn.Module, dtype: torch.dtype | None, *, title: str, epoch_seconds: float,
-                after_video: Callable[[], None]) -> dict[str, float]:
-        """Return measures by name; call ``after_video`` between videos."""
-        ...
+    def __init__(self, K: int, labels: ArrayLike = (), sources: ArrayLike = (), device: torch.device | str = "cpu"
+                 ) -> None:
+        self.ring = LabelRing(K, device)
+        labels = np.asarray(labels, dtype=np.int64)
+        self._counts = len(labels) > 0
+        pairs, pair_of_row = np.unique(np.stack([labels, np.asarray(sources, np.int64)]), axis=1, return_inverse=True)
+        self._pair_of_row = torch.as_tensor(pair_of_row, device=device)  # (N,): (class, source) pair of a row
+        self._class_of_pair = torch.as_tensor(pairs[0])
+        self._found = torch.zeros(pairs.shape[1], dtype=torch.long, device=device)  # true positives by pair
+        self._mined = torch.zeros(len(labels), dtype=torch.long, device=device)  # by row
+        self._counted = False
+
+    @torch.no_grad()
+    def measure(self, mining: Mining | None, labels: Tensor) -> Values:
+        """Measure one forward, before the queue's labels are updated. A hit is an entry of the query's class.
+
+        ``recall``: positive mining recall, the share of hits among mined entries; ``chance``: among all entries.
+        ``mining_r1``: share of queries whose best mined entry is a hit. ``stage1_hits``, ...: hits that survive a
+        stage, per query. ``agreement``: see :func:`engine.health.agreement`, with lists as long as what is mined.
+        Entries of the query's own source never count.
+
+        Args:
+            mining: see :class:`model.pretrain.Mining`.
+            labels: classes of the queries, (B,) int64.
+
+        Returns:
+            0-d tensors by name; empty if nothing was mined, or the queue's labels are not all known.
+        """
+        if mining is None or not self.ring.full:
+            return {}
+        allowed = ~mining.excluded
+        right = allowed & (labels[:, None] == self.ring.labels[None, :])  # (B, K)
+        mined = mining.stages[-1]  # (B, topk)
+        valid, hits = allowed.gather(1, mined), right.gather(1, mined)
+        if self._counts:
+            rows = self.ring.rows[mined.flatten()]
+            self._mined.index_add_(0, rows, valid.flatten().long())
+            self._found.index_add_(0, self._pair_of_row[rows], hits.flatten().long())
+            self._counted = True
+        values = {"recall": hits.sum() / valid.sum().clamp(min=1), "chance": right.sum() / allowed.sum().clamp(min=1),
+                  "mining_r1": hits[:, 0].sum() / valid[:, 0].sum().clamp(min=1)}
+        values |= {f"stage{i}_hits": right.gather(1, kept).sum(dim=1).float().mean()
+                   for i, kept in enumerate(mining.stages, start=1)}
+        return values | {"agreement": agreement(mining.other, mining.own, allowed, mined.shape[1])}
+
+    def end_epoch(self, queues: Mapping[str, Tensor]) -> tuple[dict[str, float], dict[int, float]]:
+        """Return the epoch's measures, and class mining recall by class; reset the counts. All processes call this.
+
+        ``cmr_median``: median of class mining recall over classes. ``mined_videos``: share of the training videos that
+        were mined at all. ``most_mined``: count of the most mined video, as a multiple of the mean. ``spread_*``,
+        ``rank_*``: see :mod:`engine.health`, of each of the ``queues`` (D, K). Both are empty if nothing was mined.
+        """
+        if not self._counted:
+            return {}, {}
+        found, mined = self._totals()
+        self._found.zero_()
+        self._mined.zero_()
+        self._counted = False
+        classes, counts = class_recalls(found, self._class_of_pair), mined.double()
+        values = {"cmr_median": median(classes.values())} if classes else {}
+        values |= {"mined_videos": float((counts > 0).double().mean()),
+                   "most_mined": float(counts.max() / counts.mean())}
+        values |= {f"{name}_{view}": float(measure(queue.T)) for view, queue in queues.items()
+                   for name, measure in MEASURES.items()}
+        return values, classes
+
+    def _totals(self) -> tuple[Tensor, Tensor]:
+        """Sum both counts over all processes, on the CPU."""
+        both = torch.cat([self._found, self._mined])
+        total = distributed.all_gather(both[None]).sum(dim=0).cpu()
+        return total[:len(self._found)], total[len(self._found):]
+
+    def state_dict(self) -> dict:
+        """Return ring and total counts for a checkpoint; all processes call this."""
+        found, mined = self._totals()
+        return {**self.ring.state_dict(), "found": found, "mined": mined, "counted": self._counted}
+
+    def load_state_dict(self, state: Mapping) -> None:
+        """Restore ring and counts; the counts are totals, and go to the main process."""
+        same = "found" in state and (len(state["found"]), len(state["mined"])) == (len(self._found), len(self._mined))
+        if self._counts and not same:  # an earlier file without counts, or other videos
+            self.ring.align(int(state["pointer"]))
+            return
+        self.ring.load_state_dict(state)
+        if self._counts:
+            self._counted = bool(state["counted"])
+            if distributed.is_main():
+                self._found.copy_(state["found"])
+                self._mined.copy_(state["mined"])
+
+
+def class_recalls(found: Tensor, class_of_pair: Tensor) -> dict[int, float]:
+    """Compute class mining recall: for each class, the share of its sources that were mined as true positives.
+
+    A class with a single source has nothing to mine, and is left out.
+
+    Args:
+        found: true positives mined by (class, source) pair, (P,) int64.
+        class_of_pair: (P,) int64.
+    """
+    sources = {label: found[class_of_pair == label] for label in class_of_pair.unique().tolist()}
+    return {label: float((own > 0).double().mean()) for label, own in sources.items() if len(own) > 1}
 
 
 @dataclass
@@ -37,10 +141,10 @@ class Monitors:
     dtype: torch.dtype | None
     epochs: int
     classes: Sequence[str] = ()
-    mining: MiningMonitor | None = None
+    mining: MiningMonitor | None = None  # of CoCLR, as health
     health: HealthProbe | None = None
     health_freq: int = 1
-    knn: FeatureMonitor | None = None
+    knn: Callable[..., dict[str, float]] | None = None  # see eval.knn.KnnMonitor.measure
     knn_freq: int = 1
     _epoch_start: float = 0.0
     _warned: bool = False
@@ -51,37 +155,35 @@ class Monitors:
 
     def before_training(self, trainer: Trainer) -> None:
         """Measure the starting point."""
-        if self.health is not None and isinstance(self.model, CoCLR):
-            trainer.log("health", -1, self.health.before(self.model))
+        if self.health is not None:
+            trainer.log("health", -1, self.health.before(cast(CoCLR, self.model)))
 
     def end_epoch(self, epoch: int, trainer: Trainer) -> None:
         """Measure queue, mining and health; all processes call this."""
-        if self.mining is None or not isinstance(self.model, CoCLR):
+        if self.mining is None:
             values = {f"{name}_own": float(measure(self.model.queue.T)) for name, measure in MEASURES.items()}
             trainer.log("queue", epoch, values)
         else:
-            values, recalls = self.mining.end_epoch({"own": self.model.queue, "other": self.model.queue_second})
+            model = cast(CoCLR, self.model)
+            values, recalls = self.mining.end_epoch({"own": model.queue, "other": model.queue_second})
             if values:
                 trainer.log("mining", epoch, values,
                             classes={self.classes[label]: recall for label, recall in recalls.items()})
-        self._warn_of_collapse(values)
-        if self.health is not None and isinstance(self.model, CoCLR) and self._is_due(epoch, self.health_freq):
-            trainer.log("health", epoch, self.health.now(self.model))
-
-    def after_save(self, epoch: int, trainer: Trainer) -> None:
-        """Measure the features by kNN, which is slow."""
-        if self.knn is not None and self._is_due(epoch, self.knn_freq):
-            values = self.knn.measure(self.model.encoder_q[0], self.dtype, title=f"knn epoch {epoch}",
-                                      epoch_seconds=time.perf_counter() - self._epoch_start, after_video=trainer.poll)
-            trainer.log("knn", epoch, values, quiet=True)
-
-    def _warn_of_collapse(self, values: Mapping[str, float]) -> None:
         rank = values.get("rank_own", math.inf)
-        if rank < COLLAPSED and is_main() and not self._warned:
+        if rank < COLLAPSED and distributed.is_main() and not self._warned:
             self._warned = True
             warn(f"the embeddings have nearly collapsed: the queue's keys vary in {rank:.2f} directions of "
                  f"{self.model.dim} (effective rank), so top-1 and loss mean little. A smaller --lr is the first "
                  "thing to try (docs/mining.md)")
+        if self.health is not None and self._is_due(epoch, self.health_freq):
+            trainer.log("health", epoch, self.health.now(cast(CoCLR, self.model)))
+
+    def after_save(self, epoch: int, trainer: Trainer) -> None:
+        """Measure the features by kNN, which is slow."""
+        if self.knn is not None and self._is_due(epoch, self.knn_freq):
+            values = self.knn(self.model.encoder_q[0], self.dtype, title=f"knn epoch {epoch}",
+                              epoch_seconds=time.perf_counter() - self._epoch_start, after_video=trainer.poll)
+            trainer.log("knn", epoch, values, quiet=True)
 
     def _is_due(self, epoch: int, every: int) -> bool:
         return (epoch + 1) % every == 0 or epoch == self.epochs - 1

@@ -97,11 +97,7 @@ class Optimizer:
         return {"state": state, "param_groups": groups}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Restore the moments of a state with one group per parameter; learning rate and decay stay as they are.
-
-        Raises:
-            CheckpointError: the state is for other parameters or another optimizer.
-        """
+        """Restore the moments of a state with one group per parameter; learning rate and decay stay as they are."""
         groups = [index for group in saved.get("param_groups", ()) for index in group["params"]]
         if len(groups) != len(self.parameters):
             raise CheckpointError(f"the checkpoint's optimizer has {len(groups)} parameters, this model "
@@ -109,30 +105,27 @@ class Optimizer:
                                   "or published without its optimizer; start from it with --pretrain")
         position = {index: place for place, index in enumerate(groups)}
         wanted = {"exp_avg", "exp_avg_sq"} if isinstance(self.inner, torch.optim.Adam) else {"momentum_buffer"}
-        moments = {}
         for index, values in saved["state"].items():
-            place = position.get(index, -1)
+            parameter = self.parameters[position[index]] if index in position else None
             # SGD's buffer is None before its first step
-            if place < 0 or not wanted <= set(values) or any(
-                    values[key] is not None and values[key].shape != self.parameters[place].shape for key in wanted):
+            if parameter is None or not wanted <= set(values) or any(
+                    values[key] is not None and values[key].shape != parameter.shape for key in wanted):
                 raise CheckpointError(f"the checkpoint's optimizer state of parameter {index} does not fit: it was "
                                       "made with another --net or optimizer")
-            moments[place] = values
-        self.inner.load_state_dict({"state": self._by_group(moments),
-                                    "param_groups": self.inner.state_dict()["param_groups"]})
+            if parameter.requires_grad:
+                self.inner.state[parameter] = {key: self._placed(key, value, parameter)
+                                               for key, value in values.items()}
+
+    def _placed(self, key: str, value: Any, parameter: nn.Parameter) -> Any:
+        """Move a moment to its parameter's device; the step count stays on the CPU unless the update is fused."""
+        if key == "step":
+            return torch.tensor(float(value), device=parameter.device if self.inner.defaults["fused"] else "cpu")
+        return value.to(parameter.device, parameter.dtype) if isinstance(value, Tensor) else value
 
     def load_scaler(self, saved: dict | None) -> None:
         """Restore the loss scale, if the checkpoint has one and this run uses it."""
         if saved and self.scaler.is_enabled():
             self.scaler.load_state_dict(saved)
-
-    def _by_group(self, moments: Mapping[int, dict]) -> dict[int, dict]:
-        """Renumber moments for the inner optimizer: trained parameters only, group by group."""
-        place = {id(p): i for i, p in enumerate(self.parameters)}
-        trained = [p for group in self.inner.param_groups for p in group["params"]]
-        return {number: {key: torch.tensor(float(value)) if key == "step" else value
-                         for key, value in moments[place[id(parameter)]].items()}
-                for number, parameter in enumerate(trained) if place[id(parameter)] in moments}
 
 
 def resumed_lr(saved: Mapping[str, Any], factor: float, default: float) -> float:

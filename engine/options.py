@@ -20,19 +20,19 @@ SECOND_VIEWS = ("flow", "residual")
 def number(kind: type, low: float, high: float = math.inf, *, open_low: bool = False,
            open_high: bool = False) -> Callable[[str], float]:
     """Return an argparse type: an int or float from low to high, bounds included unless open."""
+    noun = "a whole number" if kind is int else "a number"
+    bounds = f"{'above' if open_low else 'of at least'} {low:g}"
+    if math.isfinite(high):
+        bounds = f"between {low:g} and {high:g}"
+
     def convert(text: str) -> float:
         try:
             value = kind(text)
         except ValueError:
             value = math.nan
-        finite = kind is int or math.isfinite(value)  # an int may be too large for a float
-        above = value > low if open_low else value >= low
-        below = value < high if open_high else value <= high
-        if above and below and finite:
+        inside = (value > low if open_low else value >= low) and (value < high if open_high else value <= high)
+        if inside and value != math.inf:
             return value
-        noun = "a whole number" if kind is int else "a number"
-        bounds = f"{'above' if open_low else 'of at least'} {low:g}" if math.isinf(low) or math.isinf(high) else \
-            f"between {low:g} and {high:g}"
         raise argparse.ArgumentTypeError(f"{text!r} is not {noun} {bounds}")
     return convert
 
@@ -88,20 +88,11 @@ def add_shared(parser: Parser, *, dataset: str, num_seq: int, schedule: Sequence
 
     ``--model``, ``--pretrain`` and ``--gpu`` differ in form: each script adds its own.
     """
-    parser.topic("data")("--dataset", default=dataset, metavar="NAME", help="dataset name, with its views")
+    add = parser.topic("data")
+    add("--dataset", default=dataset, metavar="NAME", help="dataset name, with its views")
     add_clips(parser)
-    parser.topic("data")("--num_seq", type=positive_int, default=num_seq, metavar="CLIPS",
-                         help=f"clips per sample; always {num_seq}")
+    add("--num_seq", type=positive_int, default=num_seq, metavar="CLIPS", help=f"clips per sample; always {num_seq}")
     add_roots(parser)
-    _add_training(parser, schedule, wd)
-    _add_checkpoints(parser)
-    _add_hardware(parser, workers)
-    add = parser.topic("output")
-    add("--prefix", default=prefix, help="first part of the run folder's name")
-    add("--print_freq", type=positive_int, default=5, metavar="STEPS", help="steps between progress lines")
-
-
-def _add_training(parser: Parser, schedule: Sequence[int], wd: float) -> None:
     add = parser.topic("training")
     add("--batch_size", type=positive_int, default=32, metavar="CLIPS", help="clips per process and step")
     add("--lr", type=positive_float, default=1e-3, help="initial learning rate")
@@ -112,9 +103,6 @@ def _add_training(parser: Parser, schedule: Sequence[int], wd: float) -> None:
     add("--epochs", type=positive_int, default=10, help="number of epochs")
     add("--start_epoch", type=whole_number, default=0, metavar="EPOCH", help="first epoch, 0-based (ignored by "
         "--resume)")
-
-
-def _add_checkpoints(parser: Parser) -> None:
     add = parser.topic("checkpoints")
     add("--resume", default="", metavar="CKPT", help="resume this checkpoint in its run folder; auto: the newest "
         "complete one of the run that the options name, or a new run")
@@ -124,9 +112,6 @@ def _add_checkpoints(parser: Parser) -> None:
     add("--save_steps", type=whole_number, default=0, metavar="STEPS", help="steps between checkpoints inside "
         "epochs (0: only at their ends)")
     parser.topic("evaluation")("--test", default="", metavar="CKPT", help="evaluate this checkpoint, without training")
-
-
-def _add_hardware(parser: Parser, workers: int) -> None:
     add = parser.topic("hardware")
     add("--precision", choices=list(STEPS), default=None, help="arithmetic of the encoders (default: fp32 on a CPU, "
         "tf32 on a GPU; fp16, with loss scaling, is the fastest on GPUs)")
@@ -135,6 +120,9 @@ def _add_hardware(parser: Parser, workers: int) -> None:
         "are none (max pooling); a CPU is always deterministic")
     add("-j", "--workers", type=whole_number, default=workers, metavar="PROCESSES",
         help="loader processes; 0 loads in the main process")
+    add = parser.topic("output")
+    add("--prefix", default=prefix, help="first part of the run folder's name")
+    add("--print_freq", type=positive_int, default=5, metavar="STEPS", help="steps between progress lines")
 
 
 def check_shared(num_seq: int, needed: int, resume: str, test: str, start_epoch: int, epochs: int) -> None:

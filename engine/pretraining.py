@@ -1,6 +1,6 @@
 """Pretraining as main_nce.py and main_coclr.py share it: the task without its step, set-up, resume and report."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -18,31 +18,31 @@ from dataset.video_dataset import videos_of
 from engine import checkpoint, run_folder
 from engine.checkpoint import load_state
 from engine.config import DataConfig, ModelConfig, TrainConfig
-from engine.convolutions import check_all, use_2d_where_faster
+from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.device import (
+    Precision,
     check_clips,
     choose_precision,
     describe_machine,
     keep_freed_memory,
     move,
     set_tf32,
-    tf32_is_on,
     use_deterministic_kernels,
 )
-from engine.mining import MiningMonitor
-from engine.monitors import FeatureMonitor, Monitors
+from engine.health import HealthProbe
+from engine.monitors import MiningMonitor, Monitors
 from engine.optimizer import Optimizer
 from engine.resume import refuse_changes, restore_optimizer
 from engine.retention import CheckpointManager
 from engine.trainer import Task, Trainer, TrainState, evaluate, state_of
 from model.momentum import check_queue, make_encoder
+from model.pretrain import CoCLR
 from utils import distributed, launch
 from utils.console import log_file, say, say_block
 from utils.distributed import DistInfo
 from utils.errors import CheckpointError, OptionError
 from utils.provenance import code_version
 from utils.stop import catch_signals
-from utils.tables import paint_table, percent, table
 
 
 def init_process(deterministic: bool, local_rank: int | None, gpu: int | None, backend: str, dist_url: str,
@@ -83,13 +83,12 @@ class Pretraining(Task):
     Attributes:
         network: the model, or its DistributedDataParallel wrapper.
         generator: shuffles clips for BatchNorm, the same in all processes.
-        mining: measures what CoCLR mines.
         origin: files that the weights came from; empty for random weights.
     """
 
     def __init__(self, config: ModelConfig, data: DataConfig, train: TrainConfig, dist: DistInfo) -> None:
         self.config, self.data, self.train, self.dist, self.device = config, data, train, dist, dist.device
-        self.precision, self._tf32 = choose_precision(train.precision, self.device), tf32_is_on()
+        self.precision = choose_precision(train.precision, self.device)
         torch.manual_seed(train.seed)
         self.model = config.build()
         move(self.model, self.device)
@@ -103,12 +102,9 @@ class Pretraining(Task):
                                    scaler=self.precision.scaler())
         self.generator = torch.Generator()
         self.monitors = Monitors(self.model, self.precision.dtype, train.epochs)
-        self.mining: MiningMonitor | None = None
+        if isinstance(self.model, CoCLR):
+            self.monitors.mining = MiningMonitor(config.moco_k, device=self.device)
         self.origin: list[str] = []
-
-    def set_monitors(self, loader: DataLoader, knn: FeatureMonitor | None, knn_freq: int) -> None:
-        """Set up the monitors, which only a training has."""
-        self.monitors.knn, self.monitors.knn_freq = knn, knn_freq
 
     def make_loader(self, mode: str) -> DataLoader:
         """Build the loader of "train" or "val"."""
@@ -117,29 +113,45 @@ class Pretraining(Task):
                            train=mode == "train", seed=self.train.seed, rank=self.dist.rank,
                            world_size=self.dist.world_size, device=self.device)
 
-    def wrap_ddp(self) -> None:
-        """Average gradients if there are several processes.
+    def set_monitors(self, loader: DataLoader, knn: Callable[..., dict[str, float]] | None) -> None:
+        """Set up the monitors that need the training set."""
+        videos, train, monitors = videos_of(loader), self.train, self.monitors
+        monitors.knn, monitors.knn_freq, monitors.health_freq = knn, train.knn_freq, train.health_freq
+        if isinstance(self.model, CoCLR):
+            index = videos.index
+            monitors.classes = index.classes
+            monitors.mining = MiningMonitor(self.model.K, index.labels, index.sources, self.device)
+            if train.health_clips:
+                monitors.health = HealthProbe(
+                    videos, train.health_clips, img_dim=self.data.img_dim, batch_size=train.batch_size,
+                    workers=train.workers, seed=train.seed, network=self.config.net, dim=self.model.dim,
+                    device=self.device, dtype=self.precision.dtype)
+
+    def use_precision(self, iteration: int) -> torch.dtype | None:
+        """Switch to a step's precision, float32 in the first ``fp32_steps``; return the encoders' autocast type."""
+        if not self.train.fp32_steps:
+            return self.precision.dtype
+        first = iteration < self.train.fp32_steps
+        set_tf32(self.precision.name == "tf32" and not first)
+        return None if first else self.precision.dtype
+
+    def check_kernels(self) -> None:
+        """Check the convolutions in each precision that the run uses."""
+        first = [Precision("fp32", self.device)] if self.train.fp32_steps and self.precision.name != "fp32" else []
+        for precision in (*first, self.precision):
+            set_tf32(precision.name == "tf32")
+            say(check_convolutions(self.model.encoders(), self.data.clip, precision))
+
+    def start(self, trainer: Trainer) -> None:
+        """Check the convolutions, average gradients if there are several processes, and measure the starting point.
 
         Buffers are not synchronised: each process has its own BatchNorm statistics, and the queues are equal anyway.
         """
+        self.check_kernels()
         if self.dist.world_size > 1:
             devices = [self.device.index] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.model, device_ids=devices, forward_sync_buffers=False,
                                                    gradient_as_bucket_view=True)
-
-    def dtype_at(self, iteration: int) -> torch.dtype | None:
-        """Return the encoders' autocast type at a step, and set TF32; the first ``fp32_steps`` run in float32."""
-        if not self.train.fp32_steps:
-            return self.precision.dtype
-        exact = iteration < self.train.fp32_steps
-        set_tf32(self._tf32 and not exact)
-        return None if exact else self.precision.dtype
-
-    def start(self, trainer: Trainer) -> None:
-        """Check the convolutions, wrap the model, and measure the starting point."""
-        check_all(self.model.encoders(), self.data.clip, self.precision, self.train.fp32_steps)
-        self._tf32 = tf32_is_on()  # the check may have turned it off
-        self.wrap_ddp()
         if trainer.state.iteration == 0:
             self.monitors.before_training(trainer)
 
@@ -161,8 +173,8 @@ class Pretraining(Task):
     def state_dict(self) -> dict[str, Any]:
         """Return the published keys, plus the labels of the queue and the loss scale."""
         content = {"state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        if self.mining is not None:
-            content["label_ring"] = self.mining.state_dict()
+        if self.monitors.mining is not None:
+            content["label_ring"] = self.monitors.mining.state_dict()
         if self.optimizer.scaler.is_enabled():
             content["scaler"] = self.optimizer.scaler.state_dict()
         return content
@@ -174,28 +186,16 @@ class Pretraining(Task):
     def load(self, saved: Mapping[str, Any], path: str) -> None:
         """Load the weights and the labels of the queue."""
         self.origin = [f"{path}: {load_state(self.model, saved['state_dict'])}"]
-        if self.mining is not None and "label_ring" in saved:
-            self.mining.load_state_dict(saved["label_ring"])
-        elif self.mining is not None:  # a published file has no labels: recall is unknown until the queue is rewritten
-            self.mining.ring.align(int(self.model.queue_ptr))
-
-    def resume(self, saved: Mapping[str, Any], path: str, loader: DataLoader, options: Mapping[str, Any],
-               made_with: Mapping[str, Any]) -> TrainState:
-        """Restore a checkpoint, and return its position.
-
-        Raises:
-            CheckpointError: it does not fit, or options that change the result differ.
-        """
-        if not self.train.accept_changes:
-            refuse_changes(saved, options, made_with, path)
-        self.load(saved, path)
-        restore_optimizer(self.optimizer, saved, self.train.rates, self.train.reset_lr)
-        return state_of(saved, loader)
+        mining = self.monitors.mining
+        if mining is not None and "label_ring" in saved:
+            mining.load_state_dict(saved["label_ring"])
+        elif mining is not None:  # a published file has no labels: recall is unknown until the queue is rewritten
+            mining.ring.align(int(self.model.queue_ptr))
 
 
 @contextmanager
-def open_run(task: Pretraining, folder: Path, resumed: str, options: Mapping[str, Any],
-             knn: FeatureMonitor | None = None, knn_freq: int = 0) -> Iterator[Trainer]:
+def make_trainer(task: Pretraining, folder: Path, resumed: str, options: Mapping[str, Any],
+                 knn: Callable[..., dict[str, float]] | None = None) -> Iterator[Trainer]:
     """Build the data, resume, open the run folder and yield the trainer; afterwards report the result."""
     train = task.train
     with catch_signals():
@@ -203,12 +203,16 @@ def open_run(task: Pretraining, folder: Path, resumed: str, options: Mapping[str
         # process alone, or the main one would wait for it.
         saved = distributed.from_main(lambda: checkpoint.load(resumed, checkpoint.RESUME)) if resumed else None
         loader = task.make_loader("train")
-        task.set_monitors(loader, knn, knn_freq)
+        task.set_monitors(loader, knn)
         made_with = {"processes": distributed.world_size(), "precision": task.precision.name,
                      "training set": getattr(loader.dataset, "fingerprint", "unknown")}
         state = TrainState(epoch=train.start_epoch)
         if saved is not None:
-            state = task.resume(saved, resumed, loader, options, made_with)
+            if not train.accept_changes:
+                refuse_changes(saved, options, made_with, resumed)
+            task.load(saved, resumed)
+            restore_optimizer(task.optimizer, saved, train.rates, train.reset_lr)
+            state = state_of(saved, loader)
             del saved  # hundreds of megabytes
         checkpoints = CheckpointManager(folder / "model", keep_all="k400" in task.data.dataset, resumed=resumed)
         with run_folder.open_run(folder, resumed, state, options, made_with) as logger:
@@ -220,15 +224,13 @@ def open_run(task: Pretraining, folder: Path, resumed: str, options: Mapping[str
                               info={"options": dict(options), "made_with": made_with, "code": code_version()})
             task.start(trainer)
             yield trainer
-            report(task, trainer, folder)
+            report(task, state.epoch, folder)
             distributed.barrier()  # the main process may still be writing
 
 
 def test(task: Pretraining, path: str) -> None:
     """Measure a checkpoint's pretext metrics on the validation split; the log goes next to the checkpoint."""
     saved = checkpoint.load(path)
-    if task.config.model == "coclr":
-        task.mining = MiningMonitor(task.config.moco_k, device=task.device)
     task.load(saved, path)
     loader = task.make_loader("val")
     task.model.eval()
@@ -236,7 +238,7 @@ def test(task: Pretraining, path: str) -> None:
     with torch.no_grad(), log_file(log):
         launch.started()
         announce(task, loader, log.parent, None, path)
-        check_all(task.model.encoders(), task.data.clip, task.precision)
+        task.check_kernels()
         epoch, iteration = int(saved.get("epoch") or 0), count()
         evaluate(lambda batch: task.step(batch, epoch, next(iteration)), loader, title="test", epoch=epoch,
                  print_freq=task.train.print_freq, device=task.device)
@@ -271,22 +273,11 @@ def _course(task: Pretraining, state: TrainState) -> str:
             f"weight decay {train.wd:g}{first}")
 
 
-def report(task: Pretraining, trainer: Trainer, folder: Path) -> None:
-    """Print the last epoch's means, the last checkpoint and the next command."""
-    means = trainer.means  # empty if nothing was left to train
-    shown = [name for name in ("loss", "top1", "top5", "recall") if name in means]
-    heads = [name if name == "loss" else f"{name} %" for name in shown]
-    cells = [f"{means[name]:.4g}" if name == "loss" else percent(means[name]) for name in shown]
-    say(table(["last epoch", "epochs", *heads, "best top1 %"],
-              [[f"{task.config.model} on {task.data.name}", str(task.train.epochs), *cells,
-                percent(trainer.state.best_acc)]]), paint=paint_table)
-    path = run_folder.last_checkpoint(folder, trainer.state.epoch)
-    say(f"last checkpoint: {path}")
-    say(f"next: python eval/main_classifier.py --dataset {_evaluated(task)} --net {task.config.net} --seq_len "
-        f"{task.data.seq_len} --img_dim {task.data.img_dim} --ds {task.data.ds} --test {path} --retrieval")
-
-
-def _evaluated(task: Pretraining) -> str:
-    """Return the dataset to evaluate the trained encoder on."""
+def report(task: Pretraining, epochs: int, folder: Path) -> None:
+    """Print the last checkpoint and the next command."""
+    path = run_folder.last_checkpoint(folder, epochs)
     spec = catalog.parse(task.data.dataset, task.data.second_view)
-    return f"{spec.base}-f" if spec.streams == ("flow",) or task.config.reverse else spec.base
+    dataset = f"{spec.base}-f" if spec.streams == ("flow",) or task.config.reverse else spec.base
+    say(f"last checkpoint: {path}")
+    say(f"next: python eval/main_classifier.py --dataset {dataset} --net {task.config.net} --seq_len "
+        f"{task.data.seq_len} --img_dim {task.data.img_dim} --ds {task.data.ds} --test {path} --retrieval")

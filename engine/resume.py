@@ -25,7 +25,7 @@ LONGEST = 100  # characters of a value in a message
 
 def refuse_changes(saved: Mapping[str, Any], options: Mapping[str, Any], made_with: Mapping[str, Any], path: str | Path
                    ) -> None:
-    """Refuse to resume if a run with these options from the start would not have reached this checkpoint.
+    """Raise CheckpointError if a run with these options from the start would not have reached this checkpoint.
 
     More --epochs, or a --schedule that differs only in the future, are fine. Published files do not say how they were
     made, and are accepted.
@@ -35,9 +35,6 @@ def refuse_changes(saved: Mapping[str, Any], options: Mapping[str, Any], made_wi
         options: options of this command by name.
         made_with: other facts that affect the result, as they are now.
         path: the checkpoint, for the error.
-
-    Raises:
-        CheckpointError: lists all changes.
     """
     then = saved.get("options")
     if not isinstance(then, Mapping):
@@ -69,11 +66,7 @@ def _rate_differs(then: Mapping[str, Any], now: Mapping[str, Any], begun: int) -
 
 
 def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], rates: LrSchedule, reset_lr: bool) -> None:
-    """Restore moments, loss scale and, unless ``reset_lr``, the starting learning rate.
-
-    Raises:
-        CheckpointError: the optimizer's state does not fit.
-    """
+    """Restore moments, loss scale and, unless ``reset_lr``, the starting learning rate."""
     optimizer.load_state_dict(saved["optimizer"] or {})  # None or {} in slim published files
     optimizer.load_scaler(saved.get("scaler"))
     if not reset_lr:

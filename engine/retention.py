@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 from engine import checkpoint
@@ -18,7 +19,6 @@ from utils.files import atomic_write, remove_partial
 LAST = re.compile(r"epoch(\d+)\.pth\.tar")
 BEST = re.compile(r"model_best_epoch(\d+)\.pth\.tar")
 PREVIOUS = "previous-"
-SET_ASIDE = "set-aside-"  # prefix of files later than the one a run resumes from
 RESUMABLE = re.compile(rf"(?:{PREVIOUS}|model_best_)?epoch(\d+)(?:-step(\d+))?\.pth\.tar")
 
 
@@ -33,11 +33,7 @@ class CheckpointManager:
         self.resumed = Path(resumed).resolve() if resumed else None
 
     def save_epoch(self, state: Mapping, epoch: int, is_best: bool = False) -> None:
-        """Write the checkpoint of a finished epoch (0-based), then remove outdated ones.
-
-        Raises:
-            CheckpointError: writing failed; nothing was removed.
-        """
+        """Write the checkpoint of a finished epoch (0-based), then remove outdated ones."""
         if is_best:  # first: a run killed in between then has all its best, and can resume from this one
             checkpoint.save(self.folder / f"model_best_epoch{epoch}.pth.tar", state)
         self._save(state, f"epoch{epoch}.pth.tar")
@@ -48,50 +44,46 @@ class CheckpointManager:
                     path.unlink()
 
     def save_step(self, state: Mapping, epoch: int, steps: int) -> None:
-        """Write a checkpoint from ``steps`` steps into an epoch; raises like :meth:`save_epoch`."""
+        """Write a checkpoint from ``steps`` steps into an epoch."""
         self._save(state, f"epoch{epoch}-step{steps}.pth.tar")
 
     def _save(self, state: Mapping, name: str) -> None:
         checkpoint.save(self.folder / name, state)
         now = _moment(Path(name))
         earlier = [path for path in resumable(self.folder) if not BEST.fullmatch(path.name) and _moment(path) < now]
-        for path in earlier[1:]:
-            if not (self.keep_all and LAST.fullmatch(path.name)):
+        for number, path in enumerate(earlier):
+            if self.keep_all and LAST.fullmatch(path.name):
+                continue
+            if number > 0:
                 path.unlink()
-        for path in earlier[:1]:
-            if not path.name.startswith(PREVIOUS) and not (self.keep_all and LAST.fullmatch(path.name)):
+            elif not path.name.startswith(PREVIOUS):
                 path.rename(path.with_name(PREVIOUS + path.name))
 
 
 def numbered(folder: str | Path, pattern: re.Pattern[str]) -> dict[int, Path]:
     """Return the checkpoints whose names match, sorted by epoch; none if the folder does not exist."""
-    return dict(sorted((int(match.group(1)), path) for path in _files(folder)
+    return dict(sorted((int(match.group(1)), path) for path in Path(folder).glob("*")
                        if (match := pattern.fullmatch(path.name))))
 
 
 def resumable(folder: str | Path) -> list[Path]:
     """Return all files that a run can resume from, newest first; of two equal ones the best's copy comes last."""
-    found = [path for path in _files(folder) if RESUMABLE.fullmatch(path.name)]
+    found = [path for path in Path(folder).glob("*") if RESUMABLE.fullmatch(path.name)]
     return sorted(found, key=lambda path: (_moment(path), not BEST.fullmatch(path.name)), reverse=True)
 
 
 def newest_complete(folder: str | Path) -> Path | None:
-    """Return the newest readable checkpoint, if any; warn of unreadable ones.
-
-    Raises:
-        CheckpointError: all files are damaged.
-    """
-    damaged = []
-    for path in resumable(folder):
+    """Return the newest readable checkpoint, if any; warn of unreadable ones. CheckpointError if all are."""
+    found = resumable(folder)
+    for path in found:
         try:
             checkpoint.load(path, require=checkpoint.RESUME)
         except CheckpointError as error:
             warn(f"skipped: {error}")
-            damaged.append(path)
         else:
             return path
-    if damaged:
-        raise CheckpointError(f"none of the {len(damaged)} checkpoints in {folder} can be read: remove them to start "
+    if found:
+        raise CheckpointError(f"none of the {len(found)} checkpoints in {folder} can be read: remove them to start "
                               "over")
     return None
 
@@ -113,16 +105,13 @@ def prepare_folder(folder: Path, resumed: str | Path) -> list[Path]:
     if not later and not last.exists():
         with open(start, "rb") as source, atomic_write(last) as target:
             shutil.copyfileobj(source, target)
-    return [path.rename(_unused_name(path)) for path in later]
+    return [path.rename(_set_aside(path)) for path in later]
 
 
-def _unused_name(path: Path) -> Path:
-    names = (f"{SET_ASIDE}{number}{'-' if number else ''}{path.name}" for number in ("", *range(2, 10_000)))
-    return next(free for name in names if not (free := path.with_name(name)).exists())
-
-
-def _files(folder: str | Path) -> list[Path]:
-    return list(Path(folder).iterdir()) if Path(folder).is_dir() else []
+def _set_aside(path: Path) -> Path:
+    """Return an unused name: set-aside-NAME, set-aside-2-NAME, ..."""
+    names = (path.with_name(f"set-aside-{'' if number == 1 else f'{number}-'}{path.name}") for number in count(1))
+    return next(name for name in names if not name.exists())
 
 
 def _moment(path: Path) -> tuple[int, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import retention
-from engine.config import DataConfig, ModelConfig
+from engine.config import DataConfig, ModelConfig, TrainConfig
 from engine.logger import MetricsLogger
 from engine.retention import newest_complete, resumable
 from engine.trainer import TrainState
@@ -21,24 +21,22 @@ from utils.files import lock, write_json
 from utils.provenance import code_version, environment
 
 AUTO = "auto"  # --resume auto: the newest checkpoint of the run folder
+FOLDER_OPTIONS = "--name_prefix or --prefix"  # that change the run folder of a pretraining
 RUN_FILE = "run.json"
 LONGEST_NAME = 255  # bytes of a path component on common file systems
 
 
-def nce_folder(model: ModelConfig, data: DataConfig, *, batch_size: int, lr: float, prefix: str, name_prefix: str,
+def nce_folder(model: ModelConfig, data: DataConfig, train: TrainConfig, *, prefix: str, name_prefix: str,
                pretrain: str) -> Path:
     """Return the run folder of main_nce.py, relative to the working directory."""
-    return Path("ckpt", f"log-{prefix}", _fit(
-        f"{name_prefix}{model.model}_k{model.moco_k}_{_clip_part(model.net, data, batch_size, lr)}"
-        f"{_pretrained(pretrain)}"))
+    return Path("ckpt", f"log-{prefix}",
+                _fit(f"{name_prefix}{model.model}_{_settings(model, data, train)}{_pretrained(pretrain)}"))
 
 
-def coclr_folder(model: ModelConfig, data: DataConfig, *, batch_size: int, lr: float, prefix: str, name_prefix: str
-                 ) -> Path:
+def coclr_folder(model: ModelConfig, data: DataConfig, train: TrainConfig, *, prefix: str, name_prefix: str) -> Path:
     """Return the run folder of main_coclr.py, relative to the working directory."""
     mining = f"top{model.topk}{'-R' if model.reverse else ''}"
-    return Path("ckpt", f"log-{prefix}", _fit(
-        f"{name_prefix}{model.model}-{mining}_k{model.moco_k}_{_clip_part(model.net, data, batch_size, lr)}"))
+    return Path("ckpt", f"log-{prefix}", _fit(f"{name_prefix}{model.model}-{mining}_{_settings(model, data, train)}"))
 
 
 def classifier_folder(data: DataConfig, *, model: str, net: str, optim: str, batch_size: int, lr: float,
@@ -50,8 +48,9 @@ def classifier_folder(data: DataConfig, *, model: str, net: str, optim: str, bat
         f"_wd{wd}_seq1_len{data.seq_len}_ds{data.ds}_train-{train_what}{_pretrained(pretrain)}"))
 
 
-def _clip_part(net: str, data: DataConfig, batch_size: int, lr: float) -> str:
-    return f"{data.name}-{data.img_dim}_{net}_bs{batch_size}_lr{lr}_seq2_len{data.seq_len}_ds{data.ds}"
+def _settings(model: ModelConfig, data: DataConfig, train: TrainConfig) -> str:
+    return (f"k{model.moco_k}_{data.name}-{data.img_dim}_{model.net}_bs{train.batch_size}_lr{train.lr}_seq2"
+            f"_len{data.seq_len}_ds{data.ds}")
 
 
 def _pretrained(path: str) -> str:
@@ -81,19 +80,15 @@ def folder_of(checkpoint: str | Path) -> Path | None:
 
 
 def choose(resume: str, new: Path, options: str) -> tuple[Path, str]:
-    """Choose the folder to train in, and the checkpoint to resume from.
+    """Choose the folder to train in (a checkpoint's own, if it lies in one), and the checkpoint to resume from, or "".
 
     Args:
         resume: a checkpoint, "auto" for the newest complete one in ``new``, or "" for none.
         new: run folder that the options name.
         options: names of the options that would change the folder, for the error.
 
-    Returns:
-        The folder (a checkpoint's own, if it lies in one), and the checkpoint or "".
-
     Raises:
-        CheckpointError: the checkpoint does not exist, or with "auto" all are damaged.
-        OptionError: another process trains there, or ``new`` already holds a run.
+        UserError: there is no such checkpoint, all are damaged, another process trains there, or ``new`` is taken.
     """
     folder = new if resume in ("", AUTO) else folder_of(resume) or new
     with lock(folder) if folder.is_dir() else nullcontext():
@@ -119,11 +114,7 @@ def refuse_present(folder: Path, options: str) -> None:
 @contextmanager
 def open_run(folder: Path, resumed: str, state: TrainState, options: Mapping[str, Any], made_with: Mapping[str, Any]
              ) -> Iterator[MetricsLogger]:
-    """Make and lock a run folder, open its log, write run.json, and yield the metrics logger.
-
-    Raises:
-        OptionError: the folder cannot be made, or another process trains in it.
-    """
+    """Make and lock a run folder, open its log, append this start to run.json, and yield the metrics logger."""
     if not is_main():  # only the main process writes; on another machine the folder would stay empty
         yield MetricsLogger()
         return
@@ -133,7 +124,7 @@ def open_run(folder: Path, resumed: str, state: TrainState, options: Mapping[str
         with log_file(folder / "img" / "train.log"):
             for path in aside:
                 say(f"set aside, as it is later than the checkpoint that this run resumes from: {path}")
-            _write_run(folder / RUN_FILE, {"options": dict(options), **made_with, "resumed_from": resumed or None,
+            _add_start(folder / RUN_FILE, {"options": dict(options), **made_with, "resumed_from": resumed or None,
                                            "epoch": state.epoch, "iteration": state.iteration})
             logger = MetricsLogger(folder, state.epoch, state.iteration)
             try:
@@ -155,8 +146,8 @@ def make(folder: Path) -> None:
                           "and the rights in the working directory") from error
 
 
-def _write_run(path: Path, start: dict[str, Any]) -> None:
-    """Append this start to run.json: {"starts": [{"command", "started", "code", "environment", ...}, ...]}."""
+def _add_start(path: Path, start: dict[str, Any]) -> None:
+    """Append to run.json: {"starts": [{"command", "started", "code", "environment", ...}, ...]}."""
     try:
         starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

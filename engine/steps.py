@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from dataset.transforms.presets import to_blocks
-from engine.mining import MiningMonitor
+from engine.monitors import MiningMonitor
 from model.loss import coclr_loss, drop_self, infonce_loss, ubernce_loss
-from model.pretrain import CoCLR
 from utils.metrics import Values, mask_accuracy, topk_accuracy
 
 
@@ -44,24 +43,19 @@ def ubernce_step(network: nn.Module, batch: Mapping[str, Any], device: torch.dev
     return {"loss": ubernce_loss(logits, mask), **accuracies(logits, mask)}
 
 
-def coclr_step(network: nn.Module, model: CoCLR, batch: Mapping[str, Any], device: torch.device,
-               monitor: MiningMonitor, *, without_self: bool, train: bool = True, dtype: torch.dtype | None = None,
-               generator: torch.Generator | None = None) -> Values:
+def coclr_step(network: nn.Module, batch: Mapping[str, Any], device: torch.device, monitor: MiningMonitor, *,
+               without_self: bool, dtype: torch.dtype | None = None, generator: torch.Generator | None = None
+               ) -> Values:
     """Contrast two clips of each video with positives mined in the other view (CoCLR, equation 3; CPR, section 3.2).
 
     Until the queue is full there is nothing to mine: the step only queues its keys, and the loss has no gradient.
 
     Args:
-        network: the model or its wrapper.
-        model: the model itself.
-        batch: from :func:`dataset.loader.make_loader`.
-        device: the model's.
+        network, batch, device, dtype, generator: see :func:`infonce_step`.
         monitor: measures what is mined.
         without_self: drop the query's own key (column 0) from rows with other positives, see :func:`draw_self_mask`.
-        train: record the labels of the new queue entries in the monitor.
-        dtype: autocast type of the encoders, None for float32.
-        generator: shuffles the clips for BatchNorm.
     """
+    model = getattr(network, "module", network)  # without DistributedDataParallel
     full = model.queue_is_full
     views = to_blocks(batch, device)  # (B, 2 clips, 2 views, 3, T, H, W)
     source, label = (batch[name].to(device, non_blocking=True) for name in ("source", "label"))
@@ -70,7 +64,7 @@ def coclr_step(network: nn.Module, model: CoCLR, batch: Mapping[str, Any], devic
                                    return_mining=True)  # (B, 1+K) each
     loss = coclr_loss(logits, drop_self(mask) if without_self else mask)
     values = {"loss": loss if full else loss.detach(), **accuracies(logits, mask), **monitor.measure(mining, label)}
-    if train:
+    if model.training:
         monitor.ring.update(label, source, batch["index"].to(device))  # after measuring, as the queue
     return values
 

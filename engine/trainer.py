@@ -1,26 +1,22 @@
 """The training loop of all scripts: it can stop after any step, and resumes exactly."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from dataset.loader import batches
 from engine.guards import DamageCounter, LossCheck, check_finite, frames_per_epoch
-from engine.logger import MetricsLogger
+from engine.logger import EpochLog, Means, MetricsLogger, text_of
 from engine.optimizer import Optimizer
 from engine.retention import CheckpointManager
 from utils import distributed
-from utils.console import duration, one_line, say, shows_bars
+from utils.console import one_line, say
 from utils.errors import CheckpointError
 from utils.metrics import Meters, Values
 from utils.stop import StopFlag, StopRequested, signal_name
-
-Means = dict[str, float]
 
 
 @dataclass
@@ -68,12 +64,9 @@ class Trainer:
 
     Args:
         loader: training batches, see :func:`dataset.loader.make_loader`.
-        optimizer: updates the task's model.
         device: where losses and meters are kept.
         epochs: number of epochs in total.
         state: where to start.
-        checkpoints: writes checkpoints.
-        logger: receives the metrics.
         save_freq: epochs between checkpoints.
         save_steps: steps between checkpoints inside an epoch, 0 for none.
         print_freq: steps between progress lines.
@@ -200,62 +193,11 @@ class Trainer:
         self._saved = state.iteration
 
     def _progress(self, task: Task) -> dict[str, Any]:
-        samples = self.state.batch * samples_per_step(self.loader)
-        meters = self._meters.state_dict()
+        inside = self.state.batch > 0
+        meters = self._meters.state_dict()  # exchanged by all processes
         generators = {name: each.get_state() for name, each in task.generators().items()}
-        return {"epoch": self.state.epoch, "samples": samples, "meters": meters if samples else None,
-                "generators": generators if samples else None}
-
-
-class EpochLog:
-    """The progress bar, printed lines and logged means of one pass over a loader."""
-
-    def __init__(self, loader: DataLoader, title: str, epoch: int, meters: Meters, print_freq: int,
-                 logger: MetricsLogger) -> None:
-        self.title, self.epoch, self.meters, self.print_freq, self.logger = title, epoch, meters, print_freq, logger
-        self._total, self._done, self._steps, self._waiting = len(loader), 0, 0, 0.0
-        self._bar = tqdm(desc=f"{title} {epoch}", total=self._total, disable=not shows_bars(), leave=False,
-                         dynamic_ncols=True)
-        self._start = self._mark = time.perf_counter()
-
-    def timed(self, steps: Iterator[Any], start: int = 0) -> Iterator[Any]:
-        """Yield the batches, the first of which is number ``start``, and time the wait for each."""
-        self._done = start
-        self._bar.update(start)
-        for batch in steps:
-            self._waiting += time.perf_counter() - self._mark
-            yield batch
-
-    def add(self, values: Values, iteration: int, steps_left: int = 0) -> bool:
-        """Add a step; print a line at the first step, every ``print_freq`` steps, and at the last.
-
-        Returns:
-            True if a line was printed, for which the device had to finish.
-        """
-        self.meters.add(values)
-        number, self._done, self._steps = self._done, self._done + 1, self._steps + 1
-        self._bar.update()
-        self._mark = time.perf_counter()
-        if number % self.print_freq and self._done < self._total:
-            return False
-        means = self.meters.window()  # waits for the device
-        now = time.perf_counter()
-        seconds = {"data": self._waiting / self._steps, "step": (now - self._start) / self._steps}
-        self._start, self._mark, self._waiting, self._steps = now, now, 0.0, 0
-        text = f"{text_of(means)}  data {seconds['data']:.3f}s  step {seconds['step']:.3f}s"
-        text += f"  {duration(steps_left * seconds['step'])} left" if steps_left else ""
-        self._bar.set_postfix_str(text, refresh=False)
-        say(f"{self.title} epoch {self.epoch} [{self._done}/{self._total}]  {text}", terminal=self._bar.disable)
-        self.logger.log("steps", self.epoch, iteration, means, title=self.title, seconds=seconds)
-        return True
-
-    def close(self, iteration: int) -> Means:
-        """Print, log and return the means over the pass and all processes."""
-        self._bar.close()
-        means = self.meters.means()
-        say(f"{self.title} epoch {self.epoch} mean: {text_of(means)}")
-        self.logger.log("epoch", self.epoch, iteration, means, title=self.title)
-        return means
+        return {"epoch": self.state.epoch, "samples": self.state.batch * samples_per_step(self.loader),
+                "meters": meters if inside else None, "generators": generators if inside else None}
 
 
 def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, epoch: int, print_freq: int,
@@ -265,12 +207,8 @@ def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, e
 
     Args:
         step: computes the metrics of a batch as 0-d tensors.
-        loader: batches, see :func:`dataset.loader.make_loader`.
         title: for console and log ("val").
         epoch: 0-based; also sets the epoch of the loader's sampler.
-        print_freq: steps between progress lines.
-        device: where the meters are kept.
-        logger: receives the metrics.
         iteration: training steps done so far, for the log.
         poll: called after every step; may raise.
     """
@@ -302,8 +240,3 @@ def samples_per_step(loader: DataLoader) -> int:
     """Return the clips per step of all processes together."""
     assert loader.batch_size is not None
     return loader.batch_size * distributed.world_size()
-
-
-def text_of(values: Means) -> str:
-    """Format named values on one line, with four digits."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

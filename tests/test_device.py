@@ -7,9 +7,9 @@ from test_pretrain import TinyBackbone
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from engine.convolutions import Conv3dAs2d, use_form
+from engine.convolutions import use_2d
 from engine.device import check_clips
-from engine.mining import MiningMonitor
+from engine.monitors import MiningMonitor
 from eval import network
 from model import momentum
 from model.cascade import cascade_topk
@@ -23,7 +23,7 @@ GPU = torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize(("batch", "frames", "side", "training"), [
-    (2, 8, 16, True), (2, 2, 32, True), (1, 8, 32, True), (2, 8, 32, True), (1, 16, 32, True), (1, 8, 32, False)])
+    (2, 8, 16, True), (1, 8, 32, True), (2, 8, 32, True), (1, 8, 32, False)])
 def test_check_clips_refuses_what_s3d_cannot_compute(batch, frames, side, training):
     encoder = make_encoder("s3d", 4).train(training)
     try:
@@ -114,5 +114,5 @@ def test_2d_forms_of_convolutions(fake_gpu):
         conv = nn.Conv3d(4, 6, *settings, device=fake_gpu)
         x = torch.empty(2, 4, 6, 8, 8, device=fake_gpu).to(memory_format=torch.channels_last_3d)
         shape = conv(x).shape
-        use_form(conv, Conv3dAs2d)
+        use_2d(conv)
         assert conv(x).shape == shape and conv(x).device == fake_gpu

@@ -58,9 +58,6 @@ def before_epoch(number: int, act, patch) -> None:
     patch.setattr(Pretraining, "begin_epoch", begin_epoch)
 
 
-# Full disks
-
-
 @pytest.fixture
 def small_disk(tmp_path):
     """A file system of 2 MB as `ckpt`; where none can be mounted, files of at most 20 kB. Yields fill and free."""
@@ -101,8 +98,7 @@ def test_training_on_a_full_disk_ends_in_one_line_and_resumes_when_there_is_spac
     assert differences(noise.run_folder(), disturbed, 3) == []
 
 
-@pytest.mark.parametrize("tensors", [1, 100])
-@pytest.mark.parametrize("numbers", [10, 100_000])
+@pytest.mark.parametrize(("tensors", "numbers"), [(100, 10), (1, 100_000)])
 def test_a_checkpoint_on_a_full_disk_says_so_whatever_pytorch_makes_of_it(tensors, numbers):
     path = Path("x.pth.tar")
     checkpoint.save(path, {"state_dict": {"w": torch.ones(2)}})
@@ -125,17 +121,6 @@ def test_a_log_on_a_full_disk_is_named_in_one_line(capsys):
     assert error_of(capsys).startswith(f"cannot read or write {log} (No space left on device): ")
 
 
-def test_metrics_on_a_full_disk_are_named_in_one_line(monkeypatch, capsys):
-    def fill(task) -> None:
-        (noise.run_folder() / logger.FILE).unlink()
-        (noise.run_folder() / logger.FILE).symlink_to(FULL)
-    before_epoch(1, fill, monkeypatch)
-    assert run("--epochs 2") == 2
-    path = noise.run_folder() / logger.FILE
-    assert error_of(capsys).startswith(f"cannot read or write {path} (No space left on device): ")
-    assert checkpoint.load(noise.run_folder() / "model/epoch0.pth.tar")["iteration"] == 4
-
-
 def test_tensorboards_file_on_a_full_disk_is_one_line_and_hides_no_other_error(monkeypatch, capsys):
     monkeypatch.setattr(logger, "RecordWriter", lambda path: RecordWriter(FULL))
     assert run("--epochs 1") == 2  # buffered until the end
@@ -145,9 +130,6 @@ def test_tensorboards_file_on_a_full_disk_is_one_line_and_hides_no_other_error(m
     assert run("--epochs 1 --name_prefix other") == 2
     error = error_of(capsys)
     assert error.startswith("cannot write ckpt/") and "(I/O error)" in error
-
-
-# Damaged checkpoints
 
 
 def truncated(content: bytes) -> bytes:
@@ -191,10 +173,7 @@ def test_checkpoints_that_are_all_damaged_do_not_start_the_run_anew(capsys):
     assert contents() == before
 
 
-# Numbers that are not finite
-
-
-@pytest.mark.parametrize(("value", "at"), [(math.nan, 3), (math.inf, 6), (math.nan, 6)])
+@pytest.mark.parametrize(("value", "at"), [(math.nan, 3), (math.inf, 6)])
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_videos(value, at, monkeypatch, capsys):
     assert run("--epochs 3 --prefix whole") == 0
     capsys.readouterr()

@@ -1,20 +1,18 @@
 """main_nce.py and main_coclr.py in this process, on noise, with a small network: resume, starts, bad input, files."""
 
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import noise
-import numpy as np
 import pytest
 import torch
 
 import main_coclr
 import main_nce
 from engine import checkpoint, steps
-from engine.config import DataConfig, ModelConfig, TrainConfig, take
-from engine.mining import MiningMonitor
+from engine.config import configs_of
+from engine.monitors import MiningMonitor
 from engine.optimizer import Optimizer
-from engine.pretraining import Pretraining
 from engine.resume import refuse_other_view
 from engine.trainer import Trainer
 from model.loss import coclr_loss
@@ -24,6 +22,8 @@ from utils.errors import CheckpointError
 
 SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8", "--moco-dim", "8", "-j", "0",
          "--print_freq", "1"]
+
+
 @pytest.fixture(autouse=True)
 def on_noise(monkeypatch, tmp_path):
     """A small network, datasets of noise, and an empty working directory."""
@@ -41,43 +41,6 @@ def run(script, options: str, dataset: str = "") -> int:
 def newest(prefix: str, epoch: int) -> Path:
     [path] = Path("ckpt/log-pretrain").glob(f"{prefix}*/model/epoch{epoch}.pth.tar")
     return path
-
-
-def differences(a: Path, b: Path) -> list[str]:
-    one, two = checkpoint.load(a), checkpoint.load(b)
-    assert {key: one[key] for key in ("epoch", "best_acc", "iteration")} == \
-        {key: two[key] for key in ("epoch", "best_acc", "iteration")}
-    moments = [(i, key) for i, values in one["optimizer"]["state"].items() for key, value in values.items()
-               if not torch.equal(value, two["optimizer"]["state"][i][key])]
-    assert moments == [] and one["optimizer"]["param_groups"] == two["optimizer"]["param_groups"]
-    return [key for key, value in one["state_dict"].items() if not torch.equal(value, two["state_dict"][key])]
-
-
-@contextmanager
-def stopped_in_epoch_2(monkeypatch):
-    """Ctrl-C when the third epoch begins."""
-    begin = Pretraining.begin_epoch
-
-    def stopped(task, epoch):
-        if epoch == 2:
-            raise KeyboardInterrupt
-        begin(task, epoch)
-    with monkeypatch.context() as patch:
-        patch.setattr(Pretraining, "begin_epoch", stopped)
-        yield
-
-
-@pytest.mark.parametrize(("script", "options"), [
-    (main_coclr, "--cascade --stage 2 --schedule 2"), (main_nce, "--model ubernce --cos")])
-def test_a_resumed_run_ends_like_one_that_never_stopped(script, options, monkeypatch):
-    assert run(script, f"--epochs 3 --name_prefix whole {options}") == 0
-    with stopped_in_epoch_2(monkeypatch):
-        assert run(script, f"--epochs 3 --name_prefix part {options}") == 130
-    assert run(script, f"--epochs 3 --name_prefix part {options} --resume {newest('part', 1)}") == 0
-    assert differences(newest("whole", 2), newest("part", 2)) == []
-    if script is main_coclr:
-        ring = checkpoint.load(newest("part", 2))["label_ring"]
-        assert ring["written"] == 8 and torch.equal(ring["labels"].bincount(), torch.tensor([4, 4]))
 
 
 def test_what_a_run_leaves(capsys):
@@ -116,8 +79,7 @@ def test_a_pretrained_start_of_coclr(capsys):
     assert run(main_nce, "--epochs 1 --name_prefix flow --seed 2", dataset="noise-f-2clip") == 0
     rgb, flow = newest("rgb", 0), newest("flow", 0)
     options = vars(main_coclr.parse([*SMALL, "--topk", "2", "--dataset", "noise-2stream-2clip"]))
-    configs = (take(kind, options) for kind in (ModelConfig, DataConfig, TrainConfig))
-    task = main_coclr.CoclrTask(*configs, distributed.init())
+    task = main_coclr.CoclrTask(*configs_of(options), distributed.init())
     model, queue = task.model, task.model.queue.clone()
     task.load_pretrained(str(rgb), str(flow))
     state = model.state_dict()
@@ -173,7 +135,8 @@ def test_a_checkpoint_is_measured_without_training(capsys):
     (main_nce, "--resume {run} --moco-k 16", "--moco-k"), (main_nce, "--test {run} --net r50", "--net"),
     (main_nce, "--pretrain {run} --moco-dim 16", "--moco-dim"), (main_coclr, "--resume {run}", "another model"),
     (main_coclr, "--pretrain {text} random", "not a checkpoint"),
-    (main_nce, "--resume {run} --model ubernce", "queue_label")])
+    (main_nce, "--resume {run} --model ubernce", "queue_label"), (main_nce, "--img_dim 2", "--net s3d"),
+    (main_nce, "--seq_len 2", "--img_dim")])
 def test_bad_input_is_one_line_and_leaves_no_trace(script, options, words, capsys, tmp_path_factory):
     away = tmp_path_factory.mktemp("files") / "model"
     away.mkdir()
@@ -189,61 +152,23 @@ def test_bad_input_is_one_line_and_leaves_no_trace(script, options, words, capsy
     assert {path.name for path in away.iterdir()} <= {"text", "run"}
 
 
-def test_the_self_mask_is_drawn_by_seed_epoch_and_iteration():
-    draws = [steps.draw_self_mask(3, epoch, i) for epoch in range(20) for i in range(100)]
-    assert draws == [steps.draw_self_mask(3, epoch, i) for epoch in range(20) for i in range(100)]
-    assert 0.87 < np.mean(draws) < 0.93
-    assert draws != [steps.draw_self_mask(4, epoch, i) for epoch in range(20) for i in range(100)]
-
-
 @pytest.mark.parametrize("drawn", [True, False])
 def test_the_self_mask_changes_the_loss_and_not_the_metrics(monkeypatch, drawn):
     logits = torch.tensor([[3.0, 1, 2, 0], [3.0, 1, 2, 0]])
     mask = torch.tensor([[1.0, 0, 1, 0], [1.0, 0, 0, 0]])
 
     class Fixed:
-        queue_is_full, topk = True, 0
+        queue_is_full, training = True, False
 
         def __call__(self, *inputs, **settings):
             return logits, mask, None
     monkeypatch.setattr(steps, "to_blocks", lambda batch, device: torch.zeros(2, 2, 2))
     model, monitor = Fixed(), MiningMonitor(3)
     batch = {"source": torch.zeros(2), "label": torch.zeros(2)}
-    values = steps.coclr_step(model, model, batch, torch.device("cpu"), monitor, without_self=drawn, train=False)
+    values = steps.coclr_step(model, batch, torch.device("cpu"), monitor, without_self=drawn)
     used = torch.tensor([[0.0 if drawn else 1.0, 0, 1, 0], [1.0, 0, 0, 0]])
     assert values["loss"].item() == pytest.approx(coclr_loss(logits, used).item())
     assert values["top1"] == 1 and values["self_top1"] == 1
-
-
-def files() -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}
-
-
-def test_a_second_run_leaves_the_first_alone(capsys):
-    assert run(main_nce, "--epochs 1") == 0
-    before = files()
-    capsys.readouterr()
-    assert run(main_nce, "--epochs 2") == 2
-    error = capsys.readouterr().err
-    assert "already holds a run (last: epoch0)" in error and "--name_prefix" in error and error.count("\n") == 1
-    assert files() == before
-
-
-def test_a_file_from_elsewhere_is_resumed_into_the_folder_of_the_options(capsys, tmp_path):
-    assert run(main_nce, "--epochs 1 --name_prefix first") == 0
-    newest("first", 0).rename(tmp_path / "epoch0.pth.tar")
-    assert run(main_nce, "--epochs 2 --name_prefix second --resume epoch0.pth.tar") == 0
-    assert newest("second", 1).is_file() and (tmp_path / "epoch0.pth.tar").is_file()
-    assert "lies in no run folder" in capsys.readouterr().out
-
-
-def test_a_relative_path_inside_of_model_is_resumed_in_its_run_folder(monkeypatch, tmp_path):
-    assert run(main_nce, "--epochs 1") == 0
-    path = tmp_path / newest("infonce", 0)
-    monkeypatch.chdir(path.parent)
-    assert run(main_nce, "--epochs 2 --resume epoch0.pth.tar") == 0
-    assert {file.name for file in path.parent.iterdir()} - {"model_best_epoch0.pth.tar", "model_best_epoch1.pth.tar"} \
-        == {"epoch1.pth.tar", "previous-epoch0.pth.tar"}
 
 
 @pytest.mark.parametrize("blocked", ["ckpt", "img/train.log"])
@@ -262,19 +187,6 @@ def test_places_that_cannot_be_written_are_one_line(blocked, capsys):
     assert error.startswith("error: cannot ") and error.count("\n") == 1 and blocked.split("/")[-1] in error
 
 
-@pytest.mark.parametrize("options", ["--img_dim 2", "--seq_len 2"])
-def test_clips_that_the_network_cannot_take_leave_no_trace(options, capsys):
-    assert run(main_nce, f"--epochs 1 {options}") == 2
-    error = capsys.readouterr().err
-    assert "--net s3d" in error and "--img_dim" in error and error.count("\n") == 1 and not Path("ckpt").exists()
-
-
-def test_a_gpu_that_is_not_there_is_mentioned(capsys, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert run(main_nce, "--epochs 1 --gpu 0") == 0
-    assert capsys.readouterr().out.count("no GPU found: running on the CPU") == 1
-
-
 VIEWS = [("noise-f-2clip", {}, "flow"), ("noise-f", {}, "flow"), ("noise-2stream-2clip", {"reverse": True}, "flow"),
          ("noise-f-2clip", {"second_view": "residual"}, "residual"), ("noise-2clip", {}, ""),
          ("noise-2stream-2clip", {"reverse": False, "second_view": "residual"}, "")]
@@ -289,16 +201,3 @@ def test_a_second_view_starts_from_no_other_one(dataset, options, view, wanted):
     with pytest.raises(CheckpointError, match=f"trained on {view}") if refused else nullcontext():
         refuse_other_view(saved, wanted, "a.pth.tar")
     refuse_other_view({}, wanted, "published.pth.tar")
-
-
-def test_scripts_refuse_a_start_from_another_second_view(capsys):
-    assert run(main_nce, "--epochs 1 --name_prefix flow", dataset="noise-f-2clip") == 0
-    flow = newest("flow", 0)
-    capsys.readouterr()
-    for script, dataset, options, code in (
-            (main_nce, "noise-f-2clip", f"--pretrain {flow}", 2), (main_coclr, "", f"--pretrain random {flow}", 2),
-            (main_coclr, "", f"--reverse --pretrain {flow} random", 2),
-            (main_coclr, "", f"--pretrain {flow} random --health_clips 0", 0)):  # into RGB: that is the user's own wish
-        assert run(script, f"--epochs 1 --second_view residual {options}", dataset=dataset) == code
-        error = capsys.readouterr().err
-        assert ("trained on flow, and not on residual" in error) == (code == 2) and error.count("\n") == (code == 2)

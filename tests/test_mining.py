@@ -19,8 +19,7 @@ import main_coclr
 import main_nce
 from engine import checkpoint, health
 from engine.health import CLEAR, HealthProbe, agreement
-from engine.mining import MiningMonitor, class_recalls
-from engine.monitors import Monitors
+from engine.monitors import MiningMonitor, Monitors, class_recalls
 from model.cascade import cascade_stages, cascade_topk
 
 K, B, N = 24, 5, 40
@@ -182,10 +181,6 @@ def test_two_clips_of_a_video_are_one_piece_of_evidence():
     assert health.sign_test(hits(256, both=3), hits(256, one=3)) == health.sign_test(hits(256, one=3), none)
 
 
-def test_certainty_is_finite():
-    assert 30 < health.sign_test(hits(3000, both=3000), hits(3000)) < 40
-
-
 def lines(prefix: str) -> list[dict]:
     [path] = Path("ckpt/log-pretrain").glob(f"{prefix}*/metrics.jsonl")
     return [json.loads(line) for line in path.read_text().splitlines()]
@@ -206,7 +201,7 @@ def test_what_a_run_says_of_its_mining(capsys):
     assert {"recall", "chance", "mining_r1", "stage1_hits", "stage2_hits", "agreement"} <= set(means[1])
     out = capsys.readouterr().out
     assert "the view that mines is not clearly better than a random network" in out  # it is one
-    assert "16 clips embedded by 2 network(s) in" in out
+    assert "health: 16 clips of both views measured in" in out
 
 
 class Coded(noise.Noise):
@@ -304,26 +299,8 @@ def test_health_of_two_processes_is_that_of_one(tmp_path):
     assert values[0]["kind"] == "health" and values[0]["values"] == pytest.approx(values[1]["values"], abs=1e-5)
 
 
-@pytest.mark.parametrize("first", ["other", "own"])
-def test_stages_are_nested_and_end_in_the_mined_ones(first):
-    other, own = torch.randn(3, 64), torch.randn(3, 64)
-    excluded = torch.rand(3, 64) < 0.1
-    stages = cascade_stages(other, own, excluded, 3, 0.5, 4, first=first)
-    assert [stage.shape[1] for stage in stages] == [32, 16, 8, 3]
-    for row in range(3):
-        sets = [set(stage[row].tolist()) for stage in stages]
-        assert sets[0] > sets[1] > sets[2] > sets[3]
-    assert torch.equal(stages[-1], cascade_topk(other, own, excluded, 3, 0.5, 4, first=first))
-
-
-@pytest.mark.parametrize("clips", [1, 5, 7])
+@pytest.mark.parametrize("clips", [1, 5])
 def test_any_number_of_clips_is_judged(clips):
     """Also where a batch of one is left over, which BatchNorm could not take."""
     assert run(main_coclr, f"--epochs 1 --health_clips {clips}") == 0
     assert lines("coclr")[0]["kind"] == "health"
-
-
-def test_fewer_clips_than_processes_are_judged():
-    from interrupted import train
-
-    assert train(lambda: run(main_coclr, "--epochs 1 --batch_size 2 --health_clips 1"), processes=2) == [0, 0]

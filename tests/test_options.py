@@ -1,7 +1,5 @@
-"""Names, defaults and checks of the pretraining options, and that something reads each of them."""
+"""Names, defaults and checks of the pretraining options; run folder names, by which people and scripts find results."""
 
-import ast
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,8 +7,8 @@ import torch
 
 import main_coclr
 import main_nce
-from engine import run_folder
-from engine.config import DataConfig, ModelConfig, TrainConfig
+from engine.config import DataConfig
+from engine.run_folder import choose, classifier_folder, folder_of, make
 from utils.errors import CheckpointError, OptionError
 
 ROOT = Path(__file__).parents[1]
@@ -36,17 +34,6 @@ def test_defaults_of_main_coclr():
     assert {key: args[key] for key in expected} == expected
     assert (args["dataset"], args["model"]) == ("ucf101-2stream-2clip", "coclr")
     assert args["pretrain"] == ["random", "random"]
-
-
-def test_the_published_command_parses(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).touch()
-    command = ["--net", "s3d", "--topk", "5", "--moco-k", "2048", "--reverse", "--dataset", "ucf101-2stream-2clip",
-               "--seq_len", "32", "--ds", "1", "--batch_size", "16", "--epochs", "100", "--schedule", "80",
-               "--name_prefix", "Cycle1-RGBMining_", "-j", "8", "--pretrain", str(tmp_path / "a"), str(tmp_path / "b"),
-               "--cascade", "--stage", "7", "--ratio", "0.50"]
-    args = main_coclr.parse(command)
-    assert args.reverse and args.cascade and args.schedule == [80] and args.workers == 8
 
 
 @pytest.mark.parametrize("flag", ["--local_rank=3", "--local-rank=3"])
@@ -77,34 +64,86 @@ def test_a_missing_file_is_an_error(options, tmp_path):
         main_nce.parse([options, str(tmp_path / "Random")])
 
 
-def test_a_missing_file_to_resume_is_an_error_where_its_run_folder_is_looked_for(tmp_path):
-    args = main_nce.parse(["--resume", str(tmp_path / "missing.pth.tar")])  # of many machines only the first needs it
-    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*missing\.pth\.tar"):
-        run_folder.folder_of(args.resume)
-
-
 def test_resume_and_test_exclude_each_other(tmp_path):
     (tmp_path / "x").touch()
     with pytest.raises(OptionError, match="exclude"):
         main_nce.parse(["--resume", str(tmp_path / "x"), "--test", str(tmp_path / "x")])
 
 
-def names_read(path: Path) -> set[str]:
-    """Every NAME in ``args.NAME`` of a file."""
-    return {node.attr for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"}
-
-
-@pytest.mark.parametrize("script", [main_nce, main_coclr])
-def test_every_option_is_read(script):
-    """By the script, as a field of a config, or by utils.launch."""
-    configs = {field.name for config in (DataConfig, ModelConfig, TrainConfig) for field in dataclasses.fields(config)}
-    launched = {"multiprocessing_distributed"}
-    options = set(vars(script.parse([])))
-    assert options - configs - launched - names_read(Path(script.__file__)) == set()
-    assert "multiprocessing_distributed" in (ROOT / "utils" / "launch.py").read_text()
-
-
 def test_the_largest_seed_makes_a_seed_of_every_epoch():
     seed = main_nce.parse(["--seed", str((1 << 43) - 1)]).seed
     torch.Generator().manual_seed((seed << 20) + (1 << 20) - 1)
+
+
+def coclr(options: str) -> str:
+    return str(main_coclr.run_folder_of(main_coclr.parse(options.split(), planned=True)))
+
+
+def nce(options: str) -> str:
+    return str(main_nce.run_folder_of(main_nce.parse(options.split(), planned=True)))
+
+
+def test_coclr():
+    assert coclr("--cascade") == (
+        "ckpt/log-pretrain/coclr-top5_k2048_ucf101-2stream-2clip-128_s3d_bs32_lr0.001_seq2_len32_ds1")
+    options = ("--reverse --topk 3 --moco-k 16384 --dataset k400-2stream-2clip --img_dim 64 --net r50 --batch_size 16 "
+               "--lr 1e-4 --seq_len 16 --ds 2 --prefix try --name_prefix Cycle1-RGBMining_")
+    assert coclr(options) == (
+        "ckpt/log-try/Cycle1-RGBMining_coclr-top3-R_k16384_k400-2stream-2clip-64_r50_bs16_lr0.0001_seq2_len16_ds2")
+
+
+def test_nce():
+    assert nce("--model ubernce --name_prefix scratch_") == (
+        "ckpt/log-pretrain/scratch_ubernce_k2048_ucf101-2clip-128_s3d_bs32_lr0.001_seq2_len32_ds1")
+    assert nce("--dataset ucf101-f-2clip --pretrain a/epoch9.pth.tar") == (
+        "ckpt/log-pretrain/infonce_k2048_ucf101-f-2clip-128_s3d_bs32_lr0.001_seq2_len32_ds1_pt=a-epoch9.pth.tar")
+    assert "_pt" not in nce("--pretrain random")
+
+
+@pytest.mark.parametrize(("optim", "word"), [("adam", "Adam"), ("sgd", "SGD")])
+def test_classifier(optim, word):
+    data = DataConfig("ucf101", "data", "splits", seq_len=32, ds=1, img_dim=128)
+    assert str(classifier_folder(data, model="lincls", net="s3d", optim=optim, batch_size=64, lr=1e-3, dropout=0.9,
+                                 wd=1e-3, train_what="ft", prefix="linclr", pretrain="x/model/epoch1.pth.tar")) == (
+        f"log-eval-linclr/ucf101-128_sp1_lincls_s3d_{word}_bs64_lr0.001_dp0.9_wd0.001_seq1_len32_ds1_train-ft"
+        "_pt=x-model-epoch1.pth.tar")
+
+
+def test_names_too_long_for_a_file_system_are_cut_and_stay_distinct(tmp_path):
+    one, two = (nce(f"--pretrain {'ü' * 200}{end}") for end in "ab")
+    assert one != two
+    make(tmp_path / one)
+
+
+def made(folder: Path, *names: str) -> Path:
+    """Make a run folder with empty checkpoints, and return the first of them."""
+    make(folder)
+    for name in names:
+        (folder / "model" / name).touch()
+    return folder / "model" / names[0]
+
+
+def test_a_run_goes_into_a_free_folder_or_that_of_its_checkpoint(tmp_path, capsys):
+    new, other, outside = tmp_path / "new", made(tmp_path / "run", "epoch3.pth.tar"), tmp_path / "epoch3.pth.tar"
+    outside.touch()
+    assert choose("", new, "--prefix") == (new, "") and not new.exists()
+    assert choose(str(other), new, "--prefix") == (tmp_path / "run", str(other))
+    assert capsys.readouterr().out == ""
+    assert choose(str(outside), new, "--prefix") == (new, str(outside))
+    assert capsys.readouterr().out.count("\n") == 1
+    last = made(new, "epoch12.pth.tar", "epoch2.pth.tar", "model_best_epoch20.pth.tar")
+    for resume in ("", str(outside)):
+        with pytest.raises(OptionError, match=r"holds a run \(last: model_best_epoch20\): .*--resume auto.*--prefix"):
+            choose(resume, new, "--prefix")
+    assert choose(str(last), new, "--prefix") == (new, str(last))
+
+
+def test_the_folder_of_a_checkpoint(tmp_path, monkeypatch):
+    with pytest.raises(CheckpointError, match="check the path"):
+        folder_of(tmp_path / "run" / "model" / "epoch3.pth.tar")
+    path = made(tmp_path / "run", "epoch3.pth.tar")
+    assert folder_of(path) == tmp_path / "run"
+    monkeypatch.chdir(path.parent)
+    assert folder_of(path.name) == tmp_path / "run"
+    (tmp_path / path.name).touch()
+    assert folder_of(tmp_path / path.name) is None

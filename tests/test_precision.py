@@ -4,21 +4,20 @@ import copy
 
 import pytest
 import torch
-from test_main_pretrain import newest, on_noise, run, stopped_in_epoch_2  # noqa: F401  (on_noise is a fixture)
+from test_main_pretrain import newest, on_noise, run  # noqa: F401  (on_noise is a fixture)
 from test_pretrain import TinyBackbone
 from torch import nn
 
 import main_coclr
 import main_nce
-from engine import checkpoint, steps
-from engine.config import DataConfig, ModelConfig, TrainConfig, take
-from engine.device import choose_precision
+from engine import checkpoint
+from engine.config import configs_of
+from engine.device import Precision, choose_precision
 from engine.optimizer import Optimizer
-from engine.pretraining import Pretraining
 from model import momentum
 from model.classifier import LinearClassifier
 from model.loss import coclr_loss
-from model.pretrain import CoCLR, InfoNCE
+from model.pretrain import CoCLR
 from utils import distributed
 from utils.errors import OptionError
 
@@ -102,19 +101,6 @@ def test_scaled_steps_equal_plain_ones_and_an_overflow_is_skipped():
     assert torch.equal(scaled.weight, before) and optimizers[1].scaler.get_scale() == 512.0
 
 
-@pytest.mark.parametrize("options", ["--precision bf16", "--precision fp16", "--precision bf16 --fp32_steps 3"])
-def test_a_resumed_run_ends_like_one_that_never_stopped(options, on_noise, capsys, monkeypatch):  # noqa: F811
-    monkeypatch.setattr(torch.amp.GradScaler, "get_growth_interval", lambda self: 1)  # so that the scale has a history
-    assert run(main_nce, f"--epochs 3 --name_prefix whole {options}") == 0
-    assert "distinct convolutions checked" in capsys.readouterr().out
-    with stopped_in_epoch_2(monkeypatch):
-        assert run(main_nce, f"--epochs 3 --name_prefix part {options}") == 130
-    assert run(main_nce, f"--epochs 3 --name_prefix part {options} --resume {newest('part', 1)}") == 0
-    whole, part = (checkpoint.load(newest(name, 2)) for name in ("whole", "part"))
-    assert all(torch.equal(value, part["state_dict"][key]) for key, value in whole["state_dict"].items())
-    assert ("scaler" in whole) == ("fp16" in options) and whole.get("scaler") == part.get("scaler")
-
-
 def test_the_first_steps_are_float32s(on_noise, capsys):  # noqa: F811
     """As many as asked for: a run that has no others is float32's, one with an epoch more in bf16 is not."""
     def trained(name: str, options: str) -> dict:
@@ -131,17 +117,16 @@ def test_the_first_steps_are_float32s(on_noise, capsys):  # noqa: F811
     assert said.count("\nprecision fp32: ") == 1 + 2 and said.count("\nprecision bf16: ") == 3
 
 
-def task(*words: str) -> Pretraining:
+def task(*words: str) -> main_coclr.CoclrTask:
     options = vars(main_coclr.parse(["--topk", "2", "--moco-k", "8", *words]))
-    return main_coclr.CoclrTask(*(take(kind, options) for kind in (ModelConfig, DataConfig, TrainConfig)),
-                                distributed.init())
+    return main_coclr.CoclrTask(*configs_of(options), distributed.init())
 
 
-def test_the_switch_of_tf32_follows_the_first_steps(tiny):
-    found = task("--precision", "bf16", "--fp32_steps", "3")
-    found._tf32 = True  # as on a GPU
-    seen = [(found.dtype_at(iteration), torch.backends.cudnn.conv.fp32_precision) for iteration in range(5)]
-    assert seen == [(None, "ieee")] * 3 + [(torch.bfloat16, "tf32")] * 2
+def test_the_first_steps_switch_tf32_off(tiny):
+    found = task("--fp32_steps", "3")
+    found.precision = Precision("tf32", CPU)  # as on a GPU
+    seen = [(found.use_precision(iteration), torch.backends.cudnn.conv.fp32_precision) for iteration in range(5)]
+    assert seen == [(None, "ieee")] * 3 + [(None, "tf32")] * 2
 
 
 def test_compiled_encoders_keep_their_keys(tiny, monkeypatch):
@@ -149,17 +134,3 @@ def test_compiled_encoders_keep_their_keys(tiny, monkeypatch):
     monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
     model = task("--compile").model
     assert compiled == model.encoders() and list(model.state_dict()) == list(task().model.state_dict())
-
-
-def test_steps_of_infonce_in_bf16_learn(tiny, monkeypatch):
-    monkeypatch.setattr(steps, "to_blocks", lambda batch, device: batch["clips"])
-    model = InfoNCE("tiny", 16, 8)
-    optimizer, losses = Optimizer(model.named_parameters(), lr=0.01, wd=0.0), []
-    batch = {"clips": torch.randn(4, 2, 1, 3, 4, 8, 8)}
-    for _ in range(12):
-        optimizer.zero_grad()
-        loss = steps.infonce_step(model, batch, CPU, dtype=torch.bfloat16)["loss"]
-        optimizer.backward(loss)
-        optimizer.step()
-        losses.append(float(loss))
-    assert losses[-1] < losses[2]

@@ -1,15 +1,23 @@
-"""The training loop without a real model: what a task is asked for, in which order, and what is printed and logged."""
+"""The training loop without a real model: what a task is asked for, in which order; what is printed, written to
+metrics.jsonl and TensorBoard, and removed again by a resumed run; the code version of a run.
+"""
 
 import json
+import struct
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
+from tensorboardX.proto.event_pb2 import Event
 
 from dataset.loader import make_loader
-from engine.logger import MetricsLogger
+from engine import logger
+from engine.logger import FILE, MetricsLogger
 from engine.optimizer import Optimizer
 from engine.retention import CheckpointManager
 from engine.trainer import Task, Trainer, TrainState, evaluate, state_of
+from utils import provenance
 from utils.console import log_file
 from utils.errors import CheckpointError
 
@@ -101,3 +109,106 @@ def test_the_position_of_a_checkpoint():
     assert state_of(published | {"progress": progress}, loader(2)) == TrainState(5, 2, 35, 0.5, progress)
     with pytest.raises(CheckpointError, match="stands 9 samples into an epoch of 7"):
         state_of(published | {"progress": {"epoch": 5, "samples": 9}}, loader())
+
+
+SECONDS = {"data": 0.5, "step": 1.0}
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
+
+
+def shown(folder: Path) -> dict[tuple[str, int], float]:
+    """Return the values that TensorBoard shows by tag and step: each start hides its step and later ones before it."""
+    points: list[tuple[tuple[str, int], float]] = []
+    for path in sorted((folder / "img").glob("events.out.tfevents.*"), key=lambda path: path.stat().st_mtime_ns):
+        data = path.read_bytes()
+        while data:  # a record: its length in 8 bytes, a checksum in 4, the event, a checksum in 4
+            length, = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12:12 + length])
+            data = data[16 + length:]
+            if event.HasField("session_log"):
+                points = [point for point in points if point[0][1] < event.step]
+            points += [((value.tag, event.step), value.simple_value) for value in event.summary.value]
+    assert len(points) == len(dict(points)), "a point is there twice"
+    return dict(points)
+
+
+def test_metrics_are_written_twice(tmp_path):
+    log = MetricsLogger(tmp_path)
+    log.log("steps", 2, 20, {"loss": 1.5}, title="train", seconds=SECONDS)
+    log.log("epoch", 2, 20, {"top1": 0.25}, title="val")
+    log.log("mining", 2, 20, {"recall": 0.5}, classes={"A": 0.75})
+    log.close()
+    assert shown(tmp_path) == {
+        ("train/loss", 20): 1.5, ("train/data_seconds", 20): 0.5, ("train/step_seconds", 20): 1.0,
+        ("val_epoch/top1", 20): 0.25, ("mining/recall", 20): 0.5}
+    assert lines(tmp_path) == [
+        {"kind": "steps", "title": "train", "epoch": 2, "done": 20, "values": {"loss": 1.5}, "seconds": SECONDS},
+        {"kind": "epoch", "title": "val", "epoch": 2, "done": 20, "values": {"top1": 0.25}},
+        {"kind": "mining", "epoch": 2, "done": 20, "values": {"recall": 0.5}, "classes": {"A": 0.75}}]
+
+
+def test_every_line_is_json_even_without_numbers(tmp_path):
+    MetricsLogger(tmp_path).log("epoch", 0, 1, {"loss": float("nan"), "top1": float("inf"), "top5": 0.5}, title="train")
+    assert "NaN" not in (tmp_path / FILE).read_text() and "Inf" not in (tmp_path / FILE).read_text()
+    assert lines(tmp_path)[0]["values"] == {"loss": None, "top1": None, "top5": 0.5}
+
+
+@pytest.mark.parametrize(("epoch", "iteration"), [
+    (0, 0), (0, 1), (0, 3), (1, 4), (1, 6), (2, 8), (3, 12)])
+def test_what_was_written_after_the_checkpoint_is_removed(epoch, iteration, tmp_path):
+    """Epochs of four steps: lines of the steps after each of two, of the epoch, and of its validation."""
+    log, expected = MetricsLogger(tmp_path), []
+    for each in range(3):
+        for done in (4 * each + 1, 4 * each + 3):
+            log.log("steps", each, done, {"loss": 1.0}, title="train", seconds=SECONDS)
+            expected.append(each < epoch or (each == epoch and done <= iteration))
+        log.log("epoch", each, 4 * each + 4, {"loss": 1.0}, title="train")
+        log.log("epoch", each, 4 * each + 4, {"top1": 1.0}, title="val")
+        expected += [each < epoch] * 2
+    before = lines(tmp_path)
+    with open(tmp_path / FILE, "a") as file:
+        file.write('{"kind": "steps", "title": "train", "epoch": 0, "do')  # killed while it wrote
+    MetricsLogger(tmp_path, epoch, iteration).close()
+    assert lines(tmp_path) == [line for line, wanted in zip(before, expected, strict=True) if wanted]
+
+
+@pytest.mark.parametrize("iteration", [4, 6, 8])
+def test_tensorboard_shows_every_point_once_after_a_resume(iteration, tmp_path, monkeypatch):
+    """Of three epochs of four steps; the second start resumes after some of them."""
+    monkeypatch.setattr(logger.os, "getpid", iter(range(100)).__next__)  # as of two processes
+
+    def write(first: int) -> None:
+        log = MetricsLogger(tmp_path, first // 4, first)
+        for done in range(first + 1, 13):
+            epoch = (done - 1) // 4
+            log.log("steps", epoch, done, {"loss": 1.0}, title="train")
+            if done % 4 == 0:
+                log.log("epoch", epoch, done, {"loss": 1.0}, title="train")
+                log.log("steps", epoch, done, {"top1": 1.0}, title="val")
+                log.log("epoch", epoch, done, {"top1": 1.0}, title="val")
+        log.close()
+    write(0)
+    once = shown(tmp_path)
+    write(iteration)
+    assert shown(tmp_path) == once and len(once) == 12 + 3 * 3
+
+
+def git(folder, *words: str) -> str:
+    return subprocess.run(["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b.c", *words], check=True,
+                          capture_output=True, text=True).stdout.strip()
+
+
+def test_the_code_is_named_by_its_commit(tmp_path, monkeypatch):
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    assert provenance.code_version() == {"commit": "unknown"}
+    git(tmp_path, "init")
+    (tmp_path / "a.py").write_text("1")
+    git(tmp_path, "add", "a.py")
+    git(tmp_path, "commit", "-m", "begin")
+    assert provenance.code_version() == {"commit": git(tmp_path, "rev-parse", "HEAD"), "changed": False}
+    (tmp_path / "b.py").write_text("of the user")
+    assert provenance.code_version()["changed"] is False
+    (tmp_path / "a.py").write_text("2")
+    assert provenance.code_version()["changed"] is True

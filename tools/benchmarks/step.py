@@ -14,7 +14,7 @@ from dataset.transforms.photometric import PhotometricRecipe, stack_params
 from dataset.transforms.presets import to_blocks
 from engine.convolutions import check_convolutions
 from engine.device import choose_precision
-from engine.mining import MiningMonitor
+from engine.monitors import MiningMonitor
 from engine.optimizer import Optimizer
 from engine.steps import coclr_step, draw_self_mask
 from model.cascade import stage_sizes
@@ -69,7 +69,7 @@ class Ours:
     def step(self, batch: dict, iteration: int) -> float:
         """Take a step; returns its loss."""
         self.optimizer.zero_grad()
-        loss = coclr_step(self.model, self.model, batch, self.precision.device, self.monitor,
+        loss = coclr_step(self.model, batch, self.precision.device, self.monitor,
                           without_self=draw_self_mask(SEED, 0, iteration), dtype=self.precision.dtype)["loss"]
         self.optimizer.backward(loss)
         self.optimizer.step()
