@@ -37,12 +37,11 @@ from engine.retention import CheckpointManager
 from engine.trainer import Task, Trainer, TrainState, evaluate, state_of
 from model.momentum import check_queue, make_encoder
 from utils import distributed, launch
-from utils.console import log_file, say, say_block
+from utils.console import log_file, paint_table, percent, say, say_block, table
 from utils.distributed import DistInfo
 from utils.errors import CheckpointError, OptionError
 from utils.provenance import code_version
 from utils.stop import catch_signals
-from utils.tables import paint_table, percent, table
 
 
 def init_process(deterministic: bool, local_rank: int | None, gpu: int | None, backend: str, dist_url: str,

@@ -14,9 +14,8 @@ import main_coclr
 import main_nce
 from engine.trainer import Trainer
 from utils import console, launch, runner
-from utils.console import duration
+from utils.console import duration, mark_best, paint_table, table
 from utils.errors import OptionError
-from utils.tables import mark_best, paint_table, table
 
 ROOT = Path(__file__).parents[1]
 ESCAPE = "\x1b["

@@ -14,7 +14,7 @@ from dataset import catalog
 from dataset.split_files import read_classes, source_ids
 from process_data.src import write_csv
 from process_data.src.split_folder import SHIPPED, check_name, class_list, class_text, split_files, write_files
-from process_data.src.splits import hmdb51_splits, official_splits, source_of, source_splits, ucf101_splits
+from process_data.src.splits import hmdb51_splits, official_splits, source_splits, ucf101_splits
 from utils.errors import DataError, OptionError
 
 UCF = [f"{c}/v_{c}_g{g:02d}_c{i:02d}" for c in ("Archery", "Biking") for g in range(1, 26) for i in (1, 2)]
@@ -32,6 +32,10 @@ def write(*words) -> int:
 def rows(path):
     with open(path, newline="") as file:
         return [(row[0], int(row[1])) for row in csv.reader(file)]
+
+
+def source_of(name):
+    return re.sub(r"_c\d+$", "", name.split("/")[1])
 
 
 def test_ucf101_rule_by_loop(tmp_path):

@@ -15,7 +15,7 @@ from functools import partial
 
 from utils.console import say_error, set_rank
 from utils.errors import OptionError, UserError
-from utils.stop import EXIT_CODE, StopRequested, exit_on_sigusr1, handle_signals
+from utils.stop import EXIT_CODE, StopRequested, handle_signals
 
 _started = False
 _was_distributed = False
@@ -30,7 +30,6 @@ def run(main: Callable[[], int | None]) -> None:
 
     During start-up one process reports for all; after :func:`started` each reports its own errors.
     """
-    exit_on_sigusr1()
     code = exit_code(main)
     for child in multiprocessing.active_children():  # loader workers, possibly in the middle of a sample
         child.kill()
@@ -53,8 +52,8 @@ def exit_code(main: Callable[[], int | None]) -> int:
     except OSError as error:
         if error.filename is None and error.errno not in DISK_ERRORS:
             raise
-        place = "a file" if error.filename is None else error.filename
-        return _refuse(f"cannot read or write {place} ({error.strerror}): check the path, the rights and the space")
+        return _refuse(f"cannot read or write {error.filename or 'a file'} ({error.strerror}): check the path, the "
+                       "rights and the space")
     except RuntimeError as error:
         if not (_in_group() and LOST_PROCESS.search(str(error))):
             raise
@@ -138,9 +137,9 @@ def begin(work: Callable[[Namespace], int | None], options: Namespace) -> int:
         raise OptionError(f"with --multiprocessing-distributed on {nodes} nodes, --rank is the node's number, "
                           f"0 ... {nodes - 1}, but is {options.rank}")
     if nodes * local == 1:
-        return work(Namespace(**{**vars(options), "world_size": -1, "rank": -1})) or 0
+        return work(Namespace(**vars(options) | {"world_size": -1, "rank": -1})) or 0
     # The variables that torchrun would set.
-    env = {**_meeting_place(options.dist_url, nodes), "WORLD_SIZE": str(nodes * local)}
+    env = _meeting_place(options.dist_url, nodes) | {"WORLD_SIZE": str(nodes * local)}
     children = torch.multiprocessing.spawn(_child, (work, options, node * local, env), nprocs=local, join=False)
 
     def forward(number: int, _: object) -> None:

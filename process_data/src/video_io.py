@@ -51,7 +51,7 @@ def find_videos(folder: Path) -> dict[str, Path]:
         found[name] = path
     if not found:
         raise DataError(f"no videos in {folder}: they are looked for as Class/video.avi (.mp4, .mkv, .webm, ...)")
-    return {name: found[name] for name in sorted(found)}
+    return dict(sorted(found.items()))
 
 
 def find_folders(frames: Path) -> dict[str, Path]:
@@ -77,11 +77,10 @@ def frame_files(folder: Path, kind: str) -> list[Path]:
     return [numbered[i] for i in sorted(numbered)]
 
 
-def read_frames(path: Path, short_side: int = 0) -> Iterator[np.ndarray]:
-    """Yield the frames of a video in order, (H, W, 3) uint8 BGR, see :func:`shrink`; none if it does not decode."""
-    with opened(path) as capture:
-        while (frame := next_frame(capture, short_side)) is not None:
-            yield frame
+def silence_decoder() -> None:
+    """Hide FFmpeg's messages about broken files, which are reported by name."""
+    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
+    cv2.utils.logging.setLogLevel(0)
 
 
 @contextmanager
@@ -106,9 +105,16 @@ def opened(path: Path) -> Iterator[cv2.VideoCapture]:
 
 
 def next_frame(capture: cv2.VideoCapture, short_side: int = 0) -> np.ndarray | None:
-    """Return the next frame of an open video, scaled as by :func:`read_frames`, or None after the last."""
+    """Return the next frame of an open video, see :func:`shrink`, or None after the last."""
     good, frame = capture.read()
     return shrink(frame, short_side) if good else None
+
+
+def read_frames(path: Path, short_side: int = 0) -> Iterator[np.ndarray]:
+    """Yield the frames of a video in order, (H, W, 3) uint8 BGR, see :func:`shrink`; none if it does not decode."""
+    with opened(path) as capture:
+        while (frame := next_frame(capture, short_side)) is not None:
+            yield frame
 
 
 def require_two_frames(count: int) -> None:
