@@ -7,7 +7,6 @@ import pty
 import sys
 import termios
 import time
-from pathlib import Path
 
 import noise
 import pytest
@@ -16,11 +15,10 @@ import torch
 import main_coclr
 import main_nce
 from engine.trainer import Trainer
-from utils import console, launch, runner
+from utils import console, launch
 from utils.console import duration, mark_best, paint_table, table
 from utils.errors import OptionError
 
-ROOT = Path(__file__).parents[1]
 ESCAPE = "\x1b["
 SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8", "--moco-dim", "8", "-j", "0"]
 
@@ -38,21 +36,19 @@ def no_settings(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
 
 
-@pytest.mark.parametrize("size", [(80, 24), (0, 0), (80, 0)])
 @pytest.mark.parametrize(("is_terminal", "environment", "colours", "bars"), [
     (True, {}, True, True), (False, {}, False, False), (True, {"TERM": "dumb"}, False, False),
     (True, {"NO_COLOR": "1"}, False, True), (True, {"NO_COLOR": ""}, True, True),
     (False, {"FORCE_COLOR": "1"}, True, False), (False, {"FORCE_COLOR": ""}, False, False),
-    (False, {"FORCE_COLOR": "1", "TERM": "dumb"}, True, False),
     (True, {"FORCE_COLOR": "1", "NO_COLOR": "1"}, False, True)])
-def test_colours_and_bars_depend_on_terminal_and_environment(is_terminal, environment, colours, bars, size,
-                                                             monkeypatch):
-    monkeypatch.setattr(os, "get_terminal_size", lambda handle: size)
+def test_colours_and_bars_depend_on_terminal_and_environment(is_terminal, environment, colours, bars, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Stream(is_terminal))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert console.has_colours(Stream(is_terminal)) == colours
-    assert console.shows_bars() == (bars and size == (80, 24))  # tqdm draws none without a size
+    for size in ((80, 24), (80, 0)):
+        monkeypatch.setattr(os, "get_terminal_size", lambda handle, size=size: size)
+        assert console.shows_bars() == (bars and size == (80, 24))  # tqdm draws none without a size
 
 
 def test_warnings_are_yellow_and_errors_red_and_no_file_is_coloured(tmp_path, monkeypatch, capsys):
@@ -69,20 +65,6 @@ def test_warnings_are_yellow_and_errors_red_and_no_file_is_coloured(tmp_path, mo
     assert err.splitlines() == ["\x1b[31merror: a bad\\x1b[2J value\x1b[0m"]
     text = (tmp_path / "log").read_text()
     assert ESCAPE not in text and "2.00*" in text and text.count("\n") == 5
-
-
-def test_nothing_is_coloured_without_a_terminal(capsys):
-    console.warn("x")
-    console.say_block({"run": ["a", "", "b"], "empty": ""})
-    assert capsys.readouterr().out == "warning: x\nrun       a\n          b\n"
-
-
-def test_steps_of_a_runner_write_no_colours(tmp_path, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from utils.console import warn; warn('x')"
-    with runner.Runner(tmp_path).open() as opened:
-        opened.run([runner.Step("a step", ("python", "-c", code))])
-    assert (tmp_path / "logs" / "a_step.log").read_text().splitlines()[1:] == ["warning: x"]
 
 
 def test_the_best_of_each_column_is_marked():
