@@ -110,16 +110,6 @@ def test_a_process_whose_others_do_not_come_gives_up(address, rank, tmp_path, ca
     assert reported.count("\n") == 1
 
 
-def test_where_processes_meet(monkeypatch):
-    assert launch._meeting_place("tcp://node1:1234", 2) == {"MASTER_ADDR": "node1", "MASTER_PORT": "1234"}
-    assert launch._meeting_place("file:///x", 2) == {}
-    assert launch._meeting_place("env://", 1)["MASTER_ADDR"] == "127.0.0.1"
-    with pytest.raises(OptionError, match="--dist-url"):
-        launch._meeting_place("env://", 2)
-    monkeypatch.setenv("MASTER_ADDR", "somewhere")
-    assert launch._meeting_place("env://", 2) == {}
-
-
 def options(world_size: int, rank: int) -> Namespace:
     return Namespace(multiprocessing_distributed=True, world_size=world_size, rank=rank, dist_url="env://")
 
@@ -128,6 +118,8 @@ def options(world_size: int, rank: int) -> Namespace:
 def test_a_node_needs_its_number(world_size, rank):
     with pytest.raises(OptionError, match="node's number"):
         launch.begin(print, options(world_size, rank))
+    with pytest.raises(OptionError, match="several nodes need --dist-url"):
+        launch.begin(print, options(2, 0))
 
 
 def test_one_process_is_not_spawned():

@@ -138,8 +138,14 @@ def begin(work: Callable[[Namespace], int | None], options: Namespace) -> int:
                           f"0 ... {nodes - 1}, but is {options.rank}")
     if nodes * local == 1:
         return work(Namespace(**vars(options) | {"world_size": -1, "rank": -1})) or 0
-    # The variables that torchrun would set.
-    env = _meeting_place(options.dist_url, nodes) | {"WORLD_SIZE": str(nodes * local)}
+    env = {"WORLD_SIZE": str(nodes * local)}  # variables that torchrun would set
+    if options.dist_url == "env://" and "MASTER_ADDR" not in os.environ:
+        if nodes > 1:
+            raise OptionError("several nodes need --dist-url tcp://HOST:PORT, the same on each, HOST being the first "
+                              "node")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     children = torch.multiprocessing.spawn(_child, (work, options, node * local, env), nprocs=local, join=False)
 
     def forward(number: int, _: object) -> None:
@@ -160,17 +166,3 @@ def _child(local_rank: int, work: Callable[[Namespace], int | None], options: Na
            env: dict[str, str]) -> None:
     os.environ |= env | {"RANK": str(first_rank + local_rank), "LOCAL_RANK": str(local_rank)}
     run(partial(work, options))
-
-
-def _meeting_place(dist_url: str, nodes: int) -> dict[str, str]:
-    """Return MASTER_ADDR and MASTER_PORT of tcp://HOST:PORT, or for env://, if they are not set, a free local port."""
-    match = re.fullmatch(r"tcp://(.+):(\d+)", dist_url)
-    if match:
-        return {"MASTER_ADDR": match.group(1), "MASTER_PORT": match.group(2)}
-    if dist_url != "env://" or "MASTER_ADDR" in os.environ:
-        return {}
-    if nodes > 1:
-        raise OptionError("several nodes need --dist-url tcp://HOST:PORT, the same on each, HOST being the first node")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}

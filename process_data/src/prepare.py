@@ -61,8 +61,7 @@ class Layout:
 
     def packed(self, stream: str, name: str) -> Path:
         """Return the path of a video's packed frames in the work folder."""
-        label, _, video = name.partition("/")
-        return self.work / stream / label / f"{short_name(video)}.msgpack"
+        return self.work / stream / f"{short_name(name)}.msgpack"
 
     def read_packed(self, stream: str, name: str) -> bytes:
         """Read a video's packed frames."""

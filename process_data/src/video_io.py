@@ -17,7 +17,6 @@ SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".
 # Line breaks and other control characters, and surrogates, which stand for bytes that are not UTF-8.
 UNFIT = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 VIDEO_NAME = re.compile(rf"(?![\s\ufeff])[^/{UNFIT}]*[^/\s{UNFIT}]/[^/{UNFIT}]+")
-LONGEST_NAME = 255 - 32  # bytes, with room for a suffix; file systems allow 255
 
 
 class VideoError(DataError):
@@ -32,8 +31,8 @@ def require_name(name: str, source: str | Path) -> None:
 
 
 def short_name(name: str) -> str:
-    """Return a file name that has room for a suffix: the name itself, or a checksum of a very long one."""
-    return name if len(os.fsencode(name)) <= LONGEST_NAME else hashlib.sha256(os.fsencode(name)).hexdigest()
+    """Return a file name that stands for a name of any length."""
+    return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def find_videos(folder: Path) -> dict[str, Path]:
