@@ -6,7 +6,6 @@ import os
 import pty
 import sys
 import termios
-import time
 
 import noise
 import pytest
@@ -127,12 +126,11 @@ def test_a_terminal_gets_a_bar(on_noise):
     if not pid:
         try:
             sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+            termios.tcsetwinsize(1, (40, 150))
             torch.set_num_threads(1)
-            time.sleep(0.2)  # until the terminal has its size
             launch.run(lambda: main_nce.work(main_nce.parse(argv)))
         finally:
             os._exit(0)
-    termios.tcsetwinsize(terminal, (40, 150))
     shown = b""
     with contextlib.suppress(OSError):  # that is how a terminal ends
         while read := os.read(terminal, 10_000):

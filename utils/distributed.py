@@ -31,19 +31,14 @@ class DistInfo:
 _host: dist.ProcessGroup | None = None  # a gloo group of all processes: exchanges on the host, which wait for no device
 
 
-def is_initialized() -> bool:
-    """Return whether a process group exists."""
-    return dist.is_available() and dist.is_initialized()
-
-
 def rank() -> int:
     """Return the global rank of this process; 0 without a process group."""
-    return dist.get_rank() if is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
     """Return the number of processes; 1 without a process group."""
-    return dist.get_world_size() if is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
@@ -196,7 +191,7 @@ def _join(backend: str, url: str, rank: int, world_size: int, timeout: timedelta
 def destroy() -> None:
     """Leave the process group, if there is one."""
     global _host
-    if is_initialized():
+    if dist.is_initialized():
         dist.destroy_process_group()
     _host = None
 
@@ -228,6 +223,7 @@ def _number(name: str) -> int:
 
 
 def _device(index: int) -> torch.device:
+    """Select a GPU; the CPU where there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     if index >= torch.cuda.device_count():
