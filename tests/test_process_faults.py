@@ -6,16 +6,15 @@ import os
 import re
 import signal
 import time
-from functools import partial
 from pathlib import Path
 
 import interrupted
 import noise
 import pytest
 import torch
-import torch.distributed.run
 from interrupted import Stop, differences, said
 from processes import Fork, fork, free_port, launched
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -148,34 +147,30 @@ def test_a_process_ends_in_time_when_the_other_one_is_lost(fault, monkeypatch):
     wait_until_nothing_is_left(nodes)
 
 
-KILLED = """
-import os, sys
-sys.path[:0] = [{tests!r}, {root!r}]
-import interrupted, main_nce, noise
-from utils import launch
-noise.install()
-if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "0"):
-    interrupted.Stop("kill", 8).install()
-launch.run(main_nce.main)
-"""
+def train_killed(argv: list[str]) -> None:
+    """Train in a process of torchrun's agent; in the first start process 1 is killed after 8 steps."""
+    if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "0"):
+        Stop("kill", 8).install()
+    code = launch.exit_code(lambda: main_nce.work(main_nce.parse(argv)))
+    if code:
+        os._exit(code)
 
 
 def test_torchrun_restarts_from_the_last_checkpoint_without_a_human():
-    tests = Path(__file__).parent
-    Path("killed.py").write_text(KILLED.format(tests=str(tests), root=str(tests.parent)))
+    """The agent that torchrun starts, with forks as its processes."""
     options = [*SMALL, "--save_steps", "3", "--resume", "auto"]
     whole = interrupted.train(lambda: main_nce.work(main_nce.parse([*options, "--name_prefix", "whole_", "-j", "0"])),
                               processes=2)
     assert whole == [0, 0], said() + said(1)
-    words = ["--nproc_per_node=2", f"--master_port={free_port()}", "--max-restarts=1", "killed.py", "--name_prefix",
-             "killed_", "-j1", *options]
-    torchrun = fork(partial(torch.distributed.run.main, words), "torchrun",
-                    environment={"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""})
+    config = LaunchConfig(1, 1, nproc_per_node=2, max_restarts=1, rdzv_backend="c10d", start_method="fork",
+                          rdzv_endpoint="127.0.0.1:0", run_id="test", monitor_interval=0.1)
+    agent = elastic_launch(config, train_killed)
+    torchrun = fork(lambda: agent([*options, "--name_prefix", "killed_", "-j1"]) and 0, "torchrun")
     assert torchrun.end(200) == 0, torchrun.err.read_text()
     error = torchrun.err.read_text()
     starts = json.loads((noise.run_folder("killed") / "run.json").read_text())["starts"]
     assert [start["iteration"] for start in starts] == [0, 6]  # the fault happens, after 8 steps
-    # Rank 0 ends within milliseconds of rank 1's kill: torchrun names the first by rank where it sees both at once.
+    # Process 0 ends within milliseconds of the kill: the agent names the first by rank where it sees both at once.
     named = re.search(r"exitcode: (-?\d+)\) local_rank: (\d)", error).groups()
     lost = "another process of this run has ended or does not answer" in error
     assert named == ("-9", "1") or (named == ("1", "0") and lost), error
