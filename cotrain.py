@@ -37,12 +37,11 @@ from engine.options import add_clips, add_roots, positive_int, seed, whole_numbe
 from engine.run_folder import last_checkpoint
 from eval import main_classifier
 from utils import launch
-from utils.console import say
+from utils.console import mark_best, paint_table, say, table
 from utils.errors import CheckpointError, OptionError
 from utils.files import read_json, write_json
 from utils.parser import Parser
 from utils.runner import Runner, Step, as_script
-from utils.tables import mark_best, paint_table, table
 
 ROOT = Path(__file__).resolve().parent
 CLASSIFIER, MERGE = "eval/main_classifier.py", "eval/merge_2stream_prob.py"

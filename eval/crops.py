@@ -8,9 +8,8 @@ from torch import Tensor, nn
 
 from eval import protocols
 from eval.windows import apply_packed, window_clips
-from utils.console import say
+from utils.console import mark_best, paint_table, percent, percentages, say, table
 from utils.files import write_json
-from utils.tables import mark_best, paint_table, percent, percentages, table
 
 TITLES = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}
 

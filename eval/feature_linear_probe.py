@@ -25,11 +25,10 @@ from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
 from eval.options import devices
 from utils import launch
-from utils.console import say
+from utils.console import paint_table, percent, percentages, say, table
 from utils.errors import OptionError
 from utils.files import write_json
 from utils.parser import Parser
-from utils.tables import paint_table, percent, percentages, table
 
 
 @dataclass(frozen=True)

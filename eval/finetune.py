@@ -14,10 +14,9 @@ from engine import run_folder
 from engine.optimizer import LrSchedule, Optimizer
 from engine.retention import BEST, numbered
 from engine.trainer import Task, Trainer, TrainState, Values
-from utils.console import say
+from utils.console import paint_table, percent, say, table
 from utils.files import write_json
 from utils.metrics import topk_accuracy
-from utils.tables import paint_table, percent, table
 
 BACKBONE_SHARE = 0.1  # of the learning rate, under --train_what ft
 

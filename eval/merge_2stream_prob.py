@@ -28,11 +28,10 @@ from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
 from eval.retrieval import report_recall
 from utils import launch
-from utils.console import one_line, say
+from utils.console import mark_best, one_line, paint_table, percent, percentages, say, table
 from utils.errors import CheckpointError, OptionError
 from utils.files import read_json, write_json
 from utils.parser import Parser
-from utils.tables import mark_best, paint_table, percent, percentages, table
 
 
 def make_parser() -> Parser:

@@ -19,9 +19,8 @@ from eval import feature_files, protocols
 from eval.feature_files import FeatureSet
 from eval.options import RANDOM
 from eval.windows import apply_packed, read_samples, window_clips
-from utils.console import say
+from utils.console import mark_best, paint_table, percent, percentages, say, table
 from utils.files import write_json
-from utils.tables import mark_best, paint_table, percent, percentages, table
 
 
 @dataclass(frozen=True)

@@ -26,11 +26,10 @@ from experiments.plan import ROOT
 from experiments.results import mean_and_std
 from experiments.settings import METHODS
 from utils import launch
-from utils.console import say
+from utils.console import say, table
 from utils.errors import CheckpointError
 from utils.files import read_json, write_text
 from utils.parser import Parser
-from utils.tables import table
 
 COLUMNS = ("RGB R@1", "RGB R@5", "RGB R@10", "RGB R@20", "flow R@1", "both R@1", "RGB probe", "RGB finetune", "PMR",
            "median CMR")

@@ -39,7 +39,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
     return folder
 
 
-def damage(path: Path, readers: list[Callable[[], object]], count: int = 200) -> None:
+def damage(path: Path, readers: list[Callable[[], object]], count: int = 100) -> None:
     """Check that readers take a valid file, and that damage of it is read or refused."""
     good = path.read_bytes()
     assert not any(map(refused, readers))

@@ -1,11 +1,11 @@
 """Shuffled BatchNorm, queues and helpers on two gloo processes, against one process."""
 
-import os
+from functools import partial
 from unittest import mock
 
 import pytest
 import torch
-import torch.multiprocessing as mp
+from processes import fork, free_port, launched
 from test_pretrain import TinyBackbone
 
 from model import momentum
@@ -77,20 +77,19 @@ def train_mode_run(part):
 RUNS = {f.__name__: f for f in (coclr_run, uber_run, exchange_run, helpers_run, train_mode_run)}
 
 
-def worker(rank, folder):
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE=str(W), LOCAL_RANK=str(rank))
-    distributed.init(backend="gloo", dist_url=f"file://{folder}/rendezvous")
+def work(folder):
+    rank = distributed.init(backend="gloo").rank
     results = {name: run(slice(rank * B, (rank + 1) * B)) for name, run in RUNS.items()}
-    torch.save(results, f"{folder}/rank{rank}.pt")
-    distributed.destroy()
+    torch.save(results, folder / f"rank{rank}.pt")
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
     """Results of two processes."""
-    folder = tmp_path_factory.mktemp("gloo")
-    mp.spawn(worker, args=(str(folder),), nprocs=W)
+    folder, port = tmp_path_factory.mktemp("gloo"), free_port()
+    forks = [fork(partial(work, folder), str(folder / f"{rank}"), environment=launched(rank, port=port))
+             for rank in range(W)]
+    assert [each.end() for each in forks] == [0] * W, [each.err.read_text() for each in forks]
     return [torch.load(folder / f"rank{r}.pt", weights_only=False) for r in range(W)]
 
 
@@ -113,13 +112,6 @@ def test_two_processes_compute_the_rows_of_one(ranks):
     assert outputs[-1][1].sum(dim=1).min() >= 1 + 3  # the queue was full and mined in the last step
 
 
-def test_queues_are_equal_on_both_processes(ranks):
-    for name in ("coclr_run", "uber_run", "train_mode_run"):
-        a, b = (ranks[r][name][0] for r in range(W))
-        for key in [k for k in a if k.startswith("queue")]:
-            assert torch.equal(a[key], b[key]), key
-
-
 def test_every_clip_is_encoded_by_exactly_one_process(ranks):
     for rank in range(W):
         result = ranks[rank]["exchange_run"][0]
@@ -127,6 +119,11 @@ def test_every_clip_is_encoded_by_exactly_one_process(ranks):
         assert tuple(result["shape"]) == (B, 3, 2, 2, 2)
     seen = sorted(int(c) for r in range(W) for c in ranks[r]["exchange_run"][0]["received"])
     assert seen == list(range(W * B))
+
+
+def test_queues_of_a_training_are_equal_on_both_processes(ranks):
+    a, b = (ranks[r]["train_mode_run"][0] for r in range(W))
+    assert all(torch.equal(a[key], b[key]) for key in a if key.startswith("queue"))
 
 
 def test_shuffling_mixes_the_batches_that_batchnorm_sees(ranks):
@@ -153,22 +150,3 @@ def test_helpers_without_a_process_group():
     assert distributed.all_gather(x) is x
     assert torch.equal(distributed.reduce_mean(x), x) and torch.equal(distributed.broadcast(x), x)
     distributed.barrier()
-
-
-def test_slurm_tells_global_from_local_rank(monkeypatch):
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SLURM_PROCID", "5")
-    monkeypatch.setenv("SLURM_LOCALID", "1")
-    assert distributed._slurm() is None  # not inside srun
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
-    with pytest.raises(distributed.OptionError, match="MASTER_ADDR"):
-        distributed._slurm()
-    monkeypatch.setenv("MASTER_ADDR", "localhost")
-    monkeypatch.setenv("MASTER_PORT", "29500")
-    assert distributed._slurm() == (5, 8, 1)
-
-
-def test_launch_by_hand_needs_a_rank():
-    with pytest.raises(distributed.OptionError, match="--rank"):
-        distributed.init(world_size=2, rank=-1)

@@ -1,25 +1,22 @@
-"""Two torchrun agents, on two machines as far as one can have them, train as one agent with two processes."""
+"""Two machines, as far as one can have them, train as one machine with two processes."""
 
 import json
-import signal
-import subprocess
-import time
+import os
+from functools import partial
 from pathlib import Path
 
 import interrupted
 import noise
 import pytest
-from interrupted import differences, said
-from machines import Machine, meeting_on, start, two_machines
+from interrupted import Stop, differences, said
+from processes import Machine, fork, free_port, launched, two_machines
 
 import main_nce
 from engine import checkpoint
 
-PLACED = str(Path(__file__).with_name("placed.py"))
 SMALL = ["--model", "ubernce", "--dataset", "noise-2clip", "--seq_len", "8", "--img_dim", "32",
          "--batch_size", "1", "--moco-k", "8", "--moco-dim", "8", "--print_freq", "3", "--epochs", "3", "-j", "0",
-         "--dist-timeout", "60"]  # 4 steps an epoch
-SECONDS = 120
+         "--dist-timeout", "20"]  # 4 steps an epoch
 
 
 @pytest.fixture(scope="module")
@@ -31,89 +28,56 @@ def machines():
         yield made
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """The run folder of two processes on one machine, which never stop."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("whole"))
-        noise.install(patch.setattr)
-        ends = interrupted.train(lambda: main_nce.work(main_nce.parse(SMALL)), processes=2)
-        assert ends == [0, 0], said() + said(1)
-        return folder(Path.cwd())
+@pytest.fixture(autouse=True)
+def on_noise(monkeypatch, tmp_path):
+    """A small network, datasets of noise, a folder for each machine."""
+    noise.install(monkeypatch.setattr)
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second", "whole"):
+        Path(name).mkdir()
 
 
-def folder(place: Path) -> Path:
-    """Return the one run folder below a working directory."""
-    [found] = place.glob("ckpt/*/*")
+def folder(place: str) -> Path:
+    """Return the one run folder below a machine's working directory."""
+    [found] = Path(place).glob("ckpt/*/*")
     return found
 
 
-def agents(machines: tuple[Machine, Machine], places: list[Path], *options: str, waiting: tuple[int, ...] = ()
-           ) -> list[subprocess.Popen]:
-    """Start both agents, the second one first: ranks follow the order of the addresses, not that of the starts."""
-    meeting, begun = meeting_on(machines[0]), {}
-    for number in (1, 0):
-        script = [PLACED, "wait" if number in waiting else "go", "main_nce", *SMALL, *options]
-        begun[number] = start(machines[number], machines[number].agent(meeting, *script), places[number])
-    return [begun[0], begun[1]]
+def train(machines: tuple[Machine, Machine], *options: str, stop_second: bool = False) -> list[tuple[int, str, str]]:
+    """Train with a process on each machine; return exit code, output and errors of each."""
+    def begin(machine: Machine, name: str) -> None:
+        machine.enter()
+        if stop_second and name == "second":
+            Stop("term", 5).install()
+        os.chdir(name)
+    port = free_port(machines[0].address) if not machines[0].namespace else 29400
+    forks = [fork(lambda: main_nce.work(main_nce.parse([*SMALL, *options])), name, before=partial(begin, machine, name),
+                  environment=launched(rank, address=machines[0].address, port=port) | {"LOCAL_RANK": "0"})
+             for rank, (machine, name) in enumerate(zip(machines, ("first", "second"), strict=True))]
+    return [(each.end(), each.out.read_text(), each.err.read_text()) for each in forks]
 
 
-def ends(running: list[subprocess.Popen]) -> list[tuple[int, str, str]]:
-    """Wait for both agents, and return exit code, output and errors of each."""
-    try:
-        said = [agent.communicate(timeout=SECONDS) for agent in running]
-    finally:
-        for agent in running:
-            agent.kill()
-    return [(agent.returncode, *each) for agent, each in zip(running, said, strict=True)]
-
-
-def train(*given, **settings) -> list[tuple[int, str, str]]:
-    return ends(agents(*given, **settings))
-
-
-def stop_second(machines: tuple[Machine, Machine], places: list[Path]) -> None:
-    """Stop a training right after its fifth step, by SIGTERM to the second agent."""
-    running = agents(machines, places, waiting=(1,))
-    end = time.monotonic() + SECONDS
-    while not (places[1] / "waiting-1").exists() and time.monotonic() < end:
-        time.sleep(0.05)
-    running[1].send_signal(signal.SIGTERM)
-    stopped = ends(running)
-    assert all(code != 0 for code, _, _ in stopped) and "--resume auto continues from there" in stopped[0][1], stopped
-    [saved] = folder(places[0]).glob("model/epoch*-step*.pth.tar")
+def test_a_stop_on_one_machine_ends_both_and_both_resume_from_the_first_ones_file(machines, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.chdir("whole")
+        ends = interrupted.train(lambda: main_nce.work(main_nce.parse(SMALL)), processes=2)
+        assert ends == [0, 0], said() + said(1)
+    stopped = train(machines, stop_second=True)
+    assert [code for code, _, _ in stopped] == [75, 75], stopped
+    assert "--resume auto continues from there" in stopped[0][1]
+    [saved] = folder("first").glob("model/epoch*-step*.pth.tar")
     assert checkpoint.load(saved)["iteration"] == 6  # the first one learns of it a step later
-
-
-def test_two_machines_train_as_one_with_two_processes_and_only_the_first_writes_and_speaks(machines, whole, tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    (code, out, err), (other_code, other_out, other_err) = train(machines, [first, second])
+    (code, out, err), (other_code, other_out, other_err) = train(machines, "--resume", "auto")
     assert (code, other_code) == (0, 0), err + other_err
-    assert [json.loads((place / "place.json").read_text()) for place in (first, second)] == [
-        {"rank": rank, "local_rank": 0, "world_size": 2} for rank in (0, 1)]
-    assert differences(whole, folder(first), 2) == []
-    assert checkpoint.load(folder(first) / "model/epoch2.pth.tar")["iteration"] == 12
-    assert {path.name for path in folder(first).iterdir()} >= {"metrics.jsonl", "run.json", "model", "img"}
-    assert (folder(first) / "img/train.log").is_file() and out.count("mean: loss") == 3
-    assert sorted(path.name for path in second.iterdir()) == ["place.json"]  # no run folder, not even an empty one
-    assert other_out == "" and "mean: loss" not in other_err
+    assert [start["iteration"] for start in json.loads((folder("first") / "run.json").read_text())["starts"]] == [0, 6]
+    assert differences(folder("whole"), folder("first"), 2) == []
+    assert checkpoint.load(folder("first") / "model/epoch2.pth.tar")["iteration"] == 12
+    assert (folder("first") / "img/train.log").is_file() and "mean: loss" in out
+    assert list(Path("second").iterdir()) == [] and other_out == "" and "mean: loss" not in other_err
 
 
-def test_when_one_machine_is_asked_to_stop_both_do_and_resume_from_the_first_ones_file(machines, whole, tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    stop_second(machines, [first, second])
-    assert not list(second.glob("ckpt"))
-    resumed = train(machines, [first, second], "--resume", "auto")
-    assert [code for code, _, _ in resumed] == [0, 0], resumed
-    assert [start["iteration"] for start in json.loads((folder(first) / "run.json").read_text())["starts"]] == [0, 6]
-    assert differences(whole, folder(first), 2) == []
-
-
-def test_a_file_that_one_machine_lacks_is_named_there(machines, tmp_path):
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir()
-    (first / "start.pth.tar").touch()
-    ended = train(machines, [first, second], "--pretrain", "start.pth.tar", "--dist-timeout", "3")
-    assert [code for code, _, _ in ended] == [1, 1]
-    [error] = [line for line in ended[1][2].splitlines() if line.startswith("error (process")]
+def test_a_file_that_one_machine_lacks_is_named_there(machines):
+    Path("first/start.pth.tar").touch()
+    (code, _, _), (other_code, _, error) = train(machines, "--pretrain", "start.pth.tar", "--dist-timeout", "1")
+    assert (code, other_code) == (2, 2)
     assert error.startswith("error (process 1): there is no checkpoint start.pth.tar: check the path")

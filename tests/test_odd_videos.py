@@ -23,9 +23,8 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "code"), [("x.avi", "MJPG"), ("x.avi", "XVID"), ("x.mp4", "mp4v"), ("x.mkv", "FFV1"),
-                                            ("x.mov", "mp4v"), ("x.webm", "VP80"), ("x.mpg", "PIM1"), ("x.flv", "FLV1"),
-                                            ("x.wmv", "WMV2"), ("x.m4v", "mp4v"), ("x.3gp", "mp4v")])
+@pytest.mark.parametrize(("name", "code"), [("x.avi", "XVID"), ("x.mp4", "mp4v"), ("x.mkv", "FFV1"), ("x.mov", "mp4v"),
+                                            ("x.webm", "VP80"), ("x.mpg", "PIM1"), ("x.flv", "FLV1")])
 def test_the_usual_containers_are_read(tmp_path, name, code):
     assert len(list(read_frames(write_video(tmp_path / name, 5, (48, 64), code)))) == 5
 
@@ -78,9 +77,8 @@ def test_a_frame_that_the_flow_cannot_take_leaves_the_video_out(monkeypatch, cap
     assert sorted(stored(Path("data/mine/mine_frame.lmdb"))) == ["A/v_g02_c01", "A/v_g03_c01"]
 
 
-@pytest.mark.parametrize("length", [240, 251])
-def test_videos_of_long_names_are_taken(length):
-    names = [letter * length for letter in "ab"]
+def test_videos_of_long_names_are_taken():
+    names = [letter * 251 for letter in "ab"]  # with .avi 255 bytes, the most that file systems allow
     for name in names:
         write_video(Path(f"videos/A/{name}.avi"))
     assert call(extract_ff.main, *EXTRACT) == 0
@@ -89,19 +87,16 @@ def test_videos_of_long_names_are_taken(length):
     assert sorted(frame_counts(Path("data/mine/mine_frame.lmdb"))) == [f"A/{name}" for name in names]
 
 
-UNFIT = ("A/ev\nil", "A/ev\ril", "A/ev\x00il", "A/\x1b[2Jevil", "A\x85/evil", "A/evil\u2028", "A/\x7f", "A/\udc80evil",
-         "A /v", " A/v", "A\u00a0/v", "\u3000A/v", " /v", "\ufeffA/v", "A/", "/v", "v", "A/B/v", "")
-
-
-@pytest.mark.parametrize("name", UNFIT)
+@pytest.mark.parametrize("name", ["A/ev\nil", "A/ev\x00il", "A/\x1b[2Jevil", "A\x85/evil", "A/evil\u2028", "A/\x7f",
+                                  "A/\udc80evil", "A /v", " A/v", "A\u00a0/v", "\ufeffA/v", "A/", "/v", "v", "A/B/v"])
 def test_a_name_that_lists_could_not_keep_is_refused(tmp_path, name):
     with pytest.raises(DataError, match="rename it"):
         require_name(name, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["A/a", "Class name/v_é_g01_c01", "A b/v ", "...A/a", "A\\B/c:d", "~/a", "-A/--a"])
-def test_unusual_names_are_taken(name):
-    require_name(name, "x")
+def test_unusual_names_are_taken():
+    for name in ("A/a", "Class name/v_é_g01_c01", "A b/v ", "...A/a", "A\\B/c:d", "~/a", "-A/--a"):
+        require_name(name, "x")
 
 
 @pytest.mark.parametrize("video", [b"caf\xe9.avi", b"two\nlines.avi"])

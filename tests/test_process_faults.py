@@ -1,4 +1,4 @@
-"""Loader workers and ranks that are lost, killed or frozen; and nothing of a run that stays behind."""
+"""Loader workers and processes that are lost, killed or frozen; and nothing of a run that stays behind."""
 
 import json
 import multiprocessing
@@ -12,8 +12,9 @@ import interrupted
 import noise
 import pytest
 import torch
-from interrupted import differences, said
-from test_launch import free_port, start
+from interrupted import Stop, differences, said
+from processes import Fork, fork, free_port, launched
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
@@ -24,7 +25,6 @@ from utils import launch
 
 SMALL = ["--dataset", "noise-2clip", "--seq_len", "8", "--img_dim", "32", "--batch_size", "1", "--moco-k", "8",
          "--moco-dim", "8", "--print_freq", "3", "--epochs", "3"]  # 8 steps an epoch, of two processes 4
-KILLED = str(Path(__file__).with_name("killed.py"))
 
 
 @pytest.fixture(autouse=True)
@@ -59,23 +59,22 @@ def kill_a_worker(monkeypatch, *after: int) -> list[multiprocessing.Process]:
     return killed
 
 
-@pytest.mark.parametrize("after", [(3,), (8,), (2, 4, 6, 13)], ids=str)
-def test_a_training_whose_workers_are_killed_ends_as_if_they_were_not(after, monkeypatch, capsys):
-    """Also after an epoch's last step, and four times in two epochs."""
+def test_a_training_whose_workers_are_killed_ends_as_if_they_were_not(monkeypatch, capsys):
+    """In the middle of an epoch, right after its last step, and twice in one epoch."""
     assert train("--name_prefix whole_") == 0
     capsys.readouterr()
     bystander = multiprocessing.Process(target=time.sleep, args=(600,), daemon=True)
     bystander.start()
     with monkeypatch.context() as patch:
-        killed = kill_a_worker(patch, *after)
+        killed = kill_a_worker(patch, 2, 4, 8, 13)
         assert train("--name_prefix killed_") == 0
     assert bystander.is_alive()
     bystander.kill()
     bystander.join()
-    assert [worker.exitcode for worker in killed] == [-signal.SIGKILL] * len(after)
+    assert [worker.exitcode for worker in killed] == [-signal.SIGKILL] * 4
     out = capsys.readouterr().out
     replaced = out.count("warning: DataLoader worker (pid")  # two lost together are replaced together
-    assert 1 <= replaced == out.count("new workers carry on from batch") <= len(after)
+    assert 1 <= replaced == out.count("new workers carry on from batch") <= 4
     assert differences(noise.run_folder("whole"), noise.run_folder("killed"), 2) == []
 
 
@@ -120,65 +119,61 @@ def test_an_evaluation_whose_worker_is_killed_ends_in_one_line(capsys):
     assert error.startswith("error: a loader worker was lost (DataLoader worker (pid") and error.count("\n") == 1
 
 
-# Ranks
+# Processes
 
 
-def left_behind() -> list[str]:
-    """Return the command lines of processes that `start` has led to and that still run; a zombie's is empty."""
-    mark, found = f"MARK={os.getcwd()}".encode(), []
-    for place in Path("/proc").glob("[0-9]*"):
-        try:
-            if mark in (place / "environ").read_bytes().split(b"\0"):
-                found.append((place / "cmdline").read_text().replace("\0", " "))
-        except OSError:  # it has just ended, or is somebody else's
-            pass
-    return found
-
-
-def wait_until_nothing_is_left(seconds: float = 40) -> None:
+def wait_until_nothing_is_left(forks: list[Fork], seconds: float = 40) -> None:
     """Workers look every 5 s whether the process they work for is still there."""
     end = time.monotonic() + seconds
-    while left_behind() and time.monotonic() < end:
-        time.sleep(0.2)
-    assert left_behind() == []
+    while any(each.session() for each in forks) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert [each.session() for each in forks] == [[]] * len(forks)
 
 
-@pytest.mark.parametrize("fault", ["kill-5", "freeze-5"])
-def test_a_process_ends_in_time_when_the_other_one_is_lost(fault):
-    """Nothing but the timeout can end it: nobody watches over these two."""
-    address = ["--dist-url", f"file://{os.getcwd()}/meeting", "--world-size", "2"]
-    nodes = [start([KILLED, fault if rank else "none", "main_nce", *SMALL, "-j", "1", "--dist-timeout", "10", *address,
-                    "--rank", str(rank)], Path.cwd()) for rank in (0, 1)]
-    assert len(left_behind()) >= 2  # they are found
-    error = nodes[0].communicate(timeout=120)[1]  # without --dist-timeout a frozen one would be waited for for 600 s
-    assert nodes[0].returncode == 1
-    lines = [line for line in error.splitlines() if line.startswith("error")]
-    assert len(lines) == 1 and "another process of this run has ended or does not answer" in lines[0], error
-    assert "Traceback" not in error
-    if fault.startswith("freeze"):  # the fault happens: it is there, and does nothing
+@pytest.mark.parametrize("fault", ["kill", "freeze"])
+def test_a_process_ends_in_time_when_the_other_one_is_lost(fault, monkeypatch):
+    """Nothing but the timeout can end it: nobody watches over these two. Frozen: it is there, and does nothing."""
+    monkeypatch.setitem(interrupted.SIGNALS, "freeze", signal.SIGSTOP)
+    argv, port = [*SMALL, "-j", "1", "--dist-timeout", "5"], free_port()
+    nodes = [fork(lambda: main_nce.work(main_nce.parse(argv)), f"{rank}", environment=launched(rank, port=port),
+                  before=Stop(fault, 5).install if rank else (lambda: None)) for rank in (0, 1)]
+    assert nodes[0].end() == 1
+    [error] = nodes[0].errors()
+    assert "another process of this run has ended or does not answer" in error
+    if fault == "freeze":
         assert Path(f"/proc/{nodes[1].pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-        nodes[1].kill()
-    nodes[1].communicate(timeout=120)
-    assert nodes[1].returncode == -signal.SIGKILL
-    wait_until_nothing_is_left()
+        os.kill(nodes[1].pid, signal.SIGKILL)
+    assert nodes[1].end() == -signal.SIGKILL
+    wait_until_nothing_is_left(nodes)
+
+
+def train_killed(argv: list[str]) -> None:
+    """Train in a process of torchrun's agent; in the first start process 1 is killed after 8 steps."""
+    if (os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"]) == ("1", "0"):
+        Stop("kill", 8).install()
+    code = launch.exit_code(lambda: main_nce.work(main_nce.parse(argv)))
+    if code:
+        os._exit(code)
 
 
 def test_torchrun_restarts_from_the_last_checkpoint_without_a_human():
+    """The agent that torchrun starts, with forks as its processes."""
     options = [*SMALL, "--save_steps", "3", "--resume", "auto"]
     whole = interrupted.train(lambda: main_nce.work(main_nce.parse([*options, "--name_prefix", "whole_", "-j", "0"])),
                               processes=2)
     assert whole == [0, 0], said() + said(1)
-    torchrun = start(["-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}",
-                      "--max-restarts=1", KILLED, "kill-8", "main_nce", "--name_prefix", "killed_", "-j1", *options],
-                     Path.cwd())
-    out, error = torchrun.communicate(timeout=200)
-    assert torchrun.returncode == 0, error
+    config = LaunchConfig(1, 1, nproc_per_node=2, max_restarts=1, rdzv_backend="c10d", start_method="fork",
+                          rdzv_endpoint="127.0.0.1:0", run_id="test", monitor_interval=0.1)
+    agent = elastic_launch(config, train_killed)
+    torchrun = fork(lambda: agent([*options, "--name_prefix", "killed_", "-j1"]) and 0, "torchrun")
+    assert torchrun.end(200) == 0, torchrun.err.read_text()
+    error = torchrun.err.read_text()
     starts = json.loads((noise.run_folder("killed") / "run.json").read_text())["starts"]
     assert [start["iteration"] for start in starts] == [0, 6]  # the fault happens, after 8 steps
-    # Rank 0 ends within milliseconds of rank 1's kill: torchrun names the first by rank where it sees both at once.
+    # Process 0 ends within milliseconds of the kill: the agent names the first by rank where it sees both at once.
     named = re.search(r"exitcode: (-?\d+)\) local_rank: (\d)", error).groups()
     lost = "another process of this run has ended or does not answer" in error
     assert named == ("-9", "1") or (named == ("1", "0") and lost), error
-    assert "skipped" not in out
+    assert "skipped" not in torchrun.out.read_text()
     assert differences(noise.run_folder("whole"), noise.run_folder("killed"), 2) == []
-    wait_until_nothing_is_left()
+    wait_until_nothing_is_left([torchrun])

@@ -28,7 +28,8 @@ time.sleep(60)
 
 def step(name: str, code: str = "", **settings) -> Step:
     """A step that is done when the file of its name is there; by default it makes it, and adds a line to "order"."""
-    code = code or f"open({name!r}, 'w').close(); print({name!r}, file=open('order', 'a')); print('made', {name!r})"
+    code = code or (f"import os; open({name!r}, 'w').close(); print({name!r}, file=open('order', 'a')); "
+                    f"print('made', {name!r}, os.environ['NO_COLOR'])")
     return Step(name, ("python", "-c", code.format(name=name)), Path(name), **settings)
 
 
@@ -47,7 +48,7 @@ def test_steps_run_in_order_and_those_done_do_not(tmp_path, capsys):
     assert (tmp_path / "order").read_text().splitlines() == ["one", "three words"]
     out = capsys.readouterr().out
     assert "[2/3 two] done already" in out and f"$ {steps[2].shell}" in out and "  made three words" in out
-    assert (tmp_path / "logs/three_words.log").read_text() == f"$ {steps[2].shell}\nmade three words\n"
+    assert (tmp_path / "logs/three_words.log").read_text() == f"$ {steps[2].shell}\nmade three words 1\n"
     assert run(tmp_path, *steps) == 0
     assert (tmp_path / "order").read_text().splitlines() == ["one", "three words"]
 
@@ -57,7 +58,7 @@ def test_the_plan_is_a_shell_script_of_what_is_left(tmp_path):
     (tmp_path / "one").touch()
     steps = [step(name) for name in ("one", "it's", "$three")]
     subprocess.run(["bash", "-e"], input=as_script(steps, tmp_path), text=True, check=True,
-                   env={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"})
+                   env={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "NO_COLOR": ""})
     assert (tmp_path / "order").read_text().splitlines() == ["it's", "$three"]
     assert "# 1. one: done already" in as_script(steps, tmp_path)
 

@@ -25,11 +25,10 @@ from tools import pictures
 from tools.dataset_survey import PARTS, TOO_SHORT, Dataset, Lmdb, Split, check_lmdbs, survey_split
 from tools.pictures import Tile, evenly_spaced
 from utils import launch
-from utils.console import inline, one_line, say
+from utils.console import inline, one_line, say, table
 from utils.errors import DataError
 from utils.files import atomic_write, write_json
 from utils.parser import Parser
-from utils.tables import table
 
 MOST_LEAKS, MOST_CLASSES = 10, 24  # lines of each
 STRIP_FRAMES, STRIP_HEIGHT = 8, 96  # of a film strip; pixels

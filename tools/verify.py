@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 from tools.report.run_reader import Run, read_run
 from utils import launch
-from utils.console import say
+from utils.console import say, table
 from utils.errors import OptionError
 from utils.files import read_json, read_text
 from utils.parser import Parser
-from utils.tables import table
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "evaluation.md"
 DATASETS = {3783: "ucf101", 1530: "hmdb51"}  # by the number of test videos of split 1

@@ -1,9 +1,11 @@
-"""Console output of the main process: lines, log files, and on a terminal colours and progress bars.
+"""Console output of the main process: lines, tables, log files, and on a terminal colours and progress bars.
 
 Imports no torch, so that data preparation starts fast; :mod:`utils.distributed` sets the rank.
 """
 
+import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +20,7 @@ from utils.files import naming
 COLUMN = 10  # width of the first column of `say_block`
 PERIOD = 30.0  # seconds between progress lines where there is no bar
 STYLES = {"title": "1", "best": "1;32", "warning": "33", "error": "31"}  # ANSI: bold, bold green, yellow, red
+BEST = re.compile(r"[\d.]+\*")  # a number that `mark_best` marked
 _files: list[TextIO] = []
 _rank = 0
 
@@ -49,22 +52,21 @@ def say(line: str, *, terminal: bool = True, paint: Callable[[str], str] | None 
 
 def warn(line: str) -> None:
     """Print a warning: the main process like :func:`say`, others on standard error with their rank."""
-    line = inline(line)
     if is_main():
-        say(f"warning: {line}", paint=painter("warning"))
+        say(f"warning: {inline(line)}", paint=painter("warning"))
     else:
-        print(painted(f"warning (process {_rank}): {line}", "warning", sys.stderr), file=sys.stderr, flush=True)
-
-
-def say_note(message: str) -> None:
-    """Print a line on standard error, and in no log file."""
-    print(inline(message), file=sys.stderr, flush=True)
+        _print_stderr(f"warning (process {_rank}): {line}", "warning")
 
 
 def say_error(message: str) -> None:
     """Print an error as one line on standard error."""
     who = f" (process {_rank})" if _rank else ""
-    print(painted(inline(f"error{who}: {message}"), "error", sys.stderr), file=sys.stderr, flush=True)
+    _print_stderr(f"error{who}: {message}", "error")
+
+
+def _print_stderr(text: str, style: str) -> None:
+    text = inline(text)
+    print(painter(style)(text) if has_colours(sys.stderr) else text, file=sys.stderr, flush=True)
 
 
 def say_block(block: Mapping[str, str | Sequence[str]]) -> None:
@@ -76,12 +78,26 @@ def say_block(block: Mapping[str, str | Sequence[str]]) -> None:
             say(f"{'' if number else name:{COLUMN}}{text}", paint=lambda line: title(line[:COLUMN]) + line[COLUMN:])
 
 
+@contextmanager
+def log_file(path: str | Path) -> Iterator[None]:
+    """Append everything said to a file while the context is open; the main process only."""
+    if not is_main():
+        yield
+        return
+    with naming(path), open(path, "a", encoding="utf-8") as file:
+        _files.append(file)
+        try:
+            yield
+        finally:
+            _files.remove(file)
+
+
 class Progress:
     """Progress over items: a bar on a terminal, else a line every half minute."""
 
     def __init__(self, total: int, title: str, unit: str = "video") -> None:
         self._total, self._title, self._unit, self._done = total, title, unit, 0
-        self._start = self._told = time.monotonic()
+        self._start = self._printed = time.monotonic()
         self._plain = not shows_bars()
         self._bar = tqdm(total=total, desc=printable(title), unit=unit, smoothing=0.05, disable=self._plain,
                          dynamic_ncols=True)
@@ -97,25 +113,12 @@ class Progress:
         self._done += 1
         self._bar.update()
         now = time.monotonic()
-        if self._plain and is_main() and (self._done == self._total or now - self._told >= PERIOD):
-            self._told = now
+        if self._plain and is_main() and (self._done == self._total or now - self._printed >= PERIOD):
+            self._printed = now
             left = (now - self._start) / self._done * (self._total - self._done)
             eta = f", about {duration(left)} left" if self._done < self._total else ""
             print(printable(f"{self._title}: {self._done} of {self._total} {self._unit}s{eta}"), file=sys.stderr,
                   flush=True)
-
-
-def duration(seconds: float) -> str:
-    """Format seconds for people: 42 s, 12 min, 3 h 20 min, 2 days 4 h."""
-    minutes = round(seconds / 60)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    hours = round(seconds / 3600)
-    if hours < 48:
-        return f"{minutes // 60} h {minutes % 60} min"
-    return f"{hours // 24} days {hours % 24} h"
 
 
 def shows_bars() -> bool:
@@ -124,22 +127,21 @@ def shows_bars() -> bool:
 
 
 def has_colours(stream: TextIO) -> bool:
-    """Return whether to colour text on a stream: NO_COLOR and FORCE_COLOR (https://no-color.org,
-    https://force-color.org) decide, else a terminal that is not dumb.
+    """Return whether to colour text: NO_COLOR and FORCE_COLOR (no-color.org, force-color.org) decide, else whether
+    the stream is a terminal that is not dumb.
     """
     if os.environ.get("NO_COLOR"):
         return False
     return bool(os.environ.get("FORCE_COLOR")) or _is_terminal(stream)
 
 
+def _is_terminal(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
 def painter(style: str) -> Callable[[str], str]:
     """Return a function that wraps text in the ANSI codes of one of `STYLES`."""
     return lambda text: f"\x1b[{STYLES[style]}m{text}\x1b[0m"
-
-
-def painted(text: str, style: str, stream: TextIO) -> str:
-    """Colour printable text if the stream has colours."""
-    return painter(style)(text) if has_colours(stream) else text
 
 
 def printable(text: str) -> str:
@@ -157,19 +159,54 @@ def one_line(text: str, most: int = 200) -> str:
     return inline(text[:most]).replace("\t", "\\t") + ("..." if len(text) > most else "")
 
 
-@contextmanager
-def log_file(path: str | Path) -> Iterator[None]:
-    """Append everything said to a file while the context is open; the main process only."""
-    if not is_main():
-        yield
-        return
-    with naming(path), open(path, "a", encoding="utf-8") as file:
-        _files.append(file)
-        try:
-            yield
-        finally:
-            _files.remove(file)
+def duration(seconds: float) -> str:
+    """Format seconds for people: 42 s, 12 min, 3 h 20 min, 2 days 4 h."""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
 
 
-def _is_terminal(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+def percent(share: float) -> str:
+    """Format a share: 0.5173 -> "51.73"."""
+    return f"{100 * share:.2f}"
+
+
+def percentages(shares: Mapping[int, float]) -> dict[str, float]:
+    """Turn shares into percentages for JSON: {1: 0.125, 5: 0.5} -> {"1": 12.5, "5": 50.0}."""
+    return {str(k): round(100 * share, 4) for k, share in shares.items()}
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Format a text table, its first column flush left, the others flush right."""
+    cells = [list(header), *map(list, rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    lines = ["  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+             for row in cells]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def paint_table(text: str) -> str:
+    """Colour a table: header bold, best numbers green."""
+    header, *rest = text.split("\n")
+    best = painter("best")
+    return "\n".join([painter("title")(header), *(BEST.sub(lambda found: best(found[0]), line) for line in rest)])
+
+
+def mark_best(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Mark the highest number of each column but the first with a star, if there are several rows."""
+    if len(rows) < 2:
+        return [list(row) for row in rows]
+    first, *columns = zip(*rows, strict=True)
+    marked = [[f"{cell}*" if _number(cell) == max(map(_number, column)) else f"{cell} " for cell in column]
+              for column in columns]
+    return [list(row) for row in zip(first, *marked, strict=True)]
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return -math.inf  # not measured

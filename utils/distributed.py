@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.console import one_line, say_note, set_rank
+from utils.console import one_line, say, set_rank
 from utils.errors import OptionError, TrainingError
 
 T = TypeVar("T")
@@ -31,19 +31,14 @@ class DistInfo:
 _host: dist.ProcessGroup | None = None  # a gloo group of all processes: exchanges on the host, which wait for no device
 
 
-def is_initialized() -> bool:
-    """Return whether a process group exists."""
-    return dist.is_available() and dist.is_initialized()
-
-
 def rank() -> int:
     """Return the global rank of this process; 0 without a process group."""
-    return dist.get_rank() if is_initialized() else 0
+    return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
     """Return the number of processes; 1 without a process group."""
-    return dist.get_world_size() if is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def is_main() -> bool:
@@ -70,12 +65,10 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def all_to_all(tensor: Tensor, send: list[int], receive: list[int]) -> Tensor:
-    """Send ``send[r]`` rows of ``tensor`` to each process r, and return the received rows in rank order.
+    """Send ``send[r]`` rows to each process r, and return the ``receive[r]`` rows from each, in rank order.
 
     Args:
         tensor: rows by destination, (sum(send), ...), contiguous.
-        send: rows for each process.
-        receive: rows from each process.
     """
     if world_size() == 1:
         return tensor
@@ -131,18 +124,18 @@ def from_main(make: Callable[[], T]) -> T:
 
 def failed(here: bool) -> list[int]:
     """Return the ranks of the processes that failed; all processes call this, and say whether they did."""
-    if world_size() == 1:
-        return [0] if here else []
-    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else "cpu"
-    return all_gather(torch.tensor([here], dtype=torch.uint8, device=device)).nonzero().flatten().tolist()
+    answers = [here] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(answers, here, group=_host)
+    return [rank for rank, answer in enumerate(answers) if answer]
 
 
 def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "nccl", dist_url: str = "env://",
          world_size: int = -1, rank: int = -1, timeout: float = TIMEOUT) -> DistInfo:
     """Choose the device, and if there are several processes, join their group.
 
-    The launch is read from, in this order: the environment of ``torchrun`` or ``torch.distributed.launch``, that of
-    SLURM's ``srun``, and the arguments ``world_size`` and ``rank``. Without any of these the process is alone.
+    The launch is read from the environment of ``torchrun`` or ``torch.distributed.launch``, else that of SLURM's
+    ``srun``, else ``world_size`` and ``rank``. Without any of these the process is alone.
 
     Args:
         local_rank: number of this process on its node, if the launcher passes it as an option.
@@ -157,22 +150,22 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
         OptionError: the launch contradicts itself, or asks for a GPU that does not exist.
         TrainingError: the processes did not meet in time.
     """
-    launched = _torchrun() or _slurm()
-    if launched is None and world_size > 1:
+    launched = _launched()
+    if launched is not None:
+        rank, world_size, env_local_rank = launched
+        local_rank = env_local_rank if env_local_rank is not None else (local_rank or 0)
+    elif world_size > 1:
         if not 0 <= rank < world_size:
             raise OptionError(f"--world-size {world_size} needs --rank 0 ... {world_size - 1}, but --rank is {rank}")
-        launched = (rank, world_size, local_rank if local_rank is not None else rank)
-    if launched is None:
-        return DistInfo(0, 0, 1, _device(gpu if gpu is not None else 0), None)
-    rank, world_size, env_local_rank = launched
-    local_rank = env_local_rank if env_local_rank is not None else (local_rank or 0)
+        local_rank = rank if local_rank is None else local_rank
+    else:
+        return DistInfo(0, 0, 1, _device(gpu or 0), None)
     device = _device(local_rank)
     if world_size == 1:
         return DistInfo(0, local_rank, 1, device, None)
     set_rank(rank)
     if backend == "nccl" and device.type == "cpu":
-        if rank == 0:
-            say_note("no GPU found: the process group uses gloo instead of nccl")
+        say("no GPU found: the process group uses gloo instead of nccl")
         backend = "gloo"
     try:
         _join(backend, dist_url, rank, world_size, timedelta(seconds=timeout))
@@ -198,42 +191,39 @@ def _join(backend: str, url: str, rank: int, world_size: int, timeout: timedelta
 def destroy() -> None:
     """Leave the process group, if there is one."""
     global _host
-    if is_initialized():
+    if dist.is_initialized():
         dist.destroy_process_group()
     _host = None
 
 
-def _torchrun() -> tuple[int, int, int | None] | None:
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return None
-    rank, size = _number("RANK"), _number("WORLD_SIZE")
-    if rank >= size:
-        raise OptionError(f"the environment has RANK={rank}, but WORLD_SIZE={size}: ranks are 0 ... WORLD_SIZE - 1")
-    return rank, size, _number("LOCAL_RANK") if os.environ.get("LOCAL_RANK") else None
-
-
-def _slurm() -> tuple[int, int, int | None] | None:
+def _launched() -> tuple[int, int, int | None] | None:
+    """Return rank, number of processes and local rank from the environment of torchrun or srun, if it is one's."""
+    if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        rank, size = _number("RANK"), _number("WORLD_SIZE")
+        if rank >= size:
+            raise OptionError(f"the environment has RANK={rank}, but WORLD_SIZE={size}: ranks are 0 ... {size - 1}")
+        return rank, size, _number("LOCAL_RANK") if os.environ.get("LOCAL_RANK") else None
     # Only srun sets SLURM_STEP_NUM_TASKS: a plain python in an allocation is a single process.
-    if "SLURM_PROCID" not in os.environ or "SLURM_STEP_NUM_TASKS" not in os.environ:
-        return None
-    rank, size = _number("SLURM_PROCID"), _number("SLURM_STEP_NUM_TASKS")
-    if size > 1 and "MASTER_ADDR" not in os.environ:
-        raise OptionError("SLURM started several tasks, but MASTER_ADDR is not set: export it in the batch script, "
-                          "MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)")
-    os.environ.setdefault("MASTER_PORT", "29500")
-    return rank, size, _number("SLURM_LOCALID") if "SLURM_LOCALID" in os.environ else 0
+    if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= os.environ.keys():
+        rank, size = _number("SLURM_PROCID"), _number("SLURM_STEP_NUM_TASKS")
+        if size > 1 and "MASTER_ADDR" not in os.environ:
+            raise OptionError("SLURM started several tasks, but MASTER_ADDR is not set: export it in the batch script, "
+                              "MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)")
+        os.environ.setdefault("MASTER_PORT", "29500")
+        return rank, size, _number("SLURM_LOCALID") if "SLURM_LOCALID" in os.environ else 0
+    return None
 
 
 def _number(name: str) -> int:
     """Read a non-negative number from the environment."""
-    text = os.environ[name]
-    if not text.isdecimal():
-        raise OptionError(f"the environment has {name}={text!r}, which is not a whole number: let torchrun or srun set "
-                          "it, or unset it")
-    return int(text)
+    if not os.environ[name].isdecimal():
+        raise OptionError(f"the environment has {name}={os.environ[name]!r}, which is not a whole number: let torchrun "
+                          "or srun set it, or unset it")
+    return int(os.environ[name])
 
 
 def _device(index: int) -> torch.device:
+    """Select a GPU; the CPU where there is none."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     if index >= torch.cuda.device_count():

@@ -37,7 +37,11 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             os.replace(partial, path)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(path)) from error
-        _sync_folder(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -64,22 +68,15 @@ def read_text(path: Path) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = error.object[:error.start].count(b"\n") + 1
-        raise DataError(f"{path}, line {line}: not UTF-8 text, byte 0x{error.object[error.start]:02x}: save the file "
-                        "as UTF-8") from error
+        line = data[:error.start].count(b"\n") + 1
+        raise DataError(f"{path}, line {line}: not UTF-8 text, byte 0x{data[error.start]:02x}: save the file as UTF-8"
+                        ) from error
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; CheckpointError if it is missing, not JSON, or has a key twice."""
-    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            keys = [key for key, _ in pairs]
-            twice = next(key for key in keys if keys.count(key) > 1)
-            raise CheckpointError(f"{path} has the key {twice[:100]!r} twice: remove one of them")
-        return found
+    """Read a JSON file; CheckpointError if it is missing or not JSON."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=unique)
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}): check the path") from error
     except (ValueError, RecursionError) as error:
@@ -108,11 +105,3 @@ def lock(folder: Path, activity: str = "training") -> Iterator[None]:
         except OSError:
             pass  # a file system without locks
         yield
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

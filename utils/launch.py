@@ -15,7 +15,7 @@ from functools import partial
 
 from utils.console import say_error, set_rank
 from utils.errors import OptionError, UserError
-from utils.stop import EXIT_CODE, StopRequested, exit_on_sigusr1, handle_signals
+from utils.stop import EXIT_CODE, StopRequested, handle_signals
 
 _started = False
 _was_distributed = False
@@ -30,7 +30,6 @@ def run(main: Callable[[], int | None]) -> None:
 
     During start-up one process reports for all; after :func:`started` each reports its own errors.
     """
-    exit_on_sigusr1()
     code = exit_code(main)
     for child in multiprocessing.active_children():  # loader workers, possibly in the middle of a sample
         child.kill()
@@ -53,8 +52,8 @@ def exit_code(main: Callable[[], int | None]) -> int:
     except OSError as error:
         if error.filename is None and error.errno not in DISK_ERRORS:
             raise
-        place = "a file" if error.filename is None else error.filename
-        return _refuse(f"cannot read or write {place} ({error.strerror}): check the path, the rights and the space")
+        return _refuse(f"cannot read or write {error.filename or 'a file'} ({error.strerror}): check the path, the "
+                       "rights and the space")
     except RuntimeError as error:
         if not (_in_group() and LOST_PROCESS.search(str(error))):
             raise
@@ -138,9 +137,15 @@ def begin(work: Callable[[Namespace], int | None], options: Namespace) -> int:
         raise OptionError(f"with --multiprocessing-distributed on {nodes} nodes, --rank is the node's number, "
                           f"0 ... {nodes - 1}, but is {options.rank}")
     if nodes * local == 1:
-        return work(Namespace(**{**vars(options), "world_size": -1, "rank": -1})) or 0
-    # The variables that torchrun would set.
-    env = {**_meeting_place(options.dist_url, nodes), "WORLD_SIZE": str(nodes * local)}
+        return work(Namespace(**vars(options) | {"world_size": -1, "rank": -1})) or 0
+    env = {"WORLD_SIZE": str(nodes * local)}  # variables that torchrun would set
+    if options.dist_url == "env://" and "MASTER_ADDR" not in os.environ:
+        if nodes > 1:
+            raise OptionError("several nodes need --dist-url tcp://HOST:PORT, the same on each, HOST being the first "
+                              "node")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
     children = torch.multiprocessing.spawn(_child, (work, options, node * local, env), nprocs=local, join=False)
 
     def forward(number: int, _: object) -> None:
@@ -161,17 +166,3 @@ def _child(local_rank: int, work: Callable[[Namespace], int | None], options: Na
            env: dict[str, str]) -> None:
     os.environ |= env | {"RANK": str(first_rank + local_rank), "LOCAL_RANK": str(local_rank)}
     run(partial(work, options))
-
-
-def _meeting_place(dist_url: str, nodes: int) -> dict[str, str]:
-    """Return MASTER_ADDR and MASTER_PORT of tcp://HOST:PORT, or for env://, if they are not set, a free local port."""
-    match = re.fullmatch(r"tcp://(.+):(\d+)", dist_url)
-    if match:
-        return {"MASTER_ADDR": match.group(1), "MASTER_PORT": match.group(2)}
-    if dist_url != "env://" or "MASTER_ADDR" in os.environ:
-        return {}
-    if nodes > 1:
-        raise OptionError("several nodes need --dist-url tcp://HOST:PORT, the same on each, HOST being the first node")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}

@@ -68,10 +68,7 @@ class LabelRing:
                 "pointer": self.pointer, "written": self.written}
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Restore a ring of the same length; one saved without rows starts empty."""
-        if "rows" not in state:
-            self.align(int(state["pointer"]))
-            return
+        """Restore a ring of the same length."""
         for name in ("labels", "sources", "rows"):
             getattr(self, name).copy_(state[name])
         self.pointer, self.written = int(state["pointer"]), int(state["written"])
@@ -103,9 +100,10 @@ class Meters:
 
     def window(self) -> dict[str, float]:
         """Return the means since the last call, of this process."""
-        sums = self._host_sums()
-        result = {}
-        for name, total in sums.items():
+        result: dict[str, float] = {}
+        if not self._sums:
+            return result
+        for name, total in zip(self._sums, torch.stack(list(self._sums.values())).tolist(), strict=True):
             before, count = self._read.get(name, (0.0, 0))
             if self._counts[name] > count:
                 result[name] = (total - before) / (self._counts[name] - count)
@@ -116,7 +114,7 @@ class Meters:
         """Return the means over all steps and processes; all processes call this."""
         if not self._sums:
             return {}
-        counts = torch.tensor([self._counts[name] for name in self._sums], dtype=torch.float64, device=self._device)
+        counts = torch.tensor(list(self._counts.values()), dtype=torch.float64, device=self._device)
         means = distributed.reduce_mean(torch.stack(list(self._sums.values())) / counts)
         return dict(zip(self._sums, means.tolist(), strict=True))
 
@@ -136,8 +134,3 @@ class Meters:
         self._sums = {name: sums[i].clone().to(self._device) for i, name in enumerate(state["names"])}
         self._counts = {name: int(counts[i]) for i, name in enumerate(state["names"])}
         self._read = {name: (float(total), int(count)) for name, (total, count) in state["read"].items()}
-
-    def _host_sums(self) -> dict[str, float]:
-        if not self._sums:
-            return {}
-        return dict(zip(self._sums, torch.stack(list(self._sums.values())).tolist(), strict=True))

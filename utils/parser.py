@@ -80,11 +80,10 @@ class Parser(configargparse.ArgumentParser):
 
     def add_subparsers(self, **settings: Any) -> Any:
         """Add commands as argparse does; each reads its own ``--config``."""
-        self._commands = super().add_subparsers(prog=self.prog, **settings)
-        self._describe(self._commands)
+        self._commands = self._describe(super().add_subparsers(prog=self.prog, **settings))
         return self._commands
 
-    def _describe(self, action: Any) -> argparse.Action:
+    def _describe(self, action: Any) -> Any:
         """Show a required argument in the usage, and complete a path in the shell."""
         shown = action.metavar if isinstance(action.metavar, tuple) else (action.metavar or action.dest.upper(),)
         if action.required:
@@ -103,8 +102,7 @@ class Parser(configargparse.ArgumentParser):
             return self._commands.choices[words[0]].parse_args(words[1:], namespace)
         if sum(word.partition("=")[0] == "--config" for word in words) > 1:
             self.error("--config is given more than once: give one file")
-        parse = super().parse_args if self._commands else self.parse_intermixed_args
-        options = parse(words, namespace)
+        options = (super().parse_args if self._commands else self.parse_intermixed_args)(words, namespace)
         for name in ("config", "print_completion"):
             vars(options).pop(name, None)
         return options

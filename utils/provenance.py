@@ -13,31 +13,21 @@ PACKAGES = ("torch", "torchvision", "numpy", "opencv-contrib-python-headless", "
 
 def code_version() -> dict[str, str | bool]:
     """Return {"commit": ..., "changed": whether tracked files differ from it}; {"commit": "unknown"} without git."""
-    commit = _git("rev-parse", "HEAD")
-    if commit is None:
-        return {"commit": "unknown"}
-    return {"commit": commit, "changed": bool(_git("status", "--porcelain", "--untracked-files=no"))}
-
-
-def _git(*words: str) -> str | None:
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True,
+                              timeout=20).stdout.strip()
     if not (ROOT / ".git").exists():
-        return None
+        return {"commit": "unknown"}
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True, timeout=20)
+        return {"commit": git("rev-parse", "HEAD"),
+                "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+        return {"commit": "unknown"}
 
 
 def environment() -> dict[str, object]:
     """Return the versions that results depend on, and the machine with its devices."""
+    installed = {each.name: each.version for each in metadata.distributions() if each.name in PACKAGES}
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"python": platform.python_version(), "packages": {name: _version(name) for name in PACKAGES},
+    return {"python": platform.python_version(), "packages": {name: installed.get(name) for name in PACKAGES},
             "system": platform.platform(), "host": platform.node(), "gpus": gpus, "threads": torch.get_num_threads()}
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None

@@ -78,6 +78,11 @@ class Runner:
         with lock(self.out, "working"), handle_signals(self._forward):
             yield self
 
+    def _forward(self, number: int, _: object) -> None:
+        self._stop.append(number)
+        if self._child is not None:
+            self._child.send_signal(signal.SIGTERM)  # the only one that torchrun forwards in turn
+
     def run(self, steps: Sequence[Step]) -> None:
         """Run the steps that are not done, in order.
 
@@ -98,12 +103,12 @@ class Runner:
         """Raise OptionError if a step was done by a different command."""
         record = self.record()
         for step in steps:
-            before = record.get(step.name, {}).get("command", step.shell)
-            if step.product is not None and step.is_done(self.out) and _options(before) != _options(step.shell):
-                raise OptionError(
-                    f"step {step.name!r} was made {_only_in(before, step.shell)}, and would be made "
-                    f"{_only_in(step.shell, before)} now: give the same, take another --out, or remove "
-                    f"{self.out / step.product}")
+            before, now = _options(record.get(step.name, {}).get("command", step.shell)), _options(step.shell)
+            if before != now and step.product is not None and step.is_done(self.out):
+                old, new = (f"with {' '.join(sorted(only))}" if only else "without"
+                            for only in (before - now, now - before))
+                raise OptionError(f"step {step.name!r} was made {old}, and would be made {new} now: give the same, "
+                                  f"take another --out, or remove {self.out / step.product}")
 
     def run_step(self, step: Step, title: str = "") -> None:
         """Run a step, done or not; raises like :meth:`run`."""
@@ -122,10 +127,14 @@ class Runner:
         if code == EXIT_CODE or (code and self._stop):
             say(f"  stopped: the same command continues from here; log {log}")
             raise StopRequested
-        if code:
-            raise _failure(step.name, code, log)
-        for line in _last_lines(log, step.shown):
+        lines = _last_lines(log, LINES_OF_FAILURE if code else step.shown)
+        for line in lines:
             say(f"  {line[:WIDTH]}")
+        if code:
+            reasons = [line for line in lines if line.startswith("error")] or lines[-1:] or ["no output"]
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
+            raise TrainingError(f"step {step.name!r} {how}: {reasons[-1]} (log: {log}; once that is fixed, the same "
+                                "command continues with this step)")
         say(f"  {seconds:.0f} s, log {log}")
         if step.product is not None and not step.is_done(self.out):
             raise TrainingError(f"step {step.name!r} succeeded, but has not written {self.out / step.product}: see "
@@ -141,10 +150,9 @@ class Runner:
         words = (*PROGRAMS.get(step.command[0], step.command[:1]), *step.command[1:])
         with open(log, "a", encoding="utf-8") as file:
             print(f"$ {step.shell}", file=file, flush=True)
-            self._child = subprocess.Popen(words, cwd=self.out, stdin=subprocess.DEVNULL, stdout=file,
-                                           stderr=subprocess.STDOUT, env=os.environ | {"NO_COLOR": "1"},
-                                           preexec_fn=lambda: end_with_parent(signal.SIGTERM))
-        child = self._child
+            self._child = child = subprocess.Popen(
+                words, cwd=self.out, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                env=os.environ | {"NO_COLOR": "1"}, preexec_fn=lambda: end_with_parent(signal.SIGTERM))
         try:
             if self._stop:  # it arrived before the child did
                 child.send_signal(signal.SIGTERM)
@@ -162,38 +170,15 @@ class Runner:
             child.wait()
             self._child = None
 
-    def _forward(self, number: int, _: object) -> None:
-        """Forward a signal as SIGTERM, the only one that torchrun forwards in turn."""
-        self._stop.append(number)
-        if self._child is not None:
-            self._child.send_signal(signal.SIGTERM)
-
-
-def _last_lines(log: Path, count: int) -> list[str]:
-    """Return the last non-empty lines of the log's latest run."""
-    lines = [printable(line) for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    start = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=-1)
-    own = [line for line in lines[start + 1:] if not line.startswith("next:")]  # we know what comes next
-    return own[-count:] if count else []
-
-
-def _failure(name: str, code: int, log: Path) -> TrainingError:
-    """Show a failed step's last lines, and build the error."""
-    lines = _last_lines(log, LINES_OF_FAILURE)
-    for line in lines:
-        say(f"  {line[:WIDTH]}")
-    reasons = [line for line in lines if line.startswith("error")] or lines[-1:] or ["no output"]
-    how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
-    return TrainingError(f"step {name!r} {how}: {reasons[-1]} (log: {log}; once that is fixed, the same command "
-                         "continues with this step)")
-
 
 def _options(command: str) -> set[str]:
     """Return a command's options, each with its values, and its first words."""
     return set(re.findall(r"--?[a-z]\S*(?: (?!-\D)\S+)*|\S+", command))
 
 
-def _only_in(command: str, other: str) -> str:
-    """List the options that only the first command has."""
-    own = sorted(_options(command) - _options(other))
-    return f"with {' '.join(own)}" if own else "without"
+def _last_lines(log: Path, count: int) -> list[str]:
+    """Return the last non-empty lines of the log's latest run, but for the hint at what comes next."""
+    lines = [printable(line) for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    start = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=-1)
+    own = [line for line in lines[start + 1:] if not line.startswith("next:")]
+    return own[-count:] if count else []

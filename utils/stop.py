@@ -5,7 +5,6 @@ tell other processes.
 """
 
 import ctypes
-import os
 import signal
 import sys
 import threading
@@ -22,17 +21,6 @@ _received: list[int] = []
 
 class StopRequested(Exception):
     """Ends a run that was asked to stop, after its work was saved."""
-
-
-def exit_on_sigusr1() -> None:
-    """Let SIGUSR1 end the program with :data:`EXIT_CODE` until :func:`catch_signals`; SIGTERM still ends it at once."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGUSR1, _exit)
-
-
-def _exit(number: int, frame: object) -> None:
-    os.write(2, b"stopping on SIGUSR1 before any step: there is nothing to save\n")
-    os._exit(EXIT_CODE)
 
 
 @contextmanager
@@ -66,8 +54,8 @@ def end_with_parent(number: int) -> None:
 def init_worker(worker: int) -> None:
     """Let a loader worker outlive a signal to its whole process group, so that training can finish its step.
 
-    SIGTERM ends the worker a minute later, if nothing else has. When the training process ends, the worker ends at
-    once: it holds that process's connections, so other processes would not notice the loss.
+    SIGTERM ends the worker a minute later. It ends at once with the training process, whose connections it holds:
+    other processes would not notice the loss.
     """
     end_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

@@ -26,14 +26,11 @@ IMAGES = (b"\xff\xd8", b"\x89PNG")  # first bytes of a JPEG and a PNG; datasets 
 
 def pack_folder(folder: Path, kind: str) -> bytes:
     """Return the LMDB value of one video: its frame files of a kind, "image" or "flow", as they are."""
-    return pack(_frame(path) for path in frame_files(folder, kind))
-
-
-def _frame(path: Path) -> bytes:
-    data = path.read_bytes()
-    if not data.startswith(IMAGES):
-        raise DataError(f"{path} is not a JPEG: extract this video again")
-    return data
+    frames = {path: path.read_bytes() for path in frame_files(folder, kind)}
+    for path, data in frames.items():
+        if not data.startswith(IMAGES):
+            raise DataError(f"{path} is not a JPEG: extract this video again")
+    return pack(frames.values())
 
 
 def make_parser() -> Parser:

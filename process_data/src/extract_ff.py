@@ -18,11 +18,11 @@ from process_data.src.common import (
     add_extraction_options,
     check_extraction_options,
     difference,
+    process,
     read_settings,
     require_writable,
 )
 from process_data.src.flow import coded_frames
-from process_data.src.pool import process
 from process_data.src.video_io import VideoError, find_videos, short_name
 from utils.console import say
 from utils.errors import OptionError
@@ -59,9 +59,9 @@ def extract_all(source: Path, out: Path, *, short_side: int, method: str, worker
     record = out / "extract.json"
     settings = {"flow": method, "short_side": short_side}
     earlier = read_settings(record)
-    if earlier and difference(earlier, settings):
-        raise OptionError(f"{out} was begun with other settings: {difference(earlier, settings)}; use the same, or "
-                          "another --out")
+    changes = difference(earlier, settings)
+    if earlier and changes:
+        raise OptionError(f"{out} was begun with other settings: {changes}; use the same, or another --out")
     require_writable(record)
     if not earlier and out.exists() and any(out.iterdir()):
         raise OptionError(f"{out} holds other files: give a new or empty folder as --out")

@@ -5,6 +5,7 @@ Each video has a key, the zero-padded 9-digit index of the video in `__order__`,
 `__order__` the names "Class/video": sorted, then shuffled with seed 0. The text file `<lmdb>-order` repeats them.
 """
 
+import io
 import os
 import random
 from collections.abc import Callable, Iterable
@@ -60,7 +61,7 @@ def _fill(path: Path, order: list[str], load: Callable[[str], bytes]) -> None:
             for name in sorted(order):  # class by class
                 value = load(name)
                 keys.append(f"{index[name]:09d}".encode("ascii"))
-                lengths.append(_count(value))
+                lengths.append(msgpack.Unpacker(io.BytesIO(value)).read_array_header())
                 _put(environment, keys[-1], value)
                 progress.step()
         for key, entry in (("keys", keys), ("len", len(keys)), ("order", order), ("vlen", lengths)):
@@ -68,12 +69,6 @@ def _fill(path: Path, order: list[str], load: Callable[[str], bytes]) -> None:
         environment.sync(True)
     finally:
         environment.close()
-
-
-def _count(value: bytes) -> int:
-    unpacker = msgpack.Unpacker()
-    unpacker.feed(value[:5])  # a list's header is no longer
-    return unpacker.read_array_header()
 
 
 def _put(environment: lmdb.Environment, key: bytes, value: bytes) -> None:

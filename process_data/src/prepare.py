@@ -23,12 +23,12 @@ from process_data.src.common import (
     check_extraction_options,
     difference,
     fingerprint,
+    process,
     read_settings,
     require_writable,
 )
 from process_data.src.flow import NO_FLOW, coded_frames
 from process_data.src.lmdb_file import check_lmdbs, pack, write_lmdb
-from process_data.src.pool import process
 from process_data.src.split_folder import SHIPPED, check_name, check_rows, class_list, split_files, write_files
 from process_data.src.splits import keep, plan_splits, warn_untested
 from process_data.src.video_io import VideoError, find_videos, short_name
@@ -61,8 +61,7 @@ class Layout:
 
     def packed(self, stream: str, name: str) -> Path:
         """Return the path of a video's packed frames in the work folder."""
-        label, _, video = name.partition("/")
-        return self.work / stream / label / f"{short_name(video)}.msgpack"
+        return self.work / stream / f"{short_name(name)}.msgpack"
 
     def read_packed(self, stream: str, name: str) -> bytes:
         """Read a video's packed frames."""
@@ -107,17 +106,15 @@ def begin(layout: Layout, settings: dict[str, object], overwrite: bool) -> list[
         OptionError: files of other settings are in the way; nothing is touched then.
     """
     record = read_settings(layout.record)
-    earlier, finished = record.get("settings", {}), record.get("finished", [])
-    same = bool(record) and not difference(earlier, settings)
-    if not overwrite:
-        if record and not same:
-            raise OptionError(f"{layout.record} was made with other settings: {difference(earlier, settings)}; use "
-                              "these, or add --overwrite")
-        existing = [path for path in (layout.rgb, layout.flow, *sorted(layout.splits.glob("*.csv"))) if path.exists()]
-        if existing and not record:
-            raise OptionError(f"{existing[0]} exists and was not made by this command: add --overwrite to replace it")
-    if same and (not overwrite or len(finished) < len(layout.streams)):
+    finished = record.get("finished", [])
+    changes = difference(record.get("settings", {}), settings)
+    if record and not changes and not (overwrite and len(finished) == len(layout.streams)):
         return finished
+    existing = [path for path in (layout.rgb, layout.flow, *sorted(layout.splits.glob("*.csv"))) if path.exists()]
+    if record and not overwrite:
+        raise OptionError(f"{layout.record} was made with other settings: {changes}; use these, or add --overwrite")
+    if existing and not overwrite:
+        raise OptionError(f"{existing[0]} exists and was not made by this command: add --overwrite to replace it")
     if "flow" not in layout.streams and layout.flow.exists():
         raise OptionError(f"{layout.flow} exists, and with --flow {NO_FLOW} its flow would not fit the new frames: "
                           "remove it, or choose a method with --flow")

@@ -4,11 +4,12 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from dataset.split_files import read_classes, read_rows, video_name
-from process_data.src.splits import Split, k400_list, require_training, source_of
+from dataset.split_files import read_classes, read_rows, source_names, video_name
+from process_data.src.splits import Split, k400_list, require_training
 from utils.console import say
 from utils.errors import DataError, OptionError
 from utils.files import write_text
@@ -59,7 +60,11 @@ def split_files(classes: list[str], splits: list[Split], lengths: dict[str, int]
     for i, (train, test) in enumerate(splits, 1):
         files[f"train_split{i:02d}.csv"] = _csv_text(train, classes, lengths)
         files[f"test_split{i:02d}.csv"] = _csv_text(test, classes, lengths)
-    files["video_source.json"] = _source_text(_source_keys(lengths))
+    # A source goes by its class, too, where several classes have one of that name: a user's videos may be called
+    # 001.avi, 002.avi, ... in every class.
+    sources = {source_names(name, by_video=False) for name in lengths}
+    shared = Counter(short for _, short in sources)
+    files["video_source.json"] = _source_text(short if shared[short] == 1 else full for full, short in sources)
     return files
 
 
@@ -69,11 +74,12 @@ def k400_files(folder: Path, lengths: dict[str, int]) -> dict[str, str]:
     Videos are named "label/id_000001_000011" as in the lists, or "label/id", and each is its own source.
     """
     classes = read_classes(SHIPPED / "k400" / "ClassInd.txt")
-    files, missing, unknown = {"ClassInd.txt": class_text(classes)}, 0, []
+    files, missing = {"ClassInd.txt": class_text(classes)}, 0
+    unknown: list[str] = []
     for side in ("train", "val"):
         everything = k400_list(folder, side)
         listed = [name for name in everything if name.split("/")[0] in classes]
-        unknown += [name.split("/")[0] for name in everything if name.split("/")[0] not in classes]
+        unknown += sorted(set(everything) - set(listed))
         names = [name if name in lengths else name[:-14] for name in listed
                  if name in lengths or name[:-14] in lengths]
         if not names:
@@ -85,7 +91,8 @@ def k400_files(folder: Path, lengths: dict[str, int]) -> dict[str, str]:
     files["video_source.json"] = _source_text(lengths)
     say(f"{missing} listed videos are not in the data")
     if unknown:
-        say(f"{len(unknown)} listed videos are of classes that ClassInd.txt lacks, such as {unknown[0]!r}")
+        say(f"{len(unknown)} listed videos are of classes that ClassInd.txt lacks, such as "
+            f"{unknown[0].split('/')[0]!r}")
     return files
 
 
@@ -102,18 +109,6 @@ def _csv_text(names: Iterable[str], classes: list[str], lengths: dict[str, int])
     rows = sorted(names, key=lambda name: (label[name.split("/")[0]], name))
     csv.writer(out, lineterminator="\n").writerows((name, lengths[name]) for name in rows)
     return out.getvalue()
-
-
-def _source_keys(names: Iterable[str]) -> set[str]:
-    """Return the sources of videos, with the class where several classes have one of that name.
-
-    A user's videos may be called 001.avi, 002.avi, ... in every class, and are then not of the same source.
-    """
-    classes: dict[str, set[str]] = {}
-    for name in names:
-        classes.setdefault(source_of(name), set()).add(name.split("/")[0])
-    return {source if len(labels) == 1 else f"{label}/{source}" for source, labels in classes.items()
-            for label in labels}
 
 
 def _source_text(sources: Iterable[str]) -> str:
@@ -146,9 +141,9 @@ def check_rows(folder: Path, lengths: dict[str, int]) -> dict[str, int]:
         rows[path.name] = 0
         if not path.stat().st_size:  # a split without test videos
             continue
-        for row, frames in zip(*read_rows(path), strict=True):
-            rows[path.name] += 1
-            name = video_name(row)
+        paths, counts = read_rows(path)
+        rows[path.name] = len(paths)
+        for name, frames in zip(map(video_name, paths), counts, strict=True):
             if lengths.get(name) != frames:
                 raise DataError(f"{path}: {name} with {frames} frames, but the LMDB holds {lengths.get(name)}: write "
                                 "the splits again with --overwrite, or remove this file")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
+from dataset.split_files import source_names
 from utils.console import warn
 from utils.errors import DataError, OptionError
 from utils.files import read_text
@@ -65,11 +66,6 @@ def warn_untested(splits: Iterable[Split]) -> None:
         warn(f"split {', '.join(empty)} has no test videos, so it can be trained on but not evaluated")
 
 
-def source_of(name: str) -> str:
-    """Return the source of a video: its name without the class folder and the suffix _cNN."""
-    return re.sub(r"_c\d+$", "", name.split("/")[-1])
-
-
 def ucf101_splits(names: Iterable[str]) -> list[Split]:
     """Return UCF101's official splits: split 1 tests groups 1-7, split 2 groups 8-14, split 3 groups 15-21."""
     tested = {name: (_group(name) - 1) // 7 for name in names}
@@ -90,25 +86,23 @@ def source_splits(names: Iterable[str], seed: int = 0) -> list[Split]:
     Where names hold groups (_gNN), split i tests the i-th block of each class's groups, so 25 groups give UCF101's
     splits. Otherwise the sources are shuffled with the seed. A class of one source is only trained on.
     """
-    names = sorted(names)
-    grouped = all(re.search(r"_g\d+(_c\d+)?$", name) for name in names)
+    source = {name: source_names(name, by_video=False)[0] for name in sorted(names)}  # "Class/v_Class_g01"
+    grouped = all(re.search(r"_g\d+$", each) for each in source.values())
     by_class: dict[str, list[str]] = {}
-    for name in names:
-        sources = by_class.setdefault(name.split("/")[0], [])
-        if source_of(name) not in sources:
-            sources.append(source_of(name))
+    for each in dict.fromkeys(source.values()):
+        by_class.setdefault(each.split("/")[0], []).append(each)
     shuffle = random.Random(seed).shuffle
-    tested: list[set[tuple[str, str]]] = [set(), set(), set()]
-    for label, sources in by_class.items():
+    tested: list[set[str]] = [set(), set(), set()]
+    for sources in by_class.values():
         if grouped:
-            sources.sort(key=lambda source: int(source.rpartition("_g")[2]))
+            sources.sort(key=lambda each: int(each.rpartition("_g")[2]))
         else:
             shuffle(sources)
         block = min(max(round(TEST_SHARE * len(sources)), 1), len(sources) - 1)
         for split in range(3):
-            tested[split].update((label, sources[(split * block + i) % len(sources)]) for i in range(block))
-    where = {name: (name.split("/")[0], source_of(name)) for name in names}
-    return [([n for n in names if where[n] not in test], [n for n in names if where[n] in test]) for test in tested]
+            tested[split].update(sources[(split * block + i) % len(sources)] for i in range(block))
+    return [([name for name in source if source[name] not in test], [name for name in source if source[name] in test])
+            for test in tested]
 
 
 def official_splits(folder: Path) -> list[Split]:
@@ -127,55 +121,49 @@ def official_splits(folder: Path) -> list[Split]:
     return splits
 
 
-def _listed(path: Path) -> list[str]:
-    names = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        entry = re.sub(r"\s+\d+$", "", line.strip())
-        if not entry:
-            continue
-        listed = PurePath(entry)
-        if len(listed.parts) < 2:
-            raise DataError(f"{path}, line {number}: {entry!r} should read Class/video.ext")
-        names.append(f"{listed.parts[-2]}/{listed.stem}")
-    return _distinct(path, names)
-
-
-def _distinct(path: Path, names: list[str]) -> list[str]:
-    twice = next((name for name, count in Counter(names).items() if count > 1), None)
-    if twice is not None:
-        raise DataError(f"{path} lists {twice} twice: remove one of its lines")
-    return names
-
-
 def hmdb51_splits(folder: Path) -> list[Split]:
     """Read HMDB51's `<class>_test_split{1,2,3}.txt`: 1 is for training, 2 for testing, 0 for neither."""
     splits: list[Split] = []
     for split in (1, 2, 3):
-        train: list[str] = []
-        test: list[str] = []
+        names: dict[str, list[str]] = {"0": [], "1": [], "2": []}
         for path in sorted(folder.glob(f"*_test_split{split}.txt")):
-            label = path.name.removesuffix(f"_test_split{split}.txt")
-            for video, use in _uses(path).items():
-                {"1": train, "2": test, "0": []}[use].append(f"{label}/{video}")
-        if not train:
+            uses = []
+            for place, line in _lines(path):
+                words = line.rsplit(maxsplit=1)
+                if len(words) < 2 or words[1] not in names:
+                    raise DataError(f"{place}: {line!r} should read 'video.avi 1', with 1 for training, 2 for testing, "
+                                    "0 for neither")
+                uses.append((Path(words[0]).stem, words[1]))
+            _require_distinct(path, [video for video, _ in uses])
+            for video, use in uses:
+                names[use].append(f"{path.name.removesuffix(f'_test_split{split}.txt')}/{video}")
+        if not names["1"]:
             raise DataError(f"no HMDB51 lists in {folder}: it should hold brush_hair_test_split{split}.txt, ...")
-        splits.append((train, test))
+        splits.append((names["1"], names["2"]))
     return splits
 
 
-def _uses(path: Path) -> dict[str, str]:
-    """Read an HMDB51 list: {video: "0", "1" or "2"}."""
-    entries = []
-    for number, line in enumerate(read_text(path).splitlines(), 1):
-        words = line.rsplit(maxsplit=1)
-        if not words:
-            continue
-        if len(words) < 2 or words[1] not in ("0", "1", "2"):
-            raise DataError(f"{path}, line {number}: {line.strip()!r} should read 'video.avi 1', with 1 for training, "
-                            "2 for testing, 0 for neither")
-        entries.append((Path(words[0]).stem, words[1]))
-    _distinct(path, [video for video, _ in entries])
-    return dict(entries)
+def _listed(path: Path) -> list[str]:
+    names = []
+    for place, line in _lines(path):
+        entry = PurePath(re.sub(r"\s+\d+$", "", line))
+        if len(entry.parts) < 2:
+            raise DataError(f"{place}: {str(entry)!r} should read Class/video.ext")
+        names.append(f"{entry.parts[-2]}/{entry.stem}")
+    _require_distinct(path, names)
+    return names
+
+
+def _lines(path: Path) -> list[tuple[str, str]]:
+    """Read a list's lines that are not empty, each with its place."""
+    lines = enumerate(read_text(path).splitlines(), 1)
+    return [(f"{path}, line {number}", line.strip()) for number, line in lines if line.strip()]
+
+
+def _require_distinct(path: Path, names: list[str]) -> None:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise DataError(f"{path} lists {twice[0]} twice: remove one of its lines")
 
 
 def k400_list(folder: Path, side: str) -> list[str]:

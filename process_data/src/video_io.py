@@ -17,7 +17,6 @@ SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".
 # Line breaks and other control characters, and surrogates, which stand for bytes that are not UTF-8.
 UNFIT = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 VIDEO_NAME = re.compile(rf"(?![\s\ufeff])[^/{UNFIT}]*[^/\s{UNFIT}]/[^/{UNFIT}]+")
-LONGEST_NAME = 255 - 32  # bytes, with room for a suffix; file systems allow 255
 
 
 class VideoError(DataError):
@@ -32,8 +31,8 @@ def require_name(name: str, source: str | Path) -> None:
 
 
 def short_name(name: str) -> str:
-    """Return a file name that has room for a suffix: the name itself, or a checksum of a very long one."""
-    return name if len(os.fsencode(name)) <= LONGEST_NAME else hashlib.sha256(os.fsencode(name)).hexdigest()
+    """Return a file name that stands for a name of any length."""
+    return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
 def find_videos(folder: Path) -> dict[str, Path]:
@@ -51,7 +50,7 @@ def find_videos(folder: Path) -> dict[str, Path]:
         found[name] = path
     if not found:
         raise DataError(f"no videos in {folder}: they are looked for as Class/video.avi (.mp4, .mkv, .webm, ...)")
-    return {name: found[name] for name in sorted(found)}
+    return dict(sorted(found.items()))
 
 
 def find_folders(frames: Path) -> dict[str, Path]:
@@ -77,11 +76,10 @@ def frame_files(folder: Path, kind: str) -> list[Path]:
     return [numbered[i] for i in sorted(numbered)]
 
 
-def read_frames(path: Path, short_side: int = 0) -> Iterator[np.ndarray]:
-    """Yield the frames of a video in order, (H, W, 3) uint8 BGR, see :func:`shrink`; none if it does not decode."""
-    with opened(path) as capture:
-        while (frame := next_frame(capture, short_side)) is not None:
-            yield frame
+def silence_decoder() -> None:
+    """Hide FFmpeg's messages about broken files, which are reported by name."""
+    os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
+    cv2.utils.logging.setLogLevel(0)
 
 
 @contextmanager
@@ -106,9 +104,16 @@ def opened(path: Path) -> Iterator[cv2.VideoCapture]:
 
 
 def next_frame(capture: cv2.VideoCapture, short_side: int = 0) -> np.ndarray | None:
-    """Return the next frame of an open video, scaled as by :func:`read_frames`, or None after the last."""
+    """Return the next frame of an open video, see :func:`shrink`, or None after the last."""
     good, frame = capture.read()
     return shrink(frame, short_side) if good else None
+
+
+def read_frames(path: Path, short_side: int = 0) -> Iterator[np.ndarray]:
+    """Yield the frames of a video in order, (H, W, 3) uint8 BGR, see :func:`shrink`; none if it does not decode."""
+    with opened(path) as capture:
+        while (frame := next_frame(capture, short_side)) is not None:
+            yield frame
 
 
 def require_two_frames(count: int) -> None:

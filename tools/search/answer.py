@@ -9,12 +9,10 @@ import cv2
 import jinja2
 import numpy as np
 
-from process_data.src.pool import silence_decoder
-from process_data.src.video_io import VideoError, next_frame, opened
+from process_data.src.video_io import VideoError, next_frame, opened, silence_decoder
 from tools.pictures import data_uri
-from utils.console import inline
+from utils.console import inline, table
 from utils.files import write_text
-from utils.tables import table
 
 STRIP_FRAMES, STRIP_HEIGHT = 5, 108  # of a clip on the page: pictures, and their short side in pixels
 

@@ -22,8 +22,7 @@ from dataset.residual import residual_image
 from dataset.transforms.photometric import stack_params
 from dataset.transforms.presets import NULL, CropsTransform
 from process_data.src.flow import flow_image, make_flow
-from process_data.src.pool import silence_decoder
-from process_data.src.video_io import SUFFIXES, VideoError, next_frame, opened, require_two_frames
+from process_data.src.video_io import SUFFIXES, VideoError, next_frame, opened, require_two_frames, silence_decoder
 from utils.errors import OptionError
 from utils.stop import init_worker
 

@@ -1,0 +1,37 @@
+"""A program whose processes meet, and end or wait for a request to stop: ``meeting.py LAUNCH_OPTIONS``."""
+
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+if __name__ != "meeting":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+import main_nce
+from engine import pretraining
+from utils import distributed, launch, stop
+from utils.console import say
+
+
+def work(options: Namespace) -> None:
+    """Meet as main_nce.py does; where a file "wait" lies, wait for a request to stop."""
+    dist = pretraining.init_process(options.deterministic, options.local_rank, options.gpu, options.dist_backend,
+                                    options.dist_url, options.world_size, options.rank, options.dist_timeout)
+    launch.started()
+    ranks = distributed.all_gather(torch.tensor([dist.rank])).tolist()
+    Path(f"met{dist.rank}").write_text(f"rank {dist.rank}, {dist.local_rank} here, of {dist.world_size}: {ranks}")
+    say("only the first speaks")
+    flag = stop.StopFlag()
+    with stop.catch_signals():
+        while Path("wait").exists():
+            Path(f"waiting{dist.rank}").touch()
+            if flag.poll():
+                raise stop.StopRequested
+            time.sleep(0.01)
+
+
+if __name__ == "__main__":
+    launch.run(lambda: launch.begin(work, main_nce.parse()))
