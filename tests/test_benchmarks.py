@@ -47,8 +47,9 @@ def test_versions_are_called_in_turn():
                 agree=lambda plain, ours: "fine", bound=lambda: calls.append("bound"))
     result = measure(case, 3, CPU)
     assert calls[:5] == ["plain", "ours", "plain", "ours", "bound"] and calls.count("bound") == 4
-    assert result.ratio == result.plain / result.ours and result.times_bound == result.ours / result.bound
-    assert result.agreement == "fine" and result.rounds == 3
+    assert result["ratio"] == result["plain"] / result["ours"]
+    assert result["times_bound"] == result["ours"] / result["bound"]
+    assert result["agreement"] == "fine" and result["rounds"] == 3
 
 
 def test_sizes_and_rounds():
