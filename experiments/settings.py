@@ -113,7 +113,7 @@ FIGHTS = {"moco_k": 64, "infonce_epochs": 24, "coclr_epochs": 18, "label_epochs"
 GRIDS: Mapping[str, Grid] = {
     "reduced": Grid(("random", "supervised", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "ubernce"),
                     fights=FIGHTS),
-    "tiny": Grid(("supervised", "infonce", "coclr", "cpr_s3_r0.8", "cpr_s7_r0.5"), seeds=(0, 1), classes=2, groups=4,
+    "tiny": Grid(("supervised", "infonce", "coclr", "cpr_s7_r0.5"), seeds=(0, 1), classes=2, groups=4,
                  clips=4, frames=16, size="32x32", batch_size=2, label_batch_size=2, moco_k=8, topk=2, infonce_epochs=1,
                  coclr_epochs=2, label_epochs=1, finetuned=("coclr",), fights={"label_batch_size": 4}),
 }
