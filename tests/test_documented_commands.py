@@ -123,7 +123,7 @@ TRAINING = f"{CLIPS} -j 0 --batch_size 8 --moco-k 320 --epochs 1 --schedule 1 {R
 # The first hour: how commands begin, what makes them small (of an option given twice the last one counts), and what
 # they leave, with the name that the pages have for it.
 FIRST_HOUR = [
-    ("process_data/src/prepare.py --videos videos --name mine", f"--workers 1 {ROOTS}", {}),
+    ("process_data/src/prepare.py --videos videos --name mine", f"--workers 1 --flow dis {ROOTS}", {}),
     ("-m tools.inspect_dataset mine-2stream-2clip", f"--seq_len 8 --clips 1 {ROOTS}", {}),
     ("main_nce.py --dataset mine-2clip", TRAINING,
      {"ckpt/log-pretrain/*mine-2clip*/model/epoch0.pth.tar": "{rgb_infoNCE_checkpoint.pth.tar}"}),

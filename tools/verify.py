@@ -140,7 +140,8 @@ def compare(path: Path, published: Sequence[Published]) -> int:
     CoCLR's numbers are lower bounds for CPR where there is none of CPR itself.
     """
     result = read(path)
-    lines, held = [], {}
+    lines: list[list[str]] = []
+    held: dict[str, bool] = {}
     for name, value in result.values.items():
         rows = [row for row in published if row.measure == name]
         own = [(row, math.inf) for row in rows if _same(row.training.replace("CoCLR", "CPR"), result.training)]
