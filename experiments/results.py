@@ -1,13 +1,12 @@
 """What the runs of a grid measured, read from their files, with means and standard deviations over seeds."""
 
-import re
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from experiments.plan import CASCADES_FILE, ROOT, STUDY, MethodPlan, SeedPlan
+from experiments.plan import ROOT, MethodPlan, SeedPlan
 from experiments.settings import METHODS, Grid
 from tools.report.run_reader import read_run
 from utils.files import read_json
@@ -46,35 +45,15 @@ def read_measures(plan: MethodPlan, out: Path, epochs: Iterable[Mapping[str, Any
 
 
 def collect_seed(plan: SeedPlan) -> dict[str, dict[str, Any]]:
-    """Collect commands, seconds, measures and metrics by epoch of the methods of one set and seed that are done."""
+    """Collect commands, seconds, measures and metrics by epoch of the methods of one set and seed."""
     found, ran = {}, Runner(plan.out).record()
     for name, method in plan.methods.items():
-        files = [file for file, _ in method.measures.values()] + ([f"{method.run}/metrics.jsonl"] if method.run else [])
-        if all((plan.out / file).is_file() for file in files):
-            epochs = read_epochs(plan.out / method.run) if method.run else []
-            seconds = sum(ran.get(step.name, {}).get("seconds", 0.0) for step in method.steps)
-            found[name] = {"commands": [step.shell.replace(str(ROOT), "$ROOT") for step in method.steps],
-                           "seconds": round(seconds, 1),
-                           "measures": read_measures(method, plan.out, epochs), "journal": epochs}
+        epochs = read_epochs(plan.out / method.run) if method.run else []
+        seconds = sum(ran.get(step.name, {}).get("seconds", 0.0) for step in method.steps)
+        found[name] = {"commands": [step.shell.replace(str(ROOT), "$ROOT") for step in method.steps],
+                       "seconds": round(seconds, 1), "measures": read_measures(method, plan.out, epochs),
+                       "journal": epochs}
     return found
-
-
-def read_miners(plan: SeedPlan) -> list[dict[str, Any]]:
-    """Read what the InfoNCE encoders are like as miners: {"view", "epochs" of training, "PMR", "chance", signs}."""
-    found = []
-    for view, file in plan.miners.items():
-        for each in read_json(plan.out / file) if (plan.out / file).is_file() else []:
-            epochs = int(re.findall(r"epoch(\d+)", Path(each["other_file"]).name)[0]) + 1
-            found.append({"view": view, "epochs": epochs, "miner": each["other_file"], "PMR": each["top-k"],
-                          "chance": each["chance"], **each["signs"]})
-    return found
-
-
-def read_cascades(plan: SeedPlan) -> list[dict[str, Any]]:
-    """Read what cascades mine in pairs of encoders: {"own", "other" (methods), "chance", "top-k", ...} of each."""
-    path = plan.out / CASCADES_FILE
-    return [{"own": own, "other": other, **each} for (own, other), each in
-            zip(plan.pairs, read_json(path), strict=True)] if path.is_file() else []
 
 
 def summarise(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -101,9 +80,5 @@ def collect(grid: Grid, plans: Mapping[str, Mapping[int, SeedPlan]], chance: Map
             for method, run in collect_seed(plan).items():
                 runs.setdefault(method, {})[str(seed)] = run
         sets[name] = {"chance": chance[name], "summary": summarise(runs), "runs": runs,
-                      "oracles": {str(seed): read_miners(plan) for seed, plan in seeds.items()},
-                      "cascades": {str(seed): read_cascades(plan) for seed, plan in seeds.items()},
-                      "study_commands": [step.shell.replace(str(ROOT), "$ROOT") for plan in seeds.values()
-                                         for step in plan.steps if STUDY in step.command[1]],
                       "skipped": {METHODS[method].title: why for method, why in grid.on(name).skipped.items()}}
     return {"settings": asdict(grid), "code": code_version(), "sets": sets}

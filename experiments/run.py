@@ -1,8 +1,7 @@
 """The experiment: does cascade positive retrieval work, on a rendered set whose classes are motions and on real clips?
 
-    python -m experiments.run --grid reduced             # 41 minutes on 2 CPU cores
-    python -m experiments.run --grid full                # a night
-    python -m experiments.run --grid reduced --validation --change lr=1e-3 methods=infonce,coclr
+    python -m experiments.run                            # 41 minutes on 2 CPU cores
+    python -m experiments.run --validation --change lr=1e-3 methods=infonce,coclr
 
 Renders and prepares the sets, trains every method of the grid with every seed, evaluates, and writes
 `experiments/results/GRID.json`: exact commands, all measures, means and standard deviations over seeds.
@@ -14,17 +13,14 @@ are tried there, with --change.
 """
 
 import multiprocessing
-import multiprocessing.connection
 import os
 import re
 import shutil
 import signal
-import sys
 from argparse import Namespace
 from collections.abc import Sequence
-from multiprocessing.process import BaseProcess
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import NoReturn
 
 from dataset import catalog
 from engine.options import positive_int, seed
@@ -34,18 +30,17 @@ from experiments.rendered_scenes import MOTIONS
 from experiments.settings import GRIDS, Grid, changed
 from utils import launch
 from utils.console import say
-from utils.errors import OptionError, TrainingError
+from utils.errors import OptionError
 from utils.files import write_bytes, write_json, write_text
 from utils.parser import Parser
 from utils.runner import Runner, Step, as_script
-from utils.stop import EXIT_CODE, StopRequested, end_with_parent
+from utils.stop import end_with_parent
 
 SETS = ("rendered", "fights")
 FIGHTS = ROOT / "shared" / "data" / "fights"
 FIGHTS_SIDE = 96  # pixels: short side of the real videos' frames
 HELD_OUT = 3  # groups of each class
 RENDERED = ("classes", "groups", "clips", "frames", "size", "pace", "spread", "typical", "muted")
-SO_FAR = "so_far.json"  # in the work folder: the results of a run that was stopped
 
 
 def make_parser() -> Parser:
@@ -164,41 +159,17 @@ def run_steps(out: Path, steps: Sequence[Step]) -> None:
 def run_side_by_side(plans: Sequence[SeedPlan], at_once: int) -> None:
     """Run sets and seeds, so many at a time, each in a process with its share of the cores.
 
-    Raises:
-        TrainingError: one failed, and the others were stopped.
-        StopRequested: one of them was stopped, or this process.
+    After a failure no further one is started, and those that run come to their end.
     """
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
-    spawn, waiting, running = multiprocessing.get_context("spawn"), list(plans), list[BaseProcess]()
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                running.append(spawn.Process(target=_run_apart, args=(waiting.pop(0),)))
-                running[-1].start()
-            multiprocessing.connection.wait([process.sentinel for process in running])
-            ended = [process for process in running if not process.is_alive()]
-            running = [process for process in running if process not in ended]
-            codes = [process.exitcode for process in ended]
-            if EXIT_CODE in codes:
-                raise StopRequested
-            if any(codes):
-                raise TrainingError("a set and seed failed, see above; once that is mended, the same command goes on")
-    finally:
-        signal.signal(signal.SIGTERM, before)
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.join()
-
-
-def _run_apart(plan: SeedPlan) -> None:
-    end_with_parent(signal.SIGTERM)
-    sys.exit(launch.exit_code(lambda: run_steps(plan.out, plan.steps)))
-
-
-def _stop(*_: object) -> NoReturn:
-    raise StopRequested
+    with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), end_with_parent, (signal.SIGTERM,)) as pool:
+        running = [pool.submit(run_steps, plan.out, plan.steps) for plan in plans]
+        try:
+            for each in as_completed(running):
+                each.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -222,16 +193,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.validation:
             hold_out(args.out / name / "splits" / name, args.out / name / splits / name)
     chance = {name: 100 / len(catalog.class_names(name, args.out / name / "splits")) for name in names}
-    try:
-        if args.jobs == 1 or len(everything) == 1:
-            for plan in everything:
-                run_steps(plan.out, plan.steps)
-        else:
-            run_side_by_side(everything, args.jobs)
-    except (StopRequested, TrainingError, KeyboardInterrupt):
-        write_json(args.out / SO_FAR, results.collect(grid, plans, chance))
-        say(f"the results of what is done: {args.out / SO_FAR}")
-        raise
+    if args.jobs == 1 or len(everything) == 1:
+        for plan in everything:
+            run_steps(plan.out, plan.steps)
+    else:
+        run_side_by_side(everything, args.jobs)
     found = results.collect(grid, plans, chance)
     args.results.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.results, found)

@@ -12,11 +12,9 @@ step: of --health_clips videos, augmented as in training.
 
 import argparse
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,12 +24,10 @@ from torch import Tensor
 
 import main_coclr
 from dataset.transforms.presets import PretrainTransform
-from dataset.video_dataset import VideoDataset
 from engine.config import DataConfig, ModelConfig, TrainConfig, take
 from engine.health import HealthProbe
 from experiments.settings import cascade_title
 from model.cascade import cascade_topk, stage_sizes
-from model.pretrain import CoCLR
 from utils import launch
 from utils.console import say
 from utils.distributed import DistInfo
@@ -83,91 +79,51 @@ def recalls(other: Tensor, own: Tensor, labels: Tensor, sources: Tensor, K: int,
     return {name: fmean(values) for name, values in found.items()}
 
 
-def make_probe(dataset: VideoDataset, K: int, videos: int, **settings: Any) -> HealthProbe:
-    """Make the probe that embeds the clips.
-
-    Args:
-        videos: how many are embedded.
-        settings: of the probe.
-
-    Raises:
-        OptionError: they are fewer than a queue of K holds.
-    """
-    probe = HealthProbe(dataset, videos, device=CPU, **settings)
-    if len(probe.rows) < K:
-        raise OptionError(f"--moco-k {K} needs as many videos, but {len(probe.rows)} videos are looked at: take a "
-                          f"larger --health_clips ({videos}; the training set has {len(dataset)}), or a smaller "
-                          "--moco-k")
-    return probe
-
-
-def measure(model: CoCLR, probe: HealthProbe, K: int, topk: int, cascades: Sequence[Cascade], seed: int
-            ) -> dict[str, Any]:
-    """Measure a pair of encoders: :func:`recalls`, and the label-free "signs" of the one that mines."""
-    labels, sources = (torch.as_tensor(np.asarray(values))[probe.rows]
-                       for values in (probe.dataset.index.labels, probe.dataset.index.sources))
-    signs = {name: value for name, value in probe.before(model).items() if not name.endswith("_own")}
-    other, own = (first @ second.T for first, second in (probe.miner(model), probe.trained(model)))
-    return {**recalls(other, own, labels, sources, K, topk, cascades, seed), "signs": signs}
-
-
 def make_parser() -> Parser:
     """Define the options of this script, besides those of main_coclr.py."""
     parser = Parser(description=__doc__)
     add = parser.topic("checkpoints")
     add("--own", nargs="+", required=True, metavar="CKPT", help="checkpoints that would be trained")
     add("--other", nargs="+", required=True, metavar="CKPT", help="for each, the checkpoint that would mine for it")
-    add("--early", action="store_true", help="also look at the checkpoint that a training kept before each of --other")
     parser.topic("method")("--cascades", nargs="+", type=cascade, default=[], metavar="STAGE,RATIO",
                            help="cascades to compare with plain top-k")
     parser.topic("output")("--result", type=Path, required=True, metavar="FILE", help="file to write")
     return parser
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, Namespace, list[tuple[str, str]]]:
-    """Read the options.
-
-    Returns:
-        The options of this script, those of main_coclr.py, and the pairs of checkpoints (own, other).
-
-    Raises:
-        OptionError: the checkpoints do not pair, or there is --cascade.
-        CheckpointError: one is not there.
-        ModelError: a cascade is too deep for the queue.
-    """
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure all pairs, and write what was found."""
     args, rest = make_parser().parse_known_args(argv)
     if len(args.own) != len(args.other):
         raise OptionError(f"--own has {len(args.own)} checkpoints and --other {len(args.other)}: give one of each a "
                           "pair")
     if "--cascade" in rest:
         raise OptionError("--cascade is main_coclr.py's: here --cascades 3,0.5 7,0.8 tells which ones are compared")
-    pairs = []
-    for own, other in zip(args.own, args.other, strict=True):
-        early = sorted(Path(other).parent.glob("previous-*.pth.tar")) if args.early else []
-        pairs += [(own, str(path)) for path in [*early, other]]
-    options, *_ = [main_coclr.parse([*rest, "--pretrain", *pair]) for pair in pairs]
+    pairs = list(zip(args.own, args.other, strict=True))
+    options, *_ = [vars(main_coclr.parse([*rest, "--pretrain", *pair])) for pair in pairs]
+    config, data, train = take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
+    K, topk = config.moco_k, config.topk
     for stage, ratio in args.cascades:
-        stage_sizes(options.moco_k, options.topk, ratio, stage)
-    return args, options, pairs
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Measure all pairs, and write what was found."""
-    args, options, pairs = parse(argv)
-    config, data = take(ModelConfig, vars(options)), take(DataConfig, vars(options))
-    train = take(TrainConfig, vars(options))
+        stage_sizes(K, topk, ratio, stage)
     dataset = data.build("train", PretrainTransform(data.img_dim))
     found = []
-    for own, other in pairs:
+    for pair in pairs:
         task = main_coclr.CoclrTask(config, data, train, DistInfo(0, 0, 1, CPU, None))
-        task.load_pretrained(own, other)
-        probe = make_probe(dataset, config.moco_k, options.health_clips, img_dim=data.img_dim,
-                           batch_size=train.batch_size, workers=train.workers, seed=train.seed, network=config.net,
-                           dim=config.moco_dim, dtype=task.precision.dtype)
-        values = measure(task.model, probe, config.moco_k, config.topk, args.cascades, train.seed)
-        told = ", ".join(f"{name} {value:.3g}" for name, value in (values | values["signs"]).items() if name != "signs")
-        say(f"{own} with positives by {other}: PMR {told}")
-        found.append({"own_file": own, "other_file": other, **values})
+        task.load_pretrained(*pair)
+        probe = HealthProbe(dataset, options["health_clips"], device=CPU, img_dim=data.img_dim,
+                            batch_size=train.batch_size, workers=train.workers, seed=train.seed, network=config.net,
+                            dim=config.moco_dim, dtype=task.precision.dtype)
+        if len(probe.rows) < K:  # else cascades of other sizes would be measured
+            raise OptionError(f"--moco-k {K} needs as many videos, but {len(probe.rows)} are looked at: take a larger "
+                              f"--health_clips (the training set has {len(dataset)}), or a smaller --moco-k")
+        labels, sources = (torch.as_tensor(np.asarray(values))[probe.rows]
+                           for values in (dataset.index.labels, dataset.index.sources))
+        signs = {name: value for name, value in probe.before(task.model).items() if not name.endswith("_own")}
+        other, own = (first @ second.T for first, second in (probe.miner(task.model), probe.trained(task.model)))
+        values = recalls(other, own, labels, sources, K, topk, args.cascades, train.seed)
+        numbers = ", ".join(f"{name} {value:.3g}" for name, value in (values | signs).items())
+        say(f"{pair[0]} with positives by {pair[1]}: PMR {numbers}")
+        found.append({"own_file": pair[0], "other_file": pair[1], **values, "signs": signs})
     args.result.parent.mkdir(parents=True, exist_ok=True)
     write_json(args.result, found)
     return 0

@@ -31,26 +31,32 @@ KS = ("1", "5", "10", "20")
 class Demo:
     """Runs the commands in a folder."""
 
-    def __init__(self, runner: Runner, workers: int) -> None:
-        self.runner, self.out, self.workers = runner, runner.out, workers
+    def __init__(self, runner: Runner, args: Namespace) -> None:
+        self.runner, self.out, self.args = runner, runner.out, args
         self.roots = ["--data_root", str(self.out / "data"), "--split_root", str(self.out / "splits")]
 
-    def step(self, name: str, script: str, *options: object, shown: int = 1) -> None:
-        """Run a script of the project in the demo's folder, and show its last lines."""
-        self.runner.run_step(Step(name, ("python", str(ROOT / script), *map(str, options)), shown=shown))
+    def step(self, name: str, script: str, *options: object) -> None:
+        """Run a script of the project in the demo's folder."""
+        self.runner.run_step(Step(name, ("python", str(ROOT / script), *map(str, options))))
 
-    def train(self, name: str, script: str, *options: object) -> Path:
+    def train(self, name: str, script: str, epochs: int, *options: object) -> Path:
         """Run a training, and return its last checkpoint."""
-        args = SCRIPTS[script].parse([*map(str, options)], planned=True)
-        self.step(name, script, *options)
+        words = [*map(str, options), "--epochs", str(epochs), "--schedule", str(epochs * 4 // 5), *self.roots]
+        args = SCRIPTS[script].parse(words, planned=True)
+        self.step(name, script, *words)
         return self.out / last_checkpoint(SCRIPTS[script].run_folder_of(args), args.epochs)
 
-    def numbers(self, file: Path, *keys: str) -> dict[str, float]:
-        """Read the percentages that an evaluation wrote into a JSON file, or an inner table of them."""
-        content = read_json(file)
-        for key in keys:
-            content = content[key]
-        return content
+    def merge(self, name: str, mode: str, streams: Sequence[Path]) -> dict[str, float]:
+        """Fuse RGB and flow, and return the numbers of both together."""
+        output = self.out / "merged" / f"{mode}.json"
+        self.step(name, MERGE, "--mode", mode, "--dataset", "motions", "--prob1", streams[0], "--prob2", streams[1],
+                  "--split_root", self.out / "splits", "--output", output)
+        return read_json(output)["both"]
+
+
+def dataset_of(name: str) -> str:
+    """Return the dataset that a model is tested on."""
+    return "motions-f" if name.endswith("flow") else "motions"
 
 
 def prepare(demo: Demo) -> None:
@@ -63,26 +69,23 @@ def prepare(demo: Demo) -> None:
         demo.step("render", "experiments/rendered_set.py", "--out", demo.out / "videos", "--groups", 8,
                   "--clips", 2, "--contact_sheet", demo.out / "contact_sheet.png")
     demo.step("prepare", "process_data/src/prepare.py", "--videos", demo.out / "videos", "--name", "motions",
-              "--workers", demo.workers, *demo.roots)
+              "--workers", demo.args.workers, *demo.roots)
 
 
-def pretrain(demo: Demo, args: Namespace) -> dict[str, Path]:
+def pretrain(demo: Demo) -> dict[str, Path]:
     """Train InfoNCE on both streams, then one cycle of CoCLR with CPR; return the checkpoints by name."""
     # A short run on few clips: a queue of four batches, so that its keys are fresh, a key encoder that follows soon,
     # and small steps, since weights that start at 0.01 would move by their own size within ten steps of 1e-3.
-    common = [*CLIP, "--batch_size", 16, "--moco-k", 64, "--moco-m", 0.99, "--lr", 1e-4, "-j", 1, "--save_freq", 4,
-              *demo.roots]
-    infonce = [*common, "--epochs", args.epochs, "--schedule", args.epochs * 4 // 5]
-    mining = [*common, "--dataset", "motions-2stream-2clip", "--epochs", args.coclr_epochs,
-              "--schedule", args.coclr_epochs * 4 // 5, "--topk", 3, "--cascade", "--stage", 3, "--ratio", 0.8]
-    ckpt = {}
-    for stream, dataset in (("RGB", "motions-2clip"), ("flow", "motions-f-2clip")):
-        name = f"InfoNCE {stream}"
-        ckpt[name] = demo.train(name, "main_nce.py", "--dataset", dataset, *infonce)
-    ckpt["CPR RGB"] = demo.train("CPR RGB", "main_coclr.py", *mining, "--name_prefix", "FlowMining_",
+    common = [*CLIP, "--batch_size", 16, "--moco-k", 64, "--moco-m", 0.99, "--lr", 1e-4, "-j", 1, "--save_freq", 4]
+    mining = [*common, "--dataset", "motions-2stream-2clip", "--topk", 3, "--cascade", "--stage", 3, "--ratio", 0.8]
+    epochs, ckpt = demo.args.coclr_epochs, dict[str, Path]()
+    for name in ("InfoNCE RGB", "InfoNCE flow"):
+        ckpt[name] = demo.train(name, "main_nce.py", demo.args.epochs, *common, "--dataset",
+                                f"{dataset_of(name)}-2clip")
+    ckpt["CPR RGB"] = demo.train("CPR RGB", "main_coclr.py", epochs, *mining, "--name_prefix", "FlowMining_",
                                  "--pretrain", ckpt["InfoNCE RGB"], ckpt["InfoNCE flow"])
-    ckpt["CPR flow"] = demo.train("CPR flow", "main_coclr.py", *mining, "--name_prefix", "RGBMining_", "--reverse",
-                                  "--pretrain", ckpt["InfoNCE flow"], ckpt["CPR RGB"])
+    ckpt["CPR flow"] = demo.train("CPR flow", "main_coclr.py", epochs, *mining, "--name_prefix", "RGBMining_",
+                                  "--reverse", "--pretrain", ckpt["InfoNCE flow"], ckpt["CPR RGB"])
     return ckpt
 
 
@@ -90,38 +93,28 @@ def retrieve(demo: Demo, ckpt: dict[str, Path]) -> dict[str, dict[str, float]]:
     """Measure R@k of random weights, every checkpoint, and both CPR streams together."""
     rows = {}
     for name, path in {"random RGB": "random", "random flow": "random", **ckpt}.items():
-        dataset = "motions-f" if name.endswith("flow") else "motions"
-        words = ["--dataset", dataset, *CLIP, "-j", 1, "--test", path, "--retrieval", *demo.roots]
+        dataset = dataset_of(name)
+        words = ["--dataset", dataset, *CLIP, "-j", "1", "--test", str(path), "--retrieval", *demo.roots]
         demo.step(f"retrieval {name}", CLASSIFIER, *words)
-        args = main_classifier.parse([*map(str, words)], planned=True)
-        beside = ckpt.get(name) or demo.out / main_classifier.random_weights(args)
-        rows[name] = demo.numbers(beside.parent / "feature" / f"{dataset}_recall.json")
+        beside = ckpt.get(name) or demo.out / main_classifier.random_weights(main_classifier.parse(words, planned=True))
+        rows[name] = read_json(beside.parent / "feature" / f"{dataset}_recall.json")
     folders = [ckpt[name].parent / "feature" for name in ("CPR RGB", "CPR flow")]
-    rows["CPR RGB + flow"] = merge(demo, "retrieval merge", "s", folders)
+    rows["CPR RGB + flow"] = demo.merge("retrieval merge", "s", folders)
     return rows
 
 
-def finetune(demo: Demo, ckpt: dict[str, Path], epochs: int) -> dict[str, float]:
+def finetune(demo: Demo, ckpt: dict[str, Path]) -> dict[str, float]:
     """Finetune both CPR models, test them with ten crops, and merge the streams; return top-1 in percent."""
     rows, prob = {}, []
     for name in ("CPR RGB", "CPR flow"):
-        dataset = "motions-f" if name.endswith("flow") else "motions"
-        common = ["--dataset", dataset, *CLIP, "--batch_size", 8, "-j", 1, "--train_what", "ft", *demo.roots]
-        path = demo.train(f"finetune {name}", CLASSIFIER, *common, "--epochs", epochs, "--schedule", epochs * 4 // 5,
-                          "--dropout", 0.5, "--eval_freq", 4, "--pretrain", ckpt[name])
-        demo.step(f"ten-crop test {name}", CLASSIFIER, *common, "--test", path, "--ten_crop")
-        rows[name] = demo.numbers(path.with_name(path.name + "-acc-ten.json"), "ten")["1"]
+        common = ["--dataset", dataset_of(name), *CLIP, "--batch_size", 8, "-j", 1, "--train_what", "ft"]
+        path = demo.train(f"finetune {name}", CLASSIFIER, demo.args.finetune_epochs, *common, "--dropout", 0.5,
+                          "--eval_freq", 4, "--pretrain", ckpt[name])
+        demo.step(f"ten-crop test {name}", CLASSIFIER, *common, *demo.roots, "--test", path, "--ten_crop")
+        rows[name] = read_json(path.with_name(path.name + "-acc-ten.json"))["ten"]["1"]
         prob.append(path.with_name(path.name + "-prob-ten.json"))
-    rows["CPR RGB + flow"] = merge(demo, "classification merge", "c", prob)["1"]
+    rows["CPR RGB + flow"] = demo.merge("classification merge", "c", prob)["1"]
     return rows
-
-
-def merge(demo: Demo, name: str, mode: str, streams: Sequence[Path]) -> dict[str, float]:
-    """Fuse RGB and flow, and return the numbers of both together."""
-    output = demo.out / "merged" / f"{mode}.json"
-    demo.step(name, MERGE, "--mode", mode, "--dataset", "motions", "--prob1", streams[0], "--prob2", streams[1],
-              "--split_root", demo.out / "splits", "--output", output)
-    return demo.numbers(output, "both")
 
 
 def report(demo: Demo, recall: dict[str, dict[str, float]], accuracy: dict[str, float], ckpt: dict[str, Path]) -> str:
@@ -160,11 +153,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     with Runner(args.out.resolve()).open() as runner:
         (runner.out / "steps.json").unlink(missing_ok=True)  # times of an earlier demo
-        demo = Demo(runner, args.workers)
+        demo = Demo(runner, args)
         prepare(demo)
-        ckpt = pretrain(demo, args)
-        recall = retrieve(demo, ckpt)
-        accuracy = finetune(demo, ckpt, args.finetune_epochs)
+        ckpt = pretrain(demo)
+        recall, accuracy = retrieve(demo, ckpt), finetune(demo, ckpt)
     table = report(demo, recall, accuracy, ckpt)
     (demo.out / "results.txt").write_text(table + "\n")
     print(f"\n{table}")

@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
-import pickle
 import re
 import runpy
 import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import noise
 import numpy as np
@@ -65,12 +66,11 @@ def test_a_change_holds_for_the_real_clips_too():
     assert fights.infonce_epochs == before.infonce_epochs != GRIDS["reduced"].infonce_epochs  # not changed
 
 
-@pytest.mark.parametrize("grid", ["full", "reduced"])
-def test_the_queue_is_well_under_an_epoch_of_each_set(grid):
-    clips = {"rendered": GRIDS[grid].classes * GRIDS[grid].groups * GRIDS[grid].clips * 3 // 4, "fights": 113}
-    for name, count in clips.items():
-        assert 1.5 * GRIDS[grid].on(name).moco_k < count
-    assert len(GRIDS[grid].seeds) >= 3
+def test_the_queue_is_well_under_an_epoch_of_each_set():
+    grid = GRIDS["reduced"]
+    for name, count in {"rendered": grid.classes * grid.groups * grid.clips * 3 // 4, "fights": 113}.items():
+        assert 1.5 * grid.on(name).moco_k < count
+    assert len(grid.seeds) >= 3
 
 
 def test_validation_lists_hold_no_test_group(tmp_path):
@@ -101,52 +101,10 @@ def test_options_are_checked(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def full_plan(tmp_path_factory):
-    return SeedPlan(GRIDS["full"], "rendered", 7, tmp_path_factory.mktemp("plan"), "splits-validation")
-
-
-def test_every_command_starts_from_what_an_earlier_one_leaves(full_plan):
-    made = set()
-    for step in full_plan.steps:
-        used = {word for word in step.command if word.endswith(".pth.tar")}
-        assert used <= made, step.name
-        made.add(str(step.product))
-    assert len({step.name for step in full_plan.steps}) == len(full_plan.steps)
-    files = {file for plan in full_plan.methods.values() for file, _ in plan.measures.values()}
-    assert files | set(full_plan.miners.values()) <= made
-
-
-def test_validation_reads_the_validation_lists_alone(full_plan):
-    for step in full_plan.steps:
-        roots = [step.command[i + 1] for i, word in enumerate(step.command) if word == "--split_root"]
-        assert roots == ["../splits-validation"], step.name
-
-
-def test_the_full_grid_has_all_methods(full_plan):
-    asked = {"supervised", "infonce", "coclr", "progressive", "residual_coclr", "residual_cpr", "ubernce",
-             *(f"cpr_s{stage}_r{ratio}" for stage in (3, 5, 7) for ratio in (0.5, 0.8))}
-    for name in ("rendered", "fights"):
-        grid = GRIDS["full"].on(name)
-        assert asked <= set(grid.methods), name
-        assert set(grid.skipped) == {"rendered": {"cpr_s7_r0.5"}, "fights": {"cpr_s5_r0.5", "cpr_s7_r0.5"}}[name]
-    assert set(full_plan.methods) == set(GRIDS["full"].methods) - {"cpr_s7_r0.5"}
-    for stage, ratio in ((3, 0.5), (5, 0.8)):
-        words = next(step.command for step in full_plan.steps if step.name == f"cpr_s{stage}_r{ratio} RGB")
-        assert following("--stage", words)[0] == str(stage) and following("--ratio", words)[0] == str(ratio)
-
-
-def test_no_epoch_is_chosen_by_test_videos(full_plan):
-    """Probes are evaluated after their last epoch alone, and a classifier is tested after its last epoch."""
-    probes = [step for step in full_plan.steps if step.command[1].endswith("feature_linear_probe.py")]
-    assert len(probes) > 10 and all(following("--eval_freq", step.command)[0] == "0" for step in probes)
-    tested = [following("--test", step.command)[0] for step in full_plan.steps if step.name.endswith(" test")]
-    assert tested and all(Path(path).name == f"epoch{full_plan.grid.label_epochs - 1}.pth.tar" for path in tested)
-
-
-def test_a_method_brings_what_it_starts_from(tmp_path):
-    grid = changed(GRIDS["tiny"], ["methods=residual_coclr"])
-    plan = SeedPlan(grid, "rendered", 0, tmp_path, "splits")
-    assert list(plan.methods) == ["infonce", "residual_infonce", "residual_coclr"]
+def plan(tmp_path_factory):
+    """All methods, on validation lists."""
+    grid = replace(GRIDS["reduced"], methods=tuple(METHODS), finetuned=("infonce", "coclr"))
+    return SeedPlan(grid, "rendered", 7, tmp_path_factory.mktemp("plan"), "splits-validation")
 
 
 def following(option: str, command: tuple[str, ...]) -> tuple[str, ...]:
@@ -155,21 +113,36 @@ def following(option: str, command: tuple[str, ...]) -> tuple[str, ...]:
     return command[start:start + 2]
 
 
-def test_what_goes_on_with_an_encoder_differs_in_its_mining_alone(tmp_path):
-    """Both start from CoCLR's RGB encoder, with the flow encoder that had mined for it."""
-    grid = changed(GRIDS["tiny"], ["methods=cpr_later,coclr_longer"])
-    plan = SeedPlan(grid, "rendered", 0, tmp_path, "splits")
-    assert list(plan.methods) == ["infonce", "coclr", "cpr_later", "coclr_longer"]
-    commands = {step.name: step.command for step in plan.steps if "main_coclr.py" in step.command[1]}
-    assert list(commands) == ["coclr RGB", "cpr_later RGB", "coclr_longer RGB"]
-    flow = following("--pretrain", commands["coclr RGB"])[1]
-    assert "infonce_infonce" in flow and "rendered-f-2clip" in flow
-    for name in ("cpr_later RGB", "coclr_longer RGB"):
-        own, other = following("--pretrain", commands[name])
-        assert "coclr_coclr" in own and Path(own).name == "epoch1.pth.tar" and other == flow
-    differing = set(commands["cpr_later RGB"]) ^ set(commands["coclr_longer RGB"])
-    assert differing == {"--cascade", "--stage", "3", "--ratio", "0.5", "cpr_later_", "coclr_longer_"}
-    assert plan.pairs == [("infonce", "infonce"), ("coclr", "infonce")]
+def test_every_command_starts_from_what_an_earlier_one_leaves(plan):
+    made = set()
+    for step in plan.steps:
+        assert {word for word in step.command if word.endswith(".pth.tar")} <= made, step.name
+        made.add(str(step.product))
+    assert len({step.name for step in plan.steps}) == len(plan.steps)
+    assert {file for method in plan.methods.values() for file, _ in method.measures.values()} <= made
+
+
+def test_the_plan_has_all_methods_with_their_options_and_reads_the_validation_lists_alone(plan):
+    assert set(plan.methods) == set(METHODS) - {"cpr_s7_r0.5"}
+    commands = {step.name: step.command for step in plan.steps}
+    for stage, ratio in ((3, 0.5), (5, 0.8)):
+        words = commands[f"cpr_s{stage}_r{ratio} RGB"]
+        assert following("--stage", words)[0] == str(stage) and following("--ratio", words)[0] == str(ratio)
+    for words in commands.values():
+        assert [words[i + 1] for i, word in enumerate(words) if word == "--split_root"] == ["../splits-validation"]
+
+
+def test_no_epoch_is_chosen_by_test_videos(plan):
+    """Probes are evaluated after their last epoch alone, and a classifier is tested after its last epoch."""
+    probes = [step for step in plan.steps if step.command[1].endswith("feature_linear_probe.py")]
+    assert len(probes) > 10 and all(following("--eval_freq", step.command)[0] == "0" for step in probes)
+    tested = [following("--test", step.command)[0] for step in plan.steps if step.name.endswith(" test")]
+    assert tested and all(Path(path).name == f"epoch{plan.grid.label_epochs - 1}.pth.tar" for path in tested)
+
+
+def test_a_method_brings_what_it_starts_from(tmp_path):
+    plan = SeedPlan(changed(GRIDS["tiny"], ["methods=coclr"]), "rendered", 0, tmp_path, "splits")
+    assert list(plan.methods) == ["infonce", "coclr"]
 
 
 def mined_by_loops(views: dict[str, np.ndarray], order: list[str], sizes: list[int], i: int, own_source: np.ndarray
@@ -221,18 +194,22 @@ def test_a_cascade_gains_if_each_view_knows_half_of_the_class():
 ])
 def test_wrong_options_of_the_study_are_one_line(words, said, capsys):
     argv = [*words.split(), "--result", "x.json", "--dataset", "x-2stream-2clip", "--moco-k", "128"]
-    assert launch.exit_code(lambda: study.parse(argv)) == 2
+    assert launch.exit_code(lambda: study.main(argv)) == 2
     error = capsys.readouterr().err
     assert said in error and "Traceback" not in error
 
 
-def test_a_queue_longer_than_the_videos_is_refused():
-    """Else a cascade of other sizes would be measured than was asked for."""
-    settings = {"img_dim": 32, "batch_size": 2, "workers": 0, "seed": 0, "network": "s3d", "dim": 8}
-    for K, clips, seen in ((16, 40, 8), (8, 5, 5)):  # of eight videos
-        with pytest.raises(OptionError, match=rf"--moco-k {K} .*{seen} videos.*--health_clips"):
-            study.make_probe(noise.Noise(2), K, clips, **settings)
-    assert len(study.make_probe(noise.Noise(2), 8, 8, **settings).rows) == 8
+def test_the_study_compares_pairs_of_encoders(tmp_path, monkeypatch, capsys):
+    """A queue longer than the videos is refused: a cascade of other sizes would be measured than was asked for."""
+    noise.install(monkeypatch.setattr)
+    monkeypatch.chdir(tmp_path)
+    words = [*noise.SMALL, "--dataset", "noise-2stream-2clip", "--own", "random", "--other", "random", "--result",
+             "x.json", "--cascades", "3,0.6", "--topk", "2"]
+    assert launch.exit_code(lambda: study.main(words)) == 0
+    [found] = json.loads(Path("x.json").read_text())
+    assert {"chance", "top-k", "own top-k", "s = 3, r = 0.6", "signs", "own_file", "other_file"} == set(found)
+    assert launch.exit_code(lambda: study.main([*words, "--health_clips", "5"])) == 2
+    assert re.search(r"--moco-k 8 .* 5 are looked at: .*--health_clips", capsys.readouterr().err)
 
 
 def test_means_and_standard_deviations():
@@ -288,13 +265,12 @@ def run_tiny(folder: Path, *words: str) -> dict:
     return json.loads((folder / "results.json").read_text())
 
 
-def test_the_tiny_grid_continues_after_a_stop_and_collects_what_its_commands_wrote(in_process, tmp_path, capsys):
+def test_the_tiny_grid_continues_after_a_stop_and_collects_what_its_commands_wrote(in_process, tmp_path, capsys,
+                                                                                   monkeypatch):
     in_process.stop_at = 6
     with pytest.raises(StopRequested):
         run_tiny(tmp_path)
     assert not (tmp_path / "results.json").exists()
-    so_far = json.loads((tmp_path / "work" / "so_far.json").read_text())
-    assert list(so_far["sets"]["rendered"]["runs"]) == ["supervised"] != []
     in_process.stop_at = sys.maxsize
     found = run_tiny(tmp_path)["sets"]["rendered"]
     assert len(in_process.ran) == len(set(in_process.ran))
@@ -303,9 +279,17 @@ def test_the_tiny_grid_continues_after_a_stop_and_collects_what_its_commands_wro
     assert in_process.ran == steps  # nothing was left to do
 
     assert "rendered: left out, cpr_s7_r0.5" in capsys.readouterr().out
-    assert set(found["runs"]) == {"supervised", "infonce", "coclr", "cpr_s3_r0.8"}
+    assert set(found["runs"]) == {"supervised", "infonce", "coclr"}
     assert str(tmp_path) not in json.dumps(found["runs"]) and str(ROOT) not in json.dumps(found["runs"])
     check_numbers(found, tmp_path / "work" / "rendered" / "seed0")
+
+    for name, value, said in (
+            ("typical", 0.5, "'render' was made with --typical 1.0, and would be made with --typical 0.5"),
+            ("moco_m", 0.9, "RGB' was made with --moco-m 0.99, and would be made with --moco-m 0.9")):
+        monkeypatch.setattr(run, "GRIDS", {"tiny": replace(GRIDS["tiny"], **{name: value})})
+        argv = ["--grid", "tiny", "--out", str(tmp_path / "work"), "--sets", "rendered", "--jobs", "1", "--seeds", "0"]
+        assert launch.exit_code(lambda argv=argv: run.main(argv)) == 2
+        assert said in capsys.readouterr().err and in_process.ran == steps
 
 
 def check_numbers(found: dict, folder: Path) -> None:
@@ -321,35 +305,14 @@ def check_numbers(found: dict, folder: Path) -> None:
     assert found["summary"]["coclr"]["PMR"]["mean"] == statistics.fmean([method["measures"]["PMR"]])
     assert any(command.startswith("python '$ROOT/main_coclr.py'") or command.startswith("python $ROOT/main_coclr.py")
                for command in method["commands"])
-    miners = found["oracles"]["0"]
-    assert [each["view"] for each in miners] == ["flow", "RGB"] and len(found["study_commands"]) == 3
-    assert all(0 <= each["PMR"] <= 1 and each["epochs"] == 1 and "better" in each for each in miners)
-    pairs = found["cascades"]["0"]
-    assert [(each["own"], each["other"]) for each in pairs] == [("infonce", "infonce"), ("coclr", "infonce")]
-    assert all({"own_file", "chance", "top-k", "s = 3, r = 0.8"} <= set(each) for each in pairs)
-    assert pairs[0]["top-k"] == pairs[1]["top-k"] != pairs[0]["s = 3, r = 0.8"]  # of the same flow
-
-
-def test_what_other_settings_have_made_is_not_taken(in_process, tmp_path, capsys):
-    """Neither videos nor models; the setting is named."""
-    words = ["--validation", "--change", "methods=infonce"]
-    run_tiny(tmp_path, *words)
-    steps = list(in_process.ran)
-    for change, said in (("typical=0.5", "'render' was made with --typical 1.0, and would be made with --typical 0.5"),
-                         ("moco_m=0.9", "RGB' was made with --moco-m 0.99, and would be made with --moco-m 0.9")):
-        argv = ["--grid", "tiny", "--out", str(tmp_path / "work"), "--sets", "rendered", "--jobs", "1", "--seeds", "0"]
-        assert launch.exit_code(lambda argv=argv, change=change: run.main([*argv, *words, change])) == 2
-        assert said in capsys.readouterr().err and in_process.ran == steps
-    run_tiny(tmp_path, *words)
-    assert in_process.ran == steps
 
 
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "_run_apart", seed_process.part)
+    monkeypatch.setattr(run, "run_steps", seed_process.part)
     monkeypatch.setattr(os, "cpu_count", lambda: 12)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # is set by the call
-    return lambda *names: run.run_side_by_side([tmp_path / name for name in names], at_once=2)
+    return lambda *names: run.run_side_by_side([SimpleNamespace(out=tmp_path / name, steps=[]) for name in names], 2)
 
 
 def test_sets_and_seeds_share_the_cores(parts, tmp_path):
@@ -357,12 +320,7 @@ def test_sets_and_seeds_share_the_cores(parts, tmp_path):
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys("012", "6")
 
 
-@pytest.mark.parametrize("name, error", [("fails", TrainingError), ("is stopped", StopRequested)])
-def test_if_one_seed_ends_early_those_beside_it_are_stopped_and_none_is_started(parts, tmp_path, name, error):
-    with pytest.raises(error):
-        parts("waits", name, "3", "4")
-    assert {path.name for path in tmp_path.iterdir()} == {"waits", name, "told"}
-
-
-def test_a_plan_can_be_sent_to_a_process_of_its_own(full_plan):
-    assert pickle.loads(pickle.dumps(full_plan)).steps == full_plan.steps
+def test_after_a_failure_no_further_seed_is_started(parts, tmp_path):
+    with pytest.raises(TrainingError):
+        parts("fails", "goes on", *map(str, range(3, 30)))
+    assert "goes on" in (left := {path.name for path in tmp_path.iterdir()}) and "29" not in left

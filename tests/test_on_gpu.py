@@ -10,7 +10,6 @@ from pathlib import Path
 import miniature
 import pytest
 import torch
-from interrupted import differences
 
 from dataset import catalog
 from dataset.loader import make_loader
@@ -18,6 +17,7 @@ from dataset.transforms.presets import PretrainTransform, to_blocks
 from eval import feature_files
 from model.cascade import cascade_topk
 from model.pretrain import CoCLR
+from tools.report.run_reader import read_run
 from utils.files import read_json
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
@@ -103,15 +103,26 @@ def test_compiled_encoders_train_and_their_checkpoint_is_like_any(place):
     assert not [key for key in keys if "_orig_mod" in key]
 
 
+def losses(folder: Path) -> list[float]:
+    """The loss of each step."""
+    lines = list(read_run(folder).lines("steps", "train"))
+    return [line["values"]["loss"] for line in sorted(lines, key=lambda line: line["done"])]
+
+
 @pytest.mark.parametrize("command", [NCE, COCLR], ids=["nce", "coclr"])
-def test_a_deterministic_run_repeats_and_goes_on_bit_for_bit(place, command):
-    first, second = (trained(place, command, name, "--deterministic") for name in ("first", "second"))
-    assert differences(first, second, 1) == []
-    for path in (second / "model").glob("*"):
+def test_what_max_pooling_lets_a_deterministic_run_repeat(place, command):
+    """Its backward pass adds in any order, so weights repeat for one step. All that goes into a step repeats exactly.
+
+    The first loss of a run, and after --resume auto the first loss of the epoch: of the same weights, queue and clips.
+    """
+    first, second = (losses(trained(place, command, name, "--deterministic")) for name in ("first", "second"))
+    assert first[0] == second[0] and len(first) == len(second) == 12
+    [folder] = place.glob(f"ckpt/log-pretrain/second_{command.partition('.')[0]}_*")
+    for path in (folder / "model").glob("*"):
         if path.name != "epoch0.pth.tar":
             path.unlink()
-    trained(place, command, "second", "--deterministic", "--resume", "auto")
-    assert differences(first, second, 1) == []
+    resumed = losses(trained(place, command, "second", "--deterministic", "--resume", "auto"))
+    assert resumed[:7] == second[:7]
 
 
 @pytest.fixture(scope="module")

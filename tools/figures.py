@@ -10,7 +10,6 @@ A retrieval: test videos, and the nearest training videos of each:
         --output gallery.jpg
 """
 
-from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,14 +39,6 @@ from utils.console import printable, say
 from utils.errors import OptionError
 from utils.parser import Parser
 
-CASCADE = """Draw the cascade of CPR, from the stages of model/cascade.py.
-
-    python -m tools.figures cascade --output docs/cascade.png
-
-One query and a queue of made-up similarities, in which each view knows the classes a little: some entries are of the
-query's class, some only look alike (close in the own view), some only move alike (close in the other view), and some
-are of the query's own source and never mined. Each panel shows what a stage keeps.
-"""
 GALLERY = """Draw test videos and the nearest training videos of each.
 
     python -m tools.figures gallery --dataset mine --features RGB_RUN/model/feature FLOW_RUN/model/feature \\
@@ -68,11 +59,15 @@ STRIP_HEIGHT = 48  # pixels, of a video in the gallery
 
 @dataclass(frozen=True)
 class Queue:
-    """Similarities of one query to K entries in both views, (K,), and which are of its source and of its class."""
+    """Made-up similarities of one query to K entries, (K,), in which each view knows the classes a little.
+
+    Some entries are of the query's class, some only look alike (close in the own view), some only move alike (close in
+    the other view), and some are of the query's own source and never mined.
+    """
 
     other: Tensor
     own: Tensor
-    excluded: Tensor
+    excluded: Tensor  # of the query's source
     of_class: Tensor
 
 
@@ -100,21 +95,31 @@ def survivors(queue: Queue, topk: int, ratio: float, stage: int) -> list[Tensor]
 
 
 def draw_cascade(output: Path, K: int, topk: int, ratio: float, stage: int, number: int) -> None:
-    """Draw a panel for the queue, and one for each stage."""
+    """Draw a panel for the queue, and one for each stage with what it drops, what it keeps, and its cut."""
     sizes, views = stage_sizes(K, topk, ratio, stage), stage_views(stage)
     queue = make_queue(K, number)
     kept = [~queue.excluded, *survivors(queue, topk, ratio, stage)]
     rows = -(-len(kept) // COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(10, 2.75 * rows + 0.5), sharex=True, sharey=True,
                                 facecolor="white")
-    for i, ax in enumerate(axes.flat):
-        ax.set(xlim=(-0.65, 1), ylim=(-0.65, 1), xticks=[], yticks=[])
-        if i == 0:
-            _draw_queue(ax, queue)
-        elif i < len(kept):
-            _draw_stage(ax, queue, kept[i - 1], kept[i], views[i - 1], f"stage {i}")
-        else:
-            ax.set_axis_off()
+    first, *others = axes.flat
+    _scatter(first, queue, [(~(queue.of_class | queue.excluded), 2, REST, "queue entry"),
+                            (queue.of_class, 5, CLASS, "of the query's class"),
+                            (queue.excluded, 14, SOURCE, "same source, not mined")])
+    first.legend(fontsize=7, loc="lower right", markerscale=1.5, framealpha=0.9)
+    first.set_title(f"the queue\n{K}, {100 * float(queue.of_class.float().mean()):.0f}% of the class", fontsize=9)
+    for i, (ax, view, before, after) in enumerate(zip(others, views, kept, kept[1:], strict=False), start=1):
+        title, colour = VIEWS[view]
+        _scatter(ax, queue, [(~before & ~queue.excluded, 1, GONE, ""), (before & ~after, 2, REST, ""),
+                             (after & ~queue.of_class, 7, colour, ""), (after & queue.of_class, 11, CLASS, ""),
+                             (queue.excluded, 14, SOURCE, "")])
+        cut = float((queue.other if view == "other" else queue.own)[after].min())
+        (ax.axhline if view == "other" else ax.axvline)(cut, color=colour, linewidth=1)
+        share = 100 * float((after & queue.of_class).sum()) / int(after.sum())
+        ax.set_title(f"stage {i}: by the {title}\nkeeps {int(after.sum())}, {share:.0f}% of the class", fontsize=9,
+                     color=colour)
+    for ax in others[len(views):]:
+        ax.set_axis_off()
     figure.supxlabel("similarity in the own view, q · queue", fontsize=9)
     figure.supylabel("similarity in the other view, kf · queue_second", fontsize=9)
     figure.tight_layout()
@@ -124,41 +129,23 @@ def draw_cascade(output: Path, K: int, topk: int, ratio: float, stage: int, numb
     say(f"{output}: stages keep {', '.join(map(str, sizes))} of {K}, ranked by {', '.join(views)}")
 
 
-def _scatter(ax: Axes, queue: Queue, which: Tensor, size: float, colour: str, label: str | None = None) -> None:
-    cross = colour == SOURCE
-    ax.scatter(queue.own[which], queue.other[which], s=size, color=colour, marker="x" if cross else "o",
-               linewidths=0.8 if cross else 0, label=label)
-
-
-def _draw_queue(ax: Axes, queue: Queue) -> None:
-    """Draw the queue before any stage, with the meaning of the marks."""
-    _scatter(ax, queue, ~(queue.of_class | queue.excluded), 2, REST, "queue entry")
-    _scatter(ax, queue, queue.of_class, 5, CLASS, "of the query's class")
-    _scatter(ax, queue, queue.excluded, 14, SOURCE, "same source, not mined")
-    ax.legend(fontsize=7, loc="lower right", markerscale=1.5, framealpha=0.9)
-    ax.set_title(f"the queue\n{len(queue.own)}, {100 * float(queue.of_class.float().mean()):.0f}% of the class",
-                 fontsize=9)
-
-
-def _draw_stage(ax: Axes, queue: Queue, before: Tensor, kept: Tensor, view: str, name: str) -> None:
-    """Draw the entries that a stage drops, those that it keeps, and its cut."""
-    title, colour = VIEWS[view]
-    _scatter(ax, queue, ~before & ~queue.excluded, 1, GONE)
-    _scatter(ax, queue, before & ~kept, 2, REST)
-    _scatter(ax, queue, kept & ~queue.of_class, 7, colour)
-    _scatter(ax, queue, kept & queue.of_class, 11, CLASS)
-    _scatter(ax, queue, queue.excluded, 14, SOURCE)
-    cut = float((queue.other if view == "other" else queue.own)[kept].min())
-    (ax.axhline if view == "other" else ax.axvline)(cut, color=colour, linewidth=1)
-    size = int(kept.sum())
-    share = 100 * float((kept & queue.of_class).sum()) / size
-    ax.set_title(f"{name}: by the {title}\nkeeps {size}, {share:.0f}% of the class", fontsize=9, color=colour)
+def _scatter(ax: Axes, queue: Queue, layers: Sequence[tuple[Tensor, float, str, str]]) -> None:
+    """Draw entries as (which, size, colour, label)."""
+    ax.set(xlim=(-0.65, 1), ylim=(-0.65, 1), xticks=[], yticks=[])
+    for which, size, colour, label in layers:
+        cross = colour == SOURCE
+        ax.scatter(queue.own[which], queue.other[which], s=size, color=colour, marker="x" if cross else "o",
+                   linewidths=0.8 if cross else 0, label=label or None)
 
 
 def rank(dataset: str, folders: Sequence[Path]) -> tuple[FeatureSet, FeatureSet, Tensor]:
     """Load queries and gallery, and the similarities between them, (Q, G), of one stream or added of both."""
-    base = catalog.parse(dataset).base
-    names = [dataset] if len(folders) == 1 else [base, f"{base}-f"]
+    spec = catalog.parse(dataset)
+    if len(folders) > 2:
+        raise OptionError(f"--features takes one folder, or two of RGB and flow, not {len(folders)}")
+    if spec.clips != 1 or len(spec.streams) != 1 or (len(folders) == 2 and dataset != spec.base):
+        raise OptionError(f"--dataset {dataset}: give the name that --retrieval had, of two folders {spec.base}")
+    names = [dataset] if len(folders) == 1 else [dataset, f"{dataset}-f"]
     loaded = [[feature_files.load(folder, name, split) for folder, name in zip(folders, names, strict=True)]
               for split in ("test", "train")]
     query, gallery = (match(*sets) if len(sets) == 2 else sets for sets in loaded)
@@ -208,7 +195,7 @@ def make_parser() -> Parser:
     """Define the options of both commands."""
     parser = Parser(prog="python -m tools.figures", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    cascade = commands.add_parser("cascade", description=CASCADE, help="draw the cascade of CPR")
+    cascade = commands.add_parser("cascade", description=__doc__, help="draw the cascade of CPR")
     add = cascade.topic("method")
     add("--moco-k", type=positive_int, default=2048, metavar="K", help="queue length, in clips")
     add("--topk", type=positive_int, default=TOPK, metavar="N", help="positives mined per query")
@@ -225,37 +212,24 @@ def make_parser() -> Parser:
     add("--queries", type=positive_int, default=6, metavar="N", help="rows, of different classes if there are enough")
     add("--neighbours", type=positive_int, default=5, metavar="N", help="nearest training videos shown of each")
     add("--frames", type=positive_int, default=3, metavar="N", help="frames shown of a video")
-    for name, command in (("cascade", cascade), ("gallery", gallery)):
-        command.set_defaults(command=name)
+    for command in (cascade, gallery):
+        command.set_defaults(draw_gallery=command is gallery)
         add = command.topic("output")
         add("--output", type=Path, required=True, metavar="FILE", help="picture to write, .png or .jpg")
         add("--seed", type=seed, default=0, help="seed of what is drawn at random")
     return parser
 
 
-def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """Read and check the options."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Draw a figure."""
     args = make_parser().parse_args(argv)
     if args.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise OptionError(f"--output {args.output}: give a name that ends in .png or .jpg")
-    if args.command == "gallery":
-        spec = catalog.parse(args.dataset)
-        if spec.clips != 1 or len(spec.streams) != 1 or (len(args.features) == 2 and args.dataset != spec.base):
-            raise OptionError(f"--dataset {args.dataset}: give the name that --retrieval had, of two folders "
-                              f"{spec.base}")
-        if len(args.features) > 2:
-            raise OptionError(f"--features takes one folder, or two of RGB and flow, not {len(args.features)}")
-    return args
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Draw a figure."""
-    args = parse(argv)
-    if args.command == "cascade":
-        draw_cascade(args.output, args.moco_k, args.topk, args.ratio, args.stage, args.seed)
-    else:
+    if args.draw_gallery:
         draw_gallery(args.output, args.dataset, args.features, args.data_root, args.queries, args.neighbours,
                      args.frames, args.seed)
+    else:
+        draw_cascade(args.output, args.moco_k, args.topk, args.ratio, args.stage, args.seed)
     return 0
 
 

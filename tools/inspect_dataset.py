@@ -23,7 +23,7 @@ from dataset.lmdb_reader import LmdbReader
 from engine.options import SECOND_VIEWS, add_roots, positive_int, seed, whole_number
 from tools import pictures
 from tools.dataset_survey import PARTS, TOO_SHORT, Dataset, Lmdb, Split, check_lmdbs, survey_split
-from tools.pictures import Tile, evenly_spaced
+from tools.pictures import Tile
 from utils import launch
 from utils.console import inline, one_line, say, table
 from utils.errors import DataError
@@ -45,9 +45,8 @@ def make_parser() -> Parser:
     add("--ds", type=positive_int, default=1, metavar="FRAMES", help="take every ds-th frame")
     add_roots(parser)
     add = parser.topic("evaluation")
-    add("--sample", type=positive_int, default=100, metavar="N", help="videos of each LMDB to decode frames of")
-    add("--frames", type=positive_int, default=8, metavar="N", help="frames to decode of each of them, with the next "
-        "one of each")
+    add("--sample", type=positive_int, default=100, metavar="N", help="videos of each LMDB to decode some "
+        "frames of")
     add("--all", action="store_true", help="decode all frames of all videos, which finds every damaged one")
     add("--seed", type=seed, default=0, help="seed of the videos that are decoded and drawn")
     add("--strict", action="store_true", help="exit with 3 if there are no leaks but other issues")
@@ -64,9 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     dataset = Dataset(catalog.parse(args.dataset, args.second_view), Path(args.data_root), Path(args.split_root),
                       args.seq_len, args.ds)
     splits = [survey_split(dataset, number) for number in dataset.splits(args.which_split)]
-    videos, frames = (None, None) if args.all else (args.sample, args.frames)
-    lmdbs = check_lmdbs(dataset, videos, frames, args.seed)
-    issues, any_leak = find_issues(splits, lmdbs), any(split.leaks for split in splits)
+    lmdbs = check_lmdbs(dataset, None if args.all else args.sample, args.seed)
+    issues, any_leak = list(find_issues(splits, lmdbs)), any(split.leaks for split in splits)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, {"dataset": args.dataset, "seq_len": args.seq_len, "ds": args.ds, "any_leak": any_leak,
@@ -94,66 +92,66 @@ def report(dataset: Dataset, splits: Sequence[Split], lmdbs: Sequence[Lmdb], iss
              max(lmdb.sizes, key=lmdb.sizes.__getitem__, default="") + " ..." * (len(lmdb.sizes) > 1)]
             for lmdb in lmdbs]
     yield table(["LMDB", "of", "videos", "frames", "decoded", "damaged", "still videos", "pixels"], rows)
-    for lmdb in lmdbs:
-        yield f"{lmdb.kind}: {one_line(lmdb.path)}"
+    yield from (f"{lmdb.kind}: {one_line(lmdb.path)}" for lmdb in lmdbs)
     for split in splits:
-        yield ""
-        yield from _report_split(split)
+        yield "\n" + _part_table(split)
+        yield from (f"{title}: {one_line(part.csv)}" for title, part in split.parts.items())
+        yield "\n" + _class_table(split)
+        yield f"\nleaks between train and test: {leak_counts(split) or 'none'}"
+        for leak in split.leaks[:MOST_LEAKS]:
+            yield (f"  {leak.kind} {one_line(leak.what)}: {counted(len(leak.train), 'video')} in train "
+                   f"({one_line(leak.train[0])}), {len(leak.test):,} in test ({one_line(leak.test[0])})")
+        if len(split.leaks) > MOST_LEAKS:
+            yield "  ... (--json has all)"
     yield f"\n{counted(len(issues), 'issue')}:" if issues else "\nno issues found"
     yield from (f"  - {one_line(line, 400)}" for line in issues)
 
 
-def _report_split(split: Split) -> Iterator[str]:
+def _part_table(split: Split) -> str:
     parts = split.parts.values()
-    reasons = dict.fromkeys(reason for part in parts for reason in part.dropped)
-    rows = {"videos listed": [len(part.names) for part in parts],
-            **{f"dropped, {reason}": [len(part.dropped.get(reason, [])) for part in parts] for reason in reasons},
-            "kept": [len(part.kept) for part in parts],
-            **{f"frames a video, {name}": [function(part.num_frames or [0]) for part in parts]
-               for name, function in (("fewest", min), ("median", median_low), ("most", max))}}
-    yield table([f"split {split.number}", *split.parts],
-                [[title, *(f"{value:,}" for value in values)] for title, values in rows.items()])
-    for title, part in split.parts.items():
-        yield f"{title}: {one_line(part.csv)}"
+    rows = {"videos listed": [len(part.names) for part in parts]}
+    for reason in dict.fromkeys(reason for part in parts for reason in part.dropped):
+        rows[f"dropped, {reason}"] = [len(part.dropped.get(reason, [])) for part in parts]
+    rows["kept"] = [len(part.kept) for part in parts]
+    for name, function in (("fewest", min), ("median", median_low), ("most", max)):
+        rows[f"frames a video, {name}"] = [function(part.num_frames or [0]) for part in parts]
+    return table([f"split {split.number}", *split.parts],
+                 [[title, *(f"{value:,}" for value in values)] for title, values in rows.items()])
+
+
+def _class_table(split: Split) -> str:
     columns: dict[str, Counter[str]] = {}
     for title, part in split.parts.items():
         kept = [(name.split("/")[0], split.sources[name]) for name in part.kept]
         columns[f"{title} videos"] = Counter(name for name, _ in kept)
         columns[f"{title} sources"] = Counter(name for name, _ in set(kept))
-    shown = sorted(split.classes, key=lambda name: -next(iter(columns.values()))[name])
-    title = f"the largest and the smallest of {len(shown)} classes:\n" if len(shown) > MOST_CLASSES else ""
-    if title:
+    shown, title = sorted(split.classes, key=lambda name: -next(iter(columns.values()))[name]), ""
+    if len(shown) > MOST_CLASSES:
+        title = f"the largest and the smallest of {len(shown)} classes:\n"
         shown = shown[:MOST_CLASSES // 2] + shown[-MOST_CLASSES // 2:]
-    yield f"\n{title}" + table(["class", *columns], [
+    return title + table(["class", *columns], [
         [one_line(name, 40), *(f"{count[name]:,}" for count in columns.values())] for name in shown])
-    yield f"\nleaks between train and test: {leak_counts(split) or 'none'}"
-    for leak in split.leaks[:MOST_LEAKS]:
-        yield (f"  {leak.kind} {one_line(leak.what)}: {counted(len(leak.train), 'video')} in train "
-               f"({one_line(leak.train[0])}), {len(leak.test):,} in test ({one_line(leak.test[0])})")
-    if len(split.leaks) > MOST_LEAKS:
-        yield "  ... (--json has all)"
 
 
-def find_issues(splits: list[Split], lmdbs: list[Lmdb]) -> list[str]:
-    """Return what to look at before a training, a line each, leaks first."""
-    issues = [f"split {split.number}: train and test share {leak_counts(split)}" for split in splits if split.leaks]
+def find_issues(splits: Sequence[Split], lmdbs: Sequence[Lmdb]) -> Iterator[str]:
+    """Yield what to look at before a training, a line each, leaks first."""
+    yield from (f"split {split.number}: train and test share {leak_counts(split)}" for split in splits if split.leaks)
     for split in splits:
-        issues += _split_issues(split)
+        yield from _split_issues(split)
     for lmdb in lmdbs:
         where = f"{lmdb.kind} LMDB of {' and '.join(lmdb.parts)}"
         if lmdb.damaged:
             reasons = [reason for frames in lmdb.damaged.values() for reason in frames.values()]
-            issues.append(f"{where}: {counted(len(reasons), 'damaged frame')} in "
-                          f"{counted(len(lmdb.damaged), 'video')}: {reasons[0]}")
+            yield (f"{where}: {counted(len(reasons), 'damaged frame')} in {counted(len(lmdb.damaged), 'video')}: "
+                   f"{reasons[0]}")
         if lmdb.still:
-            issues.append(f"{where}: most frames of {_examples(lmdb.still, ' do not move')}")
+            yield f"{where}: most frames of {_examples(lmdb.still, ' do not move')}"
     for part in PARTS:
         counts = {lmdb.kind: lmdb.num_frames for lmdb in lmdbs if lmdb.parts[0] == part}
         rgb = counts.get("RGB", {})
         odd = [name for name, count in counts.get("flow", {}).items() if rgb.get(name) != count + 1]
         if odd and rgb:
-            issues.append(_examples(odd, " where flow does not have one frame less than RGB"))
-    return issues
+            yield _examples(odd, " where flow does not have one frame less than RGB")
 
 
 def _split_issues(split: Split) -> Iterator[str]:
@@ -196,7 +194,7 @@ def draw_sheet(dataset: Dataset, title: str, names: Sequence[str], videos: int, 
     for name in np.random.default_rng(seed).permutation(names).tolist():
         with suppress(DataError):  # the report names it
             count = min(reader.num_frames(name) for reader in readers.values())
-            indices = evenly_spaced(count, STRIP_FRAMES)
+            indices = pictures.evenly_spaced(count, STRIP_FRAMES)
             found[name] = {kind: reader.frames(name, indices) for kind, reader in readers.items()}
         if len(found) == videos:
             break

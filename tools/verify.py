@@ -7,6 +7,7 @@ in docs/evaluation.md, "Numbers to expect". Exit code: 0 if every number is with
 if one is not, 2 if there is nothing to compare.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,27 +28,27 @@ ROUNDING = 1e-9
 
 
 class Published(NamedTuple):
-    """A row of the table. training: such as "CPR on ucf101, cycle 2". value, tolerance: in percent."""
+    """A row of the table; values in percent."""
 
-    training: str
+    training: str  # such as "CPR on ucf101, cycle 2"
     measure: str
     value: float
     tolerance: float
 
 
 class Result(NamedTuple):
-    """What was measured. training: as the table has it, "" if unknown. values: in percent, by measure."""
+    """What was measured."""
 
-    training: str
-    values: dict[str, float]
+    training: str  # as the table has it, "" if unknown
+    values: dict[str, float]  # in percent, by measure
     note: str = ""
 
 
-def read_table(page: Path = PAGE) -> list[Published]:
+def read_table() -> list[Published]:
     """Read the published numbers."""
     row = re.compile(r"^\| (\w+ on [^|]*) \| ([^|]*) \| ([\d.]+) \| ([\d.]+) \|", re.MULTILINE)
     return [Published(training, measure, float(value), float(tolerance))
-            for training, measure, value, tolerance in row.findall(read_text(page))]
+            for training, measure, value, tolerance in row.findall(read_text(PAGE))]
 
 
 def read(path: Path) -> Result:
@@ -132,42 +133,33 @@ def _training(run: Run) -> str:
             + (f", cycle {cycle[1]}" if cycle else ""))
 
 
-def compare(result: Result, published: Sequence[Published]) -> list[tuple[list[str], bool]]:
-    """Compare with what was published of the same training, or of any if it is unknown.
+def compare(path: Path, published: Sequence[Published]) -> int:
+    """Print a result beside what was published of the same training, or of any if it is unknown; return the exit code.
 
     CoCLR's numbers are lower bounds for CPR where there is none of CPR itself.
-
-    Returns:
-        A line for the console and whether the number holds, for each.
     """
-    lines = []
+    result = read(path)
+    lines: list[list[str]] = []
+    held: dict[str, bool] = {}
     for name, value in result.values.items():
         rows = [row for row in published if row.measure == name]
-        own = [(row, False) for row in rows if _same(row.training, result.training)]
-        bounds = [(row, True) for row in rows if _same(row.training.replace("CoCLR", "CPR"), result.training)]
-        for row, is_bound in own or bounds:
-            low, high = row.value - row.tolerance - ROUNDING, row.value + row.tolerance + ROUNDING
-            holds = low <= value and (is_bound or value <= high)
-            lines.append(([name, f"{'>= ' if is_bound else ''}{row.value:.1f}", f"{row.tolerance:.1f}", f"{value:.2f}",
-                           "holds" if holds else "differs", row.training], holds))
-    return lines
-
-
-def _same(one: str, other: str) -> bool:
-    return one.startswith(other) or other.startswith(one)  # a cycle may be unknown, or not published
-
-
-def verify(path: Path, published: Sequence[Published]) -> int:
-    """Print a result beside the published numbers, and return the exit code."""
-    result = read(path)
-    lines = compare(result, published)
+        own = [(row, math.inf) for row in rows if _same(row.training.replace("CoCLR", "CPR"), result.training)]
+        own = [(row, row.value + row.tolerance) for row in rows if _same(row.training, result.training)] or own
+        for row, high in own:
+            holds = row.value - row.tolerance - ROUNDING <= value <= high + ROUNDING
+            held[name] = held.get(name, False) or holds  # by one of several trainings, if that is unknown
+            lines.append([name, f"{'>= ' if high == math.inf else ''}{row.value:.1f}", f"{row.tolerance:.1f}",
+                          f"{value:.2f}", "holds" if holds else "differs", row.training])
     say(f"{path}: {result.training or 'training unknown'}{f', {result.note}' if result.note else ''}")
     if not lines:
         say('nothing to compare: no such number was published (docs/evaluation.md, "Numbers to expect")')
         return 2
-    say(table(["percent", "published", "tolerance", "found", "", "by"], [line for line, _ in lines]))
-    held = {line[0] for line, holds in lines if holds}  # by one of several trainings, if that is unknown
-    return int({line[0] for line, _ in lines} != held)
+    say(table(["percent", "published", "tolerance", "found", "", "by"], lines))
+    return int(not all(held.values()))
+
+
+def _same(one: str, other: str) -> bool:
+    return one.startswith(other) or other.startswith(one)  # a cycle may be unknown, or not published
 
 
 def make_parser() -> Parser:
@@ -181,7 +173,7 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare each result, and return the highest exit code."""
     published = read_table()
-    return max(verify(path, published) for path in make_parser().parse_args(argv).results)
+    return max(compare(path, published) for path in make_parser().parse_args(argv).results)
 
 
 if __name__ == "__main__":

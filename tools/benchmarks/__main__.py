@@ -57,9 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             for case in ROWS[name](sizes, Path(folder)):
                 result = measure(case, options.rounds, sizes.device)
                 found.append(result)
-                say(f"{result.row}, {result.size}: {result.ratio:.2f} x")
+                say(f"{result['row']}, {result['size']}: {result['ratio']:.2f} x")
                 if options.json:  # after each row: an interrupted hour is not lost
-                    write_json(options.json, {"machine": about, "results": [vars(each) for each in found]})
+                    write_json(options.json, {"machine": about, "results": found})
     say("\n" + markdown(found))
     return 0
 

@@ -34,7 +34,7 @@ class Sizes:
     frames: int = 32  # of a clip
     img_dim: int = 128  # side of a view
     samples: int = 8  # in a call of the loader rows
-    lengths: tuple[int, ...] = (180,)  # frames of the loader's videos; UCF101's mean is 186
+    length: int = 180  # frames of the loader's video; UCF101's mean is 186
     batch: int = 2  # clips of a training step
     queue: int = 2048  # of the training step
     steps: int = 20  # whose losses are compared
@@ -47,7 +47,7 @@ class Sizes:
 
 
 TINY = ("queues=64", "batches=2", "stage=3", "topk=2", "height=24", "width=32", "frames=8", "img_dim=32", "samples=2",
-        "lengths=18", "batch=2", "queue=16", "steps=2", "videos=2", "video_frames=18", "eval_batch=2", "classes=3")
+        "length=18", "batch=2", "queue=16", "steps=2", "videos=2", "video_frames=18", "eval_batch=2", "classes=3")
 
 
 def parse_sizes(settings: Sequence[str], device: torch.device) -> Sizes:

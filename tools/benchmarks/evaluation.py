@@ -1,15 +1,9 @@
-"""Retrieval features and the ten-crop test of a split, whole and without the network.
-
-Both versions need the same passes of the network. On a CPU these take nearly all the time; how often frames are
-decoded, cropped and jittered shows in the rows of the data path alone.
-"""
+"""Retrieval features and the ten-crop test of a split; both versions need the same passes of the network."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import simplejpeg
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,36 +17,25 @@ from eval.windows import read_samples, window_clips
 from model.folding import fold_batchnorm
 from tools.benchmarks import data
 from tools.benchmarks.data import Sizes
+from tools.benchmarks.loader import PlainReader, crop_window
 from tools.benchmarks.measure import Case, Disagreement
-from tools.benchmarks.plain import PlainReader, crop_window
 
 COSINE = 0.999  # of features from pixels that differ by rounding
 PROBABILITY = 0.05  # relative, for the same reason
 
 
-class MeanColours(nn.Module):
-    """Stand-in for the network, so that the data path is left: the mean colour of a clip as logits and features."""
-
-    def forward(self, clips: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
-        """Return both of clips (B, 3, T, h, w)."""
-        means = clips.mean(dim=(2, 3, 4))
-        return means, means
-
-
 class Split:
-    """A test split in 1 or 10 crops, and the same network for both versions, or mean colours in its place."""
+    """A test split in 1 or 10 crops, and the same network for both versions."""
 
-    def __init__(self, folder: Path, sizes: Sizes, crops: int, *, data_path: bool) -> None:
+    def __init__(self, folder: Path, sizes: Sizes, crops: int) -> None:
         self.sizes, self.crops = sizes, crops
         data.make_set(folder, sizes, [sizes.video_frames] * sizes.videos)
         self.dataset = data.build(folder, "", "test", CropsTransform(sizes.img_dim, crops=crops), sizes)
         self.reader = PlainReader(self.dataset.readers[0].path)
-        windows = self.dataset.sampler(sizes.video_frames, self.dataset.rng(0, 0))  # (W, T), the same for all videos
-        self.windows, self.used = len(windows), np.unique(windows)
+        self.windows = len(self.dataset.sampler(sizes.video_frames, self.dataset.rng(0, 0)))  # the same for all videos
         self.size = (f"{sizes.videos} videos of {sizes.video_frames} frames, {self.windows * crops} passes a video, "
                      f"{sizes.frames}x{sizes.img_dim}x{sizes.img_dim}")
-        self.contiguous = MeanColours() if data_path else self._network()
-        self.net = MeanColours() if data_path else self._network()
+        self.contiguous, self.net = self._network(), self._network()
         fold_batchnorm(self.net)
         self.net.to(memory_format=torch.channels_last_3d)
 
@@ -101,13 +84,6 @@ class Split:
         found = self.contiguous(torch.stack(images).to(self.sizes.device))[output]
         return (found if output else found.softmax(dim=1)).mean(dim=0)
 
-    def decode(self) -> None:
-        """Decode once every frame that some window uses."""
-        for name in self.dataset.index.names:
-            jpegs = self.reader.value(name)
-            for frame in self.used:
-                simplejpeg.decode_jpeg(jpegs[frame])
-
     def passes(self) -> None:
         """Run as many windows through our network as the row needs, on one batch that is there already."""
         sizes, work = self.sizes, self.crops * self.windows * self.sizes.videos
@@ -119,17 +95,12 @@ class Split:
 
 
 def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
-    """Yield retrieval features and the ten-crop test: the data path alone, then everything."""
-    for crops, row in ((1, "retrieval features"), (10, "ten-crop test")):
-        for data_path in (True, False):
-            split = Split(folder / f"{crops}-{data_path}", sizes, crops, data_path=data_path)
-            case = partial(Case, f"{row}, data path alone" if data_path else row, split.size,
-                           bound=split.decode if data_path else split.passes,
-                           bound_of="decoding each frame once" if data_path else "the network's passes alone")
-            if crops == 1:
-                yield case(plain=partial(split.plain, 1), ours=split.features, agree=_agree_features)
-            else:
-                yield case(plain=partial(split.plain, 0), ours=split.probabilities, agree=_agree_probabilities)
+    """Yield retrieval features and the ten-crop test."""
+    one, ten = Split(folder / "1", sizes, 1), Split(folder / "10", sizes, 10)
+    yield Case("retrieval features", one.size, lambda: one.plain(1), one.features, _agree_features,
+               bound=one.passes, bound_of="the network's passes alone")
+    yield Case("ten-crop test", ten.size, lambda: ten.plain(0), ten.probabilities, _agree_probabilities,
+               bound=ten.passes, bound_of="the network's passes alone")
 
 
 def _agree_features(plain: Tensor, ours: Tensor) -> str:

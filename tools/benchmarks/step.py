@@ -130,8 +130,7 @@ def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
     yield Case("training step", f"{size}, float32", plain=lambda: plain.step(batch, 0),
                ours=lambda: ours.step(batch, 0), agree=lambda a, b: agreement,
                bound=lambda: [matrix @ matrix for _ in range(products)],
-               bound_of=f"as many operations in float32 products of {MATRIX}x{MATRIX} matrices",
-               notes={"operations": float(operations)})
+               bound_of=f"{operations:.3g} operations in float32 products of {MATRIX}x{MATRIX} matrices")
     precision = sizes.precision or ("fp16" if sizes.device.type == "cuda" else "")
     if precision:
         lower = Ours(sizes, precision=precision)
