@@ -13,7 +13,7 @@ from pathlib import Path
 from dataset.clip_sampler import RandomClips, Sampler, Windows
 from dataset.lmdb_reader import LmdbReader
 from dataset.residual import PairReader, ResidualReader
-from dataset.split_files import read_classes
+from dataset.video_index import read_classes
 from dataset.video_dataset import Transform, VideoDataset
 from dataset.video_index import IndexRules, read_index
 from utils.errors import DataError

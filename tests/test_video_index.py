@@ -5,7 +5,7 @@ import json
 import pandas
 import pytest
 
-from dataset.split_files import read_classes, source_names, video_name
+from dataset.video_index import read_classes, source_names, video_name
 from dataset.video_index import IndexRules, read_index
 from utils.errors import DataError
 

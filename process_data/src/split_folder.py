@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from dataset.split_files import read_classes, read_rows, video_name
+from dataset.video_index import read_classes, read_rows, video_name
 from process_data.src.splits import Split, k400_list, require_training, source_of
 from utils.console import say
 from utils.errors import DataError, OptionError
