@@ -1,7 +1,7 @@
 """Which videos a split has: its csv rows that are used, with labels, sources and frame counts.
 
-A split folder holds ClassInd.txt, csv lists `path,num_frames` without a header, and video_source.json. An index is a few
-flat lists and arrays, so that one of 240,000 videos takes tens of megabytes and is cheap to share.
+A split folder holds ClassInd.txt, csv lists `path,num_frames` without a header, and video_source.json. An index is a
+few flat lists and arrays, so that one of 240,000 videos takes tens of megabytes and is cheap to share.
 """
 
 import csv

@@ -163,7 +163,7 @@ def test_a_dataset_is_pickled_without_frames_and_workers_make_the_same_samples(s
     dataset = build(sets["ucf101"])
     dataset.readers[0].clips(dataset.index.names[0], np.arange(4)[None])
     again = pickle.loads(pickle.dumps(dataset))
-    assert again.readers[1].rgb is again.readers[0] and again.readers[0]._kept is again.readers[0]._held is None
+    assert again.readers[1].rgb is again.readers[0] and again.readers[0]._kept is again.readers[0]._opened is None
     items = [(epoch, i) for epoch in (0, 1) for i in range(4)]
     workers = DataLoader(dataset, batch_size=None, sampler=items, num_workers=2)
     assert all(equal(sample, again[item]) for sample, item in zip(workers, items, strict=True))

@@ -5,8 +5,7 @@ import json
 import pandas
 import pytest
 
-from dataset.video_index import read_classes, source_names, video_name
-from dataset.video_index import IndexRules, read_index
+from dataset.video_index import IndexRules, read_classes, read_index, video_name
 from utils.errors import DataError
 
 UCF = IndexRules(drop_unknown_classes=False, source_by_video=False, csv_counts=(True,), length="half")
@@ -149,12 +148,6 @@ def test_sources_that_no_list_knows(tmp_path, known):
     a, b, c, d, e = index(path, dict.fromkeys(rows, 30)).sources.tolist()
     assert b == c and len({a, b, d, e}) == 4
     assert known is None or a == 4
-
-
-def test_source_names():
-    assert source_names("A/v_A_g01_c12", by_video=False) == ("A/v_A_g01", "v_A_g01")
-    assert source_names("A/v_c01_x", by_video=False) == ("A/v_c01_x", "v_c01_x")
-    assert source_names("A/v_A_g01_c12", by_video=True) == ("A/v_A_g01_c12", "v_A_g01_c12")
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a": "b"}'])
