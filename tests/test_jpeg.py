@@ -59,11 +59,6 @@ def test_another_size_is_named(size, form):
     assert sorted(faults) == [0, 1] and (images[2:] == jpeg.decode([KINDS["4:4:4"], KINDS["PNG"]])[0]).all()
 
 
-def test_no_image_decodes():
-    images, faults = jpeg.decode([b"", b"no image"])
-    assert sorted(faults) == [0, 1] and len(images) == 2
-
-
 @given(st.sampled_from(["4:4:4", "4:2:0", "grey"]), st.integers(0, 10**6), st.integers(0, 255))
 def test_a_changed_byte_gives_what_opencv_reads_or_an_error(kind, place, byte):
     data = bytearray(KINDS[kind])

@@ -3,7 +3,6 @@
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import msgpack
 import numpy as np
 import pytest
@@ -48,17 +47,6 @@ def test_every_pair_of_numbers():
     assert residual_image(before, before).min() == residual_image(before, before).max() == 128
 
 
-def test_frames_by_loops_over_their_numbers(tmp_path):
-    images = [frame(NAME, i, (6, 8)) for i in range(4)]
-    file = write_lmdb(tmp_path / "a.lmdb", {NAME: [cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-                                                   for image in images]})
-    made = reader_of(file).frames(NAME, range(3))
-    assert made.shape == (3, 6, 8, 3) and made.dtype == np.uint8
-    for i in range(3):
-        for place in np.ndindex(6, 8, 3):
-            assert made[i][place] == formula(int(images[i][place]), int(images[i + 1][place]))
-
-
 @pytest.mark.parametrize("clips", [[[0, 1, 2], [1, 2, 3]], [[0, 0, 4, 10], [10, 8, 6, 0]], [[5]], [[0, 2, 4, 6]]])
 def test_clips(path, clips):
     expected = by_hand(path, NAME)
@@ -89,14 +77,6 @@ def test_a_damaged_frame_damages_those_that_it_is_part_of(path, lost, residuals,
     [clip] = reader_of(path).clips(NAME, np.arange(11)[None], damaged)
     assert damaged == residuals
     assert all((clip[i] == good[nearest.get(i, i)]).all() for i in range(11))
-
-
-def test_a_frame_of_another_size_is_damaged_too(tmp_path):
-    images = [jpeg(frame(NAME, i, (40, 40) if i == 6 else (48, 64))) for i in range(12)]
-    file = write_lmdb(tmp_path / "a.lmdb", {NAME: images})
-    damaged: list[int] = []
-    [clip] = reader_of(file).clips(NAME, np.arange(3, 9)[None], damaged)
-    assert damaged == [5, 6] and (clip[2] == clip[1]).all() and (clip[3] == clip[4]).all()
 
 
 def test_a_value_that_is_cut_and_one_that_is_lost(path):

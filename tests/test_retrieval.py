@@ -10,7 +10,7 @@ from torch import nn
 from dataset.transforms.photometric import photometric
 from eval import retrieval, windows
 from eval.retrieval import FeatureSet, save_features
-from eval.windows import apply_packed, rebatch
+from eval.windows import rebatch
 
 CLASSES, SEQ_LEN, SIDE = 3, 4, 6
 CPU = torch.device("cpu")
@@ -88,14 +88,6 @@ def test_batches_have_one_size_and_lose_nothing(size):
     batches = list(rebatch(pieces, size))
     assert torch.equal(torch.cat(batches), torch.cat(pieces))
     assert {len(batch) for batch in batches[:-1]} <= {size} and 0 < len(batches[-1]) <= size
-
-
-@pytest.mark.parametrize("size", [1, 4, 5, 100])
-def test_rows_come_back_to_their_chunk(size):
-    chunks = [((i, 0), torch.randn(n, 2)) for i, n in enumerate((3, 1, 9, 2, 8))]
-    out = list(apply_packed(lambda rows: rows * 2, iter(chunks), size))
-    assert [key for key, _ in out] == [key for key, _ in chunks]
-    assert all(torch.equal(rows, 2 * given) for (_, rows), (_, given) in zip(out, chunks, strict=True))
 
 
 @pytest.mark.parametrize("normalise", [False, True])
