@@ -1,7 +1,7 @@
 """Datasets by name: {ucf101,hmdb51,k400,NAME}[-f][-2clip] and {...}-2stream-2clip.
 
 A plain name is RGB, -f flow, -2stream both; -2clip samples two clips a video, for pretraining. NAME is any dataset of
-the user's own, see `process_data/src/prepare.py`. Datasets differ in a row of `KNOWN`, their uses in a row of `MODES`.
+the user's own, see `process_data/src/prepare.py`. A dataset is a row of `KNOWN`, a way to use one a row of `MODES`.
 Residual frames (`dataset.residual`) can take the place of flow under the same names.
 """
 

@@ -66,7 +66,7 @@ def _size(data: memoryview) -> tuple[int, int]:
     except ValueError:
         height, width = _decode_by_opencv(data).shape[:2]
     if height * width > MAX_PIXELS:
-        raise ValueError(f"says that it has {width} x {height} pixels")
+        raise ValueError(f"has {width} x {height} pixels, too many for a frame")
     return height, width
 
 

@@ -29,7 +29,7 @@ from torch import nn
 
 from dataset import catalog
 from dataset.loader import make_loader
-from dataset.transforms.presets import ClassifierTrainTransform, ClassifierValTransform, CropsTransform
+from dataset.transforms.presets import ClassifierTransform, CropsTransform
 from dataset.video_dataset import VideoDataset, videos_of
 from engine import run_folder
 from engine.checkpoint import RESUME
@@ -113,10 +113,10 @@ def train(args: Namespace, devices: Devices) -> None:
     """Train a linear probe, or finetune, into a run folder (that of a resumed checkpoint if there is one)."""
     data, config = take(DataConfig, vars(args)), take(TrainConfig, vars(args))
     folder, resumed = run_folder.choose(args.resume, run_folder_of(args), "--prefix")
-    loader, val = (make_loader(data.build(mode, transform(data.img_dim)), batch_size=config.batch_size * len(devices),
-                               workers=config.workers, train=mode == "train", seed=config.seed, rank=0, world_size=1,
-                               device=devices[0])
-                   for mode, transform in (("train", ClassifierTrainTransform), ("val", ClassifierValTransform)))
+    loader, val = (make_loader(data.build(mode, ClassifierTransform(data.img_dim, train=mode == "train")),
+                               batch_size=config.batch_size * len(devices), workers=config.workers,
+                               train=mode == "train", seed=config.seed, rank=0, world_size=1, device=devices[0])
+                   for mode in ("train", "val"))
     sets = {"train": videos_of(loader), "val": videos_of(val)}
     torch.manual_seed(config.seed)
     net = network.build(len(sets["train"].index.classes), args.net, args.train_what, dropout=args.dropout,

@@ -1,5 +1,6 @@
 """Parts of main_classifier.py: options, networks and their files, what is trained and at which learning rate."""
 
+import noise
 import pytest
 import torch
 from torch import nn
@@ -21,24 +22,11 @@ DEFAULTS = {  # names and defaults that users' scripts rely on
 }
 
 
-class TinyBackbone(nn.Module):
-    """A convolution and a BatchNorm instead of a backbone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv, self.bn = nn.Conv3d(3, 8, 2), nn.BatchNorm3d(8)
-
-    def forward(self, clips):
-        return self.bn(self.conv(clips)).relu()
-
-
 @pytest.fixture
 def tiny(monkeypatch):
-    """Build the tiny backbone whatever the network's name."""
-    def select(name):
-        return TinyBackbone(), {"feature_size": 8}
-    monkeypatch.setattr("model.classifier.select_backbone", select)
-    monkeypatch.setattr("model.momentum.select_backbone", select)
+    """Build a small backbone whatever the network's name."""
+    for module in ("classifier", "momentum"):
+        monkeypatch.setattr(f"model.{module}.select_backbone", lambda _: noise.small_backbone("s3d"))
 
 
 def batch(count: int = 6) -> dict[str, torch.Tensor]:
@@ -122,7 +110,7 @@ def test_evaluation_needs_the_state_dict_alone(tiny, tmp_path, rest):
     source, net = network.build(4, "any", "ft"), network.build(4, "any", "ft")
     checkpoint.save(tmp_path / "slim.pth.tar", {"state_dict": source.state_dict(), **rest})
     network.load_backbone(net, tmp_path / "slim.pth.tar")
-    assert torch.equal(net.backbone.conv.weight, source.backbone.conv.weight)
+    assert torch.equal(net.backbone[0].weight, source.backbone[0].weight)
     network.load_classifier(net, tmp_path / "slim.pth.tar")
     assert torch.equal(net.final_fc[1].weight, source.final_fc[1].weight)
     optimizer = finetune.build_optimizer(net, "ft", name="sgd", lr=0.1, wd=0.0)
@@ -149,7 +137,7 @@ def test_files_that_do_not_fit(tiny, tmp_path):
     assert "7 classes" in complaint(network.load_classifier, network.build(7, "any", "ft").state_dict())
     assert "--train_what" in complaint(network.load_classifier, network.build(4, "any", "last").state_dict())
     assert "neither" in complaint(network.load_backbone, {"weight": torch.zeros(2)})
-    other = {key: value for key, value in net.state_dict().items() if "bn" not in key}
+    other = {key: value for key, value in net.state_dict().items() if not key.startswith("backbone.1.")}
     assert "--net" in complaint(network.load_backbone, other)
     assert "--net" in complaint(network.load_classifier, other)
 

@@ -10,8 +10,7 @@ from torchvision.transforms import functional
 from dataset.transforms import geometry, presets
 from dataset.transforms.photometric import HUE
 from dataset.transforms.presets import (
-    ClassifierTrainTransform,
-    ClassifierValTransform,
+    ClassifierTransform,
     CropsTransform,
     PretrainTransform,
     to_blocks,
@@ -78,17 +77,6 @@ def render(transform, clips, seed=0, plan=None):
     return transform.render(plan, clips, rng)
 
 
-def test_pretraining_views():
-    clips = {c: [video(4), video(4, stream="flow")] for c in (0, 1)}
-    sample = render(PretrainTransform(16), clips)
-    assert sample["clips"].shape == (2, 2, 4, 16, 16, 3) and sample["clips"].dtype == torch.uint8
-    shapes = {name: tuple(value.shape) for name, value in sample["photometric"].items()}
-    assert shapes == {"jitter": (2,), "order": (2, 4), "factor": (2, 4), "channel": (2, 2, 4), "sigma": (2,)}
-    types = {name: value.dtype for name, value in sample["photometric"].items()}
-    assert types == {"jitter": torch.bool, "order": torch.int64, "factor": torch.float32, "channel": torch.int64,
-                     "sigma": torch.float32}
-
-
 def coordinates(count: int, height: int = 240, width: int = 240) -> np.ndarray:
     """Frames that show where each pixel comes from: row in red, column in green."""
     y, x = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
@@ -117,25 +105,25 @@ def test_a_window_that_does_not_fit_means_the_whole_frame_and_flips_are_even():
     assert share(whole, 300, expected)
 
 
-@pytest.mark.parametrize("transform", [ClassifierTrainTransform, ClassifierValTransform])
+@pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("size", [(48, 64), (240, 320), (20, 300), (300, 20)])
-def test_classifier_views(transform, size):
-    sample = render(transform(32), {0: [video(3, size)]})
+def test_classifier_views(train, size):
+    sample = render(ClassifierTransform(32, train), {0: [video(3, size)]})
     assert sample["clips"].shape == (1, 1, 3, 32, 32, 3)
     assert sample["photometric"]["channel"].shape == (1, 1, 3) and (sample["photometric"]["channel"] == -1).all()
 
 
 def test_a_classifiers_window_that_never_fits_gives_the_middle():
     frames = coordinates(1, 20, 240)
-    view = render(ClassifierValTransform(224), {0: [frames]})["clips"][0, 0, 0].numpy()
+    view = render(ClassifierTransform(224, train=False), {0: [frames]})["clips"][0, 0, 0].numpy()
     image = Image.fromarray(frames[0]).resize((224 * 240 // 20, 224), Image.Resampling.BICUBIC)
     expected = np.asarray(functional.center_crop(image, [224, 224])).astype(int)
     assert np.abs(view.astype(int) - expected).max() <= 2
 
 
 def test_classifier_draws():
-    train, val = ([render(transform(8), {0: [coordinates(1)]}, seed) for seed in range(150)]
-                  for transform in (ClassifierTrainTransform, ClassifierValTransform))
+    train, val = ([render(ClassifierTransform(8, train), {0: [coordinates(1)]}, seed) for seed in range(150)]
+                  for train in (True, False))
     assert share(sum(bool(sample["photometric"]["jitter"][0]) for sample in train), 150, 0.3)
     assert not any(bool(sample["photometric"]["jitter"][0]) for sample in val)
     rows = [[sample["clips"][0, 0, 0, 4, :, 1] for sample in each] for each in (train, val)]

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from dataset import catalog, jpeg
 from dataset.lmdb_reader import LmdbReader
-from dataset.transforms.presets import CropsTransform, PretrainTransform
+from dataset.transforms.presets import PretrainTransform
 from utils.errors import DataError
 
 SUFFIXES = ("-f", "-f-2clip", "-2stream-2clip")
@@ -80,17 +80,6 @@ def test_both_streams_of_a_sample_have_the_same_frames(sets, name, seq_len, ds):
             inside = list(range(numbers[-1] % ds, numbers[-1] + 1, ds))[-seq_len:]
             assert numbers == [0] * (seq_len - len(inside)) + inside
             assert (second == expected[numbers]).all()
-
-
-def test_windows_of_a_test_video(sets):
-    made = sets["mine"]
-    transform = Recorder((0,))
-    sample = build(made, "-f", "test", transform, seq_len=6)[0]
-    count = made.lengths[made.test[0]] - 1
-    starts = range(0, count - 6 + 1, 2)
-    assert sample["windows"].tolist() == [list(range(start, start + 6)) for start in starts]
-    assert (transform.frames[0][0] == by_hand(rgb_file(made), made.test[0])[:starts[-1] + 6]).all()
-    assert build(made, "-f", "test", CropsTransform(16), seq_len=6)[0]["clips"].shape[:3] == (1, 1, starts[-1] + 6)
 
 
 @pytest.mark.parametrize(("suffix", "ds"), [("-f", 1), ("-f-2clip", 3), ("-2stream-2clip", 2)])

@@ -1,7 +1,6 @@
 """Names from files cannot steer the terminal or add lines of their own: they are escaped wherever they are shown."""
 
 import ast
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 
 import main_nce
 from engine import checkpoint
-from eval import main_classifier, merge_2stream_prob
+from eval import main_classifier
 from model import classifier
 from process_data.src import extract_ff, split_folder
 from utils import launch
@@ -94,16 +93,7 @@ def test_a_warning_stays_one_line(monkeypatch, capsys, is_main):
     assert f"{SHOWN}\\nerror: all is well\n" in shown and shown.count("\n") == 1
 
 
-def test_a_line_break_in_a_name_makes_no_line(run):
-    Path("splits/ucf101").mkdir(parents=True)
-    Path("splits/ucf101/ClassInd.txt").write_text("A\nB\n")
-    Path("p.json").write_text(json.dumps({f"{NAME}\nall is well/v": [[0.5, 0.5]]}))
-    _, err = run(lambda: merge_2stream_prob.main(
-        ["--prob1", "p.json", "--prob2", "p.json", "--split_root", "splits"]), 2)
-    assert f"class '{SHOWN}\\nall is well' of" in err and err.count("\n") == 1
-
-
-@pytest.mark.parametrize("option", ["--resume", "--test", "--pretrain"])
+@pytest.mark.parametrize("option", ["--resume", "--pretrain"])
 def test_texts_of_a_checkpoint(run, monkeypatch, option):
     noise.install(monkeypatch.setattr)
     words = [*MOCO, "--dataset", "noise-2clip", "--epochs", "1"]
