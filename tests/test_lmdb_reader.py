@@ -11,6 +11,7 @@ import msgpack
 import numpy as np
 import pytest
 import simplejpeg
+from damage import damaged, refused
 from miniature import frame, jpeg, write_lmdb
 
 from dataset.lmdb_reader import LmdbReader
@@ -155,9 +156,9 @@ def test_a_missing_value_and_an_unknown_video(reader):
 
 @pytest.mark.parametrize(("frames", "wrong"), [([0, 7, 9], 7), ([-1, 0], -1)])
 def test_frames_that_a_video_does_not_have(reader, frames, wrong):
-    for damaged in (None, []):
+    for collected in (None, []):
         with pytest.raises(DataError, match=rf"video {NAMES[0]}: frame {wrong} was asked for, it has 3"):
-            reader.clips(NAMES[0], np.array([frames]), damaged)
+            reader.clips(NAMES[0], np.array([frames]), collected)
 
 
 @pytest.mark.parametrize("folder", [True, False])
@@ -168,3 +169,27 @@ def test_a_truncated_file_is_an_error_and_not_the_end_of_the_process(tmp_path, f
     os.truncate(data, size - 4096)
     with pytest.raises(DataError, match=rf"a.lmdb is cut short: {size - 4096} of {size} bytes; copy or download it"):
         _ = LmdbReader(path).names
+
+
+def refusals(path: Path) -> int:
+    """Read all that an LMDB has of our videos; return how many readings were refused."""
+    reader = LmdbReader(path)
+
+    def frames(name: str) -> None:
+        found = reader.frames(name, [0, 2])
+        assert found.dtype == np.uint8 and found.ndim == 4 and found.shape[::3] == (2, 3)
+
+    def lengths() -> None:
+        assert reader.names and all(reader.num_frames(name) >= 0 for name in reader.names)
+    return sum(refused(lambda name=name: frames(name)) for name in NAMES) + refused(lengths)
+
+
+def test_damage_anywhere_is_read_or_refused(reader, tmp_path):
+    path, sound = tmp_path / "x.lmdb", Path(reader.path).read_bytes()
+    path.write_bytes(sound)
+    assert refusals(path) == 0
+    found = []
+    for data in damaged(sound, 300):
+        path.write_bytes(data)
+        found.append(refusals(path))
+    assert 0 < sum(each > 0 for each in found) < 300

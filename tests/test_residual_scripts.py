@@ -7,7 +7,7 @@ import miniature
 import noise
 import pytest
 import torch
-from test_residual_datasets import without_flow
+from test_residual import without_flow
 
 import main_coclr
 import main_nce
