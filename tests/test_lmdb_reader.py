@@ -51,13 +51,6 @@ def test_round_trip(tmp_path, raw, folder):
             assert (got == expected).all()
 
 
-def test_colours_are_red_green_blue(tmp_path):
-    image = np.zeros((16, 16, 3), np.uint8)
-    image[..., 0] = 200
-    frames = LmdbReader(write_lmdb(tmp_path / "a.lmdb", {"A/a": [jpeg(image)]})).frames("A/a", [0])
-    assert frames[0, 8, 8, 0] > 190 and frames[0, 8, 8, 1:].max() < 10
-
-
 def test_flow_is_read_as_128_y_x(tmp_path):
     """x flow lies in the first channel as OpenCV stores an image, which is the last of RGB."""
     stored = np.full((16, 16, 3), (40, 200, 128), np.uint8)  # as OpenCV has it: x, y, 128
