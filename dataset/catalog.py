@@ -1,7 +1,7 @@
 """Datasets by name: {ucf101,hmdb51,k400,NAME}[-f][-2clip] and {...}-2stream-2clip.
 
 A plain name is RGB, -f flow, -2stream both; -2clip samples two clips a video, for pretraining. NAME is any dataset of
-the user's own, see `process_data/src/prepare.py`. Datasets differ in a row of `KNOWN`, their uses in a row of `MODES`.
+the user's own, see `process_data/src/prepare.py`. A dataset is a row of `KNOWN`, a way to use one a row of `MODES`.
 Residual frames (`dataset.residual`) can take the place of flow under the same names.
 """
 
@@ -13,9 +13,8 @@ from pathlib import Path
 from dataset.clip_sampler import RandomClips, Sampler, Windows
 from dataset.lmdb_reader import LmdbReader
 from dataset.residual import PairReader, ResidualReader
-from dataset.split_files import read_classes
 from dataset.video_dataset import Transform, VideoDataset
-from dataset.video_index import IndexRules, read_index
+from dataset.video_index import IndexRules, read_classes, read_index
 from utils.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -99,11 +98,7 @@ class DatasetSpec:
         return [rgb if stream == "rgb" else ResidualReader(rgb) for stream in self.streams]
 
     def csv(self, split_root: Path, which_split: int, *, train: bool) -> Path:
-        """Return the csv list of a split, which counts from 1.
-
-        Raises:
-            DataError: the dataset cannot have such a split.
-        """
+        """Return the csv list of a split, from 1; DataError if the dataset cannot have such a split."""
         if self.files.splits is not None and not 1 <= which_split <= self.files.splits:
             raise DataError(f"{self.base} has no split {which_split}: take --which_split 1"
                             f"{' to ' + str(self.files.splits) if self.files.splits > 1 else ''}")
@@ -118,11 +113,7 @@ class DatasetSpec:
 
 
 def parse(name: str, second_view: str = "flow") -> DatasetSpec:
-    """Parse a dataset's name; its files need not exist.
-
-    Raises:
-        DataError: it is no dataset name, or one without a second view to choose.
-    """
+    """Parse a dataset's name; its files need not exist. Raises DataError for a name or second view that is none."""
     found = NAME.fullmatch(name)
     if not found:
         raise DataError(f"{name!r} is no dataset name: it may hold letters, digits, '_', '.' and '-'")
@@ -140,11 +131,7 @@ def parse(name: str, second_view: str = "flow") -> DatasetSpec:
 
 
 def class_names(name: str, split_root: str | os.PathLike | None = None) -> list[str]:
-    """Return the classes of a dataset by label, from the repository's own folder unless `split_root` is given.
-
-    Raises:
-        DataError: there is no class list, or it is damaged.
-    """
+    """Return the classes of a dataset by label, from the repository's own folder unless `split_root` is given."""
     spec = parse(name)
     path = Path(split_root or SPLIT_ROOT) / spec.base / "ClassInd.txt"
     _refuse_absent(spec, path)
@@ -165,7 +152,7 @@ def build(name: str, mode: str, *, transform: Transform, data_root: str | os.Pat
         data_root, split_root: folders of LMDBs and splits; None for the repository's own.
         seq_len, ds: frames of a clip, and the step between them.
         which_split: number of the split, from 1.
-        seed: of all draws.
+        seed: seed of all draws.
         second_view: "flow", or "residual" (made from RGB) for "-f" and the second of "-2stream".
 
     Raises:

@@ -40,7 +40,7 @@ def windows(num_frames: int, seq_len: int, ds: int) -> np.ndarray:
 
 
 def too_short(num_frames: int | np.ndarray, seq_len: int, ds: int, rule: LengthRule) -> bool | np.ndarray:
-    """Tell whether a video, or each of several, (n,), is too short to be used.
+    """Return whether a video, or each of several, (n,), is too short to be used.
 
     The rule "half" asks for half a clip's frames (UCF101, HMDB51), "whole" for a clip's (K400), and two more.
     """

@@ -1,6 +1,5 @@
 """Decode the JPEGs of a clip into one array."""
 
-import struct
 from collections import Counter
 from collections.abc import Sequence
 
@@ -10,7 +9,6 @@ import simplejpeg
 
 # Frames are read as Pillow reads them: not turned by their EXIF orientation.
 DECODE_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-PNG = b"\x89PNG\r\n\x1a\n"  # its first bytes
 
 MAX_PIXELS = 1 << 25  # of a frame, more than 8K video has
 MAX_BYTES = 1 << 32  # of the frames that are decoded together: 18,000 of 320x240, ten minutes
@@ -62,16 +60,13 @@ def _decode_into(out: np.ndarray, data: memoryview) -> None:
 
 
 def _size(data: memoryview) -> tuple[int, int]:
-    """Return height and width by the header."""
+    """Return height and width, by the header where simplejpeg knows it."""
     try:
         height, width = simplejpeg.decode_jpeg_header(data)[:2]
     except ValueError:
-        if bytes(data[:8]) == PNG and len(data) > 24:
-            width, height = struct.unpack_from(">II", data, 16)
-        else:
-            height, width = _decode_by_opencv(data).shape[:2]
+        height, width = _decode_by_opencv(data).shape[:2]
     if height * width > MAX_PIXELS:
-        raise ValueError(f"says that it has {width} x {height} pixels")
+        raise ValueError(f"has {width} x {height} pixels, too many for a frame")
     return height, width
 
 

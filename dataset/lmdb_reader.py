@@ -27,12 +27,12 @@ class DecodedFrames(NamedTuple):
     faults: dict[int, str]  # what is wrong with each frame that cannot be read, by its number
 
 
-class Contents(NamedTuple):
-    """What `__order__`, `__keys__` and `__vlen__` say of the videos."""
+class OpenFile(NamedTuple):
+    """An open LMDB, and what its `__order__`, `__keys__` and `__vlen__` say of the videos."""
 
+    pages: PageReader
     ids: dict[str, int]  # "Class/video" -> number of the video, in the order of `__order__`
     num_frames: np.ndarray  # int32 (videos,), by that number
-    stamp: tuple[int, ...]  # of the file, see `lmdb_pages.stamp`
 
 
 class FrameReader:
@@ -94,54 +94,40 @@ class LmdbReader(FrameReader):
     """Reads frames by video name from one LMDB.
 
     Args:
-        path: a file, or a folder with data.mdb. It is not opened here.
+        path: a file, or a folder with data.mdb. It is opened on first use.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = os.path.realpath(path)
-        self._held: PageReader | None = None
-        self._contents: Contents | None = None
+        self._opened: OpenFile | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_held": None, "_contents": None}
+        return self.__dict__ | {"_opened": None}
 
-    def _pages(self) -> PageReader:
-        if self._held is None:
+    def _file(self) -> OpenFile:
+        if self._opened is None:
             if not Path(self.path).exists():
                 raise DataError(f"there is no LMDB {self.path}: check the path, or make it with "
                                 "process_data/src/prepare.py")
             cv2.setNumThreads(1)  # decoding runs in the processes of a loader, one thread each
-            try:
-                self._held = PageReader(self.path)
-            except DamagedError as error:
-                raise DataError(f"{self.path} {error}") from error
-        return self._held
+            self._opened = _open(self.path)
+        return self._opened
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""
-        self._held = None
-
-    @property
-    def contents(self) -> Contents:
-        """Names and frame counts, read once. The file is closed again: whoever starts workers need not have it open."""
-        if self._contents is None:
-            was_open = self._held is not None
-            self._contents = _read_contents(self.path, self._pages())
-            if not was_open:
-                self.close()
-        return self._contents
+        self._opened = None
 
     @property
     def names(self) -> list[str]:
         """ "Class/video" of every video, in the order of ``__order__``."""
-        return list(self.contents.ids)
+        return list(self._file().ids)
 
     def __contains__(self, name: str) -> bool:
-        return name in self.contents.ids
+        return name in self._file().ids
 
     def num_frames(self, name: str) -> int:
         """Return the number of frames of a video. Raises DataError for an unknown one."""
-        return int(self.contents.num_frames[self._id(name)])
+        return int(self._file().num_frames[self._id(name)])
 
     def read(self, name: str, numbers: np.ndarray) -> DecodedFrames:
         """Read frames of a video. See :meth:`FrameReader.read`."""
@@ -168,17 +154,17 @@ class LmdbReader(FrameReader):
 
     def _id(self, name: str) -> int:
         try:
-            return self.contents.ids[name]
+            return self._file().ids[name]
         except KeyError:
             raise DataError(f"{self.path} has no video {name}") from None
 
     def _value(self, name: str) -> Value:
-        known = self.contents.stamp
-        if stamp(self.path) != known or self._pages().stamp != known:
+        pages = self._file().pages
+        if stamp(self.path) != pages.stamp:
             raise DataError(f"{self.path} was replaced or changed while it was in use: start again, with a file that "
                             "stays as it is")
         try:
-            value = self._pages().value(b"%09d" % self._id(name))
+            value = pages.value(b"%09d" % self._id(name))
         except DamagedError as error:
             raise DataError(f"{self.path}, video {name}: {error}: make the file again") from error
         if value is None:
@@ -186,7 +172,11 @@ class LmdbReader(FrameReader):
         return value
 
 
-def _read_contents(path: str, pages: PageReader) -> Contents:
+def _open(path: str) -> OpenFile:
+    try:
+        pages = PageReader(path)
+    except DamagedError as error:
+        raise DataError(f"{path} {error}") from error
     order, keys, lengths = (_read_list(path, pages, key) for key in ("__order__", "__keys__", "__vlen__"))
     try:
         ids = {name.decode(): number for number, name in enumerate(order)}
@@ -200,7 +190,7 @@ def _read_contents(path: str, pages: PageReader) -> Contents:
     except (ValueError, IndexError, AttributeError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: __order__, __keys__ and __vlen__ do not belong together ({error}): make the file "
                         "again") from error
-    return Contents(ids, num_frames, pages.stamp)
+    return OpenFile(pages, ids, num_frames)
 
 
 def _read_list(path: str, pages: PageReader, key: str) -> list:

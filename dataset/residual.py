@@ -1,7 +1,7 @@
 """A second view without optical flow: the difference of neighbouring RGB frames, computed as they are read.
 
 Residual frame i of a video is the change from RGB frame i to frame i + 1, whatever --ds is, as a flow frame is the
-motion between these two; a video has one less than RGB frames. A channel that does not change is 128.
+motion between these two; a video has one fewer than RGB frames. A channel that does not change is 128.
 """
 
 import os

@@ -105,5 +105,5 @@ class VideoDataset(Dataset):
 
 
 def videos_of(loader: DataLoader) -> VideoDataset:
-    """Return the dataset of a loader of videos, whose own type does not tell what it is."""
+    """Return the dataset of a loader of videos, with its type."""
     return cast(VideoDataset, loader.dataset)

@@ -1,8 +1,12 @@
-"""The videos of a split: the rows of its csv that are used, with labels, sources and frame counts.
+"""Which videos a split has: its csv rows that are used, with labels, sources and frame counts.
 
-An index is a few flat lists and arrays, so that one of 240,000 videos takes tens of megabytes and is cheap to share.
+A split folder holds ClassInd.txt, csv lists `path,num_frames` without a header, and video_source.json. An index is a
+few flat lists and arrays, so that one of 240,000 videos takes tens of megabytes and is cheap to share.
 """
 
+import csv
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +15,101 @@ from typing import Protocol
 import numpy as np
 
 from dataset.clip_sampler import LengthRule, too_short
-from dataset.split_files import read_classes, read_rows, source_ids, video_name
+from utils import files
 from utils.errors import DataError
 
+INDEX = re.compile(r"\d+\s*[,\s]\s*")  # a leading integer and its separator
+CLIP_SUFFIX = re.compile(r"_c\d+$")
+MAX_COUNT = (1 << 31) - 1  # frames, as int32
 MAX_MISSING = 0.05  # share of a csv's rows that may be missing from an LMDB or from the class list
 VALIDATION_SHARE, VALIDATION_SEED = 0.3, 666
 EXAMPLES = 3
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        return files.read_text(path)
+    except OSError as error:
+        raise DataError(f"cannot read {what} {path} ({error.strerror}): check --split_root, or write it with "
+                        "process_data/src/write_csv.py") from error
+
+
+def read_classes(path: Path) -> list[str]:
+    """Read class names in label order: a label is the 0-based line number.
+
+    A line is a class, "index,class" or "index class"; names may hold spaces (K400).
+
+    Raises:
+        DataError: the file is missing or empty, has an empty line inside, or a class twice.
+    """
+    lines = [line.strip() for line in _read_text(path, "the class list").rstrip().splitlines()]
+    classes = [INDEX.sub("", line, count=1) if INDEX.match(line) else line for line in lines]
+    if not classes or "" in classes:
+        raise DataError(f"the class list {path} is empty or has an empty line: labels are line numbers")
+    if len(set(classes)) < len(classes):
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise DataError(f"the class list {path} has {twice} twice")
+    return classes
+
+
+def video_name(path: str) -> str:
+    """Return "Class/video", the last two components of a csv path; it may have any prefix and a trailing slash."""
+    return "/".join(path.rstrip("/").split("/")[-2:])
+
+
+def read_rows(path: Path) -> tuple[list[str], np.ndarray]:
+    """Read paths (verbatim) and frame counts, int32 (n,), of a csv list.
+
+    Raises:
+        DataError: the file is missing or has no row, or a row is not a "…/Class/video" path and a whole number.
+    """
+    paths: list[str] = []
+    counts: list[int] = []
+    rows = csv.reader(_read_text(path, "the split list").splitlines())
+    try:
+        for row in rows:
+            if not row:
+                continue
+            if len(row) != 2 or "/" not in row[0].rstrip("/") or not re.fullmatch(r"\s*\d{1,10}\s*", row[1]):
+                raise csv.Error(f"{','.join(row)!r:.200}")
+            paths.append(row[0])
+            counts.append(min(int(row[1]), MAX_COUNT))
+    except csv.Error as error:
+        raise DataError(f"{path}, line {rows.line_num}: {error} is not 'Class/video,number of frames'") from error
+    if not paths:
+        raise DataError(f"the split list {path} is empty")
+    return paths, np.array(counts, dtype=np.int32)
+
+
+def source_of(name: str) -> str:
+    """Return the source of "Class/video": its name without the suffix _cNN."""
+    return CLIP_SUFFIX.sub("", name)
+
+
+def source_ids(names: list[str], path: Path, *, by_video: bool) -> np.ndarray:
+    """Return the source id of each "Class/video", int64 (n,): that of video_source.json, where there is one.
+
+    With `by_video` every video is its own source (K400); else the source is its name without the suffix _cNN. The file
+    may name a source with its class or without. Sources that it lacks (all, if there is no file) get the numbers after
+    its largest, in sorted order: all that matters is whether two videos share a source.
+
+    Raises:
+        DataError: the file is not a JSON object of whole numbers.
+    """
+    known: dict[str, int] = {}
+    if path.exists():
+        try:
+            known = json.loads(_read_text(path, "the list of sources"))
+        except ValueError as error:
+            raise DataError(f"the list of sources {path} is damaged ({error}): write it again") from error
+        if not isinstance(known, dict) or not all(type(number) is int for number in known.values()):
+            raise DataError(f"the list of sources {path} is not a JSON object of source name -> whole number")
+    sources = names if by_video else [source_of(name) for name in names]
+    ids = [known.get(source, known.get(source.split("/")[-1])) for source in sources]
+    missing = sorted({source for source, number in zip(sources, ids, strict=True) if number is None})
+    new = {source: number for number, source in enumerate(missing, start=max(known.values(), default=-1) + 1)}
+    return np.array([new[source] if number is None else number for source, number in zip(sources, ids, strict=True)],
+                    dtype=np.int64)
 
 
 class Reader(Protocol):
@@ -75,23 +168,30 @@ def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, 
     Args:
         csv_path: the list, rows `path,num_frames`.
         readers: one LMDB per stream.
-        rules: of the dataset.
+        rules: rules of the dataset.
         seq_len, ds: frames of a clip, and the step between them.
 
     Raises:
         DataError: a file is missing or damaged, a class is not in the list, more than 5 % of the rows are missing
             from an LMDB (or are of unlisted classes, K400), a row has more frames than the LMDB, or no video is left.
     """
-    folder = csv_path.parent
-    classes = read_classes(folder / "ClassInd.txt")
+    class_list = csv_path.with_name("ClassInd.txt")
+    classes = read_classes(class_list)
     label_of = {name: label for label, name in enumerate(classes)}
     paths, counts = read_rows(csv_path)
     names = [video_name(path) for path in paths]
     labels = np.array([label_of.get(name.split("/")[0], -1) for name in names], dtype=np.int64)
-    if not rules.drop_unknown_classes:
-        _refuse_unknown_classes(csv_path, names, labels)
+    unknown = list(dict.fromkeys(names[i].split("/")[0] for i in np.flatnonzero(labels < 0)))
+    if unknown and not rules.drop_unknown_classes:
+        raise DataError(f"{csv_path} has classes that {class_list} lacks: {', '.join(unknown[:EXAMPLES])}"
+                        f"{' ...' if len(unknown) > EXAMPLES else ''}; add them there, or take the rows out")
     present = (labels >= 0) & np.array([all(name in reader for reader in readers) for name in names], dtype=bool)
-    _refuse_missing(csv_path, paths, present, readers)
+    missing = np.flatnonzero(~present)
+    if len(missing) > MAX_MISSING * len(paths):
+        raise DataError(f"{len(missing)} of the {len(paths)} videos of {csv_path} are missing from "
+                        f"{' or '.join(reader.path for reader in readers)} or from the class list, for example "
+                        f"{', '.join(paths[i] for i in missing[:EXAMPLES])}: at most 5 % may be; make the LMDB and the "
+                        "lists from the same videos")
     rows = np.flatnonzero(present)
     lengths = _frame_counts(csv_path, [names[i] for i in rows], counts[rows], readers, rules.csv_counts)
     short = np.asarray(too_short(lengths, seq_len, ds, rules.length))
@@ -100,10 +200,10 @@ def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, 
                         f"has {lengths.max(initial=0)} frames")
     kept = rows[~short]
     kept_names = [names[i] for i in kept]
-    sources = source_ids(kept_names, folder / "video_source.json", by_video=rules.source_by_video)
+    sources = source_ids(kept_names, csv_path.with_name("video_source.json"), by_video=rules.source_by_video)
     report = ""
     if len(kept) < len(paths):
-        report = (f"{csv_path.name}: {len(kept)} of {len(paths)} videos used; dropped {(~present).sum()} that are "
+        report = (f"{csv_path.name}: {len(kept)} of {len(paths)} videos used; dropped {len(missing)} that are "
                   f"missing from an LMDB or the class list and {short.sum()} that are too short")
     return VideoIndex([paths[i] for i in kept], kept_names, labels[kept], sources, lengths[~short], classes, report)
 
@@ -120,20 +220,3 @@ def _frame_counts(csv_path: Path, names: list[str], counts: np.ndarray, readers:
                             f"{reader.path}: make both from the same frames")
         streams.append(counts if from_csv else held)
     return np.minimum.reduce(streams)
-
-
-def _refuse_unknown_classes(csv_path: Path, names: list[str], labels: np.ndarray) -> None:
-    if (labels < 0).any():
-        unknown = dict.fromkeys(names[i].split("/")[0] for i in np.flatnonzero(labels < 0))
-        raise DataError(f"{csv_path} has classes that {csv_path.parent / 'ClassInd.txt'} lacks: "
-                        f"{', '.join(list(unknown)[:EXAMPLES])}{' ...' if len(unknown) > EXAMPLES else ''}; "
-                        "add them there, or take the rows out")
-
-
-def _refuse_missing(csv_path: Path, paths: list[str], present: np.ndarray, readers: Sequence[Reader]) -> None:
-    missing = np.flatnonzero(~present)
-    if len(missing) > MAX_MISSING * len(paths):
-        examples = ", ".join(paths[i] for i in missing[:EXAMPLES])
-        raise DataError(f"{len(missing)} of the {len(paths)} videos of {csv_path} are missing from "
-                        f"{' or '.join(reader.path for reader in readers)} or from the class list, for example "
-                        f"{examples}: at most 5 % may be; make the LMDB and the lists from the same videos")

@@ -38,7 +38,7 @@ from engine.trainer import Task, Trainer, TrainState, evaluate, state_of
 from model.momentum import check_queue, make_encoder
 from model.pretrain import CoCLR
 from utils import distributed, launch
-from utils.console import log_file, paint_table, percent, say, say_block, table
+from utils.console import log_file, say, say_block
 from utils.distributed import DistInfo
 from utils.errors import CheckpointError, OptionError
 from utils.provenance import code_version

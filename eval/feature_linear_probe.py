@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from dataset import catalog
 from engine import options
+from engine.config import take
 from engine.optimizer import LrSchedule
-from eval import feature_files, protocols
-from eval.feature_files import FeatureSet
+from eval import protocols
 from eval.options import devices
+from eval.retrieval import FeatureSet, load_features
 from utils import launch
 from utils.console import paint_table, percent, percentages, say, table
 from utils.errors import OptionError
@@ -82,7 +83,7 @@ def make_parser() -> Parser:
 
 
 def build_layer(width: int, num_class: int, final_bn: bool) -> nn.Sequential:
-    """Build the probe: a BatchNorm if asked, and a linear layer with weights N(0, 0.01) and zero bias."""
+    """Build the probe: a BatchNorm if wanted, and a linear layer with weights N(0, 0.01) and zero bias."""
     linear = nn.Linear(width, num_class)
     nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)
@@ -120,10 +121,10 @@ def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: in
     return best
 
 
-def load_features(folder: Path, dataset: str, num_class: int, normalize: bool, device: torch.device
-                  ) -> tuple[FeatureSet, FeatureSet]:
+def load_splits(folder: Path, dataset: str, num_class: int, normalize: bool, device: torch.device
+                ) -> tuple[FeatureSet, FeatureSet]:
     """Read the features of the training and the test split onto a device, and check that they go together."""
-    train, test = (feature_files.load(folder, dataset, split).to(device) for split in ("train", "test"))
+    train, test = (load_features(folder, dataset, split).to(device) for split in ("train", "test"))
     if train.features.shape[1] != test.features.shape[1] or len(train.names) < 2:
         raise OptionError(f"{folder}: training features {tuple(train.features.shape)} and test features "
                           f"{tuple(test.features.shape)} cannot be used together: make them again with --retrieval")
@@ -142,16 +143,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = Path(args.test)  # a file of the folder, or the folder itself
     folder = path / args.dirname if (path / args.dirname).is_dir() else path.parent / args.dirname
     num_class = len(catalog.class_names(args.dataset, args.split_root))
-    train, test = load_features(folder, args.dataset, num_class, args.normalize, devices(None)[0])
-    probe = Probe(**{name: getattr(args, name) for name in Probe.__dataclass_fields__})
-    best = train_probe(train, test, probe, num_class)
-    output = folder / f"{path.name}-lp-{args.dataset}-prob.json"
-    write_json(output, {name: [row.tolist()] for name, row in zip(test.names, best.prob, strict=True)})
+    train, test = load_splits(folder, args.dataset, num_class, args.normalize, devices(None)[0])
+    best = train_probe(train, test, take(Probe, vars(args)), num_class)
+    name = f"{path.name}-lp-{args.dataset}"
+    write_json(folder / f"{name}-prob.json",
+               {video: [row.tolist()] for video, row in zip(test.names, best.prob, strict=True)})
+    write_json(folder / f"{name}-acc.json", {"epoch": best.epoch, **percentages(best.accuracy)})
     say(table(["linear probe", "epoch", "top-1 %", "top-5 %"],
               [[args.dataset, str(best.epoch), percent(best.accuracy[1]), percent(best.accuracy[5])]]),
         paint=paint_table)
-    write_json(folder / f"{path.name}-lp-{args.dataset}-acc.json", {"epoch": best.epoch, **percentages(best.accuracy)})
-    say(f"probabilities of that epoch: {output}")
+    say(f"probabilities of that epoch: {folder / name}-prob.json")
     return 0
 
 

@@ -57,12 +57,13 @@ class Finetuning(Task):
 
     Args:
         net: bare or in a DataParallel wrapper.
-        optimizer: of its trained parameters.
+        optimizer: updates the trained parameters.
         train_what: value of ``--train_what``.
         rates: learning rate by epoch.
-        seed: of the dropout, with the epoch.
+        seed: seed of the dropout, together with the epoch.
         val: batches of the validation videos.
-        device, dtype: of the network, and autocast type of its backbone.
+        device: device of the network.
+        dtype: autocast type of the backbone.
     """
 
     def __init__(self, net: nn.Module, optimizer: Optimizer, train_what: str, rates: LrSchedule, seed: int,
@@ -102,7 +103,7 @@ class Finetuning(Task):
 
 
 def report_result(what: str, start_epoch: int, end: TrainState, epochs: int, folder: Path) -> Path:
-    """Print the best validation top-1 and its checkpoint, and write both into best.json of the run folder.
+    """Print the best validation top-1 of a run, write it into best.json of its folder, and return its checkpoint.
 
     Args:
         what: what was trained, in words.
@@ -116,11 +117,10 @@ def report_result(what: str, start_epoch: int, end: TrainState, epochs: int, fol
     """
     if start_epoch >= epochs:
         say(f"nothing is left to train: epoch {start_epoch - 1} of --epochs {epochs} is done")
-    best = list(numbered(folder / "model", BEST).values())
+    best = next(reversed(numbered(folder / "model", BEST).values()), None)
     write_json(folder / "best.json", {"validation_top1": round(100 * end.best_acc, 4), "epochs": epochs,
-                                      "checkpoint": f"model/{best[-1].name}" if best else None})
+                                      "checkpoint": f"model/{best.name}" if best else None})
     say(table(["train", "epochs", "best validation top-1 %"], [[what, str(epochs), percent(end.best_acc)]]),
         paint=paint_table)
-    say(f"best checkpoint: {best[-1]}" if best else
-        f"no validation was above 0 %; checkpoints: {folder / 'model'}")
-    return best[-1] if best else run_folder.last_checkpoint(folder, end.epoch)
+    say(f"best checkpoint: {best}" if best else f"no validation was above 0 %; checkpoints: {folder / 'model'}")
+    return best or run_folder.last_checkpoint(folder, end.epoch)

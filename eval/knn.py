@@ -45,35 +45,23 @@ def query_and_gallery(data: DataConfig, reverse: bool = False) -> tuple[VideoDat
     """Open the test and the training videos of split 1, one clip of each, in the centre crop.
 
     Args:
-        data: of the pretraining.
+        data: dataset of the pretraining.
         reverse: whether the second of two streams is trained.
 
     Raises:
         DataError: files of either set are missing, damaged or empty, or it has a single video.
     """
     name = single_stream_name(data.dataset, reverse)
-    own = replace(data, dataset=name, which_split=1, second_view=data.second_view if name.endswith("-f") else "flow")
-
-    def build(mode: str) -> VideoDataset:
-        dataset = own.build(mode, CropsTransform(data.img_dim))
-        if len(dataset) < 2:  # one video, less the mean of its set, has no direction
-            raise DataError(f"the {'test' if mode == 'query' else 'training'} split of {name} has a single video")
-        return dataset
+    data = replace(data, dataset=name, which_split=1, second_view=data.second_view if name.endswith("-f") else "flow")
     try:
-        return build("query"), build("gallery")
+        query, gallery = (data.build(mode, CropsTransform(data.img_dim)) for mode in ("query", "gallery"))
+        for part, videos in (("test", query), ("training", gallery)):
+            if len(videos) < 2:  # one video, less the mean of its set, has no direction
+                raise DataError(f"the {part} split of {name} has a single video")
     except DataError as error:
         raise DataError(f"--knn_freq finds the neighbours of the test videos among the training videos, but {error} "
                         "(--knn_freq 0 trains without it)") from error
-
-
-def knn_monitor(data: DataConfig, reverse: bool, batch_size: int, workers: int, device: torch.device) -> "KnnMonitor":
-    """Build the monitor of a pretraining.
-
-    Args:
-        data, reverse: see :func:`query_and_gallery`.
-        batch_size, workers, device: see :class:`KnnMonitor`.
-    """
-    return KnnMonitor(*query_and_gallery(data, reverse), batch_size=batch_size, workers=workers, device=device)
+    return query, gallery
 
 
 @dataclass(frozen=True)
@@ -82,6 +70,16 @@ class _VideoSet:
     labels: Tensor  # (N,), on the CPU
     own: VideoDataset  # the videos that this process embeds
     damage: DamageCounter
+
+
+def _video_set(title: str, dataset: VideoDataset) -> _VideoSet:
+    """Give this process every W-th video, filled up from the beginning so that all processes have as many."""
+    size, world = len(dataset), distributed.world_size()
+    rows = [row % size for row in range(distributed.rank(), -(-size // world) * world, world)]
+    own = VideoDataset(dataset.readers, dataset.index.take(rows), dataset.sampler, dataset.transform,
+                       seed=dataset.seed, by_epoch=dataset.by_epoch)
+    damage = DamageCounter(own, len(own) * own.frames_per_sample)
+    return _VideoSet(title, torch.as_tensor(dataset.index.labels, dtype=torch.int64), own, damage)
 
 
 class KnnMonitor:
@@ -93,7 +91,7 @@ class KnnMonitor:
         query, gallery: see :func:`query_and_gallery`.
         batch_size: clips per batch of each process.
         workers: number of loader processes, which end with each set.
-        device: of the encoder.
+        device: device of the encoder.
         k: number of neighbours that vote.
     """
 
@@ -111,12 +109,12 @@ class KnnMonitor:
         Args:
             backbone: maps clips (B, 3, T, h, w) to feature maps (B, F, t, h, w); in train or evaluation mode.
             dtype: autocast type of the backbone.
-            title: begins the printed line.
+            title: first part of the printed line.
             epoch_seconds: time of the training epoch, to compare the cost with.
             after_video: called after each video that this process reads, equally often in all processes; may raise.
 
         Returns:
-            "knn_top1", "knn_top5" and "r1", shares in 0-1.
+            See :func:`neighbour_scores`.
 
         Raises:
             DataError, TrainingError: see :func:`eval.windows.read_samples`.
@@ -145,12 +143,17 @@ class KnnMonitor:
                 yield sample
                 after_video()
         videos.damage.reset()
-        chunks = window_clips(samples(), self.device)
-        rows = apply_packed(lambda clips: pooled_features(net, clips, dtype).float(), chunks, self.batch_size)
+        rows = apply_packed(lambda clips: pooled_features(net, clips, dtype).float(),
+                            window_clips(samples(), self.device), self.batch_size)
         own = torch.cat([features for _, features in rows])  # (n, F)
         videos.damage.report(videos.title)
         by_process = distributed.all_gather(own).unflatten(0, (-1, len(own)))  # (W, n, F)
         return by_process.transpose(0, 1).flatten(0, 1)[:len(videos.labels)]
+
+
+def knn_monitor(data: DataConfig, reverse: bool, batch_size: int, workers: int, device: torch.device) -> KnnMonitor:
+    """Build the monitor of a pretraining; see :func:`query_and_gallery` and :class:`KnnMonitor`."""
+    return KnnMonitor(*query_and_gallery(data, reverse), batch_size=batch_size, workers=workers, device=device)
 
 
 def neighbour_scores(query: Tensor, gallery: Tensor, query_label: Tensor, gallery_label: Tensor, classes: int,
@@ -174,13 +177,3 @@ def neighbour_scores(query: Tensor, gallery: Tensor, query_label: Tensor, galler
         recall = protocols.recall_at_k(sim, label, gallery_label, ks=(1,))
         hits += len(label) * torch.tensor([knn[1], knn[5], recall[1]], dtype=torch.float64)
     return dict(zip(("knn_top1", "knn_top5", "r1"), (hits / len(query)).tolist(), strict=True))
-
-
-def _video_set(title: str, dataset: VideoDataset) -> _VideoSet:
-    """Give this process every W-th video, filled up from the beginning so that all processes have as many."""
-    size, world = len(dataset), distributed.world_size()
-    rows = [row % size for row in range(distributed.rank(), -(-size // world) * world, world)]
-    own = VideoDataset(dataset.readers, dataset.index.take(rows), dataset.sampler, dataset.transform,
-                       seed=dataset.seed, by_epoch=dataset.by_epoch)
-    damage = DamageCounter(own, len(own) * own.frames_per_sample)
-    return _VideoSet(title, torch.as_tensor(dataset.index.labels, dtype=torch.int64), own, damage)

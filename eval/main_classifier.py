@@ -29,7 +29,7 @@ from torch import nn
 
 from dataset import catalog
 from dataset.loader import make_loader
-from dataset.transforms.presets import ClassifierTrainTransform, ClassifierValTransform, CropsTransform
+from dataset.transforms.presets import ClassifierTransform, CropsTransform
 from dataset.video_dataset import VideoDataset, videos_of
 from engine import run_folder
 from engine.checkpoint import RESUME
@@ -46,11 +46,9 @@ from engine.device import (
 from engine.resume import refuse_changes, restore_optimizer
 from engine.retention import CheckpointManager
 from engine.trainer import Trainer, TrainState, state_of
-from eval import finetune, network, options, retrieval
-from eval.crops import TITLES, crop_probabilities, report_crops, write_results
+from eval import finetune, network, options, retrieval, windows
 from eval.options import RANDOM
 from eval.protocols import CROP_SETS
-from eval.windows import read_samples
 from model.classifier import LinearClassifier
 from model.folding import fold_batchnorm
 from utils import launch
@@ -60,7 +58,7 @@ from utils.provenance import code_version
 from utils.stop import catch_signals
 
 KINDS = {"last": "linear probe on a frozen", "ft": "finetuning of everything, a tenth of the learning rate for"}
-CROPS = {crops: TITLES[name] for name, crops in CROP_SETS.items()}
+CROPS = {crops: windows.CROP_TITLES[name] for name, crops in CROP_SETS.items()}
 GALLERIES = {"clip": "gallery", "windows": "gallery_windows"}
 Devices = list[torch.device]
 
@@ -93,45 +91,37 @@ def random_weights(args: Namespace) -> Path:
     return folder.with_name(f"{folder.name}_pt=random") / "model" / "random"
 
 
-def build_net(args: Namespace, num_class: int) -> LinearClassifier:
-    """Build a classifier, its weights drawn from --seed."""
-    torch.manual_seed(args.seed)
-    return network.build(num_class, args.net, args.train_what, dropout=args.dropout, final_bn=args.final_bn,
-                         num_fc=args.num_fc)
-
-
-def place(net: LinearClassifier, devices: Devices, precision: Precision, args: Namespace) -> nn.Module:
-    """Move a classifier to its device or GPUs, and check its convolutions."""
+def place(net: LinearClassifier, devices: Devices, precision: Precision, clip: tuple[int, int, int], compiled: bool
+          ) -> nn.Module:
+    """Move a classifier to its device or GPUs, check its convolutions, and compile its backbone if asked."""
     net.to(devices[0]).to(memory_format=torch.channels_last_3d)  # as the clips lie in memory
     if precision.name == "fp32":
         use_2d_where_faster([net], devices[0])
-    say(check_convolutions([net.backbone], (args.seq_len, args.img_dim, args.img_dim), precision))
-    if args.compile:
+    say(check_convolutions([net.backbone], clip, precision))
+    if compiled:
         net.backbone.compile()
     return nn.DataParallel(net, device_ids=devices) if len(devices) > 1 else net
 
 
-def announce(args: Namespace, devices: Devices, precision: Precision, *, run: str, sets: Mapping[str, VideoDataset],
-             videos: str, start: str, into: Path, training: str = "") -> None:
-    """Print what will run, from where, on what, with how much data, and which rows of each set were left out."""
-    data = take(DataConfig, vars(args))
+def describe(data: DataConfig, sets: Mapping[str, VideoDataset], videos: str) -> list[str]:
+    """Describe the data, and which rows of each set were left out."""
     reports = [f"{name}: {each.index.report}" for name, each in sets.items() if each.index.report]
-    say_block({
-        "run": run, "data": [f"{data.name}, split {data.which_split}, {data.describe()}: {videos}", *reports],
-        "start": start or f"{RANDOM} weights, seed {args.seed}", "training": training,
-        "on": describe_machine(devices, precision, args.workers), "into": str(into)})
+    return [f"{data.name}, split {data.which_split}, {data.describe()}: {videos}", *reports]
 
 
 def train(args: Namespace, devices: Devices) -> None:
-    """Train a linear probe, or finetune, into a run folder (of a resumed checkpoint: its own)."""
+    """Train a linear probe, or finetune, into a run folder (that of a resumed checkpoint if there is one)."""
     data, config = take(DataConfig, vars(args)), take(TrainConfig, vars(args))
     folder, resumed = run_folder.choose(args.resume, run_folder_of(args), "--prefix")
-    loader, val = (make_loader(data.build(mode, transform(data.img_dim)), batch_size=config.batch_size * len(devices),
-                               workers=config.workers, train=mode == "train", seed=config.seed, rank=0, world_size=1,
-                               device=devices[0])
-                   for mode, transform in (("train", ClassifierTrainTransform), ("val", ClassifierValTransform)))
+    loader, val = (make_loader(data.build(mode, ClassifierTransform(data.img_dim, train=mode == "train")),
+                               batch_size=config.batch_size * len(devices), workers=config.workers,
+                               train=mode == "train", seed=config.seed, rank=0, world_size=1, device=devices[0])
+                   for mode in ("train", "val"))
     sets = {"train": videos_of(loader), "val": videos_of(val)}
-    net, start = build_net(args, len(sets["train"].index.classes)), ""
+    torch.manual_seed(config.seed)
+    net = network.build(len(sets["train"].index.classes), args.net, args.train_what, dropout=args.dropout,
+                        final_bn=args.final_bn, num_fc=args.num_fc)
+    start = f"{RANDOM} weights, seed {config.seed}"
     if args.pretrain not in ("", RANDOM) and not resumed:
         start = network.load_backbone(net, args.pretrain, data.trained_second_view)
     net.to(devices[0]).to(memory_format=torch.channels_last_3d)  # before the optimizer holds its parameters
@@ -147,30 +137,31 @@ def train(args: Namespace, devices: Devices) -> None:
             refuse_changes(saved, vars(args), made_with, resumed)
         state = state_of(saved, loader)
         start = f"resumed from {resumed} after {state.iteration} steps"
+    start_epoch = state.epoch
     with catch_signals(), run_folder.open_run(folder, resumed, state, vars(args), made_with) as logger:
-        start_epoch = state.epoch
-        announce(args, devices, precision, sets=sets, start=start, into=folder,
-                 run=f"{KINDS.get(args.train_what, 'training of everything at one learning rate,')} {args.net}",
-                 videos=f"{len(sets['train'])} training and {len(sets['val'])} validation videos; {len(loader)} steps "
-                        f"per epoch of {loader.batch_size}",
-                 training=f"epochs {start_epoch} to {config.epochs - 1}, {args.optim}, lr {config.lr:g} "
-                          f"({config.rates}), weight decay {config.wd:g}" if start_epoch < config.epochs
-                 else "nothing is left to train")
-        task = finetune.Finetuning(place(net, devices, precision, args), optimizer, args.train_what, config.rates,
-                                   config.seed, val, devices[0], precision.dtype)
+        say_block({
+            "run": f"{KINDS.get(args.train_what, 'training of everything at one learning rate,')} {args.net}",
+            "data": describe(data, sets, f"{len(sets['train'])} training and {len(sets['val'])} validation videos; "
+                                         f"{len(loader)} steps per epoch of {loader.batch_size}"),
+            "start": start,
+            "training": f"epochs {start_epoch} to {config.epochs - 1}, {args.optim}, lr {config.lr:g} "
+                        f"({config.rates}), weight decay {config.wd:g}" if start_epoch < config.epochs
+                        else "nothing is left to train",
+            "on": describe_machine(devices, precision, config.workers), "into": str(folder)})
+        task = finetune.Finetuning(place(net, devices, precision, data.clip, config.compile), optimizer,
+                                   args.train_what, config.rates, config.seed, val, devices[0], precision.dtype)
         checkpoints = CheckpointManager(folder / "model", keep_all="k400" in data.dataset, resumed=resumed)
         info = {"options": vars(args), "made_with": made_with, "code": code_version()}
-        trainer = Trainer(loader, optimizer, devices[0], epochs=config.epochs, state=state, checkpoints=checkpoints,
-                          logger=logger, save_freq=args.eval_freq, save_steps=config.save_steps,
-                          print_freq=config.print_freq, info=info)
-        trainer.fit(task)
+        Trainer(loader, optimizer, devices[0], epochs=config.epochs, state=state, checkpoints=checkpoints,
+                logger=logger, save_freq=args.eval_freq, save_steps=config.save_steps, print_freq=config.print_freq,
+                info=info).fit(task)
         best = finetune.report_result(f"{args.train_what} on {data.name}", start_epoch, state, config.epochs, folder)
         say(f"next: the same options with --test {best} --ten_crop instead of --pretrain")
 
 
 def test(args: Namespace, devices: Devices) -> None:
     """Run the crop test or retrieval of one checkpoint; log and results go beside it."""
-    path = Path(args.test)
+    path, device, batch_size = Path(args.test), devices[0], args.batch_size * len(devices)
     if args.test == RANDOM:
         path = random_weights(args)
         run_folder.make(path.parents[1])
@@ -179,40 +170,37 @@ def test(args: Namespace, devices: Devices) -> None:
         modes = {"test": "test"} | ({"train": GALLERIES[args.gallery]} if args.retrieval else {})
         sets = {split: data.build(mode, CropsTransform(data.img_dim, crops=args.crops or 1))
                 for split, mode in modes.items()}
-        net, start = build_net(args, len(sets["test"].index.classes)), ""
+        torch.manual_seed(args.seed)
+        net = network.build(len(sets["test"].index.classes), args.net, args.train_what, final_bn=args.final_bn,
+                            num_fc=args.num_fc)
+        start = f"{RANDOM} weights, seed {args.seed}"
         if args.test != RANDOM and args.retrieval:
             start = network.load_backbone(net, path, data.trained_second_view)
         elif args.test != RANDOM:
             _, start = network.load_classifier(net, path, second_view=data.trained_second_view)
-        precision = choose_precision(args.precision, devices[0])
-        batch_size = args.batch_size * len(devices)
+        precision = choose_precision(args.precision, device)
         what = "retrieval by backbone features" if args.retrieval else f"test with {CROPS[args.crops]}"
-        announce(args, devices, precision, run=f"{what} of {args.net}, test of {args.test}", sets=sets, start=start,
-                 videos=" and ".join(f"{len(each)} {split}" for split, each in sets.items())
-                 + f" videos, batches of {batch_size} windows", into=path.parent)
+        counts = " and ".join(f"{len(each)} {split}" for split, each in sets.items())
+        say_block({"run": f"{what} of {args.net}, test of {args.test}",
+                   "data": describe(data, sets, f"{counts} videos, batches of {batch_size} windows"), "start": start,
+                   "on": describe_machine(devices, precision, args.workers), "into": str(path.parent)})
         fold_batchnorm(net.eval())
-        ready = place(net, devices, precision, args)
+        ready = place(net, devices, precision, data.clip, args.compile)
         if args.retrieval:
-            job = feature_job(args, path, devices[0], batch_size, precision)
+            made_from = {name: getattr(args, name)
+                         for name in ("net", "second_view", "seq_len", "ds", "img_dim", "which_split", "seed")}
+            made_from |= {"data_root": str(Path(args.data_root).resolve()), "precision": precision.name,
+                          "checkpoint": retrieval.fingerprint(args.test)}
+            job = retrieval.FeatureJob(path.parent / args.dirname, args.dataset, made_from, args.gallery,
+                                       normalise=args.train_what == "last", batch_size=batch_size,
+                                       workers=args.workers, device=device, dtype=precision.dtype)
             retrieval.report(job, *(retrieval.split_features(ready, *each, job) for each in sets.items()))
         else:
-            samples = read_samples(sets["test"], workers=args.workers, device=devices[0], title="test")
-            prob = crop_probabilities(ready, samples, batch_size, devices[0], precision.dtype)
-            results = report_crops(prob, torch.as_tensor(sets["test"].index.labels))
-            output = write_results(path, list(sets["test"].index.paths), prob, results)
+            samples = windows.read_samples(sets["test"], workers=args.workers, device=device, title="test")
+            prob = windows.crop_probabilities(ready, samples, batch_size, device, precision.dtype)
+            results = windows.report_crops(prob, torch.as_tensor(sets["test"].index.labels))
+            output = windows.write_results(path, list(sets["test"].index.paths), prob, results)
             say(f"probabilities of each video: {output}")
-
-
-def feature_job(args: Namespace, path: Path, device: torch.device, batch_size: int, precision: Precision
-                ) -> retrieval.FeatureJob:
-    """Return how the features of a checkpoint are made, and what they depend on besides the videos."""
-    made_from = {name: getattr(args, name)
-                 for name in ("net", "second_view", "seq_len", "ds", "img_dim", "which_split", "seed")}
-    made_from |= {"data_root": str(Path(args.data_root).resolve()), "checkpoint": retrieval.fingerprint(args.test),
-                  "precision": precision.name}
-    return retrieval.FeatureJob(path.parent / args.dirname, args.dataset, made_from, args.gallery,
-                                normalise=args.train_what == "last", batch_size=batch_size, workers=args.workers,
-                                device=device, dtype=precision.dtype)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

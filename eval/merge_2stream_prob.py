@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 
 from dataset import catalog
-from dataset.split_files import video_name
+from dataset.video_index import video_name
 from engine.options import SPLIT_ROOT
-from eval import feature_files, protocols
-from eval.feature_files import FeatureSet
-from eval.retrieval import report_recall
+from eval import protocols
+from eval.retrieval import FeatureSet, load_features, report_recall
+from eval.windows import report_accuracy
 from utils import launch
-from utils.console import mark_best, one_line, paint_table, percent, percentages, say, table
+from utils.console import one_line, percentages, say
 from utils.errors import CheckpointError, OptionError
 from utils.files import read_json, write_json
 from utils.parser import Parser
@@ -54,7 +54,7 @@ def read_probabilities(path: Path) -> dict[str, Tensor]:
     """Read a file {csv path: {"mean_prob": [[...]]}} or {csv path: [[...]]} as {csv path: (classes,) float64}.
 
     Raises:
-        CheckpointError: it is missing or empty, or has another shape, rows of different lengths, or numbers that are
+        CheckpointError: it is missing, empty or of another shape, its rows differ in length, or it has numbers that are
             not finite.
     """
     content = read_json(path)
@@ -75,45 +75,42 @@ def read_probabilities(path: Path) -> dict[str, Tensor]:
     return rows
 
 
-def merge_probabilities(rgb: dict[str, Tensor], flow: dict[str, Tensor], classes: list[str]
-                        ) -> tuple[int, dict[str, dict[int, float]]]:
-    """Compute the accuracy of RGB, of flow and of their mean, on the videos that both files hold.
+def label_probabilities(rows: dict[str, Tensor], classes: list[str]) -> FeatureSet:
+    """Take probabilities {csv path: (classes,)} as a set; a label is the number of the video's class in `classes`.
 
-    Args:
-        rgb: {csv path: (classes,)}; videos match by the last two components of the path, class and video.
-        flow: likewise.
-        classes: class names; a label is the number of the video's class in them.
-
-    Returns:
-        Number of videos, and {"RGB" | "flow" | "both": {1: top-1 in 0-1, 5: top-5}}.
+    Raises:
+        OptionError: the rows have other classes.
     """
-    rgb, flow = ({video_name(path): row for path, row in rows.items()} for rows in (rgb, flow))
-    videos = [name for name in rgb if name in flow]
-    if not videos:
-        raise OptionError("the two files have no video in common: are they of the same dataset and split?")
-    video_classes = [name.split("/")[0] for name in videos]
-    unknown = sorted(set(video_classes) - set(classes))
+    names = [video_name(path).split("/")[0] for path in rows]
+    unknown = sorted(set(names) - set(classes))
     if unknown:
         raise OptionError(f"class {unknown[0]!r} of the probability files is not in ClassInd.txt: check --dataset")
-    label = torch.tensor([classes.index(name) for name in video_classes])
-    one, two = (torch.stack([rows[name] for name in videos]) for rows in (rgb, flow))  # (N, classes)
-    if not one.shape[1] == two.shape[1] == len(classes):
-        raise OptionError(f"the files have {one.shape[1]} and {two.shape[1]} classes, the dataset {len(classes)}")
-    return len(videos), {name: protocols.topk_accuracy(prob, label)
-                         for name, prob in (("RGB", one), ("flow", two), ("both", (one + two) / 2))}
+    prob = torch.stack(list(rows.values()))
+    if prob.shape[1] != len(classes):
+        raise OptionError(f"the probability files have {prob.shape[1]} classes, the dataset {len(classes)}")
+    return FeatureSet(prob, torch.tensor([classes.index(name) for name in names]), list(rows))
 
 
 def match(rgb: FeatureSet, flow: FeatureSet) -> tuple[FeatureSet, FeatureSet]:
-    """Return the videos that both sets hold, in the order of the first."""
+    """Return the videos that both sets hold, in the order of the first.
+
+    Videos match by the last two components of the csv path, class and video.
+    """
     place = {video_name(name): i for i, name in enumerate(flow.names)}
     keep = [i for i, name in enumerate(rgb.names) if video_name(name) in place]
     if not keep:
-        raise OptionError("the two feature folders have no video in common: are they of the same dataset and split?")
+        raise OptionError("the two streams have no video in common: are they of the same dataset and split?")
     rgb, flow = rgb.rows(keep), flow.rows([place[video_name(rgb.names[i])] for i in keep])
     if not torch.equal(rgb.labels, flow.labels):
         raise CheckpointError("the two feature folders label the same videos differently: make them again with one "
                               "ClassInd.txt")
     return rgb, flow
+
+
+def merge_probabilities(rgb: FeatureSet, flow: FeatureSet) -> dict[str, dict[int, float]]:
+    """Compute {"RGB" | "flow" | "both": {1: top-1 in 0-1, 5: top-5}} of matched probabilities and of their mean."""
+    streams = {"RGB": rgb.features, "flow": flow.features, "both": (rgb.features + flow.features) / 2}
+    return {name: protocols.topk_accuracy(prob, rgb.labels) for name, prob in streams.items()}
 
 
 def merge_similarities(query: tuple[FeatureSet, FeatureSet], gallery: tuple[FeatureSet, FeatureSet]
@@ -123,9 +120,9 @@ def merge_similarities(query: tuple[FeatureSet, FeatureSet], gallery: tuple[Feat
     Args:
         query, gallery: features of the test and of the training videos, of RGB and of flow, matched.
     """
-    one, two = (protocols.similarity(q.features, g.features) for q, g in zip(query, gallery, strict=True))
+    rgb, flow = (protocols.similarity(q.features, g.features) for q, g in zip(query, gallery, strict=True))
     return {name: protocols.recall_at_k(sim, query[0].labels, gallery[0].labels)
-            for name, sim in (("RGB", one), ("flow", two), ("both", one + two))}
+            for name, sim in (("RGB", rgb), ("flow", flow), ("both", rgb + flow))}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -134,13 +131,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     one, two = Path(args.prob1), Path(args.prob2)
     if args.mode == "c":
         classes = catalog.class_names(args.dataset, args.split_root)
-        videos, shares = merge_probabilities(read_probabilities(one), read_probabilities(two), classes)
-        rows = [[name, percent(top[1]), percent(top[5])] for name, top in shares.items()]
-        say(table([f"{videos} videos", "top-1 %", "top-5 %"], mark_best(rows)), paint=paint_table)
+        rgb, flow = match(*(label_probabilities(read_probabilities(path), classes) for path in (one, two)))
+        videos, shares = len(rgb.names), merge_probabilities(rgb, flow)
+        report_accuracy(shares, videos)
     else:
         base = catalog.parse(args.dataset).base
         streams = [(path if path.is_dir() else path.parent, name) for path, name in ((one, base), (two, f"{base}-f"))]
-        query, gallery = (match(*(feature_files.load(folder, name, split) for folder, name in streams))
+        query, gallery = (match(*(load_features(folder, name, split) for folder, name in streams))
                           for split in ("test", "train"))
         videos, shares = len(query[0].names), merge_similarities(query, gallery)
         say(f"{videos} queries, {len(gallery[0].names)} gallery videos in both streams")

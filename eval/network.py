@@ -1,4 +1,4 @@
-"""The classifier of an evaluation: built, loaded from files of pretraining or finetuning, and folded for inference."""
+"""Build the classifier of an evaluation, and load it from files of pretraining or finetuning."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def build(num_class: int, network: str, train_what: str, *, dropout: float = 0.9
         num_class: number of classes.
         network: name of the backbone.
         train_what: "last" (linear probe): L2 norm, BatchNorm, linear layer; anything else: dropout and linear layer.
-        dropout: probability.
+        dropout: dropout probability.
         final_bn: put a BatchNorm before the final layer whatever `train_what`.
         num_fc: number of fully connected layers.
     """
@@ -62,7 +62,7 @@ def load_backbone(net: nn.Module, path: str | Path, second_view: str = "") -> st
     Raises:
         CheckpointError: the file has no backbone, or one of another network, or cannot be read.
     """
-    _, state = _read(path, second_view, rename={ENCODER: BACKBONE})
+    state = _state(checkpoint.load(path), path, second_view, rename={ENCODER: BACKBONE})
     backbone = {key: value for key, value in state.items() if key.startswith(BACKBONE)}
     if not backbone:
         raise CheckpointError(f"{path} has no {ENCODER}* and no {BACKBONE}* entries: it is neither a pretraining file "
@@ -86,29 +86,26 @@ def load_classifier(net: nn.Module, path: str | Path, require: tuple[str, ...] =
     Raises:
         CheckpointError: the file is of a pretraining, another network, head or set of classes, or cannot be read.
     """
-    content, state = _read(path, second_view, require)
+    content = checkpoint.load(path, require)
+    state, model = _state(content, path, second_view), net.state_dict()
     if not any(key.startswith("final_fc.") for key in state):
         raise CheckpointError(f"{path} is not a classifier's file, it has no final_fc.*: evaluate it with --retrieval, "
                               "or train a classifier on it with --pretrain")
-    _check_head(net.state_dict(), state, path)
-    return content, f"classifier: {checkpoint.load_state(net, state)} from {path}"
-
-
-def _read(path: str | Path, second_view: str, require: tuple[str, ...] = ("state_dict",),
-          rename: dict[str, str] | None = None) -> tuple[dict, dict[str, Tensor]]:
-    content = checkpoint.load(path, require)
-    trained_on = second_view_of(content)
-    if second_view and trained_on not in ("", second_view):
-        warn(f"{path} was trained on {trained_on}, and is used on {second_view}")
-    return content, checkpoint.renamed(content["state_dict"], rename or {})
-
-
-def _check_head(model: dict[str, Tensor], file: dict[str, Tensor], path: str | Path) -> None:
-    expected, found = (sorted(key for key in state if key.startswith(HEAD)) for state in (model, file))
+    expected, found = (sorted(key for key in each if key.startswith(HEAD)) for each in (model, state))
     if expected != found:
         raise CheckpointError(f"{path} ends in {', '.join(found)}, but this command builds {', '.join(expected)}: give "
                               "the --train_what, --final_bn and --num_fc it was trained with")
     last = [key for key in model if key.startswith("final_fc.") and key.endswith(".bias")][-1]
-    if model[last].shape != file[last].shape:
-        raise CheckpointError(f"{path} is a classifier of {len(file[last])} classes, but the dataset has "
+    if model[last].shape != state[last].shape:
+        raise CheckpointError(f"{path} is a classifier of {len(state[last])} classes, but the dataset has "
                               f"{len(model[last])}: give the --dataset it was trained on")
+    return content, f"classifier: {checkpoint.load_state(net, state)} from {path}"
+
+
+def _state(content: dict, path: str | Path, second_view: str, rename: dict[str, str] | None = None
+           ) -> dict[str, Tensor]:
+    """Return the renamed state dict of a file; warn if it was trained on another second view."""
+    trained_on = second_view_of(content)
+    if second_view and trained_on not in ("", second_view):
+        warn(f"{path} was trained on {trained_on}, and is used on {second_view}")
+    return checkpoint.renamed(content["state_dict"], rename or {})

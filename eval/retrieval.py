@@ -1,7 +1,10 @@
 """Video retrieval: backbone features of the test split (queries) and the training split (gallery), and recall@k.
 
 A query's feature is the mean over its windows. A gallery video's comes from one random clip (drawn from the seed and
-the video alone) or from all its windows. Features stay on disk, and a later run on the same checkpoint reuses them.
+the video alone) or from all its windows. Features stay on disk, neither centred nor normalised over the set:
+`{dataset}_{train,test}_{feature,label}.pth.tar` and `..._vname.json`. A note beside them, `..._made_from.json`, says
+which checkpoint and options they were made with, and a later run reuses features whose note fits. It is written last,
+so a set without one is incomplete or comes from elsewhere, which the linear probe and the fusion accept.
 """
 
 import hashlib
@@ -15,37 +18,89 @@ from torch import Tensor, nn
 
 from dataset.video_dataset import VideoDataset
 from engine import checkpoint
-from eval import feature_files, protocols
-from eval.feature_files import FeatureSet
+from eval import protocols
 from eval.options import RANDOM
 from eval.windows import apply_packed, read_samples, window_clips
-from utils.console import mark_best, paint_table, percent, percentages, say, table
-from utils.files import write_json
+from utils.console import inline, mark_best, paint_table, percent, percentages, say, table
+from utils.errors import CheckpointError, OptionError
+from utils.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """Features of N videos, whose names are their csv paths."""
+
+    features: Tensor  # (N, F) float32, finite
+    labels: Tensor  # (N,) int64
+    names: list[str]
+
+    def to(self, device: torch.device) -> "FeatureSet":
+        """Move the tensors to a device."""
+        return FeatureSet(self.features.to(device), self.labels.to(device), self.names)
+
+    def rows(self, keep: list[int]) -> "FeatureSet":
+        """Return some rows, in the order given."""
+        return FeatureSet(self.features[keep], self.labels[keep], [self.names[i] for i in keep])
+
+
+def save_features(folder: Path, dataset: str, split: str, content: FeatureSet, made_from: dict) -> None:
+    """Write the files of a split ("train" or "test"), the note on their origin last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    note = _file(folder, dataset, split, "made_from.json")
+    note.unlink(missing_ok=True)
+    checkpoint.save(_file(folder, dataset, split, "feature.pth.tar"), content.features)
+    checkpoint.save(_file(folder, dataset, split, "label.pth.tar"), content.labels)
+    write_json(_file(folder, dataset, split, "vname.json"), content.names)
+    write_json(note, made_from)
+
+
+def load_features(folder: Path, dataset: str, split: str) -> FeatureSet:
+    """Read the files of a split ("train" or "test").
+
+    Raises:
+        OptionError: there are none.
+        CheckpointError: a file is damaged, they do not belong together, or features are not finite.
+    """
+    path = _file(folder, dataset, split, "feature.pth.tar")
+    if not path.is_file():
+        raise OptionError(f"no {path.name} in {folder}: make it with main_classifier.py --test CHECKPOINT --retrieval, "
+                          "or check the names of dataset and folder")
+    features = _load_tensor(path).float()
+    labels = _load_tensor(_file(folder, dataset, split, "label.pth.tar")).long()
+    names = read_json(_file(folder, dataset, split, "vname.json"))
+    if features.dim() != 2 or labels.dim() != 1 or not 0 < len(features) == len(labels) == len(names):
+        raise CheckpointError(f"{path}: {tuple(features.shape)} features, {tuple(labels.shape)} labels and "
+                              f"{len(names)} names do not belong together: make them again with --retrieval")
+    if not features.square().sum(dim=1).isfinite().all():
+        raise CheckpointError(f"{path} has features that are not finite, or too large to compare: make them again with "
+                              "--retrieval and a checkpoint of a sound training")
+    return FeatureSet(features, labels, names)
+
+
+def _file(folder: Path, dataset: str, split: str, kind: str) -> Path:
+    return folder / f"{dataset}_{split}_{kind}"
+
+
+def _load_tensor(path: Path) -> Tensor:
+    try:
+        return torch.as_tensor(checkpoint.read(path))  # other tools write lists
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not hold a tensor: make it again with --retrieval") from error
 
 
 @dataclass(frozen=True)
 class FeatureJob:
-    """How features are made, and where they are kept.
-
-    Args:
-        folder, dataset: folder of the files, and the name they begin with.
-        made_from: what identifies the features besides the videos (checkpoint hash, network, clip options).
-        gallery: "clip" or "windows", what a training video's feature is made of.
-        normalise: L2-normalise the feature of each window before the mean (linear-probe networks).
-        batch_size: windows per batch, over all GPUs.
-        workers: number of loader processes.
-        device, dtype: of the network; autocast type of its backbone.
-    """
+    """How features are made, and where they are kept."""
 
     folder: Path
-    dataset: str
-    made_from: dict
-    gallery: str
-    normalise: bool
-    batch_size: int
-    workers: int
+    dataset: str  # the file names begin with it
+    made_from: dict  # what identifies the features besides the videos: checkpoint hash, network, clip options
+    gallery: str  # what a training video's feature is made of, "clip" or "windows"
+    normalise: bool  # L2-normalise the feature of each window before the mean (linear-probe networks)
+    batch_size: int  # windows per batch, over all GPUs
+    workers: int  # loader processes
     device: torch.device
-    dtype: torch.dtype | None = None
+    dtype: torch.dtype | None = None  # autocast type of the backbone
 
 
 @torch.inference_mode()
@@ -57,7 +112,7 @@ def video_features(net: nn.Module, samples: Iterable[dict], *, batch_size: int, 
         net: classifier in evaluation mode, returns (logits, features).
         samples: see :func:`eval.windows.window_clips`.
         batch_size: windows per batch.
-        device: of the network.
+        device: device of the network.
         normalise: L2-normalise the feature of each window before the mean.
         dtype: autocast type of the backbone.
     """
@@ -67,13 +122,13 @@ def video_features(net: nn.Module, samples: Iterable[dict], *, batch_size: int, 
 
 
 def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: FeatureJob) -> FeatureSet:
-    """Read the features of a split from the job's folder if they were made from the same things; else make them.
+    """Read the features of a split from the job's folder if their note fits; else make and save them.
 
     Args:
         net: see :func:`video_features`.
         split: "train" or "test".
         dataset: its videos.
-        job: how, and where.
+        job: how to make the features, and where to keep them.
 
     Returns:
         Features (N, F) in the order of the dataset.
@@ -86,27 +141,25 @@ def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: Featu
     videos = [list(index.paths), list(map(int, index.labels)), list(map(int, index.num_frames))]
     made_from = {**job.made_from, "videos": hashlib.sha256(json.dumps(videos).encode()).hexdigest(),
                  "normalised": job.normalise, "mean_of": job.gallery if split == "train" else "windows"}
-    found = feature_files.load_if_made_from(job.folder, job.dataset, split, made_from)
-    if found is not None:
-        say(f"{split}: features of {len(found.names)} videos reused from {job.folder}")
-        return found
+    note = _file(job.folder, job.dataset, split, "made_from.json")
+    try:
+        if note.is_file() and read_json(note) == made_from:
+            found = load_features(job.folder, job.dataset, split)
+            say(f"{split}: features of {len(found.names)} videos reused from {job.folder}")
+            return found
+    except (CheckpointError, OptionError) as error:
+        say(inline(f"features are made again: {error}"))
     say(f"{split}: features of {len(dataset)} videos are computed")
     samples = read_samples(dataset, workers=job.workers, device=job.device, title=split)
     features = video_features(net, samples, batch_size=job.batch_size, device=job.device, normalise=job.normalise,
                               dtype=job.dtype)
     result = FeatureSet(features, torch.as_tensor(index.labels, dtype=torch.int64), list(index.paths))
-    feature_files.save(job.folder, job.dataset, split, result, made_from)
+    save_features(job.folder, job.dataset, split, result, made_from)
     return result
 
 
 def report(job: FeatureJob, query: FeatureSet, gallery: FeatureSet) -> None:
-    """Rank the gallery for each query; print and write the recalls, and write the similarities.
-
-    Args:
-        job: gives folder, dataset name and device.
-        query: features (Q, F) of the test videos.
-        gallery: features (G, F) of the training videos.
-    """
+    """Rank the gallery for each query; print and write the recalls, and write the similarities."""
     sim = protocols.similarity(query.features.to(job.device), gallery.features.to(job.device)).cpu()  # (Q, G)
     recall = protocols.recall_at_k(sim, query.labels, gallery.labels)
     checkpoint.save(job.folder / f"{job.dataset}_sim.pth.tar", sim)
@@ -117,12 +170,7 @@ def report(job: FeatureJob, query: FeatureSet, gallery: FeatureSet) -> None:
 
 
 def report_recall(rows: dict[str, dict[int, float]], gallery_size: int) -> None:
-    """Print a table of recall@k in %.
-
-    Args:
-        rows: {name of a feature set: {k: share in 0-1}}.
-        gallery_size: number of gallery videos.
-    """
+    """Print a table of recall@k in %, from rows {name of a feature set: {k: share in 0-1}}."""
     ks = next(iter(rows.values()))
     lines = [[name, *map(percent, recall.values())] for name, recall in rows.items()]
     say(table(["retrieval, %", *(f"R@{k}" for k in ks)], mark_best(lines)), paint=paint_table)

@@ -1,16 +1,17 @@
 """From decoded videos to one output row per window: frames are decoded and jittered once, windows run in full batches.
 
-An evaluation sample holds the distinct frames of a video (in one to ten crops), and the places of its windows in them.
-Windows of all crops and videos are packed into batches of one size, which keeps the device busy even where a video has
-a single window. The rows come back per video and crop, in the order of the dataset.
+An evaluation sample holds the distinct frames of a video (in one to ten crops) and the positions of its windows in
+them. Windows of all crops and videos are packed into batches of one size, which keeps the device busy even where a
+video has a single window. The rows come back per video and crop, in the order of the dataset.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -18,10 +19,13 @@ from dataset.loader import items
 from dataset.transforms.photometric import photometric
 from dataset.video_dataset import VideoDataset
 from engine.guards import DamageCounter
-from utils.console import PERIOD, say, shows_bars
+from eval import protocols
+from utils.console import PERIOD, mark_best, paint_table, percent, percentages, say, shows_bars, table
+from utils.files import write_json
 from utils.stop import init_worker
 
 Chunk = tuple[tuple[int, int], Tensor]  # (row of the dataset's index, crop), (W, ...) rows or clips
+CROP_TITLES = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}
 
 
 def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, title: str,
@@ -31,7 +35,7 @@ def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, t
     Args:
         dataset: videos in an evaluation mode; they differ in length, so nothing is collated.
         workers: number of loader processes.
-        device: of the network.
+        device: device of the network.
         title: shown with the progress.
         damage: counts frames that cannot be read; None for a new counter over all frames of the videos.
 
@@ -102,3 +106,54 @@ def apply_packed(net: Callable[[Tensor], Tensor], chunks: Iterable[Chunk], batch
             key, count = pending.popleft()
             yield key, done[:count]
             done = done[count:]
+
+
+@torch.inference_mode()
+def crop_probabilities(net: nn.Module, samples: Iterable[dict], batch_size: int, device: torch.device,
+                       dtype: torch.dtype | None = None) -> Tensor:
+    """Compute the class probabilities of each video and crop, (N, C, classes) on the CPU, averaged over windows.
+
+    Args:
+        net: classifier in evaluation mode, returns (logits, features).
+        samples: see :func:`window_clips`.
+        batch_size: windows per batch.
+        device: device of the network.
+        dtype: autocast type of the backbone.
+    """
+    videos: dict[int, list[Tensor]] = {}
+    rows = apply_packed(lambda clips: net(clips, dtype)[0].softmax(dim=1), window_clips(samples, device), batch_size)
+    for (video, _crop), prob in rows:
+        videos.setdefault(video, []).append(protocols.window_mean(prob))
+    return torch.stack([torch.stack(videos[i]) for i in sorted(videos)]).cpu()
+
+
+def report_crops(prob: Tensor, labels: Tensor) -> dict[str, dict[int, float]]:
+    """Print and return {"center": {1: share, 5: share}, ...} for the sets of crops that `prob` (N, C, classes) has."""
+    results = {}
+    for name, crops in protocols.CROP_SETS.items():
+        if crops <= prob.shape[1]:
+            mean = torch.stack([protocols.crop_mean(video, crops) for video in prob])
+            results[name] = protocols.topk_accuracy(mean, labels)
+    report_accuracy({CROP_TITLES[name]: top for name, top in results.items()}, len(prob))
+    return results
+
+
+def report_accuracy(rows: dict[str, dict[int, float]], videos: int) -> None:
+    """Print a table of top-1 and top-5 in %, from rows {name: {1: share in 0-1, 5: share}}."""
+    lines = [[name, percent(top[1]), percent(top[5])] for name, top in rows.items()]
+    say(table([f"{videos} videos", "top-1 %", "top-5 %"], mark_best(lines)), paint=paint_table)
+
+
+def write_results(checkpoint: Path, names: list[str], prob: Tensor, results: dict[str, dict[int, float]]) -> Path:
+    """Write probabilities and accuracies beside the checkpoint, in files named by the largest set of crops.
+
+    `CKPT.pth.tar-prob-ten.json` holds {csv path: {"mean_prob": [[probability of each class]]}}, the mean over all crops
+    of `prob` (N, C, classes); `CKPT.pth.tar-acc-ten.json` the results of `report_crops` in percent. Returns the former.
+    """
+    most = list(results)[-1]
+    path = checkpoint.with_name(f"{checkpoint.name}-prob-{most}.json")
+    write_json(path, {name: {"mean_prob": [protocols.crop_mean(video, prob.shape[1]).tolist()]}
+                      for name, video in zip(names, prob, strict=True)})
+    write_json(checkpoint.with_name(f"{checkpoint.name}-acc-{most}.json"),
+               {name: percentages(accuracy) for name, accuracy in results.items()})
+    return path

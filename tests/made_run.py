@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import main_coclr
-from eval import feature_files
-from eval.feature_files import FeatureSet
+from eval.retrieval import FeatureSet, save_features
 from model import momentum
 from utils.files import write_json
 
@@ -54,7 +53,7 @@ def add_features(folder: Path, dataset: str, test: list[str], train: list[str], 
     for split, paths in (("test", test), ("train", train)):
         labels = torch.tensor([classes.index(path.rstrip("/").split("/")[-2]) for path in paths])
         features = centres[labels] + torch.randn(len(paths), width, generator=generator)
-        feature_files.save(folder, dataset, split, FeatureSet(features, labels, paths), {"net": "s3d"})
+        save_features(folder, dataset, split, FeatureSet(features, labels, paths), {"net": "s3d"})
     write_json(folder / f"{dataset}_recall.json", {"1": 50.0, "5": 75.0})
 
 

@@ -17,6 +17,7 @@ if __name__ != "noise":  # started as a script, or by one
 from backbone.select_backbone import select_backbone
 from dataset import catalog
 from model import momentum
+from model.pretrain import InfoNCE
 from utils import launch
 
 SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "2", "--moco-k", "8", "--moco-dim", "8", "-j", "0"]
@@ -60,6 +61,18 @@ def install(replace: Callable[[object, str, object], None] = setattr) -> None:
     """Put the network and the datasets in place of the real ones."""
     replace(momentum, "select_backbone", small_backbone)
     replace(catalog, "build", build)
+
+
+def pretrained_state() -> dict[str, torch.Tensor]:
+    """Return the state of an InfoNCE model whose features tell clips apart; new BatchNorm statistics do not."""
+    torch.manual_seed(1)
+    model = InfoNCE("s3d", dim=8, K=8)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.encoder_q(torch.randn(4, 3, 8, 32, 32) + 2 * torch.randn(4, 3, 1, 1, 1))
+    return model.state_dict()
 
 
 def run(script: ModuleType, options: str) -> int:

@@ -1,7 +1,6 @@
 """Backbones against torchvision's S3D, the released outputs and the published key names; BatchNorm folding."""
 
 import copy
-import itertools
 from pathlib import Path
 
 import hashed
@@ -13,7 +12,7 @@ from torch import nn
 from torchvision.models.video import s3d as torchvision_s3d
 
 from backbone.s3dg import S3D
-from backbone.select_backbone import NETWORKS, select_backbone
+from backbone.select_backbone import select_backbone
 from model.classifier import LinearClassifier
 from model.folding import fold_batchnorm
 from model.pretrain import CoCLR
@@ -90,9 +89,11 @@ def test_s3d_equals_released_output(folded):
 
 def test_state_dicts_have_exactly_the_published_keys():
     published = published_keys()
-    assert shapes(CoCLR("s3d", dim=128, K=64)) == published["coclr"]
-    assert shapes(LinearClassifier(11, "s3d", use_dropout=False, use_final_bn=True)) == published["classifier"]
-    s3d, s3dg, r50 = (shapes(select_backbone(name)[0]) for name in ("s3d", "s3dg", "r50"))
+    with torch.device("meta"):
+        coclr, classifier = CoCLR("s3d", dim=128, K=64), LinearClassifier(11, "s3d", use_dropout=False,
+                                                                          use_final_bn=True)
+        s3d, s3dg, r50 = (shapes(select_backbone(name)[0]) for name in ("s3d", "s3dg", "r50"))
+    assert shapes(coclr) == published["coclr"] and shapes(classifier) == published["classifier"]
     assert s3dg == {**s3d, **published["s3dg"]}
     assert r50 == published["r50"]
 
@@ -149,38 +150,10 @@ def test_r50_is_the_published_network():
     with torch.no_grad():
         expected = published_r50(r50.state_dict(), x)
         found = r50.eval()(x)
+    assert float(found.min()) == 0.0
     assert [tuple(y.shape[1:]) for y in expected] == [(64, 4, 16, 8), (256, 4, 16, 8), (512, 4, 8, 4), (1024, 4, 4, 2),
                                                       (info["feature_size"], 4, 2, 1)]
     torch.testing.assert_close(found, expected[-1], rtol=1e-4, atol=1e-5 * float(expected[-1].max()))
-
-
-def test_r50_halves_time_and_ends_in_one_relu():
-    r50, info = select_backbone("r50")
-    with torch.no_grad():
-        out = r50.eval()(hashed.clip("r50", 1, 3, 8, 32, 32))
-    assert out.shape == (1, info["feature_size"], 4, 1, 1)
-    assert float(out.min()) == 0.0
-    last = r50.layer4[-1]
-    x = hashed.clip("block", 1, 2048, 2, 2, 2)
-    with torch.no_grad():
-        branch = last.bn3(last.conv3(F.relu(last.bn2(last.conv2(F.relu(last.bn1(last.conv1(x))))))))
-        torch.testing.assert_close(last(x), branch + x)
-        assert float(last(x).min()) < 0
-
-
-def test_stem_of_r50_against_loops():
-    r50, _ = select_backbone("r50")
-    x = hashed.clip("stem", 1, 3, 5, 9, 8)
-    out = r50.conv1(x).detach()
-    assert out.shape == (1, 64, 3, 5, 4)
-    weight = r50.conv1.weight[7].detach()
-    for t, h, w in ((0, 0, 0), (1, 2, 3), (2, 4, 1)):
-        expected = 0.0
-        for dt, dh, dw in itertools.product(range(5), range(7), range(7)):
-            place = (2 * t + dt - 2, 2 * h + dh - 3, 2 * w + dw - 3)
-            if all(0 <= p < size for p, size in zip(place, (5, 9, 8), strict=True)):
-                expected += float(weight[:, dt, dh, dw] @ x[0, :, *place])
-        assert float(out[0, 7, t, h, w]) == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_scale_divides_all_widths_of_s3d():
@@ -207,14 +180,14 @@ def test_folding_one_layer_by_the_formula(bias):
     torch.testing.assert_close(net(x), torch.stack(per_channel, dim=1), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", ["s3dg", "r50"])
 def test_folding_whole_networks_changes_rounding_alone(network):
     folded, _ = select_backbone(network)
     hashed.fill(folded)
     exact = copy.deepcopy(folded).double().eval()
     fold_batchnorm(folded.eval())
     assert not any(isinstance(module, nn.BatchNorm3d) for module in folded.modules())
-    x = hashed.clip("fold", 2, 3, 8, 32, 32)
+    x = hashed.clip("fold", 1, 3, 8, 32, 32)
     with torch.no_grad():
         found, expected = folded(x).double(), exact(x.double())
     assert float((found - expected).norm() / expected.norm()) < 2e-6

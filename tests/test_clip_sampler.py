@@ -66,11 +66,6 @@ def test_windows(frames, seq_len, ds, rows):
     assert Windows(seq_len, ds)(frames, Fixed(0)).tolist() == rows
 
 
-def test_windows_of_a_typical_video():
-    """32 frames, step 15, in a video of 187: starts 0 ... 150."""
-    assert windows(187, 32, 1)[:, 0].tolist() == list(range(0, 156, 15))
-
-
 @pytest.mark.parametrize(("frames", "seq_len", "ds", "rule", "short"), [
     (17, 32, 1, "half", True), (18, 32, 1, "half", False), (33, 32, 2, "half", True), (34, 32, 2, "half", False),
     (33, 32, 1, "whole", True), (34, 32, 1, "whole", False), (65, 32, 2, "whole", True), (66, 32, 2, "whole", False)])

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from damage import damaged, refused
 
-from dataset.split_files import read_classes, read_rows
-from dataset.video_index import IndexRules, read_index
+from dataset.video_index import IndexRules, read_classes, read_index, read_rows
 from process_data.src.split_folder import class_list
 from process_data.src.splits import k400_list, plan_splits
 

@@ -8,8 +8,8 @@ import torch
 from damage import damaged, refused
 
 import main_nce
-from eval import feature_files, merge_2stream_prob
-from eval.feature_files import FeatureSet
+from eval import merge_2stream_prob
+from eval.retrieval import FeatureSet, load_features, save_features
 
 OPTIONS = b"""dataset: rendered-2clip
 moco-k: 128         # a comment
@@ -53,12 +53,12 @@ def test_probabilities(tmp_path: Path):
 @pytest.mark.parametrize("part", ["vname.json", "feature.pth.tar", "label.pth.tar"])
 def test_features(tmp_path, part):
     names = [f"/x/A/v{i}/" for i in range(4)]
-    feature_files.save(tmp_path, "mine", "test", FeatureSet(torch.randn(4, 3), torch.arange(4), names), {"net": "s3d"})
+    save_features(tmp_path, "mine", "test", FeatureSet(torch.randn(4, 3), torch.arange(4), names), {"net": "s3d"})
     path = tmp_path / f"mine_test_{part}"
     good = path.read_bytes()
 
     def read() -> None:
-        found = feature_files.load(tmp_path, "mine", "test")
+        found = load_features(tmp_path, "mine", "test")
         assert len(found.features) == len(found.labels) == len(found.names) == 4 and found.features.isfinite().all()
     assert not refused(read)
     for data in damaged(good, 100):

@@ -41,8 +41,7 @@ def features(tmp_path, monkeypatch):
     """RGB and flow features of a miniature dataset, and its folder of LMDBs."""
     import miniature
 
-    from eval import feature_files
-    from eval.feature_files import FeatureSet
+    from eval.retrieval import FeatureSet, save_features
 
     monkeypatch.chdir(tmp_path)
     made = miniature.make(tmp_path, "mine", classes=2, clips=2, frames=8)
@@ -51,7 +50,7 @@ def features(tmp_path, monkeypatch):
         for split, names in (("test", made.test), ("train", made.train)):
             labels = torch.tensor([made.classes.index(name.split("/")[0]) for name in names])
             rows = torch.eye(2)[labels] + torch.from_numpy(rng.normal(scale=0.01, size=(len(names), 2))).float()
-            feature_files.save(tmp_path / dataset, dataset, split, FeatureSet(rows, labels, names), {})
+            save_features(tmp_path / dataset, dataset, split, FeatureSet(rows, labels, names), {})
     return tmp_path
 
 

@@ -29,14 +29,6 @@ def test_resize_is_pillows(old, new, kind):
         assert (apart > 0).mean() < 0.02
 
 
-def test_resize_of_a_window_is_that_of_its_copy():
-    frames = video(3)
-    window = geometry.cut(frames, geometry.Box(5, 7, 30, 21))
-    assert window.base is not None
-    assert (geometry.resize(window, 32, 32) == geometry.resize(window.copy(), 32, 32)).all()
-    assert geometry.resize(frames, 48, 64) is frames
-
-
 @pytest.mark.parametrize("size", [(48, 64), (64, 48), (50, 50)])
 def test_boxes(size):
     rng = np.random.default_rng(0)

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import zlib
 
 import cv2
 import numpy as np
@@ -39,11 +38,6 @@ def test_pixels_are_those_of_pillow(kind):
     assert (found[0] == expected).all() and not faults
 
 
-def test_images_of_several_kinds_keep_their_order():
-    together, _ = jpeg.decode(list(KINDS.values()))
-    assert all((image == jpeg.decode([data])[0][0]).all() for image, data in zip(together, KINDS.values(), strict=True))
-
-
 @pytest.mark.parametrize("data", [b"", b"no image", b"\xff\xd8\xff", KINDS["grey"][:20], KINDS["4:2:0"][:-40],
                                   KINDS["PNG"][:100]])
 def test_the_damaged_one_is_named(data):
@@ -60,11 +54,6 @@ def test_another_size_is_named(size, form):
     assert sorted(faults) == [0, 1] and (images[2:] == jpeg.decode([KINDS["4:4:4"], KINDS["PNG"]])[0]).all()
 
 
-def test_no_image_decodes():
-    images, faults = jpeg.decode([b"", b"no image"])
-    assert sorted(faults) == [0, 1] and len(images) == 2
-
-
 @given(st.sampled_from(["4:4:4", "4:2:0", "grey"]), st.integers(0, 10**6), st.integers(0, 255))
 def test_a_changed_byte_gives_what_opencv_reads_or_an_error(kind, place, byte):
     data = bytearray(KINDS[kind])
@@ -76,9 +65,10 @@ def test_a_changed_byte_gives_what_opencv_reads_or_an_error(kind, place, byte):
 
 
 def test_sides_and_bytes_are_bounded_before_decoding(monkeypatch):
-    header = struct.pack(">II", 60_000, 60_000) + KINDS["PNG"][24:29]
-    huge = KINDS["PNG"][:16] + header + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + KINDS["PNG"][33:]
-    assert jpeg.decode([huge])[1] == {0: "says that it has 60000 x 60000 pixels"}
+    size = struct.pack(">HH", 33, 50)  # in the frame header
+    assert KINDS["grey"].count(size) == 1
+    huge = KINDS["grey"].replace(size, struct.pack(">HH", 60_000, 60_000))
+    assert jpeg.decode([huge])[1] == {0: "has 60000 x 60000 pixels, too many for a frame"}
     monkeypatch.setattr(jpeg, "MAX_BYTES", 4 * 33 * 50 * 3)
     assert len(jpeg.decode([KINDS["grey"]] * 4)[0]) == 4
     with pytest.raises(ValueError, match="its frames take"):

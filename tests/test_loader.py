@@ -59,7 +59,3 @@ def test_validation_keeps_the_order():
 def test_less_than_a_batch_is_an_error(size, settings, words):
     with pytest.raises(OptionError, match=words):
         loader(size, **settings)
-
-
-def test_one_batch_for_each_process_is_enough():
-    assert len(loader(8, world_size=2)) == 1

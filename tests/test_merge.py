@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from eval import feature_files
-from eval.feature_files import FeatureSet
-from eval.merge_2stream_prob import main, match, merge_probabilities, merge_similarities, read_probabilities
+from eval.merge_2stream_prob import (
+    label_probabilities,
+    main,
+    match,
+    merge_probabilities,
+    merge_similarities,
+    read_probabilities,
+)
+from eval.retrieval import FeatureSet, save_features
 from utils import launch
 from utils.errors import CheckpointError, OptionError
 
@@ -37,9 +43,10 @@ def test_probabilities_of_both_shapes_match_by_video(tmp_path):
     one, two = probabilities(video_names(20), 1), probabilities(video_names(23, "/data/frames/"), 2)
     (tmp_path / "one.json").write_text(json.dumps({name: {"mean_prob": [row]} for name, row in one.items()}))
     (tmp_path / "two.json").write_text(json.dumps({name: [row] for name, row in two.items()}))
-    count, results = merge_probabilities(
-        *(read_probabilities(tmp_path / f"{name}.json") for name in ("one", "two")), CLASSES)
-    assert count == 20
+    matched = match(*(label_probabilities(read_probabilities(tmp_path / f"{name}.json"), CLASSES)
+                      for name in ("one", "two")))
+    results = merge_probabilities(*matched)
+    assert [len(stream.names) for stream in matched] == [20, 20]
     two = {name.removeprefix("/data/frames/"): row for name, row in two.items()}
     both = {name: [(a + b) / 2 for a, b in zip(row, two[name], strict=True)] for name, row in one.items()}
     two = {name: two[name] for name in one}
@@ -96,8 +103,8 @@ def test_mode_s_reads_two_folders(tmp_path, capsys):
     folders = []
     for name, seed in (("ucf101", 1), ("ucf101-f", 5)):
         folders.append(tmp_path / name / "feature")
-        feature_files.save(folders[-1], name, "test", stream(9, seed, list(range(9)), 4), {})
-        feature_files.save(folders[-1], name, "train", stream(12, seed + 1, list(range(12)), 4), {})
+        save_features(folders[-1], name, "test", stream(9, seed, list(range(9)), 4), {})
+        save_features(folders[-1], name, "train", stream(12, seed + 1, list(range(12)), 4), {})
     output = tmp_path / "new" / "both.json"
     assert main(["--prob1", str(folders[0]), "--prob2", str(folders[1]), "--dataset", "ucf101", "--mode", "s",
                  "--output", str(output)]) == 0

@@ -14,7 +14,7 @@ import torch
 from dataset import catalog
 from dataset.loader import make_loader
 from dataset.transforms.presets import PretrainTransform, to_blocks
-from eval import feature_files
+from eval.retrieval import load_features
 from model.cascade import cascade_topk
 from model.pretrain import CoCLR
 from tools.report.run_reader import read_run
@@ -139,7 +139,7 @@ def test_features_are_those_of_a_cpu(place, checkpoint):
         own.parent.mkdir(parents=True)
         shutil.copy(place / checkpoint, own)
         run(place, words, "--test", str(own), device=device)
-        found[device] = feature_files.load(own.parent / "feature", "ucf101", "test").features
+        found[device] = load_features(own.parent / "feature", "ucf101", "test").features
     torch.testing.assert_close(found[GPU].cpu(), found[CPU].cpu(), rtol=0.02, atol=0.02 * float(found[CPU].abs().max()))
 
 

@@ -73,11 +73,6 @@ def test_recall_against_sorting(gallery_size, monkeypatch):
         assert share == pytest.approx(expected), k
 
 
-def test_recall_of_a_class_without_gallery_is_zero():
-    sim = torch.rand(2, 4)
-    assert protocols.recall_at_k(sim, torch.tensor([7, 7]), torch.zeros(4, dtype=torch.int64))[50] == 0
-
-
 @pytest.mark.parametrize("classes", [3, 9])
 def test_topk_accuracy_against_sorting(classes):
     score, label = torch.rand(20, classes), torch.randint(classes, (20,))

@@ -1,17 +1,24 @@
-"""Residual frames of a video against plain loops over its frames."""
+"""Residual frames of a video, and datasets with them in place of flow, against plain loops over RGB frames."""
 
+import pickle
+import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import msgpack
 import numpy as np
 import pytest
-from miniature import frame, jpeg, write_lmdb
+from miniature import frame, jpeg, make, write_lmdb
 from test_data_faults import change_video, cut, without_frames
+from test_video_dataset import Recorder, equal
+from torch.utils.data import DataLoader
 
+from dataset import catalog
+from dataset import jpeg as jpegs
 from dataset.lmdb_reader import LmdbReader
 from dataset.residual import PairReader, ResidualReader, residual_image
+from dataset.transforms.presets import PretrainTransform
 from utils.errors import DamagedFramesError, DataError
 
 NAME, OTHER = "A/a", "A/other"
@@ -48,17 +55,6 @@ def test_every_pair_of_numbers():
     assert residual_image(before, before).min() == residual_image(before, before).max() == 128
 
 
-def test_frames_by_loops_over_their_numbers(tmp_path):
-    images = [frame(NAME, i, (6, 8)) for i in range(4)]
-    file = write_lmdb(tmp_path / "a.lmdb", {NAME: [cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-                                                   for image in images]})
-    made = reader_of(file).frames(NAME, range(3))
-    assert made.shape == (3, 6, 8, 3) and made.dtype == np.uint8
-    for i in range(3):
-        for place in np.ndindex(6, 8, 3):
-            assert made[i][place] == formula(int(images[i][place]), int(images[i + 1][place]))
-
-
 @pytest.mark.parametrize("clips", [[[0, 1, 2], [1, 2, 3]], [[0, 0, 4, 10], [10, 8, 6, 0]], [[5]], [[0, 2, 4, 6]]])
 def test_clips(path, clips):
     expected = by_hand(path, NAME)
@@ -91,14 +87,6 @@ def test_a_damaged_frame_damages_those_that_it_is_part_of(path, lost, residuals,
     assert all((clip[i] == good[nearest.get(i, i)]).all() for i in range(11))
 
 
-def test_a_frame_of_another_size_is_damaged_too(tmp_path):
-    images = [jpeg(frame(NAME, i, (40, 40) if i == 6 else (48, 64))) for i in range(12)]
-    file = write_lmdb(tmp_path / "a.lmdb", {NAME: images})
-    damaged: list[int] = []
-    [clip] = reader_of(file).clips(NAME, np.arange(3, 9)[None], damaged)
-    assert damaged == [5, 6] and (clip[2] == clip[1]).all() and (clip[3] == clip[4]).all()
-
-
 def test_a_value_that_is_cut_and_one_that_is_lost(path):
     good = by_hand(path, NAME)
     change_video(path, NAME, cut)  # 7 frames are left
@@ -119,3 +107,126 @@ def test_frames_of_another_video_are_not_taken_for_those_asked_for(path):
         assert (residual.frames(name, [3]) == by_hand(path, name)[3]).all()
     last = rgb.clips(NAME, np.array([[10, 11]]))[0]  # there is no frame 12
     assert (last == LmdbReader(path).frames(NAME, [10, 11])).all()
+
+
+# Datasets
+
+SUFFIXES = ("-f", "-f-2clip", "-2stream-2clip")
+
+
+def without_flow(made) -> None:
+    """Remove the flow LMDBs of a miniature."""
+    found = [file for file in made.data_root.glob("*/*") if "tvl1" in file.name or "_flow_" in file.name]
+    assert found
+    for file in found:
+        shutil.rmtree(file) if file.is_dir() else file.unlink()
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """Datasets without flow, their videos of different lengths."""
+    found = {name: make(tmp_path_factory.mktemp(name), name, groups=4, folder=name == "mine", seed=3)
+             for name in ("ucf101", "k400", "mine")}
+    for made in found.values():
+        without_flow(made)
+    return found
+
+
+def build(made, suffix="-2stream-2clip", mode="train", transform=None, **settings):
+    settings = {"seq_len": 4, "ds": 1, "second_view": "residual"} | settings
+    return catalog.build(made.name + suffix, mode, transform=transform or PretrainTransform(16), **made.roots,
+                         **settings)
+
+
+def rgb_file(made) -> Path:
+    return made.data_root / {"ucf101": "UCF101/ucf101_frame.lmdb", "mine": "mine/mine_frame.lmdb",
+                             "k400": "K400/k400_frame_train.lmdb"}[made.name]
+
+
+@pytest.mark.parametrize("name", ["ucf101", "k400", "mine"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_datasets_need_rgb_alone(sets, name, suffix):
+    made = sets[name]
+    for mode, videos in (("train", made.train), ("test", made.test)):
+        dataset = build(made, suffix, mode)
+        assert dataset.index.names == videos
+        assert dataset.index.num_frames.tolist() == [made.lengths[video] - 1 for video in videos]
+        assert len(dataset.readers) == (2 if "2stream" in suffix else 1)
+    with pytest.raises(DataError, match="not there"):
+        build(made, suffix, second_view="flow")
+
+
+@pytest.mark.parametrize(("name", "seq_len", "ds"), [("ucf101", 4, 1), ("mine", 3, 5), ("ucf101", 14, 2)])
+def test_both_streams_of_a_sample_have_the_same_frames(sets, name, seq_len, ds):
+    """With videos of 20 to 25 frames, the longer clips are padded on the left."""
+    made = sets[name]
+    transform = Recorder((0, 1))
+    dataset = build(made, transform=transform, seq_len=seq_len, ds=ds)
+    for row in range(4):
+        assert dataset[(1, row)]["damaged"].tolist() == [0, 0]
+        name, count = made.train[row], made.lengths[made.train[row]] - 1
+        rgb = LmdbReader(rgb_file(made)).frames(name, range(count))
+        expected = by_hand(rgb_file(made), name)
+        for clip in (0, 1):
+            first, second = transform.frames[clip]
+            numbers = [next(i for i in range(count) if (rgb[i] == image).all()) for image in first]
+            inside = list(range(numbers[-1] % ds, numbers[-1] + 1, ds))[-seq_len:]
+            assert numbers == [0] * (seq_len - len(inside)) + inside
+            assert (second == expected[numbers]).all()
+
+
+@pytest.mark.parametrize(("suffix", "ds"), [("-f", 1), ("-f-2clip", 3), ("-2stream-2clip", 2)])
+def test_a_frame_is_decoded_once(sets, suffix, ds, monkeypatch):
+    decoded = []
+    decode = jpegs.decode
+    monkeypatch.setattr(jpegs, "decode", lambda images: decoded.append(list(images)) or decode(images))
+    clips = (0, 1) if "2clip" in suffix else (0,)
+    dataset = build(sets["ucf101"], suffix, transform=Recorder(clips), ds=ds)
+    for row in range(5):
+        decoded.clear()
+        dataset[row]
+        drawn = dataset.sampler(int(dataset.index.num_frames[row]), dataset.rng(0, row))
+        assert len(decoded) == 1
+        assert len(decoded[0]) == len({number for i in drawn.ravel().tolist() for number in (i, i + 1)})
+
+
+def test_damaged_frames_of_both_streams_are_counted(sets, tmp_path):
+    made = sets["ucf101"]
+    shutil.copytree(made.data_root, tmp_path / "data")
+    file = tmp_path / "data/UCF101/ucf101_frame.lmdb"
+    dataset = build(replace(made, data_root=tmp_path / "data"), transform=Recorder((0,)))
+    [start, *_] = dataset.sampler(int(dataset.index.num_frames[0]), dataset.rng(0, 0))[0].tolist()
+    assert start > 0
+    for lost, damaged in ((start + 2, [3, start + 2]), (start + 4, [1, start + 3])):  # frames of both streams
+        shutil.copy(rgb_file(made), file)
+        change_video(file, made.train[0], without_frames(lost))
+        dataset = pickle.loads(pickle.dumps(dataset))  # the file is another one
+        assert dataset[0]["damaged"].tolist() == damaged
+        rgb, residual = dataset.transform.frames[0]
+        whole = [start + i - (start + i == lost) for i in range(4)]
+        assert (rgb == LmdbReader(rgb_file(made)).frames(made.train[0], whole)).all()
+        good = by_hand(rgb_file(made), made.train[0])
+        for i, image in enumerate(residual, start):
+            nearest = {lost - 1: lost - 2, lost: lost + 1}.get(i, i)
+            assert (image == good[nearest]).all()
+
+
+def test_a_dataset_is_pickled_without_frames_and_workers_make_the_same_samples(sets):
+    dataset = build(sets["ucf101"])
+    dataset.readers[0].clips(dataset.index.names[0], np.arange(4)[None])
+    again = pickle.loads(pickle.dumps(dataset))
+    assert again.readers[1].rgb is again.readers[0] and again.readers[0]._kept is again.readers[0]._opened is None
+    items = [(epoch, i) for epoch in (0, 1) for i in range(4)]
+    workers = DataLoader(dataset, batch_size=None, sampler=items, num_workers=2)
+    assert all(equal(sample, again[item]) for sample, item in zip(workers, items, strict=True))
+    assert again.readers[0]._kept is None  # nothing of a finished sample is held
+
+
+@pytest.mark.parametrize("suffix", ["", "-2clip"])
+def test_a_name_without_a_second_view_is_refused(suffix):
+    for base in ("ucf101", "mine"):
+        with pytest.raises(DataError, match=f"^--second_view residual has no effect on {base}{suffix}, .*{base}-f"):
+            catalog.parse(base + suffix, "residual")
+        assert catalog.parse(base + suffix, "flow").streams == ("rgb",)
+    with pytest.raises(DataError, match="no second view 'depth'"):
+        catalog.parse("ucf101-f", "depth")

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from dataset.transforms.photometric import photometric
-from eval import crops, feature_files, retrieval
-from eval.feature_files import FeatureSet
-from eval.windows import apply_packed, rebatch
+from eval import retrieval, windows
+from eval.retrieval import FeatureSet, save_features
+from eval.windows import rebatch
 
 CLASSES, SEQ_LEN, SIDE = 3, 4, 6
 CPU = torch.device("cpu")
@@ -90,14 +90,6 @@ def test_batches_have_one_size_and_lose_nothing(size):
     assert {len(batch) for batch in batches[:-1]} <= {size} and 0 < len(batches[-1]) <= size
 
 
-@pytest.mark.parametrize("size", [1, 4, 5, 100])
-def test_rows_come_back_to_their_chunk(size):
-    chunks = [((i, 0), torch.randn(n, 2)) for i, n in enumerate((3, 1, 9, 2, 8))]
-    out = list(apply_packed(lambda rows: rows * 2, iter(chunks), size))
-    assert [key for key, _ in out] == [key for key, _ in chunks]
-    assert all(torch.equal(rows, 2 * given) for (_, rows), (_, given) in zip(out, chunks, strict=True))
-
-
 @pytest.mark.parametrize("normalise", [False, True])
 def test_features_are_means_over_windows(net, normalise):
     videos = Videos([4, 9, 30, 5])
@@ -112,13 +104,13 @@ def test_features_are_means_over_windows(net, normalise):
 
 def test_crop_probabilities_average_windows_then_crops(net, tmp_path):
     videos = Videos([4, 9, 12], num_crops=10)
-    prob = crops.crop_probabilities(net, (videos[i] for i in range(3)), 7, CPU)
+    prob = windows.crop_probabilities(net, (videos[i] for i in range(3)), 7, CPU)
     expected = [[sum(row.softmax(dim=0) for row in rows) / len(rows) for rows in video]
                 for video in by_window(net, videos, part=0)]
     torch.testing.assert_close(prob, torch.stack([torch.stack(video) for video in expected]))
-    results = crops.report_crops(prob, torch.tensor(videos.index.labels))
+    results = windows.report_crops(prob, torch.tensor(videos.index.labels))
     assert list(results) == ["center", "five", "ten"]
-    path = crops.write_results(tmp_path / "x.pth.tar", videos.index.paths, prob, results)
+    path = windows.write_results(tmp_path / "x.pth.tar", videos.index.paths, prob, results)
     assert path.name == "x.pth.tar-prob-ten.json"
     written = json.loads(path.read_text())
     assert list(written) == videos.index.paths
@@ -163,7 +155,7 @@ def test_files_are_reused_only_for_the_same_checkpoint_options_and_videos(net, t
 def test_report_writes_similarities_of_centred_features(tmp_path, capsys):
     rows = torch.randn(5, 4) + 3, torch.randn(8, 4) - 2
     query, gallery = (FeatureSet(x, torch.arange(len(x)) % CLASSES, [f"v{i}" for i in range(len(x))]) for x in rows)
-    feature_files.save(tmp_path, "mini", "test", query, {})
+    save_features(tmp_path, "mini", "test", query, {})
     retrieval.report(job(tmp_path), query, gallery)
     sim = torch.load(tmp_path / "mini_sim.pth.tar", weights_only=True)
     q, g = (x - x.mean(dim=0) for x in rows)

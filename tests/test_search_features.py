@@ -8,8 +8,8 @@ import miniature
 import numpy as np
 import pytest
 import torch
+from noise import pretrained_state
 from searching import RATE, write_checkpoint, write_video
-from test_classifier_script import pretrained_state
 
 from dataset import catalog
 from dataset.transforms.presets import CropsTransform

@@ -1,4 +1,4 @@
-"""The published commands: our pages have them all, and one of them runs as it stands, on two processes and with S3D.
+"""The published commands: our pages have them all, and one of them runs as it stands, on two processes.
 
 test_documented_commands.py runs the others, made smaller.
 """
@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import miniature
@@ -14,6 +15,8 @@ import pytest
 import torch
 from documented import PAGES, ROOT, Command, commands
 
+from backbone.s3dg import S3D
+from backbone.select_backbone import NETWORKS
 from model.pretrain import InfoNCE
 
 SEED = ROOT.parent / "shared" / "seed_readme.md"
@@ -34,13 +37,16 @@ def test_our_pages_have_every_published_command():
 
 
 @pytest.fixture
-def checkout(tmp_path):
-    """A copy of the code with a miniature UCF101 in the default places, and InfoNCE files to start from."""
+def checkout(tmp_path, monkeypatch):
+    """A copy of the code with a miniature UCF101 in the default places, InfoNCE files, and a narrow S3D."""
     for path in ROOT.iterdir():
         if (path / "__init__.py").exists():
             shutil.copytree(path, tmp_path / path.name, ignore=shutil.ignore_patterns("__pycache__", "*.csv"))
         elif path.suffix == ".py":
             shutil.copy(path, tmp_path)
+    with open(tmp_path / "backbone" / "select_backbone.py", "a") as file:
+        file.write('\nNETWORKS["s3d"] = partial(S3D, scale=0.25)\n')
+    monkeypatch.setitem(NETWORKS, "s3d", partial(S3D, scale=0.25))
     made = miniature.make(tmp_path / "made", classes=2, groups=(1, 8), clips=2, frames=12)
     shutil.copytree(made.data_root, tmp_path / "data", dirs_exist_ok=True)
     shutil.copytree(made.split_root, tmp_path / "process_data" / "data", dirs_exist_ok=True)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from preparing import call, refusal
 
 from dataset import catalog
-from dataset.split_files import read_classes, source_ids
+from dataset.video_index import read_classes, source_ids
 from process_data.src import write_csv
 from process_data.src.split_folder import SHIPPED, check_name, class_list, class_text, split_files, write_files
 from process_data.src.splits import hmdb51_splits, official_splits, source_splits, ucf101_splits

@@ -11,8 +11,7 @@ import numpy as np
 from dataset.catalog import DatasetSpec
 from dataset.clip_sampler import too_short
 from dataset.lmdb_reader import LmdbReader
-from dataset.split_files import read_classes, read_rows, source_ids, video_name
-from dataset.video_index import read_index
+from dataset.video_index import read_classes, read_index, read_rows, source_ids, video_name
 from tools.pictures import evenly_spaced
 from utils.console import Progress
 from utils.errors import DataError

@@ -1,1 +1,1 @@
-"""What happens to frames after decoding: geometry, photometric steps, and the published presets of both."""
+"""Transforms of decoded frames: geometry, photometric steps, and the published presets of both."""

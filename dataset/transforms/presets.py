@@ -109,24 +109,18 @@ class _OneClip:
 
 
 @dataclass(frozen=True)
-class ClassifierTrainTransform(_OneClip):
-    """Random crop at 224, resize, jitter (0.4, 0.4, 0.4, 0.1) with probability 0.3, flip with 0.5."""
+class ClassifierTransform(_OneClip):
+    """Random crop at 224, resize; in training jitter (0.4, 0.4, 0.4, 0.1) with probability 0.3 and flip with 0.5."""
+
+    train: bool = True
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
         """Render "clips", uint8 (1, 1, T, img_dim, img_dim, 3), and "photometric"."""
         clip = _classifier_crop(frames[0][0], self.img_dim, rng)
-        params = CLASSIFIER.draw(rng, 1, len(clip))
-        return _sample([[geometry.flip(clip) if rng.random() < P_FLIP else clip]], [params])
-
-
-@dataclass(frozen=True)
-class ClassifierValTransform(_OneClip):
-    """Random crop at 224 and resize, nothing else."""
-
-    def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
-        """Render "clips", uint8 (1, 1, T, img_dim, img_dim, 3), and "photometric"."""
-        clip = _classifier_crop(frames[0][0], self.img_dim, rng)
-        return _sample([[clip]], [NULL.draw(rng, 1, len(clip))])
+        params = (CLASSIFIER if self.train else NULL).draw(rng, 1, len(clip))
+        if self.train and rng.random() < P_FLIP:
+            clip = geometry.flip(clip)
+        return _sample([[clip]], [params])
 
 
 @dataclass(frozen=True)

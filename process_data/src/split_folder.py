@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from dataset.split_files import read_classes, read_rows, source_names, video_name
+from dataset.video_index import read_classes, read_rows, source_of, video_name
 from process_data.src.splits import Split, k400_list, require_training
 from utils.console import say
 from utils.errors import DataError, OptionError
@@ -62,7 +62,7 @@ def split_files(classes: list[str], splits: list[Split], lengths: dict[str, int]
         files[f"test_split{i:02d}.csv"] = _csv_text(test, classes, lengths)
     # A source goes by its class, too, where several classes have one of that name: a user's videos may be called
     # 001.avi, 002.avi, ... in every class.
-    sources = {source_names(name, by_video=False) for name in lengths}
+    sources = {(source_of(name), source_of(name).split("/")[-1]) for name in lengths}
     shared = Counter(short for _, short in sources)
     files["video_source.json"] = _source_text(short if shared[short] == 1 else full for full, short in sources)
     return files

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePath
 
-from dataset.split_files import source_names
+from dataset.video_index import source_of
 from utils.console import warn
 from utils.errors import DataError, OptionError
 from utils.files import read_text
@@ -86,7 +86,7 @@ def source_splits(names: Iterable[str], seed: int = 0) -> list[Split]:
     Where names hold groups (_gNN), split i tests the i-th block of each class's groups, so 25 groups give UCF101's
     splits. Otherwise the sources are shuffled with the seed. A class of one source is only trained on.
     """
-    source = {name: source_names(name, by_video=False)[0] for name in sorted(names)}  # "Class/v_Class_g01"
+    source = {name: source_of(name) for name in sorted(names)}  # "Class/v_Class_g01"
     grouped = all(re.search(r"_g\d+$", each) for each in source.values())
     by_class: dict[str, list[str]] = {}
     for each in dict.fromkeys(source.values()):

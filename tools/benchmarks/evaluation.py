@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from dataset.transforms.photometric import PhotometricRecipe
 from dataset.transforms.presets import CropsTransform
 from eval import network
-from eval.crops import crop_probabilities
 from eval.retrieval import video_features
-from eval.windows import read_samples, window_clips
+from eval.windows import crop_probabilities, read_samples, window_clips
 from model.folding import fold_batchnorm
 from tools.benchmarks import data
 from tools.benchmarks.data import Sizes

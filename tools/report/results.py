@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from dataset import catalog
-from dataset.split_files import video_name
+from dataset.video_index import video_name
 from eval.merge_2stream_prob import read_probabilities
 from tools.report.retrieval import Retrieved
 from tools.report.run_reader import Run

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dataset.split_files import video_name
-from eval import feature_files, protocols
-from eval.feature_files import FeatureSet
+from dataset.video_index import video_name
+from eval import protocols
+from eval.retrieval import FeatureSet, load_features
 from tools.pictures import evenly_spaced
 from tools.report.strips import Source, Strips
 from utils.errors import CheckpointError
@@ -51,7 +51,7 @@ def load(folder: Path, dataset: str) -> Retrieved:
     Raises:
         OptionError, CheckpointError: files are missing, damaged, or do not belong together.
     """
-    query, gallery = (feature_files.load(folder, dataset, split) for split in ("test", "train"))
+    query, gallery = (load_features(folder, dataset, split) for split in ("test", "train"))
     if query.features.shape[1] != gallery.features.shape[1]:
         raise CheckpointError(f"{folder}: training features {tuple(gallery.features.shape)} and test features "
                               f"{tuple(query.features.shape)} cannot be compared: make them again with --retrieval")

@@ -14,7 +14,7 @@ from engine.run_folder import RUN_FILE as STARTS
 from utils.errors import CheckpointError, OptionError
 from utils.files import read_json
 
-FEATURES = "_test_feature.pth.tar"  # how the name of a test set's features ends, see eval/feature_files.py
+FEATURES = "_test_feature.pth.tar"  # how the name of a test set's features ends, see eval/retrieval.py
 
 
 @dataclass(frozen=True)
