@@ -244,7 +244,7 @@ class VideoIndex:
 
 
 def find_videos(places: Iterable[str]) -> dict[str, State]:
-    """Return the state of each file by path: of single files, and of the videos in and below folders, but hidden ones."""
+    """Return the state of each file by path: single files, and the videos in and below folders, but for hidden ones."""
     found: set[str] = set()
     for place in map(Path, places):
         if not os.path.lexists(place):
