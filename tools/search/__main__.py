@@ -44,34 +44,32 @@ def make_parser() -> Parser:
 
 
 def _add_index(parser: Parser) -> None:
+    parser.set_defaults(run=_index)
     parser.add_argument("checkpoint", metavar="CKPT", help="of pretraining or of a classifier")
     parser.add_argument("places", metavar="VIDEO_DIR", nargs="*", help="folders of videos, with all folders below, and "
                         "single files; those that the index has already need not be named")
-    add = parser.topic("data")
-    add("--short_side", type=whole_number, default=ClipSettings.short_side, metavar="PIXELS", help="scale larger "
-        "frames down to this short side first, as prepare.py does; 0: never")
-    add("--clip_seconds", type=positive_float, default=ClipSettings.clip_seconds, metavar="SECONDS", help="cut longer "
+    add, default, as_trained = parser.topic("data"), ClipSettings, "(default: as the checkpoint was trained)"
+    add("--short_side", type=whole_number, default=default.short_side, metavar="PIXELS", help="scale larger frames "
+        "down to this short side first, as prepare.py does; 0: never")
+    add("--clip_seconds", type=positive_float, default=default.clip_seconds, metavar="SECONDS", help="cut longer "
         "videos into clips of this length; a rest of less than half joins the clip before")
-    add("--flow", choices=METHODS, default=ClipSettings.flow, help="method of flow; take that of the training")
+    add("--flow", choices=METHODS, default=default.flow, help="method of flow; take that of the training")
     add = parser.topic("method")
     add("--two_stream", default="", metavar="CKPT", help="a second encoder, of flow or residual frames; similarities "
         "are added, as merge_2stream_prob.py does")
-    add("--view", choices=["rgb", *SECOND_VIEWS], default="rgb", help="what CKPT was trained on, where the file does "
-        "not say")
-    as_trained = "(default: as the checkpoint was trained)"
+    add("--view", choices=["rgb", *SECOND_VIEWS], default="rgb", help="what CKPT was trained on, if it does not say")
     add("--net", choices=list(NETWORKS), default=None, help=f"backbone {as_trained}")
     add("--seq_len", type=positive_int, default=None, metavar="FRAMES", help=f"frames of a window {as_trained}")
     add("--ds", type=positive_int, default=None, metavar="FRAMES", help=f"take every ds-th frame {as_trained}")
     add("--img_dim", type=positive_int, default=None, metavar="PIXELS", help=f"side of the input frames {as_trained}")
     add = parser.topic("hardware")
     add("--batch_size", type=positive_int, default=VideoIndex.batch_size, metavar="WINDOWS", help="windows in a batch")
-    add("-j", "--workers", type=whole_number, default=1, metavar="PROCESSES", help="processes that decode; 0: decode "
-        "in this one")
+    add("-j", "--workers", type=whole_number, default=1, metavar="PROCESSES", help="that decode; 0: in this one")
     parser.topic("output")("--out", default="video_index", metavar="FOLDER", help="folder of the index")
-    parser.set_defaults(run=_index)
 
 
 def _add_search(parser: Parser) -> None:
+    parser.set_defaults(run=_search)
     parser.add_argument("index", metavar="INDEX", help="folder of the index")
     parser.add_argument("video", metavar="CLIP", help="any video file, also one that is not in the index")
     add = parser.topic("output")
@@ -79,7 +77,6 @@ def _add_search(parser: Parser) -> None:
     add("--exclude_self", action="store_true", help="leave the clips of CLIP itself out; else they are marked")
     add("--json", default="", metavar="FILE", help="also write the answer as JSON")
     add("--html", default="", metavar="FILE", help="where the page goes (default: search.html in INDEX)")
-    parser.set_defaults(run=_search)
 
 
 def _index(args: Namespace) -> None:

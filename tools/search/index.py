@@ -90,15 +90,13 @@ class VideoIndex:
         with lock(folder, "indexing"):
             remove_partial(folder)
             index._read(states, workers)
-        left_out = [video for video in index.videos if video.problem]
-        for video in left_out:
-            say(inline(f"left out {video.path}: {video.problem}"))
+        for video in index.videos:
+            if video.problem:
+                say(inline(f"left out {video.path}: {video.problem}"))
         if not len(index):
             raise OptionError(f"{', '.join(found) or 'no folder was named'}: no video file there that can be used, so "
                               "there is nothing to search: nothing was written")
-        say(f"{len(index.videos) - len(kept)} files new or changed, {len(kept)} as before, "
-            f"{len(old.videos) - len(kept)} changed or gone, {len(left_out)} left out")
-        say(f"index of {index.about}")
+        say(f"{len(index.videos) - len(kept)} files new or changed, {len(kept)} as before\nindex of {index.about}")
         return index
 
     def _read(self, states: dict[str, State], workers: int) -> None:
@@ -146,13 +144,13 @@ class VideoIndex:
         try:
             with np.load(path) as arrays:
                 about, features, seconds = json.loads(str(arrays["about"])), arrays["features"], arrays["seconds"]
+            ends = np.cumsum([clips for *_, clips in about["videos"]])[:-1]
+            videos = [Video(name, tuple(state), rows, times, problem) for (name, state, problem, _), rows, times in zip(
+                about["videos"], np.split(features, ends), np.split(seconds, ends), strict=True)]
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise CheckpointError(f"{path} is damaged ({one_line(str(error))}): remove it, and make the index again"
-                                  ) from error
+            raise CheckpointError(f"{path} is damaged, or of an earlier version ({one_line(str(error))}): remove it, "
+                                  "and make the index again") from error
         specs = tuple(EncoderSpec(**spec) for spec in about["settings"].pop("encoders"))
-        ends = np.cumsum([clips for *_, clips in about["videos"]])[:-1]
-        videos = [Video(path, tuple(state), *rows, problem) for (path, state, problem, _), *rows in zip(
-            about["videos"], np.split(features, ends), np.split(seconds, ends), strict=True)]
         return cls(Path(folder), ClipSettings(specs, **about["settings"]), about["places"], videos)
 
     def __len__(self) -> int:
@@ -201,9 +199,9 @@ class VideoIndex:
         for rank, row in enumerate(found, start=1):
             parts = (pieces[best[row]] * rows[row]).reshape(len(self.settings.encoders), -1).sum(axis=1).tolist()
             by_stream = {spec.view: part for spec, part in zip(self.settings.encoders, parts, strict=True)}
-            times = [*seconds[row].tolist(), *query.seconds[best[row]].tolist()]
-            hits.append(Hit(rank, sum(parts), by_stream, videos[row].path, self._name(videos[row].path), *times,
-                            is_query=videos[row] in own))
+            (start, end), (query_start, query_end) = seconds[row].tolist(), query.seconds[best[row]].tolist()
+            hits.append(Hit(rank, sum(parts), by_stream, videos[row].path, self._name(videos[row].path), start, end,
+                            query_start, query_end, videos[row] in own))
         return Answer(path, len(query.seconds), hits, self.about)
 
     def _name(self, path: str) -> str:
@@ -246,12 +244,12 @@ class VideoIndex:
 def find_videos(places: Iterable[str]) -> dict[str, State]:
     """Return the state of each file by path: single files, and the videos in and below folders, but for hidden ones."""
     found: set[str] = set()
-    for place in map(Path, places):
+    for place in places:
         if not os.path.lexists(place):
             raise OptionError(f"there is no {place}: check the path and its disk, or make a new index without it")
-        below = [path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir()
+        below = [path for path in Path(place).rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir()
                  and not any(part.startswith(".") for part in path.relative_to(place).parts)]
-        found.update(map(str, below if place.is_dir() else [place]))
+        found.update(map(str, below) if os.path.isdir(place) else [place])
     return {path: file_state(path) for path in sorted(found)}
 
 
