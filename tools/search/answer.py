@@ -15,7 +15,7 @@ from tools.pictures import data_uri, film_strip
 from utils.console import inline
 from utils.tables import table
 
-FRAMES, HEIGHT = 5, 128  # of a film strip; pixels
+FRAMES, HEIGHT = 4, 160  # of a film strip; pixels
 
 
 @dataclass(frozen=True)
