@@ -22,7 +22,15 @@ from dataset.residual import residual_image
 from dataset.transforms.photometric import stack_params
 from dataset.transforms.presets import NULL, CropsTransform
 from process_data.src.flow import flow_image, make_flow
-from process_data.src.video_io import SUFFIXES, VideoError, next_frame, opened, require_two_frames, silence_decoder
+from process_data.src.video_io import (
+    VideoError,
+    looks_like_video,
+    name_passed_over,
+    next_frame,
+    opened,
+    require_two_frames,
+    silence_decoder,
+)
 from utils.errors import OptionError
 from utils.stop import init_worker
 
@@ -83,12 +91,13 @@ class Clip:
 def find_videos(places: Iterable[str]) -> dict[str, State]:
     """Return the state of each video file in folders and all below, and of places that are files, by path.
 
-    Hidden files and folders are passed over, and links to folders not followed.
+    Hidden folders and links to folders are not followed; files that are passed over are named.
 
     Raises:
         OptionError: a place is not there.
     """
     found: set[str] = set()
+    others: list[Path] = []
     for place in places:
         if not os.path.lexists(place):
             raise OptionError(f"there is no {place}: check the path and its disk, or make a new index without it")
@@ -96,8 +105,9 @@ def find_videos(places: Iterable[str]) -> dict[str, State]:
             found.add(place)
         for parent, folders, names in os.walk(place):
             folders[:] = [name for name in folders if not name.startswith(".")]
-            found.update(os.path.join(parent, name) for name in names
-                         if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."))
+            found.update(os.path.join(parent, name) for name in names if looks_like_video(name))
+            others += [Path(parent, name) for name in names if not looks_like_video(name)]
+    name_passed_over(others)
     return {path: file_state(path) for path in sorted(found)}
 
 
