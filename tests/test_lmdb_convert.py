@@ -84,7 +84,7 @@ def test_frames_of_other_tools_are_read_and_what_is_no_frame_is_named(tmp_path, 
         (files[0].parent / name).write_bytes(grey(1))
     assert convert("--frames", tmp_path / "f", "--out", tmp_path / "x.lmdb") == 0
     assert stored(tmp_path / "x.lmdb") == {"A/v": coded}
-    assert f"passed over 4 files, such as {files[0].parent}/" in capsys.readouterr().out
+    assert f"files passed over: 4, such as {files[0].parent}/" in capsys.readouterr().out
     files[4].unlink()
     line = refusal(capsys, convert_video_to_lmdb.main, "--frames", tmp_path / "f", "--out", tmp_path / "y.lmdb")
     assert f"{files[4].parent} lacks {files[4].name}: " in line

@@ -46,8 +46,8 @@ def test_what_looks_like_a_video_is_tried_and_the_rest_is_named(tmp_path, capsys
         "Linked/e": "videos/Linked/e.ogv", "Linked/f": "videos/Linked/f.mp4"}
     shown = capsys.readouterr().out
     examples = "videos/A/._b.ts, videos/A/broken.mp4, videos/A/h, videos/A/notes.txt"
-    assert f"passed over 4 files, such as {examples}\n" in shown
-    assert "1 videos lie in no class folder, such as videos/loose.mp4" in shown and "uppermost" not in shown
+    assert f"files passed over: 4, such as {examples}\n" in shown
+    assert "class 'all': 1, such as videos/loose.mp4" in shown and "uppermost" not in shown
     assert list(find_videos(Path("videos/A/day1"))) == ["all/e", "all/f"] and not capsys.readouterr().out
     (tmp_path / "zip").mkdir()
     (tmp_path / "zip/UCF-101").symlink_to("../videos")

@@ -7,6 +7,7 @@ from pathlib import PureWindowsPath
 
 import miniature
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from preparing import call, refusal
@@ -15,9 +16,11 @@ from dataset import catalog
 from dataset.lmdb_reader import LmdbReader
 from dataset.video_index import class_labels, read_classes, read_index, source_ids
 from eval import options
+from eval.merge_2stream_prob import label_probabilities
 from process_data.src import write_csv
 from process_data.src.split_folder import SHIPPED, check_name, class_list, class_text, split_files, write_files
 from process_data.src.splits import hmdb51_lists, match, official_lists, plan_splits, source_splits, ucf101_splits
+from tools.dataset_survey import Dataset, survey_split
 from utils.errors import DataError, OptionError
 
 UCF = [f"{c}/v_{c}_g{g:02d}_c{i:02d}" for c in ("Archery", "Biking") for g in range(1, 26) for i in (1, 2)]
@@ -232,6 +235,29 @@ def test_an_own_set_has_any_number_of_splits(tmp_path, capsys):
     assert options.parse(["--dataset", "own", "--which_split", "12"], "text").which_split == 12
     assert write(*words, 2, "--overwrite") == 0 and len(list((tmp_path / "own").glob("*.csv"))) == 4
     assert "--num_splits" in refusal(capsys, write_csv.main, *words, 3, "--name", "ucf101")
+
+
+def test_k400_with_underscores_in_class_folders(tmp_path, capsys):
+    """As downloaders leave it; the labels are those of the class list, in training, inspection and fusion."""
+    head, clip = "label,youtube_id,time_start,time_end,split,is_cc\r\n", "_000001_000011"
+    labels = ["abseiling", "air drumming", "skiing (not slalom or crosscountry)"]
+    for part in ("train", "val"):
+        (tmp_path / f"{part}.csv").write_text(head + "".join(f"{name},{part}{i},1,11,{part},0\r\n"
+                                                             for i, name in enumerate(labels)))
+        make_lmdb(tmp_path / f"K400/k400_frame_{part}.lmdb",
+                  {f"{name.replace(' ', '_')}/{part}{i}{clip}": 40 for i, name in enumerate(labels)})
+    assert write("--name", "k400", "--data", *(tmp_path / "K400").glob("*.lmdb"), "--splits", tmp_path, "--split_root",
+                 tmp_path / "s") == 0
+    assert "0 listed videos are not in the data\n" in capsys.readouterr().out
+    dataset = Dataset(catalog.parse("k400"), tmp_path, tmp_path / "s", 8, 1)
+    part, other = survey_split(dataset, 1).parts.values()
+    assert len(part.kept) == len(other.kept) == 3 and not part.dropped and not part.refused
+    classes = catalog.class_names("k400", tmp_path / "s")
+    index = read_index(dataset.csv(1, "train"), dataset.spec.readers(tmp_path, train=True), dataset.spec.rules(),
+                       seq_len=8, ds=1)
+    assert [classes[label] for label in index.labels] == labels
+    prob = label_probabilities({name: torch.zeros(400) for name in index.paths}, classes)
+    assert prob.labels.tolist() == index.labels.tolist()
 
 
 def test_k400_lists(tmp_path, capsys):

@@ -64,7 +64,7 @@ def name_passed_over(paths: Iterable[Path]) -> None:
     paths = list(paths)
     examples = {path.suffix.lower(): str(path) for path in reversed(paths)}
     if paths:
-        warn(f"passed over {len(paths)} files, such as {', '.join(sorted(examples.values())[:5])}")
+        warn(f"files passed over: {len(paths)}, such as {', '.join(sorted(examples.values())[:5])}")
 
 
 def find_videos(folder: Path) -> dict[str, Path]:
@@ -81,7 +81,7 @@ def find_videos(folder: Path) -> dict[str, Path]:
     name_passed_over(path for path in files if path not in places)
     loose = [path for path, place in places.items() if len(place) == 1]
     if 0 < len(loose) < len(places):
-        warn(f"{len(loose)} videos lie in no class folder, such as {loose[0]}: they are taken as class {LOOSE!r}")
+        warn(f"videos in no class folder, taken as class {LOOSE!r}: {len(loose)}, such as {loose[0]}")
     deeper = {path.parent for path, place in places.items() if len(place) > 2}
     if len(deeper) > 1 and all(len(place) > 2 for place in places.values()):
         warn(f"no video lies in a class folder itself: the class of {min(places)} is the uppermost folder, "
