@@ -103,5 +103,6 @@ def _pairs(queries: tuple[np.ndarray, np.ndarray], gallery: tuple[np.ndarray, np
     square = ((look ** 2).mean(axis=1)[:, None] + (other_look ** 2).mean(axis=1)
               - 2 / look.shape[1] * look @ other_look.T)
     near = (change @ other_change.T > LEAST_CORRELATION) & (square < MOST_LOOK ** 2)
-    still = ~change.any(axis=1)[:, None] & ~other_change.any(axis=1) & (look.std(axis=1)[:, None] > FLAT)
-    return np.nonzero(near | still & (square < SAME))
+    still, other_still = (np.abs(each).sum(axis=1) == 0 for each in (change, other_change))
+    pictured = look.std(axis=1) > FLAT
+    return np.nonzero(near | (still & pictured)[:, None] & other_still & (square < SAME))

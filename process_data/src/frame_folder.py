@@ -71,10 +71,10 @@ def read_frame(frame: Frame) -> bytes:
             raise DataError(f"{path} is not a JPEG: extract this video again")
     if len(coded) == 1:
         return coded[0]
-    grey = [cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) for data in coded]
-    if any(image is None or image.shape != grey[0].shape for image in grey):
+    x, y = (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) for data in coded)
+    if x is None or y is None or x.shape != y.shape:
         raise DataError(f"{frame[0]} and {frame[1]} do not decode, or differ in size: extract this video again")
-    return jpeg(np.dstack([*grey, np.full_like(grey[0], 128)]))
+    return jpeg(np.dstack([x, y, np.full_like(x, 128)]))
 
 
 def _sequences(folder: Path) -> tuple[Sequences, list[Path]]:

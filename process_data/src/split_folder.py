@@ -84,17 +84,18 @@ def k400_files(folder: Path, lengths: dict[str, int]) -> dict[str, str]:
         known = class_labels(classes, (name.split("/")[0] for name in everything))
         listed = [name for name in everything if name.split("/")[0] in known]
         unknown += sorted(set(everything) - set(listed))
-        plain = match([name[:-14] for name in listed], lengths)
-        found = {name: plain[name[:-14]] for name in listed if name[:-14] in plain} | match(listed, lengths)
-        if not found:
+        plain = match([name[:-14] for name in everything], lengths)
+        found = {name: plain[name[:-14]] for name in everything if name[:-14] in plain} | match(everything, lengths)
+        names = [found[name] for name in listed if name in found]
+        if not names:
             example = f"such as {listed[0]}" if listed else "and none is of a known class"
             raise DataError(f"no video of the {side} list in {folder} exists, {example}: name class folders as in "
                             "ClassInd.txt")
         all_listed += listed
         all_found |= found
-        files[f"{side}_split.csv"] = _csv_text(found.values(), classes, lengths)
+        files[f"{side}_split.csv"] = _csv_text(names, classes, lengths)
     files["video_source.json"] = _source_text(lengths)
-    say(f"{len(all_listed) - len(all_found)} listed videos are not in the data")
+    say(f"{sum(name not in all_found for name in all_listed)} listed videos are not in the data")
     report_unmatched(folder, all_listed, all_found, lengths)
     if unknown:
         say(f"{len(unknown)} listed videos are of classes that ClassInd.txt lacks, such as "

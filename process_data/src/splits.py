@@ -65,12 +65,13 @@ def _listed_splits(folder: Path, lists: list[Lists], videos: list[str], allow_mi
         raise DataError(f"the lists in {folder} name {len(missing)} videos that do not exist, such as {missing[0]}: "
                         "get these, remove them from the lists, or leave them out with --allow_missing")
     report_unmatched(folder, listed, found, videos)
-    splits = [tuple(list(dict.fromkeys(found[path] for path in side if path in found)) for side in (train, test))
-              for train, test, _ in lists]
-    for number, (train, test) in enumerate(splits, 1):
+    splits: list[Split] = []
+    for number, sides in enumerate(lists, 1):
+        train, test = ([found[path] for path in side if path in found] for side in sides[:2])
         if both := set(train) & set(test):
             raise DataError(f"split {number} of the lists in {folder} has {min(both)} for training and for testing: "
                             "remove it from one list")
+        splits.append((list(dict.fromkeys(train)), list(dict.fromkeys(test))))
     return splits
 
 
