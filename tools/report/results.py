@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from dataset import catalog
-from dataset.video_index import video_name
+from dataset.video_index import class_labels, video_name
 from eval.merge_2stream_prob import read_probabilities
 from tools.report.galleries import Retrieved
 from tools.report.run_reader import Run
@@ -101,8 +101,9 @@ def of_probabilities(rows: Mapping[str, Tensor], classes: Sequence[str], title: 
     Raises:
         CheckpointError: the rows are of other classes.
     """
-    number = {name: place for place, name in enumerate(classes)}
-    true = [number.get(video_name(name).split("/")[0], -1) for name in rows]
+    names = [video_name(path).split("/")[0] for path in rows]
+    label_of = class_labels(classes, names)
+    true = [label_of.get(name, -1) for name in names]
     size = len(next(iter(rows.values())))
     if -1 in true or size != len(classes):
         raise CheckpointError(f"it has {size} classes, or one that is not among the {len(classes)} of ClassInd.txt: "

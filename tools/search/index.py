@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from eval.retrieval import fingerprint
-from process_data.src.video_io import SUFFIXES
+from process_data.src.video_io import looks_like_video, name_passed_over, walk
 from tools.search.answer import Answer, Hit
 from tools.search.clips import ClipSettings, Encoder, EncoderSpec, describe, embed, load_encoder
 from utils.console import Progress, inline, one_line, say
@@ -242,14 +242,22 @@ class VideoIndex:
 
 
 def find_videos(places: Iterable[str]) -> dict[str, State]:
-    """Return the state of each file by path: single files, and the videos in and below folders, but for hidden ones."""
+    """Return the state of each file by path: single files, and the videos in and below folders, but for hidden ones.
+
+    Files that are passed over are named.
+    """
     found: set[str] = set()
+    others: list[Path] = []
     for place in places:
         if not os.path.lexists(place):
             raise OptionError(f"there is no {place}: check the path and its disk, or make a new index without it")
-        below = [path for path in Path(place).rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir()
-                 and not any(part.startswith(".") for part in path.relative_to(place).parts)]
-        found.update(map(str, below) if os.path.isdir(place) else [place])
+        if not os.path.isdir(place):
+            found.add(place)
+            continue
+        files = list(walk(Path(place)))
+        found.update(str(path) for path in files if looks_like_video(path.name))
+        others += [path for path in files if not looks_like_video(path.name)]
+    name_passed_over(others)
     return {path: file_state(path) for path in sorted(found)}
 
 
