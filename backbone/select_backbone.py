@@ -28,6 +28,6 @@ def select_backbone(network: str) -> tuple[nn.Module, dict[str, int]]:
         ValueError: there is no such network.
     """
     if network not in NETWORKS:
-        raise ValueError(f"unknown network '{network}': --net takes one of {', '.join(NETWORKS)}")
+        raise ValueError(f"unknown network '{network}': choose from {', '.join(NETWORKS)}")
     backbone = NETWORKS[network]()
     return backbone, {"feature_size": backbone.feature_size}
