@@ -115,8 +115,9 @@ def check_progressive(args: Namespace) -> None:
     if args.topk not in (TOPK, topks[-1]):
         raise OptionError(f"--topk {args.topk} and --progressive {given} contradict each other: omit --topk")
     if args.test or args.resume not in ("", AUTO):
-        raise OptionError(f"--progressive {given} trains several runs: to {'test' if args.test else 'resume'} one of "
-                          "their checkpoints, omit it" + ("" if args.test else ", or resume them all by --resume auto"))
+        option = "--test" if args.test else "--resume"
+        raise OptionError(f"--progressive {given} trains several runs: omit it to use {option} with one of their "
+                          "checkpoints" + ("" if args.test else ", or give --resume auto"))
 
 
 def phases(args: Namespace) -> list[Namespace]:

@@ -72,7 +72,7 @@ def test_the_anchor_of_the_own_view(small, anchor):
 @pytest.mark.parametrize(("settings", "words"), [
     ({"first": "own"}, "own view can come first only"), ({"first": "own", "cascade": True, "stage": 1}, "two stages"),
     ({"anchor": "key"}, "only in a cascade"), ({"anchor": "k", "cascade": True}, "query or key"),
-    ({"anchor": "key", "cascade": True, "stage": 2}, "stage of the own view")])
+    ({"anchor": "key", "cascade": True, "stage": 2}, "ranks by the own view")])
 def test_switches_that_would_change_nothing_are_refused(settings, words):
     with pytest.raises(ModelError, match=words):
         CoCLR("s3d", 8, 64, **settings)
