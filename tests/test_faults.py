@@ -202,7 +202,7 @@ def test_weights_corrupted_by_a_non_finite_loss_are_not_saved(late, monkeypatch,
     monkeypatch.setattr(steps, "infonce_loss", lambda logits: loss(logits) * math.nan)
     before_epoch(1, tasks.append, monkeypatch)
     if late:
-        monkeypatch.setattr(LossCheck, "add", lambda self, iteration, rows, loss, look:
+        monkeypatch.setattr(LossCheck, "add", lambda self, iteration, rows, loss, now:
                             self._pending.append((iteration, rows, loss.detach())))
     assert run("--epochs 3 --resume auto --save_steps 3 --print_freq 100") == 2
     assert not all(value.isfinite().all() for value in tasks[0].model.state_dict().values())  # the fault happens

@@ -18,7 +18,7 @@ from test_main_pretrain import newest, on_noise, run  # noqa: F401
 import main_coclr
 import main_nce
 from engine import checkpoint, health
-from engine.health import CLEAR, HealthProbe, agreement
+from engine.health import CLEARLY_BETTER, HealthProbe, agreement
 from engine.monitors import MiningMonitor, Monitors, class_recalls
 from model.cascade import cascade_stages, cascade_topk
 
@@ -176,8 +176,8 @@ def test_the_sign_test_against_all_coin_throws():
 
 def test_two_clips_of_a_video_are_one_piece_of_evidence():
     none = hits(256)
-    assert health.sign_test(hits(256, both=3), none) == health.sign_test(hits(256, one=3), none) < CLEAR
-    assert health.sign_test(hits(256, both=5), none) > CLEAR
+    assert health.sign_test(hits(256, both=3), none) == health.sign_test(hits(256, one=3), none) < CLEARLY_BETTER
+    assert health.sign_test(hits(256, both=5), none) > CLEARLY_BETTER
     assert health.sign_test(hits(256, both=3), hits(256, one=3)) == health.sign_test(hits(256, one=3), none)
 
 
@@ -236,7 +236,7 @@ def test_a_good_miner_gives_no_warning(line, warned, capsys):
                         device=torch.device("cpu"))
     signs = probe.before(model)
     assert ("is not clearly better than a random" in capsys.readouterr().out) == warned
-    assert (signs["better"] < CLEAR) == warned
+    assert (signs["better"] < CLEARLY_BETTER) == warned
     assert (signs["second_other"] == 1) != warned and signs["second_own"] < 0.2
 
 
