@@ -139,20 +139,21 @@ def run_folder_of(args: Namespace) -> Path:
     return coclr_folder(model, data, train, prefix=args.prefix, name_prefix=args.name_prefix)
 
 
-def check_phase(phase: Namespace) -> None:
-    """Raise UserError if a phase's folder already holds a run, or with ``--resume auto`` a run other than its own."""
+def checked(phase: Namespace) -> Namespace:
+    """Return a phase; UserError if its folder holds a run, or with ``--resume auto`` a run other than its own."""
     folder = run_folder_of(phase)
     if phase.resume != AUTO:
         refuse_present(folder, FOLDER_OPTIONS)
     found = newest_complete(folder / "model")
     if found is None or phase.accept_changes:
-        return
+        return phase
     saved = checkpoint.load(found, checkpoint.RESUME)
     refuse_changes(saved, vars(phase), {}, found)
     before = list(saved.get("options", {}).get("pretrain", phase.pretrain))
     if before != phase.pretrain:
         raise CheckpointError(f"{found} was started from {' '.join(before)}, not from {' '.join(phase.pretrain)}: "
                               f"choose another --name_prefix, or remove {folder}")
+    return phase
 
 
 def work(args: Namespace) -> None:
@@ -161,7 +162,7 @@ def work(args: Namespace) -> None:
                                     args.world_size, args.rank, args.dist_timeout)
     all_phases = phases(args)
     if args.progressive:  # check them all before the first one starts
-        distributed.from_main(lambda: [check_phase(phase) for phase in all_phases])
+        distributed.from_main(lambda: [checked(phase) for phase in all_phases])
     for phase in all_phases:
         run_phase(phase, dist)
 
