@@ -194,7 +194,7 @@ VIEWS = [("noise-f-2clip", {}, "flow"), ("noise-f", {}, "flow"), ("noise-2stream
 
 @pytest.mark.parametrize(("dataset", "options", "view"), VIEWS)
 @pytest.mark.parametrize("wanted", ["flow", "residual"])
-def test_a_second_view_starts_from_no_other_one(dataset, options, view, wanted):
+def test_a_checkpoint_of_another_second_view_is_refused(dataset, options, view, wanted):
     """view: what the file's encoder was trained on besides RGB, "" for nothing, which is taken as it is."""
     saved = {"options": {"dataset": dataset, **options}}
     refused = view not in ("", wanted)

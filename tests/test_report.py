@@ -37,11 +37,11 @@ def page_of(folder: Path, *words: str) -> Page:
     return Page(out.read_text())
 
 
-def test_a_page_holds_all_that_it_shows(made, capsys):
+def test_a_page_is_self_contained(made, capsys):
     page = page_of(made.folder)
     said = capsys.readouterr().out
-    assert ("in it: results, curves, retrieval gallery, mining gallery, class mining recall, confusion matrix, map of "
-            "the features") in said and "not in it" not in said
+    assert ("sections: results, curves, retrieval gallery, mining gallery, class mining recall, confusion matrix, map "
+            "of the features") in said and "missing:" not in said
     assert all("src" not in attrs and attrs.get("href", "#").startswith(("#", "data:")) for _, attrs in page.tags)
     assert {image["data-strip"] for image in page.all("img")} == page.json["strips"].keys()
     cards = [attrs for attrs in page.all("li") if "data-row" in attrs]
@@ -81,7 +81,7 @@ def test_results_of_a_run_and_of_what_started_from_it(made):
         path.rmdir() if path.is_dir() else path.unlink()
 
 
-def test_a_second_run_stands_beside_the_first(made, tmp_path):
+def test_a_second_run_is_compared_with_the_first(made, tmp_path):
     other = tmp_path / "other"
     (other / "model/feature").mkdir(parents=True)
     for name in ("metrics.jsonl", "run.json"):
@@ -115,34 +115,34 @@ def test_names_are_shown_and_never_become_markup(made, tmp_path):
         name.split("/")[0] for name in names}
 
 
-def test_what_is_missing_is_said_and_the_rest_is_made(made, tmp_path, capsys):
+def test_missing_sections_say_why_and_the_rest_is_made(made, tmp_path, capsys):
     copy = tmp_path / "ckpt/log-pretrain/run"
     (copy / "model").mkdir(parents=True)
     (copy / "run.json").write_bytes((made.folder / "run.json").read_bytes())
     (copy / "metrics.jsonl").write_text((made.folder / "metrics.jsonl").read_text() + '{"kind": "epoch", "tit')
     page_of(copy)
     said = capsys.readouterr().out
-    assert "in it: curves, class mining recall" in said and "left out 1 unreadable line of metrics.jsonl" in said
-    assert "not in it: mining gallery. It needs a checkpoint in model/" in said
-    assert "not in it: map of the features. No retrieval has left features of this run: run eval/" in said
+    assert "sections: curves, class mining recall" in said and "skipped 1 unreadable line of metrics.jsonl" in said
+    assert "missing: mining gallery. It needs a checkpoint in model/" in said
+    assert "missing: map of the features. This run has no retrieval features: run eval/" in said
     (copy / "model/epoch1.pth.tar").write_bytes(read_run(made.folder).checkpoint.read_bytes()[:5000])
     os.link(made.features / "mine_test_feature.pth.tar", copy / "model/mine_test_feature.pth.tar")
     page_of(copy, "--data_root", str(made.data.data_root), "--split_root", str(made.data.split_root))
     said = capsys.readouterr().out
-    assert "not in it: mining gallery. " in said and "cut short" in said and "not in it: retrieval gallery. " in said
+    assert "missing: mining gallery. " in said and "cut short" in said and "missing: retrieval gallery. " in said
     (copy / "run.json").write_text("[")
     page_of(copy)
     assert "run.json is not a JSON file" in capsys.readouterr().out
     page = page_of(made.folder, "--data_root", str(tmp_path / "gone"))  # without frames
     said = capsys.readouterr().out
     assert page.json["strips"] == {} and "no film strip" in page.text
-    assert "name the folder of the LMDBs with --data_root" in said and "not in it: mining gallery" in said
+    assert "name the folder of the LMDBs with --data_root" in said and "missing: mining gallery" in said
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["nowhere"], "there is no run folder nowhere"), (["."], "is no run folder"),
+    (["nowhere"], "there is no run folder nowhere"), (["."], "is not a run folder"),
     (["RUN", "--against", "nowhere"], "there is no run folder nowhere"),
-    (["RUN", "--out", "no/such/folder/page.html"], "not there"), (["RUN", "--out", "."], "is a folder"),
+    (["RUN", "--out", "no/such/folder/page.html"], "does not exist"), (["RUN", "--out", "."], "is a folder"),
     (["RUN", "--dataset", "ucf101"], "no features of ucf101"), (["RUN", "--clips", "0"], "--clips")])
 def test_bad_input_is_refused_in_one_line(made, tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
@@ -260,7 +260,7 @@ def test_curves_are_those_of_the_metrics(made, monkeypatch):
     assert drawn["stage 2, own view, keeps 3"][1] == pytest.approx(hits)
     steps = [{"kind": "steps", "title": "train", "done": i, "values": {}, "seconds": {"step": 2.0 * i}}
              for i in range(1000)]
-    monkeypatch.setattr(curves, "MOST_POINTS", 10)
+    monkeypatch.setattr(curves, "MAX_POINTS", 10)
     x, y = curves.points(Run(made.folder, made.folder, [], steps, []), "seconds/train/step")
     assert (x[0], y[0], len(x)) == (49.5, 99.0, 10)
 
@@ -320,7 +320,7 @@ def test_what_is_mined_is_what_the_next_step_would_mine(made):
         assert card["recall"] == pytest.approx(sum(right[j] for j in taken) / max(1, len(taken)))
 
 
-def test_the_mining_gallery_goes_from_the_best_query_to_the_worst(made):
+def test_the_mining_gallery_is_sorted_best_first(made):
     found = gallery(made)
     recalls = [card["recall"] for card in found["cards"]]
     assert recalls == sorted(recalls, reverse=True) and found["recall"] == pytest.approx(np.mean(recalls))
@@ -335,7 +335,7 @@ def test_a_queue_of_unknown_videos_and_a_run_that_does_not_mine_are_refused(made
     saved = checkpoint.load(read_run(made.folder).checkpoint)
     other = dict(saved, label_ring={**saved["label_ring"], "rows": saved["label_ring"]["rows"].flip(0)})
     del saved["label_ring"]
-    for name, content, message in (("published", saved, "which videos"), ("other", other, "other videos")):
+    for name, content, message in (("published", saved, "not record its videos"), ("other", other, "do not match the")):
         checkpoint.save(tmp_path / name, content)
         with pytest.raises(CheckpointError, match=message):
             gallery(made, tmp_path / name)
@@ -343,7 +343,7 @@ def test_a_queue_of_unknown_videos_and_a_run_that_does_not_mine_are_refused(made
         gallery(made, topk=0, cascade=False)
 
 
-def test_of_lines_of_one_moment_the_last_counts(tmp_path):
+def test_the_last_of_repeated_lines_counts(tmp_path):
     def line(kind: str, epoch: int, done: int, loss: float | None, **more: object) -> str:
         return json.dumps({"kind": kind, "epoch": epoch, "done": done, "values": {"loss": loss}, **more})
     (tmp_path / "metrics.jsonl").write_text("\n".join([

@@ -1,4 +1,4 @@
-"""HTML pages that need no other file: one head and one style for all of them, names only ever as text."""
+"""Self-contained HTML pages: one head and one style for all, all content escaped."""
 
 import shlex
 from pathlib import Path
@@ -10,12 +10,12 @@ from utils.files import write_bytes
 
 
 def number(value: float) -> str:
-    """Write a number with three digits: 0.294, 12.6, 1200, 1e-05."""
+    """Format a number with three digits: 0.294, 12.6, 1200, 1e-05."""
     return f"{value:.0f}" if 1000 <= abs(value) < 1e5 else f"{value:.3g}"
 
 
 def percent(share: float) -> str:
-    """Write a share (0-1) in percent, without the sign."""
+    """Format a share (0-1) in percent, without the sign."""
     return f"{100 * share:.1f}"
 
 
@@ -28,7 +28,7 @@ def render(template: str, **content: Any) -> str:
 
 
 def write(path: Path, template: str, **content: Any) -> int:
-    """Write a page, in place of a file of that name, and return its size in bytes."""
-    page = render(template, **content).encode("utf-8", "backslashreplace")  # names of files need not be UTF-8
+    """Write a page, replacing any earlier file, and return its size in bytes."""
+    page = render(template, **content).encode("utf-8", "backslashreplace")  # file names may not be valid UTF-8
     write_bytes(path, page)
     return len(page)

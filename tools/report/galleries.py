@@ -22,14 +22,14 @@ from utils.errors import DataError
 from utils.files import read_json
 
 NEAREST = 5
-MOST_POINTS = 4000  # of the map
+MAX_POINTS = 4000  # on the map
 FRAMES, HIGHEST, LOWEST, QUALITY = 4, 96, 36, 60  # of a film strip: frames, height in pixels, JPEG quality
 STRIP_PIXELS = 2.7e7  # of all strips of a page: about 8 MB of base64
 
 
 @dataclass(frozen=True)
 class Source:
-    """A stream of a part of a dataset."""
+    """One stream of the training or test videos of a dataset."""
 
     name: str  # "train rgb" or the like
     kind: str  # "rgb", "flow" or "residual"
@@ -37,7 +37,7 @@ class Source:
 
 
 def sources(dataset: str, second_view: str, data_root: str, part: str) -> dict[str, Source]:
-    """Return the streams of a part, "train" or "test", by name, "rgb" and "flow", as far as their LMDBs are there."""
+    """Return the streams ("rgb", "flow") of a part ("train" or "test") whose LMDBs exist."""
     spec = replace(catalog.parse(dataset), second_view=second_view)
     readers = zip(spec.streams, spec.readers(Path(data_root), train=part == "train"), strict=True)
     return {stream: Source(f"{part} {stream}", second_view if stream == "flow" else "rgb", reader)
@@ -46,20 +46,20 @@ def sources(dataset: str, second_view: str, data_root: str, part: str) -> dict[s
 
 @dataclass
 class Strips:
-    """Film strips of a page, each stored once however often it is shown."""
+    """A page's film strips, each stored once however often it is shown."""
 
     images: dict[str, str] = field(default_factory=dict)  # as data URIs by id, once made
     failed: Counter[str] = field(default_factory=Counter)  # how many could not be read, by reason
     _wanted: dict[tuple[str, str], tuple[str, Source]] = field(default_factory=dict)
 
     def want(self, source: Source | None, video: str) -> str:
-        """Return the id of the strip of "Class/video", "" without a source."""
+        """Request a strip of "Class/video" and return its id; "" without a source."""
         if source is None:
             return ""
         return self._wanted.setdefault((source.name, video), (f"s{len(self._wanted)}", source))[0]
 
     def make(self) -> None:
-        """Make all strips, the smaller the more there are."""
+        """Make all strips; the more there are, the smaller they get."""
         pixels = STRIP_PIXELS / FRAMES / max(1, len(self._wanted))  # of a frame, 4:3
         height = round(min(HIGHEST, max(LOWEST, math.sqrt(pixels * 3 / 4))))
         for (_, video), (identity, source) in self._wanted.items():
@@ -77,11 +77,11 @@ class Strips:
 
 @dataclass(frozen=True)
 class Retrieved:
-    """Features of both parts, and the nearest training clips of each query."""
+    """Features of the test and training clips, and the nearest training clips of each query."""
 
     folder: Path
     dataset: str  # in the names of the files
-    made_from: dict[str, Any]  # the note that retrieval left beside the features
+    made_from: dict[str, Any]  # the note that retrieval wrote beside the features
     query: FeatureSet  # test clips
     gallery: FeatureSet  # training clips
     sim: Tensor  # cosines of centred features, (Q, 5), best first
@@ -89,7 +89,7 @@ class Retrieved:
 
     @property
     def hits(self) -> Tensor:
-        """True where a neighbour is of the query's class, bool (Q, 5)."""
+        """True where a neighbour has the query's class, bool (Q, 5)."""
         return self.gallery.labels[self.index] == self.query.labels[:, None]
 
     @property
@@ -114,19 +114,19 @@ def load(folder: Path, dataset: str) -> Retrieved:
 
 
 def retrieval_cards(found: Retrieved, most: int, frames: dict[str, Source], strips: Strips) -> list[dict[str, Any]]:
-    """Return at most so many queries, evenly spaced in the list, with their nearest training clips.
+    """Return at most ``most`` queries, evenly spaced in the list, with their nearest training clips.
 
     Args:
-        found: what was retrieved.
+        found: the retrieval.
         most: number of queries.
         frames: sources of "test" and "train" clips, if they are there.
-        strips: of the page.
+        strips: the page's film strips.
 
     Returns:
         {"row", "name", "class", "strip", "near": [{"name", "class", "strip", "sim", "right"}, ...]} of each query.
     """
-    def clip(of: FeatureSet, row: int, part: str) -> dict[str, Any]:
-        video = video_name(of.names[row])
+    def clip(videos: FeatureSet, row: int, part: str) -> dict[str, Any]:
+        video = video_name(videos.names[row])
         label, name = video.split("/")
         return {"name": name, "class": label, "strip": strips.want(frames.get(part), video)}
     return [{"row": row, **clip(found.query, row, "test"),
@@ -136,7 +136,7 @@ def retrieval_cards(found: Retrieved, most: int, frames: dict[str, Source], stri
 
 
 def feature_map(found: Retrieved) -> dict[str, Any]:
-    """Place test clips along the two principal components of their features, centred and L2-normalised as compared.
+    """Project test clips on the two principal components of their features, centred and L2-normalised.
 
     Returns:
         "shares": of the variance along x and y. "classes". "points": {"x", "y", "class" (its number), "right", "row",
@@ -145,7 +145,7 @@ def feature_map(found: Retrieved) -> dict[str, Any]:
     places, shares = principal(protocols.centre_and_normalise(found.query.features))
     number = {label: place for place, label in enumerate(found.classes)}
     points = []
-    for row in pictures.evenly_spaced(len(found.query.names), MOST_POINTS).tolist():
+    for row in pictures.evenly_spaced(len(found.query.names), MAX_POINTS).tolist():
         near = video_name(found.gallery.names[int(found.index[row, 0])])
         points.append({"x": float(places[row, 0]), "y": float(places[row, 1]), "row": row,
                        "class": number[int(found.query.labels[row])], "right": bool(found.hits[row, 0]),
@@ -154,7 +154,7 @@ def feature_map(found: Retrieved) -> dict[str, Any]:
 
 
 def principal(rows: Tensor) -> tuple[np.ndarray, list[float]]:
-    """Project rows on their two principal components: places (N, 2), and each component's share of the variance."""
+    """Project rows onto their two principal components: coordinates (N, 2), and each one's share of variance."""
     u, s, _ = torch.linalg.svd((rows - rows.mean(dim=0)).double(), full_matrices=False)
     pad = torch.nn.functional.pad  # a single row has a single direction
     shares = pad(s.square() / s.square().sum().clamp(min=1e-12), (0, 1))

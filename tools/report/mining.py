@@ -1,4 +1,4 @@
-"""The mining gallery: what survives each stage of the cascade for some training clips (CPR, section 3.2).
+"""The mining gallery: the queue entries that survive each stage for some training clips (CPR, section 3.2).
 
 Queries are clips of the run's training set, drawn and augmented as in training, and embedded by the checkpoint's
 networks. They mine in the queue that the checkpoint holds.
@@ -22,14 +22,14 @@ from model.pretrain import CoCLR
 from tools.report.galleries import Strips, sources
 from utils.errors import CheckpointError
 
-SHOWN = 6  # of a stage's survivors; of the last stage's, twice as many
+SHOWN = 6  # survivors shown per stage; twice as many for the last
 
 
 @dataclass(frozen=True)
 class Query:
     """A query and the queue entries that it mined."""
 
-    row: int  # of the dataset
+    row: int  # in the dataset
     stages: list[Tensor]  # queue entries that survived each stage, by the similarity of its view, best first
     sims: dict[str, Tensor]  # cosines to the whole queue in the "own" and the "other" view, (K,) each
     right: Tensor  # entries of the query's class, but not of its own source, (K,) bool
@@ -37,17 +37,17 @@ class Query:
 
 
 def gallery(options: Mapping[str, Any], path: Path, count: int, strips: Strips) -> dict[str, Any]:
-    """Let training clips mine, as the run's next step would.
+    """Mine positives for training clips, as the run's next step would.
 
     Args:
         options: options of the run, with the folders of its data.
         path: the checkpoint.
-        count: how many clips mine.
-        strips: of the page.
+        count: number of queries.
+        strips: the page's film strips.
 
     Returns:
-        "size": of the queue. "names": of the "own" and the "other" view. "recall", "chance": means over the queries.
-        "cards": a dict of each query, from the best to the worst, see :func:`_card`.
+        "size": queue length. "names": of the "own" and "other" view. "recall", "chance": means over the queries.
+        "cards": a dict for each query, best first, see :func:`_card`.
 
     Raises:
         CheckpointError, DataError, ModelError: options, checkpoint or data are missing or damaged, or do not fit.
@@ -58,13 +58,13 @@ def gallery(options: Mapping[str, Any], path: Path, count: int, strips: Strips) 
     dataset = config.build("train", PretrainTransform(config.img_dim))
     saved = checkpoint.load(path, require=("state_dict", "epoch"))
     checkpoint.load_state(model, saved["state_dict"])
-    rows = (saved.get("label_ring") or {}).get("rows")  # of the dataset, that the queue's entries are of, (K,)
+    rows = (saved.get("label_ring") or {}).get("rows")  # dataset row of each queue entry, (K,)
     if rows is None or not model.queue_is_full:
-        raise CheckpointError("the checkpoint's queue is not full, or it does not say which videos the queue is of")
+        raise CheckpointError("the checkpoint's queue is not full, or does not record its videos")
     videos = torch.as_tensor(dataset.index.sources)
     if int(rows.max()) >= len(videos) or not torch.equal(videos[rows], model.queue_vname):
-        raise CheckpointError("the checkpoint's queue is of other videos than the training list: check --split_root "
-                              "and --data_root")
+        raise CheckpointError("the checkpoint's queue holds videos that do not match the training list: check "
+                              "--split_root and --data_root")
     epoch = (saved.get("progress") or {"epoch": saved["epoch"] + 1})["epoch"]  # the next one, or the one it is in
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(config.seed))[:count]
     streams = sources(config.dataset, config.second_view, config.data_root, "train")
@@ -87,17 +87,17 @@ def gallery(options: Mapping[str, Any], path: Path, count: int, strips: Strips) 
 
 @torch.no_grad()
 def mine(model: CoCLR, dataset: VideoDataset, batch_rows: list[int], rows: Tensor, epoch: int) -> Iterator[Query]:
-    """Let a batch of training clips mine in the model's queue.
+    """Mine positives for a batch of training clips in the model's queue.
 
     Args:
         model: the run's, with the checkpoint's weights.
         dataset: its training set.
-        batch_rows: rows of the dataset that mine.
-        rows: those that the queue's entries are of, (K,).
-        epoch: whose clips and augmentations are drawn.
+        batch_rows: dataset rows of the queries.
+        rows: dataset row of each queue entry, (K,).
+        epoch: seeds the draws of clips and augmentation.
     """
     labels, views = torch.as_tensor(dataset.index.labels), stage_views(model.stage, model.first)
-    model.train()  # BatchNorm takes the statistics of the batch, as in the run; nothing of it is kept
+    model.train()  # BatchNorm uses batch statistics, as in the run; the model is discarded afterwards
     batch = torch.utils.data.default_collate([dataset[epoch, row] for row in batch_rows])
     blocks = to_blocks(batch, "cpu")  # (B, 2 clips, 2 streams, 3, T, H, W)
     _, _, mining = model(blocks[:, 0], blocks[:, 1], batch["source"], return_mining=True)
@@ -115,9 +115,9 @@ def _card(query: Query, views: list[str], names: Mapping[str, str], rows: Tensor
     """Describe a query.
 
     Returns:
-        What ``clip`` says of its row, "recall" (positive mining recall), "chance" (share of the queue that is right),
-        and of each stage {"title", "kept", "before", "hits", "entries": [{what ``clip`` says, "own", "other", "right"
-        (None: of the own source), "mined"}, ...]}.
+        The entries of ``clip``, "recall" (positive mining recall), "chance" (correct share of the queue), and for each
+        stage {"title", "kept", "before", "hits", "entries": [{those of ``clip``, "own", "other", "right" (None:
+        from the query's own source), "mined"}, ...]}.
     """
     def entry(k: int) -> dict[str, Any]:
         return {**clip(int(rows[k])), **{view: float(sims[k]) for view, sims in query.sims.items()},

@@ -1,4 +1,4 @@
-"""What the page of a run shows: its sections, each with its content or the reason why there is none."""
+"""A run's page: its sections, each with its content or the reason why it is missing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,7 +23,7 @@ RETRIEVE = "run eval/main_classifier.py --test CHECKPOINT --retrieval first"
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: content for the template of its name, or why there is none."""
+    """A section of the page: content for the template ``name``.html, or why it is missing."""
 
     name: str
     title: str
@@ -32,18 +32,18 @@ class Section:
 
 
 class Report:
-    """All that the page of a run shows.
+    """Everything on a run's page.
 
     Args:
         run: the run.
         other: a second run to compare with.
-        clips: most test clips in the retrieval gallery.
-        mining_clips: training clips that mine, 0 for no mining gallery.
-        dataset: whose features to show, None for the newest.
+        clips: maximum of test clips in the retrieval gallery.
+        mining_clips: queries of the mining gallery, 0 for no gallery.
+        dataset: dataset whose features to show, None for the newest.
         data_root, split_root: folders of LMDBs and splits, None for the run's.
 
     Raises:
-        OptionError: there are no features of the dataset that was asked for.
+        OptionError: there are no features of ``dataset``.
     """
 
     def __init__(self, run: Run, other: Run | None = None, *, clips: int = 200, mining_clips: int = 16,
@@ -69,7 +69,7 @@ class Report:
                           for reason, count in self.strips.failed.items()]
 
     def _add(self, name: str, title: str, make: Callable[[], Any]) -> None:
-        """Add a section; where it cannot be made it says why, and the report goes on."""
+        """Add a section; one that cannot be made says why, and the report goes on."""
         try:
             self.sections.append(Section(name, title, make()))
         except (UserError, OSError) as error:
@@ -79,23 +79,23 @@ class Report:
     def found(self) -> galleries.Retrieved:
         """The newest features of a retrieval."""
         if not self.features:
-            raise UserError(f"No retrieval has left features of this run: {RETRIEVE}.")
+            raise UserError(f"This run has no retrieval features: {RETRIEVE}.")
         return galleries.load(self.features[0].parent, self.features[0].name.removesuffix(FEATURES))
 
     def _root(self, option: str, default: str) -> str:
         return self.roots[option] or str(self.run.working_folder / self.run.options.get(option, default))
 
     def _results(self) -> list[results.Result]:
-        beside = results.read_results(self.other, self.warnings) if self.other else []
-        found = [*self.results, *(replace(result, what=f"{result.what}, second run") for result in beside)]
+        second = results.read_results(self.other, self.warnings) if self.other else []
+        found = [*self.results, *(replace(result, what=f"{result.what}, second run") for result in second)]
         if not found:
-            raise UserError(f"No evaluation has left results in this run folder: {RETRIEVE}.")
+            raise UserError(f"This run folder has no evaluation results: {RETRIEVE}.")
         return sorted(found, key=lambda result: result.what)
 
     def _curves(self) -> list[dict[str, Any]]:
         if charts := curves.draw(self.run, self.other):
             return charts
-        raise UserError("There is no metrics.jsonl in this run folder, or it has no epoch yet; training writes it.")
+        raise UserError("This run folder has no metrics.jsonl, or no epoch is in it yet; training writes it.")
 
     def _retrieval(self) -> dict[str, Any]:
         data_root = self._root("data_root", self.found.made_from.get("data_root", DATA_ROOT))
@@ -111,7 +111,7 @@ class Report:
     def _mining(self) -> dict[str, Any]:
         path = self.run.checkpoint
         if path is None or not self.run.options:
-            raise UserError("It needs a checkpoint in model/, and the options in run.json.")
+            raise UserError("It needs a checkpoint in model/ and the options in run.json.")
         if not self.mining_clips:
             raise UserError("It was switched off (--mining_clips 0).")
         options = {**self.run.options, "data_root": self._root("data_root", DATA_ROOT),
@@ -129,7 +129,7 @@ class Report:
         return matrices if matrices and not self.features else [*matrices, results.of_neighbours(self.found)]
 
     def tiles(self) -> list[tuple[str, str, str]]:
-        """Return the run at a glance: name, value, and what it is of."""
+        """Return the headline numbers: name, value and description."""
         found = []
         for name in ("R@1", "top-1"):
             if rows := [result for result in self.results if name in result.scores]:

@@ -1,4 +1,4 @@
-"""Results and confusion matrices, from what evaluations wrote below a run."""
+"""Results and confusion matrices, read from the files of a run's evaluations."""
 
 import re
 from collections import Counter
@@ -17,28 +17,28 @@ from tools.report.run_reader import Run
 from utils.errors import CheckpointError, DataError
 from utils.files import read_json
 
-# Files of evaluations: of a retrieval, of a linear probe on stored features, and of crop tests.
+# Files written by evaluations: retrieval, linear probe on stored features, and crop tests.
 FILE = re.compile(r"(?P<retrieval>.+)_recall\.json|(?P<checkpoint>.+?)-(lp-(?P<features>.+)-)?(?P<kind>acc|prob)"
                   r"(-(?P<crops>center|five|ten))?\.json")
 TRAINED = {"last": "linear probe", "ft": "finetuning"}
 CROPS = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}
-WORST = 8  # confusions named beside a matrix
+WORST = 8  # confusions listed beside a matrix
 
 
 @dataclass(frozen=True)
 class Result:
-    """A line of the table of results."""
+    """A row of the results table."""
 
     kind: str  # "retrieval" or "classification"
     what: str  # protocol and dataset, in the same words for every run
     scores: dict[str, float]  # percent by "R@1", "top-1", ...
-    checkpoint: str  # that was evaluated
+    checkpoint: str  # the evaluated one
 
 
 def read_results(run: Run, notes: list[str]) -> list[Result]:
-    """Read all results of a run and of what started from it, the newest of each protocol and checkpoint.
+    """Read the results of a run and of runs started from it: the newest of each protocol and checkpoint.
 
-    What cannot be read is noted in ``notes``.
+    Unreadable files are reported in ``notes``.
     """
     found: dict[tuple[str, str], Result] = {}
     for owner, path, match in _files(run):
@@ -54,7 +54,7 @@ def read_results(run: Run, notes: list[str]) -> list[Result]:
             tests = {f"retrieval on {match['retrieval']}": content}
         else:
             kind, prefix, checkpoint = "classification", "top-", match["checkpoint"]
-            tests = {_what(owner, match, crops): scores  # a crop test has the scores of fewer crops, too
+            tests = {_what(owner, match, crops): scores  # a crop test also has the scores of fewer crops
                      for crops, scores in (content if match["crops"] else {"": content}).items()}
         for what, scores in tests.items():
             named = {f"{prefix}{k}": value for k, value in scores.items() if k.isdecimal()}
@@ -63,7 +63,7 @@ def read_results(run: Run, notes: list[str]) -> list[Result]:
 
 
 def _files(run: Run) -> Iterator[tuple[Run, Path, re.Match[str]]]:
-    """Yield the files of evaluations of a run and of what started from it, the newest first, with their owners."""
+    """Yield the evaluation files of a run and of runs started from it, newest first, with the run they belong to."""
     for owner in [run] if run.is_classifier else [run, *run.downstream()]:
         for path in owner.files("*.json"):
             if match := FILE.fullmatch(path.name):
@@ -79,9 +79,9 @@ def _what(owner: Run, match: re.Match[str], crops: str) -> str:
 
 
 def confusions(run: Run, split_root: str, notes: list[str]) -> list[dict[str, Any]]:
-    """Count the confusions of each classifier whose probabilities are there, those of ten crops first.
+    """Count the confusions of each classifier that saved its probabilities, ten-crop tests first.
 
-    What cannot be read is noted in ``notes``.
+    Unreadable files are reported in ``notes``.
     """
     found = []
     for owner, path, match in sorted(_files(run), key=lambda each: (each[2]["crops"] != "ten", each[1].name)):
@@ -96,10 +96,10 @@ def confusions(run: Run, split_root: str, notes: list[str]) -> list[dict[str, An
 
 
 def of_probabilities(rows: Mapping[str, Tensor], classes: Sequence[str], title: str) -> dict[str, Any]:
-    """Give each test clip its most probable class; ``rows`` has probabilities (classes,) by csv path.
+    """Count confusions with the most probable class; ``rows`` has probabilities (classes,) by csv path.
 
     Raises:
-        CheckpointError: the rows are of other classes.
+        CheckpointError: the classes of the rows do not match.
     """
     names = [video_name(path).split("/")[0] for path in rows]
     label_of = class_labels(classes, names)
@@ -112,7 +112,7 @@ def of_probabilities(rows: Mapping[str, Tensor], classes: Sequence[str], title: 
 
 
 def of_neighbours(found: Retrieved) -> dict[str, Any]:
-    """Give each test clip the class of its nearest training clip."""
+    """Count confusions with the class of the nearest training clip."""
     number = {label: place for place, label in enumerate(found.classes)}
     true, near = ([number[label] for label in labels.tolist()]
                   for labels in (found.query.labels, found.gallery.labels[found.index[:, 0]]))
@@ -120,10 +120,10 @@ def of_neighbours(found: Retrieved) -> dict[str, Any]:
                    true, near)
 
 
-def _matrix(title: str, classes: Sequence[str], true: list[int], said: list[int]) -> dict[str, Any]:
-    """Return "title", "classes", "total", "accuracy" (0-1), the "cells" [true, predicted, clips] that are not 0, and
-    the "worst": the most frequent confusions [true class, predicted class, clips, share of the true class's clips]."""
-    counts, totals = Counter(zip(true, said, strict=True)), Counter(true)
+def _matrix(title: str, classes: Sequence[str], true: list[int], predicted: list[int]) -> dict[str, Any]:
+    """Return "title", "classes", "total", "accuracy" (0-1), the nonzero "cells" [true, predicted, clips], and
+    "worst": the most frequent confusions [true class, predicted class, clips, share of the true class's clips]."""
+    counts, totals = Counter(zip(true, predicted, strict=True)), Counter(true)
     wrong = [(classes[t], classes[s], n, n / totals[t]) for (t, s), n in counts.items() if t != s]
     return {"title": title, "classes": classes, "total": len(true),
             "accuracy": 1 - sum(n for _, _, n, _ in wrong) / len(true),
