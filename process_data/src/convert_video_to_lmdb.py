@@ -5,18 +5,19 @@
     python process_data/src/convert_video_to_lmdb.py --frames UCF101/frames --kind flow \\
         --out data/UCF101/ucf101_tvl1_frame.lmdb
 
-Memory holds one video at a time. The file takes its name only when it is complete.
+The file takes its name only when it is complete. A video beyond the 4 GiB that a value can hold is left out.
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from process_data.src.common import require_writable
-from process_data.src.lmdb_file import pack, write_lmdb
+from process_data.src.lmdb_file import MAX_VALUE, TOO_LONG, pack, value_size, write_lmdb
 from process_data.src.video_io import find_folders, frame_files
-from utils.console import say
+from utils.console import say, warn
 from utils.errors import DataError, OptionError
 from utils.launch import run
 from utils.parser import Parser
@@ -24,13 +25,18 @@ from utils.parser import Parser
 IMAGES = (b"\xff\xd8", b"\x89PNG")  # first bytes of a JPEG and a PNG; datasets read both
 
 
-def pack_folder(folder: Path, kind: str) -> bytes:
-    """Return the LMDB value of one video: its frame files of a kind, "image" or "flow", as they are."""
-    frames = {path: path.read_bytes() for path in frame_files(folder, kind)}
-    for path, data in frames.items():
-        if not data.startswith(IMAGES):
-            raise DataError(f"{path} is not a JPEG: extract this video again")
-    return pack(frames.values())
+def pack_folder(folder: Path, kind: str) -> Iterator[bytes]:
+    """Yield the LMDB value of one video in pieces: its frame files of a kind, "image" or "flow", as they are."""
+    files = frame_files(folder, kind)
+    return pack(len(files), map(read_frame, files))
+
+
+def read_frame(path: Path) -> bytes:
+    """Read a frame file."""
+    data = path.read_bytes()
+    if not data.startswith(IMAGES):
+        raise DataError(f"{path} is not a JPEG: extract this video again")
+    return data
 
 
 def make_parser() -> Parser:
@@ -52,8 +58,13 @@ def main() -> None:
         raise OptionError(f"{options.out} exists: add --overwrite to replace it")
     require_writable(options.out)
     folders = find_folders(options.frames)
-    for folder in folders.values():
-        frame_files(folder, options.kind)  # reports a missing frame before hours of writing
+    for name, folder in list(folders.items()):
+        files = frame_files(folder, options.kind)  # reports a missing frame before hours of writing
+        if value_size([path.stat().st_size for path in files]) > MAX_VALUE:
+            warn(f"left out {folder}: {TOO_LONG}")
+            del folders[name]
+    if not folders:
+        raise DataError(f"none of the videos in {options.frames} can be used: {TOO_LONG}")
     write_lmdb(options.out, folders, lambda name: pack_folder(folders[name], options.kind))
     say(f"{len(folders)} videos in {options.out}")
 
