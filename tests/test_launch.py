@@ -209,7 +209,7 @@ def test_utilities_and_preparation_start_without_torch():
 
 @pytest.mark.parametrize(("membership", "limits", "expected"), [
     ("", {}, 6), ("0::/", {"cpu.max": "max 100000"}, 6), ("0::/", {"cpu.max": "150000 100000"}, 2),
-    ("0::/slurm/job/step", {"cpu.max": "max 100000", "slurm/cpu.max": "300000 100000", "slurm/job/cpu.max": "max 9"}, 3),
+    ("0::/slurm/job/step", {"slurm/cpu.max": "300000 100000", "slurm/job/cpu.max": "max 100000"}, 3),
     ("0::/job", {"unified/job/cpu.max": "10000 100000"}, 1),
     ("3:cpuset:/\n2:cpu,cpuacct:/docker/1\n0::/", {"cpu,cpuacct/cpu.cfs_quota_us": "400000",
                                                   "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 4),

@@ -116,10 +116,11 @@ def _write_tree(file: BinaryIO, nodes: list[tuple[bytes, bytes]]) -> None:
     Args:
         nodes: key and node of each entry of the leaves, in the order of the keys.
     """
-    entries, values_end, levels = len(nodes), file.tell() // PAGE, []
+    entries, values_end = len(nodes), file.tell() // PAGE
+    levels: list[int] = []  # pages of each, from the leaves up
     while not levels or levels[-1] > 1:
         groups = -(-len(nodes) // NODES)
-        above = []
+        above: list[tuple[bytes, bytes]] = []
         for group in range(groups):  # of equal size: a branch must not have one node only
             part = nodes[group * len(nodes) // groups:(group + 1) * len(nodes) // groups]
             number = file.tell() // PAGE

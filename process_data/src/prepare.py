@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +173,9 @@ class Finished:
     def __contains__(self, mark: str) -> bool:
         return mark in self._names or self._layout.packed(self._stream, mark).is_file()
 
-    def load(self, mark: str) -> Pieces:
-        """Yield the value of a video in pieces."""
+    def load(self, marks: Mapping[str, str], name: str) -> Pieces:
+        """Yield the value of a video in pieces, by its name and the fingerprints of all."""
+        mark = marks[name]
         path = self._layout.packed(self._stream, mark)
         if not path.is_file():
             yield self._reader.packed(self._names[mark])
@@ -205,7 +207,7 @@ def write_lmdbs(layout: Layout, videos: Mapping[str, Path], *, short_side: int, 
     done = [name for name in videos if all(marks[name] in each for each in finished.values())]
     for (stream, each), path, is_complete in zip(finished.items(), layout.lmdbs, complete, strict=True):
         if not is_complete:
-            write_lmdb(path, done, lambda name, each=each: each.load(marks[name]))
+            write_lmdb(path, done, partial(each.load, marks))
             made[stream] = marks
             write_json(layout.record, record, indent=1)
         shutil.rmtree(layout.work / stream, ignore_errors=True)
