@@ -252,6 +252,14 @@ def grow(folder):
     return ["Extra/v_Extra_g01_c01", "Slide/v_Slide_g04_c01", "Spin/v_Spin_g01_c01", "Slide/v_Slide_g01_c02"]
 
 
+def test_a_lost_flow_file_is_made_again(videos, with_dis, tmp_path):
+    shutil.copytree(with_dis, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "data/mine/mine_tvl1_frame.lmdb").unlink()
+    assert call(prepare.main, *arguments(videos, tmp_path)) == 0
+    for path in ("data/mine/mine_frame.lmdb", "data/mine/mine_tvl1_frame.lmdb"):
+        assert stored(tmp_path / path) == stored(with_dis / path)
+
+
 @pytest.mark.parametrize("interrupted", [None, ("pack_video", 1), ("write_lmdb", 1)])
 def test_a_folder_that_grows_keeps_what_was_made_of_other_videos(videos, with_dis, tmp_path, monkeypatch, interrupted):
     shutil.copytree(videos, tmp_path / "videos")

@@ -125,7 +125,7 @@ def outcome_of(timing: Timing, strict: bool) -> Outcome:
     missing = timing.missing()
     if missing and strict:
         raise VideoError(missing)
-    damage = missing and f"{missing}: was it copied whole? --strict leaves it out"
+    damage = missing and f"{missing}: was it copied whole, or cut without encoding? --strict leaves it out"
     if not missing and timing.decoded > MAX_BYTES:
         damage = (f"its frames take {timing.decoded / 2**30:.1f} GiB when decoded, which makes evaluation slow: cut it "
                   "into several, or give a smaller --short_side")

@@ -196,13 +196,15 @@ def write_lmdbs(layout: Layout, videos: Mapping[str, Path], *, short_side: int, 
                 for stream, path in zip(layout.streams, layout.lmdbs, strict=True)}
     complete = [path.exists() and made.get(stream) == marks
                 for stream, path in zip(layout.streams, layout.lmdbs, strict=True)]
-    if not any(complete):
+    # What a complete LMDB lacks was left out of it, and is not tried again.
+    wanted = [name for name in videos if all(marks[name] in each for each, is_complete
+                                             in zip(finished.values(), complete, strict=True) if is_complete)]
+    jobs = {name: (videos[name], [layout.packed(stream, marks[name]) for stream in layout.streams], short_side, method,
+                   strict) for name in wanted if not all(marks[name] in each for each in finished.values())}
+    if jobs:
         for stream in layout.streams:
             (layout.work / stream).mkdir(parents=True, exist_ok=True)
             remove_partial(layout.work / stream)
-        jobs = {name: (path, [layout.packed(stream, marks[name]) for stream in layout.streams], short_side, method,
-                       strict) for name, path in videos.items()
-                if not all(marks[name] in each for each in finished.values())}
         process(pack_video, jobs, videos, workers, "frames" if method == NO_FLOW else "frames and flow")
     done = [name for name in videos if all(marks[name] in each for each in finished.values())]
     for (stream, each), path, is_complete in zip(finished.items(), layout.lmdbs, complete, strict=True):
