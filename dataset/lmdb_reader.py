@@ -152,6 +152,10 @@ class LmdbReader(FrameReader):
         found |= dict.fromkeys(cut, f"{where}: its value is cut after {len(value.view)} bytes, or damaged")
         return DecodedFrames(numbers, images, found)
 
+    def packed(self, name: str) -> memoryview:
+        """Return the value of a video, a msgpack list of its JPEGs, as it is in the file. Raises as :meth:`clips`."""
+        return self._value(name).view
+
     def _id(self, name: str) -> int:
         try:
             return self._file().ids[name]

@@ -10,6 +10,7 @@ from dataset import catalog
 from engine.device import STEPS
 from utils.distributed import TIMEOUT
 from utils.errors import OptionError
+from utils.launch import allotted_cores
 from utils.parser import Parser
 
 DATA_ROOT, SPLIT_ROOT = str(catalog.DATA_ROOT), str(catalog.SPLIT_ROOT)  # as text: checkpoints hold the options
@@ -117,8 +118,9 @@ def add_shared(parser: Parser, *, dataset: str, num_seq: int, schedule: Sequence
     add("--compile", action="store_true", help="compile the encoders with torch.compile, which takes minutes")
     add("--deterministic", action="store_true", help="prefer deterministic kernels on GPUs, and warn where there "
         "are none (max pooling); a CPU is always deterministic")
-    add("-j", "--workers", type=whole_number, default=workers, metavar="PROCESSES",
-        help="loader processes; 0 loads in the main process")
+    add("-j", "--workers", type=whole_number, default=min(workers, allotted_cores()), metavar="PROCESSES",
+        help=f"loader processes; 0 loads in the main process (default: one per core that this process may use, up to "
+        f"{workers})")
     add = parser.topic("output")
     add("--prefix", default=prefix, help="first part of the run folder's name")
     add("--print_freq", type=positive_int, default=5, metavar="STEPS", help="steps between progress lines")

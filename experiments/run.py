@@ -161,7 +161,7 @@ def run_side_by_side(plans: Sequence[SeedPlan], at_once: int) -> None:
 
     After a failure no further one starts, and the running ones finish.
     """
-    os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, launch.allotted_cores() // at_once))
     with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), end_with_parent, (signal.SIGTERM,)) as pool:
         running = [pool.submit(run_steps, plan.out, plan.steps) for plan in plans]
         try:

@@ -42,10 +42,11 @@ def refusal(capsys, main: Callable[[], None], *words: object) -> str:
     return line
 
 
-def write_video(path: Path, frames: int = 4, size: tuple[int, int] = (32, 48), code: str = "MJPG") -> Path:
+def write_video(path: Path, frames: int = 4, size: tuple[int, int] = (32, 48), code: str = "MJPG",
+                rate: float = 15) -> Path:
     """Write a video of a texture, (height, width) pixels, that moves; it differs from that of any other name."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), 15, size[::-1])
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), rate, size[::-1])
     if not writer.isOpened():
         pytest.skip(f"this OpenCV writes no {path.suffix} with {code}")
     texture = miniature.frame(path.stem, 0, (size[0], size[1] + frames))

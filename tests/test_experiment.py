@@ -310,7 +310,7 @@ def check_numbers(found: dict, folder: Path) -> None:
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "run_steps", seed_process.part)
-    monkeypatch.setattr(os, "cpu_count", lambda: 12)
+    monkeypatch.setattr(launch, "allotted_cores", lambda: 12)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # is set by the call
     return lambda *names: run.run_side_by_side([SimpleNamespace(out=tmp_path / name, steps=[]) for name in names], 2)
 

@@ -205,3 +205,22 @@ def test_utilities_and_preparation_start_without_torch():
         "process_data.src.extract_ff, process_data.src.convert_video_to_lmdb, process_data.src.write_csv"
     program = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(PROGRAM).parents[1])
+
+
+@pytest.mark.parametrize(("membership", "limits", "expected"), [
+    ("", {}, 6), ("0::/", {"cpu.max": "max 100000"}, 6), ("0::/", {"cpu.max": "150000 100000"}, 2),
+    ("0::/slurm/job/step", {"slurm/cpu.max": "300000 100000", "slurm/job/cpu.max": "max 100000"}, 3),
+    ("0::/job", {"unified/job/cpu.max": "10000 100000"}, 1),
+    ("3:cpuset:/\n2:cpu,cpuacct:/docker/1\n0::/", {"cpu,cpuacct/cpu.cfs_quota_us": "400000",
+                                                  "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 4),
+    ("1:cpu:/job", {"cpu/job/cpu.cfs_quota_us": "-1", "cpu/job/cpu.cfs_period_us": "100000"}, 6),
+    ("1:cpu:/job", {"cpu/job/cpu.cfs_quota_us": "50000", "cpu/job/cpu.cfs_period_us": "25000"}, 2)])
+def test_cores_are_those_allotted_by_affinity_and_control_groups(tmp_path, monkeypatch, membership, limits, expected):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
+    monkeypatch.setattr(launch, "CGROUPS", tmp_path)
+    monkeypatch.setattr(launch, "CGROUPS_OF_PROCESS", tmp_path / "membership")
+    (tmp_path / "membership").write_text(membership)
+    for name, text in limits.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    assert launch.allotted_cores() == expected

@@ -4,6 +4,7 @@ import os
 import random
 import resource
 import signal
+import tracemalloc
 
 import cv2
 import lmdb
@@ -123,11 +124,32 @@ def test_frames_that_could_be_meant_in_two_ways_are_refused(tmp_path, capsys, na
     assert words in refusal(capsys, convert_video_to_lmdb.main, "--frames", tmp_path / "f", "--out", tmp_path / "x")
 
 
-def test_the_map_grows(tmp_path, monkeypatch):
-    monkeypatch.setattr(lmdb_file, "FIRST_MAP", 1 << 16)
-    values = {f"a/{i}": [bytes([i]) * 300_000] for i in range(5)}
-    write_lmdb(tmp_path / "x.lmdb", values, lambda name: pack(values[name]))
+@pytest.mark.parametrize("count", [1, 12, 300])
+def test_the_map_grows_and_the_file_ends_with_its_last_page(tmp_path, monkeypatch, count):
+    monkeypatch.setattr(lmdb_file, "SPARE", 1 << 16)
+    values = {f"a/{i}": [bytes([i % 256]) * (4076 + i)] * (i % 3 + 1) for i in range(count)}
+    write_lmdb(tmp_path / "x.lmdb", values, lambda name: pack(len(values[name]), values[name]))
     assert stored(tmp_path / "x.lmdb") == values
+    with lmdb.open(str(tmp_path / "x.lmdb"), subdir=False, lock=False, readonly=True) as environment:
+        size = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    assert (tmp_path / "x.lmdb").stat().st_size == size
+
+
+def test_memory_holds_a_piece_of_a_value_not_the_video(tmp_path):
+    tracemalloc.start()
+    write_lmdb(tmp_path / "x.lmdb", ["a/long"], lambda name: pack(200, (bytes(300_000) for _ in range(200))))
+    assert tracemalloc.get_traced_memory()[1] < 3_000_000 < 60_000_000 < (tmp_path / "x.lmdb").stat().st_size
+    tracemalloc.stop()
+
+
+def test_a_folder_beyond_what_a_value_holds_is_left_out(frames, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(convert_video_to_lmdb, "MAX_VALUE", 5 * 21 + sum(len(jpeg(10 * i)) for i in range(1, 21)) - 1)
+    assert convert("--frames", frames, "--out", tmp_path / "x.lmdb") == 0
+    assert set(frame_counts(tmp_path / "x.lmdb")) == set(LENGTHS) - {"Run/v_Run_g02_c01"}
+    assert f"left out {frames}/Run/v_Run_g02_c01: its frames take more" in capsys.readouterr().out
+    monkeypatch.setattr(convert_video_to_lmdb, "MAX_VALUE", 9)
+    assert "none of the videos" in refusal(capsys, convert_video_to_lmdb.main, "--frames", frames, "--out",
+                                           tmp_path / "y.lmdb")
 
 
 def test_a_converter_killed_midway_leaves_nothing_that_looks_complete(frames, tmp_path):
@@ -167,7 +189,7 @@ def test_a_full_disk_is_one_line_and_the_unfinished_file_goes(frames, tmp_path):
 
 
 def test_a_file_that_is_cut_short_or_no_lmdb_is_refused(tmp_path):
-    write_lmdb(tmp_path / "x", LENGTHS, lambda name: pack([jpeg(1)] * LENGTHS[name]))
+    write_lmdb(tmp_path / "x", LENGTHS, lambda name: pack(LENGTHS[name], [jpeg(1)] * LENGTHS[name]))
     os.truncate(tmp_path / "x", (tmp_path / "x").stat().st_size - 1)
     (tmp_path / "y").write_text("nonsense" * 1000)
     for name in "xyz":

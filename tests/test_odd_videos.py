@@ -1,6 +1,7 @@
 """Videos as people have them: unusual containers, damaged files, odd sizes and odd names."""
 
 import os
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from preparing import call, refusal, stored, write_video
 
-from process_data.src import convert_video_to_lmdb, extract_ff, prepare, video_io
+from process_data.src import convert_video_to_lmdb, extract_ff, flow, prepare, video_io
+from process_data.src.common import Outcome
 from process_data.src.lmdb_file import frame_counts
-from process_data.src.video_io import find_videos, read_frames, require_name
+from process_data.src.video_io import Timing, find_videos, read_frames, require_name
 from utils.errors import DataError
 
 COMMON = ("--videos", "videos", "--workers", "1", "--flow", "dis")
@@ -60,7 +62,7 @@ def test_what_looks_like_a_video_is_tried_and_the_rest_is_named(tmp_path, capsys
 @pytest.mark.parametrize(("script", "options"), [(extract_ff, EXTRACT), (prepare, PREPARE)])
 def test_a_video_that_cannot_be_used_is_left_out_with_a_reason(monkeypatch, capsys, script, options):
     monkeypatch.setattr(video_io, "MAX_PIXELS", 4000)
-    monkeypatch.setattr(prepare, "MAX_BYTES", 100_000)
+    monkeypatch.setattr(prepare, "MAX_VALUE", 100_000)
     for group in (1, 2):
         write_video(Path(f"videos/A/v_g0{group}_c01.avi"))
     write_video(Path("videos/A/huge.avi"), size=(32, 128), code="FFV1")
@@ -72,22 +74,99 @@ def test_a_video_that_cannot_be_used_is_left_out_with_a_reason(monkeypatch, caps
     shown = capsys.readouterr().out
     assert "left out videos/A/huge.avi: has frames of 128 x 32 pixels, more than 4000 in all\n" in shown
     assert "left out videos/A/one.avi: only one frame decodes\n" in shown
-    assert "empty.avi: does not decode\n" in shown and "text.avi: does not decode\n" in shown
-    assert ("long.avi: its frames take more than 0.0001 GB" in shown) == (script is prepare)
+    assert "empty.avi: is empty\n" in shown and "text.avi: does not decode\n" in shown
+    assert ("long.avi: its frames take more than the 4 GiB" in shown) == (script is prepare)
     assert shown.count("left out videos/") == (5 if script is prepare else 4)
     assert call(script.main, *options) == 0  # asked again, nothing has changed
 
 
-def test_a_video_whose_end_is_missing_keeps_the_frames_before():
+def test_a_video_that_cannot_fit_is_left_out_before_its_flow_is_estimated(monkeypatch):
+    write_video(Path("videos/A/v_g01_c01.avi"), frames=30)
+    monkeypatch.setattr(prepare, "MAX_VALUE", 20_000)
+    monkeypatch.setattr(flow, "flow_image", None)
+    outcome = prepare.pack_video(Path("videos/A/v_g01_c01.avi"), [Path("rgb"), Path("flow")], 0, "dis", False)
+    assert "cut it into several" in outcome.left_out
+    assert os.listdir() == ["videos"]
+
+
+def test_memory_holds_a_window_of_frames(tmp_path, monkeypatch):
+    frame = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
+    monkeypatch.setattr(flow, "read_frames", lambda *args: (frame for _ in range(60)))
+    tracemalloc.start()
+    assert prepare.pack_video(tmp_path / "x", [tmp_path / "rgb"], 0, "none", False) == Outcome()
+    assert tracemalloc.get_traced_memory()[1] < 2_000_000 < 5_000_000 < (tmp_path / "rgb").stat().st_size
+    tracemalloc.stop()
+
+
+MP4 = b"\0\0\0\x18ftypisom" + bytes(12)
+
+
+@pytest.mark.parametrize(("data", "words"), [
+    (b"GIF89a" + bytes(20), "is a GIF of one picture"), (b"ID3\4" + bytes(20), "holds sound alone"),
+    (cv2.imencode(".png", np.zeros((40, 40, 3), np.uint8))[1].tobytes(), "is a photo"),
+    (b"\0\0\0\x1cftypheic" + bytes(20), "is a photo"), (b"RIFF\1\1\1\1WAVEfmt ", "holds sound alone"),
+    (MP4 + bytes(1 << 23) + b"hdlr" + bytes(8) + b"soun", "holds sound alone"),
+    (MP4 + b"hdlr" + bytes(8) + b"vide" + b"hdlr" + bytes(8) + b"soun", "does not decode"),
+    (MP4 + b"hdlr" + bytes(8) + b"vide" + b"stsd" + bytes(12) + b"av01", "is AV1, for which"),
+    (b"\x1a\x45\xdf\xa3" + bytes(30) + b"\x86\x86A_OPUS", "holds sound alone"),
+    (b"\x1a\x45\xdf\xa3" + bytes(30) + b"\x86\x85V_AV1\x86\x86A_OPUS", "is AV1, for which")])
+def test_what_is_no_video_is_called_by_its_kind(tmp_path, data, words):
+    (tmp_path / "x.mp4").write_bytes(data)
+    assert words in prepare.pack_video(tmp_path / "x.mp4", [tmp_path / "rgb"], 0, "none", False).left_out
+
+
+def timing(promised: float, rate: float, stamps) -> Timing:
+    found = Timing()
+    found.promised, found.rate, found.stamps = promised, rate, list(stamps)
+    return found
+
+
+STEADY = [40 * i for i in range(100)]
+BROWSER = np.cumsum(np.random.default_rng(0).integers(20, 120, 100))  # 7 s in steps of whole milliseconds
+
+
+@pytest.mark.parametrize(("found", "missing", "odd"), [
+    (timing(100, 25, STEADY), "", ""), (timing(105, 25, STEADY), "", ""), (timing(-1e18, 25, [0] * 40), "", ""),
+    (timing(106, 25, STEADY), "gives 100 of the 106 frames", ""),
+    (timing(100, 25, STEADY[:30] + STEADY[60:]), "gives 70 of the 100 frames", ""),
+    (timing(100, 25, [0] * 60), "gives 60 of the 100 frames", ""),
+    (timing(100, 60, [16 * i + i // 3 for i in range(100)]), "", ""),  # 60 a second in whole milliseconds
+    (timing(1000 * 7, 1000, BROWSER), "", "22 to 113 ms"),
+    (timing(1000 * 14, 1000, BROWSER), "ends after 7.", "22 to 113 ms"),
+    (timing(4000, 1000, STEADY), "", "claims 1000 frames a second, gives 25"),
+    (timing(100, 30, [33 * i for i in range(50)] + [1650 + 42 * i for i in range(50)]), "", "33 to 42 ms"),  # a phone
+    (timing(100, 0.2, [5000 * i for i in range(100)]), "", "0.2 frames a second")])
+def test_missing_frames_and_odd_rates_by_table(found, missing, odd):
+    assert (found.missing() == "") == (missing == "") and found.missing().startswith(missing)
+    assert (found.odd_rate() == "") == (odd == "") and found.odd_rate().startswith(odd)
+
+
+def test_a_video_whose_end_is_missing_keeps_the_frames_before(capsys):
     path = write_video(Path("videos/A/v_g01_c01.avi"), frames=20)
     whole = list(read_frames(path))
     os.truncate(path, path.stat().st_size // 2)
-    write_video(Path("videos/A/v_g02_c01.avi"))
+    for group in (2, 3):
+        write_video(Path(f"videos/A/v_g0{group}_c01.avi"))
     found = list(read_frames(path))
     assert 1 < len(found) < 20
     np.testing.assert_array_equal(found[:-1], whole[:len(found) - 1])  # the last may be a part of a frame
     assert call(prepare.main, *PREPARE) == 0
     assert frame_counts(Path("data/mine/mine_frame.lmdb"))["A/v_g01_c01"] == len(found)
+    assert f"warning: {path}: gives {len(found)} of the 20 frames that its file promises" in capsys.readouterr().out
+    assert "strict (False, now True)" in refusal(capsys, prepare.main, *PREPARE, "--strict")
+    for script, options in ((prepare, (*PREPARE, "--overwrite")), (extract_ff, EXTRACT)):
+        assert call(script.main, *options, "--strict") == 0
+        assert f"left out {path}: gives {len(found)} of the 20 frames" in capsys.readouterr().out
+    assert set(frame_counts(Path("data/mine/mine_frame.lmdb"))) == {"A/v_g02_c01", "A/v_g03_c01"}
+
+
+def test_an_odd_rate_is_reported_and_the_frames_kept_as_they_come(capsys):
+    for group, rate in ((1, 15), (2, 1000)):
+        write_video(Path(f"videos/A/v_g0{group}_c01.avi"), frames=8, rate=rate)
+    assert call(prepare.main, *PREPARE) == 0
+    assert ("1 of 2 videos have a frame rate that varies or is implausible, such as videos/A/v_g02_c01.avi (1e+03 "
+            "frames a second); their frames are kept as they come") in capsys.readouterr().out
+    assert frame_counts(Path("data/mine/mine_frame.lmdb")) == {"A/v_g01_c01": 8, "A/v_g02_c01": 8}
 
 
 def test_a_frame_that_the_flow_cannot_take_leaves_the_video_out(monkeypatch, capsys):

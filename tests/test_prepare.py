@@ -1,9 +1,11 @@
 """Videos to datasets: the content of the LMDBs and splits, stopped runs, and wrong input."""
 
 import csv
+import os
 import resource
 import shutil
 import signal
+import time
 
 import cv2
 import lmdb
@@ -17,6 +19,7 @@ from dataset.video_index import read_classes
 from process_data.src import convert_video_to_lmdb, extract_ff, prepare
 from process_data.src.flow import flow_image, make_flow
 from process_data.src.video_io import find_videos, short_name, shrink
+from utils import files
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,7 @@ def arguments(videos, home, *more, flow="dis"):
 
 
 def file_contents(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
 
 
 def rows(path):
@@ -96,7 +99,7 @@ def test_splits_and_report(prepared):
     assert (home / "splits/mine/ClassInd.txt").read_text() == "Slide\nSpin\n"
     assert "v_Slide_g01_c02.mp4: does not decode" in done.stdout and "1 left out: Slide/v_Slide_g01_c02" in done.stdout
     lmdbs = {f"mine_{stream}.lmdb{end}" for stream in ("frame", "tvl1_frame") for end in ("", "-order")}
-    assert {path.name for path in (home / "data/mine").iterdir()} == lmdbs | {"mine_prepare.json"}
+    assert {path.name for path in (home / "data/mine").iterdir()} == lmdbs | {".lock", "mine_prepare.json"}
 
 
 def test_a_finished_dataset_stays_as_it_is(videos, prepared, capsys):
@@ -131,7 +134,7 @@ def test_without_flow_frames_and_splits_are_the_same(videos, with_dis, tmp_path,
     assert "frames and flow" not in shown.err and "flow LMDB" not in shown.out
     assert "none: train with --second_view residual" in shown.out
     left = {path.name for path in (tmp_path / "data/mine").iterdir()}
-    assert left == {"mine_prepare.json", "mine_frame.lmdb", "mine_frame.lmdb-order"}
+    assert left == {".lock", "mine_prepare.json", "mine_frame.lmdb", "mine_frame.lmdb-order"}
     assert stored(tmp_path / "data/mine/mine_frame.lmdb") == stored(with_dis / "data/mine/mine_frame.lmdb")
     for path in (with_dis / "splits/mine").iterdir():
         assert (tmp_path / "splits/mine" / path.name).read_text() == path.read_text()
@@ -264,18 +267,85 @@ def test_wrong_input_is_one_line_and_nothing_is_touched(videos, tmp_path, capsys
         capsys, prepare.main, *arguments(videos, tmp_path, "--videos", tmp_path / "bad", "--name", "other"))
 
 
-def test_overwrite_takes_over_added_and_removed_classes(videos, tmp_path, capsys):
+def grow(folder):
+    """Add a class, add, remove, rename and replace a video; return the names of those that have to be decoded."""
+    write_video(folder / "Extra/v_Extra_g01_c01.avi")
+    write_video(folder / "Slide/v_Slide_g04_c01.avi")
+    (folder / "Slide/v_Slide_g02_c01.avi").unlink()
+    (folder / "Slide/v_Slide_g03_c01.avi").rename(folder / "Slide/v_Slide_g05_c01.avi")
+    write_video(folder / "new.avi", frames=5).replace(folder / "Spin/v_Spin_g01_c01.avi")
+    return ["Extra/v_Extra_g01_c01", "Slide/v_Slide_g04_c01", "Spin/v_Spin_g01_c01", "Slide/v_Slide_g01_c02"]
+
+
+def test_a_lost_flow_file_is_made_again(videos, with_dis, tmp_path):
+    shutil.copytree(with_dis, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "data/mine/mine_tvl1_frame.lmdb").unlink()
+    assert call(prepare.main, *arguments(videos, tmp_path)) == 0
+    for path in ("data/mine/mine_frame.lmdb", "data/mine/mine_tvl1_frame.lmdb"):
+        assert stored(tmp_path / path) == stored(with_dis / path)
+
+
+@pytest.mark.parametrize("interrupted", [None, ("pack_video", 1), ("write_lmdb", 1)])
+def test_a_folder_that_grows_keeps_what_was_made_of_other_videos(videos, with_dis, tmp_path, monkeypatch, interrupted):
     shutil.copytree(videos, tmp_path / "videos")
-    command = arguments(tmp_path / "videos", tmp_path, flow="none")
+    shutil.copytree(with_dis, tmp_path, dirs_exist_ok=True)
+    command = arguments(tmp_path / "videos", tmp_path)
+    new = grow(tmp_path / "videos")
+    if interrupted:
+        killed_after("prepare.py", *interrupted, command)
+    original, decoded_again = prepare.pack_video, []
+
+    def pack_video(video, *args):
+        decoded_again.append(f"{video.parent.name}/{video.stem}")
+        return original(video, *args)
+    monkeypatch.setattr(prepare, "pack_video", pack_video)
     assert call(prepare.main, *command) == 0
-    shutil.copytree(videos / "Spin", tmp_path / "videos/Extra")
-    assert "--overwrite" in refusal(capsys, prepare.main, *command)
-    for classes in (["Extra", "Slide", "Spin"], ["Extra", "Spin"]):
-        for folder in (tmp_path / "videos").iterdir():
-            if folder.name not in classes:
-                shutil.rmtree(folder)
-        assert call(prepare.main, *command, "--overwrite") == 0
-        assert (tmp_path / "splits/mine/ClassInd.txt").read_text().split() == classes
+    assert sorted(decoded_again) == {None: sorted(new), ("pack_video", 1): sorted(new[1:]), ("write_lmdb", 1): []}[
+        interrupted]
+    assert call(prepare.main, *arguments(tmp_path / "videos", tmp_path / "fresh")) == 0
+    for stream in ("frame", "tvl1_frame"):
+        path = f"data/mine/mine_{stream}.lmdb"
+        assert stored(tmp_path / path) == stored(tmp_path / "fresh" / path)
+    grown, fresh = ({path.name: path.read_bytes() for path in (home / "splits/mine").iterdir()}
+                    for home in (tmp_path, tmp_path / "fresh"))
+    assert grown == fresh
+    assert not list(tmp_path.rglob("*partial*"))
+
+
+def test_lists_that_others_wrote_are_not_replaced_when_a_folder_grows(videos, with_dis, tmp_path, capsys):
+    shutil.copytree(videos, tmp_path / "videos")
+    shutil.copytree(with_dis, tmp_path, dirs_exist_ok=True)
+    command = arguments(tmp_path / "videos", tmp_path)
+    write_video(tmp_path / "videos/Spin/v_Spin_g04_c01.avi")
+    path = tmp_path / "splits/mine/train_split01.csv"
+    path.write_text(path.read_text().upper())
+    assert f"{path} exists with other content" in refusal(capsys, prepare.main, *command)
+    assert path.read_text() == path.read_text().upper()
+    assert call(prepare.main, *command, "--overwrite") == 0 and "v_Spin_g04" in path.read_text()
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "trainlist01.txt").write_text("Spin/v_Spin_g01_c01.avi\n")
+    (lists / "testlist01.txt").write_text("Spin/v_Spin_g03_c01.avi\n")
+    assert "exists with other content" in refusal(capsys, prepare.main, *command, "--splits", lists)
+
+
+def test_a_second_preparation_at_once_is_one_line(videos, with_dis, capsys):
+    child = os.fork()
+    if child == 0:  # locks belong to processes: another one has to hold it
+        with files.lock(with_dis / "data/mine"):
+            (with_dis / "held").touch()
+            time.sleep(60)
+        os._exit(0)
+    try:
+        while not (with_dis / "held").exists():
+            time.sleep(0.01)
+        assert f"another process is preparing in {with_dis}/data/mine" in refusal(
+            capsys, prepare.main, *arguments(videos, with_dis))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        (with_dis / "held").unlink()
+    assert call(prepare.main, *arguments(videos, with_dis)) == 0
 
 
 def test_a_full_disk_in_a_worker_is_one_line(videos, tmp_path):

@@ -4,6 +4,7 @@ torch is imported only for several processes, so that data preparation starts fa
 """
 
 import errno
+import math
 import multiprocessing
 import os
 import re
@@ -11,12 +12,15 @@ import socket
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from utils.console import say_error, set_rank
 from utils.errors import OptionError, UserError
 from utils.stop import EXIT_CODE, StopRequested, handle_signals
 
+CGROUPS, CGROUPS_OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _started = False
 _was_distributed = False
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # may come without a file name
@@ -69,6 +73,28 @@ def exit_code(main: Callable[[], int | None]) -> int:
         if _was_distributed:
             from utils import distributed
             distributed.destroy()
+
+
+def allotted_cores() -> int:
+    """Return how many cores this process may use: by its CPU affinity, and the limits of its control groups."""
+    cores = float(len(os.sched_getaffinity(0)))
+    with suppress(OSError):
+        for line in CGROUPS_OF_PROCESS.read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            inner = Path(place.lstrip("/"))
+            for mount in {"": ("", "unified")}.get(controllers, (controllers, "cpu")):  # version 2, else 1
+                for group in (inner, *inner.parents):  # each is within the limits of those above it
+                    cores = min(cores, _quota(CGROUPS / mount / group))
+    return max(1, math.ceil(cores))
+
+
+def _quota(group: Path) -> float:
+    """Return the cores that a control group, of version 2 or 1, may use; infinity if it has no limit."""
+    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+        with suppress(OSError, ValueError):  # no such file; "max"
+            quota, period = map(int, " ".join((group / name).read_text() for name in files).split())
+            return quota / period if quota > 0 else math.inf
+    return math.inf
 
 
 def started() -> None:

@@ -1,26 +1,40 @@
 """Shared by the preparation scripts: options of the extraction, settings of an earlier run, one process per core."""
 
+import hashlib
 import multiprocessing
 import os
 import signal
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 
+from dataset.jpeg import MAX_BYTES
 from process_data.src.flow import METHODS, NO_FLOW
-from process_data.src.video_io import silence_decoder
+from process_data.src.video_io import Timing, VideoError, silence_decoder
 from utils.console import Progress, say, warn
 from utils.errors import DataError, OptionError
 from utils.files import read_json
+from utils.launch import allotted_cores
 from utils.parser import Parser
 from utils.stop import end_with_parent
 
-Task = Callable[..., str]  # returns why the video is left out, "" if it is not
+PIECE = 1 << 16  # bytes
+
+
+class Outcome(NamedTuple):
+    """What there is to say of a video, each "" if there is nothing."""
+
+    left_out: str = ""  # why it is not used
+    damage: str = ""  # what is wrong though it is used
+    rate: str = ""  # what is odd about its frame rate
+
+
+Task = Callable[..., Outcome]
 Jobs = Mapping[str, tuple]  # arguments of the task by the video's name
 
 
@@ -31,8 +45,10 @@ def add_extraction_options(parser: Parser) -> None:
         "no flow, for training with --second_view residual")
     add("--short_side", type=int, default=240, metavar="PIXELS", help="scale larger frames down to this short side "
         "(240 is UCF101's own; 0: never)")
-    parser.topic("hardware")("--workers", type=int, default=os.cpu_count(), metavar="PROCESSES", help="processes "
-                             "(default: one per core)")
+    add("--strict", action="store_true", help="leave out videos that give over 5 percent fewer frames than their files "
+        "promise; without it, they are named and used")
+    parser.topic("hardware")("--workers", type=int, default=allotted_cores(), metavar="PROCESSES", help="processes "
+                             "(default: one per core that this process may use)")
 
 
 def check_extraction_options(workers: int, short_side: int) -> None:
@@ -54,10 +70,15 @@ def require_writable(path: Path) -> None:
         raise OptionError(f"cannot write {path}: no permission to write in {above}; choose another path")
 
 
-def fingerprint(videos: Mapping[str, Path]) -> str:
-    """Return a short text that changes when a video is added, removed, renamed or resized."""
-    text = "\n".join(f"{name} {path.stat().st_size}" for name, path in videos.items())
-    return f"{len(videos)} videos, {zlib.crc32(text.encode()):08x}"
+def fingerprint(path: Path) -> str:
+    """Return a short text that tells a file from others wherever it lies, by its size and three pieces of it."""
+    size = path.stat().st_size
+    found = hashlib.sha256(str(size).encode())
+    with suppress(OSError), open(path, "rb") as file:  # one that cannot be read is left out later, by name
+        for place in (0, size // 2, max(0, size - PIECE)):
+            file.seek(place)
+            found.update(file.read(PIECE))
+    return found.hexdigest()[:32]
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -79,20 +100,39 @@ def process(task: Task, jobs: Jobs, videos: Mapping[str, Path], workers: int, ti
     """
     if len(jobs) < len(videos):
         say(f"{len(videos) - len(jobs)} of {len(videos)} videos are done already")
-    reasons = {}
+    left_out, rates = 0, {}
     with Progress(len(jobs), title) as progress:
-        for name, reason in _results(task, jobs, workers):
-            reasons[name] = reason
+        for name, outcome in _results(task, jobs, workers):
+            left_out += bool(outcome.left_out)
+            if outcome.left_out:  # said at once: a run may be stopped before its end
+                warn(f"left out {videos[name]}: {outcome.left_out}")
+            elif outcome.damage:
+                warn(f"{videos[name]}: {outcome.damage}")
+            if outcome.rate:
+                rates[name] = f"{videos[name]} ({outcome.rate})"
             progress.step()
-    left_out = sorted(name for name, reason in reasons.items() if reason)
-    for name in left_out:
-        warn(f"left out {videos[name]}: {reasons[name]}")
-    if len(left_out) == len(videos):
+    if rates:
+        examples = ", ".join(rates[name] for name in sorted(rates)[:3])
+        warn(f"{len(rates)} of {len(jobs)} videos have a frame rate that varies or is implausible, such as {examples}; "
+             "their frames are kept as they come")
+    if left_out == len(videos):
         raise DataError(f"none of the {len(videos)} videos can be used: are they videos, and complete?")
-    return len(left_out)
+    return left_out
 
 
-def _results(task: Task, jobs: Jobs, workers: int) -> Iterator[tuple[str, str]]:
+def outcome_of(timing: Timing, strict: bool) -> Outcome:
+    """Judge a video that was read to its end. With ``strict``, raise a VideoError if frames are missing."""
+    missing = timing.missing()
+    if missing and strict:
+        raise VideoError(missing)
+    damage = missing and f"{missing}: was it copied whole, or cut without encoding? --strict leaves it out"
+    if not missing and timing.decoded > MAX_BYTES:
+        damage = (f"its frames take {timing.decoded / 2**30:.1f} GiB when decoded, which makes evaluation slow: cut it "
+                  "into several, or give a smaller --short_side")
+    return Outcome(damage=damage, rate=timing.odd_rate())
+
+
+def _results(task: Task, jobs: Jobs, workers: int) -> Iterator[tuple[str, Outcome]]:
     if workers <= 1:
         _start_worker()
         for name, job in jobs.items():

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from process_data.src.video_io import VideoError, read_frames, require_two_frames
+from process_data.src.video_io import Timing, VideoError, read_frames, require_two_frames
 
 BOUND = 20.0  # pixels; larger displacements are clipped
 QUALITY = 100  # JPEG
@@ -61,17 +61,21 @@ def jpeg(image: np.ndarray) -> bytes:
     return coded.tobytes()
 
 
-def coded_frames(video: Path, short_side: int, method: str) -> Iterator[tuple[bytes, bytes | None]]:
+def coded_frames(video: Path, short_side: int, method: str, timing: Timing | None = None
+                 ) -> Iterator[tuple[bytes, bytes | None]]:
     """Yield the JPEGs of each frame of a video file and of the flow image that belongs to it.
+
+    Args:
+        timing: is filled with what the file says of its frames.
 
     Raises:
         VideoError: the file has fewer than two frames, they are too large, or one fails.
     """
     count = 0
     try:
-        for frame, flow in flow_images(read_frames(video, short_side), method):
+        for frame, flow in flow_images(read_frames(video, short_side, timing), method):
             yield jpeg(frame), None if flow is None else jpeg(flow)
             count += 1
     except cv2.error as error:
         raise VideoError(f"frame {count + 1} fails: {error.err}") from error
-    require_two_frames(count)
+    require_two_frames(count, video)

@@ -5,36 +5,59 @@ Each video has a key, the zero-padded 9-digit index of the video in `__order__`,
 `__order__` the names "Class/video": sorted, then shuffled with seed 0. The text file `<lmdb>-order` repeats them.
 """
 
-import io
 import os
 import random
-from collections.abc import Callable, Iterable
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import lmdb
 import msgpack
 
+from dataset.lmdb_pages import frame_spans
 from dataset.lmdb_reader import LmdbReader
 from utils.console import Progress
 from utils.errors import DataError
-from utils.files import write_text
+from utils.files import naming, write_text
 
-FIRST_MAP = 1 << 26  # bytes; the map doubles whenever it is full
+Pieces = Iterable[bytes | memoryview]  # a value; the first piece holds the header of its list
+
+MAX_VALUE = (1 << 32) - 1  # bytes; a node keeps the size of its value in 32 bits
+TOO_LONG = "its frames take more than the 4 GiB that an LMDB can hold of a video: cut it into several"
+SPARE = 1 << 24  # bytes by which the file is longer while it is written
 
 
-def pack(jpegs: Iterable[bytes]) -> bytes:
-    """Pack the JPEGs of a video into the value of its key."""
-    return msgpack.packb(list(jpegs), use_bin_type=True)
+def list_header(count: int) -> bytes:
+    """Return the header of a video's value, a msgpack list of so many JPEGs."""
+    return struct.pack(">BI", 0xDD, count)
 
 
-def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], bytes]) -> None:
-    """Write an LMDB file, one video at a time.
+def pack_frame(jpeg: bytes) -> bytes:
+    """Pack a JPEG as an element of that list."""
+    return msgpack.packb(jpeg, use_bin_type=True)
+
+
+def value_size(jpegs: Sequence[int]) -> int:
+    """Return the most bytes that a video's value takes, from the sizes of its JPEGs."""
+    return 5 * (1 + len(jpegs)) + sum(jpegs)
+
+
+def pack(count: int, jpegs: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the value of a video in pieces."""
+    yield list_header(count)
+    yield from map(pack_frame, jpegs)
+
+
+def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], Pieces]) -> None:
+    """Write an LMDB file; memory holds one piece of a value at a time.
 
     The file grows as ``<path>.partial`` and takes its name when all of it is on the disk; on an error nothing is left.
 
     Args:
         names: "Class/video" of each video.
-        load: returns the packed frames of a video.
+        load: yields the value of a video.
     """
     order = sorted(names)
     random.Random(0).shuffle(order)
@@ -42,7 +65,8 @@ def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], bytes]) -
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
     try:
-        _fill(partial, order, load)
+        with naming(partial):
+            _fill(partial, order, load)
     except BaseException as error:
         partial.unlink(missing_ok=True)
         if isinstance(error, lmdb.Error):
@@ -52,33 +76,45 @@ def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], bytes]) -
     os.replace(partial, path)
 
 
-def _fill(path: Path, order: list[str], load: Callable[[str], bytes]) -> None:
+def _fill(path: Path, order: list[str], load: Callable[[str], Pieces]) -> None:
     index = {name: i for i, name in enumerate(order)}
     keys, lengths = [], []
-    environment = lmdb.open(str(path), subdir=False, map_size=FIRST_MAP, lock=False, sync=False, meminit=False)
-    try:
+    # Through a writable map the library copies a value from one file to the other; otherwise it would hold all of it.
+    with (lmdb.open(str(path), subdir=False, map_size=SPARE, lock=False, sync=False, meminit=False, writemap=True)
+          as environment, TemporaryFile(dir=path.parent) as file):
         with Progress(len(order), f"write {path.stem}") as progress:
             for name in sorted(order):  # class by class
-                value = load(name)
-                keys.append(f"{index[name]:09d}".encode("ascii"))
-                lengths.append(msgpack.Unpacker(io.BytesIO(value)).read_array_header())
-                _put(environment, keys[-1], value)
+                keys.append(b"%09d" % index[name])
+                file.seek(0)
+                size = sum(file.write(piece) for piece in load(name))
+                file.flush()
+                if size > MAX_VALUE:
+                    raise DataError(f"{name} takes {size} bytes: {TOO_LONG}")
+                with mmap(file.fileno(), size, access=ACCESS_READ) as value:
+                    lengths.append(frame_spans(memoryview(value), [])[0])
+                    _put(environment, path, keys[-1], value)
                 progress.step()
         for key, entry in (("keys", keys), ("len", len(keys)), ("order", order), ("vlen", lengths)):
-            _put(environment, f"__{key}__".encode(), msgpack.packb(entry, use_bin_type=True))
+            _put(environment, path, f"__{key}__".encode(), msgpack.packb(entry, use_bin_type=True))
         environment.sync(True)
-    finally:
-        environment.close()
+        end = _end(environment)
+    os.truncate(path, end)
 
 
-def _put(environment: lmdb.Environment, key: bytes, value: bytes) -> None:
-    while True:
-        try:
-            with environment.begin(write=True) as transaction:  # one for each value, which a full map undoes
-                transaction.put(key, value)
-            return
-        except lmdb.MapFullError:
-            environment.set_mapsize(2 * environment.info()["map_size"])
+def _put(environment: lmdb.Environment, path: Path, key: bytes, value: bytes | mmap) -> None:
+    """Write a value, after the file has grown to hold it: in a map, a full disk would end the program by a signal."""
+    needed = _end(environment) + len(value) + SPARE
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, needed)
+    if needed > environment.info()["map_size"]:
+        environment.set_mapsize(needed)
+    with environment.begin(write=True) as transaction:
+        transaction.put(key, value)
+
+
+def _end(environment: lmdb.Environment) -> int:
+    """Return where the last page ends, in bytes."""
+    return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
 
 
 def frame_counts(path: Path) -> dict[str, int]:

@@ -4,8 +4,9 @@ import csv
 import io
 import json
 import re
+import zlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from dataset.video_index import class_labels, read_classes, read_rows, source_of, video_name
@@ -15,6 +16,7 @@ from utils.errors import DataError, OptionError
 from utils.files import write_text
 
 SHIPPED = Path(__file__).resolve().parents[1] / "data"  # class lists of the published datasets
+CLASS_LIST = "ClassInd.txt"
 PUBLISHED = ("ucf101", "hmdb51", "k400")
 
 
@@ -123,8 +125,21 @@ def _source_text(sources: Iterable[str]) -> str:
     return json.dumps({source: i for i, source in enumerate(sorted(sources))}, indent=0)
 
 
-def write_files(folder: Path, files: dict[str, str], overwrite: bool) -> None:
+def unchanged(folder: Path, checksums: Mapping[str, int]) -> set[str]:
+    """Return the names of those files of a split folder that still have the checksums of :func:`write_files`."""
+    return {name for name, checksum in checksums.items()
+            if (folder / name).is_file() and zlib.crc32((folder / name).read_bytes()) == checksum}
+
+
+def write_files(folder: Path, files: dict[str, str], overwrite: bool, own: Collection[str] = ()) -> dict[str, int]:
     """Write a split folder. A ClassInd.txt that lists the same classes in another notation stays as it is.
+
+    Args:
+        overwrite: replace files of other content.
+        own: files that may be replaced, and if they are no longer needed removed, all the same.
+
+    Returns:
+        Checksums of the files that are ours, by name: not of a ClassInd.txt that was there before.
 
     Raises:
         DataError: a file exists with other content, and may not be overwritten; nothing is written then.
@@ -134,15 +149,19 @@ def write_files(folder: Path, files: dict[str, str], overwrite: bool) -> None:
         path = folder / name
         if name == "ClassInd.txt" and path.is_file() and class_text(read_classes(path)) == text:
             continue
-        if path.exists() and path.read_bytes() != text.encode() and not overwrite:
+        if path.exists() and path.read_bytes() != text.encode() and not (overwrite or name in own):
             raise DataError(f"{path} exists with other content: add --overwrite to replace it, or remove it")
         changed[path] = text
+    given = (folder / CLASS_LIST).is_file() and CLASS_LIST not in own
     folder.mkdir(parents=True, exist_ok=True)
     for path in folder.glob("*_split*.csv") if overwrite else ():  # of splits that there are no more
         if path.name not in files:
             path.unlink()
     for path, text in changed.items():
         write_text(path, text)
+    for name in set(own) - set(files):
+        (folder / name).unlink()
+    return {name: zlib.crc32(text.encode()) for name, text in files.items() if name != CLASS_LIST or not given}
 
 
 def check_rows(folder: Path, lengths: dict[str, int]) -> dict[str, int]:

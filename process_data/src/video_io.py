@@ -25,9 +25,60 @@ LOOSE = "all"  # class of the videos that lie in no class folder
 UNFIT = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 VIDEO_NAME = re.compile(rf"(?![\s\ufeff])[^/{UNFIT}]*[^/\s{UNFIT}]/[^/{UNFIT}]+")
 
+SEARCHED = 1 << 22  # bytes at each end of a file that tell what it is
+PHOTO = re.compile(rb"\xff\xd8\xff|\x89PNG|BM|II\*\0|MM\0\*|RIFF.{4}WEBP|.{4}ftyp(avif|hei[cx]|mif1)", re.DOTALL)
+SOUND = re.compile(rb"ID3|fLaC|\xff[\xf1-\xf3\xf9-\xfb]|RIFF.{4}WAVE", re.DOTALL)
+# Of MP4, AVI, Matroska and Ogg.
+SOUND_TRACK = re.compile(rb"hdlr.{8}soun|strh.{4}auds|\x86[\x80-\xff]A_|OpusHead|\x01vorbis|\x7fFLAC", re.DOTALL)
+VIDEO_TRACK = re.compile(rb"hdlr.{8}vide|strh.{4}vids|\x86[\x80-\xff]V_|\x80theora", re.DOTALL)
+AV1_TRACK = re.compile(rb"stsd.{12}av01|\x86[\x80-\xff]V_AV1", re.DOTALL)
+KEPT = 0.95  # share of the promised frames below which a video is reported
+PLAUSIBLE = (5, 250)  # frames a second
+
 
 class VideoError(DataError):
     """A video that cannot be used and is left out: the reason, without the video's name."""
+
+
+class Timing:
+    """What a video file claims of its frames, and their time stamps. `read_frames` fills it."""
+
+    def __init__(self) -> None:
+        self.promised = self.rate = 0.0  # frames, and frames a second; what no file says is 0 or less
+        self.stamps: list[float] = []  # milliseconds
+        self.decoded = 0  # bytes of all frames
+
+    def _intervals(self) -> tuple[float, float, float]:
+        """Return a short, a usual and a long interval between frames in milliseconds; 0 if few frames have a stamp."""
+        steps = np.diff(self.stamps)
+        steps = steps[steps > 0]
+        if len(steps) < max(1, 0.5 * (len(self.stamps) - 1)):
+            return 0.0, 0.0, 0.0
+        low, middle, high = np.percentile(steps, (5, 50, 95)).tolist()
+        return low, middle, high
+
+    def odd_rate(self) -> str:
+        """Say how the rate is implausible or varies, "" if it does not. Stamps are often whole milliseconds."""
+        low, middle, high = self._intervals()
+        if not middle:
+            return ""
+        if high > 1.2 * low + 1.5:
+            return f"{low:.0f} to {high:.0f} ms between frames"
+        measured = 1000 / middle
+        if not 0.8 < self.rate / measured < 1.25:
+            return f"claims {self.rate:g} frames a second, gives {measured:.3g}"
+        return "" if PLAUSIBLE[0] <= measured <= PLAUSIBLE[1] else f"{measured:.3g} frames a second"
+
+    def missing(self) -> str:
+        """Say how many of the promised frames are missing, if it is more than 5 %, else ""."""
+        count = len(self.stamps)
+        if self.promised <= 0 or count >= KEPT * self.promised:
+            return ""
+        if not self.odd_rate():
+            return f"gives {count} of the {self.promised:.0f} frames that its file promises"
+        # What is promised may be the length times a rate that is wrong, so the times decide.
+        end, length = (max(self.stamps) + self._intervals()[1]) / 1000, self.promised / self.rate
+        return f"ends after {end:.1f} of the {length:.1f} s that its file promises" if end < KEPT * length else ""
 
 
 def require_name(name: str, source: str | Path) -> None:
@@ -133,17 +184,41 @@ def next_frame(capture: cv2.VideoCapture, short_side: int = 0) -> np.ndarray | N
     return shrink(frame, short_side) if good else None
 
 
-def read_frames(path: Path, short_side: int = 0) -> Iterator[np.ndarray]:
-    """Yield the frames of a video in order, (H, W, 3) uint8 BGR, see :func:`shrink`; none if it does not decode."""
+def read_frames(path: Path, short_side: int = 0, timing: Timing | None = None) -> Iterator[np.ndarray]:
+    """Yield the frames of a video as they come, (H, W, 3) uint8 BGR, see :func:`shrink`; none if it does not decode."""
     with opened(path) as capture:
+        if timing:
+            timing.promised, timing.rate = (capture.get(fact) for fact in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         while (frame := next_frame(capture, short_side)) is not None:
+            if timing:
+                timing.stamps.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+                timing.decoded += frame.nbytes
             yield frame
 
 
-def require_two_frames(count: int) -> None:
-    """Raise a VideoError if a video gave fewer than the two frames that flow and residual frames need."""
+def require_two_frames(count: int, path: Path) -> None:
+    """Raise a VideoError, which says what the file is, if it gave fewer than the two frames that flow needs."""
     if count < 2:
-        raise VideoError("only one frame decodes" if count else "does not decode")
+        raise VideoError(_kind(path) or ("only one frame decodes" if count else "does not decode"))
+
+
+def _kind(path: Path) -> str:
+    """Say what a file is that is not a video, or not one that this OpenCV decodes, by its bytes; "" if that is open."""
+    with open(path, "rb") as file:
+        head = file.read(SEARCHED)
+        file.seek(max(len(head), path.stat().st_size - SEARCHED))
+        parts = (head, file.read())  # what an MP4 holds may stand at its end
+    if not head:
+        return "is empty"
+    if head.startswith(b"GIF8"):
+        return "is a GIF of one picture, not a video"
+    if PHOTO.match(head):
+        return "is a photo, not a video"
+    if SOUND.match(head) or (any(map(SOUND_TRACK.search, parts)) and not any(map(VIDEO_TRACK.search, parts))):
+        return "holds sound alone, no video"
+    if any(map(AV1_TRACK.search, parts)):
+        return "is AV1, for which this OpenCV has no decoder: convert it with ffmpeg -i OLD -c:v libx264 NEW.mp4"
+    return ""
 
 
 def shrink(frame: np.ndarray, short_side: int) -> np.ndarray:

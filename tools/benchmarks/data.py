@@ -1,6 +1,6 @@
 """Sizes of the benchmarks, and synthetic videos with UCF101's file sizes: 12 kB per frame, 8 kB per flow frame."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -91,9 +91,9 @@ def make_set(folder: Path, sizes: Sizes, lengths: Sequence[int]) -> None:
     """Write a dataset `bench` with videos of these lengths: two streams, and the same videos to train and to test."""
     names = {f"class/v_class_g{number:02d}_c01": length for number, length in enumerate(lengths)}
     for stream, file in (("rgb", f"{NAME}_frame.lmdb"), ("flow", f"{NAME}_tvl1_frame.lmdb")):
-        def load(name: str, stream: str = stream) -> bytes:
+        def load(name: str, stream: str = stream) -> Iterator[bytes]:
             images = jpegs(stream, sizes.height, sizes.width, seed=list(names).index(name))
-            return pack(images[i % CYCLE] for i in range(names[name]))
+            return pack(names[name], (images[i % CYCLE] for i in range(names[name])))
         write_lmdb(folder / "data" / NAME / file, names, load)
     splits = folder / "splits" / NAME
     splits.mkdir(parents=True)

@@ -212,7 +212,7 @@ def video_clips(path: Path, settings: ClipSettings) -> Iterator[Clip]:
                 if len(frames) == length + (length + 1) // 2:  # what is left is enough for another clip
                     yield _clip(frames[:length], frames[length][0], settings)
                     del frames[:length]
-            require_two_frames(len(frames))
+            require_two_frames(len(frames), path)
             yield _clip(frames, frames[-1][0] + 1 / rate, settings)
     except cv2.error as error:
         raise VideoError(f"a frame fails: {error.err}") from error
