@@ -10,11 +10,10 @@ from torch import Tensor
 
 from dataset.video_index import video_name
 from eval import protocols
-from eval.retrieval import FeatureSet, load_features
+from eval.retrieval import FeatureSet, load_both
 from tools.pictures import evenly_spaced
 from tools.report.strips import Source, Strips
 from utils.errors import CheckpointError
-from utils.files import read_json
 
 NEAREST = 5
 MOST_POINTS = 4000  # of the map
@@ -51,14 +50,13 @@ def load(folder: Path, dataset: str) -> Retrieved:
     Raises:
         OptionError, CheckpointError: files are missing, damaged, or do not belong together.
     """
-    query, gallery = (load_features(folder, dataset, split) for split in ("test", "train"))
+    query, gallery = load_both(folder, dataset)
     if query.features.shape[1] != gallery.features.shape[1]:
         raise CheckpointError(f"{folder}: training features {tuple(gallery.features.shape)} and test features "
                               f"{tuple(query.features.shape)} cannot be compared: make them again with --retrieval")
-    note = folder / f"{dataset}_test_made_from.json"
     sim = protocols.similarity(query.features, gallery.features)
     nearest = sim.topk(min(NEAREST, sim.shape[1]), dim=1)
-    return Retrieved(folder, dataset, read_json(note) if note.is_file() else {}, query, gallery, *nearest)
+    return Retrieved(folder, dataset, dict(query.made_from), query, gallery, *nearest)
 
 
 def cards(found: Retrieved, most: int, frames: dict[str, Source], strips: Strips) -> list[dict[str, Any]]:
