@@ -14,7 +14,7 @@ import torch
 from engine import checkpoint
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.device import check_clips, choose_precision, move
-from engine.resume import second_view_of
+from engine.facts import facts_of
 from eval import network, options
 from eval.retrieval import fingerprint, video_features
 from model.classifier import LinearClassifier
@@ -40,7 +40,7 @@ def describe(path: str | Path, *, view: str = "", default_view: str = "rgb", **g
     """
     content = checkpoint.load(path)
     saved = content.get("options") or {}
-    trained_on = (second_view_of(content) or "rgb") if saved else ""
+    trained_on = facts_of(saved).get("stream", "").lower()
     if view and trained_on and view != trained_on:
         raise OptionError(f"{path} was trained on {trained_on}, and not on {view}: leave that out")
     found = {name: given.get(name) or saved.get(name, value) for name, value in PUBLISHED.items()}
@@ -74,7 +74,7 @@ def load_encoder(spec: str | Path | EncoderSpec, batch_size: int = 32) -> Encode
     device = options.devices(None)[0]
     check_clips(network.build_on_meta(spec.net, "last", training=False), spec.net, 1, spec.seq_len, spec.img_dim)
     net = network.build(1, spec.net, "last").eval()
-    network.load_backbone(net, spec.path, "" if spec.view == "rgb" else spec.view)
+    network.load_backbone(net, spec.path)
     fold_batchnorm(net)
     move(net, device)
     precision = choose_precision(None, device)
