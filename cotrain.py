@@ -5,13 +5,13 @@ positive retrieval), and the evaluation of the final models.
     python cotrain.py --dataset ucf101 --out runs/ucf101 --gpus 2 --dry_run      # the commands, as a shell script
 
 Each cycle trains the RGB encoder with positives mined in flow, then the flow encoder with positives mined by the new
-RGB encoder, both from the models of the cycle before (CoCLR, arXiv 2010.09709, section 3.2). Both final models, and the
-fusion of the two streams, are evaluated by retrieval, linear probe and finetuning, the last two with ten crops. Each
-step is a command of this project, printed before it runs; all files go into --out. Without flow: --second_view
-residual.
+RGB encoder; both start from the previous cycle's models (CoCLR, arXiv 2010.09709, section 3.2). Both final models, and
+the fusion of the two streams, are evaluated by retrieval, linear probe and finetuning, the last two with ten crops.
+Each step is a command of this project, printed before it runs; all files go into --out. To train without flow, use
+--second_view residual.
 
-However it was stopped, the same command continues from there. --infonce_rgb and --infonce_flow reuse existing
-checkpoints. Options for a single script go into a quoted string:
+If it is stopped for any reason, the same command continues where it left off. --infonce_rgb and --infonce_flow reuse
+existing checkpoints. Pass options to a single script as a quoted string:
 
     python cotrain.py --dataset mine --moco-k 256 --infonce_options "--moco-m 0.99" \\
         --coclr_options "--cascade --stage 5 --ratio 0.5 --topk 3 --moco-m 0.99" --finetune_options "--batch_size 8"
@@ -66,7 +66,7 @@ KS = ("1", "5", "10", "20", "50")
 
 
 class Plan:
-    """The steps to run, the final checkpoints by stream, and where the results will be."""
+    """The steps to run, each stream's final checkpoint, and the files that will hold the results."""
 
     def __init__(self, args: Namespace) -> None:
         self.args, self.steps = args, list[Step]()
@@ -82,7 +82,7 @@ class Plan:
         for stream in STREAMS:
             self.models[stream] = self._infonce(stream)
         for cycle in range(1, args.cycles + 1):
-            for own, other, prefix, reverse in ALTERNATION:  # trained, and mining
+            for own, other, prefix, reverse in ALTERNATION:  # own is trained, other mines
                 self.models[own] = self._pretrain(
                     f"cycle {cycle} {own}", "coclr", f"{args.dataset}-2stream-2clip", "flow", *reverse,
                     "--name_prefix", f"Cycle{cycle}-{prefix}", "--pretrain", self.models[own], self.models[other])
@@ -227,13 +227,13 @@ def make_parser() -> Parser:
     add("--seed", type=seed, default=0, help="seed of every step")
     for name, (epochs, _) in EPOCHS.items():
         add(f"--{name}_epochs", type=positive_int, default=epochs, metavar="EPOCHS",
-            help=f"epochs of {name}; its schedule is scaled alike")
+            help=f"epochs of {name}; its schedule scales with them")
     for name, script in EXTRA.items():
         add(f"--{name}_options", type=words, default=words(DEFAULT_EXTRA.get(name, "")), metavar="'OPTIONS'",
-            help=f"further options of {script}, quoted")
+            help=f"more options for {script}, quoted")
     add = parser.topic("checkpoints")
     add("--infonce_rgb", type=Path, metavar="CKPT", help="use this checkpoint instead of training InfoNCE on RGB")
-    add("--infonce_flow", type=Path, metavar="CKPT", help="the same for flow")
+    add("--infonce_flow", type=Path, metavar="CKPT", help="likewise for flow")
     parser.topic("evaluation")("--skip", nargs="+", default=[], choices=EVALUATIONS, help="evaluations to leave out")
     add = parser.topic("hardware")
     add("--gpus", "--nproc_per_node", type=positive_int, default=1, metavar="N",
@@ -241,8 +241,8 @@ def make_parser() -> Parser:
     add("-j", "--workers", type=whole_number, default=8, metavar="PROCESSES", help="loader processes; 0 loads in the "
         "main process")
     add = parser.topic("output")
-    add("--out", type=Path, metavar="FOLDER", help="work folder of everything (default: runs/DATASET)")
-    add("--dry_run", action="store_true", help="print the commands and which of them are done, and run nothing")
+    add("--out", type=Path, metavar="FOLDER", help="work folder for all files (default: runs/DATASET)")
+    add("--dry_run", action="store_true", help="print the commands and whether they are done, without running any")
     return parser
 
 
@@ -259,7 +259,7 @@ def words(text: str) -> list[str]:
 
 
 def joined(argv: Sequence[str]) -> list[str]:
-    """Join --NAME_options to its quoted string by "=", or argparse would read the string's dashes as options."""
+    """Join --NAME_options and its quoted string with "=": argparse would take the string's dashes for options."""
     quoted, left = {f"--{name}_options" for name in EXTRA}, iter(argv)
     return [f"{word}={next(left, '')}" if word in quoted else word for word in left]
 
@@ -269,14 +269,14 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     args = make_parser().parse_args(joined(sys.argv[1:] if argv is None else argv))
     spec = catalog.parse(args.dataset)
     if spec.base != args.dataset:
-        raise OptionError(f"--dataset {args.dataset} has a suffix: give the plain name, {spec.base}, of which both "
-                          "streams are used")
+        raise OptionError(f"--dataset {args.dataset} has a suffix: give the plain name, {spec.base}; both streams are "
+                          "used")
     args.out = (args.out or Path("runs", args.dataset)).resolve()
     return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run all steps, or with ``--dry_run`` print them."""
+    """Run all steps, or print them with ``--dry_run``."""
     args = parse(argv)
     plan, runner = Plan(args), Runner(args.out)
     runner.check(plan.steps)

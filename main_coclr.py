@@ -13,7 +13,7 @@ One cycle on UCF101 with two GPUs: first the RGB encoder, with positives mined i
         --name_prefix Cycle1-RGBMining_ -j 8 --pretrain FLOW_INFONCE.pth.tar RGB_CYCLE1.pth.tar \\
         --cascade --stage 7 --ratio 0.5
 
-``--progressive 1 2 5`` trains in phases of growing topk, each from the weights of the one before (CPR).
+``--progressive 1 2 5`` trains in phases of increasing topk, each starting from the previous one's weights (CPR).
 
 A small run on one GPU or a CPU: ``python main_coclr.py --dataset NAME-2stream-2clip --seq_len 8 --img_dim 32
 --batch_size 4 --moco-k 16 --topk 2 -j 0 --epochs 1 --pretrain random random``.
@@ -30,7 +30,7 @@ from engine import checkpoint, pretraining
 from engine.checkpoint import first_keys, load_state, renamed
 from engine.config import configs_of
 from engine.options import TOPK, add_mining, check_shared, pretraining_parser
-from engine.pretraining import Pretraining
+from engine.pretraining import PretrainTask
 from engine.resume import refuse_changes
 from engine.retention import newest_complete
 from engine.run_folder import AUTO, FOLDER_OPTIONS, choose, coclr_folder, last_checkpoint, refuse_present
@@ -47,8 +47,8 @@ from utils.parser import Parser
 ENCODERS = ("encoder_q.", "encoder_k.", "sampler.")
 
 
-class CoclrTask(Pretraining):
-    """CoCLR in training."""
+class CoclrTask(PretrainTask):
+    """PretrainTask by CoCLR."""
 
     model: CoCLR
 
@@ -91,7 +91,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace:
-    """Parse and check the options; if the command is only planned, its checkpoints need not exist yet."""
+    """Parse and check the options; with ``planned``, the checkpoints they name need not exist yet."""
     args = make_parser().parse_args(argv)
     check_shared(args.num_seq, 2, args.resume, args.test, args.start_epoch, args.epochs)
     _, data, _ = configs_of(vars(args))
@@ -104,21 +104,22 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
 
 
 def check_progressive(args: Namespace) -> None:
-    """Raise OptionError if topk does not grow from phase to phase, or other options contradict the phases."""
+    """Raise OptionError unless topk increases from phase to phase and the other options allow phases."""
     topks, given = args.progressive, " ".join(map(str, args.progressive))
     if not topks:
         return
     if any(later <= earlier for earlier, later in pairwise(topks)):
-        raise OptionError(f"--progressive {given} does not grow: each phase needs a larger topk than the one before")
+        raise OptionError(f"--progressive {given} does not increase: each phase needs a larger topk than the last")
     if args.topk not in (TOPK, topks[-1]):
-        raise OptionError(f"--topk {args.topk} and --progressive {given} contradict each other: leave --topk out")
+        raise OptionError(f"--topk {args.topk} and --progressive {given} contradict each other: omit --topk")
     if args.test or args.resume not in ("", AUTO):
-        raise OptionError(f"--progressive {given} trains several runs: {'--test' if args.test else '--resume'} takes "
-                          "one of their checkpoints without it" + ("" if args.test else ", or --resume auto with it"))
+        option = "--test" if args.test else "--resume"
+        raise OptionError(f"--progressive {given} trains several runs: omit it to use {option} with one of their "
+                          "checkpoints" + ("" if args.test else ", or give --resume auto"))
 
 
 def phases(args: Namespace) -> list[Namespace]:
-    """Return the options of each phase of ``--progressive``, which starts from the weights of the one before.
+    """Return the options of each phase of ``--progressive``; a phase starts from the previous one's weights.
 
     Each phase has its own run folder, schedule, optimizer and queue; the miner stays the same (CPR).
     """
@@ -131,13 +132,13 @@ def phases(args: Namespace) -> list[Namespace]:
 
 
 def run_folder_of(args: Namespace) -> Path:
-    """Return the run folder of these options, relative to the working directory."""
+    """Return the run folder for these options, relative to the working directory."""
     model, data, train = configs_of(vars(args))
     return coclr_folder(model, data, train, prefix=args.prefix, name_prefix=args.name_prefix)
 
 
 def checked(phase: Namespace) -> Namespace:
-    """Return a phase; UserError if its folder holds a run, with ``--resume auto`` unless it is this phase's own."""
+    """Return a phase; UserError if its folder holds a run, or with ``--resume auto`` a run other than its own."""
     folder = run_folder_of(phase)
     if phase.resume != AUTO:
         refuse_present(folder, FOLDER_OPTIONS)
@@ -148,23 +149,23 @@ def checked(phase: Namespace) -> Namespace:
     refuse_changes(saved, vars(phase), {}, found)
     before = list(saved.get("options", {}).get("pretrain", phase.pretrain))
     if before != phase.pretrain:
-        raise CheckpointError(f"{found} was started from {' '.join(before)}, and not from {' '.join(phase.pretrain)}: "
-                              f"take another --name_prefix, or remove {folder}")
+        raise CheckpointError(f"{found} was started from {' '.join(before)}, not from {' '.join(phase.pretrain)}: "
+                              f"choose another --name_prefix, or remove {folder}")
     return phase
 
 
 def work(args: Namespace) -> None:
-    """Train or test in this process, phase by phase."""
+    """Train or test in this process, one phase after the other."""
     dist = pretraining.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
                                     args.world_size, args.rank, args.dist_timeout)
-    every = phases(args)
-    if args.progressive:
-        distributed.from_main(lambda: [checked(phase) for phase in every])  # before the first begins
-    for phase in every:
-        train(phase, dist)
+    all_phases = phases(args)
+    if args.progressive:  # check them all before the first one starts
+        distributed.from_main(lambda: [checked(phase) for phase in all_phases])
+    for phase in all_phases:
+        run_phase(phase, dist)
 
 
-def train(args: Namespace, dist: DistInfo) -> None:
+def run_phase(args: Namespace, dist: DistInfo) -> None:
     """Train one phase, or with ``--test`` measure a checkpoint."""
     model, data, train = configs_of(vars(args))
     pretraining.check_sizes(model, data, train.batch_size, dist.world_size, train=not args.test)
@@ -182,7 +183,7 @@ def train(args: Namespace, dist: DistInfo) -> None:
 
 
 def main() -> int:
-    """Run in this process, or in one per GPU."""
+    """Run in this process, or launch one process per GPU."""
     return launch.begin(work, parse())
 
 

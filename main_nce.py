@@ -25,7 +25,7 @@ from engine import checkpoint, pretraining
 from engine.checkpoint import load_state
 from engine.config import configs_of
 from engine.options import check_shared, pretraining_parser
-from engine.pretraining import Pretraining
+from engine.pretraining import PretrainTask
 from engine.run_folder import FOLDER_OPTIONS, choose, nce_folder
 from engine.steps import infonce_step, ubernce_step
 from eval.knn import knn_monitor
@@ -34,12 +34,12 @@ from utils.metrics import Values
 from utils.parser import Parser
 
 STEPS = {"infonce": infonce_step, "ubernce": ubernce_step}
-# Entries that only other models have: the queue's labels, and CoCLR's sampler and queues.
+# Entries of other models that this one lacks: the queue's labels, CoCLR's sampler and its queues.
 OTHER_MODELS = ("queue_label", "queue_second", "queue_vname", "memory_index_record", "sampler.")
 
 
-class NceTask(Pretraining):
-    """InfoNCE or UberNCE in training."""
+class NceTask(PretrainTask):
+    """PretrainTask by InfoNCE or UberNCE."""
 
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:
         """Return loss and metrics of a batch."""
@@ -63,7 +63,7 @@ def make_parser() -> Parser:
 
 
 def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace:
-    """Parse and check the options; if the command is only planned, its checkpoints need not exist yet."""
+    """Parse and check the options; with ``planned``, the checkpoints they name need not exist yet."""
     args = make_parser().parse_args(argv)
     check_shared(args.num_seq, 2, args.resume, args.test, args.start_epoch, args.epochs)
     _, data, _ = configs_of(vars(args))
@@ -72,7 +72,7 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
 
 
 def run_folder_of(args: Namespace) -> Path:
-    """Return the run folder of these options, relative to the working directory."""
+    """Return the run folder for these options, relative to the working directory."""
     model, data, train = configs_of(vars(args))
     return nce_folder(model, data, train, prefix=args.prefix, name_prefix=args.name_prefix, pretrain=args.pretrain)
 
@@ -96,7 +96,7 @@ def work(args: Namespace) -> None:
 
 
 def main() -> int:
-    """Run in this process, or in one per GPU."""
+    """Run in this process, or launch one process per GPU."""
     return launch.begin(work, parse())
 
 

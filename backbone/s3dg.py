@@ -1,7 +1,7 @@
 """S3D and S3D-G, the separable 3-D Inception of Xie et al., "Rethinking Spatiotemporal Feature Learning" (ECCV 2018).
 
-Each layer is registered under two names, its place in the Inception table (``Mixed_3b``) and in a block (``block3.1``).
-Published checkpoints hold both, and other code must be able to load ours strictly.
+Each layer is registered under two names: its row of the Inception table (``Mixed_3b``) and its place in a block
+(``block3.1``). Published checkpoints hold both, and other code must be able to load ours with strict key matching.
 """
 
 import torch

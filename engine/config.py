@@ -1,4 +1,4 @@
-"""Options grouped as values: data, model, training."""
+"""Options grouped into three dataclasses: data, model, training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -14,14 +14,14 @@ T = TypeVar("T")
 
 
 def take(kind: type[T], options: Mapping[str, Any]) -> T:
-    """Build one of the classes below from options by name; missing ones take its defaults."""
+    """Build one of the dataclasses below from options of the same names; missing ones keep their defaults."""
     names = [field.name for field in fields(kind) if field.name in options]  # type: ignore[arg-type]
     return kind(**{name: options[name] for name in names})
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The dataset, its folders, and the clips to cut; see :mod:`engine.options`."""
+    """The dataset, its folders, and its clips; see :mod:`engine.options`."""
 
     dataset: str
     data_root: str
@@ -40,7 +40,7 @@ class DataConfig:
 
     @property
     def trained_second_view(self) -> str:
-        """The second view, if a network of one stream sees it; "" for RGB."""
+        """The second view if the single stream is trained on it, "" for RGB."""
         return self.second_view if self.dataset.removesuffix("-2clip").endswith("-f") else ""
 
     @property
@@ -62,7 +62,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The network and the method, see :mod:`engine.options`; CoCLR alone uses the options of mining."""
+    """The network and the method, see :mod:`engine.options`; only CoCLR uses the mining options."""
 
     model: str = "coclr"
     net: str = "s3d"
@@ -79,7 +79,7 @@ class ModelConfig:
     cascade_first: str = "other"
 
     def check(self) -> None:
-        """Raise ModelError for mining options that cannot work or have no effect."""
+        """Raise ModelError for mining options that cannot work or would have no effect."""
         if self.model == "coclr":
             check_mining(self.moco_k, self.topk, self.ratio, self.stage, self.cascade, self.cascade_anchor,
                          self.cascade_first)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from engine.device import STEPS, Precision
 from utils.errors import OptionError
 
-# Errors that rounding explains, in rounding steps. Measured on a CPU over all layers of S3D and ResNet-50: up to 0.23
-# in bf16, 0.98 in fp16, 12 in fp32. A GPU checks larger clips, whose sums have larger errors.
+# Largest errors that rounding explains, in rounding steps. Measured on a CPU over all layers of S3D and ResNet-50: up
+# to 0.23 in bf16, 0.98 in fp16, 12 in fp32. A GPU checks larger clips, whose sums have larger errors.
 ALLOWED_STEPS = {"fp32": 200.0, "tf32": 4.0, "fp16": 4.0, "bf16": 4.0}
 # Largest side of the test clips: float64 is slow on a CPU, and kernels depend on depth rather than on size.
 LARGEST_SIDE = {"cpu": 8, "cuda": 32}
@@ -57,7 +57,7 @@ def use_2d_where_faster(encoders: Iterable[nn.Module], device: torch.device) -> 
     """Use the 2-D form in float32 on a CPU with one thread, torchrun's default.
 
     PyTorch then does not use oneDNN for k x 1 x 1 and 1 x 1 x 1 convolutions: a CoCLR step with S3D on 2 clips of
-    32 x 128 x 128 took 4.7 s, and in the 2-D form 2.9 s. With more threads nothing is gained.
+    32 x 128 x 128 took 4.7 s, and in the 2-D form 2.9 s. With more threads there is no gain.
     """
     if device.type == "cpu" and torch.get_num_threads() == 1:
         for conv in (module for encoder in encoders for module in encoder.modules()):
@@ -66,16 +66,16 @@ def use_2d_where_faster(encoders: Iterable[nn.Module], device: torch.device) -> 
 
 
 def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int], precision: Precision) -> str:
-    """Check the convolutions of encoders that share an architecture, mend wrong ones, and report in one line.
+    """Check the convolutions of encoders that share an architecture, replace wrong ones, and report in one line.
 
     Raises:
-        OptionError: a layer is wrong, and has no 2-D form that is right.
+        OptionError: a layer is wrong and no correct 2-D form exists.
     """
     kinds: dict[tuple[str, tuple[int, ...]], list[str]] = {}  # by layer settings and input shape: names
     for name, shape in input_shapes(encoders[0], clip, LARGEST_SIDE[precision.device.type]).items():
         kinds.setdefault((repr(encoders[0].get_submodule(name)), shape), []).append(name)
     allowed = ALLOWED_STEPS[precision.name] * STEPS[precision.name]
-    mended = []
+    replaced = []
     for (_, shape), names in kinds.items():
         conv = encoders[0].get_submodule(names[0])
         assert isinstance(conv, nn.Conv3d)
@@ -88,12 +88,12 @@ def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int]
             for layer in convs:
                 use_2d(layer)
             if conv_error(conv, shape, precision) <= allowed:
-                mended.append(f"{', '.join(names)} (off by {error:.2g} of its norm)")
+                replaced.append(f"{', '.join(names)} (off by {error:.2g} of its norm)")
                 continue
         raise OptionError(f"this PyTorch computes {names[0]}, {conv}, wrongly in --precision {precision.name} (off by "
                           f"{error:.2g} of its norm): take another precision, clip size or release of PyTorch")
     return (f"precision {precision.name}: {len(kinds)} distinct convolutions checked against float64, "
-            + (f"{len(mended)} wrong here, and computed as 2-D ones: {'; '.join(mended)}" if mended else "all right"))
+            + (f"{len(replaced)} wrong here, computed as 2-D ones: {'; '.join(replaced)}" if replaced else "all right"))
 
 
 def input_shapes(encoder: nn.Module, clip: tuple[int, int, int], side: int) -> dict[str, tuple[int, ...]]:
@@ -147,10 +147,10 @@ def relative_error(got: Tensor, right: Tensor) -> float:
 
 
 def _may_crash(conv: nn.Conv3d, shape: tuple[int, ...], device: torch.device) -> bool:
-    """Return whether a layer could end the program as a 3-D convolution, and so must not be tried.
+    """Return whether a layer could crash the process as a 3-D convolution, so that it must not be tried.
 
     In oneDNN 3.12 (torch 2.14.1), the weight gradient of a float32 (7, 1, 1) convolution with stride 2 and padding 3,
-    S3D's first over time, is garbage on inputs of depth 6 and 7, and kills the program at depth 5.
+    S3D's first over time, is garbage on inputs of depth 6 and 7, and crashes the process at depth 5.
     """
     return (type(conv) is nn.Conv3d and fits_2d(conv) and device.type == "cpu" and conv.kernel_size[0] > 3
             and 4 < shape[1] <= conv.kernel_size[0])

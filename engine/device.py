@@ -39,7 +39,7 @@ class Precision:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def scaler(self) -> torch.amp.GradScaler:
-        """Return a loss scaler, enabled for fp16 only, whose smallest number is 6e-8."""
+        """Return a loss scaler, enabled only for fp16, whose smallest positive number is 6e-8."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")
 
 
@@ -77,7 +77,7 @@ def use_deterministic_kernels() -> None:
 def keep_freed_memory() -> None:
     """Make glibc reuse freed memory instead of returning it to the system; does nothing without glibc.
 
-    Otherwise each step gets fresh pages for its large tensors, zeroed one page fault at a time. With S3D at
+    Otherwise each step gets new pages for its large tensors, zeroed one page fault at a time. With S3D at
     32 x 128 x 128 this saves 17 % of a step's time, for 20 % more memory.
     """
     if platform.libc_ver()[0] == "glibc":
@@ -89,8 +89,8 @@ def keep_freed_memory() -> None:
 def move(model: nn.Module, device: torch.device) -> None:
     """Move a model to a device, with channels-last convolutions, the layout of the clips.
 
-    1 x 1 x 1 kernels are the same in both layouts. They keep the strides of the plain one, as their gradients do;
-    otherwise DistributedDataParallel would copy each gradient to the other strides.
+    1 x 1 x 1 kernels are the same in both layouts. They keep contiguous strides, like their gradients; otherwise
+    DistributedDataParallel would copy each gradient to match.
     """
     model.to(device).to(memory_format=torch.channels_last_3d)
     for parameter in model.parameters():
@@ -101,7 +101,7 @@ def move(model: nn.Module, device: torch.device) -> None:
 def check_clips(network: nn.Module, net: str, batch_size: int, seq_len: int, img_dim: int) -> None:
     """Raise OptionError if a network on the meta device, in its current mode, cannot take a batch of the run's size.
 
-    Too small a clip is pooled away, and BatchNorm in training needs two values per channel.
+    Pooling reduces too small a clip to nothing, and BatchNorm in training needs two values per channel.
     """
     try:
         with torch.no_grad():

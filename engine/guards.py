@@ -10,20 +10,20 @@ from torch.utils.data import DataLoader
 from utils.console import say, warn
 from utils.errors import TrainingError
 
-MOST_DAMAGED = 0.01  # of an epoch's frames
+MAX_DAMAGED = 0.01  # share of an epoch's frames
 
 
 class LossCheck:
-    """Checks that losses are finite, without making a GPU wait: there only when a line is printed anyway."""
+    """Checks that losses are finite without stalling a GPU: there, only when a line is printed anyway."""
 
     def __init__(self, dataset: object) -> None:
         self._dataset = dataset
         self._pending: list[tuple[int, Tensor, Tensor]] = []  # iteration, rows of the dataset, loss
 
-    def add(self, iteration: int, rows: Tensor, loss: Tensor, look: bool) -> None:
-        """Add the loss (0-d) of a step and the dataset rows (B,) of its batch; check now on a CPU, or if ``look``."""
+    def add(self, iteration: int, rows: Tensor, loss: Tensor, now: bool) -> None:
+        """Add the loss (0-d) of a step and the dataset rows (B,) of its batch; check now on a CPU, or if ``now``."""
         self._pending.append((iteration, rows, loss.detach()))
-        if look or loss.device.type == "cpu":
+        if now or loss.device.type == "cpu":
             self.check()
 
     def check(self) -> None:
@@ -34,13 +34,13 @@ class LossCheck:
         if not all(finite):
             iteration, rows, loss = self._pending[finite.index(False)]
             raise TrainingError(f"the loss of iteration {iteration} is {float(loss)}; its videos: "
-                                f"{', '.join(video_names(self._dataset, rows.tolist()))}. Look at them, or take a "
-                                "smaller --lr or a finer --precision; the checkpoints are from before this step")
+                                f"{', '.join(video_names(self._dataset, rows.tolist()))}. Check them, or use a "
+                                "smaller --lr or a higher --precision; the checkpoints predate this step")
         self._pending.clear()
 
 
 def check_finite(state_dict: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
-    """Raise TrainingError if weights or optimizer moments are not finite; infinite moments freeze weights for good."""
+    """Raise TrainingError unless weights and optimizer moments are finite; infinite moments freeze weights forever."""
     moments = {f"optimizer's {key} of {number}": value for number, each in optimizer["state"].items()
                for key, value in each.items() if isinstance(value, Tensor) and key != "step"}
     named = {key: value for key, value in {**state_dict, **moments}.items() if value.is_floating_point()}
@@ -48,11 +48,11 @@ def check_finite(state_dict: Mapping[str, Tensor], optimizer: Mapping[str, Any])
     if not torch.stack([norm.float().cpu() for norm in largest]).isfinite().all():
         lost = [key for key, norm in zip(named, largest, strict=True) if not norm.isfinite()]
         raise TrainingError(f"{len(lost)} tensors of the model are no longer finite ({lost[0]}, ...), and are not "
-                            "saved: take a smaller --lr or a finer --precision; the saved checkpoints are finite")
+                            "saved: use a smaller --lr or a higher --precision; the saved checkpoints are finite")
 
 
 class DamageCounter:
-    """Counts an epoch's unreadable frames, names each video once, and ends the run if there are too many."""
+    """Counts an epoch's unreadable frames, warns once per video, and stops the run if there are too many."""
 
     def __init__(self, dataset: object, frames: int) -> None:
         self._dataset, self._frames = dataset, frames
@@ -66,7 +66,7 @@ class DamageCounter:
     def report(self, title: str) -> None:
         """Print the count unless it is 0."""
         if self.count:
-            say(f"{title}: {self.count} of {self._frames} frames could not be read and were replaced by others")
+            say(f"{title}: {self.count} of {self._frames} frames could not be read and were replaced")
 
     def add(self, batch: Mapping[str, Any]) -> None:
         """Add a batch's "damaged", (B, 2) int64: count of unreadable frames, and the first of them."""
@@ -78,10 +78,10 @@ class DamageCounter:
             if count and row not in self._named:
                 self._named.add(row)
                 warn(f"video {video_names(self._dataset, [row])[0]}: frame {first} cannot be read; the nearest "
-                     "readable one replaces it, like any other of this video (not reported again)")
-        if self.count > MOST_DAMAGED * self._frames:
+                     "readable one replaces it, and likewise for others of this video (not reported again)")
+        if self.count > MAX_DAMAGED * self._frames:
             raise TrainingError(f"{self.count} of {self._frames} frames could not be read, more than "
-                                f"{MOST_DAMAGED:.0%}: the LMDB is damaged, rebuild it")
+                                f"{MAX_DAMAGED:.0%}: the LMDB is damaged, rebuild it")
 
 
 def frames_per_epoch(loader: DataLoader) -> int:

@@ -21,9 +21,9 @@ from model.pretrain import CoCLR
 from utils import distributed
 from utils.console import say, warn
 
-NEAREST = 5  # length of neighbour lists
+NEAREST = 5  # neighbours per clip
 CALIBRATION = 4  # batches for the BatchNorm statistics of a random network
-CLEAR = 2.0  # standard deviations by which the miner should beat a random network
+CLEARLY_BETTER = 2.0  # standard deviations by which the miner should beat a random network
 Clips = tuple[Tensor, Tensor]  # embeddings of two clips of each video, (N, D) each
 
 
@@ -43,11 +43,11 @@ def instance_hits(z1: Tensor, z2: Tensor) -> Tensor:
 
 @torch.no_grad()
 def hubness(z: Tensor, excluded: Tensor, n: int) -> float:
-    """Return how often the most popular clip is among the n nearest of another, as a multiple of the mean, n.
+    """Return how often the most popular clip is among the n nearest neighbours of others, divided by the mean, n.
 
     Args:
         z: clips, (N, D).
-        excluded: pairs that do not count as neighbours, (N, N) bool.
+        excluded: pairs that cannot be neighbours, (N, N) bool.
         n: neighbours per clip.
     """
     nearest = (z @ z.T).masked_fill(excluded, float("-inf")).topk(n, dim=1).indices
@@ -76,7 +76,7 @@ def effective_rank(z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def agreement(one: Tensor, two: Tensor, allowed: Tensor, n: int) -> Tensor:
-    """Measure how far two views agree on the n nearest entries, 0-d: 0 is chance, 1 means equal lists.
+    """Measure how well two views agree on the n nearest entries, 0-d: 0 is chance, 1 means the same entries.
 
     It is (overlap - chance) / (1 - chance), with the overlap as a share of n, and chance = n / number of candidates.
 
@@ -111,7 +111,7 @@ def sign_test(one: Tensor, two: Tensor) -> float:
     return z if a > b else -z if b > a else 0.0
 
 
-MEASURES = {"spread": spread, "rank": effective_rank}  # of any set of unit rows
+MEASURES = {"spread": spread, "rank": effective_rank}  # of unit rows (N, D)
 
 
 class HealthProbe:
@@ -150,7 +150,7 @@ class HealthProbe:
         values, hits = self.now(model), instance_hits(*random)
         better = sign_test(instance_hits(*self.miner(model)), hits)
         second_random = float(hits.float().mean())
-        if better < CLEAR and distributed.is_main():
+        if better < CLEARLY_BETTER and distributed.is_main():
             warn("the view that mines is not clearly better than a random network: the second clip of a video is the "
                  f"nearest for {values['second_other']:.1%} of {len(hits)} clips, with random weights for "
                  f"{second_random:.1%} ({better:+.1f} standard deviations). Mined positives may mislead the training: "
@@ -199,7 +199,7 @@ class HealthProbe:
         move(encoder, self.device)
         norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm3d)]
         for norm in norms:
-            norm.momentum = None  # a plain mean over batches
+            norm.momentum = None  # cumulative average over batches
         encoder.train()
         rows = self._own_rows
         whole = min(CALIBRATION, len(rows) // self.batch_size) * self.batch_size  # whole batches weigh the same

@@ -1,4 +1,4 @@
-"""Progress on the console; metrics as TensorBoard scalars and, for programs, in metrics.jsonl."""
+"""Progress on the console; metrics as TensorBoard scalars and, machine-readable, in metrics.jsonl."""
 
 import json
 import math
@@ -28,7 +28,7 @@ FLUSH_SECONDS = 60.0
 class EventFile:
     """A TensorBoard event file whose errors reach the caller.
 
-    tensorboardX's own writer has a thread that dies on a full disk, and then its caller waits for ever.
+    tensorboardX's own writer uses a thread that dies on a full disk, after which its caller waits forever.
     """
 
     def __init__(self, folder: Path, first_step: int) -> None:
@@ -60,14 +60,14 @@ class MetricsLogger:
     """Logs metrics on the main process. Each line of metrics.jsonl is a JSON object:
 
     {"kind": "steps", "title": "train", "epoch": 0, "done": 5, "values": {...}, "seconds": {...}}: the main process's
-    means and seconds per step since the line before; "done" counts the run's training steps so far.
+    means and seconds per step since the previous line; "done" counts the run's training steps so far.
     {"kind": "epoch", "title": "train", "epoch": 0, "done": 12, "values": {...}}: means over an epoch and all processes.
     {"kind": "mining", "epoch": 0, "done": 12, "values": {...}, ...}: measured after an epoch, or before the first step
     with epoch -1; other kinds likewise.
 
     Args:
-        folder: run folder, where an earlier start's lines about later steps are removed; None logs nothing.
-        epoch: epoch that the run starts in.
+        folder: run folder; lines that an earlier start logged for later steps are removed. None logs nothing.
+        epoch: epoch in which the run starts.
         iteration: training steps done before.
     """
 
@@ -82,7 +82,7 @@ class MetricsLogger:
 
     def log(self, kind: str, epoch: int, done: int, values: dict[str, float], *, title: str = "",
             seconds: dict[str, float] | None = None, **more: object) -> None:
-        """Log values by name; ``more`` goes to metrics.jsonl alone."""
+        """Log values by name; ``more`` goes only to metrics.jsonl."""
         if self._events is None or self._path is None:
             return
         group = {"steps": title, "epoch": f"{title}_epoch"}.get(kind, kind)
@@ -100,7 +100,7 @@ class MetricsLogger:
 
 
 def _finite(value: object) -> object:
-    """Replace NaN and infinity, which JSON lacks, by null."""
+    """Replace NaN and infinity, which JSON lacks, with null."""
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -137,7 +137,7 @@ class EpochLog:
         self._start = self._mark = time.perf_counter()
 
     def timed(self, steps: Iterator[Any], start: int = 0) -> Iterator[Any]:
-        """Yield the batches, the first of which is number ``start``, and time the wait for each."""
+        """Yield the batches, numbered from ``start``, and time the wait for each."""
         self._done = start
         self._bar.update(start)
         for batch in steps:
@@ -148,7 +148,7 @@ class EpochLog:
         """Add a step of this weight; print a line at the first step, every ``print_freq`` steps, and at the last.
 
         Returns:
-            True if a line was printed, for which the device had to finish.
+            True if a line was printed, for which the device was synchronised.
         """
         self.meters.add(values, weight)
         number, self._done, self._steps = self._done, self._done + 1, self._steps + 1

@@ -1,4 +1,4 @@
-"""Monitors: metrics that never influence training. Of mining, with labels and without; health; kNN accuracy.
+"""Monitors: metrics that never influence training: mining (with and without labels), health, kNN accuracy.
 
 Positive mining recall and class mining recall are defined in CPR (arXiv 2201.07989, section 4).
 """
@@ -27,7 +27,7 @@ COLLAPSED = 1.5  # effective rank of the queue: 1.0 in runs that failed, at leas
 
 
 class MiningMonitor:
-    """Measures each step's mining, and counts over an epoch how often each video is mined."""
+    """Measures mining at each step, and counts over an epoch how often each video is mined."""
 
     def __init__(self, K: int, labels: ArrayLike = (), sources: ArrayLike = (), device: torch.device | str = "cpu"
                  ) -> None:
@@ -78,8 +78,8 @@ class MiningMonitor:
         """Return the epoch's measures, and class mining recall by class; reset the counts. All processes call this.
 
         ``cmr_median``: median of class mining recall over classes. ``mined_videos``: share of the training videos that
-        were mined at all. ``most_mined``: count of the most mined video, as a multiple of the mean. ``spread_*``,
-        ``rank_*``: see :mod:`engine.health`, of each of the ``queues`` (D, K). Both are empty if nothing was mined.
+        were mined at least once. ``most_mined``: count of the most mined video, divided by the mean. ``spread_*``,
+        ``rank_*``: see :mod:`engine.health`, for each of the ``queues`` (D, K). Both are empty if nothing was mined.
         """
         if not self._counted:
             return {}, {}
@@ -123,7 +123,7 @@ class MiningMonitor:
 def class_recalls(found: Tensor, class_of_pair: Tensor) -> dict[int, float]:
     """Compute class mining recall: for each class, the share of its sources that were mined as true positives.
 
-    A class with a single source has nothing to mine, and is left out.
+    Classes with a single source have nothing to mine and are skipped.
 
     Args:
         found: true positives mined by (class, source) pair, (P,) int64.
@@ -135,13 +135,13 @@ def class_recalls(found: Tensor, class_of_pair: Tensor) -> dict[int, float]:
 
 @dataclass
 class Monitors:
-    """The monitors of a run; None switches one off. ``*_freq`` are in epochs, and the last epoch is always measured."""
+    """A run's monitors; None disables one. ``*_freq`` are in epochs; the last epoch is always measured."""
 
     model: MomentumContrast
     dtype: torch.dtype | None
     epochs: int
     classes: Sequence[str] = ()
-    mining: MiningMonitor | None = None  # of CoCLR, as health
+    mining: MiningMonitor | None = None  # CoCLR only, like health
     health: HealthProbe | None = None
     health_freq: int = 1
     knn: Callable[..., dict[str, float]] | None = None  # see eval.knn.KnnMonitor.measure
@@ -154,7 +154,7 @@ class Monitors:
         self._epoch_start = time.perf_counter()
 
     def before_training(self, trainer: Trainer) -> None:
-        """Measure the starting point."""
+        """Measure the initial state."""
         if self.health is not None:
             trainer.log("health", -1, self.health.before(cast(CoCLR, self.model)))
 
@@ -172,9 +172,9 @@ class Monitors:
         rank = values.get("rank_own", math.inf)
         if rank < COLLAPSED and distributed.is_main() and not self._warned:
             self._warned = True
-            warn(f"the embeddings have nearly collapsed: the queue's keys vary in {rank:.2f} directions of "
-                 f"{self.model.dim} (effective rank), so top-1 and loss mean little. A smaller --lr is the first "
-                 "thing to try (docs/mining.md)")
+            warn(f"the embeddings have nearly collapsed: the queue's keys vary in {rank:.2f} of "
+                 f"{self.model.dim} directions (effective rank), so top-1 and loss mean little. First try "
+                 "a smaller --lr (docs/mining.md)")
         if self.health is not None and self._is_due(epoch, self.health_freq):
             trainer.log("health", epoch, self.health.now(cast(CoCLR, self.model)))
 

@@ -1,4 +1,4 @@
-"""Learning-rate schedules; Adam and SGD with few parameter groups for speed, and in files one each, as published."""
+"""Learning-rate schedules; Adam and SGD with few parameter groups in memory, and one per parameter in files."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +13,7 @@ from utils.errors import CheckpointError
 
 @dataclass(frozen=True)
 class LrSchedule:
-    """The learning rate as a function of the epoch alone, so that a resumed run has the same."""
+    """The learning rate as a function of the epoch alone, so that a resumed run follows it too."""
 
     lr: float  # at the start
     schedule: tuple[int, ...]  # epochs at which the rate drops to a tenth; ignored with cos
@@ -36,7 +36,7 @@ class Optimizer:
     """An optimizer over named parameters, with loss scaling under fp16.
 
     Args:
-        named: (name, parameter) pairs in the order of the saved groups; frozen parameters have a group in the file, but
+        named: (name, parameter) pairs in the order of the saved groups; frozen parameters get a group in the file, but
             are not trained.
         name: "adam" or "sgd" (momentum 0.9).
         lr: learning rate.
@@ -56,8 +56,8 @@ class Optimizer:
                               if s == share and p.requires_grad], "scale": share}
                   for share in sorted(set(self.scales))]
         groups = [group for group in groups if group["params"]]
-        # On a GPU one kernel updates all. On a CPU a fused update rounds differently; foreach does not, and takes 19 ms
-        # for S3D where a loop takes 52.
+        # On a GPU one kernel updates all parameters. On a CPU a fused update rounds differently; foreach does not, and
+        # takes 19 ms for S3D where a loop takes 52.
         fused = all(p.is_cuda for p in self.parameters)
         common: dict[str, Any] = {"lr": lr, "weight_decay": wd, "fused": fused or None,
                                   "foreach": None if fused else True}
@@ -87,10 +87,10 @@ class Optimizer:
     def state_dict(self) -> dict:
         """Return the state as if each parameter, frozen ones included, had its own group.
 
-        Each group also has ``initial_lr``, the rate before any schedule, which a resumed run takes over.
+        Each group also has ``initial_lr``, the rate before any schedule, which a resumed run restores.
         """
         common = {key: value for key, value in self.inner.param_groups[0].items() if key not in ("params", "scale")}
-        common |= {"fused": None, "foreach": None}  # they depend on the device
+        common |= {"fused": None, "foreach": None}  # device-dependent
         groups = [{**common, "lr": self.lr * scale, "initial_lr": self.base_lr * scale, "params": [i]}
                   for i, scale in enumerate(self.scales)]
         state = {i: dict(self.inner.state[p]) for i, p in enumerate(self.parameters) if self.inner.state.get(p)}
@@ -103,7 +103,7 @@ class Optimizer:
             raise CheckpointError(f"the checkpoint's optimizer has {len(groups)} parameters, this model "
                                   f"{len(self.parameters)}: it was made with another --net, --model or --train_what, "
                                   "or published without its optimizer; start from it with --pretrain")
-        position = {index: place for place, index in enumerate(groups)}
+        position = {index: i for i, index in enumerate(groups)}
         wanted = {"exp_avg", "exp_avg_sq"} if isinstance(self.inner, torch.optim.Adam) else {"momentum_buffer"}
         for index, values in saved["state"].items():
             parameter = self.parameters[position[index]] if index in position else None

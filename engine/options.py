@@ -1,20 +1,19 @@
-"""Command-line options that scripts share, and checks of their values."""
+"""Command-line options shared by the scripts, and checks of their values."""
 
 import argparse
 import math
 import re
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from backbone.select_backbone import NETWORKS
+from dataset import catalog
 from engine.device import STEPS
 from utils.distributed import TIMEOUT
 from utils.errors import OptionError
 from utils.parser import Parser
 
-ROOT = Path(__file__).resolve().parents[1]
-DATA_ROOT, SPLIT_ROOT = str(ROOT / "data"), str(ROOT / "process_data" / "data")
-SECOND_VIEWS = ("flow", "residual")
+DATA_ROOT, SPLIT_ROOT = str(catalog.DATA_ROOT), str(catalog.SPLIT_ROOT)  # as text: checkpoints hold the options
+SECOND_VIEWS = catalog.SECOND_VIEWS
 
 
 def number(kind: type, low: float, high: float = math.inf, *, open_low: bool = False,
@@ -55,8 +54,8 @@ def seed(text: str) -> int:
     return value
 
 
-def meeting_place(text: str) -> str:
-    """Argparse type: a URL at which processes meet."""
+def init_url(text: str) -> str:
+    """Argparse type: the URL of a process group."""
     if not re.fullmatch(r"env://.*|tcp://.+:\d+|file://.+", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not env://, tcp://HOST:PORT or file:///PATH")
     return text
@@ -78,7 +77,7 @@ def add_clips(parser: Parser) -> None:
     add("--second_view", choices=SECOND_VIEWS, default="flow", help="second view, which NAME-f and NAME-2stream-2clip "
         "use: flow, from its own LMDB, or residual, the difference of neighbouring RGB frames, computed on the fly")
     add("--seq_len", type=positive_int, default=32, metavar="FRAMES", help="frames per clip")
-    add("--ds", type=positive_int, default=1, metavar="FRAMES", help="take every ds-th frame")
+    add("--ds", type=positive_int, default=1, metavar="FRAMES", help="temporal stride: take every ds-th frame")
     add("--img_dim", type=positive_int, default=128, metavar="PIXELS", help="side of the input frames in pixels")
 
 
@@ -105,15 +104,15 @@ def add_shared(parser: Parser, *, dataset: str, num_seq: int, schedule: Sequence
         "--resume)")
     add = parser.topic("checkpoints")
     add("--resume", default="", metavar="CKPT", help="resume this checkpoint in its run folder; auto: the newest "
-        "complete one of the run that the options name, or a new run")
-    add("--accept_changes", action="store_true", help="use a checkpoint even if it was made with options that change "
+        "complete one in the run folder of these options, or a new run")
+    add("--accept_changes", action="store_true", help="use a checkpoint even if it was made with options that affect "
         "the result (--resume), or on another stream, split or class list")
-    add("--reset_lr", action="store_true", help="with --resume: take --lr instead of the checkpoint's learning rate")
+    add("--reset_lr", action="store_true", help="with --resume: use --lr instead of the checkpoint's learning rate")
     add("--save_steps", type=whole_number, default=0, metavar="STEPS", help="steps between checkpoints inside "
         "epochs (0: only at their ends)")
     parser.topic("evaluation")("--test", default="", metavar="CKPT", help="evaluate this checkpoint, without training")
     add = parser.topic("hardware")
-    add("--precision", choices=list(STEPS), default=None, help="arithmetic of the encoders (default: fp32 on a CPU, "
+    add("--precision", choices=list(STEPS), default=None, help="precision of the encoders (default: fp32 on a CPU, "
         "tf32 on a GPU; fp16, with loss scaling, is the fastest on GPUs)")
     add("--compile", action="store_true", help="compile the encoders with torch.compile, which takes minutes")
     add("--deterministic", action="store_true", help="prefer deterministic kernels on GPUs, and warn where there "
@@ -154,7 +153,7 @@ def pretraining_parser(description: str, *, dataset: str, models: Sequence[str])
     parser.topic("evaluation")("--knn_freq", type=whole_number, default=0, metavar="EPOCHS", help="epochs between "
                                "measurements of weighted kNN accuracy and R@1 of test videos among training videos "
                                "(0: never)")
-    parser.topic("output")("--name_prefix", default="", help="put before the model in the run folder's name")
+    parser.topic("output")("--name_prefix", default="", help="prefix of the run folder's name, before the model")
     _add_processes(parser)
     return parser
 
@@ -167,7 +166,7 @@ def _add_processes(parser: Parser) -> None:
         "with --multiprocessing-distributed")
     add("--rank", type=int, default=-1, metavar="N", help="rank of this process, -1 to ask the launcher; of "
         "this node with --multiprocessing-distributed")
-    add("--dist-url", type=meeting_place, default="env://", metavar="URL", help="where the processes meet: env://, "
+    add("--dist-url", type=init_url, default="env://", metavar="URL", help="where the processes meet: env://, "
         "tcp://HOST:PORT or file:///PATH")
     add("--dist-backend", default="nccl", choices=["nccl", "gloo"], help="communication backend; becomes gloo "
         "where there is no GPU")
@@ -181,8 +180,8 @@ def add_mining(parser: Parser) -> None:
     """Add how main_coclr.py mines positives."""
     add = parser.topic("method")
     add("--topk", type=whole_number, default=TOPK, metavar="N", help="positives mined per query")
-    add("--progressive", type=positive_int, nargs="+", default=[], metavar="TOPK", help="train in phases of growing "
-        "topk, such as 1 2 5, each for all --epochs from the weights of the one before")
+    add("--progressive", type=positive_int, nargs="+", default=[], metavar="TOPK", help="train in phases of increasing "
+        "topk, such as 1 2 5, each for all --epochs, from the previous one's weights")
     add("--reverse", action="store_true", help="train the flow encoder and mine in RGB")
     add("--cascade", action="store_true", help="mine by cascade positive retrieval")
     add("--ratio", type=open_share, default=0.5, metavar="SHARE", help="share that each stage of the cascade keeps, "
@@ -195,6 +194,6 @@ def add_mining(parser: Parser) -> None:
     add("--self_mask", type=share, default=0.9, metavar="SHARE", help="share of steps, 0-1, that leave a query's own "
         "key out of its positives where it has others; the paper has no such step (0)")
     add = parser.topic("evaluation")
-    add("--health_clips", type=whole_number, default=256, metavar="VIDEOS", help="videos by which both views are "
+    add("--health_clips", type=whole_number, default=256, metavar="VIDEOS", help="videos on which both views are "
         "measured without labels, before and during training; 0: never")
     add("--health_freq", type=positive_int, default=10, metavar="EPOCHS", help="epochs between these measurements")

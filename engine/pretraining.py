@@ -1,4 +1,4 @@
-"""Pretraining as main_nce.py and main_coclr.py share it: the task without its step, set-up, resume and report."""
+"""What main_nce.py and main_coclr.py share: a task that lacks only its step, set-up, resuming, and reporting."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -65,28 +65,28 @@ def check_inputs(data: DataConfig, streams: int, files: list[str]) -> None:
     """Raise OptionError for a dataset of the wrong form, CheckpointError for a missing file; nothing is read yet."""
     spec = catalog.parse(data.dataset, data.second_view)
     if spec.clips != 2 or len(spec.streams) != streams:
-        raise OptionError(f"--dataset {data.dataset} does not fit this script, which needs two clips of "
-                          f"{'one stream (NAME-2clip, NAME-f-2clip)' if streams == 1 else 'NAME-2stream-2clip'}")
+        raise OptionError(f"--dataset {data.dataset} does not fit this script: it takes "
+                          f"{'NAME-2clip or NAME-f-2clip' if streams == 1 else 'NAME-2stream-2clip'}")
     for path in files:
         if path not in ("", "random") and not Path(path).is_file():
-            raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
+            raise CheckpointError(f"there is no checkpoint {path}: check the path ('random' stands for no checkpoint)")
 
 
 def check_sizes(model: ModelConfig, data: DataConfig, batch_size: int, processes: int, train: bool = True) -> None:
-    """Refuse batches that do not fit the queue (ModelError) or the network (OptionError); allocates nothing."""
+    """Raise ModelError if batches do not fit the queue, OptionError if they do not fit the network; cheap."""
     check_queue(model.moco_k, batch_size, processes)
     with torch.device("meta"):
         encoder = make_encoder(model.net, model.moco_dim)
     check_clips(encoder.train(train), model.net, batch_size, data.seq_len, data.img_dim)
 
 
-class Pretraining(Task):
+class PretrainTask(Task):
     """A contrastive model with optimizer and monitors; subclasses add the step.
 
     Attributes:
         network: the model, or its DistributedDataParallel wrapper.
         generator: shuffles clips for BatchNorm, the same in all processes.
-        origin: files that the weights came from; empty for random weights.
+        origin: files that the weights were loaded from; empty for random weights.
     """
 
     def __init__(self, config: ModelConfig, data: DataConfig, train: TrainConfig, dist: DistInfo) -> None:
@@ -153,7 +153,7 @@ class Pretraining(Task):
             say(check_convolutions(self.model.encoders(), self.data.clip, precision))
 
     def start(self, trainer: Trainer) -> None:
-        """Check the convolutions, average gradients if there are several processes, and measure the starting point.
+        """Check the convolutions, wrap the model in DDP if there are several processes, and measure the initial state.
 
         Buffers are not synchronised: each process has its own BatchNorm statistics, and the queues are equal anyway.
         """
@@ -204,13 +204,13 @@ class Pretraining(Task):
 
 
 @contextmanager
-def make_trainer(task: Pretraining, folder: Path, resumed: str, options: Mapping[str, Any],
+def make_trainer(task: PretrainTask, folder: Path, resumed: str, options: Mapping[str, Any],
                  knn: Callable[..., dict[str, float]] | None = None) -> Iterator[Trainer]:
     """Build the data, resume, open the run folder and yield the trainer; afterwards report the result."""
     train = task.train
     with catch_signals():
-        # The main process reads for all: other machines need not have the file. Nothing before this may fail in one
-        # process alone, or the main one would wait for it.
+        # Only the main process reads, since other machines may lack the file. Nothing above may fail in just one
+        # process, or the main one would wait for it.
         saved = distributed.from_main(lambda: checkpoint.load(resumed, checkpoint.RESUME)) if resumed else None
         loader = task.make_loader("train")
         task.set_monitors(loader, knn)
@@ -239,7 +239,7 @@ def make_trainer(task: Pretraining, folder: Path, resumed: str, options: Mapping
             distributed.barrier()  # the main process may still be writing
 
 
-def test(task: Pretraining, path: str) -> None:
+def test(task: PretrainTask, path: str) -> None:
     """Measure a checkpoint's pretext metrics on the validation split, with a log beside it if it can be there."""
     saved = checkpoint.load(path)
     task.check(saved, path)
@@ -257,25 +257,25 @@ def test(task: Pretraining, path: str) -> None:
                  print_freq=task.train.print_freq, device=task.device)
 
 
-def announce(task: Pretraining, loader: DataLoader, folder: Path, state: TrainState | None, path: str) -> None:
+def announce(task: PretrainTask, loader: DataLoader, folder: Path, state: TrainState | None, path: str) -> None:
     """Print method, data, start, schedule, machine and run folder."""
     train, data, videos = task.train, task.data, videos_of(loader)
     start = task.origin or [f"random weights, seed {train.seed}"]
-    course = ""
+    schedule = ""
     if state is not None:
         start = [f"resumed after {state.iteration} steps", *start] if path else start
-        course = _course(task, state)
+        schedule = _remaining(task, state)
     method = task.config.describe(data.second_view, data.trained_second_view)
     say_block({
         "run": method if state is not None else f"test of {path}: {method}",
         "data": [f"{data.name}: {len(videos)} videos, {data.describe()}; {len(loader)} steps per epoch of "
                  f"{task.dist.world_size} x {loader.batch_size}", videos.index.report],
-        "start": start, "training": course,
+        "start": start, "training": schedule,
         "on": describe_machine([task.device], task.precision, train.workers, task.dist.world_size),
         "into": str(folder)})
 
 
-def _course(task: Pretraining, state: TrainState) -> str:
+def _remaining(task: PretrainTask, state: TrainState) -> str:
     """Describe the remaining epochs and the learning rate."""
     train = task.train
     if state.epoch >= train.epochs:
@@ -286,7 +286,7 @@ def _course(task: Pretraining, state: TrainState) -> str:
             f"weight decay {train.wd:g}{first}")
 
 
-def report(task: Pretraining, epochs: int, folder: Path) -> None:
+def report(task: PretrainTask, epochs: int, folder: Path) -> None:
     """Print the last checkpoint and the next command."""
     path = run_folder.last_checkpoint(folder, epochs)
     spec = catalog.parse(task.data.dataset, task.data.second_view)

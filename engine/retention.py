@@ -1,7 +1,7 @@
 """Which checkpoints a run keeps: the last one, the one before, and the best five (for k400 all epochs).
 
 `epochN.pth.tar` is from the end of an epoch, `epochN-stepM.pth.tar` from M steps into one, `model_best_epochN.pth.tar`
-a copy of one of the best. The last but one stays as `previous-...`, in case the last is damaged.
+a copy of one of the best. The second to last stays as `previous-...`, in case the last is damaged.
 """
 
 import math
@@ -23,7 +23,7 @@ RESUMABLE = re.compile(rf"(?:{PREVIOUS}|model_best_)?epoch(\d+)(?:-step(\d+))?\.
 
 
 class CheckpointManager:
-    """Writes checkpoints and removes outdated ones, but not the ``best`` best nor the one that the run resumed from.
+    """Writes checkpoints and removes outdated ones, except the ``best`` best and the one the run resumed from.
 
     ``keep_all`` keeps every ``epochN`` file (k400).
     """
@@ -34,7 +34,7 @@ class CheckpointManager:
 
     def save_epoch(self, state: Mapping, epoch: int, is_best: bool = False) -> None:
         """Write the checkpoint of a finished epoch (0-based), then remove outdated ones."""
-        if is_best:  # first: a run killed in between then has all its best, and can resume from this one
+        if is_best:  # first: a run killed in between keeps all its best, and can resume from this one
             checkpoint.save(self.folder / f"model_best_epoch{epoch}.pth.tar", state)
         self._save(state, f"epoch{epoch}.pth.tar")
         if is_best:
@@ -67,7 +67,7 @@ def numbered(folder: str | Path, pattern: re.Pattern[str]) -> dict[int, Path]:
 
 
 def resumable(folder: str | Path) -> list[Path]:
-    """Return all files that a run can resume from, newest first; of two equal ones the best's copy comes last."""
+    """Return all files that a run can resume from, newest first; a best copy comes after its original."""
     found = [path for path in Path(folder).glob("*") if RESUMABLE.fullmatch(path.name)]
     return sorted(found, key=lambda path: (_moment(path), not BEST.fullmatch(path.name)), reverse=True)
 
@@ -89,7 +89,7 @@ def newest_complete(folder: str | Path) -> Path | None:
 
 
 def prepare_folder(folder: Path, resumed: str | Path) -> list[Path]:
-    """Remove half-written files and set checkpoints aside that are later than the one to resume from.
+    """Remove half-written files, and set aside checkpoints later than the one to resume from.
 
     If the run was killed between the two files of a best epoch, write the second.
 

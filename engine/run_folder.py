@@ -21,7 +21,7 @@ from utils.files import lock, write_json
 from utils.provenance import code_version, environment
 
 AUTO = "auto"  # --resume auto: the newest checkpoint of the run folder
-FOLDER_OPTIONS = "--name_prefix or --prefix"  # that change the run folder of a pretraining
+FOLDER_OPTIONS = "--name_prefix or --prefix"  # of a pretraining: options that change its run folder
 RUN_FILE = "run.json"
 LONGEST_NAME = 255  # bytes of a path component on common file systems
 
@@ -41,7 +41,7 @@ def coclr_folder(model: ModelConfig, data: DataConfig, train: TrainConfig, *, pr
 
 def classifier_folder(data: DataConfig, *, model: str, net: str, optim: str, batch_size: int, lr: float,
                       dropout: float, wd: float, train_what: str, prefix: str, pretrain: str) -> Path:
-    """Return the run folder of eval/main_classifier.py; ``batch_size`` is that of all GPUs together."""
+    """Return the run folder of eval/main_classifier.py; ``batch_size`` is the total over all GPUs."""
     optimizer = {"sgd": "SGD", "adam": "Adam"}[optim]
     return Path(f"log-eval-{prefix}", _fit(
         f"{data.name}-{data.img_dim}_sp{data.which_split}_{model}_{net}_{optimizer}_bs{batch_size}_lr{lr}_dp{dropout}"
@@ -71,7 +71,7 @@ def last_checkpoint(folder: Path, epochs: int) -> Path:
 
 
 def folder_of(checkpoint: str | Path) -> Path | None:
-    """Return the run folder of a checkpoint, None if it lies elsewhere; CheckpointError if there is no such file."""
+    """Return the run folder of a checkpoint, or None if it is not in one; CheckpointError if there is no such file."""
     path = Path(checkpoint)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}: check the path")
@@ -84,8 +84,8 @@ def choose(resume: str, new: Path, options: str) -> tuple[Path, str]:
 
     Args:
         resume: a checkpoint, "auto" for the newest complete one in ``new``, or "" for none.
-        new: run folder that the options name.
-        options: names of the options that would change the folder, for the error.
+        new: run folder for these options.
+        options: names of the options that change the folder, for the error.
 
     Raises:
         UserError: there is no such checkpoint, all are damaged, another process trains there, or ``new`` is taken.
@@ -99,7 +99,7 @@ def choose(resume: str, new: Path, options: str) -> tuple[Path, str]:
             return own, resume
         refuse_present(new, options)
     if resume:
-        say(f"{resume} lies in no run folder (RUN/model/): this run goes into {new}")
+        say(f"{resume} is not in a run folder (RUN/model/): this run goes into {new}")
     return new, resume
 
 
@@ -115,7 +115,7 @@ def refuse_present(folder: Path, options: str) -> None:
 def open_run(folder: Path, resumed: str, state: TrainState, options: Mapping[str, Any], made_with: Mapping[str, Any]
              ) -> Iterator[MetricsLogger]:
     """Make and lock a run folder, open its log, append this start to run.json, and yield the metrics logger."""
-    if not is_main():  # only the main process writes; on another machine the folder would stay empty
+    if not is_main():  # only the main process writes; on other machines the folder would stay empty
         yield MetricsLogger()
         return
     make(folder)
@@ -123,14 +123,14 @@ def open_run(folder: Path, resumed: str, state: TrainState, options: Mapping[str
         aside = retention.prepare_folder(folder / "model", resumed)
         with log_file(folder / "img" / "train.log"):
             for path in aside:
-                say(f"set aside, as it is later than the checkpoint that this run resumes from: {path}")
+                say(f"set aside, because it is later than the checkpoint that this run resumes from: {path}")
             _add_start(folder / RUN_FILE, {"options": dict(options), **made_with, "resumed_from": resumed or None,
                                            "epoch": state.epoch, "iteration": state.iteration})
             logger = MetricsLogger(folder, state.epoch, state.iteration)
             try:
                 yield logger
             except BaseException:
-                with suppress(OSError):  # the first error, say of a full disk, is the one to report
+                with suppress(OSError):  # report the first error, such as a full disk
                     logger.close()
                 raise
             logger.close()
@@ -143,7 +143,7 @@ def make(folder: Path) -> None:
             (folder / part).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OptionError(f"cannot make the run folder {folder} ({error.strerror}): check --prefix, --name_prefix "
-                          "and the rights in the working directory") from error
+                          "and the permissions of the working directory") from error
 
 
 def _add_start(path: Path, start: dict[str, Any]) -> None:

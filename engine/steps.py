@@ -1,7 +1,7 @@
 """One training step of each contrastive model: batch in, loss and metrics out as 0-d tensors.
 
-``network`` is the model, or its DistributedDataParallel wrapper. Only UberNCE learns from labels; CoCLR's monitor reads
-them.
+``network`` is the model, or its DistributedDataParallel wrapper. Only UberNCE learns from labels; CoCLR's
+monitor reads them to measure mining.
 """
 
 from collections.abc import Mapping
@@ -36,7 +36,7 @@ def infonce_step(network: nn.Module, batch: Mapping[str, Any], device: torch.dev
 
 def ubernce_step(network: nn.Module, batch: Mapping[str, Any], device: torch.device, *,
                  dtype: torch.dtype | None = None, generator: torch.Generator | None = None) -> Values:
-    """Contrast two clips of each video; positives are of the same class (CoCLR, equation 2). Args: `infonce_step`."""
+    """Contrast two clips of each video; the class gives the positives (CoCLR, equation 2). Args: `infonce_step`."""
     block = to_blocks(batch, device)[:, :, 0]  # (B, 2, 3, T, H, W)
     labels = batch["label"].to(device, non_blocking=True)
     logits, mask = network(block, labels, dtype=dtype, generator=generator)  # (B, 1+K) each
@@ -52,7 +52,7 @@ def coclr_step(network: nn.Module, batch: Mapping[str, Any], device: torch.devic
 
     Args:
         network, batch, device, dtype, generator: see :func:`infonce_step`.
-        monitor: measures what is mined.
+        monitor: measures the mined positives.
         without_self: drop the query's own key (column 0) from rows with other positives, see :func:`draw_self_mask`.
     """
     model = getattr(network, "module", network)  # without DistributedDataParallel
@@ -65,7 +65,7 @@ def coclr_step(network: nn.Module, batch: Mapping[str, Any], device: torch.devic
     loss = coclr_loss(logits, drop_self(mask) if without_self else mask)
     values = {"loss": loss if full else loss.detach(), **accuracies(logits, mask), **monitor.measure(mining, label)}
     if model.training:
-        monitor.ring.update(label, source, batch["index"].to(device))  # after measuring, as the queue
+        monitor.ring.update(label, source, batch["index"].to(device))  # after measuring, like the queue
     return values
 
 

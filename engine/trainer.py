@@ -1,4 +1,4 @@
-"""The training loop of all scripts: it can stop after any step, and resumes exactly."""
+"""The training loop of every script: it can stop after any step, and resumes exactly."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,30 +22,30 @@ from utils.stop import StopFlag, StopRequested, signal_name
 
 @dataclass
 class TrainState:
-    """Position in a training."""
+    """Position within a training run."""
 
     epoch: int = 0  # the current one, 0-based
     batch: int = 0  # steps done in this epoch
     iteration: int = 0  # steps done in total
     best_acc: float = 0.0  # top-1, 0-1
-    progress: Mapping[str, Any] | None = None  # meters and random generators, if resumed from inside an epoch
+    progress: Mapping[str, Any] | None = None  # meters and random generators, if resuming mid-epoch
 
 
 class Task:
-    """A model in training. The trainer calls these hooks in this order; a task overrides those it needs."""
+    """A model being trained. The trainer calls these hooks in this order; subclasses override what they need."""
 
     def begin_epoch(self, epoch: int) -> None:
         """Set learning rate, train mode and seeds."""
 
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:
-        """Return the "loss" and metrics of a batch as 0-d tensors; without a gradient the optimizer skips the step."""
+        """Return "loss" and metrics of a batch as 0-d tensors; if the loss needs no gradient, nothing is updated."""
         raise NotImplementedError
 
     def end_epoch(self, epoch: int, trainer: "Trainer") -> None:
         """Measure and log, on all processes."""
 
     def score(self, trainer: "Trainer") -> float:
-        """Return the top-1 (0-1) that selects the best checkpoints: by default the training's."""
+        """Return the top-1 (0-1) by which the best checkpoints are chosen; by default the training top-1."""
         return trainer.means["top1"]
 
     def after_save(self, epoch: int, trainer: "Trainer") -> None:
@@ -69,9 +69,9 @@ class Trainer:
         epochs: number of epochs in total.
         state: where to start.
         save_freq: epochs between checkpoints.
-        save_steps: steps between checkpoints inside an epoch, 0 for none.
+        save_steps: steps between mid-epoch checkpoints, 0 for none.
         print_freq: steps between progress lines.
-        info: how the run was made ("options", "made_with", "code"), for each checkpoint.
+        info: entries that describe the run ("options", "made_with", "code"), saved in each checkpoint.
     """
 
     def __init__(self, loader: DataLoader, optimizer: Optimizer, device: torch.device, *, epochs: int,
@@ -90,8 +90,8 @@ class Trainer:
         """Train to the last epoch.
 
         Raises:
-            StopRequested: a signal arrived; all steps done are saved.
-            TrainingError: losses, weights or data are broken.
+            StopRequested: a signal arrived; everything done so far is saved.
+            TrainingError: a loss or weight is not finite, or too much of the data is damaged.
             CheckpointError: a checkpoint could not be written.
         """
         state, optimizer = self.state, self.optimizer
@@ -111,7 +111,7 @@ class Trainer:
                     state.batch += 1
                     state.iteration += 1
                     printed = log.add(values | {"lr": torch.tensor(optimizer.lr)}, state.iteration, self._steps_left())
-                    self._losses.add(state.iteration - 1, batch["index"], values["loss"], look=printed)
+                    self._losses.add(state.iteration - 1, batch["index"], values["loss"], now=printed)
                     damage.add(batch)
                     if self.save_steps and state.iteration % self.save_steps == 0:
                         self._save_step(task)
@@ -126,7 +126,7 @@ class Trainer:
             raise
 
     def evaluate(self, step: Callable[[Any], Values], loader: DataLoader, title: str) -> Means:
-        """Run a step that does not train over another loader; see the function :func:`evaluate`."""
+        """Evaluate a step over another loader, see the function :func:`evaluate`."""
         return evaluate(step, loader, title=title, epoch=self.state.epoch, print_freq=self.print_freq,
                         device=self.device, logger=self.logger, iteration=self.state.iteration, poll=self.poll)
 
@@ -137,7 +137,7 @@ class Trainer:
         self.logger.log(kind, epoch, self.state.iteration, values, **more)
 
     def poll(self) -> None:
-        """Raise StopRequested if any process was asked to stop; all processes must call this equally often."""
+        """Raise StopRequested if any process was asked to stop; collective, so all processes must call it alike."""
         if self._stop_flag.poll():
             raise StopRequested
 
@@ -145,7 +145,7 @@ class Trainer:
         return (self.epochs - self.state.epoch) * len(self.loader) - self.state.batch
 
     def _restore_meters(self, task: Task) -> None:
-        """Start new meters, or restore meters and generators if this epoch is resumed."""
+        """Start new meters, or restore meters and generators when resuming mid-epoch."""
         self._meters = Meters(self.device)
         progress, self.state.progress = self.state.progress, None
         if progress is None:
@@ -157,8 +157,8 @@ class Trainer:
             try:
                 generator.set_state(progress["generators"][name])
             except RuntimeError as error:
-                raise CheckpointError(f"the checkpoint's random generator {one_line(name)!r} is damaged, or of another "
-                                      "version of PyTorch: resume from a checkpoint at the end of an epoch") from error
+                raise CheckpointError(f"the checkpoint's random generator {one_line(name)!r} is damaged, or from "
+                                      "another version of PyTorch: resume from an end-of-epoch checkpoint") from error
 
     def _save_epoch(self, task: Task, epoch: int) -> None:
         due = epoch % self.save_freq == 0 or epoch == self.epochs - 1
@@ -178,12 +178,12 @@ class Trainer:
             say(f"stopping on {signal_name()}: there is nothing new to save")
             return
         self._save_step(task)
-        distributed.barrier()  # a launcher kills the others when the first process exits
+        distributed.barrier()  # launchers kill the other processes when the first one exits
         say(f"stopping on {signal_name()}: saved after {self.state.batch} of {len(self.loader)} steps of epoch "
             f"{self.state.epoch}; --resume auto continues from there")
 
     def _save(self, task: Task, write: Callable[[dict], None]) -> None:
-        """Collect a checkpoint on all processes; the main one writes it."""
+        """Collect a checkpoint from all processes, and write it on the main one."""
         self._losses.check()
         state = self.state
         content = {**self.info, **task.state_dict(), "epoch": state.epoch - 1, "iteration": state.iteration,
@@ -194,21 +194,21 @@ class Trainer:
         self._saved = state.iteration
 
     def _progress(self, task: Task) -> dict[str, Any]:
-        inside = self.state.batch > 0
-        meters = self._meters.state_dict()  # exchanged by all processes
+        mid_epoch = self.state.batch > 0
+        meters = self._meters.state_dict()  # collective
         generators = {name: each.get_state() for name, each in task.generators().items()}
         return {"epoch": self.state.epoch, "samples": self.state.batch * samples_per_step(self.loader),
-                "meters": meters if inside else None, "generators": generators if inside else None}
+                "meters": meters if mid_epoch else None, "generators": generators if mid_epoch else None}
 
 
 def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, epoch: int, print_freq: int,
              device: torch.device, logger: MetricsLogger | None = None, iteration: int = 0,
              poll: Callable[[], None] = lambda: None) -> Means:
-    """Average the metrics of a step that does not train, over the samples of a loader and all processes.
+    """Average the metrics of an evaluation step over the samples of a loader and all processes.
 
     Args:
         step: computes the metrics of a batch as 0-d tensors.
-        title: for console and log ("val").
+        title: name on the console and in the log ("val").
         epoch: 0-based; also sets the epoch of the loader's sampler.
         iteration: training steps done so far, for the log.
         poll: called after every step; may raise.
@@ -226,13 +226,13 @@ def state_of(saved: Mapping[str, Any], loader: DataLoader) -> TrainState:
     """Return the position of a checkpoint; a published one is at the end of its epoch.
 
     Raises:
-        CheckpointError: it lies beyond the end of an epoch.
+        CheckpointError: the position lies beyond the end of an epoch.
     """
     progress = progress_of(saved)
     per_epoch, samples = len(loader) * samples_per_step(loader), int(progress["samples"])
     if samples >= per_epoch + samples_per_step(loader):  # another batch size may leave a remainder
-        raise CheckpointError(f"the checkpoint stands {samples} samples into an epoch of {per_epoch}: it is damaged, "
-                              "or of another dataset")
+        raise CheckpointError(f"the checkpoint is {samples} samples into an epoch of {per_epoch}: it is damaged, "
+                              "or from another dataset")
     return TrainState(int(progress["epoch"]), samples // samples_per_step(loader), int(saved.get("iteration") or 0),
                       _best_of(saved), progress if samples else None)
 
@@ -247,6 +247,6 @@ def _best_of(saved: Mapping[str, Any]) -> float:
 
 
 def samples_per_step(loader: DataLoader) -> int:
-    """Return the clips per step of all processes together."""
+    """Return the number of clips per step, over all processes."""
     assert loader.batch_size is not None
     return loader.batch_size * distributed.world_size()

@@ -16,12 +16,12 @@ SUFFIXES = {"RGB": "", "flow": "-f"}  # of the dataset's name
 
 @dataclass
 class MethodPlan:
-    """What a method runs and leaves.
+    """The commands of a method, and the files with its results.
 
     Attributes:
-        steps: its commands, without those that it shares with earlier methods.
+        steps: its commands, except those shared with earlier methods.
         measures: by name, a file and the keys in it.
-        run: run folder of the RGB encoder's training, "" if there is none.
+        run: run folder of the RGB encoder's pretraining, "" if there is none.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -39,7 +39,7 @@ class SeedPlan:
 
     Attributes:
         steps: all commands, in order.
-        methods: those that the queue allows and those that they start from, by name.
+        methods: by name, those that the queue length allows and those that they start from.
     """
 
     def __init__(self, grid: Grid, dataset: str, seed: int, out: Path, splits: str) -> None:
@@ -70,7 +70,7 @@ class SeedPlan:
         plan.steps = self.steps[before:]
 
     def _pretrain(self, name: str, plan: MethodPlan) -> tuple[tuple[str, str], tuple[str, str]]:
-        """Plan a method's trainings; return its two encoders, each as the method that trains it and the stream."""
+        """Plan a method's trainings; return its RGB and flow encoder, each as (training method, stream)."""
         method, grid, models = METHODS[name], self.grid, self._models
         rgb, flow = (name, "RGB"), (name, "flow")
         if method.kind == "random":
@@ -102,7 +102,7 @@ class SeedPlan:
                            *self._pretraining(name, epochs), *words)
 
     def _train(self, name: str, script: str, *words: str) -> str:
-        """Add a training; return the last checkpoint that it will leave."""
+        """Add a training; return the path of its last checkpoint."""
         words = (*self._common, *words, "--resume", "auto")
         options = SCRIPTS[script].parse(words, planned=True)
         if script == COCLR:
@@ -128,7 +128,7 @@ class SeedPlan:
             recall = folder / f"{dataset}_recall.json"
             self._step(f"{owner} {stream} retrieval", recall, CLASSIFIER, *words)
             probe = folder / f"{Path(model).name}-lp-{dataset}-acc.json"
-            # Evaluated at its end alone: the best epoch would be chosen by test videos.
+            # Evaluated only after the last epoch: picking the best epoch would use test videos.
             self._step(f"{owner} {stream} probe", probe, PROBE, "--test", model, "--dataset", dataset, *self._splits,
                        "--final_bn", "--eval_freq", "0")
             plan.measures |= {f"{stream} R@{k}": (str(recall), (k,)) for k in ("1", "5", "10", "20")}
@@ -142,7 +142,7 @@ class SeedPlan:
             self._classify(name, plan, self._models[rgb], "--train_what", "ft", "--lr", str(self.grid.finetune_lr))
 
     def _classify(self, name: str, plan: MethodPlan, start: str, *words: str) -> None:
-        """Add a training with labels, and the test of its last epoch: no epoch is chosen by test videos."""
+        """Add a supervised training and the test of its last epoch; test videos never select an epoch."""
         words = ("--dataset", self.dataset, "--batch_size", str(self.grid.label_batch_size), "--dropout", "0.5", *words)
         epochs = self.grid.label_epochs
         path = self._train(f"{name} training with labels", CLASSIFIER, *words, *_schedule(epochs), "--eval_freq",
@@ -153,5 +153,5 @@ class SeedPlan:
 
 
 def _schedule(epochs: int) -> list[str]:
-    """Let the learning rate fall after four fifths of the epochs."""
+    """Return --epochs, and --schedule to drop the learning rate after four fifths of them."""
     return ["--epochs", str(epochs), "--schedule", str(round(epochs * 4 / 5))]

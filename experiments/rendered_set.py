@@ -2,8 +2,8 @@
 
     python -m experiments.rendered_set --out demo/videos --contact_sheet demo/contact_sheet.png
 
-The group (gNN) is a scene: a textured object on a textured background, the same in every class, so colours do not tell
-the class, and motion does. The clips of a group differ in speed, phase, side and light. The same options always give
+The group (gNN) is a scene: a textured object on a textured background, the same in every class, so motion tells the
+class, and colours do not. The clips of a group differ in speed, phase, side and light. The same options always give
 the same videos.
 """
 
@@ -149,7 +149,7 @@ def write_contact_sheet(path: Path, names: Sequence[str], groups: int, spec: Ren
 
 
 def frame_size(text: str) -> tuple[int, int]:
-    """Convert WIDTHxHEIGHT, for argparse."""
+    """Argparse type: WIDTHxHEIGHT."""
     width, _, height = text.partition("x")
     if not (width.isdigit() and height.isdigit() and min(int(width), int(height)) >= 32
             and int(width) % 2 == int(height) % 2 == 0):
@@ -172,7 +172,7 @@ def make_parser() -> Parser:
         "clip may be slower or faster, 0 to below 1")
     add("--typical", type=share, default=0.0, metavar="SHARE", help="share of clips, 0-1, that show an object of their "
         "class instead of the scene's, so that appearance hints at the class, as in real videos")
-    add("--muted", type=share, default=0.0, metavar="SHARE", help="how far backgrounds are paled, 0-1")
+    add("--muted", type=share, default=0.0, metavar="SHARE", help="how much to desaturate backgrounds, 0-1")
     add("--seed", type=seed, default=0, help="seed of scenes, speeds and phases")
     add = parser.topic("output")
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder to fill (new or empty)")

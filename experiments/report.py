@@ -3,7 +3,7 @@
     python -m experiments.report --results experiments/results/reduced.json --out experiments/made/report
 
 Writes OUT/experiment_results.md, with a table for each set, and two figures: OUT/experiment_retrieval.png and
-OUT/experiment_mining.png. What an existing page says before its first table is kept.
+OUT/experiment_mining.png. Text before the first table of an existing page is kept.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +36,7 @@ Summary = Mapping[str, Mapping[str, Mapping[str, float]]]
 
 
 def title_of(method: str) -> str:
-    """Return a method's title; results of older grids hold methods that have none any more."""
+    """Return a method's title, or its name: results of older grids hold methods that no longer exist."""
     return METHODS[method].title if method in METHODS else method
 
 
@@ -48,7 +48,7 @@ def cell(value: Mapping[str, float] | None) -> str:
 
 
 def rows(summary: Summary) -> list[list[str]]:
-    """Make a line for each method, with the columns of COLUMNS."""
+    """Make a row for each method, with the columns of COLUMNS."""
     return [[title_of(name), *(cell(measures.get(column)) for column in COLUMNS)] for name, measures in summary.items()]
 
 
@@ -76,7 +76,7 @@ def text(content: Mapping[str, Any]) -> str:
 
 
 def page(content: Mapping[str, Any], path: Path) -> str:
-    """Write the page: the head that ``path`` has, or one that names the commit, and the sections."""
+    """Return the page: the existing head of ``path``, or one that names the commit, and the sections."""
     head = f"# Results of the experiment\n\n> Run at commit {content['code'].get('commit')}.\n\n"
     if path.is_file():
         head = read_text(path).partition("\n## ")[0].rstrip() + "\n\n"
@@ -114,7 +114,7 @@ def retrieval_panel(ax: Axes, found: Mapping[str, Any]) -> None:
 def mining_panel(ax: Axes, found: Mapping[str, Any]) -> None:
     """Draw PMR over epochs of the methods that mine: mean over seeds, in a band of one standard deviation.
 
-    Mining at random finds the share of the query's class in a queue without its own source, which the runs log.
+    Chance level is the share of the query's class in a queue without its own source, as logged by the runs.
     """
     chances = []
     for name, runs in found["runs"].items():

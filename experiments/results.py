@@ -1,4 +1,4 @@
-"""What the runs of a grid measured, read from their files, with means and standard deviations over seeds."""
+"""Collect a grid's results from the files of its runs, with means and standard deviations over seeds."""
 
 import statistics
 from collections.abc import Iterable, Mapping
@@ -13,7 +13,7 @@ from utils.files import read_json
 from utils.provenance import code_version
 from utils.runner import Runner
 
-# Of the last epoch: kind of line and name in metrics.jsonl -> name in results.
+# Taken from the last epoch: (kind of line, name) in metrics.jsonl -> name in the results.
 MINING = {("epoch", "recall"): "PMR", ("epoch", "chance"): "PMR by chance", ("epoch", "mining_r1"): "mining R@1",
           ("mining", "cmr_median"): "median CMR"}
 
@@ -71,7 +71,7 @@ def collect(grid: Grid, plans: Mapping[str, Mapping[int, SeedPlan]], chance: Map
 
     Args:
         plans: by set and seed.
-        chance: R@1 and accuracy of guessing by set, in percent.
+        chance: accuracy of random guessing by set, in percent.
     """
     sets = {}
     for name, seeds in plans.items():

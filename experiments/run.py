@@ -5,11 +5,11 @@
 
 Renders and prepares the sets, trains every method of the grid with every seed, evaluates, and writes
 `experiments/results/GRID.json`: exact commands, all measures, means and standard deviations over seeds.
-`python -m experiments.report` makes tables and figures of it. Every step is a command of the project. A stopped
-experiment continues when the same command is given again: what is done is skipped.
+`python -m experiments.report` turns it into tables and figures. Every step is a command of the project. To continue
+a stopped experiment, run the same command again: finished steps are skipped.
 
-With --validation nothing is tested on test groups: three training groups are held out and take their place. Settings
-are tried there, with --change.
+With --validation, three held-out training groups take the place of the test groups. Use it with --change to tune
+settings.
 """
 
 import multiprocessing
@@ -49,9 +49,9 @@ def make_parser() -> Parser:
     add = parser.topic("data")
     add("--sets", nargs="+", choices=SETS, default=list(SETS), help="video sets")
     add("--fights", type=Path, default=FIGHTS, metavar="FOLDER", help="folder of the real clips, with videos/ and "
-        "splits/; without one the rendered set is used alone (default: shared/data/fights)")
+        "splits/; without it only the rendered set is used (default: shared/data/fights)")
     add = parser.topic("method")
-    add("--grid", choices=list(GRIDS), default="reduced", help="which methods, and how long")
+    add("--grid", choices=list(GRIDS), default="reduced", help="methods to train, and for how long")
     add("--change", nargs="+", default=[], metavar="NAME=VALUE", help="other settings, with --validation")
     parser.topic("training")("--seeds", nargs="+", type=seed, metavar="SEED", help="seeds (default: those of the grid)")
     parser.topic("evaluation")("--validation", action="store_true", help="hold out three training groups and test on "
@@ -60,10 +60,10 @@ def make_parser() -> Parser:
                              "time, each with its share of the cores (default: 3, since three seeds would leave one of "
                              "two cores idle at the end)")
     add = parser.topic("output")
-    add("--out", type=Path, metavar="FOLDER", help="folder of all that is made (default: experiments/made/GRID)")
+    add("--out", type=Path, metavar="FOLDER", help="work folder for all files (default: experiments/made/GRID)")
     add("--results", type=Path, metavar="FILE", help="file to write (default: experiments/results/GRID.json; with "
         "--validation OUT/validation.json)")
-    add("--dry_run", action="store_true", help="print the commands, and run nothing")
+    add("--dry_run", action="store_true", help="print the commands without running any")
     return parser
 
 
@@ -71,7 +71,7 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
     """Read and check the options."""
     args = make_parser().parse_args(argv)
     if args.change and not args.validation:
-        raise OptionError("--change needs --validation: settings are not chosen by test groups")
+        raise OptionError("--change needs --validation: settings must not be tuned on the test groups")
     args.out, args.fights = (args.out or ROOT / "experiments" / "made" / args.grid).resolve(), args.fights.resolve()
     default = args.out / "validation.json" if args.validation else ROOT / "experiments/results" / f"{args.grid}.json"
     args.results = args.results or default
@@ -79,17 +79,17 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def available(sets: Sequence[str], fights: Path) -> list[str]:
-    """Return those sets whose videos exist; raises OptionError if there are none."""
+    """Return the sets whose videos exist; OptionError if there are none."""
     names = [name for name in sets if name != "fights" or (fights / "videos").is_dir()]
     if len(names) < len(sets):
-        say(f"there are no real clips in {fights}: the rendered set is used alone")
+        say(f"there are no real clips in {fights}: only the rendered set is used")
     if not names:
         raise OptionError(f"--sets fights: there is no {fights / 'videos'}")
     return names
 
 
 def make_set(name: str, folder: Path, grid: Grid, fights: Path) -> None:
-    """Make what is missing of a set's data/ and splits/ in a folder.
+    """Create what is missing of a set's data/ and splits/ in a folder.
 
     Args:
         name: "rendered" or "fights".
@@ -107,7 +107,7 @@ def make_set(name: str, folder: Path, grid: Grid, fights: Path) -> None:
         script = str(ROOT / "experiments/rendered_set.py")
         steps = [Step("render", ("python", script, "--out", "videos", *words), video)]
         if not (folder / video).is_file():
-            shutil.rmtree(folder / "videos", ignore_errors=True)  # of a run that was stopped
+            shutil.rmtree(folder / "videos", ignore_errors=True)  # left by a run that was stopped
     steps.append(Step(f"prepare {name}", (
         "python", str(ROOT / "process_data/src/prepare.py"), "--name", name, "--workers", "2", *source, "--flow", "dis",
         "--data_root", "data", "--split_root", "splits"), Path("splits", name, "video_source.json"),
@@ -116,15 +116,15 @@ def make_set(name: str, folder: Path, grid: Grid, fights: Path) -> None:
 
 
 def hold_out(splits: Path, target: Path, groups: int = HELD_OUT) -> None:
-    """Write lists of training videos alone: of each class the first groups are tested, the others trained on.
+    """Write train and test lists of training videos only: the first groups of each class become test groups.
 
     Args:
         splits: a set's split folder.
-        target: gets the same files with other lists.
-        groups: how many are held out; of fewer groups than twice that, half.
+        target: folder for the new lists and copies of the other files.
+        groups: groups to hold out per class, at most half of them.
 
     Raises:
-        OptionError: a class has but one training group.
+        OptionError: a class has only one training group.
     """
     rows = (splits / "train_split01.csv").read_text(encoding="utf-8").splitlines()
     by_class: dict[str, set[int]] = {}
@@ -133,7 +133,7 @@ def hold_out(splits: Path, target: Path, groups: int = HELD_OUT) -> None:
         by_class.setdefault(label, set()).add(group)
     for label, numbers in by_class.items():
         if len(numbers) < 2:
-            raise OptionError(f"class {label} has one training group, of which none can be held out: render more")
+            raise OptionError(f"class {label} has only one training group, so none can be held out: render more")
     held = {(label, number) for label, numbers in by_class.items()
             for number in sorted(numbers)[:min(groups, len(numbers) // 2)]}
     target.mkdir(parents=True, exist_ok=True)
@@ -145,21 +145,21 @@ def hold_out(splits: Path, target: Path, groups: int = HELD_OUT) -> None:
 
 
 def _class_and_group(row: str) -> tuple[str, int]:
-    """Take the class and the group from a list's row, `Class/v_Class_gNN_cNN,frames`."""
+    """Parse class and group from a row, `Class/v_Class_gNN_cNN,frames`."""
     path = row.rpartition(",")[0].rstrip("/")
     return path.split("/")[-2], int(re.findall(r"_g(\d+)(?:_c\d+)?$", path)[0])
 
 
 def run_steps(out: Path, steps: Sequence[Step]) -> None:
-    """Run those steps that are not done, in a work folder."""
+    """Run the steps that are not done, in a work folder."""
     with Runner(out).open() as runner:
         runner.run(steps)
 
 
 def run_side_by_side(plans: Sequence[SeedPlan], at_once: int) -> None:
-    """Run sets and seeds, so many at a time, each in a process with its share of the cores.
+    """Run ``at_once`` sets and seeds at a time, each in a process with its share of the cores.
 
-    After a failure no further one is started, and those that run come to their end.
+    After a failure no further one starts, and the running ones finish.
     """
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
     with ProcessPoolExecutor(at_once, multiprocessing.get_context("spawn"), end_with_parent, (signal.SIGTERM,)) as pool:
@@ -179,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names, seeds = available(args.sets, args.fights), args.seeds or grid.seeds
     for name in names:
         for method, why in grid.on(name).skipped.items():
-            say(f"{name}: left out, {method}: {why}")
+            say(f"{name}: skipping {method}: {why}")
     part, splits = ("validation", "splits-validation") if args.validation else ("seed", "splits")
     plans = {name: {number: SeedPlan(grid.on(name), name, number, args.out / name / f"{part}{number}", splits)
                     for number in seeds} for name in names}

@@ -30,7 +30,7 @@ class Method:
 
 
 def cascade_title(stage: int, ratio: float) -> str:
-    """Name a cascade's settings, as tables do."""
+    """Format a cascade's settings for tables."""
     return f"s = {stage}, r = {ratio}"
 
 
@@ -53,9 +53,9 @@ METHODS: Mapping[str, Method] = {
 
 @dataclass(frozen=True)
 class Grid:
-    """All that a result depends on besides the seed."""
+    """Everything a result depends on, except the seed."""
 
-    methods: tuple[str, ...]  # the most telling first: a grid that is stopped has whole methods
+    methods: tuple[str, ...]  # the most informative first, in case the grid is stopped
     seeds: tuple[int, ...] = (0, 1, 2)
     finetuned: tuple[str, ...] = ()  # methods whose RGB encoder is finetuned
     # of the rendered set, see rendered_set.py
@@ -87,7 +87,7 @@ class Grid:
     label_lr: float = 2e-4  # from scratch
     finetune_lr: float = 1e-3  # of a finetuned model's new layer; its backbone takes a tenth
     label_epochs: int = 8
-    # what differs for the real clips, of which there are fewer
+    # overrides for the real clips, of which there are fewer
     fights: Mapping[str, Any] = field(default_factory=dict)
 
     def on(self, name: str) -> "Grid":
@@ -96,7 +96,7 @@ class Grid:
 
     @property
     def skipped(self) -> dict[str, str]:
-        """Methods whose cascade this queue does not allow, with the reason."""
+        """Methods whose cascade is too deep for the queue, with the reason."""
         found = {}
         for name in self.methods:
             cascade = METHODS[name].cascade
@@ -120,10 +120,10 @@ GRIDS: Mapping[str, Grid] = {
 
 
 def changed(grid: Grid, changes: Iterable[str]) -> Grid:
-    """Change settings of a grid on every set: ("lr=1e-3", "methods=infonce,coclr", ...).
+    """Override settings of a grid on every set: ("lr=1e-3", "methods=infonce,coclr", ...).
 
     Raises:
-        OptionError: there is no such setting, or it cannot have this value.
+        OptionError: unknown setting or invalid value.
     """
     kinds = {each.name: type(getattr(grid, each.name)) for each in fields(grid) if each.name != "fights"}
     new: dict[str, Any] = {}

@@ -1,13 +1,13 @@
-"""Compare what pairs of trained encoders would mine, without training anything.
+"""Compare what pairs of encoders would mine, without training.
 
     python -m experiments.study --result study.json --own RGB_A.pth.tar RGB_B.pth.tar \\
         --other FLOW_A.pth.tar FLOW_B.pth.tar --cascades 3,0.5 3,0.8 7,0.5
 
---own and --other go in pairs: an encoder that would be trained, and one that would mine for it. For each pair this
-measures the positive mining recall (PMR) of plain top-k and of each cascade, in the same queues, and the signs of
-mining health, which need no labels. The options of main_coclr.py (--dataset, --moco-k, --topk, ...) apply as well. PMR
-needs the labels of the training set. The clips are those by which a co-training judges both views before its first
-step: of --health_clips videos, augmented as in training.
+--own and --other form pairs: an encoder to be trained, and the one that would mine for it. For each pair this
+measures the positive mining recall (PMR) of plain top-k and of each cascade, in the same queues, and the label-free
+health measures. The options of main_coclr.py (--dataset, --moco-k, --topk, ...) apply as well. PMR
+needs the labels of the training set. The clips are those on which co-training measures both views before its first
+step: --health_clips videos, augmented as in training.
 """
 
 import argparse
@@ -35,13 +35,13 @@ from utils.errors import OptionError
 from utils.files import write_json
 from utils.parser import Parser
 
-DRAWS = 8  # queues of each query
+DRAWS = 8  # queues per query
 CPU = torch.device("cpu")
 Cascade = tuple[int, float]  # stages, ratio
 
 
 def cascade(text: str) -> Cascade:
-    """Convert "7,0.5", for argparse."""
+    """Argparse type: a cascade such as "7,0.5"."""
     try:
         stage, ratio = text.split(",")
         return int(stage), float(ratio)
@@ -51,7 +51,7 @@ def cascade(text: str) -> Cascade:
 
 def recalls(other: Tensor, own: Tensor, labels: Tensor, sources: Tensor, K: int, topk: int, cascades: Sequence[Cascade],
             seed: int) -> dict[str, float]:
-    """Measure the share of mined entries that are of the query's class, for each way to mine, all in the same queues.
+    """Measure the share of mined entries with the query's class for each mining rule, all in the same queues.
 
     Args:
         other, own: similarities of each video's first clip to all second clips, by both encoders, (N, N). A queue is
@@ -84,7 +84,7 @@ def make_parser() -> Parser:
     parser = Parser(description=__doc__)
     add = parser.topic("checkpoints")
     add("--own", nargs="+", required=True, metavar="CKPT", help="checkpoints that would be trained")
-    add("--other", nargs="+", required=True, metavar="CKPT", help="for each, the checkpoint that would mine for it")
+    add("--other", nargs="+", required=True, metavar="CKPT", help="for each of them, the checkpoint that would mine")
     parser.topic("method")("--cascades", nargs="+", type=cascade, default=[], metavar="STAGE,RATIO",
                            help="cascades to compare with plain top-k")
     parser.topic("output")("--result", type=Path, required=True, metavar="FILE", help="file to write")
@@ -92,13 +92,13 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure all pairs, and write what was found."""
+    """Measure all pairs and write the results."""
     args, rest = make_parser().parse_known_args(argv)
     if len(args.own) != len(args.other):
         raise OptionError(f"--own has {len(args.own)} checkpoints and --other {len(args.other)}: give one of each a "
                           "pair")
     if "--cascade" in rest:
-        raise OptionError("--cascade is main_coclr.py's: here --cascades 3,0.5 7,0.8 tells which ones are compared")
+        raise OptionError("--cascade belongs to main_coclr.py: here, name the cascades as in --cascades 3,0.5 7,0.8")
     pairs = list(zip(args.own, args.other, strict=True))
     options, *_ = [vars(main_coclr.parse([*rest, "--pretrain", *pair])) for pair in pairs]
     config, data, train = take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                             batch_size=train.batch_size, workers=train.workers, seed=train.seed, network=config.net,
                             dim=config.moco_dim, dtype=task.precision.dtype)
         if len(probe.rows) < K:  # else cascades of other sizes would be measured
-            raise OptionError(f"--moco-k {K} needs as many videos, but {len(probe.rows)} are looked at: take a larger "
+            raise OptionError(f"--moco-k {K} needs as many videos, but only {len(probe.rows)} are used: take a larger "
                               f"--health_clips (the training set has {len(dataset)}), or a smaller --moco-k")
         labels, sources = (torch.as_tensor(np.asarray(values))[probe.rows]
                            for values in (dataset.index.labels, dataset.index.sources))

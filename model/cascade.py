@@ -26,19 +26,19 @@ def stage_sizes(K: int, topk: int, ratio: float, stage: int) -> list[int]:
     sizes = [int(K * ratio**i) for i in range(1, stage)] + [topk]
     if min([K, *sizes]) < topk:
         raise ModelError(f"the cascade is too deep: queue {K}, ratio {ratio} and {stage} stages keep "
-                         f"{', '.join(map(str, sizes))} entries, fewer than topk {topk} on the way; "
-                         f"take a smaller --stage, or a larger --ratio or --moco-k")
+                         f"{', '.join(map(str, sizes))} entries, at some stage fewer than topk {topk}; "
+                         f"use a smaller --stage, or a larger --ratio or --moco-k")
     return sizes
 
 
 def stage_views(stage: int, first: str = "other") -> list[str]:
-    """Return the view that each stage ranks by: "other" and "own" in turn from ``first`` on, and "other" at the last.
+    """Return the view that each stage ranks by: alternating from ``first`` on, and "other" at the last stage.
 
     Raises:
-        ModelError: ``first`` is neither.
+        ModelError: ``first`` is neither of them.
     """
     if first not in ("other", "own"):
-        raise ModelError(f"the first view is other or own, but it is {first}")
+        raise ModelError(f"the first view must be other or own, not {first}")
     second = {"other": "own", "own": "other"}[first]
     return [*((first, second)[i % 2] for i in range(stage - 1)), "other"]
 
@@ -84,8 +84,8 @@ def cascade_stages(other: Tensor, own: Tensor, excluded: Tensor, topk: int, rati
 
 def _stages(other: Tensor, own: Tensor, excluded: Tensor, sizes: Sequence[int], first: str
             ) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Yield after each stage the queue indices that survived stage 1, (B, n), and the positions among them that are
-    left, (B, size), or None for all."""
+    """Yield, after each stage, the queue indices that survived stage 1, (B, n), and the positions among them that
+    remain, (B, size), or None if all do."""
     views = stage_views(len(sizes), first)
     rows = {"other": other, "own": own}
     # Only the first stage sees the whole queue; later ones work on positions among its survivors.

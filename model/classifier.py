@@ -10,7 +10,7 @@ from backbone.select_backbone import select_backbone
 
 
 class LinearClassifier(nn.Module):
-    """Backbone, global average pool, optional L2 norm and BatchNorm, optional dropout, and a linear layer.
+    """Backbone, global average pool, optional L2 norm, BatchNorm and dropout, and linear layers.
 
     Args:
         num_class: number of classes.

@@ -46,10 +46,10 @@ def freeze(module: nn.Module) -> None:
 
 
 def check_queue(K: int, batch: int, world: int) -> None:
-    """Raise ModelError unless the queue length K is a multiple of a step's keys, `batch` x `world` processes."""
+    """Raise ModelError unless the queue length K is a multiple of the keys per step, `batch` x `world`."""
     step = batch * world
     if K <= 0 or K % step:
-        raise ModelError(f"the queue of {K} entries (--moco-k) must be a multiple of the keys of one step, "
+        raise ModelError(f"the queue of {K} entries (--moco-k) must be a multiple of the keys per step, "
                          f"{batch} (--batch_size) x {world} processes = {step}")
 
 
@@ -86,7 +86,7 @@ class MomentumContrast(nn.Module):
             query: first clips, (B, 3, T, H, W).
             key: second clips, (B, 3, T, H, W).
             dtype: autocast type of the encoders, None for float32; all else is float32.
-            generator: shuffles the clips for BatchNorm; seed it alike in all processes.
+            generator: shuffles the clips for BatchNorm; must be seeded identically in all processes.
 
         Returns:
             Logits (B, 1+K), and in training the keys of all processes (W*B, D), else None.
@@ -107,8 +107,8 @@ class MomentumContrast(nn.Module):
         """Set encoder_k to m * encoder_k + (1 - m) * encoder_q; parameters only (MoCo, equation 2)."""
         keys: list[Tensor] = list(self.encoder_k.parameters())
         queries: list[Tensor] = list(self.encoder_q.parameters())
-        # As released, two products and a sum, each rounded. A fused multiply-add differs in the last bit, which S3D in
-        # train mode amplifies at initialisation to 3e-4 of the keys.
+        # As in the released code: two products and a sum, each rounded. A fused multiply-add differs in the last bit,
+        # which S3D in train mode amplifies at initialisation to 3e-4 of the keys.
         torch._foreach_mul_(keys, self.m)
         torch._foreach_add_(keys, torch._foreach_mul(queries, 1 - self.m))
 
@@ -129,7 +129,7 @@ class MomentumContrast(nn.Module):
             k = embed(self.encoder_k, clips, dtype)
             return k, k
         # Row r lists the clips that process r encodes, sorted by the process they come from. All processes draw the
-        # same order, so it need not be exchanged.
+        # same order, so it need not be communicated.
         order = torch.randperm(W * B, generator=generator or self._shuffle).view(W, B).sort(dim=1).values
         shuffled = embed(self.encoder_k, exchange_clips(clips, order), dtype)
         k_all = distributed.all_gather(shuffled)  # (W*B, D) in the order of `order`
@@ -150,13 +150,13 @@ class MomentumContrast(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, columns: dict[str, Tensor]) -> None:
-        """Replace the oldest queue entries by those of this step.
+        """Replace the oldest queue entries with those of this step.
 
         Args:
             columns: new entries by buffer name: (W*B, D) for a (D, K) buffer, (W*B,) for a (K,) buffer.
 
         Raises:
-            ModelError: their number does not divide K.
+            ModelError: K is not a multiple of their number.
         """
         n = len(next(iter(columns.values())))
         if self.K % n:

@@ -14,11 +14,9 @@ from torch import Tensor, nn
 
 from model.cascade import cascade_stages, stage_sizes, stage_views
 from model.folding import fold_batchnorm
-from model.momentum import MomentumContrast, check_queue, embed, freeze, make_encoder
+from model.momentum import MomentumContrast, embed, freeze, make_encoder
 from utils import distributed
 from utils.errors import ModelError
-
-__all__ = ["CoCLR", "InfoNCE", "Mining", "UberNCE", "check_queue"]
 
 
 class InfoNCE(MomentumContrast):
@@ -55,7 +53,7 @@ class UberNCE(MomentumContrast):
 
     def forward(self, block: Tensor, labels: Tensor, *, dtype: torch.dtype | None = None,
                 generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Contrast two clips of each video, with the classes known.
+        """Contrast two clips of each video, given their classes.
 
         Args:
             block: two clips per video, (B, 2, 3, T, H, W).
@@ -84,7 +82,7 @@ class Mining:
 
 
 class CoCLR(MomentumContrast):
-    """Co-training of two views: positives are mined in the other view (CoCLR, section 3.2), with CPR by a cascade.
+    """Co-training of two views: positives are mined in the other view (CoCLR, section 3.2), in CPR by a cascade.
 
     Args:
         network, dim, K, m, T: see :class:`~model.momentum.MomentumContrast`.
@@ -104,7 +102,7 @@ class CoCLR(MomentumContrast):
     queue_second: Tensor  # kf, the keys in the other view, (D, K)
     queue_vname: Tensor  # source ids, (K,) int64, -1 for entries not yet written
     queue_label: Tensor  # (K,) int64, -1 for entries not yet written
-    memory_index_record: Tensor  # 0 ... K-1, int64; only for published files
+    memory_index_record: Tensor  # 0 ... K-1, int64; unused, but part of published files
 
     def __init__(self, network: str, dim: int = 128, K: int = 2048, m: float = 0.999, T: float = 0.07, topk: int = 5,
                  ratio: float = 0.5, stage: int = 3, reverse: bool = False, cascade: bool = False, *,
@@ -122,11 +120,11 @@ class CoCLR(MomentumContrast):
         self.register_buffer("queue_label", torch.full((K,), -1, dtype=torch.long))
         self.register_buffer("memory_index_record", torch.arange(K))
         self._full = False
-        self._folded: list[nn.Module] = []  # in a list: as an attribute it would be in the state dict
+        self._folded: list[nn.Module] = []  # in a list, to keep it out of the state dict
         self.register_load_state_dict_post_hook(lambda module, _: module._forget())
 
     def _forget(self) -> None:
-        """Drop what was derived from weights and buffers before new ones were loaded."""
+        """Drop what was derived from the weights and buffers that have just been replaced."""
         self._full, self._folded = False, []
 
     def _apply(self, *given: Any, **settings: Any) -> "CoCLR":
@@ -164,7 +162,7 @@ class CoCLR(MomentumContrast):
         Args:
             block1: first clip in both views, (B, 2, 3, T, H, W): index 0 RGB, 1 flow.
             block2: second clip in both views, as block1.
-            source: id of each sample's source video, (B,) int64; clips of one source are positives.
+            source: id of each sample's source video, (B,) int64; clips of the same source are positives.
             dtype, generator: see :meth:`MomentumContrast.contrast`.
             return_mining: also return the :class:`Mining`, or None if nothing was mined.
 
@@ -189,7 +187,7 @@ class CoCLR(MomentumContrast):
 
     @torch.no_grad()
     def positives(self, kf: Tensor, own: Tensor, source: Tensor) -> tuple[Tensor, Mining | None]:
-        """Find the positives: own key, same source, and once the queue is full, mined entries.
+        """Find the positives: own key, same source and, once the queue is full, mined entries.
 
         Args:
             kf: keys in the other view, (B, D).
@@ -212,16 +210,16 @@ class CoCLR(MomentumContrast):
 
 def check_mining(K: int, topk: int, ratio: float, stage: int, cascade: bool, anchor: str = "query",
                  first: str = "other") -> None:
-    """Raise ModelError for arguments of :class:`CoCLR` that cannot work or have no effect."""
+    """Raise ModelError for arguments of :class:`CoCLR` that cannot work or would have no effect."""
     if not 0 <= topk <= K:
         raise ModelError(f"topk must lie between 0 and the queue's length {K}, but is {topk}")
     if cascade:
         stage_sizes(K, topk, ratio, stage)
     if anchor not in ("query", "key") or first not in ("other", "own"):
-        raise ModelError(f"the anchor is query or key, the first view other or own, but they are {anchor} and {first}")
+        raise ModelError(f"the anchor must be query or key, and the first view other or own, not {anchor} and {first}")
     if first == "own" and not (cascade and stage > 1):
-        raise ModelError("the own view can come first only in a cascade of two stages or more (--cascade, --stage): "
+        raise ModelError("the own view can come first only in a cascade of at least two stages (--cascade, --stage): "
                          "the last stage always ranks by the other view")
     if anchor == "key" and not (cascade and "own" in stage_views(stage, first)):
-        raise ModelError("the key can be the anchor only in a cascade with a stage of the own view (--cascade, and "
+        raise ModelError("the key can be the anchor only in a cascade that ranks by the own view (--cascade, and "
                          "--stage 3 or more, or 2 with the own view first)")

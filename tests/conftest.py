@@ -1,4 +1,4 @@
-"""Settings of all tests."""
+"""Fixtures for all tests."""
 
 import sys
 from pathlib import Path
@@ -17,7 +17,7 @@ torch.zeros(1, requires_grad=True).sum().backward()
 
 @pytest.fixture(autouse=True)
 def fresh_start(monkeypatch):
-    """Every test starts from the same random state, as the main process, and with no training begun."""
+    """Start every test from the same random state, as the main process, with no training under way."""
     torch.manual_seed(0)
     monkeypatch.setattr(launch, "_started", False)
     monkeypatch.setattr(console, "_rank", 0)

@@ -1,4 +1,4 @@
-"""Damage the bytes of small valid files, for tests that each reader ends in a result or in an error of one line."""
+"""Damage small valid files, to test that every reader returns a result or a one-line error."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ WORDS = (b"\0", b"\n", b'"', b",", b"/", b"-1", b"1e999", b"null", b"[[", b"9" *
 
 
 def damaged(data: bytes, count: int, *, seed: int = 0, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-    """Yield so many damaged copies of `data`: cut short, bits flipped, parts overwritten, removed, doubled, inserted.
+    """Yield ``count`` damaged copies of `data`: cut short, bits flipped, parts overwritten, removed, doubled, inserted.
 
     Args:
         data: a valid file.

@@ -1,4 +1,4 @@
-"""Train in forked processes that are stopped at a chosen point, and compare the files that they leave.
+"""Train in forked processes that are stopped at a chosen point, and compare the files they leave.
 
 A fork has the packages loaded already, so a run takes a fraction of a second; it computes on one thread.
 """
@@ -110,7 +110,7 @@ def _fork(main: Callable[[], int | None], rank: int, processes: int, port: int, 
             stop.install()
         code = launch.exit_code(main)
     except BaseException:
-        traceback.print_exc()  # the process ends below, and nobody else would say why
+        traceback.print_exc()  # the process ends below, and nothing else would report why
     finally:
         sys.stdout.flush()
         os._exit(code)

@@ -1,4 +1,4 @@
-"""A program whose processes meet, and end or wait for a request to stop: ``meeting.py LAUNCH_OPTIONS``."""
+"""A program that joins a process group, then exits or waits for a stop signal: ``meeting.py LAUNCH_OPTIONS``."""
 
 import sys
 import time
@@ -17,7 +17,7 @@ from utils.console import say
 
 
 def work(options: Namespace) -> None:
-    """Meet as main_nce.py does; where a file "wait" lies, wait for a request to stop."""
+    """Join the process group as main_nce.py does; if a file "wait" exists, wait for a stop signal."""
     dist = pretraining.init_process(options.deterministic, options.local_rank, options.gpu, options.dist_backend,
                                     options.dist_url, options.world_size, options.rank, options.dist_timeout)
     launch.started()

@@ -1,4 +1,4 @@
-"""Several processes for a test: forks, which have torch loaded already, and two machines to run them on."""
+"""Several processes for a test: forks that have torch loaded already, and two simulated machines."""
 
 import ctypes
 import os
@@ -71,7 +71,7 @@ def fork(main: Callable[[], int | None], name: str, *, environment: dict[str, st
     """Run a script's main function in a fork, as `launch.run` does.
 
     Args:
-        name: of the files that get its output, NAME.out and NAME.err.
+        name: its output goes to NAME.out and NAME.err.
         before: called first in the new process.
     """
     forked = Fork(0, *(Path(f"{name}.{end}").absolute() for end in ("out", "err")))

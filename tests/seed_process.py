@@ -1,4 +1,4 @@
-"""What stands in for the steps of a set and seed of the experiment; light, since spawned processes import it anew."""
+"""Stand-in for an experiment's steps; lightweight, because spawned processes import it again."""
 
 import os
 import time

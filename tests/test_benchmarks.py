@@ -1,4 +1,4 @@
-"""Every row of the benchmarks at a tiny size, with a small network: both versions agree. No test looks at times."""
+"""Every row of the benchmarks at a tiny size, with a small network: both versions agree. No test depends on times."""
 
 import json
 

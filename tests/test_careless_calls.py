@@ -1,4 +1,4 @@
-"""No call could run what a file contains: neither in our code, nor from a checkpoint that we read."""
+"""Nothing executes the content of a file: neither our code, nor loading a checkpoint."""
 
 import re
 import subprocess

@@ -92,7 +92,7 @@ def test_settings_that_cannot_work_are_refused(K, topk, ratio, stage):
 
 
 def test_a_view_that_is_not_there_is_refused():
-    with pytest.raises(ModelError, match="other or own, but it is flow"):
+    with pytest.raises(ModelError, match="must be other or own, not flow"):
         cascade_topk(torch.rand(1, 8), torch.rand(1, 8), torch.zeros(1, 8, dtype=torch.bool), 1, 0.5, 2, first="flow")
 
 

@@ -1,5 +1,5 @@
-"""Checkpoint files: read without running anything, right or refused, never half written; differences of state dicts
-are accounted for; which files a run keeps.
+"""Checkpoint files: loading executes nothing, and is correct or refused; writing is atomic; differences of state dicts
+are reported; which files a run keeps.
 """
 
 import argparse

@@ -91,7 +91,7 @@ def test_training_leaves_a_run_folder(trained):
     assert best["checkpoint"] is None if not bests else (trained / best["checkpoint"]).is_file()
 
 
-def test_a_second_training_leaves_the_first_alone(trained, run, capsys):
+def test_a_second_training_does_not_touch_the_first(trained, run, capsys):
     before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
     words = ["--dataset", "ucf101", *SMALL, "--train_what", "ft", "--pretrain", PRETRAINED]
     assert run(*words, "--epochs", "3") == 2
@@ -100,7 +100,7 @@ def test_a_second_training_leaves_the_first_alone(trained, run, capsys):
     assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
 
 
-def test_resume_goes_on_in_the_same_run_folder(trained, run):
+def test_resume_continues_in_the_same_run_folder(trained, run):
     last = trained / "model" / "epoch1.pth.tar"
     kept = last.read_bytes()
     assert run("--dataset", "ucf101", *SMALL, "--train_what", "ft", "--epochs", "3", "--resume", str(last)) == 0

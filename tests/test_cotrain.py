@@ -156,7 +156,7 @@ def forked(monkeypatch, small_network):
     return ran, stops
 
 
-def test_an_alternation_that_is_killed_goes_on_and_repeats_nothing(run, place, tmp_path, forked, capsys):
+def test_a_killed_alternation_continues_and_repeats_nothing(run, place, tmp_path, forked, capsys):
     ran, stops = forked
     words = [*SHORT, "--out", str(tmp_path)]
     stops["cycle 1 RGB"] = interrupted.Stop("kill", 6)  # of its 3 epochs of 4 steps

@@ -101,7 +101,7 @@ def test_the_last_whole_frame_continues_a_value_that_is_cut_short(reader):
 
 
 @pytest.mark.parametrize("change", [without_frames(*range(12)), lambda value: b"no list"])
-def test_a_clip_of_which_no_frame_decodes_is_an_error_that_names_its_video(reader, change):
+def test_a_clip_without_readable_frames_is_an_error_that_names_its_video(reader, change):
     reader.close()
     change_video(reader.path, NAME, change)
     with pytest.raises(DamagedFramesError, match=f"a.lmdb, video {NAME}"):
@@ -130,7 +130,7 @@ def train(options: str = "") -> list[int]:
     return interrupted.train(lambda: main_nce.work(main_nce.parse(argv)))
 
 
-def test_a_training_goes_on_over_a_damaged_frame_and_names_its_video_once(videos):
+def test_a_training_survives_a_damaged_frame_and_warns_once_per_video(videos):
     made, path = videos
     change_video(path, made.train[3], without_frames(9))
     assert train("--epochs 4 -j 2") == [0], said()
@@ -138,7 +138,7 @@ def test_a_training_goes_on_over_a_damaged_frame_and_names_its_video_once(videos
     assert warning.startswith(f"warning: video {made.train[3]}: frame 9 cannot be read; the nearest readable one ")
 
 
-def test_more_than_a_hundredth_of_damaged_frames_end_a_training(videos):
+def test_more_than_one_percent_of_damaged_frames_stops_a_training(videos):
     made, path = videos
     for name in made.train[:3]:  # of the epoch's 24 x 2 x 8 frames 48 are of these
         change_video(path, name, without_frames(*range(0, 20, 2)))
@@ -195,7 +195,7 @@ def write_into(path: Path) -> None:
 
 
 @pytest.mark.parametrize("happens", [replace, write_into], ids=lambda function: function.__name__)
-def test_a_file_that_is_replaced_while_it_is_read_ends_the_run(videos, happens):
+def test_replacing_a_file_that_is_being_read_stops_the_run(videos, happens):
     """Otherwise new processes would take the ids of one file and the values of another."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

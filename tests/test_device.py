@@ -71,7 +71,7 @@ def on_gpu(model_class, *arguments, **settings):
         return model_class(*arguments, **settings)
 
 
-def test_a_wrong_device_does_fail(fake_gpu):
+def test_a_wrong_device_fails(fake_gpu):
     with pytest.raises(RuntimeError, match="device"):
         torch.empty(2, device=fake_gpu) + torch.empty(2)
 

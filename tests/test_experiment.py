@@ -59,7 +59,7 @@ def test_the_real_clips_have_settings_of_their_own():
     assert "64" in fights.skipped["cpr_s5_r0.5"] and not rendered.skipped  # 32, 16, 8, 4: fewer than topk
 
 
-def test_a_change_holds_for_the_real_clips_too():
+def test_a_change_applies_to_the_real_clips_too():
     before = GRIDS["reduced"].on("fights")
     fights = changed(GRIDS["reduced"], ["methods=infonce,coclr", "moco_k=32"]).on("fights")
     assert (fights.methods, fights.moco_k) == (("infonce", "coclr"), 32) != (before.methods, before.moco_k)
@@ -89,7 +89,7 @@ def test_validation_lists_hold_no_test_group(tmp_path):
     assert [len(each) for each in groups] == [6, 3, 3]
     assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
     (tmp_path / "own" / "train_split01.csv").write_text("A/v_A_g03_c01,9\nA/v_A_g03_c02,9\n")
-    with pytest.raises(OptionError, match="class A has one training group"):
+    with pytest.raises(OptionError, match="class A has only one training group"):
         run.hold_out(tmp_path / "own", tmp_path / "held")
 
 
@@ -140,7 +140,7 @@ def test_no_epoch_is_chosen_by_test_videos(plan):
     assert tested and all(Path(path).name == f"epoch{plan.grid.label_epochs - 1}.pth.tar" for path in tested)
 
 
-def test_a_method_brings_what_it_starts_from(tmp_path):
+def test_a_method_includes_the_method_it_starts_from(tmp_path):
     plan = SeedPlan(changed(GRIDS["tiny"], ["methods=coclr"]), "rendered", 0, tmp_path, "splits")
     assert list(plan.methods) == ["infonce", "coclr"]
 
@@ -171,7 +171,7 @@ def test_recalls_are_those_of_loops_over_sorted_rows():
     assert found["chance"] == pytest.approx(np.mean((labels[:, None] == labels[None, :])[allowed]))
 
 
-def test_a_cascade_gains_if_each_view_knows_half_of_the_class():
+def test_a_cascade_helps_if_each_view_knows_half_of_the_class():
     """Four classes, of which each view tells two halves apart: top-k by one is right half the time, a cascade always.
 
     Of a queue of 16 of each class the other view keeps 28, all in the right half, and the own one 12 of these.
@@ -188,7 +188,7 @@ def test_a_cascade_gains_if_each_view_knows_half_of_the_class():
 @pytest.mark.parametrize("words, said", [
     ("--own a b --other c --cascades 3,0.5", "--own has 2 checkpoints and --other 1: give one of each a pair"),
     ("--own random --other random --cascades 7,0.5", "the cascade is too deep: queue 128"),
-    ("--own random --other random --cascades 3,0.5 --cascade --cascade_first own", "--cascade is main_coclr.py's"),
+    ("--own random --other random --cascades 3,0.5 --cascade --cascade_first own", "--cascade belongs to main_coclr"),
     ("--own random --other random --cascades 7:0.5", "'7:0.5' is not a cascade: give its stages and ratio as in 7,0.5"),
     ("--own random random --other random gone.pth.tar", "there is no checkpoint gone.pth.tar"),
 ])
@@ -209,7 +209,7 @@ def test_the_study_compares_pairs_of_encoders(tmp_path, monkeypatch, capsys):
     [found] = json.loads(Path("x.json").read_text())
     assert {"chance", "top-k", "own top-k", "s = 3, r = 0.6", "signs", "own_file", "other_file"} == set(found)
     assert launch.exit_code(lambda: study.main([*words, "--health_clips", "5"])) == 2
-    assert re.search(r"--moco-k 8 .* 5 are looked at: .*--health_clips", capsys.readouterr().err)
+    assert re.search(r"--moco-k 8 .* only 5 are used: .*--health_clips", capsys.readouterr().err)
 
 
 def test_means_and_standard_deviations():
@@ -278,7 +278,7 @@ def test_the_tiny_grid_continues_after_a_stop_and_collects_what_its_commands_wro
     run_tiny(tmp_path)
     assert in_process.ran == steps  # nothing was left to do
 
-    assert "rendered: left out, cpr_s7_r0.5" in capsys.readouterr().out
+    assert "rendered: skipping cpr_s7_r0.5" in capsys.readouterr().out
     assert set(found["runs"]) == {"supervised", "infonce", "coclr"}
     assert str(tmp_path) not in json.dumps(found["runs"]) and str(ROOT) not in json.dumps(found["runs"])
     check_numbers(found, tmp_path / "work" / "rendered" / "seed0")

@@ -1,4 +1,4 @@
-"""Full disks, damaged checkpoints, losses and weights that are not finite: each fault is shown to happen first."""
+"""Full disks, damaged checkpoints, non-finite losses and weights: each test first shows that the fault occurs."""
 
 import errno
 import math
@@ -18,7 +18,7 @@ import main_nce
 from engine import checkpoint, logger, steps
 from engine.guards import DamageCounter, LossCheck
 from engine.optimizer import Optimizer
-from engine.pretraining import Pretraining
+from engine.pretraining import PretrainTask
 from engine.retention import newest_complete
 from utils.errors import CheckpointError
 
@@ -49,13 +49,13 @@ def error_of(capsys) -> str:
 
 def before_epoch(number: int, act, patch) -> None:
     """Call ``act(task)`` when an epoch begins."""
-    begin = Pretraining.begin_epoch
+    begin = PretrainTask.begin_epoch
 
     def begin_epoch(self, epoch):
         if epoch == number:
             act(self)
         begin(self, epoch)
-    patch.setattr(Pretraining, "begin_epoch", begin_epoch)
+    patch.setattr(PretrainTask, "begin_epoch", begin_epoch)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def test_training_on_a_full_disk_ends_in_one_line_and_resumes_when_there_is_space(small_disk, monkeypatch, capsys):
+def test_training_on_a_full_disk_stops_with_one_line_and_resumes_later(small_disk, monkeypatch, capsys):
     fill, free = small_disk
     with monkeypatch.context() as patch:
         before_epoch(2, lambda task: fill(), patch)
@@ -121,7 +121,7 @@ def test_a_log_on_a_full_disk_is_named_in_one_line(capsys):
     assert error_of(capsys).startswith(f"cannot read or write {log} (No space left on device): ")
 
 
-def test_tensorboards_file_on_a_full_disk_is_one_line_and_hides_no_other_error(monkeypatch, capsys):
+def test_a_full_disk_for_tensorboard_is_one_line_and_hides_no_other_error(monkeypatch, capsys):
     monkeypatch.setattr(logger, "RecordWriter", lambda path: RecordWriter(FULL))
     assert run("--epochs 1") == 2  # buffered until the end
     error = error_of(capsys)
@@ -162,7 +162,7 @@ def test_auto_falls_back_to_the_checkpoint_before_a_damaged_one(damage, capsys):
     assert differences(whole, folder, 2) == []
 
 
-def test_checkpoints_that_are_all_damaged_do_not_start_the_run_anew(capsys):
+def test_a_run_does_not_restart_when_all_checkpoints_are_damaged(capsys):
     assert run("--epochs 2") == 0
     for path in (noise.run_folder() / "model").iterdir():
         path.write_bytes(truncated(path.read_bytes()))
@@ -174,7 +174,7 @@ def test_checkpoints_that_are_all_damaged_do_not_start_the_run_anew(capsys):
 
 
 @pytest.mark.parametrize(("value", "at"), [(math.nan, 3), (math.inf, 6)])
-def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_videos(value, at, monkeypatch, capsys):
+def test_a_non_finite_loss_stops_the_run_and_names_its_videos(value, at, monkeypatch, capsys):
     assert run("--epochs 3 --prefix whole") == 0
     capsys.readouterr()
     step, batches = main_nce.NceTask.step, []
@@ -195,14 +195,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_videos(value, at, 
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_weights_that_such_a_loss_has_spoilt_are_not_saved(late, monkeypatch, capsys):
-    """late: losses are looked at when it is cheap, as on a GPU; steps are taken after the broken one."""
+def test_weights_corrupted_by_a_non_finite_loss_are_not_saved(late, monkeypatch, capsys):
+    """late: losses are checked later, as on a GPU, so more steps follow the broken one."""
     assert run("--epochs 1 --save_steps 3") == 0
     before, loss, tasks = contents(), steps.infonce_loss, []
     monkeypatch.setattr(steps, "infonce_loss", lambda logits: loss(logits) * math.nan)
     before_epoch(1, tasks.append, monkeypatch)
     if late:
-        monkeypatch.setattr(LossCheck, "add", lambda self, iteration, rows, loss, look:
+        monkeypatch.setattr(LossCheck, "add", lambda self, iteration, rows, loss, now:
                             self._pending.append((iteration, rows, loss.detach())))
     assert run("--epochs 3 --resume auto --save_steps 3 --print_freq 100") == 2
     assert not all(value.isfinite().all() for value in tasks[0].model.state_dict().values())  # the fault happens
@@ -210,7 +210,7 @@ def test_weights_that_such_a_loss_has_spoilt_are_not_saved(late, monkeypatch, ca
     assert contents() == before
 
 
-def test_weights_that_are_not_finite_are_not_saved(monkeypatch, capsys):
+def test_non_finite_weights_are_not_saved(monkeypatch, capsys):
     """The step after a huge learning rate may still have a finite loss."""
     assert run("--epochs 1") == 0
     before, step = contents(), main_nce.NceTask.step
@@ -225,7 +225,7 @@ def test_weights_that_are_not_finite_are_not_saved(monkeypatch, capsys):
     assert "no longer finite" in error_of(capsys) and contents() == before
 
 
-def test_moments_that_are_not_finite_are_not_saved(monkeypatch, capsys):
+def test_non_finite_moments_are_not_saved(monkeypatch, capsys):
     """A gradient of 1e25 is finite, and so are loss and weights ever after; its square is not."""
     step = Optimizer.step
 
@@ -246,5 +246,5 @@ def test_replaced_frames_are_counted_by_epoch(capsys):
         counter.add({"index": torch.tensor([4, 5]), "damaged": torch.tensor([[counts[0], 7], [counts[1], 8]])})
         counter.report(f"train epoch {epoch}")
     lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("warning")]
-    assert lines == [f"train epoch {epoch}: {count} of 1000 frames could not be read and were replaced by others"
+    assert lines == [f"train epoch {epoch}: {count} of 1000 frames could not be read and were replaced"
                      for epoch, count in ((0, 5), (2, 1))]

@@ -67,9 +67,9 @@ def test_a_gallery_shows_frames_of_queries_and_of_their_neighbours(features, cap
 @pytest.mark.parametrize("words, said", [
     ("cascade --output x.gif", "give a name that ends in .png or .jpg"),
     ("cascade --output x.png --moco-k 16", "the cascade is too deep"),
-    ("gallery --output x.png --dataset mine-2clip --features mine", "give the name that --retrieval had"),
-    ("gallery --output x.png --dataset mine-f --features mine mine-f", "give the name that --retrieval had"),
-    ("gallery --output x.png --dataset mine --features a b c", "one folder, or two of RGB and flow, not 3"),
+    ("gallery --output x.png --dataset mine-2clip --features mine", "give the name used for --retrieval"),
+    ("gallery --output x.png --dataset mine-f --features mine mine-f", "give the name used for --retrieval"),
+    ("gallery --output x.png --dataset mine --features a b c", "one folder, or two (RGB and flow), not 3"),
     ("gallery --output x.png --dataset mine --features nowhere", "no mine_test_feature.pth.tar in nowhere"),
     ("gallery --output x.png --dataset mine --features mine --neighbours 99", "--neighbours 99: there are 12"),
 ])

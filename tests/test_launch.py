@@ -102,7 +102,7 @@ def test_an_error_of_one_process_ends_both(moment, failing):
 
 
 @pytest.mark.parametrize(("address", "rank"), [("tcp", 0), ("tcp", 1), ("file", 0)])
-def test_a_process_whose_others_do_not_come_gives_up(address, rank, tmp_path, capsys):
+def test_a_process_gives_up_when_the_others_do_not_join(address, rank, tmp_path, capsys):
     url = f"tcp://127.0.0.1:{free_port()}" if address == "tcp" else f"file://{tmp_path}/meeting"
     assert launch.exit_code(lambda: distributed.init(dist_url=url, world_size=2, rank=rank, timeout=1)) == 2
     reported = capsys.readouterr().err
@@ -115,7 +115,7 @@ def options(world_size: int, rank: int) -> Namespace:
 
 
 @pytest.mark.parametrize(("world_size", "rank"), [(2, -1), (2, 2), (-1, 1)])
-def test_a_node_needs_its_number(world_size, rank):
+def test_a_node_needs_its_rank(world_size, rank):
     with pytest.raises(OptionError, match="node's number"):
         launch.begin(print, options(world_size, rank))
     with pytest.raises(OptionError, match="several nodes need --dist-url"):
@@ -166,7 +166,7 @@ def test_before_processes_meet_one_of_each_machine_reports(local_rank, reports, 
 
 
 @pytest.mark.parametrize(("name", "value"), [("RANK", "one"), ("WORLD_SIZE", "-2"), ("LOCAL_RANK", "x"), ("RANK", "2")])
-def test_an_environment_that_makes_no_sense_is_one_line(name, value, monkeypatch, capsys):
+def test_an_inconsistent_environment_is_one_line(name, value, monkeypatch, capsys):
     for key, text in ({"RANK": "0", "WORLD_SIZE": "2"} | {name: value}).items():
         monkeypatch.setenv(key, text)
     monkeypatch.setattr(launch, "_started", True)  # every process reports
@@ -175,7 +175,7 @@ def test_an_environment_that_makes_no_sense_is_one_line(name, value, monkeypatch
     assert name in error and error.count("\n") == 1
 
 
-def test_launchers_whose_settings_lack_something(monkeypatch):
+def test_incomplete_launcher_settings(monkeypatch):
     with pytest.raises(OptionError, match="--rank"):
         distributed.init(world_size=2, rank=-1)
     monkeypatch.setenv("SLURM_PROCID", "1")

@@ -1,4 +1,4 @@
-"""Measures of what is mined, against plain loops; that they change no training; the signs that need no labels."""
+"""Mining measures against plain loops; monitors do not change training; label-free health measures."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ from test_main_pretrain import newest, on_noise, run  # noqa: F401
 import main_coclr
 import main_nce
 from engine import checkpoint, health
-from engine.health import CLEAR, HealthProbe, agreement
+from engine.health import CLEARLY_BETTER, HealthProbe, agreement
 from engine.monitors import MiningMonitor, Monitors, class_recalls
 from model.cascade import cascade_stages, cascade_topk
 
@@ -127,7 +127,7 @@ def test_agreement_by_loops_and_at_its_ends():
     assert abs(agreement(*many, torch.ones(400, 300, dtype=torch.bool), 5).item()) < 0.02  # nothing in common
 
 
-def test_instances_and_hubs_by_loops():
+def test_instance_hits_and_hubness_by_loops():
     z1 = F.normalize(torch.randn(12, 4), dim=1)
     z2 = F.normalize(z1 + 0.7 * torch.randn(12, 4), dim=1)
     z = torch.cat([z1, z2])
@@ -162,7 +162,7 @@ def hits(videos: int, both: int = 0, one: int = 0) -> torch.Tensor:
     return torch.cat([first, second])
 
 
-def test_how_much_better_a_network_is_follows_from_fair_coins():
+def test_the_sign_test_against_all_coin_throws():
     """Of n videos that differ, wins of one network: the probability by all 2^n throws, a tie counting half."""
     for n, wins in ((1, 1), (6, 5), (9, 9), (12, 7)):
         throws = [sum(throw) for throw in itertools.product((0, 1), repeat=n)]
@@ -176,8 +176,8 @@ def test_how_much_better_a_network_is_follows_from_fair_coins():
 
 def test_two_clips_of_a_video_are_one_piece_of_evidence():
     none = hits(256)
-    assert health.sign_test(hits(256, both=3), none) == health.sign_test(hits(256, one=3), none) < CLEAR
-    assert health.sign_test(hits(256, both=5), none) > CLEAR
+    assert health.sign_test(hits(256, both=3), none) == health.sign_test(hits(256, one=3), none) < CLEARLY_BETTER
+    assert health.sign_test(hits(256, both=5), none) > CLEARLY_BETTER
     assert health.sign_test(hits(256, both=3), hits(256, one=3)) == health.sign_test(hits(256, one=3), none)
 
 
@@ -186,7 +186,7 @@ def lines(prefix: str) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_what_a_run_says_of_its_mining(capsys):
+def test_a_run_prints_its_mining_measures(capsys):
     assert run(main_coclr, "--epochs 3 --cascade --stage 2 --health_freq 2") == 0
     mining = [line for line in lines("coclr") if line["kind"] == "mining"]
     assert [line["epoch"] for line in mining] == [1, 2]  # the queue is full after the first
@@ -229,18 +229,18 @@ class Reader(torch.nn.Module):
 
 
 @pytest.mark.parametrize("line, warned", [(0, False), (9, True)], ids=["the code", "noise"])
-def test_a_miner_that_knows_videos_is_not_warned_of(line, warned, capsys):
+def test_a_good_miner_gives_no_warning(line, warned, capsys):
     model = torch.nn.Module()
     model.encoder_q, model.sampler, model.own_view, model.other_view = Reader(9), Reader(line), 0, 1
     probe = HealthProbe(Coded(2), 24, img_dim=32, batch_size=8, workers=0, seed=0, network="s3d", dim=8,
                         device=torch.device("cpu"))
     signs = probe.before(model)
     assert ("is not clearly better than a random" in capsys.readouterr().out) == warned
-    assert (signs["better"] < CLEAR) == warned
+    assert (signs["better"] < CLEARLY_BETTER) == warned
     assert (signs["second_other"] == 1) != warned and signs["second_own"] < 0.2
 
 
-def test_infonce_tells_how_its_queue_lies_after_every_epoch():
+def test_infonce_logs_the_spread_and_rank_of_its_queue_each_epoch():
     assert run(main_nce, "--epochs 3") == 0
     seen = [line for line in lines("infonce") if line["kind"] == "queue"]
     assert [line["epoch"] for line in seen] == [0, 1, 2]
@@ -252,7 +252,7 @@ def test_infonce_tells_how_its_queue_lies_after_every_epoch():
 
 
 @pytest.mark.parametrize("collapsed", [True, False])
-def test_a_queue_of_one_direction_is_warned_of_once(collapsed, capsys):
+def test_a_collapsed_queue_warns_once(collapsed, capsys):
     queue = torch.randn(8, 64)
     queue[1:] *= 1e-3 if collapsed else 1
     monitors = Monitors(SimpleNamespace(queue=F.normalize(queue + 3, dim=0), dim=8), None, epochs=3)
@@ -285,7 +285,7 @@ def test_neither_labels_nor_monitors_change_training(monkeypatch):
     assert recalls[:3] != recalls[3:]  # they were other labels
 
 
-def test_health_of_two_processes_is_that_of_one(tmp_path):
+def test_health_on_two_processes_equals_one(tmp_path):
     from interrupted import train  # forks, which must come before anything starts threads
 
     def main() -> int:
@@ -300,7 +300,7 @@ def test_health_of_two_processes_is_that_of_one(tmp_path):
 
 
 @pytest.mark.parametrize("clips", [1, 5])
-def test_any_number_of_clips_is_judged(clips):
+def test_health_works_for_any_number_of_clips(clips):
     """Also where a batch of one is left over, which BatchNorm could not take."""
     assert run(main_coclr, f"--epochs 1 --health_clips {clips}") == 0
     assert lines("coclr")[0]["kind"] == "health"

@@ -50,7 +50,7 @@ def test_both_spellings_of_the_local_rank(flag):
     ("--schedule 5 -1", "--schedule"), ("--start_epoch 10", "nothing to train"), ("--pretrain random", "--pretrain"),
     ("--seed 8796093022208", "below 8796093022208"), (f"--seed 1{'0' * 400}", "too large"),
     ("--dist-url udp://x:1", "tcp://HOST:PORT"), ("--dist-url tcp://x", "tcp://HOST:PORT"),
-    ("--dataset ucf101-2clip", "NAME-2stream-2clip"), ("--dataset ucf101", "two clips")])
+    ("--dataset ucf101-2clip", "NAME-2stream-2clip"), ("--dataset ucf101", "does not fit this script")])
 def test_wrong_values_are_named_in_one_line(options, words):
     with pytest.raises(OptionError) as caught:
         main_coclr.parse(options.split())

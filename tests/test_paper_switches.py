@@ -72,7 +72,7 @@ def test_the_anchor_of_the_own_view(small, anchor):
 @pytest.mark.parametrize(("settings", "words"), [
     ({"first": "own"}, "own view can come first only"), ({"first": "own", "cascade": True, "stage": 1}, "two stages"),
     ({"anchor": "key"}, "only in a cascade"), ({"anchor": "k", "cascade": True}, "query or key"),
-    ({"anchor": "key", "cascade": True, "stage": 2}, "stage of the own view")])
+    ({"anchor": "key", "cascade": True, "stage": 2}, "ranks by the own view")])
 def test_switches_that_would_change_nothing_are_refused(settings, words):
     with pytest.raises(ModelError, match=words):
         CoCLR("s3d", 8, 64, **settings)
@@ -112,7 +112,7 @@ def test_progressive_phases_are_the_trainings_of_their_topk(capsys):
         assert one["iteration"] == two["iteration"] == 6 and one["options"]["topk"] == topk
 
 
-def test_progressive_training_goes_on_in_the_phase_where_it_was(capsys):
+def test_progressive_training_resumes_in_the_right_phase(capsys):
     def main(prefix):
         return lambda: run(main_coclr, f"--epochs 3 --progressive 1 2 --name_prefix {prefix} --resume auto")
     assert train(main("whole")) == [0]
@@ -124,15 +124,15 @@ def test_progressive_training_goes_on_in_the_phase_where_it_was(capsys):
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    ("--progressive 2 2", "does not grow"), ("--progressive 1 3 --topk 2", "contradict"),
+    ("--progressive 2 2", "does not increase"), ("--progressive 1 3 --topk 2", "contradict"),
     ("--progressive 1 2 --test x.pth.tar", "--test"), ("--progressive 1 2 --resume x.pth.tar", "--resume auto")])
-def test_phases_that_cannot_be_are_refused(options, words, tmp_path):
+def test_impossible_phases_are_refused(options, words, tmp_path):
     Path("x.pth.tar").touch()
     with pytest.raises(OptionError, match=words):
         main_coclr.parse(options.split())
 
 
-def test_a_later_phase_that_is_in_the_way_is_refused_before_the_first_begins(capsys):
+def test_an_existing_later_phase_is_refused_before_the_first_starts(capsys):
     assert run(main_coclr, "--epochs 1 --topk 2") == 0
     capsys.readouterr()
     assert run(main_coclr, "--epochs 1 --progressive 1 2") == 2
@@ -145,7 +145,7 @@ def test_a_cascade_too_deep_for_a_later_phase_is_refused_at_the_start():
 
 
 @pytest.mark.parametrize("options", ["--seed 5", "--cascade --stage 2"])
-def test_phases_of_other_options_are_not_taken_for_done(options, capsys):
+def test_phases_with_other_options_do_not_count_as_done(options, capsys):
     assert run(main_coclr, f"--epochs 1 --topk 1 {options}") == 0
     capsys.readouterr()
     assert run(main_coclr, "--epochs 1 --progressive 1 2 --resume auto") == 2
@@ -153,7 +153,7 @@ def test_phases_of_other_options_are_not_taken_for_done(options, capsys):
     assert "was made with" in error and error.count("\n") == 1 and folders("coclr") == ["coclr-top1"]
 
 
-def test_a_later_phase_that_started_elsewhere_is_not_gone_on_with(capsys):
+def test_a_later_phase_with_another_start_is_not_resumed(capsys):
     assert run(main_coclr, "--epochs 1 --topk 2") == 0
     assert run(main_coclr, "--epochs 2 --progressive 1 2 --resume auto") == 2
     assert "was started from random random" in capsys.readouterr().err and folders("coclr") == ["coclr-top2"]

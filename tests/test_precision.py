@@ -41,7 +41,7 @@ def tiny(monkeypatch):
     (None, CPU, "fp32", None, False, "ieee"), (None, GPU, "tf32", None, False, "tf32"),
     ("fp32", GPU, "fp32", None, False, "ieee"), ("bf16", CPU, "bf16", torch.bfloat16, False, "ieee"),
     ("fp16", CPU, "fp16", torch.float16, True, "ieee")])
-def test_what_a_precision_is(name, device, chosen, dtype, scaled, tf32):
+def test_dtype_of_each_precision(name, device, chosen, dtype, scaled, tf32):
     precision = choose_precision(name, device)
     assert (precision.name, precision.dtype) == (chosen, dtype)
     if device is CPU:
@@ -101,7 +101,7 @@ def test_scaled_steps_equal_plain_ones_and_an_overflow_is_skipped():
     assert torch.equal(scaled.weight, before) and optimizers[1].scaler.get_scale() == 512.0
 
 
-def test_the_first_steps_are_float32s(on_noise, capsys):  # noqa: F811
+def test_the_first_steps_run_in_float32(on_noise, capsys):  # noqa: F811
     """As many as asked for: a run that has no others is float32's, one with an epoch more in bf16 is not."""
     def trained(name: str, options: str) -> dict:
         assert run(main_nce, f"--epochs 2 --name_prefix {name} {options}") == 0

@@ -11,8 +11,8 @@ from torch import nn
 
 from engine.device import move
 from model import momentum
-from model.momentum import make_encoder
-from model.pretrain import CoCLR, InfoNCE, UberNCE, check_queue
+from model.momentum import check_queue, make_encoder
+from model.pretrain import CoCLR, InfoNCE, UberNCE
 from utils.errors import ModelError
 
 GOLDEN = np.load(Path(__file__).parent / "golden_model.npz")

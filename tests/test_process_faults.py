@@ -59,7 +59,7 @@ def kill_a_worker(monkeypatch, *after: int) -> list[multiprocessing.Process]:
     return killed
 
 
-def test_a_training_whose_workers_are_killed_ends_as_if_they_were_not(monkeypatch, capsys):
+def test_a_training_with_killed_workers_gives_the_same_result(monkeypatch, capsys):
     """In the middle of an epoch, right after its last step, and twice in one epoch."""
     assert train("--name_prefix whole_") == 0
     capsys.readouterr()
@@ -87,7 +87,7 @@ def test_workers_that_are_killed_again_and_again_end_the_run_in_one_line(monkeyp
     assert error.count("\n") == 1 and "fewer --workers" in error
 
 
-def test_workers_that_take_the_pinning_thread_along_are_replaced_too(monkeypatch):
+def test_workers_are_replaced_even_if_the_pinning_thread_dies_too(monkeypatch):
     """That thread needs a GPU: this stands in for the error that PyTorch raises when it ends."""
     batches = loader.make_loader(noise.Noise(1), batch_size=2, workers=0, train=True, seed=0, rank=0, world_size=1,
                                  device=torch.device("cpu"))

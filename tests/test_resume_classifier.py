@@ -58,7 +58,7 @@ def whole(place):
 @pytest.mark.parametrize(("what", "stop"), [
     ("last", Stop("kill", 13)), *(("ft", stop) for stop in (Stop("term", 3), Stop("usr1", 9), Stop("kill", 13),
                                                            Stop("write", 2), Stop("renamed", 3)))], ids=str)
-def test_a_classifier_goes_on_from_where_it_was(what, stop, whole):
+def test_a_classifier_resumes_where_it_stopped(what, stop, whole):
     prefix = f"{what}-{stop}"
     ended = EXIT_CODE if stop.how in ("term", "usr1") else -9
     assert train(prefix, f"--train_what {what} --save_steps 4", stop=stop) == [ended], said()

@@ -56,7 +56,7 @@ def test_checkpoints_inside_epochs_are_written_every_save_steps(monkeypatch):
     assert (inside["progress"]["epoch"], inside["progress"]["samples"]) == (1, 4)
 
 
-def test_changed_options_that_matter_are_named(capsys):
+def test_changed_options_that_affect_the_result_are_named(capsys):
     assert run("--epochs 2") == 0
     path = model() / "epoch1.pth.tar"
     before = path.read_bytes()
@@ -91,7 +91,7 @@ def test_another_training_set_is_a_change_that_matters():
         refuse_changes(saved, {}, {"training set": "2 videos", "precision": "fp32"}, "x")
 
 
-def test_a_published_checkpoint_does_not_tell_its_options_and_is_accepted():
+def test_a_published_checkpoint_without_options_is_accepted():
     assert run("--epochs 1") == 0
     published = ("epoch", "state_dict", "best_acc", "optimizer", "iteration")
     content = checkpoint.load(model() / "epoch0.pth.tar")
@@ -134,7 +134,7 @@ def test_two_runs_cannot_train_in_one_folder(capsys):
     assert run("--epochs 2 --resume auto") == 0
 
 
-def test_a_run_folder_tells_how_it_was_made():
+def test_a_run_folder_records_how_it_was_made():
     assert run("--epochs 1 --topk 2", main_coclr) == 0
     [start] = starts()
     assert start["options"]["topk"] == 2 and start["options"]["epochs"] == 1

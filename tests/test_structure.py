@@ -1,4 +1,4 @@
-"""House rules that a machine can check: imports point down, a clean tree."""
+"""Rules for the code base: imports point down, code lints, run outputs stay out of git."""
 
 import ast
 import re

@@ -67,7 +67,7 @@ def loader(batch_size=1, size=7):
                        device=CPU)
 
 
-def test_a_training_asks_for_everything_in_order(tmp_path):
+def test_the_trainer_calls_the_hooks_in_order(tmp_path):
     task, saved = Line(), []
     checkpoints = CheckpointManager(tmp_path)
     checkpoints.save_epoch = lambda content, epoch, is_best: saved.append(
@@ -121,7 +121,7 @@ def test_the_position_of_a_checkpoint():
         assert state_of(published | {"iteration": None} | foreign, loader()) == TrainState(5, 0, 0, best)
     progress = {"epoch": 5, "samples": 4}
     assert state_of(published | {"progress": progress}, loader(2)) == TrainState(5, 2, 35, 0.5, progress)
-    with pytest.raises(CheckpointError, match="stands 9 samples into an epoch of 7"):
+    with pytest.raises(CheckpointError, match="is 9 samples into an epoch of 7"):
         state_of(published | {"progress": {"epoch": 5, "samples": 9}}, loader())
 
 

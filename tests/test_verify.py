@@ -100,7 +100,7 @@ def small_table(monkeypatch, request):
 
 
 def checked(capsys, *paths: Path) -> tuple[int, str]:
-    """The exit code, and what was printed."""
+    """Return the exit code and the output."""
     code = launch.exit_code(lambda: verify.main([*map(str, paths)]))
     captured = capsys.readouterr()
     return code, captured.out + captured.err
@@ -140,7 +140,7 @@ def test_numbers_beyond_the_tolerance(recalls, first, expected, tmp_path, capsys
     ({"model": "infonce", "dataset": "ucf101-2clip", "cascade": None}, ["ucf101 RGB retrieval R@1"]),
     ({"model": "ubernce", "dataset": "ucf101-2clip", "cascade": None}, []),
     ({"dataset": "mine-2stream-2clip"}, [])])
-def test_a_run_is_compared_with_runs_of_its_kind(options, expected, tmp_path, capsys):
+def test_a_run_is_compared_with_numbers_of_its_own_training(options, expected, tmp_path, capsys):
     code, text = checked(capsys, make_run(tmp_path / "run", (0.3, 0.4, 0.4), 0.36, **options))
     assert [line.split("  ")[0] for line in text.splitlines()[3:]] == expected
     assert code == 2 if not expected else True
@@ -157,7 +157,7 @@ def test_a_run_that_is_not_finished(tmp_path, capsys):
 
 
 def test_a_result_of_an_unknown_training_is_compared_with_all(tmp_path, capsys):
-    """Such as that of a released checkpoint; it holds if one of them does."""
+    """For example of a released checkpoint; one match is enough."""
     run = make_run(tmp_path / "run", first=0.36)
     (run / "run.json").unlink()
     file = run / "model/feature/ucf101_recall.json"

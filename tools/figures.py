@@ -44,9 +44,9 @@ GALLERY = """Draw test videos and the nearest training videos of each.
     python -m tools.figures gallery --dataset mine --features RGB_RUN/model/feature FLOW_RUN/model/feature \\
         --output gallery.jpg
 
-A folder of features is what `eval/main_classifier.py --retrieval` leaves beside a checkpoint. Of two, the first of RGB
-and the second of flow, the similarities are added, as `eval/merge_2stream_prob.py --mode s` does. The queries are drawn
-by --seed, of different classes if there are enough; none is chosen by hand. A video is shown by frames in equal steps.
+`eval/main_classifier.py --retrieval` writes a folder of features beside a checkpoint. Given two, RGB first and flow
+second, their similarities are added, as `eval/merge_2stream_prob.py --mode s` does. The queries are drawn
+by --seed, of different classes if there are enough; none is chosen by hand. A video is shown as evenly spaced frames.
 """
 SHARES = {"class": 0.08, "looks": 0.10, "moves": 0.10, "source": 0.004}  # of the queue
 CENTRES = {"class": (0.45, 0.45), "looks": (0.45, 0.0), "moves": (0.0, 0.45), "source": (0.8, 0.75)}  # own, other
@@ -59,10 +59,10 @@ STRIP_HEIGHT = 48  # pixels, of a video in the gallery
 
 @dataclass(frozen=True)
 class Queue:
-    """Made-up similarities of one query to K entries, (K,), in which each view knows the classes a little.
+    """Synthetic similarities of one query to K entries, (K,), in which each view knows a little of the classes.
 
-    Some entries are of the query's class, some only look alike (close in the own view), some only move alike (close in
-    the other view), and some are of the query's own source and never mined.
+    Some entries have the query's class, some only look alike (close in the own view), some only move alike (close in
+    the other view), and some come from the query's own source and are never mined.
     """
 
     other: Tensor
@@ -86,7 +86,7 @@ def make_queue(K: int, number: int) -> Queue:
 
 
 def survivors(queue: Queue, topk: int, ratio: float, stage: int) -> list[Tensor]:
-    """Return which entries survive each stage, bool (K,)."""
+    """Return the entries that survive each stage, bool (K,) each."""
     kept = []
     for indices in cascade_stages(queue.other[None], queue.own[None], queue.excluded[None], topk, ratio, stage):
         kept.append(torch.zeros_like(queue.excluded))
@@ -95,7 +95,7 @@ def survivors(queue: Queue, topk: int, ratio: float, stage: int) -> list[Tensor]
 
 
 def draw_cascade(output: Path, K: int, topk: int, ratio: float, stage: int, number: int) -> None:
-    """Draw a panel for the queue, and one for each stage with what it drops, what it keeps, and its cut."""
+    """Draw a panel for the queue, and one for each stage with what it drops and keeps, and its threshold."""
     sizes, views = stage_sizes(K, topk, ratio, stage), stage_views(stage)
     queue = make_queue(K, number)
     kept = [~queue.excluded, *survivors(queue, topk, ratio, stage)]
@@ -123,8 +123,8 @@ def draw_cascade(output: Path, K: int, topk: int, ratio: float, stage: int, numb
     figure.supxlabel("similarity in the own view, q · queue", fontsize=9)
     figure.supylabel("similarity in the other view, kf · queue_second", fontsize=9)
     figure.tight_layout()
-    same_bytes = {"Software": None} if output.suffix == ".png" else None  # with each release of matplotlib
-    figure.savefig(output, dpi=90, metadata=same_bytes)
+    metadata = {"Software": None} if output.suffix == ".png" else None  # no matplotlib version: same bytes each time
+    figure.savefig(output, dpi=90, metadata=metadata)
     plt.close(figure)
     say(f"{output}: stages keep {', '.join(map(str, sizes))} of {K}, ranked by {', '.join(views)}")
 
@@ -139,12 +139,12 @@ def _scatter(ax: Axes, queue: Queue, layers: Sequence[tuple[Tensor, float, str, 
 
 
 def rank(dataset: str, folders: Sequence[Path]) -> tuple[FeatureSet, FeatureSet, Tensor]:
-    """Load queries and gallery, and the similarities between them, (Q, G), of one stream or added of both."""
+    """Load queries and gallery, and their similarities (Q, G), of one stream or summed over both."""
     spec = catalog.parse(dataset)
     if len(folders) > 2:
-        raise OptionError(f"--features takes one folder, or two of RGB and flow, not {len(folders)}")
+        raise OptionError(f"--features takes one folder, or two (RGB and flow), not {len(folders)}")
     if spec.clips != 1 or len(spec.streams) != 1 or (len(folders) == 2 and dataset != spec.base):
-        raise OptionError(f"--dataset {dataset}: give the name that --retrieval had, of two folders {spec.base}")
+        raise OptionError(f"--dataset {dataset}: give the name used for --retrieval; for two folders, {spec.base}")
     names = [dataset] if len(folders) == 1 else [dataset, f"{dataset}-f"]
     loaded = [load_both(folder, name) for folder, name in zip(folders, names, strict=True)]
     query, gallery = (match(*sets) if len(sets) == 2 else sets for sets in zip(*loaded, strict=True))
@@ -153,7 +153,7 @@ def rank(dataset: str, folders: Sequence[Path]) -> tuple[FeatureSet, FeatureSet,
 
 
 def choose_queries(labels: Sequence[int], count: int, number: int) -> list[int]:
-    """Draw queries from a seed, of as many different classes as there are, ordered by class."""
+    """Draw queries of as many different classes as possible, seeded, ordered by class."""
     seen: Counter[int] = Counter()
     drawn = []
     for query in np.random.default_rng(number).permutation(len(labels)).tolist():
@@ -165,7 +165,7 @@ def choose_queries(labels: Sequence[int], count: int, number: int) -> list[int]:
 
 def draw_gallery(output: Path, dataset: str, folders: Sequence[Path], data_root: Path, count: int, neighbours: int,
                  frames: int, number: int) -> None:
-    """Draw a row for each of ``count`` queries, with its nearest training videos."""
+    """Draw one row for each of ``count`` queries: the query and its nearest training videos."""
     query, gallery, sim = rank(dataset, folders)
     if neighbours > len(gallery.names):
         raise OptionError(f"--neighbours {neighbours}: there are {len(gallery.names)} training videos")
@@ -209,13 +209,13 @@ def make_parser() -> Parser:
         "data/ of the repository)")
     add = gallery.topic("output")
     add("--queries", type=positive_int, default=6, metavar="N", help="rows, of different classes if there are enough")
-    add("--neighbours", type=positive_int, default=5, metavar="N", help="nearest training videos shown of each")
-    add("--frames", type=positive_int, default=3, metavar="N", help="frames shown of a video")
+    add("--neighbours", type=positive_int, default=5, metavar="N", help="nearest training videos per query")
+    add("--frames", type=positive_int, default=3, metavar="N", help="frames per video")
     for command in (cascade, gallery):
         command.set_defaults(draw_gallery=command is gallery)
         add = command.topic("output")
         add("--output", type=Path, required=True, metavar="FILE", help="picture to write, .png or .jpg")
-        add("--seed", type=seed, default=0, help="seed of what is drawn at random")
+        add("--seed", type=seed, default=0, help="seed of the random draws")
     return parser
 
 

@@ -15,7 +15,7 @@ from process_data.src.flow import BOUND
 Colour = tuple[int, int, int]
 
 INK, FAINT, PAPER, GREY = (25, 25, 25), (110, 110, 110), (255, 255, 255), (128, 128, 128)
-RIGHT, WRONG = (26, 127, 55), (198, 40, 40)  # a neighbour of the query's class, and one of another
+RIGHT, WRONG = (26, 127, 55), (198, 40, 40)  # a neighbour of the query's class, and of another class
 MARGIN, GAP, BORDER, LINE = 16, 8, 3, 18  # pixels of a contact sheet; LINE: height of a line of text
 TEXT, TITLE = (ImageFont.load_default(size) for size in (13, 17))
 FLOW_STEP = 2 * BOUND / 255  # pixels of motion from one grey level of a stored flow frame to the next
@@ -23,7 +23,7 @@ WHEEL_RADIUS = 55  # pixels, of the legend
 
 
 def evenly_spaced(count: int, wanted: int) -> np.ndarray:
-    """Return the middles of ``wanted`` equal parts of ``count`` frames as indices, int64 (min(wanted, count),)."""
+    """Split ``count`` frames into ``wanted`` equal parts; return the middle of each, int64 (min(wanted, count),)."""
     wanted = min(wanted, count)
     return ((np.arange(wanted) + 0.5) * count / max(1, wanted)).astype(np.int64)
 
@@ -31,7 +31,7 @@ def evenly_spaced(count: int, wanted: int) -> np.ndarray:
 def film_strip(frames: np.ndarray, height: int) -> np.ndarray:
     """Put frames, uint8 RGB (T, H, W, 3), side by side: uint8 (height, width, 3).
 
-    A height that is a whole multiple of H magnifies without smoothing: pixels stay visible.
+    If the height is a multiple of H, frames are magnified without smoothing, so pixels stay visible.
     """
     size = max(1, round(frames.shape[2] * height / frames.shape[1])), height
     smooth = cv2.INTER_LINEAR if height % frames.shape[1] else cv2.INTER_NEAREST
@@ -52,27 +52,27 @@ def flow_from_frames(frames: np.ndarray) -> np.ndarray:
     """Decode stored flow frames, uint8 (..., H, W, 3), whose channels are 128, y, x.
 
     Returns:
-        Motion (x, y) in pixels a frame, float32 (..., H, W, 2), to the right and down. Less than two grey levels is 0:
-        rounding and the JPEG alone make that much.
+        Motion (x, y) in pixels a frame, float32 (..., H, W, 2), to the right and down. Less than two grey levels count
+        as 0: rounding and JPEG compression alone cause that much.
     """
     motion = frames[..., [2, 1]] * np.float32(FLOW_STEP) - np.float32(BOUND)  # 0 lies between 127 and 128
     return np.where(np.abs(motion) < 2 * FLOW_STEP, np.float32(0), motion)
 
 
 def flow_scale(*motions: np.ndarray) -> float:
-    """Return the speed that full colour should stand for: the 99th percentile, and at least 1 pixel a frame."""
+    """Return the speed to show in full colour: the 99th percentile, at least 1 pixel a frame."""
     speeds = np.concatenate([np.hypot(motion[..., 0], motion[..., 1]).ravel() for motion in motions])
     return max(1.0, float(np.ceil(10 * np.percentile(speeds, 99)) / 10))
 
 
 def flow_to_colour(motion: np.ndarray, scale: float | None = None) -> np.ndarray:
-    """Colour motion by Middlebury's wheel: hue is direction, strength is speed, white does not move.
+    """Colour motion by Middlebury's wheel: hue is direction, saturation is speed, white is no motion.
 
     The wheel is that of Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011.
 
     Args:
         motion: (x, y) in pixels a frame, float (..., H, W, 2).
-        scale: speed of full colour, and of all that is faster; default: `flow_scale` of this motion.
+        scale: lowest speed shown in full colour; default: `flow_scale` of this motion.
 
     Returns:
         uint8 (..., H, W, 3).
@@ -96,7 +96,7 @@ class Tile:
 
 
 def flow_legend(scale: float) -> Tile:
-    """Draw the wheel: each direction from its middle has the colour of motion in that direction."""
+    """Draw the colour wheel as a legend: the colour at an offset from the centre stands for that motion."""
     axis = np.linspace(-scale, scale, 2 * WHEEL_RADIUS + 1)
     motion = np.stack(np.meshgrid(axis, axis), axis=-1)
     wheel = flow_to_colour(motion, scale)

@@ -3,8 +3,8 @@
     python -m tools.verify ckpt/log-pretrain/RUN runs/ucf101 2stream.json
 
 Takes run folders, work folders of cotrain.py, and JSON files of results. The published numbers and their tolerances are
-in docs/evaluation.md, "Numbers to expect". Exit code: 0 if every number is within its tolerance of a published one, 1
-if one is not, 2 if there is nothing to compare.
+in docs/evaluation.md, "Numbers to expect". Exit code: 0 if every number is within the tolerance of its published one,
+1 if any is not, 2 if there is nothing to compare.
 """
 
 import math
@@ -28,7 +28,7 @@ ROUNDING = 1e-9
 
 
 class Published(NamedTuple):
-    """A row of the table; values in percent."""
+    """A row of the table of published numbers; values in percent."""
 
     training: str  # such as "CPR on ucf101, cycle 2"
     measure: str
@@ -37,9 +37,9 @@ class Published(NamedTuple):
 
 
 class Result(NamedTuple):
-    """What was measured."""
+    """The measured numbers of a training."""
 
-    training: str  # as the table has it, "" if unknown
+    training: str  # named as in the table, "" if unknown
     values: dict[str, float]  # in percent, by measure
     note: str = ""
 
@@ -95,7 +95,7 @@ def _read_run(run: Run) -> Result:
 
 
 def _evaluation(run: Run, path: Path) -> dict[str, float]:
-    """Read the numbers of a retrieval, of a ten-crop test, or of two streams."""
+    """Read the numbers of a retrieval, a ten-crop test, or a two-stream fusion."""
     content, dataset, evaluation = read_json(path), path.name.removesuffix("_recall.json"), "retrieval"
     if "both" in content:
         return _merged(content)
@@ -103,14 +103,14 @@ def _evaluation(run: Run, path: Path) -> dict[str, float]:
         content, dataset = content["ten"], run.options["dataset"]
         evaluation = "probe" if run.options["train_what"] == "last" else "finetune"
     elif not path.name.endswith("_recall.json"):
-        raise OptionError(f"{path} holds no results to compare: give *_recall.json, *-acc-ten.json, what "
-                          "merge_2stream_prob.py --output wrote, or a folder")
+        raise OptionError(f"{path} holds no results to compare: give *_recall.json, *-acc-ten.json, the "
+                          "output of merge_2stream_prob.py, or a folder")
     stream = "flow" if dataset.endswith("-f") else "RGB"
     return _named(content, f"{dataset.removesuffix('-f')} {stream}", evaluation)
 
 
 def _merged(content: Mapping[str, Any]) -> dict[str, float]:
-    """Read the numbers of merge_2stream_prob.py; the number of videos tells the dataset."""
+    """Read the numbers of merge_2stream_prob.py, whose number of videos identifies the dataset."""
     evaluation, dataset = "retrieval" if "50" in content["both"] else "finetune", DATASETS.get(content["videos"])
     return {name: value for stream in ("RGB", "flow", "both")
             for name, value in _named(content[stream], f"{dataset} {stream}", evaluation).items()}
@@ -121,7 +121,7 @@ def _named(numbers: Mapping[str, float], place: str, evaluation: str) -> dict[st
 
 
 def _training(run: Run) -> str:
-    """Tell from a run's options how its model was pretrained."""
+    """Name a run's pretraining from its options."""
     options = run.options
     if run.is_classifier:
         start = run.working_folder / options["pretrain"]
@@ -134,9 +134,9 @@ def _training(run: Run) -> str:
 
 
 def compare(path: Path, published: Sequence[Published]) -> int:
-    """Print a result beside what was published of the same training, or of any if it is unknown; return the exit code.
+    """Print a result beside the published numbers of its training (of any, if unknown); return the exit code.
 
-    CoCLR's numbers are lower bounds for CPR where there is none of CPR itself.
+    CoCLR's numbers are lower bounds for CPR where no number for CPR was published.
     """
     result = read(path)
     lines: list[list[str]] = []
@@ -147,12 +147,12 @@ def compare(path: Path, published: Sequence[Published]) -> int:
         own = [(row, row.value + row.tolerance) for row in rows if _same(row.training, result.training)] or own
         for row, high in own:
             holds = row.value - row.tolerance - ROUNDING <= value <= high + ROUNDING
-            held[name] = held.get(name, False) or holds  # by one of several trainings, if that is unknown
+            held[name] = held.get(name, False) or holds  # if the training is unknown, one match is enough
             lines.append([name, f"{'>= ' if high == math.inf else ''}{row.value:.1f}", f"{row.tolerance:.1f}",
                           f"{value:.2f}", "holds" if holds else "differs", row.training])
     say(f"{path}: {result.training or 'training unknown'}{f', {result.note}' if result.note else ''}")
     if not lines:
-        say('nothing to compare: no such number was published (docs/evaluation.md, "Numbers to expect")')
+        say('nothing to compare: no published number matches (docs/evaluation.md, "Numbers to expect")')
         return 2
     say(table(["percent", "published", "tolerance", "found", "", "by"], lines))
     return int(not all(held.values()))

@@ -1,13 +1,13 @@
-"""Measure our code beside straightforward versions of the same work.
+"""Compare the speed of our code with straightforward implementations of the same work.
 
     python -m tools.benchmarks                                            # all rows, about an hour on two cores
     python -m tools.benchmarks --rows cascade loader --rounds 7 --json results.json
     python -m tools.benchmarks batch=4 frames=16 img_dim=64 --rows step   # other sizes: tools/benchmarks/data.py
-    python -m tools.benchmarks tiny --rounds 1                            # does it all run?
+    python -m tools.benchmarks tiny --rounds 1                            # a quick check that everything runs
     python -m tools.benchmarks --device cuda --rows cascade step evaluation
 
-Both versions of a row run in turn in this process, after a warm-up, and must give one result. A ratio is the median
-time of the straightforward version over that of ours.
+Both versions of a row run alternately in this process, after a warm-up, and must give the same result. The ratio is
+the median time of the straightforward version over that of ours.
 """
 
 import tempfile
@@ -35,14 +35,14 @@ def make_parser() -> Parser:
     parser.add_argument("sizes", nargs="*", help="tiny, or NAME=VALUE[,VALUE]; see tools/benchmarks/data.py")
     add = parser.topic("method")
     add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="what to measure (default: all)")
-    add("--rounds", type=int, default=5, metavar="ROUNDS", help="rounds of both versions in turn, after a warm-up")
+    add("--rounds", type=int, default=5, metavar="ROUNDS", help="timed rounds of both versions, after a warm-up")
     parser.topic("hardware")("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure")
     parser.topic("output")("--json", type=Path, metavar="FILE", help="also write all measurements to this file")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line as each result comes, then the table; with --json also write everything to a file."""
+    """Print a line per result, then the table; with --json also write everything to a file."""
     options = make_parser().parse_args(argv)
     if options.rounds < 1:
         raise OptionError(f"--rounds {options.rounds}: give 1 or more")
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 result = measure(case, options.rounds, sizes.device)
                 found.append(result)
                 say(f"{result['row']}, {result['size']}: {result['ratio']:.2f} x")
-                if options.json:  # after each row: an interrupted hour is not lost
+                if options.json:  # after each row, so that an interrupted run loses nothing
                     write_json(options.json, {"machine": about, "results": found})
     say("\n" + markdown(found))
     return 0

@@ -1,4 +1,4 @@
-"""The cascade, beside a loop over stages and samples that carries the features of what is left."""
+"""The cascade, against a loop over stages and samples that gathers the features of the survivors."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +13,12 @@ from tools.benchmarks.measure import Case, Disagreement
 
 SAME_SOURCE = 0.01  # share of the queue that comes from a query's own source
 DIM = 128
-BATCHES, LONG = 4, 1 << 17  # batches in a call; one is enough for a queue so long that no cache holds it
+BATCHES, LONG = 4, 1 << 17  # batches per call; one is enough for a queue too long for any cache
 
 
 def plain_cascade(query: Tensor, key: Tensor, queues: tuple[Tensor, Tensor], excluded: Tensor, sizes: list[int]
                   ) -> Tensor:
-    """Mine as it is usually written.
+    """Mine in the usual way: loop over samples, and gather features.
 
     Args:
         query: embeddings in the own view, (B, D); key: in the other.
@@ -55,7 +55,7 @@ def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
 
 
 def _case(sizes: Sizes, K: int, B: int) -> Case:
-    # Several batches: the processor would learn one that comes over and over.
+    # Several batches: branch prediction and caches would adapt to a repeated one.
     batches = [_batch(K, B, seed, sizes.device) for seed in range(BATCHES if K < LONG else 1)]
     settings = sizes.topk, sizes.ratio, sizes.stage
     kept = stage_sizes(K, *settings)
@@ -76,7 +76,7 @@ def _case(sizes: Sizes, K: int, B: int) -> Case:
 
 def _equal(plain: list[Tensor], ours: list[Tensor]) -> str:
     if not torch.equal(torch.stack(plain), torch.stack(ours)):
-        raise Disagreement("other entries are mined")
+        raise Disagreement("the mined entries differ")
     return "equal"
 
 

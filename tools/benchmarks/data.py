@@ -1,4 +1,4 @@
-"""Sizes of the benchmarks, and made-up videos that weigh as much as UCF101's: 12 kB a frame, 8 kB a flow frame."""
+"""Sizes of the benchmarks, and synthetic videos with UCF101's file sizes: 12 kB per frame, 8 kB per flow frame."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -22,7 +22,7 @@ SPEED = 3  # pixels a frame
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured. The defaults are the published settings, as far as two CPU cores allow."""
+    """Sizes to measure; by default the published settings, as far as two CPU cores allow."""
 
     queues: tuple[int, ...] = (2048, 16384)  # K of the cascade; also 1024 ... 262144, to see it grow
     batches: tuple[int, ...] = (16, 32)  # B of the cascade
@@ -39,8 +39,8 @@ class Sizes:
     queue: int = 2048  # of the training step
     steps: int = 20  # whose losses are compared
     precision: str = ""  # second measurement of our step (default: fp16 on a GPU, none on a CPU)
-    videos: int = 3  # of an evaluation
-    video_frames: int = 120  # of each of them
+    videos: int = 3  # in an evaluation
+    video_frames: int = 120  # per video
     eval_batch: int = 8  # windows in a batch
     classes: int = 101
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -51,7 +51,7 @@ TINY = ("queues=64", "batches=2", "stage=3", "topk=2", "height=24", "width=32", 
 
 
 def parse_sizes(settings: Sequence[str], device: torch.device) -> Sizes:
-    """Read `NAME=VALUE` settings; the word `tiny` stands for sizes at which every row takes a moment.
+    """Read `NAME=VALUE` settings; `tiny` stands for sizes at which every row is quick.
 
     Raises:
         OptionError: there is no such size, or its value is not a number.

@@ -1,4 +1,4 @@
-"""Retrieval features and the ten-crop test of a split; both versions need the same passes of the network."""
+"""Retrieval features and the ten-crop test of a split; both versions need the same network passes."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,7 +45,7 @@ class Split:
         for module in net.modules():
             if isinstance(module, nn.BatchNorm3d):
                 module.momentum = None  # a plain mean over the batches below
-                nn.init.ones_(module.bias)  # keeps most units on: depth would else magnify rounding
+                nn.init.ones_(module.bias)  # keeps most units active: otherwise depth would magnify rounding
         net.to(self.sizes.device).train()
         with torch.no_grad():
             net(torch.cat([clips for _, clips in window_clips(self.samples(), self.sizes.device)][::self.crops]))
@@ -65,7 +65,7 @@ class Split:
 
     @torch.inference_mode()
     def plain(self, output: int) -> Tensor:
-        """Return probabilities (output 0) or features (1), (N, crops, D), each window of each crop decoded anew."""
+        """Return probabilities (output 0) or features (1), (N, crops, D), decoding anew for each window and crop."""
         transform, videos = self.dataset.transform, []
         assert isinstance(transform, CropsTransform)
         for row in range(len(self.dataset)):
@@ -84,7 +84,7 @@ class Split:
         return (found if output else found.softmax(dim=1)).mean(dim=0)
 
     def passes(self) -> None:
-        """Run as many windows through our network as the row needs, on one batch that is there already."""
+        """Run the row's number of windows through our network, on one batch already in memory."""
         sizes, work = self.sizes, self.crops * self.windows * self.sizes.videos
         shape = (sizes.eval_batch, sizes.frames, sizes.img_dim, sizes.img_dim, 3)
         clips = torch.zeros(shape, device=sizes.device).permute(0, 4, 1, 2, 3)

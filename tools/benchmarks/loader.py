@@ -1,7 +1,7 @@
-"""A two-stream, two-clip training sample: what one loader process makes of it, with and without photometric steps.
+"""Loading a two-stream, two-clip training sample in one process, with and without the photometric steps.
 
-The straightforward version is written as usual: whole values unpacked, Pillow for every frame and step, float tensors.
-It draws in the same order as ours, so that both make the same sample up to rounding.
+The straightforward version works in the usual way: unpack whole values, Pillow for every frame and step, float tensors.
+It draws in the same order as ours, so both give the same sample up to rounding.
 """
 
 import io
@@ -139,11 +139,11 @@ class Samples:
         self.items = [(epoch, 0) for epoch in range(sizes.samples)]
 
     def ours(self) -> list[dict]:
-        """Make what a worker sends."""
+        """Make the samples that a worker sends."""
         return [self.dataset[item] for item in self.items]
 
     def ours_as_floats(self) -> Tensor:
-        """Make samples, and do the photometric steps and the normalisation as the training device does."""
+        """Make samples, then apply photometric steps and normalisation as the training device does."""
         return to_blocks(default_collate(self.ours()), "cpu")
 
     def plain(self) -> list[Tensor]:

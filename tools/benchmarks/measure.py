@@ -1,4 +1,4 @@
-"""Time two versions of the same work in turn, beside its unavoidable part, and print the results as a table."""
+"""Time two versions of the same work and its lower bound, and format the results as a table."""
 
 import gc
 import os
@@ -22,28 +22,28 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 @dataclass
 class Case:
-    """One line of the table; each version is called often and does the same each time."""
+    """One row of the table; each version is called repeatedly and must do the same work each time."""
 
     row: str
     size: str
     plain: Work  # the straightforward version
     ours: Work
-    agree: Callable[[Any, Any], str]  # of both results: in words, how well they agree; or raises Disagreement
-    bound: Work | None = None  # the unavoidable part alone
-    bound_of: str = ""  # what that part is
-    clock: str = "wall"  # or "cpu": seconds of a core, on one thread, as in a loader's process
-    units: int = 1  # of work in one call
+    agree: Callable[[Any, Any], str]  # describes how well the results agree, or raises Disagreement
+    bound: Work | None = None  # lower bound: the unavoidable part alone
+    bound_of: str = ""  # description of that part
+    clock: str = "wall"  # or "cpu": CPU seconds on one thread, as in a loader process
+    units: int = 1  # units of work per call
 
 
 class Disagreement(AssertionError):
-    """Both versions do not give the same result."""
+    """The two versions give different results."""
 
 
 def measure(case: Case, rounds: int, device: torch.device) -> dict[str, Any]:
-    """Check that both versions agree, and time them in turn after a warm-up.
+    """Check that both versions agree, and time them alternately after a warm-up.
 
     Returns:
-        What the case says of itself, and median seconds a unit of "plain", "ours" and "bound" (None without one).
+        The fields of the case, and median seconds per unit of "plain", "ours" and "bound" (None without one).
     """
     works = {"plain": case.plain, "ours": case.ours} | ({"bound": case.bound} if case.bound else {})
     times: dict[str, list[float]] = {name: [] for name in works}
@@ -61,7 +61,7 @@ def measure(case: Case, rounds: int, device: torch.device) -> dict[str, Any]:
 
 
 def clocked(work: Work, clock: str, device: torch.device) -> float:
-    """Return the seconds that a call takes; on a GPU until its last kernel is done."""
+    """Return the seconds of a call, including the GPU kernels it launches."""
     now = CLOCKS[clock]
     gc.collect()
     start = now()
@@ -72,7 +72,7 @@ def clocked(work: Work, clock: str, device: torch.device) -> float:
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """Describe what the numbers depend on: processor, threads, versions, load."""
+    """Describe the machine: processor, threads, versions, load."""
     info = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
     return {"cpu": model[1] if model else platform.machine(), "cores": os.cpu_count() or 0, "threads": THREADS,

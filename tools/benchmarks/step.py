@@ -1,4 +1,4 @@
-"""A training step of CoCLR with cascade positive retrieval, beside one in contiguous memory with plain loops."""
+"""A training step of CoCLR with cascade positive retrieval, against one in contiguous memory with plain loops."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,7 +30,7 @@ MATRIX = 2048
 
 
 def make_model(sizes: Sizes) -> CoCLR:
-    """Build the same model each time, with a full queue."""
+    """Build the same model on every call, with a full queue."""
     torch.manual_seed(SEED)
     model = CoCLR("s3d", K=sizes.queue, topk=sizes.topk, ratio=sizes.ratio, stage=sizes.stage, cascade=True)
     model.queue_label.fill_(1)

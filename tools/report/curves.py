@@ -1,4 +1,4 @@
-"""Charts of a run's metrics, and of a second run's where one is given."""
+"""Charts of a run's metrics, optionally beside a second run's."""
 
 from typing import Any
 
@@ -8,42 +8,42 @@ from engine.config import ModelConfig, take
 from model.cascade import stage_sizes, stage_views
 from tools.report.run_reader import Run
 
-MOST_POINTS = 400  # of a line
+MAX_POINTS = 400  # per line
 STAGES = "Precision of each stage"
-# Title, unit of y, what to know, and the lines by name: kind, title and name of a value in metrics.jsonl, where "" is
-# any title and kind "seconds" means those of the lines of steps. A fourth part divides the value.
+# Title, unit of y, explanation, and lines by name as KIND/TITLE/VALUE of metrics.jsonl. An empty title matches any; the
+# kind "seconds" takes the seconds of the lines of steps. A fourth part divides the value.
 CHARTS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
-    ("Loss", "nats", "Epoch means; the faint line has every line of the log.", {
+    ("Loss", "nats", "Epoch means; the faint line shows every logged step.", {
         "training": "epoch/train/loss", "validation": "epoch/val/loss", "log": "steps/train/loss"}),
     ("Accuracy", "share", "Whether the class, or in a pretraining a positive, is among the highest logits. Validation "
      "takes 30 % of the test videos.", {
         "top-1": "epoch/train/top1", "top-5": "epoch/train/top5", "validation top-1": "epoch/val/top1",
         "validation top-5": "epoch/val/top5", "own key, top-1": "epoch/train/self_top1",
         "own key, top-5": "epoch/train/self_top5"}),
-    ("Positive mining recall (PMR)", "share", "Share of the mined queue entries that are of the query's class.", {
+    ("Positive mining recall (PMR)", "share", "Share of the mined queue entries that have the query's class.", {
         "PMR": "epoch/train/recall", "best mined entry": "epoch/train/mining_r1", "chance": "epoch/train/chance"}),
-    (STAGES, "share", "Share of a stage's survivors that are of the query's class: each should be above the one "
-     "before.", {}),
+    (STAGES, "share", "Share of a stage's survivors that have the query's class: each stage should beat the "
+     "previous one.", {}),
     ("Class mining recall", "share", "Share of a class's videos that its queries mined in an epoch.", {
         "median over classes": "mining//cmr_median", "videos ever mined": "mining//mined_videos"}),
-    ("Agreement of the two views", "agreement", "Overlap of the two views' nearest neighbours: 0 by chance, 1 if they "
-     "are the same.", {"nearest queue entries": "epoch/train/agreement", "5 nearest clips": "health//agreement"}),
+    ("Agreement of the two views", "agreement", "Overlap of the two views' nearest neighbours: 0 is chance, 1 means "
+     "the same.", {"nearest queue entries": "epoch/train/agreement", "5 nearest clips": "health//agreement"}),
     ("Second clip of a video is the nearest", "share", "Needs no labels: the mining view should be well above a random "
      "network.", {"trained view": "health//second_own", "mining view": "health//second_other",
                   "random network": "health//second_random"}),
     ("Effective rank of the keys", "directions", "Near 1 the embeddings have collapsed.", {
         "trained view's queue": "mining//rank_own", "mining view's queue": "mining//rank_other",
         "queue": "queue//rank_own"}),
-    ("kNN accuracy", "share", "Test videos among the training videos.", {
+    ("kNN accuracy", "share", "Test videos classified by their nearest training videos.", {
         "weighted kNN, top-1": "knn//knn_top1", "weighted kNN, top-5": "knn//knn_top5", "R@1": "knn//r1"}),
-    ("Time of a step", "seconds", "Of the main process, mean since the last line of the log.", {
+    ("Time of a step", "seconds", "On the main process, averaged since the previous log line.", {
         "step": "seconds/train/step", "waiting for data": "seconds/train/data"}),
     ("Learning rate", "learning rate", "", {"learning rate": "epoch/train/lr"}),
 )
 
 
 def draw(run: Run, other: Run | None = None) -> list[dict[str, Any]]:
-    """Draw all charts that the run's metrics have values for.
+    """Build every chart for which the run's metrics have values.
 
     Returns:
         {"title", "unit", "about", "lines": [{"name", "x", "y", "colour" (its number), "dashed" (the second run's),
@@ -66,19 +66,19 @@ def draw(run: Run, other: Run | None = None) -> list[dict[str, Any]]:
 
 
 def points(run: Run, value: str) -> tuple[list[float], list[float]]:
-    """Return steps done and values of a line of `CHARTS`, in order; many are replaced by means of neighbours."""
+    """Return steps and values of a line of `CHARTS`, in order, averaged over neighbours if there are too many."""
     kind, title, name, *divisor = value.split("/")
     kind, column = ("steps", "seconds") if kind == "seconds" else (kind, "values")
     rows = sorted((line["done"], line[column][name] / int("".join(divisor) or 1))
                   for line in run.lines(kind, title or None) if name in line.get(column, {}))
     if not rows:
         return [], []
-    x, y = np.array([part.mean(axis=0) for part in np.array_split(rows, min(len(rows), MOST_POINTS))]).T.tolist()
+    x, y = np.array([part.mean(axis=0) for part in np.array_split(rows, min(len(rows), MAX_POINTS))]).T.tolist()
     return x, y
 
 
 def _stages(run: Run) -> dict[str, str]:
-    """Return a line for each stage of the run's cascade; none where the options do not say."""
+    """Return a line for each stage of the run's cascade, none if the options are unknown."""
     if not run.options.get("topk"):
         return {}
     config = take(ModelConfig, run.options)

@@ -1,4 +1,4 @@
-"""Read what a training leaves in its run folder: starts, options, metrics, checkpoints, and results below it."""
+"""Read a run folder: starts, options, metrics, checkpoints, and results inside it."""
 
 import json
 import os
@@ -14,18 +14,18 @@ from engine.run_folder import RUN_FILE as STARTS
 from utils.errors import CheckpointError, OptionError
 from utils.files import read_json
 
-FEATURES = "_test_feature.pth.tar"  # how the name of a test set's features ends, see eval/retrieval.py
+FEATURES = "_test_feature.pth.tar"  # suffix of a test set's feature file, see eval/retrieval.py
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder, as far as it can be read."""
+    """The readable contents of a run folder."""
 
     folder: Path
-    asked: Path  # that folder, or one below it whose evaluations are wanted
+    asked: Path  # the path given: that folder, or one inside it
     starts: list[dict[str, Any]]  # entries of run.json, the latest last
     metrics: list[dict[str, Any]]  # lines of metrics.jsonl, see `read_metrics`
-    notes: list[str]  # what could not be read, a sentence each
+    notes: list[str]  # what could not be read, one sentence each
 
     @property
     def options(self) -> dict[str, Any]:
@@ -39,35 +39,35 @@ class Run:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The newest checkpoint, None where none is left."""
+        """The newest checkpoint, None if there is none."""
         return next(iter(resumable(self.folder / "model")), None)
 
     @cached_property
     def working_folder(self) -> Path:
-        """The folder that the run was started in, which relative paths among its options start from."""
+        """The folder in which the run was started, to which paths among its options are relative."""
         for parent in self.folder.parents:
             if parent.name == "ckpt" or parent.name.startswith("log-eval-"):
                 return parent.parent
         return self.folder.parent
 
     def lines(self, kind: str, title: str | None = None) -> Iterator[dict[str, Any]]:
-        """Lines of the metrics of a kind, and of a title where one is given."""
+        """Metrics lines of a kind and, if given, a title."""
         return (line for line in self.metrics if line["kind"] == kind and title in (None, line.get("title")))
 
     @cached_property
     def epochs(self) -> dict[int, dict[str, float]]:
-        """Means of the training and what was mined, by epoch."""
+        """Training means and mining measures, by epoch."""
         found: dict[int, dict[str, float]] = {}
         for line in [*self.lines("epoch", "train"), *self.lines("mining")]:
             found.setdefault(line["epoch"], {}).update(line["values"])
         return dict(sorted(found.items()))
 
     def files(self, pattern: str) -> list[Path]:
-        """Files of such a name in the folder that was asked for and below it, the newest first."""
+        """Files that match a pattern in the folder given and below it, newest first."""
         return sorted(self.asked.rglob(pattern), key=lambda path: (-path.stat().st_mtime, path))
 
     def shown(self, path: Path) -> str:
-        """A path as seen from the run's folder."""
+        """A path relative to the run folder."""
         return os.path.relpath(path, self.folder)
 
     def downstream(self) -> "list[Run]":
@@ -78,26 +78,26 @@ class Run:
 
 
 def read_run(path: str | Path) -> Run:
-    """Read the run of a folder, or of a folder below it, such as model/ or that of some features.
+    """Read the run in a folder, or in one of its parents if that is a folder inside a run, such as model/.
 
     Raises:
-        OptionError: there is no such folder, or it holds nothing that a run leaves.
+        OptionError: there is no such folder, or no run in it.
     """
-    asked = Path(path).resolve()
+    asked, notes = Path(path).resolve(), []
     hint = "give ckpt/log-PREFIX/RUN, or log-eval-PREFIX/RUN"
     if not asked.is_dir():
         raise OptionError(f"there is no run folder {path}: {hint}")
-    folder = next((place for place in (asked, *list(asked.parents)[:3]) if _is_run(place)), asked)
-    if not _is_run(folder) and not any(asked.rglob(f"*{FEATURES}")):
-        raise OptionError(f"{path} is no run folder: it has no {STARTS}, {METRICS} or model/, nor features; {hint}")
-    notes, starts = [], []
+    folder = next((place for place in (asked, *list(asked.parents)[:3]) if _is_run(place)), None)
+    if not folder and not any(asked.rglob(f"*{FEATURES}")):
+        raise OptionError(f"{path} is not a run folder: it has no {STARTS}, {METRICS}, model/ or features; {hint}")
+    folder, starts = folder or asked, []
     try:
         starts = read_json(folder / STARTS)["starts"]
     except CheckpointError as error:
-        notes.append(f"options and environment are not known: {error}")
+        notes.append(f"options and environment are unknown: {error}")
     metrics, damaged = read_metrics(folder / METRICS)
     if damaged:
-        notes.append(f"left out {damaged} unreadable line{'s' * (damaged > 1)} of {METRICS}")
+        notes.append(f"skipped {damaged} unreadable line{'s' * (damaged > 1)} of {METRICS}")
     return Run(folder, asked, starts, metrics, notes)
 
 
@@ -106,11 +106,10 @@ def _is_run(folder: Path) -> bool:
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Read a metrics.jsonl, see `engine.logger.MetricsLogger`; there need be none.
+    """Read a metrics.jsonl, which may be missing; see `engine.logger.MetricsLogger`.
 
     Returns:
-        The lines; of those of one moment, which a resumed run may write twice, the last. And the number of unreadable
-        lines, such as one that was cut short.
+        The lines, without repetitions that a resumed run may write, and the number of unreadable ones.
     """
     found: dict[tuple, dict[str, Any]] = {}
     damaged = 0
@@ -118,8 +117,8 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
         try:
             line = json.loads(text)
             line["values"] = {name: value for name, value in line["values"].items() if value is not None}  # null: NaN
-            moment = line["done"] if line["kind"] == "steps" else line["epoch"]
-            found[line["kind"], line.get("title"), moment] = line
+            when = line["done"] if line["kind"] == "steps" else line["epoch"]
+            found[line["kind"], line.get("title"), when] = line
         except (ValueError, KeyError, TypeError, AttributeError):
             damaged += 1
     return list(found.values()), damaged
