@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from engine import checkpoint, pretraining
-from engine.checkpoint import load_state, renamed
+from engine.checkpoint import first_keys, load_state, renamed
 from engine.config import configs_of
 from engine.options import TOPK, add_mining, check_shared, pretraining_parser
 from engine.pretraining import PretrainTask
-from engine.resume import refuse_changes, refuse_other_view
+from engine.resume import refuse_changes
 from engine.retention import newest_complete
 from engine.run_folder import AUTO, FOLDER_OPTIONS, choose, coclr_folder, last_checkpoint, refuse_present
 from engine.steps import coclr_step, draw_self_mask
@@ -65,18 +65,16 @@ class CoclrTask(PretrainTask):
 
     def load_pretrained(self, own: str, other: str) -> None:
         """Load encoder_q and encoder_k from one file's encoder_q, the sampler from another's; 'random' skips one."""
-        for path, view, targets in ((own, self.model.own_view, ("encoder_q.", "encoder_k.")),
-                                    (other, self.model.other_view, ("sampler.",))):
+        for path, reverse, targets in ((own, False, ("encoder_q.", "encoder_k.")), (other, True, ("sampler.",))):
             if path == "random":
                 continue
             saved = checkpoint.load(path)
-            if view == 1:
-                refuse_other_view(saved, self.data.second_view, path)
+            self.check(saved, path, reverse=reverse)
             weights = {key.removeprefix("encoder_q."): value for key, value in renamed(saved["state_dict"]).items()
                        if key.startswith("encoder_q.")}
             if not weights:
-                raise CheckpointError(f"{path} has no encoder_q.*: --pretrain takes files of main_nce.py or "
-                                      "main_coclr.py")
+                raise CheckpointError(f"{path} has {first_keys(saved['state_dict'])}, and no encoder_q.*: --pretrain "
+                                      "takes files of main_nce.py or main_coclr.py")
             state = {target + key: value for target in targets for key, value in weights.items()}
             rest = (*(encoder for encoder in ENCODERS if encoder not in targets), "queue", "memory_index_record")
             self.origin.append(f"{path} into {' and '.join(target.rstrip('.') for target in targets)}: "

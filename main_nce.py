@@ -26,7 +26,6 @@ from engine.checkpoint import load_state
 from engine.config import configs_of
 from engine.options import check_shared, pretraining_parser
 from engine.pretraining import PretrainTask
-from engine.resume import refuse_other_view
 from engine.run_folder import FOLDER_OPTIONS, choose, nce_folder
 from engine.steps import infonce_step, ubernce_step
 from eval.knn import knn_monitor
@@ -50,8 +49,7 @@ class NceTask(PretrainTask):
     def load_pretrained(self, path: str) -> None:
         """Start both encoders and the queue from a checkpoint."""
         saved = checkpoint.load(path)
-        if self.data.trained_second_view:
-            refuse_other_view(saved, self.data.second_view, path)
+        self.check(saved, path)
         report = load_state(self.model, saved["state_dict"], may_miss=("queue_label",), may_have=OTHER_MODELS)
         self.origin = [f"{path}: {report}"]
 

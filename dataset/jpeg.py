@@ -31,7 +31,7 @@ def decode(jpegs: Sequence[memoryview]) -> tuple[np.ndarray, dict[int, str]]:
     faults: dict[int, str] = {}
     for place, data in enumerate(jpegs):
         try:
-            sizes[place] = _size(data)
+            sizes[place] = dimensions(data)
         except ValueError as error:
             faults[place] = str(error)
     [(size, _)] = Counter(sizes.values()).most_common(1) or [((0, 0), 0)]
@@ -59,7 +59,7 @@ def _decode_into(out: np.ndarray, data: memoryview) -> None:
         out[:] = found
 
 
-def _size(data: memoryview) -> tuple[int, int]:
+def dimensions(data: memoryview) -> tuple[int, int]:
     """Return height and width, by the header where simplejpeg knows it."""
     try:
         height, width = simplejpeg.decode_jpeg_header(data)[:2]

@@ -4,9 +4,11 @@ A file is opened on first use, so a reader can be built before there are workers
 forked process shares the parent's.
 """
 
+import math
 import operator
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +48,10 @@ class FrameReader:
         Raises:
             DataError: there is no such video or frame, or its value is lost.
         """
+        raise NotImplementedError
+
+    def frame_bytes(self, name: str) -> int:
+        """Return the bytes that a frame of a video takes when decoded; 1 if its first frames cannot be read."""
         raise NotImplementedError
 
     def frames(self, name: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -128,6 +134,15 @@ class LmdbReader(FrameReader):
     def num_frames(self, name: str) -> int:
         """Return the number of frames of a video. Raises DataError for an unknown one."""
         return int(self._file().num_frames[self._id(name)])
+
+    def frame_bytes(self, name: str) -> int:
+        """Return the bytes of a decoded frame. See :meth:`FrameReader.frame_bytes`."""
+        view, first = self._value(name).view, range(min(8, self.num_frames(name)))
+        with suppress(DamagedError):
+            for start, end in frame_spans(view, first)[1]:
+                with suppress(ValueError):
+                    return 3 * math.prod(jpeg.dimensions(view[start:end]))
+        return 1
 
     def read(self, name: str, numbers: np.ndarray) -> DecodedFrames:
         """Read frames of a video. See :meth:`FrameReader.read`."""

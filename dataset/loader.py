@@ -51,23 +51,23 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 def make_loader(dataset: Dataset, *, batch_size: int, workers: int, train: bool, seed: int, rank: int,
                 world_size: int, device: torch.device) -> DataLoader:
-    """Make a loader of a training (shuffled) or validation set; it drops the last incomplete batch.
+    """Make a loader of a training set, shuffled and without its last incomplete batch, or of all of a validation set.
 
     Args:
-        batch_size: clips per process.
+        batch_size: clips per process, at most.
         workers: loader processes; 0 loads in this one.
 
     Raises:
-        OptionError: the set has not even one batch for each process.
+        OptionError: a training set has not even one batch for each process.
     """
     assert isinstance(dataset, Sized)
-    if len(dataset) < batch_size * world_size:
+    if train and len(dataset) < batch_size * world_size:
         processes = f" on {world_size} processes" if world_size > 1 else ""
-        raise OptionError(f"the {'training' if train else 'validation'} set has only {len(dataset)} clips, fewer than "
-                          f"one batch of {batch_size}{processes}: take a smaller --batch_size or more videos")
+        raise OptionError(f"the training set has only {len(dataset)} clips, fewer than one batch of "
+                          f"{batch_size}{processes}: take a smaller --batch_size or more videos")
     sampler = EpochSampler(len(dataset), shuffle=train, seed=seed, rank=rank, world_size=world_size)
     # With a generator of its own, a pass draws no number from the one that dropout uses.
-    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers, drop_last=True,
+    return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers, drop_last=train,
                       pin_memory=device.type == "cuda", persistent_workers=workers > 0, worker_init_fn=init_worker,
                       generator=torch.Generator(), prefetch_factor=2 if workers > 0 else None)
 

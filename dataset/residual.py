@@ -64,6 +64,10 @@ class ResidualReader(FrameReader):
         """Return the number of residual frames of a video. Raises DataError for an unknown one."""
         return max(0, self.rgb.num_frames(name) - 1)
 
+    def frame_bytes(self, name: str) -> int:
+        """Count the RGB frame, too. See :meth:`FrameReader.frame_bytes`."""
+        return 2 * self.rgb.frame_bytes(name)
+
     def read(self, name: str, numbers: np.ndarray) -> DecodedFrames:
         """Read residual frames of a video; faults are those of the RGB frames. See :meth:`FrameReader.read`."""
         rgb = self.rgb.take(name, np.union1d(numbers, numbers + 1))

@@ -14,6 +14,9 @@ from dataset.lmdb_reader import FrameReader
 from dataset.transforms.presets import Plan
 from dataset.video_index import VideoIndex
 
+# Windows of a video are decoded together up to so much; those of a longer one in several parts.
+MOST_FRAMES, MOST_BYTES = 4096, 1 << 30  # the longest video of UCF101 has 1,776 frames, 0.4 GB
+
 
 class Transform(Protocol):
     """Augmentation of one sample, in two steps so that no frame is decoded without need."""
@@ -71,20 +74,24 @@ class VideoDataset(Dataset):
         return np.random.default_rng([self.seed, epoch if self.by_epoch else 0, crc32(name)])
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
-        """Make the sample of a row, or of (epoch, row).
+        """Make the sample of a row, or of (epoch, row); of a long video's windows only the first part.
 
         With a windowed sampler the distinct frames of all windows are decoded once and rendered as clip 0.
 
         Returns:
             What the transform renders; "label", "source" and "index", ints; "damaged", int64 (2,): how many frames of
             all streams could not be read and were replaced by others, and the number of the first; and with a windowed
-            sampler "windows", int64 (W, seq_len): positions of each window's frames.
+            sampler "windows", int64 (W, seq_len): positions of each window's frames; "parts", where there are several.
 
         Raises:
             DataError: the video cannot be read.
             IndexError: there is no such row.
         """
         epoch, row = item if isinstance(item, tuple) else (0, item)
+        return self.sample(epoch, row)
+
+    def sample(self, epoch: int, row: int, part: int = 0) -> dict[str, Any]:
+        """Make a sample, or a part of it; see :meth:`__getitem__`."""
         if not -len(self) <= row < len(self):
             raise IndexError(f"there is no row {row} in a dataset of {len(self)} videos")
         row %= len(self)
@@ -92,6 +99,9 @@ class VideoDataset(Dataset):
         clips = self.sampler(int(self.index.num_frames[row]), rng)  # (clips, seq_len)
         sample: dict[str, Any] = {}
         if self.sampler.windowed:
+            parts = self._parts(row, clips)
+            clips = parts[part]
+            sample |= {"parts": len(parts)} if len(parts) > 1 else {}
             distinct, places = np.unique(clips, return_inverse=True)
             sample["windows"] = torch.from_numpy(places.reshape(clips.shape))
             clips = distinct[None]
@@ -102,6 +112,18 @@ class VideoDataset(Dataset):
         sample |= self.transform.render(plan, frames, rng)
         return sample | {"label": int(self.index.labels[row]), "source": int(self.index.sources[row]), "index": row,
                          "damaged": torch.tensor([len(damaged), damaged[0] if damaged else 0])}
+
+
+    def _parts(self, row: int, windows: np.ndarray) -> list[np.ndarray]:
+        """Cut the windows (W, T) of a video into parts, each of consecutive ones that are decoded together."""
+        if len(windows) == 1:
+            return [windows]
+        most = min(MOST_FRAMES, MOST_BYTES // sum(reader.frame_bytes(self.index.names[row]) for reader in self.readers))
+        cuts = [0]
+        for number, window in enumerate(windows):
+            if window[-1] - windows[cuts[-1]][0] >= most and number > cuts[-1]:
+                cuts.append(number)
+        return np.split(windows, cuts[1:])
 
 
 def videos_of(loader: DataLoader) -> VideoDataset:

@@ -172,8 +172,8 @@ class VideoIndex:
                        labels=self.labels[rows], sources=self.sources[rows], num_frames=self.num_frames[rows])
 
     def validation(self) -> "VideoIndex":
-        """Return 30 % of the videos, always the same: what pandas' sample(frac=0.3, random_state=666) draws."""
-        count = round(VALIDATION_SHARE * len(self))
+        """Return 30 % of the videos, at least one, always the same: as pandas' sample(frac=0.3, random_state=666)."""
+        count = max(1, round(VALIDATION_SHARE * len(self)))
         return self.take(np.random.RandomState(VALIDATION_SEED).choice(len(self), size=count, replace=False))
 
 

@@ -1,7 +1,9 @@
 """Read checkpoints safely, write them atomically, and load state dicts with every difference accounted for."""
 
 import pickle
+import re
 import struct
+import warnings
 import zipfile
 from codecs import encode
 from collections.abc import Iterable, Mapping
@@ -10,13 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from utils.console import one_line
 from utils.errors import CheckpointError
 from utils.files import atomic_write
 
-RESUME = ("state_dict", "optimizer", "epoch")  # keys that `--resume` needs
+RESUME = ("state_dict", "optimizer", "epoch", "iteration")  # keys that `--resume` needs
+# Their forms, where a command needs them; what may be None may be missing.
+FORMS: dict[str, Any] = {"state_dict": dict, "optimizer": dict, "epoch": int, "iteration": int | None}
 # Published files hold numpy scalars, such as `best_acc`, which torch.load must be told to allow.
 _scalar = np.float64(0).__reduce__()[0]
 ALLOWED: list[Any] = [
@@ -24,40 +30,88 @@ ALLOWED: list[Any] = [
     *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}]
 # torch.load raises any of these for a truncated or damaged file, or another format.
 BROKEN = (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, AssertionError,
-          NotImplementedError, OverflowError, struct.error, zipfile.BadZipFile)
+          NotImplementedError, OverflowError, struct.error, zipfile.BadZipFile, SafetensorError)
+WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")  # parts of keys: DistributedDataParallel's, torch.compile's
+LIGHTNING = re.compile(r"^(?:model\.)+")  # in front of them: PyTorch Lightning's
 
 
 def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
-    """Read a checkpoint like :func:`read`; CheckpointError also if it lacks a key of ``require``."""
+    """Read a checkpoint like :func:`read`; weights alone become its "state_dict".
+
+    Raises:
+        CheckpointError: see :func:`read`; or a key of ``require`` is missing, or not of its form. Others may be so.
+    """
     content = read(path)
-    missing = [key for key in require if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise CheckpointError(f"{path} is the wrong kind of checkpoint: it has no {missing[0]!r}")
-    state = content.get("state_dict", {})
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} is the wrong kind of checkpoint: its 'state_dict' does not hold tensors by name")
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is the wrong kind of checkpoint: it holds a {type(content).__name__}")
+    if _holds_tensors(content):
+        content = {"state_dict": content}
+    for key in require:
+        if key not in content and not isinstance(None, FORMS.get(key, ())):
+            raise CheckpointError(f"{path} is the wrong kind of checkpoint: it has no {key!r}"
+                                  f"{_other_weights(path, content)}")
+        if key == "state_dict" and content[key] != {} and not _holds_tensors(content[key]):
+            raise CheckpointError(f"{path} is the wrong kind of checkpoint: its 'state_dict' does not hold tensors by "
+                                  "name")
+        if not isinstance(content.get(key), FORMS.get(key, object)):
+            raise CheckpointError(f"{path}: its {key!r} is {one_line(repr(content.get(key)), 40)}, which is of no use "
+                                  "here: to start from its weights alone, give it as --pretrain")
     return content
 
 
-def read(path: str | Path) -> Any:
-    """Read to the CPU what :func:`save` wrote; CheckpointError if it is damaged or holds more than plain data.
+def _holds_tensors(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(entry, Tensor) for entry in value.values())
 
-    No code in it is run.
+
+def _other_weights(path: str | Path, content: Mapping) -> str:
+    """Say under which key a file without "state_dict" has its weights, and how to convert it."""
+    key = next((key for key, value in content.items() if _holds_tensors(value)), None)
+    if key is None or "state_dict" in content:
+        return f", but {_first(list(map(str, content)))}"
+    weights = f"torch.load({str(path)!r})[{key!r}]"
+    return f"; its {key!r} may be one: {_conversion(path, weights)}"
+
+
+def _conversion(path: str | Path, weights: str) -> str:
+    """Return the command that writes weights, a Python expression, into a file of our form."""
+    new = str(Path(path).with_name(f"converted-{Path(path).name}"))
+    return f'python -c "import torch; torch.save({{\'state_dict\': {weights}}}, {new!r})"'
+
+
+def read(path: str | Path) -> Any:
+    """Read to the CPU what :func:`save` wrote, or a safetensors file; no code in it is run.
+
+    Raises:
+        CheckpointError: it is damaged, or holds more than plain data.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}: check the path")
     try:
+        if _is_safetensors(path):
+            return load_file(path)
         _verify_checksums(path)
-        with torch.serialization.safe_globals(ALLOWED):
+        with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
+        way = ""
+        if zipfile.is_zipfile(path) or "nsupported" in _reason(error):  # its checksums are right, or it has an object
+            found = f"torch.load({str(path)!r}, weights_only=False)"
+            way = ("; if you trust it, as this runs code of it: "
+                   + _conversion(path, f"(lambda c: c['state_dict'] if 'keys' in dir(c) else c.state_dict())({found})"))
         raise CheckpointError(f"{path} is not loaded: it is damaged, not a checkpoint, or holds more than plain data "
-                              f"({_reason(error)})") from error
+                              f"({_reason(error)}){way}") from error
     except BROKEN as error:
         raise CheckpointError(f"{path} cannot be read: it is cut short, damaged, or not a checkpoint "
                               f"({_reason(error)})") from error
     return _plain(content)
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Return whether a file begins as that format does: the length of a JSON object in 8 bytes, and the object."""
+    with open(path, "rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
 
 
 def _verify_checksums(path: Path) -> None:
@@ -109,7 +163,7 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: 
 
     Args:
         model: receives the tensors.
-        state_dict: tensors by name; a leading "module." is always dropped.
+        state_dict: tensors by name, see :func:`renamed`; of two names of one tensor of the model one is enough.
         may_miss: prefixes of model keys that the state dict may lack.
         may_have: prefixes of state-dict keys (after renaming) that the model may lack.
         rename: prefixes of state-dict keys and their replacements.
@@ -122,7 +176,9 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: 
     """
     given, own = renamed(state_dict, rename), model.state_dict()
     loaded = {key: given[key] for key in own if key in given}
-    missing, unused = [key for key in own if key not in given], [key for key in given if key not in own]
+    there = {own[key].data_ptr() for key in loaded}
+    missing = [key for key in own if key not in given and own[key].data_ptr() not in there]
+    unused = [key for key in given if key not in own]
     shapes = [key for key in loaded if own[key].shape != given[key].shape]
     lost = [key for key in missing if not key.startswith(tuple(may_miss))]
     extra = [key for key in unused if not key.startswith(tuple(may_have))]
@@ -139,12 +195,16 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: 
 
 
 def renamed(state_dict: Mapping[str, Tensor], rename: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-    """Drop "module." from the keys, and replace the first matching prefix."""
-    result, rename = {}, rename or {}
+    """Drop the wrappers "module.", "_orig_mod." and "model." from the keys, and replace the first matching prefix."""
+    result: dict[str, Tensor] = {}
+    rename = rename or {}
     for key, value in state_dict.items():
-        key = key.removeprefix("module.")
-        prefix = next((old for old in rename if key.startswith(old)), "")
-        result[rename.get(prefix, "") + key[len(prefix):]] = value
+        name = LIGHTNING.sub("", WRAPPERS.sub("", key))
+        prefix = next((old for old in rename if name.startswith(old)), "")
+        name = rename.get(prefix, "") + name[len(prefix):]
+        if name in result:
+            raise CheckpointError(f"the checkpoint has {one_line(name)} twice, once as {one_line(key)}: take one out")
+        result[name] = value
     return result
 
 
@@ -161,7 +221,13 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], shapes:
     reason = "another --net or for another model"
     if "queue" in shapes and not lost + extra:
         reason = "another --moco-dim" if given["queue"].shape[0] != own["queue"].shape[0] else "another --moco-k"
-    return f"the checkpoint does not fit the model: {', '.join(parts)}; it was probably made with {reason}"
+    return (f"the checkpoint, which has {first_keys(given)}, does not fit the model: {', '.join(parts)}; it was "
+            f"probably made with {reason}")
+
+
+def first_keys(state_dict: Mapping[str, Tensor]) -> str:
+    """Name the first keys of a state dict, for errors."""
+    return _first(list(state_dict)) or "no tensors"
 
 
 def _first(keys: list[str]) -> str:

@@ -1,6 +1,6 @@
 """Checks during training: finite losses and weights, readable frames."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -86,8 +86,9 @@ class DamageCounter:
 
 def frames_per_epoch(loader: DataLoader) -> int:
     """Return the frames that this process reads in an epoch."""
-    assert loader.batch_size is not None
-    return len(loader) * loader.batch_size * getattr(loader.dataset, "frames_per_sample", 1)
+    assert loader.batch_size is not None and isinstance(loader.sampler, Sized)
+    samples = min(len(loader) * loader.batch_size, len(loader.sampler))  # a training drops the rest, validation not
+    return samples * getattr(loader.dataset, "frames_per_sample", 1)
 
 
 def video_names(dataset: object, rows: Sequence[int]) -> list[str]:

@@ -144,13 +144,13 @@ class EpochLog:
             self._waiting += time.perf_counter() - self._mark
             yield batch
 
-    def add(self, values: Values, iteration: int, steps_left: int = 0) -> bool:
-        """Add a step; print a line at the first step, every ``print_freq`` steps, and at the last.
+    def add(self, values: Values, iteration: int, steps_left: int = 0, weight: int = 1) -> bool:
+        """Add a step of this weight; print a line at the first step, every ``print_freq`` steps, and at the last.
 
         Returns:
             True if a line was printed, for which the device was synchronised.
         """
-        self.meters.add(values)
+        self.meters.add(values, weight)
         number, self._done, self._steps = self._done, self._done + 1, self._steps + 1
         self._bar.update()
         self._mark = time.perf_counter()

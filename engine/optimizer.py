@@ -122,9 +122,9 @@ class Optimizer:
             return torch.tensor(float(value), device=parameter.device if self.inner.defaults["fused"] else "cpu")
         return value.to(parameter.device, parameter.dtype) if isinstance(value, Tensor) else value
 
-    def load_scaler(self, saved: dict | None) -> None:
+    def load_scaler(self, saved: object) -> None:
         """Restore the loss scale, if the checkpoint has one and this run uses it."""
-        if saved and self.scaler.is_enabled():
+        if isinstance(saved, dict) and saved and self.scaler.is_enabled():
             self.scaler.load_state_dict(saved)
 
 

@@ -106,8 +106,8 @@ def add_shared(parser: Parser, *, dataset: str, num_seq: int, schedule: Sequence
     add = parser.topic("checkpoints")
     add("--resume", default="", metavar="CKPT", help="resume this checkpoint in its run folder; auto: the newest "
         "complete one in the run folder of these options, or a new run")
-    add("--accept_changes", action="store_true", help="with --resume: resume even if options that affect the "
-        "result differ from the checkpoint's")
+    add("--accept_changes", action="store_true", help="use a checkpoint even if it was made with options that affect "
+        "the result (--resume), or on another stream, split or class list")
     add("--reset_lr", action="store_true", help="with --resume: use --lr instead of the checkpoint's learning rate")
     add("--save_steps", type=whole_number, default=0, metavar="STEPS", help="steps between checkpoints inside "
         "epochs (0: only at their ends)")

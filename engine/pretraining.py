@@ -1,7 +1,9 @@
 """What main_nce.py and main_coclr.py share: a task that lacks only its step, set-up, resuming, and reporting."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from engine.device import (
     set_tf32,
     use_deterministic_kernels,
 )
+from engine.facts import check_facts, facts_of, learnt_by_labels
 from engine.health import HealthProbe
 from engine.monitors import MiningMonitor, Monitors
 from engine.optimizer import Optimizer
@@ -113,6 +116,13 @@ class PretrainTask(Task):
                            train=mode == "train", seed=self.train.seed, rank=self.dist.rank,
                            world_size=self.dist.world_size, device=self.device)
 
+    def check(self, saved: Mapping[str, Any], path: str, *, reverse: bool = False) -> None:
+        """Refuse a checkpoint of another stream, or with labels of other classes; ``reverse``: the miner's stream."""
+        options = asdict(self.data) | asdict(self.config) | {"reverse": self.config.reverse != reverse}
+        labels = learnt_by_labels(options) and learnt_by_labels(saved.get("options"))
+        classes = catalog.class_names(self.data.dataset, self.data.split_root) if labels else None
+        check_facts(saved, path, facts_of(options, classes), self.train.accept_changes)
+
     def set_monitors(self, loader: DataLoader, knn: Callable[..., dict[str, float]] | None) -> None:
         """Set up the monitors that need the training set."""
         videos, train, monitors = videos_of(loader), self.train, self.monitors
@@ -187,7 +197,7 @@ class PretrainTask(Task):
         """Load the weights and the labels of the queue."""
         self.origin = [f"{path}: {load_state(self.model, saved['state_dict'])}"]
         mining = self.monitors.mining
-        if mining is not None and "label_ring" in saved:
+        if mining is not None and isinstance(saved.get("label_ring"), Mapping):
             mining.load_state_dict(saved["label_ring"])
         elif mining is not None:  # a published file has no labels: recall is unknown until the queue is rewritten
             mining.ring.align(int(self.model.queue_ptr))
@@ -221,7 +231,8 @@ def make_trainer(task: PretrainTask, folder: Path, resumed: str, options: Mappin
             trainer = Trainer(loader, task.optimizer, task.device, epochs=train.epochs, state=state,
                               checkpoints=checkpoints, logger=logger, save_freq=train.save_freq,
                               save_steps=train.save_steps, print_freq=train.print_freq,
-                              info={"options": dict(options), "made_with": made_with, "code": code_version()})
+                              info={"options": dict(options), "made_with": made_with, "code": code_version(),
+                                    "classes": list(videos_of(loader).index.classes)})
             task.start(trainer)
             yield trainer
             report(task, state.epoch, folder)
@@ -229,17 +240,19 @@ def make_trainer(task: PretrainTask, folder: Path, resumed: str, options: Mappin
 
 
 def test(task: PretrainTask, path: str) -> None:
-    """Measure a checkpoint's pretext metrics on the validation split; the log goes next to the checkpoint."""
+    """Measure a checkpoint's pretext metrics on the validation split, with a log beside it if it can be there."""
     saved = checkpoint.load(path)
+    task.check(saved, path)
     task.load(saved, path)
     loader = task.make_loader("val")
     task.model.eval()
     log = Path(path).with_name(Path(path).name.removesuffix(".pth.tar") + "-test.log")
-    with torch.no_grad(), log_file(log):
+    with torch.no_grad(), log_file(log) if os.access(log.parent, os.W_OK) else nullcontext():
         launch.started()
         announce(task, loader, log.parent, None, path)
         task.check_kernels()
-        epoch, iteration = int(saved.get("epoch") or 0), count()
+        found, iteration = saved.get("epoch"), count()
+        epoch = found if isinstance(found, int) else 0
         evaluate(lambda batch: task.step(batch, epoch, next(iteration)), loader, title="test", epoch=epoch,
                  print_freq=task.train.print_freq, device=task.device)
 

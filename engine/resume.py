@@ -41,8 +41,8 @@ def refuse_changes(saved: Mapping[str, Any], options: Mapping[str, Any], made_wi
         return
     then, now = {**DEFAULTS, **GONE, **then}, {**GONE, **options}
     compared = [name for name in now if name in then and name not in FREE | RATE]
-    progress = saved.get("progress") or {"epoch": saved["epoch"] + 1, "samples": 0}
-    begun = int(progress["epoch"]) + (progress["samples"] > 0)  # epochs
+    progress = progress_of(saved)
+    begun = progress["epoch"] + (progress["samples"] > 0)  # epochs
     if not now.get("reset_lr") and _rate_differs(then, now, begun):
         compared.append("cos" if then["cos"] != now["cos"] else "epochs" if now["cos"] else "schedule")
     changes = [f"{_flag(name)} {_shown(then[name])} (now {_shown(now[name])})" for name in compared
@@ -54,6 +54,14 @@ def refuse_changes(saved: Mapping[str, Any], options: Mapping[str, Any], made_wi
     if changes:
         raise CheckpointError(f"{path} was made with {', '.join(changes)}: the result would differ. Give the "
                               "same options, or resume anyway with --accept_changes")
+
+
+def progress_of(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a checkpoint's "progress"; without one of ours it is at the end of its epoch."""
+    found = saved.get("progress")
+    if isinstance(found, Mapping) and all(isinstance(found.get(name), int) for name in ("epoch", "samples")):
+        return found
+    return {"epoch": saved["epoch"] + 1, "samples": 0}
 
 
 def _rate_differs(then: Mapping[str, Any], now: Mapping[str, Any], begun: int) -> bool:
@@ -71,24 +79,6 @@ def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], rates: LrS
     optimizer.load_scaler(saved.get("scaler"))
     if not reset_lr:
         optimizer.base_lr = resumed_lr(saved["optimizer"], rates.factor(int(saved["epoch"])), rates.lr)
-
-
-def second_view_of(saved: Mapping[str, Any]) -> str:
-    """Return the second view that an encoder was trained on; "" for RGB, or if the file does not say."""
-    options = saved.get("options")
-    if not isinstance(options, Mapping):
-        return ""
-    dataset = str(options.get("dataset"))
-    is_second = dataset.removesuffix("-2clip").endswith("-f") or ("-2stream" in dataset and options.get("reverse"))
-    return _shown(options.get("second_view", DEFAULTS["second_view"])) if is_second else ""
-
-
-def refuse_other_view(saved: Mapping[str, Any], second_view: str, path: str | Path) -> None:
-    """Raise CheckpointError if a checkpoint was trained on the other second view: flow and residual frames differ."""
-    other = second_view_of(saved)
-    if other not in ("", second_view):
-        raise CheckpointError(f"{path} was trained on {other}, and not on {second_view}: give it --second_view "
-                              f"{other}, or take one that was trained on {second_view}")
 
 
 def _flag(name: str) -> str:

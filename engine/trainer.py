@@ -11,9 +11,10 @@ from dataset.loader import batches
 from engine.guards import DamageCounter, LossCheck, check_finite, frames_per_epoch
 from engine.logger import EpochLog, Means, MetricsLogger, text_of
 from engine.optimizer import Optimizer
+from engine.resume import progress_of
 from engine.retention import CheckpointManager
 from utils import distributed
-from utils.console import one_line, say
+from utils.console import one_line, say, warn
 from utils.errors import CheckpointError
 from utils.metrics import Meters, Values
 from utils.stop import StopFlag, StopRequested, signal_name
@@ -203,7 +204,7 @@ class Trainer:
 def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, epoch: int, print_freq: int,
              device: torch.device, logger: MetricsLogger | None = None, iteration: int = 0,
              poll: Callable[[], None] = lambda: None) -> Means:
-    """Average the metrics of an evaluation step over a loader and all processes.
+    """Average the metrics of an evaluation step over the samples of a loader and all processes.
 
     Args:
         step: computes the metrics of a batch as 0-d tensors.
@@ -215,7 +216,7 @@ def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, e
     damage = DamageCounter(loader.dataset, frames_per_epoch(loader))
     log = EpochLog(loader, title, epoch, Meters(device), print_freq, logger or MetricsLogger())
     for batch in log.timed(batches(loader, epoch)):
-        log.add(step(batch), iteration)
+        log.add(step(batch), iteration, weight=len(batch["index"]))  # the last batch may be smaller
         damage.add(batch)
         poll()
     return log.close(iteration)
@@ -227,13 +228,22 @@ def state_of(saved: Mapping[str, Any], loader: DataLoader) -> TrainState:
     Raises:
         CheckpointError: the position lies beyond the end of an epoch.
     """
-    progress = saved.get("progress") or {"epoch": saved["epoch"] + 1, "samples": 0}
+    progress = progress_of(saved)
     per_epoch, samples = len(loader) * samples_per_step(loader), int(progress["samples"])
     if samples >= per_epoch + samples_per_step(loader):  # another batch size may leave a remainder
         raise CheckpointError(f"the checkpoint is {samples} samples into an epoch of {per_epoch}: it is damaged, "
                               "or from another dataset")
     return TrainState(int(progress["epoch"]), samples // samples_per_step(loader), int(saved.get("iteration") or 0),
-                      float(saved.get("best_acc") or 0.0), progress if samples else None)
+                      _best_of(saved), progress if samples else None)
+
+
+def _best_of(saved: Mapping[str, Any]) -> float:
+    """Return the best top-1 so far, 0-1; 0 if a file of other software has something else."""
+    found = saved.get("best_acc") or 0.0
+    if isinstance(found, int | float | torch.Tensor) and 0 <= float(found) <= 1:
+        return float(found)
+    warn(f"the checkpoint's best_acc is {one_line(repr(found), 40)}, which is no share: the next epoch is the best yet")
+    return 0.0
 
 
 def samples_per_step(loader: DataLoader) -> int:

@@ -24,7 +24,7 @@ from engine.config import take
 from engine.optimizer import LrSchedule
 from eval import protocols
 from eval.options import devices
-from eval.retrieval import FeatureSet, load_features
+from eval.retrieval import FeatureSet, load_both
 from utils import launch
 from utils.console import paint_table, percent, percentages, say, table
 from utils.errors import OptionError
@@ -124,7 +124,7 @@ def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: in
 def load_splits(folder: Path, dataset: str, num_class: int, normalize: bool, device: torch.device
                 ) -> tuple[FeatureSet, FeatureSet]:
     """Read the features of the training and the test split onto a device, and check that they go together."""
-    train, test = (load_features(folder, dataset, split).to(device) for split in ("train", "test"))
+    test, train = (each.to(device) for each in load_both(folder, dataset))
     if train.features.shape[1] != test.features.shape[1] or len(train.names) < 2:
         raise OptionError(f"{folder}: training features {tuple(train.features.shape)} and test features "
                           f"{tuple(test.features.shape)} cannot be used together: make them again with --retrieval")
@@ -141,7 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train the probe, print its best evaluated epoch and write its probabilities."""
     args = make_parser().parse_args(argv)
     path = Path(args.test)  # a file of the folder, or the folder itself
-    folder = path / args.dirname if (path / args.dirname).is_dir() else path.parent / args.dirname
+    places = [path / args.dirname, path.parent / args.dirname, Path(args.dirname)]  # as `output_folders` chooses them
+    folder = next((place for place in places if place.is_dir()), places[1])
     num_class = len(catalog.class_names(args.dataset, args.split_root))
     train, test = load_splits(folder, args.dataset, num_class, args.normalize, devices(None)[0])
     best = train_probe(train, test, take(Probe, vars(args)), num_class)

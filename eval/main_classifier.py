@@ -43,6 +43,7 @@ from engine.device import (
     keep_freed_memory,
     use_deterministic_kernels,
 )
+from engine.facts import facts_of
 from engine.resume import refuse_changes, restore_optimizer
 from engine.retention import CheckpointManager
 from engine.trainer import Trainer, TrainState, state_of
@@ -123,7 +124,7 @@ def train(args: Namespace, devices: Devices) -> None:
                         final_bn=args.final_bn, num_fc=args.num_fc)
     start = f"{RANDOM} weights, seed {config.seed}"
     if args.pretrain not in ("", RANDOM) and not resumed:
-        start = network.load_backbone(net, args.pretrain, data.trained_second_view)
+        start = network.load_backbone(net, args.pretrain, facts_of(vars(args)), config.accept_changes)
     net.to(devices[0]).to(memory_format=torch.channels_last_3d)  # before the optimizer holds its parameters
     precision = choose_precision(config.precision, devices[0])
     optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=config.lr, wd=config.wd,
@@ -151,7 +152,8 @@ def train(args: Namespace, devices: Devices) -> None:
         task = finetune.Finetuning(place(net, devices, precision, data.clip, config.compile), optimizer,
                                    args.train_what, config.rates, config.seed, val, devices[0], precision.dtype)
         checkpoints = CheckpointManager(folder / "model", keep_all="k400" in data.dataset, resumed=resumed)
-        info = {"options": vars(args), "made_with": made_with, "code": code_version()}
+        info = {"options": vars(args), "made_with": made_with, "code": code_version(),
+                "classes": list(sets["train"].index.classes)}
         Trainer(loader, optimizer, devices[0], epochs=config.epochs, state=state, checkpoints=checkpoints,
                 logger=logger, save_freq=args.eval_freq, save_steps=config.save_steps, print_freq=config.print_freq,
                 info=info).fit(task)
@@ -165,7 +167,8 @@ def test(args: Namespace, devices: Devices) -> None:
     if args.test == RANDOM:
         path = random_weights(args)
         run_folder.make(path.parents[1])
-    with log_file(path.with_name(path.name.removesuffix(".pth.tar") + "-test.log")), torch.inference_mode():
+    output, features = options.output_folders(path, args.dirname)
+    with log_file(output / f"{path.name.removesuffix('.pth.tar')}-test.log"), torch.inference_mode():
         data = take(DataConfig, vars(args))
         modes = {"test": "test"} | ({"train": GALLERIES[args.gallery]} if args.retrieval else {})
         sets = {split: data.build(mode, CropsTransform(data.img_dim, crops=args.crops or 1))
@@ -175,15 +178,16 @@ def test(args: Namespace, devices: Devices) -> None:
                             num_fc=args.num_fc)
         start = f"{RANDOM} weights, seed {args.seed}"
         if args.test != RANDOM and args.retrieval:
-            start = network.load_backbone(net, path, data.trained_second_view)
+            start = network.load_backbone(net, path, facts_of(vars(args)), args.accept_changes)
         elif args.test != RANDOM:
-            _, start = network.load_classifier(net, path, second_view=data.trained_second_view)
+            needed = facts_of(vars(args), sets["test"].index.classes)
+            _, start = network.load_classifier(net, path, needed=needed, accept=args.accept_changes)
         precision = choose_precision(args.precision, device)
         what = "retrieval by backbone features" if args.retrieval else f"test with {CROPS[args.crops]}"
         counts = " and ".join(f"{len(each)} {split}" for split, each in sets.items())
         say_block({"run": f"{what} of {args.net}, test of {args.test}",
                    "data": describe(data, sets, f"{counts} videos, batches of {batch_size} windows"), "start": start,
-                   "on": describe_machine(devices, precision, args.workers), "into": str(path.parent)})
+                   "on": describe_machine(devices, precision, args.workers), "into": str(output)})
         fold_batchnorm(net.eval())
         ready = place(net, devices, precision, data.clip, args.compile)
         if args.retrieval:
@@ -191,7 +195,7 @@ def test(args: Namespace, devices: Devices) -> None:
                          for name in ("net", "second_view", "seq_len", "ds", "img_dim", "which_split", "seed")}
             made_from |= {"data_root": str(Path(args.data_root).resolve()), "precision": precision.name,
                           "checkpoint": retrieval.fingerprint(args.test)}
-            job = retrieval.FeatureJob(path.parent / args.dirname, args.dataset, made_from, args.gallery,
+            job = retrieval.FeatureJob(features, args.dataset, made_from, args.gallery,
                                        normalise=args.train_what == "last", batch_size=batch_size,
                                        workers=args.workers, device=device, dtype=precision.dtype)
             retrieval.report(job, *(retrieval.split_features(ready, *each, job) for each in sets.items()))
@@ -199,8 +203,8 @@ def test(args: Namespace, devices: Devices) -> None:
             samples = windows.read_samples(sets["test"], workers=args.workers, device=device, title="test")
             prob = windows.crop_probabilities(ready, samples, batch_size, device, precision.dtype)
             results = windows.report_crops(prob, torch.as_tensor(sets["test"].index.labels))
-            output = windows.write_results(path, list(sets["test"].index.paths), prob, results)
-            say(f"probabilities of each video: {output}")
+            written = windows.write_results(output / path.name, list(sets["test"].index.paths), prob, results)
+            say(f"probabilities of each video: {written}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

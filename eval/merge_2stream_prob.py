@@ -12,6 +12,7 @@ prints recall@k:
     python merge_2stream_prob.py --mode s --dataset ucf101 --prob1 RGB_RUN/model/feature --prob2 FLOW_RUN/model/feature
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,13 +26,19 @@ from dataset import catalog
 from dataset.video_index import class_labels, video_name
 from engine.options import SPLIT_ROOT
 from eval import protocols
-from eval.retrieval import FeatureSet, load_features, report_recall
+from eval.retrieval import FeatureSet, load_both, refuse_other_origin, report_recall
 from eval.windows import report_accuracy
 from utils import launch
 from utils.console import one_line, percentages, say
 from utils.errors import CheckpointError, OptionError
 from utils.files import read_json, write_json
 from utils.parser import Parser
+
+LEAST_COMMON = 0.95  # of the videos of either stream
+EXAMPLES = 3
+ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
+# Both streams' features must be made with the same of these; network and checkpoint are each one's own.
+SETTINGS = ("which_split", "seq_len", "ds", "img_dim", "normalised", "mean_of")
 
 
 def make_parser() -> Parser:
@@ -92,20 +99,43 @@ def label_probabilities(rows: dict[str, Tensor], classes: list[str]) -> FeatureS
     return FeatureSet(prob, torch.tensor([label_of[name] for name in names]), list(rows))
 
 
-def match(rgb: FeatureSet, flow: FeatureSet) -> tuple[FeatureSet, FeatureSet]:
-    """Return the videos that both sets hold, in the order of the first.
+def match(rgb: FeatureSet, flow: FeatureSet, *, what: str = "videos") -> tuple[FeatureSet, FeatureSet]:
+    """Return the videos that both sets hold, in the order of the first, and print how many that are.
 
-    Videos match by the last two components of the csv path, class and video.
+    Videos match by class and video, the last two components of the csv path, whatever the file's ending.
+
+    Raises:
+        OptionError: fewer than 95 % of either set are in both.
+        CheckpointError: a set has a video twice, the sets label a video differently, or were made with other settings.
     """
-    place = {video_name(name): i for i, name in enumerate(flow.names)}
-    keep = [i for i, name in enumerate(rgb.names) if video_name(name) in place]
-    if not keep:
-        raise OptionError("the two streams have no video in common: are they of the same dataset and split?")
-    rgb, flow = rgb.rows(keep), flow.rows([place[video_name(rgb.names[i])] for i in keep])
+    rgb_names, flow_names = (_bare_names(each.names) for each in (rgb, flow))
+    place = {name: i for i, name in enumerate(flow_names)}
+    keep = [i for i, name in enumerate(rgb_names) if name in place]
+    counts = f"{len(rgb_names)} {what} of RGB and {len(flow_names)} of flow, {len(keep)} in common"
+    if len(keep) < LEAST_COMMON * max(len(rgb_names), len(flow_names)):
+        alone = [f"{stream} alone has {', '.join(sorted(set(one) - set(two))[:EXAMPLES])}"
+                 for stream, one, two in (("RGB", rgb_names, flow_names), ("flow", flow_names, rgb_names))
+                 if set(one) - set(two)]
+        raise OptionError(f"{counts}, less than {LEAST_COMMON:.0%}; {'; '.join(alone)}: make both of one dataset and "
+                          "split")
+    refuse_other_origin({"RGB": rgb, "flow": flow}, SETTINGS, what)
+    rgb, flow = rgb.rows(keep), flow.rows([place[rgb_names[i]] for i in keep])
     if not torch.equal(rgb.labels, flow.labels):
         raise CheckpointError("the two feature folders label the same videos differently: make them again with one "
                               "ClassInd.txt")
+    say(counts)
     return rgb, flow
+
+
+def _bare_names(paths: list[str]) -> list[str]:
+    """Return "Class/video" of csv paths, without the endings of files unless two videos would then be one."""
+    names = [video_name(path) for path in paths]
+    bare = [ENDING.sub("", name) for name in names]
+    names = names if len(set(bare)) < len(bare) else bare
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise CheckpointError(f"{one_line(twice)} is there twice, under other folders: take one of them out")
+    return names
 
 
 def merge_probabilities(rgb: FeatureSet, flow: FeatureSet) -> dict[str, dict[int, float]]:
@@ -138,10 +168,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         base = catalog.parse(args.dataset).base
         streams = [(path if path.is_dir() else path.parent, name) for path, name in ((one, base), (two, f"{base}-f"))]
-        query, gallery = (match(*(load_features(folder, name, split) for folder, name in streams))
-                          for split in ("test", "train"))
+        (rgb, rgb_gallery), (flow, flow_gallery) = (load_both(folder, name) for folder, name in streams)
+        query, gallery = match(rgb, flow, what="queries"), match(rgb_gallery, flow_gallery, what="gallery videos")
         videos, shares = len(query[0].names), merge_similarities(query, gallery)
-        say(f"{videos} queries, {len(gallery[0].names)} gallery videos in both streams")
         report_recall(shares, len(gallery[0].names))
     if args.output:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)

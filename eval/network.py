@@ -1,14 +1,14 @@
 """Build the classifier of an evaluation, and load it from files of pretraining or finetuning."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from engine import checkpoint
-from engine.resume import second_view_of
+from engine.facts import Facts, check_facts
 from model.classifier import LinearClassifier
-from utils.console import warn
 from utils.errors import CheckpointError
 
 ENCODER = "encoder_q.0."  # the backbone in a pretraining file
@@ -48,36 +48,38 @@ def build_on_meta(network: str, train_what: str, *, final_bn: bool = False, trai
     return net
 
 
-def load_backbone(net: nn.Module, path: str | Path, second_view: str = "") -> str:
+def load_backbone(net: nn.Module, path: str | Path, needed: Facts | None = None, accept: bool = False) -> str:
     """Load the backbone from a pretraining file or a classifier's file; the final layer stays as it is.
 
     Args:
         net: a classifier.
         path: the file; its "state_dict" is enough.
-        second_view: input of the network, "" for RGB; a file of another second view causes a warning.
+        needed, accept: what the file must be, see :func:`engine.facts.check_facts`.
 
     Returns:
         What was loaded, in words.
 
     Raises:
-        CheckpointError: the file has no backbone, or one of another network, or cannot be read.
+        CheckpointError: the file has no backbone, or one of another network or stream, or cannot be read.
     """
-    state = _state(checkpoint.load(path), path, second_view, rename={ENCODER: BACKBONE})
+    content = checkpoint.load(path)
+    check_facts(content, path, needed or {}, accept)
+    state = checkpoint.renamed(content["state_dict"], {ENCODER: BACKBONE})
     backbone = {key: value for key, value in state.items() if key.startswith(BACKBONE)}
     if not backbone:
-        raise CheckpointError(f"{path} has no {ENCODER}* and no {BACKBONE}* entries: it is neither a pretraining file "
-                              "nor a classifier's")
+        raise CheckpointError(f"{path} has no {ENCODER}* and no {BACKBONE}* entries, but "
+                              f"{checkpoint.first_keys(state)}: it is neither a pretraining file nor a classifier's")
     checkpoint.load_state(net, backbone, may_miss=HEAD)
     unused = len(state) - len(backbone)
     return f"backbone: {len(backbone)} tensors from {path}; {unused} others of the file are not part of a backbone"
 
 
-def load_classifier(net: nn.Module, path: str | Path, require: tuple[str, ...] = ("state_dict",),
-                    second_view: str = "") -> tuple[dict, str]:
+def load_classifier(net: nn.Module, path: str | Path, require: Iterable[str] = ("state_dict",),
+                    needed: Facts | None = None, accept: bool = False) -> tuple[dict, str]:
     """Load the whole classifier from a file of finetuning or of a linear probe.
 
     Args:
-        net, path, second_view: see :func:`load_backbone`.
+        net, path, needed, accept: see :func:`load_backbone`.
         require: keys that the file must have.
 
     Returns:
@@ -87,10 +89,12 @@ def load_classifier(net: nn.Module, path: str | Path, require: tuple[str, ...] =
         CheckpointError: the file is of a pretraining, another network, head or set of classes, or cannot be read.
     """
     content = checkpoint.load(path, require)
-    state, model = _state(content, path, second_view), net.state_dict()
+    check_facts(content, path, needed or {}, accept)
+    state, model = checkpoint.renamed(content["state_dict"]), net.state_dict()
     if not any(key.startswith("final_fc.") for key in state):
-        raise CheckpointError(f"{path} is not a classifier's file, it has no final_fc.*: evaluate it with --retrieval, "
-                              "or train a classifier on it with --pretrain")
+        raise CheckpointError(f"{path} is not a classifier's file, it has no final_fc.* but "
+                              f"{checkpoint.first_keys(state)}: evaluate it with --retrieval, or train a classifier on "
+                              "it with --pretrain")
     expected, found = (sorted(key for key in each if key.startswith(HEAD)) for each in (model, state))
     if expected != found:
         raise CheckpointError(f"{path} ends in {', '.join(found)}, but this command builds {', '.join(expected)}: give "
@@ -100,12 +104,3 @@ def load_classifier(net: nn.Module, path: str | Path, require: tuple[str, ...] =
         raise CheckpointError(f"{path} is a classifier of {len(state[last])} classes, but the dataset has "
                               f"{len(model[last])}: give the --dataset it was trained on")
     return content, f"classifier: {checkpoint.load_state(net, state)} from {path}"
-
-
-def _state(content: dict, path: str | Path, second_view: str, rename: dict[str, str] | None = None
-           ) -> dict[str, Tensor]:
-    """Return the renamed state dict of a file; warn if it was trained on another second view."""
-    trained_on = second_view_of(content)
-    if second_view and trained_on not in ("", second_view):
-        warn(f"{path} was trained on {trained_on}, and is used on {second_view}")
-    return checkpoint.renamed(content["state_dict"], rename or {})

@@ -1,7 +1,9 @@
 """Options of main_classifier.py: the shared ones of `engine.options`, and those of a classifier."""
 
 import argparse
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -9,6 +11,7 @@ from engine.options import add_shared, check_shared, number, positive_int, seed
 from utils.errors import OptionError
 from utils.parser import Parser
 
+FEATURES = "feature"  # default of --dirname
 RANDOM = "random"  # in place of a checkpoint: random weights
 
 
@@ -60,9 +63,27 @@ def make_parser(description: str) -> Parser:
     add("--retrieval", action="store_true", help="with --test: nearest-neighbour retrieval on backbone features")
     add("--gallery", choices=["clip", "windows"], default="clip", help="with --retrieval: a training video is one "
         "random clip, or all its windows")
-    parser.topic("output")("--dirname", default="feature", metavar="FOLDER", help="with --retrieval: folder of the "
-                           "features, beside the checkpoint")
+    parser.topic("output")("--dirname", default=FEATURES, metavar="FOLDER", help="with --retrieval: folder of the "
+                           "features, beside the checkpoint; a path from / takes log and probabilities, too, and any "
+                           "path does where nothing can be written beside the checkpoint")
     return parser
+
+
+def output_folders(checkpoint: Path, dirname: str) -> tuple[Path, Path]:
+    """Return the folder of log and probabilities, the checkpoint's own, and that of features, ``dirname`` below it.
+
+    Everything goes to ``dirname`` where it is absolute, or where nothing can be written beside the checkpoint.
+
+    Raises:
+        OptionError: nothing can be written there, and no ``dirname`` was given.
+    """
+    own = Path(dirname)
+    if own.is_absolute() or not os.access(checkpoint.parent, os.W_OK):
+        if dirname == FEATURES:
+            raise OptionError(f"nothing can be written into {checkpoint.parent}: name another folder by --dirname")
+        own.mkdir(parents=True, exist_ok=True)
+        return own, own
+    return checkpoint.parent, checkpoint.parent / own
 
 
 def gpu_list(text: str) -> list[int]:

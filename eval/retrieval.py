@@ -9,9 +9,10 @@ so a set without one is incomplete or comes from elsewhere, which the linear pro
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from engine import checkpoint
 from eval import protocols
 from eval.options import RANDOM
 from eval.windows import apply_packed, read_samples, window_clips
-from utils.console import inline, mark_best, paint_table, percent, percentages, say, table
+from utils.console import inline, mark_best, one_line, paint_table, percent, percentages, say, table
 from utils.errors import CheckpointError, OptionError
 from utils.files import read_json, write_json
 
@@ -33,14 +34,16 @@ class FeatureSet:
     features: Tensor  # (N, F) float32, finite
     labels: Tensor  # (N,) int64
     names: list[str]
+    made_from: Mapping[str, Any] = field(default_factory=dict)  # the note on their origin, if there is one
 
     def to(self, device: torch.device) -> "FeatureSet":
         """Move the tensors to a device."""
-        return FeatureSet(self.features.to(device), self.labels.to(device), self.names)
+        return replace(self, features=self.features.to(device), labels=self.labels.to(device))
 
     def rows(self, keep: list[int]) -> "FeatureSet":
         """Return some rows, in the order given."""
-        return FeatureSet(self.features[keep], self.labels[keep], [self.names[i] for i in keep])
+        return replace(self, features=self.features[keep], labels=self.labels[keep],
+                       names=[self.names[i] for i in keep])
 
 
 def save_features(folder: Path, dataset: str, split: str, content: FeatureSet, made_from: dict) -> None:
@@ -74,7 +77,26 @@ def load_features(folder: Path, dataset: str, split: str) -> FeatureSet:
     if not features.square().sum(dim=1).isfinite().all():
         raise CheckpointError(f"{path} has features that are not finite, or too large to compare: make them again with "
                               "--retrieval and a checkpoint of a sound training")
-    return FeatureSet(features, labels, names)
+    note = _file(folder, dataset, split, "made_from.json")
+    return FeatureSet(features, labels, names, read_json(note) if note.is_file() else {})
+
+
+def load_both(folder: Path, dataset: str) -> tuple[FeatureSet, FeatureSet]:
+    """Read the features of test and training videos; raises as :func:`load_features`, or if their notes differ."""
+    query, gallery = (load_features(folder, dataset, split) for split in ("test", "train"))
+    refuse_other_origin({"test": query, "train": gallery}, {*query.made_from} - {"videos", "mean_of"}, str(folder))
+    return query, gallery
+
+
+def refuse_other_origin(sets: Mapping[str, FeatureSet], compared: Iterable[str], where: str) -> None:
+    """Raise CheckpointError if two sets, by name, were made with other values of what is compared."""
+    (one, first), (two, second) = sets.items()
+    for key in sorted(set(compared) & {*first.made_from} & {*second.made_from}):
+        then, now = first.made_from[key], second.made_from[key]
+        if then != now:
+            raise CheckpointError(f"{where}: the features do not go together, {one} was made with {key} "
+                                  f"{one_line(str(then), 40)}, {two} with {one_line(str(now), 40)}: make them again "
+                                  "with --retrieval and the same options")
 
 
 def _file(folder: Path, dataset: str, split: str, kind: str) -> Path:

@@ -8,6 +8,7 @@ video has a single window. The rows come back per video and crop, in the order o
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -54,8 +55,10 @@ def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, t
         if not has_bar and time.monotonic() - last_line > PERIOD:
             last_line = time.monotonic()
             say(f"{title}: {count} of {len(loader)} videos read")
-        damage.add({"index": torch.tensor([sample["index"]]), "damaged": sample["damaged"][None]})
-        yield sample
+        for part in range(sample.pop("parts", 1)):  # of a long video this process reads the others
+            sample = dataset.sample(0, sample["index"], part) if part else sample
+            damage.add({"index": torch.tensor([sample["index"]]), "damaged": sample["damaged"][None]})
+            yield sample
 
 
 def window_clips(samples: Iterable[dict], device: torch.device | str) -> Iterator[Chunk]:
@@ -90,6 +93,15 @@ def rebatch(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
 
 
 def apply_packed(net: Callable[[Tensor], Tensor], chunks: Iterable[Chunk], batch_size: int) -> Iterator[Chunk]:
+    """Run `net` on the rows of all chunks in full batches; yield the outputs of each video and crop."""
+    for _, of_video in groupby(_outputs(net, chunks, batch_size), key=lambda chunk: chunk[0][0]):
+        rows: dict[tuple[int, int], list[Tensor]] = {}
+        for key, part in of_video:  # several of a long video
+            rows.setdefault(key, []).append(part)
+        yield from ((key, torch.cat(parts) if len(parts) > 1 else parts[0]) for key, parts in rows.items())
+
+
+def _outputs(net: Callable[[Tensor], Tensor], chunks: Iterable[Chunk], batch_size: int) -> Iterator[Chunk]:
     """Run `net` on the rows of all chunks in full batches; yield each chunk's key with its rows of the output."""
     pending: deque[tuple[tuple[int, int], int]] = deque()  # key and number of rows of each chunk, oldest first
 

@@ -53,11 +53,11 @@ class Stop:
     def _after_steps(self) -> None:
         add, left = EpochLog.add, [self.number]
 
-        def counted(log: EpochLog, *given: object) -> bool:
+        def counted(log: EpochLog, *given: object, **more: object) -> bool:
             left[0] -= log.title == "train"
             if left[0] == 0 and log.title == "train":
                 os.kill(os.getpid(), SIGNALS[self.how])
-            return add(log, *given)
+            return add(log, *given, **more)
         EpochLog.add = counted
 
     def _while_writing(self) -> None:

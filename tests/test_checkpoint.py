@@ -2,9 +2,11 @@
 are reported; which files a run keeps.
 """
 
+import argparse
 import io
 import os
 import pickle
+import shlex
 import tarfile
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from damage import damaged, refused
+from safetensors.torch import save_file
 from torch import nn
 
 from engine import checkpoint
@@ -216,6 +219,69 @@ def test_a_state_dict_that_holds_no_tensors_is_named_in_one_line(tmp_path, value
     with pytest.raises(CheckpointError, match="its 'state_dict' does not hold tensors by name") as caught:
         load(tmp_path / "x")
     assert "\n" not in str(caught.value)
+
+
+LINEAR = nn.Linear(2, 3)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.module.", "_orig_mod.module.", "module._orig_mod.", "model.",
+                                    "model._orig_mod.module."])
+@pytest.mark.parametrize("form", ["ours", "bare", "safetensors", "inside"])
+def test_wrappers_and_other_forms_of_weights_load(tmp_path, prefix, form):
+    model, path = nn.ModuleDict({"net": nn.Linear(2, 3)}), tmp_path / "x"
+    inside = prefix.removeprefix("model.") if form == "inside" else ""
+    weights = {f"{prefix}net.{inside}{key}": value.detach() for key, value in LINEAR.state_dict().items()}
+    if form == "safetensors":
+        save_file(weights, path)
+    else:
+        torch.save({"state_dict": weights} if form == "ours" else weights, path)
+    assert load_state(model, load(path)["state_dict"]) == "2 tensors loaded"
+    assert torch.equal(model["net"].weight, LINEAR.weight)
+
+
+def test_a_module_under_two_names_needs_one_and_a_key_that_comes_twice_is_refused():
+    """S3D registers its layers twice, and safetensors writes a tensor once."""
+    twice = nn.Linear(2, 3)
+    model = nn.ModuleDict({"one": twice, "two": twice})
+    assert load_state(model, {"one.weight": torch.ones(3, 2), "one.bias": torch.ones(3)}) == "2 tensors loaded"
+    with pytest.raises(CheckpointError, match=r"has one\.bias twice, once as module\.one\.bias"):
+        load_state(model, {"one.bias": torch.ones(3), "module.one.bias": torch.zeros(3)})
+    with pytest.raises(CheckpointError, match=r"which has Conv\.w, does not fit .* 4 tensors are not in"):
+        load_state(model, {"Conv.w": torch.ones(1)})
+
+
+@pytest.mark.parametrize("form", ["object", "module", "protocol", "other key"])
+def test_a_file_of_another_form_names_the_command_that_converts_it(tmp_path, form):
+    path, weights = tmp_path / "it is.pth", dict(LINEAR.state_dict())
+    torch.save({"object": {"state_dict": weights, "args": argparse.Namespace(lr=1)}, "module": LINEAR,
+                "protocol": {"state_dict": weights}, "other key": {"epoch": 3, "model_state": weights}}[form], path,
+               pickle_protocol=4 if form == "protocol" else 2)
+    with pytest.raises(CheckpointError) as caught:
+        load(path)
+    message = str(caught.value)
+    assert "\n" not in message and ("if you trust it" in message) == (form != "other key")
+    exec(shlex.split(message[message.index("python -c"):])[2])
+    assert same(load(tmp_path / "converted-it is.pth")["state_dict"], weights)
+
+
+@pytest.mark.parametrize("size", [0, 8, 40, 90, -1])
+def test_a_safetensors_file_that_is_cut_short_is_refused(tmp_path, size):
+    save_file({"w": torch.ones(50)}, tmp_path / "x")
+    (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:size])
+    assert refused(lambda: load(tmp_path / "x"))
+
+
+@pytest.mark.parametrize("part", [
+    {"optimizer": None}, {"epoch": None}, {"epoch": "399"}, {"iteration": "9"}, {"optimizer": [1]}, {"best_acc": 71.3},
+    {"scaler": "x"}, {"progress": "done"}, {"options": [1]}, {"label_ring": None}])
+def test_only_what_a_command_uses_must_be_whole(tmp_path, part):
+    torch.save(GOOD | part, tmp_path / "x")
+    assert load(tmp_path / "x").keys() >= {"state_dict"}
+    if {*part} & {"optimizer", "epoch", "iteration"}:
+        with pytest.raises(CheckpointError, match=f"its '{next(iter(part))}' is .* give it as --pretrain"):
+            load(tmp_path / "x", checkpoint.RESUME)
+    else:
+        load(tmp_path / "x", checkpoint.RESUME)
 
 
 def test_a_file_published_without_its_optimizer_can_be_evaluated_but_not_resumed(tmp_path):

@@ -6,7 +6,9 @@ A small network stands in for S3D, but where its name is checked.
 import csv
 import importlib
 import json
+import os
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -181,6 +183,52 @@ def test_retrieval_of_both_streams_then_probe_and_fusion(run, place, capsys):
     assert "both" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("words", "complaint"), [
+    (["--dataset", "ucf101-f"], "was trained on RGB, and is to see flow"),
+    (["--which_split", "2"], "was trained on split 1 of ucf101, which holds test videos of split 2"),
+    (["--which_split", "2", "--retrieval"], "was trained on split 1 of ucf101"),
+    (["--split_root", "other"], "class 0 of 3 is ApplyEyeMakeup, the dataset's class 0 of 3 is ClassA")])
+def test_a_classifier_tests_what_it_was_trained_for(trained, run, place, capsys, words, complaint):
+    if not Path("other").exists():
+        shutil.copytree("splits", "other")
+        names = Path("other/ucf101/ClassInd.txt")
+        names.write_text("\n".join(line.split()[1] for line in reversed(names.read_text().splitlines())))
+    checkpoint = str(trained / "model" / "epoch1.pth.tar")
+    base = ["--dataset", "ucf101", *SMALL, "--train_what", "ft", "--data_root", "data", "--split_root", "splits"]
+    for accept, code in ((), 2), (("--accept_changes",), 0):
+        assert launch.exit_code(lambda accept=accept: main_classifier.main([*base, *words, "--test", checkpoint,
+                                                                            *accept])) == code
+    shown = capsys.readouterr()
+    assert complaint in shown.err and shown.err.count("\n") == 1 and "--accept_changes" in shown.err
+    assert [complaint in line for line in shown.out.splitlines() if line.startswith("warning")] == [True]
+
+
+def test_a_batch_may_exceed_the_validation_set(run, capsys):
+    """Six test videos: two are validated, in a batch of eighteen."""
+    assert run("--dataset", "ucf101", *SMALL, "--batch_size", "18", "--epochs", "1", "--prefix", "large") == 0
+    assert "18 training and 2 validation videos; 1 steps" in capsys.readouterr().out
+    [folder] = Path("log-eval-large").iterdir()
+    best = json.loads((folder / "best.json").read_text())
+    assert best["validation_top1"] in (0, 50, 100)
+
+
+def test_results_of_a_checkpoint_in_a_read_only_place(trained, run, place, monkeypatch, capsys):
+    """Root may write everywhere, so the question whether it may is answered here."""
+    folder = trained / "model"
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    words = ["--dataset", "ucf101", *SMALL, "--train_what", "ft", "--test", str(folder / "epoch1.pth.tar")]
+    assert run(*words, "--retrieval") == 2
+    error = capsys.readouterr().err
+    assert "name another folder by --dirname" in error and error.count("\n") == 1
+    assert run(*words, "--dirname", "mine") == run(*words, "--retrieval", "--dirname", "mine") == 0
+    assert {path.name for path in Path("mine").iterdir()} >= {
+        "epoch1-test.log", "epoch1.pth.tar-prob-center.json", "ucf101_test_feature.pth.tar"}
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    assert run("--test", str(folder / "epoch1.pth.tar"), "--dirname", "mine", "--epochs", "1", "--split_root", "splits",
+               main=feature_linear_probe.main) == 0
+
+
 def test_random_weights_are_reproducible(run):
     for dirname in ("one", "two"):
         assert run("--dataset", "ucf101", *SMALL, "--test", "random", "--retrieval", "--dirname", dirname) == 0
@@ -196,7 +244,7 @@ def test_random_weights_are_reproducible(run):
     (["--dataset", "ucf101-2clip"], "pretraining"),
     (["--dataset", "unknown"], "unknown"),
     (["--net", "s4d", "--pretrain", "random"], "s4d"),
-    (["--batch_size", "64"], "batch"),
+    (["--batch_size", "64"], "batch"), (["--test", PRETRAINED, "--ten_crop"], "but queue, queue_ptr, encoder_q"),
     (["--batch_size", "1"], "more than 1 value"), (["--net", "s3dg", "--img_dim", "16"], "--img_dim 16"),
     (["--test", PRETRAINED, "--retrieval", "--dirname", "../blocked"], "blocked"),
     (["--test", PRETRAINED, "--ten_crop"], "--retrieval"),

@@ -49,13 +49,13 @@ def test_samples_know_their_epoch(workers):
         assert (items[:, 0] == epoch).all() and len(set(items[:, 1].tolist())) == 8
 
 
-def test_validation_keeps_the_order():
-    assert [batch[:, 1].tolist() for batch in loader(9, train=False)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+def test_validation_keeps_the_order_and_the_last_batch():
+    assert [batch[:, 1].tolist() for batch in loader(9, train=False)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert [batch[:, 1].tolist() for batch in loader(3, train=False)] == [[0, 1, 2]]
 
 
 @pytest.mark.parametrize(("size", "settings", "words"), [
-    (0, {}, "only 0 clips"), (3, {}, "one batch of 4: take"), (7, {"world_size": 2}, "one batch of 4 on 2 processes"),
-    (3, {"train": False}, "validation set")])
+    (0, {}, "only 0 clips"), (3, {}, "one batch of 4: take"), (7, {"world_size": 2}, "one batch of 4 on 2 processes")])
 def test_less_than_a_batch_is_an_error(size, settings, words):
     with pytest.raises(OptionError, match=words):
         loader(size, **settings)

@@ -1,6 +1,5 @@
 """main_nce.py and main_coclr.py in this process, on noise, with a small network: resume, starts, bad input, files."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import noise
@@ -13,12 +12,10 @@ from engine import checkpoint, steps
 from engine.config import configs_of
 from engine.monitors import MiningMonitor
 from engine.optimizer import Optimizer
-from engine.resume import refuse_other_view
 from engine.trainer import Trainer
 from model.loss import coclr_loss
 from model.pretrain import InfoNCE
 from utils import distributed, launch
-from utils.errors import CheckpointError
 
 SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8", "--moco-dim", "8", "-j", "0",
          "--print_freq", "1"]
@@ -93,6 +90,25 @@ def test_a_pretrained_start_of_coclr(capsys):
     assert torch.equal(model.queue, queue)
     assert run(main_coclr, f"--epochs 1 --pretrain {rgb} random") == 0
     assert "into encoder_q and encoder_k: " in capsys.readouterr().out
+
+
+def test_files_start_and_test_their_own_stream_alone(capsys):
+    paths = {}
+    for stream, dataset in (("rgb", "noise-2clip"), ("flow", "noise-f-2clip")):
+        assert run(main_nce, f"--epochs 1 --name_prefix {stream}", dataset) == 0
+        paths[stream] = str(newest(stream, 0))
+    assert checkpoint.load(paths["rgb"])["classes"] == ["A", "B"]
+    both = "{rgb} {flow}".format(**paths), "{flow} {rgb}".format(**paths)
+    for order, reverse in ((0, ""), (1, "--reverse")):
+        assert run(main_coclr, f"--epochs 1 {reverse} --name_prefix ok{order} --pretrain {both[order]}") == 0
+        assert run(main_coclr, f"--epochs 1 {reverse} --name_prefix no{order} --pretrain {both[1 - order]}") == 2
+    assert run(main_nce, f"--test {paths['flow']}") == run(main_nce, f"--pretrain {paths['flow']}") == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 4 and all("trained on " in error and "--accept_changes" in error for error in errors)
+    assert not list(Path("ckpt/log-pretrain").glob("no*"))
+    assert run(main_nce, f"--epochs 1 --pretrain {paths['flow']} --accept_changes --seq_len 4") == 0
+    warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 2 and "and is to see RGB" in warnings[0] and "--seq_len 8, and is used with" in warnings[1]
 
 
 def test_a_pretrained_start_of_infonce_takes_the_whole_file():
@@ -185,19 +201,3 @@ def test_places_that_cannot_be_written_are_one_line(blocked, capsys):
     assert run(main_nce, "--epochs 1") == 2
     error = capsys.readouterr().err
     assert error.startswith("error: cannot ") and error.count("\n") == 1 and blocked.split("/")[-1] in error
-
-
-VIEWS = [("noise-f-2clip", {}, "flow"), ("noise-f", {}, "flow"), ("noise-2stream-2clip", {"reverse": True}, "flow"),
-         ("noise-f-2clip", {"second_view": "residual"}, "residual"), ("noise-2clip", {}, ""),
-         ("noise-2stream-2clip", {"reverse": False, "second_view": "residual"}, "")]
-
-
-@pytest.mark.parametrize(("dataset", "options", "view"), VIEWS)
-@pytest.mark.parametrize("wanted", ["flow", "residual"])
-def test_a_checkpoint_of_another_second_view_is_refused(dataset, options, view, wanted):
-    """view: what the file's encoder was trained on besides RGB, "" for nothing, which is taken as it is."""
-    saved = {"options": {"dataset": dataset, **options}}
-    refused = view not in ("", wanted)
-    with pytest.raises(CheckpointError, match=f"trained on {view}") if refused else nullcontext():
-        refuse_other_view(saved, wanted, "a.pth.tar")
-    refuse_other_view({}, wanted, "published.pth.tar")

@@ -1,6 +1,8 @@
 """Two-stream fusion of probabilities and of similarities, against loops over videos."""
 
 import json
+from contextlib import nullcontext
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from eval.merge_2stream_prob import (
     merge_similarities,
     read_probabilities,
 )
-from eval.retrieval import FeatureSet, save_features
+from eval.retrieval import FeatureSet, load_both, save_features
 from utils import launch
 from utils.errors import CheckpointError, OptionError
 
@@ -40,9 +42,9 @@ def loop_accuracy(rows: dict[str, list[float]], k: int) -> float:
 
 
 def test_probabilities_of_both_shapes_match_by_video(tmp_path):
-    one, two = probabilities(video_names(20), 1), probabilities(video_names(23, "/data/frames/"), 2)
+    one, two = probabilities(video_names(20), 1), probabilities(video_names(21, "/data/frames/"), 2)
     (tmp_path / "one.json").write_text(json.dumps({name: {"mean_prob": [row]} for name, row in one.items()}))
-    (tmp_path / "two.json").write_text(json.dumps({name: [row] for name, row in two.items()}))
+    (tmp_path / "two.json").write_text(json.dumps({f"{name}.avi/": [row] for name, row in two.items()}))
     matched = match(*(label_probabilities(read_probabilities(tmp_path / f"{name}.json"), CLASSES)
                       for name in ("one", "two")))
     results = merge_probabilities(*matched)
@@ -87,11 +89,11 @@ def as_dict(data: FeatureSet, keep: set[str]) -> dict:
 
 
 def test_similarities_intersect_first_then_centre():
-    query = stream(9, 1, [0, 1, 2, 3, 5, 8], 4), stream(9, 2, [8, 7, 5, 4, 3, 2, 1], 7)
-    gallery = stream(30, 3, list(range(28)), 4), stream(30, 4, list(range(29, 1, -1)), 7)
+    query = stream(41, 1, list(range(40)), 4), stream(41, 2, list(range(40, 0, -1)), 7)
+    gallery = stream(60, 3, list(range(58)), 4), stream(60, 4, list(range(59, 1, -1)), 7)
     found = merge_similarities(match(*query), match(*gallery))
     q_keep, g_keep = ({*sets[0].names} & {*sets[1].names} for sets in (query, gallery))
-    assert len(q_keep) == 5 and len(g_keep) == 26
+    assert len(q_keep) == 39 and len(g_keep) == 56
     q, g = [as_dict(s, q_keep) for s in query], [as_dict(s, g_keep) for s in gallery]
     for name, streams in (("RGB", [0]), ("flow", [1]), ("both", [0, 1])):
         for k in (1, 5, 10):
@@ -131,7 +133,9 @@ def test_mode_c_takes_labels_from_the_class_list(tmp_path, capsys):
     written = json.loads((tmp_path / "c.json").read_text())
     assert written["videos"] == 12 and written["RGB"] == {"1": 100.0, "5": 100.0}
     assert written["flow"]["1"] == pytest.approx(100 / 6, abs=1e-4)  # two of twelve are of the first class
-    lines = {line.split()[0]: line.split()[1] for line in capsys.readouterr().out.splitlines()[2:5]}
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "12 videos of RGB and 12 of flow, 12 in common"
+    lines = {line.split()[0]: line.split()[1] for line in out[3:6]}
     assert lines["RGB"] == "100.00*" and lines["flow"] == f"{100 / 6:.2f}"
 
 
@@ -150,6 +154,38 @@ def test_bad_probability_file_is_one_line(tmp_path, capsys, content, complaint):
     assert launch.exit_code(lambda: main(arguments)) == 2
     error = capsys.readouterr().err
     assert complaint in error and error.count("\n") == 1 and error.startswith("error: ")
+
+
+@pytest.mark.parametrize(("rgb", "flow", "words"), [
+    (range(100), range(3), "100 videos of RGB and 3 of flow, 3 in common, less than 95%; RGB alone has C0/v12, "),
+    (range(94), range(100), "94 in common.*; flow alone has C0/v96, C0/v99, C1/v94: make"),
+    (range(20), range(20, 40), "0 in common.*RGB alone has C0/v0, .*; flow alone has C0/v21, "),
+    (range(95), range(100), ""), (range(1), range(1), "")])
+def test_streams_with_too_few_videos_in_common_name_some(rgb, flow, words):
+    with pytest.raises(OptionError, match=words) if words else nullcontext():
+        match(stream(100, 1, list(rgb), 4), stream(100, 2, list(flow), 7))
+
+
+@pytest.mark.parametrize(("one", "two", "common"), [
+    (["A/v.avi", "/x/A/w.mp4"], ["A/v/", "y/A/w"], 2), (["A/v.1", "A/v.2"], ["A/v.1", "A/v.2"], 2),
+    (["A/x.avi", "A/x.mp4"], ["A/x.avi", "A/x.mp4"], 2), (["A/v", "x/A/v"], ["A/v", "A/w"], None)])
+def test_videos_match_whatever_their_folders_and_endings(one, two, common):
+    sets = [FeatureSet(torch.ones(2, 3), torch.zeros(2), names) for names in (one, two)]
+    with nullcontext() if common else pytest.raises(CheckpointError, match="A/v is there twice"):
+        assert len(match(*sets)[0].names) == common
+
+
+@pytest.mark.parametrize("changed", ["which_split", "img_dim", "normalised", "checkpoint", "videos"])
+def test_features_made_with_other_settings_do_not_mix(tmp_path, changed):
+    note = {"which_split": 1, "img_dim": 128, "normalised": True, "checkpoint": "a", "videos": "1", "mean_of": "clip"}
+    both = [replace(stream(3, 1, [0, 1, 2], 4), made_from=note | own) for own in ({}, {changed: 2})]
+    own = changed in ("checkpoint", "videos")  # of each stream
+    with nullcontext() if own else pytest.raises(CheckpointError, match=f"RGB was made with {changed} .*, flow with 2"):
+        match(*both)
+    for split, each in zip(("test", "train"), both, strict=True):
+        save_features(tmp_path, "a", split, each, dict(each.made_from))
+    with nullcontext() if changed == "videos" else pytest.raises(CheckpointError, match=f"made with {changed} "):
+        load_both(tmp_path, "a")
 
 
 def test_streams_that_do_not_go_together():

@@ -67,7 +67,8 @@ def flow_model(place):
 @pytest.mark.parametrize("options", ["", "--reverse --ds 2"])
 def test_coclr_trains_from_rgb_alone(options, flow_model, capsys):
     name = f"co{options.replace(' ', '')}"
-    words = f"--epochs 2 --topk 2 --cascade --stage 2 --pretrain random {flow_model} {RESIDUAL} {options}"
+    files = f"{flow_model} random" if "--reverse" in options else f"random {flow_model}"
+    words = f"--epochs 2 --topk 2 --cascade --stage 2 --pretrain {files} {RESIDUAL} {options}"
     assert pretrain(main_coclr, "ucf101-2stream-2clip", words, name) == 0
     assert "ucf101-2stream-2clip_residual: 18 videos" in capsys.readouterr().out
     saved = checkpoint.load(only(f"ckpt/log-pretrain/{name}coclr-top2*/model/epoch1.pth.tar"))
@@ -90,7 +91,7 @@ def test_retrieval_reuses_features_of_the_same_view(flow_model, capsys, tmp_path
     assert evaluate(f"{words} {RESIDUAL}") == 0
     assert capsys.readouterr().out.count("reused") == 2
     miniature.make(tmp_path, classes=3, groups=8, clips=1, frames=10, seed=1)
-    flow = f"{CLIP} --split_root splits --data_root {tmp_path / 'data'} {words}".split()
+    flow = f"{CLIP} --split_root splits --data_root {tmp_path / 'data'} {words} --accept_changes".split()
     residual = [*flow, *RESIDUAL.split()]
     for argv, computed in ((residual, True), (residual, False), (flow, True), (residual, True)):
         assert launch.exit_code(lambda argv=argv: main_classifier.main(argv)) == 0

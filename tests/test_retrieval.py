@@ -3,11 +3,14 @@
 import json
 from types import SimpleNamespace
 
+import miniature
 import pytest
 import torch
 from torch import nn
 
+from dataset import catalog, jpeg, video_dataset
 from dataset.transforms.photometric import photometric
+from dataset.transforms.presets import CropsTransform
 from eval import retrieval, windows
 from eval.retrieval import FeatureSet, save_features
 from eval.windows import rebatch
@@ -116,6 +119,29 @@ def test_crop_probabilities_average_windows_then_crops(net, tmp_path):
     assert list(written) == videos.index.paths
     for row, video in zip(written.values(), expected, strict=True):
         torch.testing.assert_close(torch.tensor(row["mean_prob"]), (sum(video) / 10)[None])
+
+
+@pytest.mark.parametrize("bound", ["MOST_FRAMES", "MOST_BYTES"])
+@pytest.mark.parametrize("second_view", ["flow", "residual"])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_long_video_is_read_in_parts_and_gives_the_same(tmp_path, net, monkeypatch, bound, second_view, workers):
+    made = miniature.make(tmp_path, "mine", groups=2, clips=1, frames=40)  # two test videos, of 13 windows
+    reads, decode = [], jpeg.decode
+    monkeypatch.setattr(jpeg, "decode", lambda jpegs: reads.append(len(jpegs)) or decode(jpegs))
+
+    def outputs() -> list[torch.Tensor]:
+        videos = catalog.build("mine-f" if second_view == "residual" else "mine", "test", seq_len=SEQ_LEN, ds=2,
+                               transform=CropsTransform(SIDE, crops=5), second_view=second_view, **made.roots)
+        samples = (windows.read_samples(videos, workers=workers, device=CPU, title="") for _ in range(2))
+        return [windows.crop_probabilities(net, next(samples), 8, CPU),
+                retrieval.video_features(net, next(samples), batch_size=3, device=CPU)]
+    whole = outputs()
+    monkeypatch.setattr(video_dataset, bound, 12 if bound == "MOST_FRAMES" else
+                        12 * 3 * 48 * 64 * (2 if second_view == "residual" else 1))
+    reads.clear()
+    for one, two in zip(outputs(), whole, strict=True):
+        torch.testing.assert_close(one, two)
+    assert len(reads) > 4 and max(reads) <= 13  # a residual frame takes two
 
 
 def test_features_do_not_depend_on_batches_or_workers(net, tmp_path):

@@ -25,8 +25,11 @@ CPU = torch.device("cpu")
 
 
 class Numbers(torch.utils.data.Dataset):
+    def __init__(self, size=7):
+        self.size = size
+
     def __len__(self):
-        return 7
+        return self.size
 
     def __getitem__(self, item):
         epoch, i = item
@@ -59,8 +62,8 @@ class Line(Task):
         return {"state_dict": {"weight": self.weight.detach().clone()}, "optimizer": self.optimizer.state_dict()}
 
 
-def loader(batch_size=1):
-    return make_loader(Numbers(), batch_size=batch_size, workers=0, train=False, seed=0, rank=0, world_size=1,
+def loader(batch_size=1, size=7):
+    return make_loader(Numbers(size), batch_size=batch_size, workers=0, train=False, seed=0, rank=0, world_size=1,
                        device=CPU)
 
 
@@ -69,7 +72,7 @@ def test_the_trainer_calls_the_hooks_in_order(tmp_path):
     checkpoints = CheckpointManager(tmp_path)
     checkpoints.save_epoch = lambda content, epoch, is_best: saved.append(
         (epoch, is_best, content["epoch"], content["iteration"], content["best_acc"], len(task.calls)))
-    trainer = Trainer(loader(3), task.optimizer, CPU, epochs=4, state=TrainState(), checkpoints=checkpoints,
+    trainer = Trainer(loader(3, 6), task.optimizer, CPU, epochs=4, state=TrainState(), checkpoints=checkpoints,
                       logger=MetricsLogger(), save_freq=2)
     trainer.fit(task)
     assert task.calls == [call for epoch in range(4) for call in (
@@ -102,9 +105,20 @@ def test_means_iterations_and_lines(tmp_path, capsys):
     assert all(line["done"] == 10 and line["epoch"] == 2 for line in logged)
 
 
+@pytest.mark.parametrize(("batch_size", "mean"), [(3, 203.0), (100, 203.0)])
+def test_means_weigh_samples_of_a_smaller_last_batch(batch_size, mean):
+    means = evaluate(lambda batch: {"loss": batch["value"].mean()}, loader(batch_size), title="val", epoch=2,
+                     print_freq=1, device=CPU)
+    assert means["loss"] == mean  # of 200 ... 206; a mean of batches of three would be 204
+
+
 def test_the_position_of_a_checkpoint():
     published = {"epoch": 4, "iteration": 35, "best_acc": torch.tensor(0.5)}
     assert state_of(published, loader()) == TrainState(5, 0, 35, 0.5)
+    for foreign in ({"best_acc": 71.3}, {"best_acc": [0.1]}, {"best_acc": None}, {"progress": "done"},
+                    {"progress": {"done": 3}}):
+        best = 0.0 if "best_acc" in foreign else 0.5
+        assert state_of(published | {"iteration": None} | foreign, loader()) == TrainState(5, 0, 0, best)
     progress = {"epoch": 5, "samples": 4}
     assert state_of(published | {"progress": progress}, loader(2)) == TrainState(5, 2, 35, 0.5, progress)
     with pytest.raises(CheckpointError, match="is 9 samples into an epoch of 7"):

@@ -181,3 +181,7 @@ def test_a_row_of_more_frames_than_the_lmdb_has_is_refused_by_its_name(tmp_path)
     with pytest.raises(DataError, match=r"A/v_2 has 2147483647 frames, but 40 in fake\.lmdb"):
         index(path, {"A/v_1": 40, "A/v_2": 40})
     assert index(path, {"A/v_1": 40, "A/v_2": 40}, K400).num_frames.tolist() == [40, 40]  # there the LMDB counts
+
+
+def test_a_single_test_video_is_validated(tmp_path):
+    assert index(write(tmp_path, "A", "A/a,30\n"), {"A/a": 30}).validation().paths == ["A/a"]

@@ -30,7 +30,7 @@ from dataset.video_index import video_name
 from engine.options import DATA_ROOT, TOPK, open_share, positive_int, seed
 from eval import protocols
 from eval.merge_2stream_prob import match
-from eval.retrieval import FeatureSet, load_features
+from eval.retrieval import FeatureSet, load_both
 from model.cascade import cascade_stages, stage_sizes, stage_views
 from tools import pictures
 from tools.pictures import RIGHT, WRONG, Tile
@@ -146,9 +146,8 @@ def rank(dataset: str, folders: Sequence[Path]) -> tuple[FeatureSet, FeatureSet,
     if spec.clips != 1 or len(spec.streams) != 1 or (len(folders) == 2 and dataset != spec.base):
         raise OptionError(f"--dataset {dataset}: give the name used for --retrieval; for two folders, {spec.base}")
     names = [dataset] if len(folders) == 1 else [dataset, f"{dataset}-f"]
-    loaded = [[load_features(folder, name, split) for folder, name in zip(folders, names, strict=True)]
-              for split in ("test", "train")]
-    query, gallery = (match(*sets) if len(sets) == 2 else sets for sets in loaded)
+    loaded = [load_both(folder, name) for folder, name in zip(folders, names, strict=True)]
+    query, gallery = (match(*sets) if len(sets) == 2 else sets for sets in zip(*loaded, strict=True))
     sims = [protocols.similarity(q.features, g.features) for q, g in zip(query, gallery, strict=True)]
     return query[0], gallery[0], sum(sims[1:], sims[0])
 

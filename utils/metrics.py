@@ -89,14 +89,14 @@ class Meters:
         self._counts: dict[str, int] = {}
         self._read: dict[str, tuple[float, int]] = {}
 
-    def add(self, values: Values) -> None:
-        """Add one step's values, 0-d tensors; a name may be missing in some steps."""
+    def add(self, values: Values, weight: int = 1) -> None:
+        """Add one step's values, 0-d tensors, and how much they count; a name may be missing in some steps."""
         for name, value in values.items():
             if name not in self._sums:
                 self._sums[name] = torch.zeros((), dtype=torch.float64, device=self._device)
                 self._counts[name] = 0
-            self._sums[name] += value.detach()
-            self._counts[name] += 1
+            self._sums[name].add_(value.detach(), alpha=weight)
+            self._counts[name] += weight
 
     def window(self) -> dict[str, float]:
         """Return the means since the last call, of this process."""

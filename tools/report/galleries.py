@@ -15,11 +15,10 @@ from dataset.lmdb_reader import LmdbReader
 from dataset.residual import ResidualReader
 from dataset.video_index import video_name
 from eval import protocols
-from eval.retrieval import FeatureSet, load_features
+from eval.retrieval import FeatureSet, load_both
 from tools import pictures
 from utils.console import one_line
 from utils.errors import DataError
-from utils.files import read_json
 
 NEAREST = 5
 MAX_POINTS = 4000  # on the map
@@ -106,11 +105,10 @@ def load(folder: Path, dataset: str) -> Retrieved:
     Raises:
         OptionError, CheckpointError: files are missing, damaged, or do not belong together.
     """
-    query, gallery = (load_features(folder, dataset, split) for split in ("test", "train"))
-    note = folder / f"{dataset}_test_made_from.json"
+    query, gallery = load_both(folder, dataset)
     sim = protocols.similarity(query.features, gallery.features)
     nearest = sim.topk(min(NEAREST, sim.shape[1]), dim=1)
-    return Retrieved(folder, dataset, read_json(note) if note.is_file() else {}, query, gallery, *nearest)
+    return Retrieved(folder, dataset, dict(query.made_from), query, gallery, *nearest)
 
 
 def retrieval_cards(found: Retrieved, most: int, frames: dict[str, Source], strips: Strips) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from dataset.transforms.presets import NULL, CropsTransform
 from engine import checkpoint
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.device import check_clips, choose_precision, move
-from engine.resume import second_view_of
+from engine.facts import facts_of
 from eval import network, options
 from eval.retrieval import fingerprint, video_features
 from model.folding import fold_batchnorm
@@ -100,11 +100,9 @@ def describe(path: str | Path, *, view: str = "rgb", **given: Any) -> EncoderSpe
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    content = checkpoint.load(path)
-    saved = content.get("options") or {}
-    found = {name: given.get(name) or saved.get(name, value) for name, value in PUBLISHED.items()}
-    trained_on = second_view_of(content) or "rgb"
-    return EncoderSpec(os.path.abspath(path), fingerprint(str(path)), trained_on if saved else view, **found)
+    facts = facts_of(checkpoint.load(path).get("options"))
+    found = {name: given.get(name) or facts.get(name, value) for name, value in PUBLISHED.items()}
+    return EncoderSpec(os.path.abspath(path), fingerprint(str(path)), facts.get("stream", view).lower(), **found)
 
 
 def load_encoder(spec: str | Path | EncoderSpec, batch_size: int = 32) -> Encoder:
@@ -126,7 +124,7 @@ def load_encoder(spec: str | Path | EncoderSpec, batch_size: int = 32) -> Encode
     device = options.devices(None)[0]
     check_clips(network.build_on_meta(spec.net, "last", training=False), spec.net, 1, spec.seq_len, spec.img_dim)
     net = network.build(1, spec.net, "last").eval()
-    network.load_backbone(net, spec.path, "" if spec.view == "rgb" else spec.view)
+    network.load_backbone(net, spec.path)
     fold_batchnorm(net)
     move(net, device)
     precision = choose_precision(None, device)
