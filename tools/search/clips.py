@@ -17,14 +17,13 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dataset.clip_sampler import windows
-from dataset.loader import items
+from dataset.loader import init_worker, items
 from dataset.residual import residual_image
 from dataset.transforms.photometric import stack_params
 from dataset.transforms.presets import NULL, CropsTransform
 from process_data.src.flow import flow_image, make_flow
 from process_data.src.video_io import SUFFIXES, VideoError, next_frame, opened, require_two_frames, silence_decoder
 from utils.errors import OptionError
-from utils.stop import init_worker
 
 DEFAULT_RATE, MAX_RATE = 25.0, 1000.0  # frames a second: assumed where a file names no possible rate, and the highest
 MIN_FRAMES = 4  # of a clip: flow needs two frames on either side of a cut
