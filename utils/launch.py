@@ -23,6 +23,8 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # may come w
 # Words by which gloo and nccl report that another process is gone.
 LOST_PROCESS = re.compile(r"gloo|Connection (closed|reset)|[Tt]imed out|NCCL|ProcessGroup")
 
+COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors torch.compile raises
+
 
 def run(main: Callable[[], int | None]) -> None:
     """Call ``main`` and exit: with its result or 0; 2 for a :class:`UserError`; 1 if another process was lost; 75 after
@@ -55,6 +57,9 @@ def exit_code(main: Callable[[], int | None]) -> int:
         return _refuse(f"cannot read or write {error.filename or 'a file'} ({error.strerror}): check the path, the "
                        "rights and the space")
     except RuntimeError as error:
+        if type(error).__module__.startswith(COMPILERS):
+            return _refuse(f"--compile does not work here ({message_of(error).splitlines()[0]}): install a C++ "
+                           "compiler (g++, or the one that CXX names), or leave --compile away")
         if not (_in_group() and LOST_PROCESS.search(str(error))):
             raise
         say_error(f"another process of this run has ended or does not answer ({message_of(error)[:200]}): see its "
