@@ -13,7 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from functools import partial
 
-from utils.console import say_error, set_rank
+from utils.console import protect_streams, say_error, set_rank
 from utils.errors import OptionError, UserError
 from utils.stop import EXIT_CODE, StopRequested, handle_signals
 
@@ -32,6 +32,11 @@ def run(main: Callable[[], int | None]) -> None:
 
     During start-up one process reports for all; after :func:`started` each reports its own errors.
     """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        # LC_ALL=C: start again, since names of files and classes are UTF-8 even where the console is not.
+        os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", "ascii")}
+        os.execv(sys.executable, sys.orig_argv)
+    protect_streams()
     code = exit_code(main)
     for child in multiprocessing.active_children():  # loader workers, possibly in the middle of a sample
         child.kill()
