@@ -26,7 +26,7 @@ NAME = re.compile(r"(?P<base>[A-Za-z0-9][\w.-]*?)(?P<streams>-f|-2stream)?(?P<cl
 
 @dataclass(frozen=True)
 class BaseSet:
-    """Files and rules of a dataset; in file names {part} is train or test, {split} 1, 2 or 3.
+    """Files and rules of a dataset; in file names {part} is train or test, {split} its number from 1.
 
     Under the rules of Kinetics rows of unlisted classes are dropped, frame counts are the LMDB's, and a video needs a
     whole clip's frames instead of half, and is its own source.

@@ -7,7 +7,8 @@ few flat lists and arrays, so that one of 240,000 videos takes tens of megabytes
 import csv
 import json
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -50,6 +51,20 @@ def read_classes(path: Path) -> list[str]:
         twice = next(name for name in classes if classes.count(name) > 1)
         raise DataError(f"the class list {path} has {twice} twice")
     return classes
+
+
+def class_key(name: str) -> str:
+    """Return what is compared of a class's name: not its case, nor spaces or underscores, nor how accents are coded."""
+    return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
+
+
+def class_labels(classes: Sequence[str], names: Iterable[str]) -> dict[str, int]:
+    """Return the label of each of some class names that the class list has, exactly or in another notation."""
+    exact = {name: label for label, name in enumerate(classes)}
+    keys = [class_key(name) for name in classes]
+    alike = {key: label for label, key in enumerate(keys) if keys.count(key) == 1}
+    found = {name: exact.get(name, alike.get(class_key(name))) for name in set(names)}
+    return {name: label for name, label in found.items() if label is not None}
 
 
 def video_name(path: str) -> str:
@@ -177,9 +192,9 @@ def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, 
     """
     class_list = csv_path.with_name("ClassInd.txt")
     classes = read_classes(class_list)
-    label_of = {name: label for label, name in enumerate(classes)}
     paths, counts = read_rows(csv_path)
     names = [video_name(path) for path in paths]
+    label_of = class_labels(classes, (name.split("/")[0] for name in names))
     labels = np.array([label_of.get(name.split("/")[0], -1) for name in names], dtype=np.int64)
     unknown = list(dict.fromkeys(names[i].split("/")[0] for i in np.flatnonzero(labels < 0)))
     if unknown and not rules.drop_unknown_classes:

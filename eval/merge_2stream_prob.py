@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from dataset import catalog
-from dataset.video_index import video_name
+from dataset.video_index import class_labels, video_name
 from engine.options import SPLIT_ROOT
 from eval import protocols
 from eval.retrieval import FeatureSet, load_features, report_recall
@@ -82,13 +82,14 @@ def label_probabilities(rows: dict[str, Tensor], classes: list[str]) -> FeatureS
         OptionError: the rows have other classes.
     """
     names = [video_name(path).split("/")[0] for path in rows]
-    unknown = sorted(set(names) - set(classes))
+    label_of = class_labels(classes, names)
+    unknown = sorted(set(names) - label_of.keys())
     if unknown:
         raise OptionError(f"class {unknown[0]!r} of the probability files is not in ClassInd.txt: check --dataset")
     prob = torch.stack(list(rows.values()))
     if prob.shape[1] != len(classes):
         raise OptionError(f"the probability files have {prob.shape[1]} classes, the dataset {len(classes)}")
-    return FeatureSet(prob, torch.tensor([classes.index(name) for name in names]), list(rows))
+    return FeatureSet(prob, torch.tensor([label_of[name] for name in names]), list(rows))
 
 
 def match(rgb: FeatureSet, flow: FeatureSet) -> tuple[FeatureSet, FeatureSet]:

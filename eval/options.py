@@ -33,8 +33,8 @@ def make_parser(description: str) -> Parser:
     """Build the parser of the options."""
     parser = Parser(description)
     add_shared(parser, dataset="ucf101", num_seq=1, schedule=(60, 80), wd=1e-3, prefix="linclr", workers=8)
-    parser.topic("data")("--which_split", type=int, choices=[1, 2, 3], default=1, help="split of the dataset (k400 "
-                         "has one)")
+    parser.topic("data")("--which_split", type=positive_int, default=1, metavar="N", help="split of the dataset (k400 "
+                         "has one, ucf101 and hmdb51 have three)")
     parser.topic("checkpoints")("--pretrain", default="", metavar="CKPT", help="start from this pretraining file; "
                                 "random, or none: from random weights")
     parser.topic("checkpoints")("--eval_freq", type=positive_int, default=1, metavar="EPOCHS", help="epochs between "

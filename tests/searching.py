@@ -37,12 +37,12 @@ def colours(frames: np.ndarray) -> np.ndarray:
 
 
 class Colours:
-    """Takes the place of an `Encoder`; interrupts the program after ``limit`` clips."""
+    """Takes the place of an encoder; interrupts the program after ``limit`` clips."""
 
     calls = 0
     limit = 1000
 
-    def features(self, samples: list[dict]) -> np.ndarray:
+    def __call__(self, samples: list[dict]) -> np.ndarray:
         if Colours.calls >= Colours.limit:
             raise KeyboardInterrupt
         Colours.calls += len(samples)

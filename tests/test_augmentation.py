@@ -149,6 +149,10 @@ def test_on_a_gpu_that_is_not_there():
     params = all_draws()
     with FakeTensorMode():
         clips = torch.empty(N, S, T, H, W, 3, dtype=torch.uint8, device="cuda")
+        try:
+            clips[:1]
+        except RuntimeError:
+            pytest.skip("this release of PyTorch looks for the device all the same")
         output = augmentation.photometric(clips, params)
         assert output.device.type == "cuda" and output.shape == (N, S, 3, T, H, W)
         with pytest.raises(RuntimeError, match="device"):

@@ -62,7 +62,7 @@ def test_the_largest_crop_flag_counts(flags, crops):
 
 @pytest.mark.parametrize("words", [
     ["--ten_crop"], ["--retrieval"], ["--test", "x", "--retrieval", "--five_crop"], ["--gpu", "0,0"], ["--gpu", "a"],
-    ["--num_seq", "2"], ["--dropout", "1"], ["--which_split", "4"], ["--model", "other"], ["--optim", "lars"],
+    ["--num_seq", "2"], ["--dropout", "1"], ["--which_split", "0"], ["--model", "other"], ["--optim", "lars"],
     ["--gallery", "all"], ["--num_fc", "0"], ["--resume", "x", "--test", "x"],
 ])
 def test_options_that_cannot_work(words):

@@ -49,7 +49,7 @@ def test_colours_and_bars_depend_on_terminal_and_environment(is_terminal, enviro
         monkeypatch.setenv(name, value)
     assert console.has_colours(Stream(is_terminal)) == colours
     for size in ((80, 24), (80, 0)):
-        monkeypatch.setattr(os, "get_terminal_size", lambda handle, size=size: size)
+        monkeypatch.setattr(os, "get_terminal_size", lambda handle, size=size: os.terminal_size(size))
         assert console.shows_bars() == (bars and size == (80, 24))  # tqdm draws none without a size
 
 

@@ -1,6 +1,7 @@
 """Windows and sizes of frames: the resize against Pillow's, windows against their definition."""
 
 import numpy as np
+import PIL
 import pytest
 from miniature import frame, share, video
 from PIL import Image
@@ -20,6 +21,8 @@ def test_resize_is_pillows(old, new, kind):
     rng = np.random.default_rng(0)
     image = {"noise": rng.integers(0, 256, (*old, 3)), "smooth": frame("A/a", 0, old),
              "checks": 255 * rng.integers(0, 2, (*old, 3))}[kind].astype(np.uint8)
+    if int(PIL.__version__.split(".")[0]) < 13 and old[0] > new[0] and 2 * (old[1] - new[1]) < old[0] - new[0]:
+        pytest.skip("before release 13, Pillow never did the vertical pass first")
     frames = np.stack([image, image[::-1]])
     ours = geometry.resize(frames, *new).astype(int)
     for got, each in zip(ours, frames, strict=True):

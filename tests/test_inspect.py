@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from test_video_index import FakeReader
 
-from dataset import catalog
+from dataset import catalog, jpeg
 from dataset.lmdb_reader import LmdbReader
 from dataset.video_index import read_index
-from tools import dataset_survey, inspect_dataset
+from tools import copies, dataset_survey, inspect_dataset
 from tools.dataset_survey import Dataset, Lmdb, Split, check_lmdbs, find_leaks, survey_split
 from tools.inspect_dataset import draw_sheet, find_issues
 from tools.pictures import flow_from_frames, flow_scale, flow_to_colour
@@ -233,6 +233,19 @@ def test_a_sheet_shows_frames_and_flow_of_the_videos_that_can_be_read(tmp_path):
                                 for frame in frames], axis=1)[:, :-2]
         assert sum((sheet[top:top + 96, 19:19 + strip.shape[1]] == strip).all() for top in range(len(sheet) - 96)) == 1
     assert draw_sheet(dataset_of(mini), "train", mini.train[:1], 4, 0) is None
+
+
+def test_a_video_beyond_what_is_read_at_once_is_named(tmp_path, monkeypatch, capsys):
+    mini = make(tmp_path)
+    longest = max(mini.lengths.values())
+    monkeypatch.setattr(copies, "MAX_BYTES", (longest - 1) * 3 * SIZE[0] * SIZE[1])
+    monkeypatch.setattr(jpeg, "MAX_PIXELS", SIZE[0] * SIZE[1])
+    change_video(mini, mini.train[0], lambda jpegs: [miniature.jpeg(miniature.frame("A/a", 0, (25, 32)))] * len(jpegs))
+    beyond = [name for name, count in mini.lengths.items() if count == longest or name == mini.train[0]]
+    assert run(mini, "mine", "--clips", "0", "--strict", "--which_split", "1") == 3
+    shown = capsys.readouterr().out
+    assert f"{len(beyond)} videos beyond what training or evaluation reads: {mini.train[0]}" in shown
+    assert "has 32 x 25 pixels, too many for a frame" in shown and all(name in shown for name in beyond[:3])
 
 
 def run(mini: miniature.Miniature, *words: str) -> int:

@@ -66,6 +66,63 @@ def test_flow_frames_go_into_their_own_file_and_links_are_followed(frames, tmp_p
     assert frame_counts(tmp_path / "x.lmdb") == {"A/b": 4}
 
 
+def grey(number: int, kind: str = ".jpg") -> bytes:
+    return cv2.imencode(kind, np.full((8, 10), number, np.uint8), [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+
+
+@pytest.mark.parametrize(("pattern", "first"), [
+    ("img_%05d.jpg", 1), ("frame%06d.jpg", 1), ("%05d.jpg", 1), ("%d.jpg", 1), ("image_%05d.jpg", 0),
+    ("image_%05d.JPG", 1), ("image_%05d.jpeg", 1), ("frame_%04d.png", 0), ("v_Run_g01_c01_%03d.jpg", 1),
+    ("rgb/%05d.jpg", 1)])
+def test_frames_of_other_tools_are_read_and_what_is_no_frame_is_named(tmp_path, capsys, pattern, first):
+    files = [tmp_path / "f/A/v" / (pattern % number) for number in range(first, first + 12)]
+    files[0].parent.mkdir(parents=True)
+    coded = [grey(20 * i, files[0].suffix.lower()) for i in range(12)]
+    for path, data in zip(files, coded, strict=True):
+        path.write_bytes(data)
+    for name in ("Thumbs.db", f"._{files[0].name}", f"{files[0].stem} (1).jpg", f"{files[0].stem} 2.jpg"):
+        (files[0].parent / name).write_bytes(grey(1))
+    assert convert("--frames", tmp_path / "f", "--out", tmp_path / "x.lmdb") == 0
+    assert stored(tmp_path / "x.lmdb") == {"A/v": coded}
+    assert f"files passed over: 4, such as {files[0].parent}/" in capsys.readouterr().out
+    files[4].unlink()
+    line = refusal(capsys, convert_video_to_lmdb.main, "--frames", tmp_path / "f", "--out", tmp_path / "y.lmdb")
+    assert f"{files[4].parent} lacks {files[4].name}: " in line
+
+
+@pytest.mark.parametrize(("x", "y"), [("flow_x_%05d.jpg", "flow_y_%05d.jpg"), ("x_%05d.png", "y_%05d.png"),
+                                      ("u/frame%06d.jpg", "v/frame%06d.jpg"), ("flow_x/%05d.jpg", "flow_y/%05d.jpg")])
+def test_flow_in_two_grey_images_becomes_one(tmp_path, capsys, x, y):
+    for number in range(1, 4):
+        for pattern, value in ((x, 20 * number), (y, 200 + number), ("img_%05d.jpg", 3)):
+            path = tmp_path / "f/A/v_1" / (pattern % number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(grey(value, path.suffix))
+    words = ("--frames", tmp_path / "f", "--kind", "flow", "--out")
+    assert convert(*words, tmp_path / "x.lmdb") == 0 and "passed over" not in capsys.readouterr().out
+    for number, data in enumerate(stored(tmp_path / "x.lmdb")["A/v_1"], 1):
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[4, 5]  # as prepare.py has it: x, y, 128
+        assert abs(image.astype(int) - [20 * number, 200 + number, 128]).max() <= 2
+    assert convert("--frames", tmp_path / "f", "--out", tmp_path / "r.lmdb") == 0
+    assert stored(tmp_path / "r.lmdb") == {"A/v_1": [grey(3)] * 3}
+    missing = tmp_path / "f/A/v_1" / (y % 2)
+    missing.unlink()
+    assert f"lacks {missing.name}" in refusal(capsys, convert_video_to_lmdb.main, *words, tmp_path / "y.lmdb")
+    for number in (1, 3):
+        (tmp_path / "f/A/v_1" / (y % number)).unlink()
+    assert "two directions" in refusal(capsys, convert_video_to_lmdb.main, *words, tmp_path / "y.lmdb")
+
+
+@pytest.mark.parametrize(("names", "words"), [
+    (["a_1.jpg", "b_1.jpg"], "a_1.jpg and b_1.jpg: leave one"), (["img_1.jpg", "img_01.png"], "the same number"),
+    (["x.webp"], "holds no frames such as image_00001.jpg"), (["img_2.jpg"], "lacks img_1.jpg")])
+def test_frames_that_could_be_meant_in_two_ways_are_refused(tmp_path, capsys, names, words):
+    (tmp_path / "f/A/v").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "f/A/v" / name).write_bytes(grey(1))
+    assert words in refusal(capsys, convert_video_to_lmdb.main, "--frames", tmp_path / "f", "--out", tmp_path / "x")
+
+
 def test_the_map_grows(tmp_path, monkeypatch):
     monkeypatch.setattr(lmdb_file, "FIRST_MAP", 1 << 16)
     values = {f"a/{i}": [bytes([i]) * 300_000] for i in range(5)}

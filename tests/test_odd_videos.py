@@ -10,7 +10,7 @@ from preparing import call, refusal, stored, write_video
 
 from process_data.src import convert_video_to_lmdb, extract_ff, prepare, video_io
 from process_data.src.lmdb_file import frame_counts
-from process_data.src.video_io import read_frames, require_name
+from process_data.src.video_io import find_videos, read_frames, require_name
 from utils.errors import DataError
 
 COMMON = ("--videos", "videos", "--workers", "1", "--flow", "dis")
@@ -27,6 +27,34 @@ def folder(tmp_path, monkeypatch):
                                             ("x.webm", "VP80"), ("x.mpg", "PIM1"), ("x.flv", "FLV1")])
 def test_the_usual_containers_are_read(tmp_path, name, code):
     assert len(list(read_frames(write_video(tmp_path / name, 5, (48, 64), code)))) == 5
+
+
+def test_what_looks_like_a_video_is_tried_and_the_rest_is_named(tmp_path, capsys):
+    names = ["A/a.M2TS", "A/b.ts", "A/c.vob", "A/d.gif", "A/day1/e.ogv", "A/day1/f.mp4", "A/day2/f.mp4", "A/f.mts",
+             "loose.mp4", "B/deep/er/g.3g2", "A/notes.txt", "A/h", "A/._b.ts", ".hidden/A/i.mp4", "A/broken.mp4"]
+    for name in names[:-1]:
+        (tmp_path / "videos" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "videos" / name).touch()
+    (tmp_path / "videos/A/broken.mp4").symlink_to("nowhere")
+    (tmp_path / "videos/A/circle").symlink_to("..")
+    (tmp_path / "videos/Linked").symlink_to("A/day1")
+    found = find_videos(Path("videos"))
+    assert {name: str(path) for name, path in found.items()} == {
+        "A/a": "videos/A/a.M2TS", "A/b": "videos/A/b.ts", "A/c": "videos/A/c.vob", "A/d": "videos/A/d.gif",
+        "A/e": "videos/A/day1/e.ogv", "A/day1_f": "videos/A/day1/f.mp4", "A/day2_f": "videos/A/day2/f.mp4",
+        "A/f": "videos/A/f.mts", "B/g": "videos/B/deep/er/g.3g2", "all/loose": "videos/loose.mp4",
+        "Linked/e": "videos/Linked/e.ogv", "Linked/f": "videos/Linked/f.mp4"}
+    shown = capsys.readouterr().out
+    examples = "videos/A/._b.ts, videos/A/broken.mp4, videos/A/h, videos/A/notes.txt"
+    assert f"files passed over: 4, such as {examples}\n" in shown
+    assert "class 'all': 1, such as videos/loose.mp4" in shown and "uppermost" not in shown
+    assert list(find_videos(Path("videos/A/day1"))) == ["all/e", "all/f"] and not capsys.readouterr().out
+    (tmp_path / "zip").mkdir()
+    (tmp_path / "zip/UCF-101").symlink_to("../videos")
+    for name in ("loose.mp4", "A/broken.mp4", "A/notes.txt", "A/h", "A/._b.ts"):
+        (tmp_path / "videos" / name).unlink()
+    find_videos(Path("zip"))
+    assert "the class of zip/UCF-101/A/a.M2TS is the uppermost folder, 'UCF-101'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("script", "options"), [(extract_ff, EXTRACT), (prepare, PREPARE)])

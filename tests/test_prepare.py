@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from preparing import call, decoded, killed_after, refusal, script, stored, write_video
 
+from dataset import catalog
+from dataset.video_index import read_classes
 from process_data.src import convert_video_to_lmdb, extract_ff, prepare
 from process_data.src.flow import flow_image, make_flow
 from process_data.src.video_io import find_videos, short_name, shrink
@@ -200,6 +202,29 @@ def test_official_lists_decide_and_must_exist(videos, tmp_path, capsys):
     (lists / "testlist01.txt").write_text("Spin/v_Spin_g09_c01.avi\n")
     assert "Spin/v_Spin_g09_c01" in refusal(capsys, prepare.main, *arguments(videos, tmp_path / "b", "--splits", lists))
     assert not (tmp_path / "b").exists()
+
+
+def test_official_lists_of_more_classes_than_there_are(videos, tmp_path, capsys):
+    """As a student has them: two of 101 classes, one in another case, the lists in the folder that the zip makes."""
+    for name in ("HandStandPushups", "Archery"):
+        for group in (1, 8):
+            write_video(tmp_path / "videos" / name / f"v_{name}_g{group:02d}_c01.avi")
+    lists = tmp_path / "zip/ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    rows_of = [f"{c}/v_{v}_g{{}}_c01.avi" for c, v in (("HandstandPushups", "HandStandPushups"), ("Archery", "Archery"),
+                                                       ("YoYo", "YoYo"))]
+    (lists / "trainlist01.txt").write_text("".join(f"{row.format('08')} 1\r\n" for row in rows_of))
+    (lists / "testlist01.txt").write_text("".join(f"{row.format('01')}\r\n" for row in rows_of))
+    command = arguments(tmp_path / "videos", tmp_path, "--name", "ucf101", "--splits", tmp_path / "zip", flow="none")
+    assert "--allow_missing" in refusal(capsys, prepare.main, *command)
+    assert call(prepare.main, *command, "--allow_missing") == 0
+    assert "2 of the 6 listed videos do not exist: " in capsys.readouterr().out
+    assert rows(tmp_path / "splits/ucf101/train_split01.csv") == [
+        ["Archery/v_Archery_g08_c01", "4"], ["HandStandPushups/v_HandStandPushups_g08_c01", "4"]]
+    classes = read_classes(tmp_path / "splits/ucf101/ClassInd.txt")
+    found = catalog.build("ucf101", "gallery", transform=None, data_root=tmp_path / "data",
+                          split_root=tmp_path / "splits", seq_len=2, ds=1).index
+    assert len(classes) == 101 and [classes[label] for label in found.labels] == ["Archery", "HandstandPushups"]
 
 
 def test_published_datasets_get_their_own_file_names(videos, tmp_path):

@@ -1,48 +1,34 @@
-"""The page of python -m tools.report as a file: what it shows, what it says is missing, names that are markup."""
+"""The page of python -m tools.report: what it shows and says is missing, and its parts, against plain loops."""
 
+import base64
 import json
 import os
 import re
-from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import made_run
+import numpy as np
 import pytest
+import torch
 from made_run import fixture_made, small_network  # noqa: F401
+from pages import Page
 
-from tools.report import results
+from dataset import catalog
+from dataset.transforms.presets import PretrainTransform, to_blocks
+from engine import checkpoint
+from engine.config import ModelConfig, take
+from eval.protocols import recall_at_k, similarity
+from model import momentum
+from tools.report import curves, galleries, mining, results
 from tools.report.__main__ import main
+from tools.report.galleries import Source, Strips
 from tools.report.page import Report
-from tools.report.run_reader import read_metrics, read_run
+from tools.report.run_reader import Run, read_metrics, read_run
 from utils import launch
-from utils.errors import OptionError
+from utils.errors import CheckpointError, OptionError
 from utils.files import write_json
-
-
-class Page(HTMLParser):
-    """A page's tags with their attributes, and the JSON that its script reads."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.text = text
-        self.tags: list[tuple[str, dict]] = []
-        self.json: dict[str, dict] = {}
-        self._open = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.tags.append((tag, attrs))
-        self._open = attrs.get("id", "") if attrs.get("type") == "application/json" else ""
-
-    def handle_data(self, data):
-        if self._open:
-            self.json[self._open] = json.loads(data)
-            self._open = ""
-
-    def all(self, tag: str, **wanted: str) -> list[dict]:
-        """The attributes of all such tags."""
-        return [attrs for name, attrs in self.tags if name == tag and wanted.items() <= attrs.items()]
 
 
 def page_of(folder: Path, *words: str) -> Page:
@@ -147,10 +133,7 @@ def test_what_is_missing_is_said_and_the_rest_is_made(made, tmp_path, capsys):
     (copy / "run.json").write_text("[")
     page_of(copy)
     assert "run.json is not a JSON file" in capsys.readouterr().out
-
-
-def test_without_frames_the_rest_is_made(made, tmp_path, capsys):
-    page = page_of(made.folder, "--data_root", str(tmp_path / "gone"))
+    page = page_of(made.folder, "--data_root", str(tmp_path / "gone"))  # without frames
     said = capsys.readouterr().out
     assert page.json["strips"] == {} and "no film strip" in page.text
     assert "name the folder of the LMDBs with --data_root" in said and "not in it: mining gallery" in said
@@ -175,6 +158,189 @@ def test_a_folder_of_features_below_a_run_is_enough(made):
     section = next(section for section in report.sections if section.name == "retrieval")
     assert len(section.content["cards"]) == 2
     assert len(report.strips.images) > 2  # the run says where the frames are
+
+
+def test_the_nearest_training_clips_by_loops(made):
+    found = galleries.load(made.features, "mine")
+    a, b = (each.features.numpy() - each.features.numpy().mean(axis=0) for each in (found.query, found.gallery))
+    for i, row in enumerate(a):
+        cosines = [float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in b]
+        best = sorted(range(len(b)), key=lambda j: -cosines[j])[:5]
+        assert found.index[i].tolist() == best
+        assert found.sim[i].tolist() == pytest.approx([cosines[j] for j in best], abs=1e-5)
+    assert float(found.hits[:, 0].float().mean()) == pytest.approx(
+        recall_at_k(similarity(found.query.features, found.gallery.features), found.query.labels,
+                    found.gallery.labels)[1])
+
+
+def test_cards_name_the_clips_their_classes_and_which_are_right(made):
+    found = galleries.load(made.features, "mine")
+    cards = galleries.retrieval_cards(found, 1000, {}, Strips())
+    assert [f"{card['class']}/{card['name']}" for card in cards] == made.data.test
+    for card in cards:
+        assert card["strip"] == ""
+        for near in card["near"]:
+            assert f"{near['class']}/{near['name']}" in made.data.train
+            assert near["right"] == (near["class"] == card["class"]) and -1 <= near["sim"] <= 1
+        assert [near["sim"] for near in card["near"]] == sorted((near["sim"] for near in card["near"]), reverse=True)
+    assert len(galleries.retrieval_cards(found, 3, {}, Strips())) == 3
+
+
+def test_the_map_has_the_two_directions_of_most_variance(made):
+    rows = torch.randn(40, 6) * torch.tensor([1, 5, 1, 3, 1, 1.0])
+    places, shares = galleries.principal(rows)
+    values, vectors = np.linalg.eigh(np.cov(rows.double().numpy().T))
+    centred = rows.double().numpy() - rows.double().numpy().mean(axis=0)
+    for axis in range(2):
+        expected = centred @ vectors[:, -1 - axis]
+        assert np.allclose(np.abs(places[:, axis]), np.abs(expected), atol=1e-4)
+        assert shares[axis] == pytest.approx(values[-1 - axis] / values.sum(), abs=1e-5)
+    assert np.isfinite(galleries.principal(torch.ones(1, 4))[0]).all()  # a single clip
+    found = galleries.load(made.features, "mine")
+    drawn = galleries.feature_map(found)
+    assert [point["row"] for point in drawn["points"]] == list(range(len(made.data.test)))
+    for point, video in zip(drawn["points"], made.data.test, strict=True):
+        assert drawn["classes"][point["class"]] == video.split("/")[0] and point["text"][0] == video
+        assert point["right"] == bool(found.hits[point["row"], 0])
+
+
+def test_confusions_by_loops(made):
+    classes, rng = made.data.classes, np.random.default_rng(0)
+    rows = {f"x/{video}/": torch.from_numpy(rng.dirichlet([1, 1, 1])) for video in made.data.test}
+    found = results.of_probabilities(rows, classes, "made up")
+    expected: dict = {}
+    for video, row in zip(made.data.test, rows.values(), strict=True):
+        pair = classes.index(video.split("/")[0]), row.tolist().index(max(row))
+        expected[pair] = expected.get(pair, 0) + 1
+    assert {(a, b): n for a, b, n in found["cells"]} == expected and found["total"] == len(rows)
+    assert found["accuracy"] == pytest.approx(sum(n for (a, b), n in expected.items() if a == b) / len(rows))
+    wrong = {(classes[a], classes[b]): n for (a, b), n in expected.items() if a != b}
+    assert {(a, b): n for a, b, n, _ in found["worst"]} == wrong
+    assert [n for _, _, n, _ in found["worst"]] == sorted(wrong.values(), reverse=True)
+    with pytest.raises(CheckpointError, match="3 classes"):
+        results.of_probabilities(rows, [*classes, "More"], "made up")
+    near = results.of_neighbours(galleries.load(made.features, "mine"))
+    assert near["total"] == len(made.data.test) and "no classifier" in near["title"]
+
+
+def test_each_strip_is_made_once_and_the_smaller_the_more_there_are(monkeypatch):
+    monkeypatch.setattr(galleries, "STRIP_PIXELS", 2.7e5)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (24, 120, 160, 3)).astype(np.uint8)
+    reader = SimpleNamespace(num_frames=lambda name: 24, frames=lambda name, rows: frames[rows])
+    source, few, many = Source("test rgb", "rgb", reader), Strips(), Strips()
+    assert few.want(source, "A/a") == few.want(source, "A/a") == "s0" and few.want(None, "A/a") == ""
+    for i in range(20):
+        many.want(source, f"A/{i}")
+    heights = []
+    for made in (few, many):
+        made.make()
+        data = base64.b64decode(made.images["s0"].partition(",")[2])
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        heights.append(image.shape[0])
+    assert len(few.images) == 1 and heights == [galleries.HIGHEST, 50]
+
+
+def test_strips_that_cannot_be_read_are_counted_and_the_others_made(made):
+    source = galleries.sources("mine-f", "flow", str(made.data.data_root), "train")["flow"]
+    store = Strips()
+    store.want(source, made.data.train[0])
+    store.want(source, "No/video")
+    store.make()
+    assert list(store.images) == ["s0"] and list(store.failed.values()) == [1]
+
+
+def test_curves_are_those_of_the_metrics(made, monkeypatch):
+    run = read_run(made.folder)
+    lines = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
+    drawn = {line["name"]: (line["x"], line["y"]) for chart in curves.draw(run) for line in chart["lines"]}
+    epochs = [line for line in lines if line["kind"] == "epoch"]
+    assert drawn["PMR"] == ([line["done"] for line in epochs], [line["values"]["recall"] for line in epochs])
+    hits = [line["values"]["stage2_hits"] / 3 for line in epochs]
+    assert drawn["stage 2, own view, keeps 3"][1] == pytest.approx(hits)
+    steps = [{"kind": "steps", "title": "train", "done": i, "values": {}, "seconds": {"step": 2.0 * i}}
+             for i in range(1000)]
+    monkeypatch.setattr(curves, "MOST_POINTS", 10)
+    x, y = curves.points(Run(made.folder, made.folder, [], steps, []), "seconds/train/step")
+    assert (x[0], y[0], len(x)) == (49.5, 99.0, 10)
+
+
+def test_class_mining_recall_is_that_of_the_last_epoch(made):
+    lines = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
+    classes = [line for line in lines if line["kind"] == "mining"][-1]["classes"]
+    page = page_of(made.folder, "--mining_clips", "0")
+    shown = re.findall(r"<span>(\w+)</span><div class=\"bar\">.*?>([\d.]+)</span>", page.text)
+    assert shown == [(name, f"{100 * value:.1f}") for name, value in sorted(classes.items(), key=lambda item: item[1])]
+
+
+def gallery(made, path=None, **changed):
+    """The mining gallery of all twelve training clips."""
+    run = read_run(made.folder)
+    roots = {"data_root": str(made.data.data_root), "split_root": str(made.data.split_root)}
+    return mining.gallery(run.options | roots | changed, path or run.checkpoint, 12, Strips())
+
+
+def plain_stage(candidates: list[int], similarity: torch.Tensor, excluded: list[bool], size: int) -> list[int]:
+    return sorted(candidates, key=lambda j: (excluded[j], -float(similarity[j])))[:size]
+
+
+def test_what_is_mined_is_what_the_next_step_would_mine(made):
+    saved = checkpoint.load(read_run(made.folder).checkpoint)
+    state, queue_rows = saved["state_dict"], saved["label_ring"]["rows"]
+    model = take(ModelConfig, read_run(made.folder).options).build()
+    model.load_state_dict(state)
+    dataset = catalog.build("mine-2stream-2clip", "train", transform=PretrainTransform(32), seq_len=8, ds=1,
+                            data_root=made.data.data_root, split_root=made.data.split_root, seed=0)
+    index = dataset.index
+    batch_rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:4].tolist()
+    queries = list(mining.mine(model, dataset, batch_rows, queue_rows, 2))
+    blocks = to_blocks(torch.utils.data.default_collate([dataset[2, row] for row in batch_rows]), torch.device("cpu"))
+    with torch.no_grad():
+        q = momentum.embed(model.encoder_q, blocks[:, 0, 0])
+        kf = momentum.embed(model.sampler, blocks[:, 1, 1])
+    cards = {card["name"]: card for card in gallery(made)["cards"]}
+    for i, (row, query) in enumerate(zip(batch_rows, queries, strict=True)):
+        card = cards[index.names[row].split("/")[1]]
+        sims = {"own": q[i] @ state["queue"], "other": kf[i] @ state["queue_second"]}
+        own_source = [int(index.sources[other]) == int(index.sources[row]) for other in queue_rows]
+        right = [index.labels[other] == index.labels[row] and not own_source[j] for j, other in enumerate(queue_rows)]
+        kept = list(range(8))
+        for view, size, stage, shown in zip(("other", "own", "other"), (5, 3, 2), query.stages, card["stages"],
+                                            strict=True):
+            before, kept = len(kept), plain_stage(kept, sims[view], own_source, size)
+            assert sorted(stage.tolist()) == sorted(kept)
+            assert (shown["kept"], shown["before"], shown["hits"]) == (size, before, sum(right[j] for j in kept))
+            assert [entry["name"] for entry in shown["entries"]] == [
+                index.names[queue_rows[j]].split("/")[1] for j in stage.tolist()]
+            assert [entry["right"] for entry in shown["entries"]] == [
+                None if own_source[j] else bool(right[j]) for j in stage.tolist()]
+        assert query.stages[-1].tolist() == kept  # the mined ones, best first
+        assert query.sims["own"].tolist() == pytest.approx(sims["own"].tolist(), abs=1e-5)
+        taken = [j for j in kept if not own_source[j]]
+        assert card["recall"] == pytest.approx(sum(right[j] for j in taken) / max(1, len(taken)))
+
+
+def test_the_mining_gallery_goes_from_the_best_query_to_the_worst(made):
+    found = gallery(made)
+    recalls = [card["recall"] for card in found["cards"]]
+    assert recalls == sorted(recalls, reverse=True) and found["recall"] == pytest.approx(np.mean(recalls))
+    for card in found["cards"]:
+        assert [stage["title"] for stage in card["stages"]] == [
+            "Stage 1: other view (flow)", "Stage 2: own view (RGB)", "Stage 3: other view (flow)"]
+        mined = {entry["name"] for entry in card["stages"][-1]["entries"]}
+        assert {entry["name"] for entry in card["stages"][0]["entries"] if entry["mined"]} == mined
+
+
+def test_a_queue_of_unknown_videos_and_a_run_that_does_not_mine_are_refused(made, tmp_path):
+    saved = checkpoint.load(read_run(made.folder).checkpoint)
+    other = dict(saved, label_ring={**saved["label_ring"], "rows": saved["label_ring"]["rows"].flip(0)})
+    del saved["label_ring"]
+    for name, content, message in (("published", saved, "which videos"), ("other", other, "other videos")):
+        checkpoint.save(tmp_path / name, content)
+        with pytest.raises(CheckpointError, match=message):
+            gallery(made, tmp_path / name)
+    with pytest.raises(CheckpointError, match="mines nothing"):
+        gallery(made, topk=0, cascade=False)
 
 
 def test_of_lines_of_one_moment_the_last_counts(tmp_path):

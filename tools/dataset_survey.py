@@ -1,7 +1,7 @@
 """Survey a dataset: its lists and LMDBs, dropped videos, leaks between train and test, still and damaged frames."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,13 +11,14 @@ import numpy as np
 from dataset.catalog import DatasetSpec
 from dataset.clip_sampler import too_short
 from dataset.lmdb_reader import LmdbReader
-from dataset.video_index import read_classes, read_index, read_rows, source_ids, video_name
+from dataset.video_index import class_labels, read_classes, read_index, read_rows, source_ids, video_name
 from tools.pictures import evenly_spaced
 from utils.console import Progress
 from utils.errors import DataError
 
 PARTS = ("train", "test")
 TOO_SHORT = "too short"
+MOST_SPLITS = 999  # looked for
 GROUP = re.compile(r"_g(\d+)(_c\d+)?$")  # in UCF101's names: videos of a class and group are cut from one recording
 FRAMES = 8  # evenly spaced in a video of a sample, each with the one after it
 BATCH = 32  # frames decoded at a time
@@ -46,7 +47,7 @@ class Dataset:
 
     def splits(self, wanted: int | None = None) -> list[int]:
         """Return the splits that have a list, or the wanted one. Raises DataError if there is no list."""
-        numbers = [wanted] if wanted else range(1, (self.spec.files.splits or 99) + 1)  # a list's name has two digits
+        numbers = [wanted] if wanted else range(1, (self.spec.files.splits or MOST_SPLITS) + 1)
         found = [number for number in numbers if any(self.csv(number, part).is_file() for part in PARTS)]
         if not found:
             raise DataError(f"dataset {self.spec.name} has no list of videos such as {self.csv(numbers[0], 'train')}: "
@@ -70,8 +71,8 @@ class Part:
 class Leak:
     """Something that train and test share."""
 
-    kind: str  # "video", "group" (of a class, by the video's name) or "source" (by video_source.json or name)
-    what: str  # the video's name, the group's number and class, or the source's id
+    kind: str  # "video", "group" (of a class, by the video's name), "source" (by video_source.json or name) or "copy"
+    what: str  # the video's name, the group's number and class, or the source's id; of copies the tested one's name
     train: list[str]  # its videos
     test: list[str]
 
@@ -85,6 +86,11 @@ class Split:
     parts: dict[str, Part]  # "train" and "test", as far as there is a list
     sources: dict[str, int]  # the recording that a video was cut from, by video
     leaks: list[Leak]
+
+    def class_of(self, names: Collection[str]) -> list[str]:
+        """Return the class of each kept video, as the class list has it."""
+        label_of = class_labels(self.classes, (name.split("/")[0] for name in names))
+        return [self.classes[label_of[name.split("/")[0]]] for name in names]
 
 
 @dataclass
@@ -113,17 +119,18 @@ def survey_split(dataset: Dataset, number: int) -> Split:
     return Split(number, classes, parts, sources, find_leaks(train, test, sources))
 
 
-def _read_part(dataset: Dataset, number: int, part: str, classes: Collection[str]) -> Part:
+def _read_part(dataset: Dataset, number: int, part: str, classes: Sequence[str]) -> Part:
     # A training's read_index neither names what it drops nor looks further once it refuses a list.
     csv, rules = dataset.csv(number, part), dataset.spec.rules()
     readers = dataset.spec.readers(dataset.data_root, train=part == "train")
     paths, counts = read_rows(csv)
+    known = class_labels(classes, (video_name(path).split("/")[0] for path in paths))
     found = Part(str(csv), [video_name(path) for path in paths])
     for name, count in zip(found.names, counts.tolist(), strict=True):
         lacking = dict.fromkeys(Path(reader.path).name for reader in readers if name not in reader)
         frames = 0 if lacking else min(count if from_csv else reader.num_frames(name)
                                        for reader, from_csv in zip(readers, rules.csv_counts, strict=True))
-        reason = ("class not in ClassInd.txt" if name.split("/")[0] not in classes else
+        reason = ("class not in ClassInd.txt" if name.split("/")[0] not in known else
                   f"not in {' and '.join(lacking)}" if lacking else
                   TOO_SHORT if too_short(frames, dataset.seq_len, dataset.ds, rules.length) else "")
         if reason:

@@ -4,12 +4,12 @@
     python -m tools.inspect_dataset mine-2stream-2clip --seq_len 16 --json mine.json --out runs/inspect_mine
     python -m tools.inspect_dataset mine --all --clips 0      # decode every frame, draw nothing
 
-The exit code is 0 without leaks, 1 if train and test of a split share a video, a group or a source, and 2 if the
-dataset cannot be looked at. With --strict it is 3 if there are other issues. See docs/inspect.md.
+The exit code is 0 without leaks, 1 if train and test of a split share a video, copies of one, a group or a source, and
+2 if the dataset cannot be looked at. With --strict it is 3 if there are other issues. See docs/inspect.md.
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +22,7 @@ from dataset import catalog
 from dataset.lmdb_reader import LmdbReader
 from engine.options import SECOND_VIEWS, add_roots, positive_int, seed, whole_number
 from tools import pictures
+from tools.copies import look_through
 from tools.dataset_survey import PARTS, TOO_SHORT, Dataset, Lmdb, Split, check_lmdbs, survey_split
 from tools.pictures import Tile
 from utils import launch
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                       args.seq_len, args.ds)
     splits = [survey_split(dataset, number) for number in dataset.splits(args.which_split)]
     lmdbs = check_lmdbs(dataset, None if args.all else args.sample, args.seed)
-    issues, any_leak = list(find_issues(splits, lmdbs)), any(split.leaks for split in splits)
+    problems = look_through(dataset, splits, args.seed)
+    issues, any_leak = list(find_issues(splits, lmdbs, problems)), any(split.leaks for split in splits)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, {"dataset": args.dataset, "seq_len": args.seq_len, "ds": args.ds, "any_leak": any_leak,
@@ -122,7 +124,7 @@ def _part_table(split: Split) -> str:
 def _class_table(split: Split) -> str:
     columns: dict[str, Counter[str]] = {}
     for title, part in split.parts.items():
-        kept = [(name.split("/")[0], split.sources[name]) for name in part.kept]
+        kept = [(label, split.sources[name]) for label, name in zip(split.class_of(part.kept), part.kept, strict=True)]
         columns[f"{title} videos"] = Counter(name for name, _ in kept)
         columns[f"{title} sources"] = Counter(name for name, _ in set(kept))
     shown, title = sorted(split.classes, key=lambda name: -next(iter(columns.values()))[name]), ""
@@ -133,11 +135,14 @@ def _class_table(split: Split) -> str:
         [one_line(name, 40), *(f"{count[name]:,}" for count in columns.values())] for name in shown])
 
 
-def find_issues(splits: Sequence[Split], lmdbs: Sequence[Lmdb]) -> Iterator[str]:
-    """Yield what to look at before a training, a line each, leaks first."""
+def find_issues(splits: Sequence[Split], lmdbs: Sequence[Lmdb], problems: Mapping[str, str] | None = None
+                ) -> Iterator[str]:
+    """Yield what to look at before a training, a line each, leaks first; ``problems``: of videos, by name."""
     yield from (f"split {split.number}: train and test share {leak_counts(split)}" for split in splits if split.leaks)
     for split in splits:
         yield from _split_issues(split)
+    if problems:
+        yield f"{_examples(problems, ' beyond what training or evaluation reads')}: {next(iter(problems.values()))}"
     for lmdb in lmdbs:
         where = f"{lmdb.kind} LMDB of {' and '.join(lmdb.parts)}"
         if lmdb.damaged:
@@ -167,7 +172,7 @@ def _split_issues(split: Split) -> Iterator[str]:
                 yield f"{where} {_examples(names, f' dropped, {reason}')}"
         if twice := [name for name, count in Counter(part.names).items() if count > 1]:
             yield f"{where} {_examples(twice, ' listed more than once')}"
-        if empty := sorted(set(split.classes) - {name.split("/")[0] for name in part.kept}):
+        if empty := sorted(set(split.classes) - set(split.class_of(part.kept))):
             yield f"{where} {_examples(empty, ' without a video', 'class')}"
 
 
@@ -177,8 +182,9 @@ def leak_counts(split: Split) -> str:
 
 
 def counted(count: int, noun: str) -> str:
-    """Return "1 video", "2 videos" or "2 classes"."""
-    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('s') else 's'}"
+    """Return "1 video", "2 videos", "2 classes" or "2 copies"."""
+    many = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}es" if noun.endswith("s") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else many}"
 
 
 def _examples(names: Collection[str], what: str, noun: str = "video") -> str:

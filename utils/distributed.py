@@ -65,7 +65,8 @@ def all_gather(tensor: Tensor) -> Tensor:
         return tensor
     tensor = tensor.contiguous()
     gathered = tensor.new_empty((world_size() * len(tensor), *tensor.shape[1:]))
-    dist.all_gather_single(gathered, tensor)
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # its name in older releases
+    gather(gathered, tensor)
     return gathered
 
 

@@ -5,7 +5,8 @@
     python process_data/src/convert_video_to_lmdb.py --frames UCF101/frames --kind flow \\
         --out data/UCF101/ucf101_tvl1_frame.lmdb
 
-Memory holds one video at a time. The file takes its name only when it is complete.
+Frames that other tools have extracted are read, too: see frame_folder.py. Memory holds one video at a time. The file
+takes its name only when it is complete.
 """
 
 import sys
@@ -14,23 +15,18 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from process_data.src.common import require_writable
+from process_data.src.frame_folder import find_folders, frame_files, read_frame
 from process_data.src.lmdb_file import pack, write_lmdb
-from process_data.src.video_io import find_folders, frame_files
+from process_data.src.video_io import name_passed_over
 from utils.console import say
-from utils.errors import DataError, OptionError
+from utils.errors import OptionError
 from utils.launch import run
 from utils.parser import Parser
 
-IMAGES = (b"\xff\xd8", b"\x89PNG")  # first bytes of a JPEG and a PNG; datasets read both
-
 
 def pack_folder(folder: Path, kind: str) -> bytes:
-    """Return the LMDB value of one video: its frame files of a kind, "image" or "flow", as they are."""
-    frames = {path: path.read_bytes() for path in frame_files(folder, kind)}
-    for path, data in frames.items():
-        if not data.startswith(IMAGES):
-            raise DataError(f"{path} is not a JPEG: extract this video again")
-    return pack(frames.values())
+    """Return the LMDB value of one video: its frames of a kind, "image" or "flow"."""
+    return pack(map(read_frame, frame_files(folder, kind)[0]))
 
 
 def make_parser() -> Parser:
@@ -52,8 +48,8 @@ def main() -> None:
         raise OptionError(f"{options.out} exists: add --overwrite to replace it")
     require_writable(options.out)
     folders = find_folders(options.frames)
-    for folder in folders.values():
-        frame_files(folder, options.kind)  # reports a missing frame before hours of writing
+    # Before hours of writing: a missing frame is an error.
+    name_passed_over(path for folder in folders.values() for path in frame_files(folder, options.kind)[1])
     write_lmdb(options.out, folders, lambda name: pack_folder(folders[name], options.kind))
     say(f"{len(folders)} videos in {options.out}")
 

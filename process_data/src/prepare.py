@@ -30,7 +30,7 @@ from process_data.src.common import (
 from process_data.src.flow import NO_FLOW, coded_frames
 from process_data.src.lmdb_file import check_lmdbs, pack, write_lmdb
 from process_data.src.split_folder import SHIPPED, check_name, check_rows, class_list, split_files, write_files
-from process_data.src.splits import keep, plan_splits, warn_untested
+from process_data.src.splits import add_split_options, keep, plan_splits, videos_of, warn_untested
 from process_data.src.video_io import VideoError, find_videos, short_name
 from utils.console import say
 from utils.errors import OptionError
@@ -170,7 +170,7 @@ def make_parser() -> Parser:
     add("--name", required=True, help="name of the dataset, as in --dataset")
     add("--splits", type=Path, metavar="FOLDER", help="folder of official lists (trainlist01.txt, testlist01.txt, "
         "classInd.txt; hmdb51: *_test_split1.txt) (default: none, by source group, else random)")
-    add("--seed", type=int, default=0, help="seed of random splits")
+    add_split_options(parser)
     add = parser.topic("output")
     add("--data_root", type=Path, default=REPOSITORY / "data", metavar="FOLDER", help="where LMDBs go (default: data/ "
         "of the repository)")
@@ -191,8 +191,8 @@ def main() -> None:
                           "convert_video_to_lmdb.py and write_csv.py")
     layout = make_layout(options.name, options.data_root, options.split_root, options.flow)
     videos = find_videos(options.videos)
-    splits = plan_splits(options.name, videos, options.splits, options.seed)
-    classes = class_list(options.name, options.split_root, options.splits, videos, options.overwrite)
+    splits = plan_splits(options.name, videos, options.splits, options.seed, options.allow_missing, options.num_splits)
+    classes = class_list(options.name, options.split_root, options.splits, videos_of(splits), options.overwrite)
     for path in (*layout.lmdbs, layout.splits / "ClassInd.txt"):
         require_writable(path)
     write_lmdbs(layout, videos, short_side=options.short_side, method=options.flow, workers=options.workers,

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from dataset.video_index import read_classes, read_rows, source_of, video_name
-from process_data.src.splits import Split, k400_list, require_training
+from dataset.video_index import class_labels, read_classes, read_rows, source_of, video_name
+from process_data.src.splits import Split, k400_list, list_folder, match, report_unmatched, require_training
 from utils.console import say
 from utils.errors import DataError, OptionError
 from utils.files import write_text
@@ -41,12 +41,13 @@ def class_list(name: str, split_root: Path, official: Path | None, videos: Itera
     if published or not renew:
         candidates.insert(0, own)
     if official is not None and official.is_dir():
-        candidates += sorted(path for path in official.iterdir() if path.name.lower() == "classind.txt")
+        lists = list_folder(official, "[cC]lass[iI]nd.txt")
+        candidates += sorted(path for path in lists.iterdir() if path.name.lower() == "classind.txt")
     if renew and not published and own.is_file() and sorted(read_classes(own)) == present:
         candidates.append(own)
     found = next((path for path in candidates if path.is_file()), None)
     classes = read_classes(found) if found else present
-    unknown = set(present) - set(classes)
+    unknown = set(present) - class_labels(classes, present).keys()
     if unknown:
         renewal = "" if renew or published else ", or write the list again with --overwrite"
         raise DataError(f"class {min(unknown)} is not in {found}: add it there, or rename the class's folder{renewal}")
@@ -74,22 +75,28 @@ def k400_files(folder: Path, lengths: dict[str, int]) -> dict[str, str]:
     Videos are named "label/id_000001_000011" as in the lists, or "label/id", and each is its own source.
     """
     classes = read_classes(SHIPPED / "k400" / "ClassInd.txt")
-    files, missing = {"ClassInd.txt": class_text(classes)}, 0
+    files = {"ClassInd.txt": class_text(classes)}
     unknown: list[str] = []
+    all_listed: list[str] = []
+    all_found: dict[str, str] = {}
     for side in ("train", "val"):
         everything = k400_list(folder, side)
-        listed = [name for name in everything if name.split("/")[0] in classes]
+        known = class_labels(classes, (name.split("/")[0] for name in everything))
+        listed = [name for name in everything if name.split("/")[0] in known]
         unknown += sorted(set(everything) - set(listed))
-        names = [name if name in lengths else name[:-14] for name in listed
-                 if name in lengths or name[:-14] in lengths]
+        plain = match([name[:-14] for name in everything], lengths)
+        found = {name: plain[name[:-14]] for name in everything if name[:-14] in plain} | match(everything, lengths)
+        names = [found[name] for name in listed if name in found]
         if not names:
             example = f"such as {listed[0]}" if listed else "and none is of a known class"
             raise DataError(f"no video of the {side} list in {folder} exists, {example}: name class folders as in "
                             "ClassInd.txt")
-        missing += len(listed) - len(names)
+        all_listed += listed
+        all_found |= found
         files[f"{side}_split.csv"] = _csv_text(names, classes, lengths)
     files["video_source.json"] = _source_text(lengths)
-    say(f"{missing} listed videos are not in the data")
+    say(f"{sum(name not in all_found for name in all_listed)} listed videos are not in the data")
+    report_unmatched(folder, all_listed, all_found, lengths)
     if unknown:
         say(f"{len(unknown)} listed videos are of classes that ClassInd.txt lacks, such as "
             f"{unknown[0].split('/')[0]!r}")
@@ -104,7 +111,8 @@ def class_text(classes: list[str]) -> str:
 
 def _csv_text(names: Iterable[str], classes: list[str], lengths: dict[str, int]) -> str:
     """Return lines `Class/video,num_frames`, ordered by class index, then name."""
-    label = {name: i for i, name in enumerate(classes)}
+    names = list(names)
+    label = class_labels(classes, (name.split("/")[0] for name in names))
     out = io.StringIO()
     rows = sorted(names, key=lambda name: (label[name.split("/")[0]], name))
     csv.writer(out, lineterminator="\n").writerows((name, lengths[name]) for name in rows)
@@ -130,6 +138,9 @@ def write_files(folder: Path, files: dict[str, str], overwrite: bool) -> None:
             raise DataError(f"{path} exists with other content: add --overwrite to replace it, or remove it")
         changed[path] = text
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*_split*.csv") if overwrite else ():  # of splits that there are no more
+        if path.name not in files:
+            path.unlink()
     for path, text in changed.items():
         write_text(path, text)
 

@@ -4,44 +4,122 @@ import csv
 import io
 import random
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path, PurePath
 
-from dataset.video_index import source_of
+from dataset.video_index import class_key, source_of
 from utils.console import warn
 from utils.errors import DataError, OptionError
 from utils.files import read_text
+from utils.parser import Parser
 
 Split = tuple[list[str], list[str]]  # names of training and of test videos
+Lists = tuple[list[str], list[str], list[str]]  # paths of training and of test videos, and of those used for neither
 TEST_SHARE = 0.28  # 7 of UCF101's 25 groups
+SPLITS = 3  # of a set without lists
+
+
+def add_split_options(parser: Parser) -> None:
+    """Add the options of how videos are divided."""
+    add = parser.topic("data")
+    add("--seed", type=int, default=0, help="seed of random splits")
+    add("--num_splits", type=int, metavar="N", help=f"splits of a set of your own without lists (default: {SPLITS})")
+    add("--allow_missing", action="store_true", help="leave out listed videos that do not exist")
 
 
 def plan_splits(name: str, videos: Iterable[str], official: Path | None, seed: int = 0,
-                allow_missing: bool = False) -> list[Split]:
+                allow_missing: bool = False, count: int | None = None) -> list[Split]:
     """Split the videos of a dataset.
 
     Args:
         official: folder of the official lists, if there are any.
         seed: of random splits.
         allow_missing: leave out listed videos that do not exist, which otherwise is an error.
+        count: how many splits to make of a set that is not published and has no lists (default: three).
     """
     videos = list(videos)
+    if count is not None and (count < 1 or official is not None or name in ("ucf101", "hmdb51")):
+        raise OptionError(f"--num_splits {count}: give 1 or more, and only for a set of your own without --splits")
     if name == "hmdb51" and official is None:
         raise OptionError("HMDB51's splits come from its lists: give the folder of *_test_split1.txt as --splits")
     if official is None:
-        splits = ucf101_splits(videos) if name == "ucf101" else source_splits(videos, seed)
+        splits = ucf101_splits(videos) if name == "ucf101" else source_splits(videos, seed, count or SPLITS)
     elif not official.is_dir():
-        raise OptionError(f"no folder {official}: --splits is the folder that holds the official lists")
+        raise OptionError(f"no folder {official}: --splits is the folder that holds the official lists (a zip file "
+                          "must be unpacked)")
     else:
-        splits = hmdb51_splits(official) if name == "hmdb51" else official_splits(official)
-        missing = sorted({video for split in splits for side in split for video in side} - set(videos))
-        if missing and not allow_missing:
-            raise DataError(f"the lists in {official} name {len(missing)} videos that do not exist, such as "
-                            f"{missing[0]}: get these, or remove them from the lists")
-        splits = keep(splits, videos)
+        splits = _listed_splits(official, hmdb51_lists(official) if name == "hmdb51" else official_lists(official),
+                                videos, allow_missing)
     require_training(splits)
     return splits
+
+
+def _listed_splits(folder: Path, lists: list[Lists], videos: list[str], allow_missing: bool) -> list[Split]:
+    """Take the splits of the videos that exist."""
+    listed = dict.fromkeys(path for split in lists for side in split for path in side)
+    found = match(listed, videos)
+    missing = [path for path in listed if path not in found]
+    if missing and not allow_missing:
+        raise DataError(f"the lists in {folder} name {len(missing)} videos that do not exist, such as {missing[0]}: "
+                        "get these, remove them from the lists, or leave them out with --allow_missing")
+    report_unmatched(folder, listed, found, videos)
+    splits: list[Split] = []
+    for number, sides in enumerate(lists, 1):
+        train, test = ([found[path] for path in side if path in found] for side in sides[:2])
+        if both := set(train) & set(test):
+            raise DataError(f"split {number} of the lists in {folder} has {min(both)} for training and for testing: "
+                            "remove it from one list")
+        splits.append((list(dict.fromkeys(train)), list(dict.fromkeys(test))))
+    return splits
+
+
+def match(listed: Iterable[str], videos: Iterable[str]) -> dict[str, str]:
+    """Find listed videos among those that exist: {path without ending: "Class/video"}.
+
+    A path may lie deeper, or begin above the class. Where no name is the same, classes count as the same that differ in
+    case, spaces or underscores, and names whose accents are coded in another way.
+    """
+    names = set(videos)
+    keys = Counter(map(_key, names))
+    alike = {key: name for name in names if keys[key := _key(name)] == 1}
+    found = {}
+    for path in listed:
+        tried = list(_possible_names(path))
+        hits = [name for name in tried if name in names] or [alike[key] for key in map(_key, tried) if key in alike]
+        if hits:
+            found[path] = hits[0]
+    return found
+
+
+def _possible_names(path: str) -> Iterator[str]:
+    """Yield what a listed video may be called, see `video_io.find_videos`; the folder just above it is tried first."""
+    *folders, video = path.split("/")
+    for i in range(len(folders) - 1, -1, -1):
+        yield f"{folders[i]}/{'_'.join([*folders[i + 1:], video])}"
+        yield f"{folders[i]}/{video}"
+
+
+def _key(name: str) -> str:
+    label, _, video = name.partition("/")
+    return f"{class_key(label)}/{unicodedata.normalize('NFC', video)}"
+
+
+def report_unmatched(source: Path, listed: Collection[str], found: Mapping[str, str], videos: Collection[str]) -> None:
+    """Warn of listed videos that do not exist, and of videos that no list names, with examples."""
+    missing = [path for path in listed if path not in found]
+    unlisted = sorted(set(videos) - set(found.values()))
+    for names, what in ((missing, f"the {len(listed)} listed videos do not exist"),
+                        (unlisted, f"the {len(videos)} videos are in no list, so no split uses them")):
+        if names:
+            examples = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+            warn(f"{source}: {len(names)} of {what}: {examples}")
+
+
+def videos_of(splits: Iterable[Split]) -> set[str]:
+    """Return the videos that splits use."""
+    return {video for split in splits for side in split for video in side}
 
 
 def keep(splits: Iterable[Split], videos: Iterable[str]) -> list[Split]:
@@ -80,7 +158,7 @@ def _group(name: str) -> int:
     return int(found[1])
 
 
-def source_splits(names: Iterable[str], seed: int = 0) -> list[Split]:
+def source_splits(names: Iterable[str], seed: int = 0, count: int = SPLITS) -> list[Split]:
     """Split by source: no source of a class is on both sides; 28 % of its sources, at least one, are tested.
 
     Where names hold groups (_gNN), split i tests the i-th block of each class's groups, so 25 groups give UCF101's
@@ -92,41 +170,48 @@ def source_splits(names: Iterable[str], seed: int = 0) -> list[Split]:
     for each in dict.fromkeys(source.values()):
         by_class.setdefault(each.split("/")[0], []).append(each)
     shuffle = random.Random(seed).shuffle
-    tested: list[set[str]] = [set(), set(), set()]
+    tested: list[set[str]] = [set() for _ in range(count)]
     for sources in by_class.values():
         if grouped:
             sources.sort(key=lambda each: int(each.rpartition("_g")[2]))
         else:
             shuffle(sources)
         block = min(max(round(TEST_SHARE * len(sources)), 1), len(sources) - 1)
-        for split in range(3):
+        for split in range(count):
             tested[split].update(sources[(split * block + i) % len(sources)] for i in range(block))
     return [([name for name in source if source[name] not in test], [name for name in source if source[name] in test])
             for test in tested]
 
 
-def official_splits(folder: Path) -> list[Split]:
+def list_folder(folder: Path, pattern: str) -> Path:
+    """Return the folder that holds lists: the given one, or the one in it that a zip file makes around them."""
+    found = {path.parent for path in folder.rglob(pattern) if not path.name.startswith(".")}
+    if len(found) > 1 and folder not in found:
+        raise OptionError(f"{' and '.join(sorted(map(str, found))[:2])} hold lists: give one of them as --splits")
+    return found.pop() if len(found) == 1 else folder
+
+
+def official_lists(folder: Path) -> list[Lists]:
     """Read `trainlist01.txt`, `testlist01.txt`, ... of a folder: lines "Class/video.ext", labels ignored."""
-    splits = []
-    for train in sorted(folder.glob("trainlist*.txt")):
+    splits: list[Lists] = []
+    folder = list_folder(folder, "trainlist*.txt")
+    for train in sorted(folder.glob("trainlist*.txt"), key=lambda path: (len(path.name), path.name)):
         test = train.with_name(train.name.replace("train", "test", 1))
         if not test.is_file():
             raise DataError(f"{train} has no {test.name} beside it")
-        splits.append((_listed(train), _listed(test)))
-        both = set(splits[-1][0]) & set(splits[-1][1])
-        if both:
-            raise DataError(f"{train.name} and {test.name} in {folder} both list {min(both)}: remove it from one")
+        splits.append((_listed(train), _listed(test), []))
     if not splits:
         raise DataError(f"no split lists in {folder}: it should hold trainlist01.txt and testlist01.txt")
     return splits
 
 
-def hmdb51_splits(folder: Path) -> list[Split]:
+def hmdb51_lists(folder: Path) -> list[Lists]:
     """Read HMDB51's `<class>_test_split{1,2,3}.txt`: 1 is for training, 2 for testing, 0 for neither."""
-    splits: list[Split] = []
+    splits: list[Lists] = []
+    folder = list_folder(folder, "*_test_split1.txt")
     for split in (1, 2, 3):
         names: dict[str, list[str]] = {"0": [], "1": [], "2": []}
-        for path in sorted(folder.glob(f"*_test_split{split}.txt")):
+        for path in sorted(folder.glob(f"[!.]*_test_split{split}.txt")):
             uses = []
             for place, line in _lines(path):
                 words = line.rsplit(maxsplit=1)
@@ -139,17 +224,18 @@ def hmdb51_splits(folder: Path) -> list[Split]:
                 names[use].append(f"{path.name.removesuffix(f'_test_split{split}.txt')}/{video}")
         if not names["1"]:
             raise DataError(f"no HMDB51 lists in {folder}: it should hold brush_hair_test_split{split}.txt, ...")
-        splits.append((names["1"], names["2"]))
+        splits.append((names["1"], names["2"], names["0"]))
     return splits
 
 
 def _listed(path: Path) -> list[str]:
     names = []
     for place, line in _lines(path):
-        entry = PurePath(re.sub(r"\s+\d+$", "", line))
+        line = re.sub(r"(?<=\.)(\w{2,5})([\s,]+\d+)+$|[\s,]+\d+$", r"\1", line)  # a label, or frames and a label
+        entry = PurePath(line if "/" in line else line.replace("\\", "/"))
         if len(entry.parts) < 2:
-            raise DataError(f"{place}: {str(entry)!r} should read Class/video.ext")
-        names.append(f"{entry.parts[-2]}/{entry.stem}")
+            raise DataError(f"{place}: {line!r} should read Class/video.ext")
+        names.append(f"{entry.parent.as_posix()}/{entry.stem}")
     _require_distinct(path, names)
     return names
 

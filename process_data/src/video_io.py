@@ -1,9 +1,10 @@
-"""Videos: their names, the folders that hold them or their frame files, and their frames."""
+"""Videos: their names, the folders that hold them, and their frames."""
 
 import hashlib
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,9 +12,15 @@ import cv2
 import numpy as np
 
 from dataset.jpeg import MAX_PIXELS
+from utils.console import warn
 from utils.errors import DataError
 
-SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".mpg", ".mpeg", ".m4v", ".wmv", ".flv", ".3gp"}
+SUFFIXES = {
+    ".3g2", ".3gp", ".264", ".265", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264",
+    ".h265", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mod", ".mov",
+    ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".ogg", ".ogm", ".ogv", ".qt", ".rm",
+    ".rmvb", ".tod", ".trp", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m"}
+LOOSE = "all"  # class of the videos that lie in no class folder
 # Line breaks and other control characters, and surrogates, which stand for bytes that are not UTF-8.
 UNFIT = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 VIDEO_NAME = re.compile(rf"(?![\s\ufeff])[^/{UNFIT}]*[^/\s{UNFIT}]/[^/{UNFIT}]+")
@@ -35,15 +42,55 @@ def short_name(name: str) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()
 
 
+def looks_like_video(name: str) -> bool:
+    """Return whether a file is tried as a video, by its name."""
+    return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield the files of a folder and all below, in order; links are followed, hidden folders are not."""
+    def fail(error: OSError) -> None:
+        raise error
+
+    for parent, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        here = os.path.realpath(parent) + os.sep  # a link to a folder around it would have no end
+        folders[:] = sorted(name for name in folders if not name.startswith(".")
+                            and not here.startswith(os.path.realpath(os.path.join(parent, name)) + os.sep))
+        yield from (Path(parent, name) for name in sorted(names))
+
+
+def name_passed_over(paths: Iterable[Path]) -> None:
+    """Warn of files that are not used, with an example of each ending."""
+    paths = list(paths)
+    examples = {path.suffix.lower(): str(path) for path in reversed(paths)}
+    if paths:
+        warn(f"files passed over: {len(paths)}, such as {', '.join(sorted(examples.values())[:5])}")
+
+
 def find_videos(folder: Path) -> dict[str, Path]:
-    """Find the videos ``Class/video.ext`` of a folder: {"Class/video": path}, sorted by name."""
+    """Find the videos of a folder and all below: {"Class/video": path}, sorted by name.
+
+    Class/day2/x.mp4 is Class/x, or where the class has several x, Class/day2_x; a video in no class folder is of the
+    class "all". Other files are passed over by name.
+    """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: give the folder that holds Class/video files")
+    files = list(walk(folder))
+    places = {path: path.relative_to(folder).with_suffix("").parts for path in files
+              if looks_like_video(path.name) and path.is_file()}
+    name_passed_over(path for path in files if path not in places)
+    loose = [path for path, place in places.items() if len(place) == 1]
+    if 0 < len(loose) < len(places):
+        warn(f"videos in no class folder, taken as class {LOOSE!r}: {len(loose)}, such as {loose[0]}")
+    deeper = {path.parent for path, place in places.items() if len(place) > 2}
+    if len(deeper) > 1 and all(len(place) > 2 for place in places.values()):
+        warn(f"no video lies in a class folder itself: the class of {min(places)} is the uppermost folder, "
+             f"{places[min(places)][0]!r}; if that is wrong, give another --videos")
+    named = {path: (LOOSE, *place)[-max(len(place), 2):] for path, place in places.items()}
+    count = Counter((label, video) for label, *_, video in named.values())
     found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*/*")):
-        if path.suffix.lower() not in SUFFIXES or path.name.startswith(".") or not path.is_file():
-            continue
-        name = f"{path.parent.name}/{path.stem}"
+    for path, (label, *between, video) in named.items():
+        name = f"{label}/{'_'.join([*between, video]) if count[label, video] > 1 else video}"
         require_name(name, path)
         if name in found:
             raise DataError(f"{found[name]} and {path} differ only in their suffix: remove or rename one")
@@ -51,29 +98,6 @@ def find_videos(folder: Path) -> dict[str, Path]:
     if not found:
         raise DataError(f"no videos in {folder}: they are looked for as Class/video.avi (.mp4, .mkv, .webm, ...)")
     return dict(sorted(found.items()))
-
-
-def find_folders(frames: Path) -> dict[str, Path]:
-    """Find the frame folders ``Class/video/`` of a folder: {"Class/video": path}."""
-    if not frames.is_dir():
-        raise DataError(f"no folder {frames}: give the folder that holds Class/video/image_00001.jpg, ...")
-    found = {f"{path.parent.name}/{path.name}": path for path in sorted(frames.glob("*/*"))
-             if path.is_dir() and not path.name.startswith(".")}
-    if not found:
-        raise DataError(f"no frame folders in {frames}: it should hold Class/video/image_00001.jpg, ...")
-    for name, path in found.items():
-        require_name(name, path)
-    return found
-
-
-def frame_files(folder: Path, kind: str) -> list[Path]:
-    """Return the frame files ``{kind}_%05d.jpg`` of one video in order; none may be missing."""
-    numbered = {int(path.stem.rpartition("_")[2]): path for path in folder.glob(f"{kind}_*.jpg")
-                if re.fullmatch(rf"{kind}_\d+", path.stem)}
-    gap = next((i for i in range(1, len(numbered) + 1) if i not in numbered), None)
-    if not numbered or gap is not None:
-        raise DataError(f"{folder} lacks {kind}_{gap or 1:05d}.jpg: extract this video again")
-    return [numbered[i] for i in sorted(numbered)]
 
 
 def silence_decoder() -> None:

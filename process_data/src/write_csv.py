@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from process_data.src.common import require_writable
+from process_data.src.frame_folder import find_folders, frame_files
 from process_data.src.lmdb_file import frame_counts
 from process_data.src.split_folder import (
     SHIPPED,
@@ -27,8 +28,7 @@ from process_data.src.split_folder import (
     split_files,
     write_files,
 )
-from process_data.src.splits import plan_splits, warn_untested
-from process_data.src.video_io import find_folders, frame_files
+from process_data.src.splits import add_split_options, plan_splits, videos_of, warn_untested
 from utils.console import say
 from utils.errors import OptionError
 from utils.launch import run
@@ -40,7 +40,7 @@ def count_frames(data: Iterable[Path]) -> dict[str, int]:
     lengths: dict[str, int] = {}
     for path in data:
         if path.is_dir() and not (path / "data.mdb").is_file():
-            lengths |= {name: len(frame_files(folder, "image")) for name, folder in find_folders(path).items()}
+            lengths |= {name: len(frame_files(folder, "image")[0]) for name, folder in find_folders(path).items()}
         else:
             lengths |= frame_counts(path)
     return dict(sorted(lengths.items()))
@@ -54,8 +54,7 @@ def make_parser() -> Parser:
     add("--data", type=Path, nargs="+", required=True, help="its RGB LMDBs, or its folder of frames")
     add("--splits", type=Path, metavar="FOLDER", help="folder of official lists (default: none, by source group, else "
         "random)")
-    add("--seed", type=int, default=0, help="seed of random splits")
-    add("--allow_missing", action="store_true", help="leave out listed videos that are not in --data")
+    add_split_options(parser)
     add = parser.topic("output")
     add("--split_root", type=Path, default=SHIPPED, metavar="FOLDER", help="where split folders lie (default: "
         "process_data/data/ of the repository)")
@@ -75,8 +74,9 @@ def main() -> None:
             raise OptionError("K400's splits come from its lists: --splits is the folder of train.csv and val.csv")
         files = k400_files(options.splits, lengths)
     else:
-        splits = plan_splits(options.name, lengths, options.splits, options.seed, options.allow_missing)
-        classes = class_list(options.name, options.split_root, options.splits, lengths, options.overwrite)
+        splits = plan_splits(options.name, lengths, options.splits, options.seed, options.allow_missing,
+                             options.num_splits)
+        classes = class_list(options.name, options.split_root, options.splits, videos_of(splits), options.overwrite)
         files = split_files(classes, splits, lengths)
         warn_untested(splits)
     write_files(folder, files, options.overwrite)

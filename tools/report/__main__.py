@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from engine.options import positive_int, whole_number
-from tools.report.page import Report, render
+from tools.report.page import Report
 from tools.report.run_reader import read_run
 from utils import launch
 from utils.console import inline, say, warn
 from utils.errors import OptionError
-from utils.files import write_bytes
 from utils.parser import Parser
 
 
@@ -32,8 +31,8 @@ def make_parser() -> Parser:
     add("--out", metavar="FILE", help="the page (default: RUN_DIR/report.html)")
     add("--against", metavar="RUN_DIR", help="a second run to compare with")
     add("--clips", type=positive_int, default=200, metavar="CLIPS", help="most test clips in the retrieval gallery")
-    add("--mining_clips", type=whole_number, default=64, metavar="CLIPS", help="training clips that mine; three "
-        "networks embed each of them (0: no mining gallery)")
+    add("--mining_clips", type=whole_number, default=16, metavar="CLIPS", help="training clips in the mining "
+        "gallery; three networks embed each of them (0: no gallery)")
     return parser
 
 
@@ -46,11 +45,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise OptionError(f"--out {out} is a folder, or in one that is not there: name a file")
     report = Report(run, other, clips=args.clips, mining_clips=args.mining_clips, dataset=args.dataset,
                     data_root=args.data_root, split_root=args.split_root)
-    page = render(report).encode("utf-8", "backslashreplace")
-    write_bytes(out, page)
+    size = report.write(out)
     for warning in dict.fromkeys(report.warnings):
         warn(warning)
-    say(inline(f"{out}: {len(page) / 1e6:.1f} MB, {len(report.strips.images)} film strips"))
+    say(inline(f"{out}: {size / 1e6:.1f} MB, {len(report.strips.images)} film strips"))
     made = [section.title.lower() for section in report.sections if section.content]
     say(f"in it: {', '.join(made) or 'nothing but the options'}")
     for section in report.sections:

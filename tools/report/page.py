@@ -1,19 +1,20 @@
-"""The page: one HTML file that needs nothing else, from the templates, style and script in page_files/."""
+"""What the page of a run shows: its sections, each with its content or the reason why there is none."""
 
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from engine.options import DATA_ROOT, SPLIT_ROOT
-from tools.report import curves, mining, results, retrieval
+from tools import pages
+from tools.pages import number
+from tools.report import curves, galleries, mining, results
+from tools.report.galleries import Strips, sources
 from tools.report.run_reader import FEATURES, Run
-from tools.report.strips import Strips, sources
 from utils.console import one_line
 from utils.errors import OptionError, UserError
 
@@ -34,6 +35,7 @@ class Report:
     """All that the page of a run shows.
 
     Args:
+        run: the run.
         other: a second run to compare with.
         clips: most test clips in the retrieval gallery.
         mining_clips: training clips that mine, 0 for no mining gallery.
@@ -44,7 +46,7 @@ class Report:
         OptionError: there are no features of the dataset that was asked for.
     """
 
-    def __init__(self, run: Run, other: Run | None = None, *, clips: int = 200, mining_clips: int = 64,
+    def __init__(self, run: Run, other: Run | None = None, *, clips: int = 200, mining_clips: int = 16,
                  dataset: str | None = None, data_root: str | None = None, split_root: str | None = None) -> None:
         self.run, self.other, self.clips, self.mining_clips = run, other, clips, mining_clips
         self.roots = {"data_root": data_root, "split_root": split_root}
@@ -61,7 +63,7 @@ class Report:
             self._add("mining", "Mining gallery", self._mining)
             self._add("classes", "Class mining recall", self._classes)
         self._add("confusion", "Confusion matrix", self._confusion)
-        self._add("map", "Map of the features", lambda: retrieval.feature_map(self.found))
+        self._add("map", "Map of the features", lambda: galleries.feature_map(self.found))
         self.strips.make()
         self.warnings += [f"{count} film strip{'s' * (count > 1)} could not be read: {reason}"
                           for reason, count in self.strips.failed.items()]
@@ -74,11 +76,11 @@ class Report:
             self.sections.append(Section(name, title, missing=one_line(str(error), 600)))
 
     @cached_property
-    def found(self) -> retrieval.Retrieved:
+    def found(self) -> galleries.Retrieved:
         """The newest features of a retrieval."""
         if not self.features:
             raise UserError(f"No retrieval has left features of this run: {RETRIEVE}.")
-        return retrieval.load(self.features[0].parent, self.features[0].name.removesuffix(FEATURES))
+        return galleries.load(self.features[0].parent, self.features[0].name.removesuffix(FEATURES))
 
     def _root(self, option: str, default: str) -> str:
         return self.roots[option] or str(self.run.working_folder / self.run.options.get(option, default))
@@ -96,16 +98,15 @@ class Report:
         raise UserError("There is no metrics.jsonl in this run folder, or it has no epoch yet; training writes it.")
 
     def _retrieval(self) -> dict[str, Any]:
-        found = self.found
-        data_root = self._root("data_root", found.made_from.get("data_root", DATA_ROOT))
-        second_view = found.made_from.get("second_view", "flow")
+        data_root = self._root("data_root", self.found.made_from.get("data_root", DATA_ROOT))
+        second_view = self.found.made_from.get("second_view", "flow")
         frames = {part: source for part in ("test", "train")
-                  for source in sources(found.dataset, second_view, data_root, part).values()}
+                  for source in sources(self.found.dataset, second_view, data_root, part).values()}
         if not frames:
-            self.warnings.append(f"no film strips: {data_root} has no LMDB of {found.dataset}, name the folder of the "
-                                 "LMDBs with --data_root")
-        return {"found": found, "cards": retrieval.cards(found, self.clips, frames, self.strips),
-                "right": float(found.hits[:, 0].float().mean())}
+            self.warnings.append(f"no film strips: {data_root} has no LMDB of {self.found.dataset}, name the folder of "
+                                 "the LMDBs with --data_root")
+        return {"found": self.found, "right": float(self.found.hits[:, 0].float().mean()),
+                "cards": galleries.retrieval_cards(self.found, self.clips, frames, self.strips)}
 
     def _mining(self) -> dict[str, Any]:
         path = self.run.checkpoint
@@ -115,8 +116,7 @@ class Report:
             raise UserError("It was switched off (--mining_clips 0).")
         options = {**self.run.options, "data_root": self._root("data_root", DATA_ROOT),
                    "split_root": self._root("split_root", SPLIT_ROOT)}
-        mined = mining.mine(options, path, self.mining_clips)
-        return {"mined": mined, "cards": mining.cards(mined, self.strips), "checkpoint": self.run.shown(path)}
+        return {"checkpoint": self.run.shown(path)} | mining.gallery(options, path, self.mining_clips, self.strips)
 
     def _classes(self) -> dict[str, Any]:
         lines = [line for line in self.run.lines("mining") if line.get("classes")]
@@ -126,40 +126,25 @@ class Report:
 
     def _confusion(self) -> list[dict[str, Any]]:
         matrices = results.confusions(self.run, self._root("split_root", SPLIT_ROOT), self.warnings)
-        if self.features or not matrices:
-            matrices.append(results.of_neighbours(self.found))
-        return matrices
+        return matrices if matrices and not self.features else [*matrices, results.of_neighbours(self.found)]
 
+    def tiles(self) -> list[tuple[str, str, str]]:
+        """Return the run at a glance: name, value, and what it is of."""
+        found = []
+        for name in ("R@1", "top-1"):
+            if rows := [result for result in self.results if name in result.scores]:
+                best = max(rows, key=lambda result: result.scores[name])
+                found.append((name, f"{best.scores[name]:.1f} %", best.what))
+        last = {name: value for values in self.run.epochs.values() for name, value in values.items()}
+        chance = f"; chance {number(last['chance'])}" if "chance" in last else ""
+        names = {"recall": ("PMR", f"positive mining recall, last epoch{chance}"),
+                 "cmr_median": ("CMR", "median class mining recall, last epoch"),
+                 "loss": ("loss", "training, last epoch")}
+        return found + [(name, number(last[key]), what) for key, (name, what) in names.items() if key in last]
 
-def render(report: Report) -> str:
-    """Return the page as HTML. Everything that it shows is escaped."""
-    environment = Environment(loader=PackageLoader("tools.report", "page_files"), autoescape=True, trim_blocks=True,
-                              lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {"number": number, "percent": lambda share: f"{100 * share:.1f}", "shell": shlex.join}
-    plotly = Markup((resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8"))
-    figures = {each.name: each.content for each in report.sections if each.name in ("curves", "confusion", "map")}
-    return environment.get_template("report.html").render(
-        report=report, run=report.run, second=report.other or report.run, tiles=tiles(report), plotly=plotly,
-        figures=figures, strips=report.strips.images)
-
-
-def number(value: float) -> str:
-    """Write a number with three digits: 0.294, 12.6, 1200, 1e-05."""
-    return f"{value:.0f}" if 1000 <= abs(value) < 1e5 else f"{value:.3g}"
-
-
-def tiles(report: Report) -> list[tuple[str, str, str]]:
-    """Return the run at a glance: name, value, and what it is of."""
-    found = []
-    for name in ("R@1", "top-1"):
-        if rows := [result for result in report.results if name in result.scores]:
-            best = max(rows, key=lambda result: result.scores[name])
-            found.append((name, f"{best.scores[name]:.1f} %", best.what))
-    last = {name: value for values in report.run.epochs.values() for name, value in values.items()}
-    chance = f"; chance {number(last['chance'])}" if "chance" in last else ""
-    for key, name, what in (("recall", "PMR", f"positive mining recall, last epoch{chance}"),
-                            ("cmr_median", "CMR", "median class mining recall, last epoch"),
-                            ("loss", "loss", "training, last epoch")):
-        if key in last:
-            found.append((name, number(last[key]), what))
-    return found
+    def write(self, path: Path) -> int:
+        """Write the page, and return its size in bytes."""
+        plotly = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+        figures = {each.name: each.content for each in self.sections if each.name in ("curves", "confusion", "map")}
+        return pages.write(path, "report.html", report=self, run=self.run, second=self.other or self.run,
+                           tiles=self.tiles(), plotly=Markup(plotly), figures=figures, strips=self.strips.images)

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +10,16 @@ from typing import Any
 from torch import Tensor
 
 from dataset import catalog
-from dataset.video_index import video_name
+from dataset.video_index import class_labels, video_name
 from eval.merge_2stream_prob import read_probabilities
-from tools.report.retrieval import Retrieved
+from tools.report.galleries import Retrieved
 from tools.report.run_reader import Run
 from utils.errors import CheckpointError, DataError
 from utils.files import read_json
 
-CLASSIFICATION = re.compile(
-    r"(?P<checkpoint>.+?)-(lp-(?P<features>.+)-(acc|prob)|(acc|prob)-(?P<crops>center|five|ten))\.json")
+# Files of evaluations: of a retrieval, of a linear probe on stored features, and of crop tests.
+FILE = re.compile(r"(?P<retrieval>.+)_recall\.json|(?P<checkpoint>.+?)-(lp-(?P<features>.+)-)?(?P<kind>acc|prob)"
+                  r"(-(?P<crops>center|five|ten))?\.json")
 TRAINED = {"last": "linear probe", "ft": "finetuning"}
 CROPS = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}
 WORST = 8  # confusions named beside a matrix
@@ -40,32 +41,36 @@ def read_results(run: Run, notes: list[str]) -> list[Result]:
     What cannot be read is noted in ``notes``.
     """
     found: dict[tuple[str, str], Result] = {}
-    for owner in _owners(run):
-        for path in [*owner.files("*_recall.json"), *owner.files("*-acc*.json")]:
-            try:
-                for result in _results(owner, path, run.shown(path.parent)):
-                    found.setdefault((result.what, result.checkpoint), result)
-            except CheckpointError as error:
-                notes.append(str(error))
+    for owner, path, match in _files(run):
+        if match["kind"] == "prob":
+            continue
+        try:
+            content = read_json(path)
+        except CheckpointError as error:
+            notes.append(str(error))
+            continue
+        if match["retrieval"]:
+            kind, prefix, checkpoint = "retrieval", "R@", run.shown(path.parent)
+            tests = {f"retrieval on {match['retrieval']}": content}
+        else:
+            kind, prefix, checkpoint = "classification", "top-", match["checkpoint"]
+            tests = {_what(owner, match, crops): scores  # a crop test has the scores of fewer crops, too
+                     for crops, scores in (content if match["crops"] else {"": content}).items()}
+        for what, scores in tests.items():
+            named = {f"{prefix}{k}": value for k, value in scores.items() if k.isdecimal()}
+            found.setdefault((what, checkpoint), Result(kind, what, named, checkpoint))
     return list(found.values())
 
 
-def _owners(run: Run) -> list[Run]:
-    return [run] if run.is_classifier else [run, *run.downstream()]
+def _files(run: Run) -> Iterator[tuple[Run, Path, re.Match[str]]]:
+    """Yield the files of evaluations of a run and of what started from it, the newest first, with their owners."""
+    for owner in [run] if run.is_classifier else [run, *run.downstream()]:
+        for path in owner.files("*.json"):
+            if match := FILE.fullmatch(path.name):
+                yield owner, path, match
 
 
-def _results(owner: Run, path: Path, folder: str) -> list[Result]:
-    if path.name.endswith("_recall.json"):
-        dataset = path.name.removesuffix("_recall.json")
-        return [Result("retrieval", f"retrieval on {dataset}", _scores(read_json(path), "R@"), folder)]
-    if not (match := CLASSIFICATION.fullmatch(path.name)):
-        return []
-    content = read_json(path)
-    return [Result("classification", _what(owner, match, crops), _scores(scores, "top-"), match["checkpoint"])
-            for crops, scores in (content.items() if match["crops"] else [("", content)])]
-
-
-def _what(owner: Run, match: re.Match, crops: str) -> str:
+def _what(owner: Run, match: re.Match[str], crops: str) -> str:
     """Name the protocol and the dataset of an evaluation."""
     if not crops:
         return f"linear probe on stored features of {match['features']}"
@@ -73,25 +78,20 @@ def _what(owner: Run, match: re.Match, crops: str) -> str:
     return f"{trained} on {owner.options.get('dataset', 'an unknown dataset')}, {CROPS[crops]}"
 
 
-def _scores(content: Mapping[str, float], prefix: str) -> dict[str, float]:
-    return {f"{prefix}{k}": value for k, value in content.items() if k.isdecimal()}
-
-
 def confusions(run: Run, split_root: str, notes: list[str]) -> list[dict[str, Any]]:
     """Count the confusions of each classifier whose probabilities are there, those of ten crops first.
 
     What cannot be read is noted in ``notes``.
     """
-    found: list[dict[str, Any]] = []
-    for owner in _owners(run):
-        for path in sorted(owner.files("*-prob*.json"), key=lambda path: ("-ten" not in path.name, path.name)):
-            if match := CLASSIFICATION.fullmatch(path.name):
-                title = f"{_what(owner, match, match['crops'])}, {match['checkpoint']}"
-                try:
-                    classes = catalog.class_names(match["features"] or owner.options.get("dataset", ""), split_root)
-                    found.append(of_probabilities(read_probabilities(path), classes, title))
-                except (CheckpointError, DataError) as error:
-                    notes.append(f"no confusion matrix of {run.shown(path)}: {error}")
+    found = []
+    for owner, path, match in sorted(_files(run), key=lambda each: (each[2]["crops"] != "ten", each[1].name)):
+        if match["kind"] == "prob":
+            title = f"{_what(owner, match, match['crops'])}, {match['checkpoint']}"
+            try:
+                classes = catalog.class_names(match["features"] or owner.options.get("dataset", ""), split_root)
+                found.append(of_probabilities(read_probabilities(path), classes, title))
+            except (CheckpointError, DataError) as error:
+                notes.append(f"no confusion matrix of {run.shown(path)}: {error}")
     return found
 
 
@@ -101,8 +101,9 @@ def of_probabilities(rows: Mapping[str, Tensor], classes: Sequence[str], title: 
     Raises:
         CheckpointError: the rows are of other classes.
     """
-    number = {name: place for place, name in enumerate(classes)}
-    true = [number.get(video_name(name).split("/")[0], -1) for name in rows]
+    names = [video_name(path).split("/")[0] for path in rows]
+    label_of = class_labels(classes, names)
+    true = [label_of.get(name, -1) for name in names]
     size = len(next(iter(rows.values())))
     if -1 in true or size != len(classes):
         raise CheckpointError(f"it has {size} classes, or one that is not among the {len(classes)} of ClassInd.txt: "

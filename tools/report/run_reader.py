@@ -83,14 +83,14 @@ def read_run(path: str | Path) -> Run:
     Raises:
         OptionError: there is no such folder, or it holds nothing that a run leaves.
     """
-    asked = Path(path).resolve()
+    asked, notes = Path(path).resolve(), []
     hint = "give ckpt/log-PREFIX/RUN, or log-eval-PREFIX/RUN"
     if not asked.is_dir():
         raise OptionError(f"there is no run folder {path}: {hint}")
-    folder = next((place for place in (asked, *list(asked.parents)[:3]) if _is_run(place)), asked)
-    if not _is_run(folder) and not any(asked.rglob(f"*{FEATURES}")):
+    folder = next((place for place in (asked, *list(asked.parents)[:3]) if _is_run(place)), None)
+    if not folder and not any(asked.rglob(f"*{FEATURES}")):
         raise OptionError(f"{path} is no run folder: it has no {STARTS}, {METRICS} or model/, nor features; {hint}")
-    notes, starts = [], []
+    folder, starts = folder or asked, []
     try:
         starts = read_json(folder / STARTS)["starts"]
     except CheckpointError as error:
@@ -109,8 +109,7 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
     """Read a metrics.jsonl, see `engine.logger.MetricsLogger`; there need be none.
 
     Returns:
-        The lines; of those of one moment, which a resumed run may write twice, the last. And the number of unreadable
-        lines, such as one that was cut short.
+        The lines, the last of those of one moment, which a resumed run may write twice; and how many are unreadable.
     """
     found: dict[tuple, dict[str, Any]] = {}
     damaged = 0

@@ -17,8 +17,7 @@ from backbone.select_backbone import NETWORKS
 from engine.device import keep_freed_memory
 from engine.options import SECOND_VIEWS, positive_float, positive_int, whole_number
 from process_data.src.flow import METHODS
-from tools.search.clips import ClipSettings
-from tools.search.encoder import PUBLISHED, describe
+from tools.search.clips import PUBLISHED, ClipSettings, describe
 from tools.search.index import VideoIndex
 from utils import launch
 from utils.console import inline, say
@@ -45,10 +44,11 @@ def make_parser() -> Parser:
 
 
 def _add_index(parser: Parser) -> None:
+    parser.set_defaults(run=_index)
     parser.add_argument("checkpoint", metavar="CKPT", help="of pretraining or of a classifier")
     parser.add_argument("places", metavar="VIDEO_DIR", nargs="*", help="folders of videos, with all folders below, and "
                         "single files; those that the index has already need not be named")
-    add, default = parser.topic("data"), ClipSettings
+    add, default, as_trained = parser.topic("data"), ClipSettings, "(default: as the checkpoint was trained)"
     add("--short_side", type=whole_number, default=default.short_side, metavar="PIXELS", help="scale larger frames "
         "down to this short side first, as prepare.py does; 0: never")
     add("--clip_seconds", type=positive_float, default=default.clip_seconds, metavar="SECONDS", help="cut longer "
@@ -57,32 +57,26 @@ def _add_index(parser: Parser) -> None:
     add = parser.topic("method")
     add("--two_stream", default="", metavar="CKPT", help="a second encoder, of flow or residual frames; similarities "
         "are added, as merge_2stream_prob.py does")
-    add("--view", choices=["rgb", *SECOND_VIEWS], default="", help="what CKPT was trained on, where the file does not "
-        "say (default: rgb)")
-    as_trained = "(default: as the checkpoint was trained)"
+    add("--view", choices=["rgb", *SECOND_VIEWS], default="rgb", help="what CKPT was trained on, if it does not say")
     add("--net", choices=list(NETWORKS), default=None, help=f"backbone {as_trained}")
     add("--seq_len", type=positive_int, default=None, metavar="FRAMES", help=f"frames of a window {as_trained}")
     add("--ds", type=positive_int, default=None, metavar="FRAMES", help=f"take every ds-th frame {as_trained}")
     add("--img_dim", type=positive_int, default=None, metavar="PIXELS", help=f"side of the input frames {as_trained}")
     add = parser.topic("hardware")
     add("--batch_size", type=positive_int, default=VideoIndex.batch_size, metavar="WINDOWS", help="windows in a batch")
-    add("-j", "--workers", type=whole_number, default=1, metavar="PROCESSES", help="processes that decode; 0: decode "
-        "in this one")
+    add("-j", "--workers", type=whole_number, default=1, metavar="PROCESSES", help="that decode; 0: in this one")
     parser.topic("output")("--out", default="video_index", metavar="FOLDER", help="folder of the index")
-    parser.set_defaults(run=_index)
 
 
 def _add_search(parser: Parser) -> None:
+    parser.set_defaults(run=_search)
     parser.add_argument("index", metavar="INDEX", help="folder of the index")
     parser.add_argument("video", metavar="CLIP", help="any video file, also one that is not in the index")
-    parser.topic("checkpoints")("--checkpoint", nargs="+", default=[], metavar="CKPT", help="where the checkpoints "
-                                "are, if they have moved")
     add = parser.topic("output")
     add("-k", type=positive_int, default=10, metavar="CLIPS", help="how many clips to show")
     add("--exclude_self", action="store_true", help="leave the clips of CLIP itself out; else they are marked")
     add("--json", default="", metavar="FILE", help="also write the answer as JSON")
-    add("--html", default="", metavar="FILE", help="where the gallery goes (default: search.html in INDEX)")
-    parser.set_defaults(run=_search)
+    add("--html", default="", metavar="FILE", help="where the page goes (default: search.html in INDEX)")
 
 
 def _index(args: Namespace) -> None:
@@ -90,19 +84,19 @@ def _index(args: Namespace) -> None:
     given = {name: getattr(args, name) for name in PUBLISHED}
     encoders = [describe(args.checkpoint, view=args.view, **given)]
     if args.two_stream:
-        encoders.append(describe(args.two_stream, default_view="flow", **given))
+        encoders.append(describe(args.two_stream, view="flow", **given))
     settings = ClipSettings(tuple(encoders), args.short_side, args.clip_seconds, args.flow)
     VideoIndex.build(settings, args.places, args.out, batch_size=args.batch_size, workers=args.workers)
     say(inline(f"search it: python -m tools.search search {shlex.quote(args.out)} CLIP"))
 
 
 def _search(args: Namespace) -> None:
-    answer = VideoIndex.open(args.index, args.checkpoint).search(args.video, args.k, exclude_self=args.exclude_self)
+    answer = VideoIndex.open(args.index).search(args.video, args.k, exclude_self=args.exclude_self)
     say(f"{answer.about}\n\n{answer.table()}\n")
     if args.json:
         write_json(Path(args.json), answer.as_json())
     page = answer.gallery(args.html or Path(args.index) / "search.html")
-    say(inline(f"gallery: {page}"))
+    say(inline(f"page: {page}"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

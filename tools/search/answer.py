@@ -1,20 +1,19 @@
-"""The answer of a search: as a table, as JSON, and as an HTML gallery that loads nothing and runs no script."""
+"""The answer of a search: as a table, as JSON, and as an HTML page that loads nothing."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 
 from process_data.src.video_io import VideoError, next_frame, opened, silence_decoder
-from tools.pictures import data_uri
+from tools import pages
+from tools.pictures import data_uri, film_strip
 from utils.console import inline, table
-from utils.files import write_text
 
-STRIP_FRAMES, STRIP_HEIGHT = 5, 108  # of a clip on the page: pictures, and their short side in pixels
+FRAMES, HEIGHT = 4, 160  # of a film strip; pixels
 
 
 @dataclass(frozen=True)
@@ -51,46 +50,40 @@ class Answer:
 
     def as_json(self) -> dict[str, Any]:
         """Return the same for a file: {"query": path, "about": ..., "hits": [{"rank": 1, ...}, ...]}."""
-        return {"query": self.query, "about": self.about, "hits": [vars(hit) for hit in self.hits]}
+        return {"query": self.query, "about": self.about, "hits": [asdict(hit) for hit in self.hits]}
 
-    def html(self) -> str:
-        """Return a page that needs no other file; the frames of its film strips are read from the videos now."""
-        clips = [{"title": inline(hit.name), "link": f"{Path(hit.path).as_uri()}#t={hit.start:.3f}", "rank": hit.rank,
-                  "frames": strip_frames(hit.path, hit.start, hit.end), "facts": self._facts(hit),
+    def gallery(self, path: str | Path) -> Path:
+        """Write the page, in place of a file of that name; its film strips are read from the videos now."""
+        clips = [{"name": hit.name, "link": f"{Path(hit.path).as_uri()}#t={hit.start:.3f}", "rank": hit.rank,
+                  "strip": clip_strip(hit.path, hit.start, hit.end), "facts": self._facts(hit),
                   "is_query": hit.is_query} for hit in self.hits]
         end = max((hit.query_end for hit in self.hits), default=0.0)
-        query = {"title": inline(Path(self.query).name), "link": Path(self.query).as_uri(), "rank": 0, "facts": [],
-                 "frames": strip_frames(self.query, 0.0, end), "is_query": True}
-        environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True,
-                                         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-        return environment.get_template("page.html").render(query=query, clips=clips, about=inline(self.about))
+        query = {"name": Path(self.query).name, "link": Path(self.query).as_uri(), "rank": 0, "facts": [],
+                 "strip": clip_strip(self.query, 0.0, end), "is_query": True}
+        pages.write(Path(path), "search.html", query=query, clips=clips, about=self.about)
+        return Path(path)
 
     def _facts(self, hit: Hit) -> list[tuple[str, str]]:
+        """Name and value of what the table and the page say of a hit."""
         streams = hit.by_stream if len(hit.by_stream) > 1 else {}
         facts = [("similarity", f"{hit.similarity:.4f}"), *((name, f"{value:.4f}") for name, value in streams.items()),
                  ("time", time_span(hit.start, hit.end))]
         return facts + ([("time in query", time_span(hit.query_start, hit.query_end))] if self.query_clips > 1 else [])
 
-    def gallery(self, path: str | Path) -> Path:
-        """Write the page, in place of a file of that name."""
-        write_text(Path(path), self.html())
-        return Path(path)
 
-
-def strip_frames(path: str, start: float, end: float) -> list[str]:
-    """Return frames from the middles of equal parts of a clip (seconds in the video) as data URIs; [] for no video."""
+def clip_strip(path: str, start: float, end: float) -> str:
+    """Return frames from the middles of equal parts of a clip (seconds in the video) as a data URI; "" for no video."""
     silence_decoder()
-    found = []
+    frames = []
     try:
         with opened(Path(path)) as capture:
-            for seconds in start + (end - start) * (np.arange(STRIP_FRAMES) + 0.5) / STRIP_FRAMES:
+            for seconds in start + (end - start) * (np.arange(FRAMES) + 0.5) / FRAMES:
                 capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * float(seconds))
-                frame = next_frame(capture, STRIP_HEIGHT)
-                if frame is not None:
-                    found.append(data_uri(frame[..., ::-1]))
+                if (frame := next_frame(capture, HEIGHT)) is not None:
+                    frames.append(frame[..., ::-1])
     except (VideoError, cv2.error):
-        return []  # it was there when it was indexed: the page says that it is gone
-    return found
+        pass  # it was there when it was indexed: the page says that it is gone
+    return data_uri(film_strip(np.stack(frames), HEIGHT)) if frames else ""
 
 
 def time_span(start: float, end: float) -> str:

@@ -1,13 +1,16 @@
-"""Video files to clips: find the files, decode each once, cut it into clips of some seconds, crop them for encoders.
+"""Video files to clips and their features: find the files, decode each once, cut it into clips, run encoders on them.
 
-A clip is treated as retrieval treats a video: the same windows and the same centre crop. Retrieval's colour jitter is
-left out, since it would make a clip's feature depend on the name of its file.
+A clip is treated as retrieval treats a video: the same windows, the same centre crop, the mean over the windows.
+Retrieval's colour jitter is left out, since it would make a clip's feature depend on the name of its file.
 """
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +24,29 @@ from dataset.loader import init_worker, items
 from dataset.residual import residual_image
 from dataset.transforms.photometric import stack_params
 from dataset.transforms.presets import NULL, CropsTransform
+from engine import checkpoint
+from engine.convolutions import check_convolutions, use_2d_where_faster
+from engine.device import check_clips, choose_precision, move
+from engine.resume import second_view_of
+from eval import network, options
+from eval.retrieval import fingerprint, video_features
+from model.folding import fold_batchnorm
 from process_data.src.flow import flow_image, make_flow
-from process_data.src.video_io import SUFFIXES, VideoError, next_frame, opened, require_two_frames, silence_decoder
+from process_data.src.video_io import VideoError, next_frame, opened, require_two_frames, silence_decoder
 from utils.errors import OptionError
 
-DEFAULT_RATE, MAX_RATE = 25.0, 1000.0  # frames a second: assumed where a file names no possible rate, and the highest
+DEFAULT_RATE, MAX_RATE = 25.0, 1000.0  # frames a second: assumed where a file gives no plausible rate; the highest
+GROUP = 16  # clips whose windows share batches, which short videos would not fill
 MIN_FRAMES = 4  # of a clip: flow needs two frames on either side of a cut
-State = tuple[int, int]  # of a file: bytes (-1 if it cannot be read), and time of the last change in ns
+# What published checkpoints, which hold no options, were trained with.
+PUBLISHED: dict[str, Any] = {"net": "s3d", "seq_len": 32, "ds": 1, "img_dim": 128}
+Encoder = Callable[[Sequence[dict[str, Any]]], np.ndarray]  # see `load_encoder`
+FlowMethod = Callable[[np.ndarray, np.ndarray], np.ndarray]  # see `process_data.src.flow.make_flow`
 
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """The encoder of a checkpoint and its input; made by `encoder.describe`."""
+    """The encoder of a checkpoint and its input; made by :func:`describe`."""
 
     path: str  # of the checkpoint, which may move
     sha256: str  # of its bytes
@@ -60,11 +74,6 @@ class ClipSettings:
             raise OptionError(f"--two_stream: both checkpoints are for {self.encoders[0].view}: give one of RGB and "
                               "one of flow or residual frames")
 
-    def require_same(self, given: "ClipSettings") -> None:
-        """Raise an OptionError if given settings make other features; a checkpoint may have moved."""
-        if str(self) != str(given):
-            raise OptionError(f"the index was made with {self}, not {given}: give the same, or another --out")
-
     def __str__(self) -> str:
         encoders = " and ".join(f"{encoder} of sha256 {encoder.sha256[:12]}" for encoder in self.encoders)
         return f"{encoders}, --short_side {self.short_side} --clip_seconds {self.clip_seconds:g} --flow {self.flow}"
@@ -79,34 +88,104 @@ class Clip:
     samples: tuple[dict[str, Any], ...]  # the input of each encoder, as `eval.windows.window_clips` takes it
 
 
-def find_videos(places: Iterable[str]) -> dict[str, State]:
-    """Return the state of each video file in folders and all below, and of places that are files, by path.
+def describe(path: str | Path, *, view: str = "rgb", **given: Any) -> EncoderSpec:
+    """Read from a checkpoint what its encoder is.
 
-    Hidden files and folders are passed over, and links to folders not followed.
+    Args:
+        path: the checkpoint.
+        view: what it was trained on, where the file does not say.
+        given: net, seq_len, ds and img_dim, where they differ from the training's.
 
     Raises:
-        OptionError: a place is not there.
+        CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    found: set[str] = set()
-    for place in places:
-        if not os.path.lexists(place):
-            raise OptionError(f"there is no {place}: check the path and its disk, or make a new index without it")
-        if not os.path.isdir(place):
-            found.add(place)
-        for parent, folders, names in os.walk(place):
-            folders[:] = [name for name in folders if not name.startswith(".")]
-            found.update(os.path.join(parent, name) for name in names
-                         if Path(name).suffix.lower() in SUFFIXES and not name.startswith("."))
-    return {path: file_state(path) for path in sorted(found)}
+    content = checkpoint.load(path)
+    saved = content.get("options") or {}
+    found = {name: given.get(name) or saved.get(name, value) for name, value in PUBLISHED.items()}
+    trained_on = second_view_of(content) or "rgb"
+    return EncoderSpec(os.path.abspath(path), fingerprint(str(path)), trained_on if saved else view, **found)
 
 
-def file_state(path: str) -> State:
-    """Return what changes when a file does, without reading it."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return -1, 0
-    return found.st_size if os.access(path, os.R_OK) else -1, found.st_mtime_ns
+def load_encoder(spec: str | Path | EncoderSpec, batch_size: int = 32) -> Encoder:
+    """Load the encoder of a checkpoint, or of what :func:`describe` says of one.
+
+    Args:
+        spec: the checkpoint.
+        batch_size: windows in a batch.
+
+    Returns:
+        A function from the samples of N clips to the means over their windows, float32 (N, F), neither centred nor
+        normalised.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or has no backbone or another one.
+        OptionError: the network cannot take such clips.
+    """
+    spec = spec if isinstance(spec, EncoderSpec) else describe(spec)
+    device = options.devices(None)[0]
+    check_clips(network.build_on_meta(spec.net, "last", training=False), spec.net, 1, spec.seq_len, spec.img_dim)
+    net = network.build(1, spec.net, "last").eval()
+    network.load_backbone(net, spec.path, "" if spec.view == "rgb" else spec.view)
+    fold_batchnorm(net)
+    move(net, device)
+    precision = choose_precision(None, device)
+    if precision.name == "fp32":
+        use_2d_where_faster([net], device)
+    check_convolutions([net.backbone], (spec.seq_len, spec.img_dim, spec.img_dim), precision)
+    features = partial(video_features, net, batch_size=batch_size, device=device, normalise=True)
+    return lambda samples: features([sample | {"index": i} for i, sample in enumerate(samples)]).numpy()
+
+
+def embed(paths: Sequence[str], settings: ClipSettings, encoders: Sequence[Encoder], workers: int = 0
+          ) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray] | str]]:
+    """Decode video files, in this process if there are no workers, and run the settings' encoders on their clips.
+
+    Yields:
+        Path, and features of its clips, float32 (n, S * F), with their starts and ends, float64 (n, 2) seconds; or
+        path, and why the file cannot be used.
+    """
+    rows, seconds = defaultdict(list), defaultdict(list)
+    # OpenCV's threads do not survive a fork, so workers are spawned.
+    loader = DataLoader(_VideoClips(paths, settings), batch_size=None, num_workers=min(workers, len(paths)),
+                        worker_init_fn=_init_worker, multiprocessing_context="spawn" if workers else None,
+                        prefetch_factor=2 if workers else None, generator=torch.Generator())
+    decoded = items(loader)
+    while group := list(islice(decoded, GROUP)):
+        clips = [(path, clip) for path, clip in group if isinstance(clip, Clip)]
+        if clips:
+            parts = [encode([clip.samples[i] for _, clip in clips]) for i, encode in enumerate(encoders)]
+            for (path, clip), row in zip(clips, np.concatenate(parts, axis=1), strict=True):
+                rows[path].append(row)
+                seconds[path].append((clip.start, clip.end))
+        for path, problem in group:
+            if isinstance(problem, str):  # the video ends here
+                features, times = np.array(rows.pop(path, [])), np.array(seconds.pop(path, []))
+                yield path, problem or (features, times)
+
+
+class _VideoClips(IterableDataset):
+    """Path and each clip of each video, then path and why it cannot be used, or ""; loader workers share the videos."""
+
+    def __init__(self, paths: Sequence[str], settings: ClipSettings) -> None:
+        self.paths, self.settings = paths, settings
+
+    def __iter__(self) -> Iterator[tuple[str, Clip | str]]:
+        worker = get_worker_info()
+        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        silence_decoder()
+        for path in self.paths[first::step]:
+            problem = ""
+            try:
+                for clip in video_clips(Path(path), self.settings):
+                    yield path, clip
+            except VideoError as error:
+                problem = str(error)
+            yield path, problem
+
+
+def _init_worker(worker: int) -> None:
+    cv2.setNumThreads(1)
+    init_worker(worker)
 
 
 def video_clips(path: Path, settings: ClipSettings) -> Iterator[Clip]:
@@ -115,17 +194,19 @@ def video_clips(path: Path, settings: ClipSettings) -> Iterator[Clip]:
     Raises:
         VideoError: the file cannot be opened or decoded; the message does not name it.
     """
-    croppers = [_cropper(encoder, settings.flow) for encoder in settings.encoders]
+    crops = [CropsTransform(encoder.img_dim) for encoder in settings.encoders]
+    estimate, before = make_flow(settings.flow), None
     frames: list[tuple[float, list[np.ndarray]]] = []  # time of each frame, and its image for each encoder
-    before = None
     try:
         with opened(path) as capture:
             rate = capture.get(cv2.CAP_PROP_FPS)
             rate = rate if 0 < rate <= MAX_RATE else DEFAULT_RATE
             length = max(MIN_FRAMES, round(settings.clip_seconds * rate))
-            for seconds, bgr in _timed_frames(capture, rate, settings.short_side):
-                frame = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-                frames.append((seconds, [crop(frame if before is None else before, frame) for crop in croppers]))
+            for seconds, frame in _timed_frames(capture, rate, settings.short_side):
+                before = frame if before is None else before
+                images = [_image(encoder.view, before, frame, estimate) for encoder in settings.encoders]
+                images = [crop.cut(image[None])[0][0] for crop, image in zip(crops, images, strict=True)]
+                frames.append((seconds, images))
                 before = frame
                 if len(frames) == length + (length + 1) // 2:  # what is left is enough for another clip
                     yield _clip(frames[:length], frames[length][0], settings)
@@ -137,28 +218,22 @@ def video_clips(path: Path, settings: ClipSettings) -> Iterator[Clip]:
 
 
 def _timed_frames(capture: cv2.VideoCapture, rate: float, short_side: int) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield frames with their times in seconds, which always increase, whatever the file says."""
+    """Yield RGB frames with their times in seconds, which always increase, whatever the file says."""
     last = -1 / rate
     while (frame := next_frame(capture, short_side)) is not None:
         stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
         last = stamp if math.isfinite(stamp) and stamp > last else last + 1 / rate
-        yield last, frame
+        yield last, cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
 
 
-def _cropper(encoder: EncoderSpec, flow: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    """Return a function of two neighbouring frames, uint8 RGB (H, W, 3), to the encoder's image (d, d, 3)."""
-    transform, estimate = CropsTransform(encoder.img_dim), make_flow(flow)
-
-    def crop(before: np.ndarray, frame: np.ndarray) -> np.ndarray:
-        if encoder.view == "rgb":
-            image = frame
-        elif encoder.view == "residual":
-            image = residual_image(before, frame)
-        else:
-            motion = estimate(*(cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (before, frame)))
-            image = np.ascontiguousarray(flow_image(motion)[..., ::-1])  # channels in the order of the LMDB's JPEGs
-        return transform.cut(image[None])[0][0]
-    return crop
+def _image(view: str, before: np.ndarray, frame: np.ndarray, estimate: FlowMethod) -> np.ndarray:
+    """Return what a view shows of a frame and the one before, all uint8 (H, W, 3), channels as in the LMDBs."""
+    if view == "rgb":
+        return frame
+    if view == "residual":
+        return residual_image(before, frame)
+    motion = estimate(*(cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (before, frame)))
+    return np.ascontiguousarray(flow_image(motion)[..., ::-1])
 
 
 def _clip(frames: Sequence[tuple[float, list[np.ndarray]]], end: float, settings: ClipSettings) -> Clip:
@@ -172,36 +247,3 @@ def _clip(frames: Sequence[tuple[float, list[np.ndarray]]], end: float, settings
         samples.append({"clips": clips[None, None], "windows": torch.from_numpy(places.reshape(rows.shape)),
                         "photometric": stack_params([NULL.draw(np.random.default_rng(0), 1, len(clips))])})
     return Clip(frames[0][0], end, tuple(samples))
-
-
-class _VideoClips(IterableDataset):
-    """The items of `decode`; loader workers share the files."""
-
-    def __init__(self, paths: Sequence[str], settings: ClipSettings) -> None:
-        self.paths, self.settings = paths, settings
-
-    def __iter__(self) -> Iterator[tuple[int, Clip | str]]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        silence_decoder()
-        for video in range(first, len(self.paths), step):
-            problem = ""
-            try:
-                for clip in video_clips(Path(self.paths[video]), self.settings):
-                    yield video, clip
-            except VideoError as error:
-                problem = str(error)
-            yield video, problem
-
-
-def decode(paths: Sequence[str], settings: ClipSettings, workers: int) -> Iterator[tuple[int, Clip | str]]:
-    """Yield (i, clip) for each clip of video i, and after its last one (i, "") or (i, why the video cannot be used)."""
-    # OpenCV's threads do not survive a fork, so workers are spawned.
-    return items(DataLoader(_VideoClips(paths, settings), batch_size=None, num_workers=min(workers, len(paths)),
-                            worker_init_fn=_init_worker, multiprocessing_context="spawn" if workers else None,
-                            prefetch_factor=2 if workers else None, generator=torch.Generator()))
-
-
-def _init_worker(worker: int) -> None:
-    cv2.setNumThreads(1)
-    init_worker(worker)

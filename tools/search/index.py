@@ -8,8 +8,8 @@ is how `merge_2stream_prob.py` fuses them.
 import json
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile
@@ -20,15 +20,16 @@ import torch
 import torch.nn.functional as F
 
 from eval.retrieval import fingerprint
+from process_data.src.video_io import looks_like_video, name_passed_over, walk
 from tools.search.answer import Answer, Hit
-from tools.search.clips import ClipSettings, EncoderSpec, State, file_state, find_videos
-from tools.search.encoder import Encoder, describe, embed, load_encoder
+from tools.search.clips import ClipSettings, Encoder, EncoderSpec, describe, embed, load_encoder
 from utils.console import Progress, inline, one_line, say
 from utils.errors import CheckpointError, OptionError
 from utils.files import atomic_write, lock, remove_partial
 
 FILE = "index.npz"
 SAVE_SECONDS = 120.0  # what a process that is killed loses at most
+State = tuple[int, int]  # of a file: bytes (-1 if it cannot be read), and time of the last change in ns
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class Video:
     state: State  # of the file then
     features: np.ndarray  # of its clips, float32 (n, S * F), as the encoders gave them
     seconds: np.ndarray  # start and end of each clip, float64 (n, 2)
+    problem: str = ""  # why it cannot be used, and so has no clips
 
 
 @dataclass(eq=False)
@@ -53,7 +55,6 @@ class VideoIndex:
     settings: ClipSettings
     places: list[str]  # folders and files that the videos come from
     videos: list[Video]  # by path
-    left_out: dict[str, tuple[State, str]]  # path of each file that cannot be used: its state, and why
     batch_size: int = 32  # windows in a batch of the encoders
 
     @classmethod
@@ -76,71 +77,64 @@ class VideoIndex:
         """
         folder = Path(folder)
         settings = settings if isinstance(settings, ClipSettings) else ClipSettings((describe(settings),))
-        old = cls.open(folder) if (folder / FILE).is_file() else cls(folder, settings, [], [], {})
-        old.settings.require_same(settings)
-        files = {video.path for video in old.videos} | old.left_out.keys()
-        before = [place for place in old.places if place not in files or os.path.lexists(place)]  # a file may be gone
-        all_places = list(dict.fromkeys([*before, *map(os.path.abspath, places)]))
-        states = find_videos(all_places)
+        old = cls.open(folder) if (folder / FILE).is_file() else cls(folder, settings, [], [])
+        if str(old.settings) != str(settings):
+            raise OptionError(f"the index was made with {old.settings}, not {settings}: give these, or another --out")
+        files = {video.path for video in old.videos}
+        known = [place for place in old.places if place not in files or os.path.lexists(place)]  # a file may be gone
+        found = list(dict.fromkeys([*known, *map(os.path.abspath, places)]))
+        states = find_videos(found)
         kept = [video for video in old.videos if states.get(video.path) == video.state]
-        left_out = {path: entry for path, entry in old.left_out.items() if states.get(path) == entry[0]}
-        index = cls(folder, settings, all_places, kept.copy(), left_out, batch_size)
-        known = {video.path for video in kept} | left_out.keys()
-        todo = {path: state for path, state in states.items() if path not in known}
+        index = cls(folder, settings, found, kept.copy(), batch_size)
         folder.mkdir(parents=True, exist_ok=True)
-        start = time.monotonic()
         with lock(folder, "indexing"):
             remove_partial(folder)
-            try:
-                if todo:
-                    index._read(todo, workers)
-            finally:  # an interruption keeps what was embedded
-                index.save()
-        for path, (_, problem) in sorted(index.left_out.items()):
-            say(inline(f"left out {path}: {problem}"))
-        if not index.videos:
-            raise OptionError(f"{', '.join(all_places) or 'no folder was named'}: no video file there that can be "
-                              "used, so there is nothing to search: nothing was written")
-        clips, seconds = len(index) - sum(len(video.seconds) for video in kept), time.monotonic() - start
-        say(f"{len(index.videos) - len(kept)} files new or changed, {len(kept)} as before, "
-            f"{len(old.videos) - len(kept)} changed or gone, {len(index.left_out)} left out")
-        say(f"{clips} new clips in {seconds:.1f} s: {clips / seconds:.3g} clips/s" if clips else "no new clips")
-        say(f"index of {index.about}")
+            index._read(states, workers)
+        for video in index.videos:
+            if video.problem:
+                say(inline(f"left out {video.path}: {video.problem}"))
+        if not len(index):
+            raise OptionError(f"{', '.join(found) or 'no folder was named'}: no video file there that can be used, so "
+                              "there is nothing to search: nothing was written")
+        say(f"{len(index.videos) - len(kept)} files new or changed, {len(kept)} as before\nindex of {index.about}")
         return index
 
-    def _read(self, files: dict[str, State], workers: int) -> None:
-        saved = time.monotonic()
-        with Progress(len(files), "index") as progress:
-            for path, found in embed(list(files), self.settings, self.encoders, workers):
-                if isinstance(found, str):
-                    self.left_out[path] = files[path], found
-                else:
-                    self.videos.append(Video(path, files[path], *found))
-                progress.step()
-                if time.monotonic() - saved > SAVE_SECONDS:
-                    self.save()
-                    saved = time.monotonic()
+    def _read(self, states: dict[str, State], workers: int) -> None:
+        """Read the files that the index does not have yet, and save it; an interruption keeps what was read."""
+        todo = sorted(states.keys() - {video.path for video in self.videos})
+        before, start = len(self), time.monotonic()
+        saved = start
+        try:
+            with Progress(len(todo), "index") as progress:
+                for path, found in embed(todo, self.settings, self.encoders, workers) if todo else ():
+                    rows = found if isinstance(found, tuple) else (np.empty((0, 0)), np.empty((0, 2)), found)
+                    self.videos.append(Video(path, states[path], *rows))
+                    progress.step()
+                    if time.monotonic() - saved > SAVE_SECONDS:
+                        self.save()
+                        saved = time.monotonic()
+        finally:
+            self.save()
+        clips, seconds = len(self) - before, time.monotonic() - start
+        say(f"{clips} new clips in {seconds:.1f} s: {clips / seconds:.3g} clips/s" if clips else "no new clips")
 
     def save(self) -> None:
         """Write the index, if anything can be found in it."""
-        if not self.videos:
+        if not len(self):
             return
         self.videos.sort(key=lambda video: video.path)
-        about = {"settings": asdict(self.settings), "places": self.places, "left_out": self.left_out,
-                 "videos": [(video.path, video.state, len(video.seconds)) for video in self.videos]}
+        about = {"settings": asdict(self.settings), "places": self.places,
+                 "videos": [(video.path, video.state, video.problem, len(video.seconds)) for video in self.videos]}
         with atomic_write(self.folder / FILE) as file:
             np.savez(file, about=np.array(json.dumps(about)), features=self._all("features"),
                      seconds=self._all("seconds"))
 
     @classmethod
-    def open(cls, folder: str | Path, checkpoints: Sequence[str | Path] = ()) -> "VideoIndex":
+    def open(cls, folder: str | Path) -> "VideoIndex":
         """Open the index of a folder.
 
-        Args:
-            checkpoints: where they are now, if they have moved; one a stream.
-
         Raises:
-            OptionError: there is no index, or it has another number of streams.
+            OptionError: there is no index.
             CheckpointError: the index is damaged.
         """
         path = Path(folder) / FILE
@@ -150,20 +144,14 @@ class VideoIndex:
         try:
             with np.load(path) as arrays:
                 about, features, seconds = json.loads(str(arrays["about"])), arrays["features"], arrays["seconds"]
+            ends = np.cumsum([clips for *_, clips in about["videos"]])[:-1]
+            videos = [Video(name, tuple(state), rows, times, problem) for (name, state, problem, _), rows, times in zip(
+                about["videos"], np.split(features, ends), np.split(seconds, ends), strict=True)]
         except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise CheckpointError(f"{path} is damaged ({one_line(str(error))}): remove it, and make the index again"
-                                  ) from error
-        specs = about["settings"].pop("encoders")
-        if checkpoints and len(checkpoints) != len(specs):
-            raise OptionError(f"the index has {len(specs)} streams: name as many checkpoints")
-        for spec, moved in zip(specs, checkpoints, strict=False):
-            spec["path"] = os.path.abspath(moved)
-        ends = np.cumsum([clips for *_, clips in about["videos"]])[:-1]
-        videos = [Video(path, tuple(state), *rows) for (path, state, _), *rows in zip(
-            about["videos"], np.split(features, ends), np.split(seconds, ends), strict=True)]
-        left_out = {path: (tuple(state), problem) for path, (state, problem) in about["left_out"].items()}
-        settings = ClipSettings(tuple(EncoderSpec(**spec) for spec in specs), **about["settings"])
-        return cls(Path(folder), settings, about["places"], videos, left_out)
+            raise CheckpointError(f"{path} is damaged, or of an earlier version ({one_line(str(error))}): remove it, "
+                                  "and make the index again") from error
+        specs = tuple(EncoderSpec(**spec) for spec in about["settings"].pop("encoders"))
+        return cls(Path(folder), ClipSettings(specs, **about["settings"]), about["places"], videos)
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -172,55 +160,54 @@ class VideoIndex:
     @property
     def about(self) -> str:
         """Describe the index in words."""
-        return f"{len(self)} clips of {len(self.videos)} videos, {' and '.join(map(str, self.settings.encoders))}"
+        usable = sum(not video.problem for video in self.videos)
+        return f"{len(self)} clips of {usable} videos, {' and '.join(map(str, self.settings.encoders))}"
 
     def search(self, video: str | Path, k: int = 10, *, exclude_self: bool = False) -> Answer:
         """Find the k clips most similar to any clip of a video, which need not be in the index.
 
         A video longer than a clip is cut as those of the index are, and each clip of the index is compared with the
-        piece of the query that is most similar to it.
+        clip of the query that is most similar to it.
 
         Args:
-            exclude_self: leave out the video's own clips, where it is in the index; otherwise they are marked.
+            video: the query.
+            k: number of clips.
+            exclude_self: leave out the query's own clips, where it is in the index; otherwise they are marked.
 
         Raises:
             OptionError: the video cannot be decoded.
             CheckpointError: the checkpoint is gone, or is another one.
         """
-        query, own = self._query(os.path.abspath(video))
-        pieces, streams = self._unit(query.features), self.settings.encoders
-        count = min(k + exclude_self * sum(len(each.seconds) for each in own), len(self))
-        sims, rows = self._nearest.search(pieces, count)  # (Q, count), the best first
-        video_of, seconds = [each for each in self.videos for _ in each.seconds], self._all("seconds")
-        best: dict[int, int] = {}  # row -> piece of the query that is most similar to it, best first
+        path = os.path.abspath(video)
+        own = [each for each in self.videos if os.path.realpath(each.path) == os.path.realpath(path)]
+        if own and own[0].state == file_state(path) and not own[0].problem:
+            query = own[0]
+        else:
+            [(_, made)] = embed([path], self.settings, self.encoders)
+            if isinstance(made, str):
+                raise OptionError(f"{path} cannot be searched for: {made}")
+            query = Video(path, file_state(path), *made)
+        pieces, rows = self._unit(query.features), self._rows
+        count = min(k + exclude_self * sum(len(each.seconds) for each in own), len(rows))
+        sims, near = faiss.knn(pieces, rows, count, metric=faiss.METRIC_INNER_PRODUCT)  # (Q, count), the best first
+        best: dict[int, int] = {}  # row -> clip of the query that is most similar to it; the best row first
         for place in np.argsort(-sims, axis=None, kind="stable"):
-            best.setdefault(int(rows.flat[place]), int(place) // count)
-        found = [row for row in best if not (exclude_self and video_of[row] in own)][:k]
+            best.setdefault(int(near.flat[place]), int(place) // count)
+        videos, seconds = [each for each in self.videos for _ in each.seconds], self._all("seconds")
+        found = [row for row in best if not (exclude_self and videos[row] in own)][:k]
         hits = []
         for rank, row in enumerate(found, start=1):
-            parts = (pieces[best[row]] * self._nearest.reconstruct(row)).reshape(len(streams), -1).sum(axis=1)
-            by_stream = {spec.view: float(part) for spec, part in zip(streams, parts, strict=True)}
-            path, (start, end), (query_start, query_end) = video_of[row].path, seconds[row], query.seconds[best[row]]
-            hits.append(Hit(rank, float(parts.sum()), by_stream, path, self._name(path), float(start), float(end),
-                            float(query_start), float(query_end), video_of[row] in own))
-        return Answer(query.path, len(query.seconds), hits, self.about)
+            parts = (pieces[best[row]] * rows[row]).reshape(len(self.settings.encoders), -1).sum(axis=1).tolist()
+            by_stream = {spec.view: part for spec, part in zip(self.settings.encoders, parts, strict=True)}
+            (start, end), (query_start, query_end) = seconds[row].tolist(), query.seconds[best[row]].tolist()
+            hits.append(Hit(rank, sum(parts), by_stream, videos[row].path, self._name(videos[row].path), start, end,
+                            query_start, query_end, videos[row] in own))
+        return Answer(path, len(query.seconds), hits, self.about)
 
     def _name(self, path: str) -> str:
         """Return a path from the innermost of the places that it lies in, whose own name comes first."""
         holding = [place for place in self.places if Path(path).is_relative_to(place)]
         return os.path.relpath(path, os.path.dirname(max(holding, key=len)))
-
-    def _query(self, path: str) -> tuple[Video, list[Video]]:
-        """Return a query's clips, and the videos of the index that are the same file."""
-        state, target = file_state(path), os.path.realpath(path)
-        own = [video for video in self.videos
-               if video.path == path or (video.state == state and os.path.realpath(video.path) == target)]
-        if own and own[0].state == state:
-            return replace(own[0], path=path), own
-        [(_, found)] = embed([path], self.settings, self.encoders)
-        if isinstance(found, str):
-            raise OptionError(f"{path} cannot be searched for: {found}")
-        return Video(path, state, *found), own
 
     @cached_property
     def encoders(self) -> list[Encoder]:
@@ -232,26 +219,52 @@ class VideoIndex:
         for spec in self.settings.encoders:
             if not os.path.isfile(spec.path) or fingerprint(spec.path) != spec.sha256:
                 raise CheckpointError(f"{spec.path} is gone, or is not the checkpoint that the index was made with "
-                                      f"(sha256 {spec.sha256[:12]}...): name that one with --checkpoint")
+                                      f"(sha256 {spec.sha256[:12]}...): if it has moved, give its new place to index")
         return [load_encoder(spec, self.batch_size) for spec in self.settings.encoders]
-
-    @cached_property
-    def _nearest(self) -> faiss.IndexFlatIP:
-        units = self._unit(self._all("features"))
-        index = faiss.IndexFlatIP(units.shape[1])
-        index.add(units)
-        return index
 
     def _all(self, name: str) -> np.ndarray:
         """Return the features or seconds of all clips."""
-        return np.concatenate([getattr(video, name) for video in self.videos])
+        return np.concatenate([getattr(video, name) for video in self.videos if not video.problem])
 
     @cached_property
     def _centre(self) -> np.ndarray:
         features = self._all("features")
         return features.mean(axis=0) if len(features) > 1 else np.zeros_like(features[0])  # one is its own mean
 
+    @cached_property
+    def _rows(self) -> np.ndarray:
+        return self._unit(self._all("features"))
+
     def _unit(self, features: np.ndarray) -> np.ndarray:
         """Centre features (N, S * F), and L2-normalise the part of each stream."""
         rows = torch.from_numpy(features - self._centre).unflatten(1, (len(self.settings.encoders), -1))
         return F.normalize(rows, dim=2).flatten(1).numpy()
+
+
+def find_videos(places: Iterable[str]) -> dict[str, State]:
+    """Return the state of each file by path: single files, and the videos in and below folders, but for hidden ones.
+
+    Files that are passed over are named.
+    """
+    found: set[str] = set()
+    others: list[Path] = []
+    for place in places:
+        if not os.path.lexists(place):
+            raise OptionError(f"there is no {place}: check the path and its disk, or make a new index without it")
+        if not os.path.isdir(place):
+            found.add(place)
+            continue
+        files = list(walk(Path(place)))
+        found.update(str(path) for path in files if looks_like_video(path.name))
+        others += [path for path in files if not looks_like_video(path.name)]
+    name_passed_over(others)
+    return {path: file_state(path) for path in sorted(found)}
+
+
+def file_state(path: str) -> State:
+    """Return what changes when a file does, without reading it."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1, 0
+    return found.st_size if os.access(path, os.R_OK) else -1, found.st_mtime_ns

@@ -1,4 +1,4 @@
-"""The page of python -m tools.report in a headless Chromium: no errors, no network, phone, dark mode, filters, map."""
+"""Report and search page in a headless Chromium: no errors, no network, phone, dark mode, filters, map."""
 
 import json
 import shutil
@@ -7,6 +7,7 @@ from pathlib import Path
 import made_run
 import noise
 import pytest
+from test_search import answer_of
 
 from model import momentum
 from tools.report.__main__ import main
@@ -68,6 +69,13 @@ def emulate(driver, width: int, colours: str) -> None:
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [setting]})
 
 
+def requests(browser) -> set[str]:
+    """What the browser has asked for since its log was read."""
+    urls = [message["params"]["request"]["url"] for entry in browser.get_log("performance")
+            if (message := json.loads(entry["message"])["message"])["method"] == "Network.requestWillBeSent"]
+    return {url for url in urls if not url.startswith(("data:", "blob:"))}
+
+
 def scroll_through(browser) -> None:
     """Bring every chart on the screen, and wait until it is drawn."""
     for place in browser.find_elements(By.CSS_SELECTOR, "[data-figure]"):
@@ -82,9 +90,7 @@ def brightness(browser, script: str) -> int:
 
 def test_it_opens_without_errors_and_without_network(browser, page):
     scroll_through(browser)
-    urls = [message["params"]["request"]["url"] for entry in browser.get_log("performance")
-            if (message := json.loads(entry["message"])["message"])["method"] == "Network.requestWillBeSent"]
-    assert {url for url in urls if not url.startswith(("data:", "blob:"))} == {page.as_uri()}
+    assert requests(browser) == {page.as_uri()}
     images = browser.find_elements(By.CSS_SELECTOR, "#cards img.strip")
     assert images and images[0].get_property("naturalWidth") > 100 and images[0].get_attribute("alt")
 
@@ -127,3 +133,17 @@ def test_filters_choose_cards_and_the_map_shows_them(browser):
     card = browser.find_element(By.ID, "map-card")
     WebDriverWait(browser, 30).until(lambda _: card.find_elements(By.TAG_NAME, "li"))
     assert len(card.find_elements(By.TAG_NAME, "li")) == 5
+
+
+def test_a_browser_shows_the_page_of_a_search(driver, tmp_path):
+    page = answer_of(tmp_path).gallery(tmp_path / "page.html")
+    driver.get_log("browser"), driver.get_log("performance")
+    for width, scheme in ((1200, "light"), (360, "dark")):
+        emulate(driver, width, scheme)
+        driver.get(page.as_uri())
+        wide, strips = driver.execute_script("""return [document.documentElement.scrollWidth,
+            [...document.images].filter((image) => image.naturalWidth > 0 && image.offsetWidth > 200).length]""")
+        assert wide <= width and strips == 3
+        light = brightness(driver, "getComputedStyle(document.body).backgroundColor")
+        assert light > 600 if scheme == "light" else light < 150
+    assert driver.get_log("browser") == [] and requests(driver) == {page.as_uri()}
