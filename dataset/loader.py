@@ -1,22 +1,36 @@
 """Loaders: which samples each process gets in which epoch, and in batches of what size."""
 
+import errno
+import os
 import re
+import resource
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sized
+from contextlib import suppress
+from multiprocessing.queues import Queue
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
+from torch._utils import ExceptionWrapper
+from torch.multiprocessing.reductions import reduce_storage
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils.console import warn
+from utils.console import say_error, warn
 from utils.errors import OptionError, TrainingError
-from utils.stop import init_worker
+from utils.stop import outlive_signals
 
 RESTARTS = 3  # of lost workers in an epoch, at most
 # PyTorch's messages; with pinned memory, a lost worker can take down the thread that receives from it. An error raised
 # inside a worker starts with "Caught" instead.
 LOST_WORKER = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")
+HANDLES = "allow more file handles (ulimit -n 65536), or take fewer --workers"
+SHORTAGES = {  # in a message: what to do
+    re.compile("Too many open files|file descriptor|ancillary data"): HANDLES,
+    re.compile("No space left on device|torch_[0-9]|shared memory"): "make /dev/shm larger "
+    "(docker run --shm-size 8g), or take fewer --workers"}
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -115,6 +129,37 @@ def items(loader: DataLoader) -> Iterator[Any]:
 
 
 def _iterate(loader: DataLoader) -> Iterator[Any]:
+    """Yield what a loader yields.
+
+    Raises:
+        TrainingError: shared memory or file handles ran out, here or in a worker.
+    """
+    if loader.num_workers:
+        allow_files(8 * loader.num_workers + 16)  # pipes, and the tensors that are on their way
+    try:
+        yield from _start(loader)
+    except (RuntimeError, OSError, EOFError) as error:
+        text = str(error).strip()
+        if not loader.num_workers or LOST_WORKER.match(text):
+            raise
+        if isinstance(error, ConnectionError | EOFError) and not text.startswith("Caught"):
+            raise RuntimeError("DataLoader worker (pid unknown) ended while it was sending") from error
+        remedy = next((remedy for words, remedy in SHORTAGES.items() if words.search(text)), "")
+        if not remedy:
+            raise
+        raise TrainingError(f"loader workers cannot send their clips ({text.splitlines()[-1]}): {remedy}") from error
+
+
+def allow_files(more: int) -> None:
+    """Allow this process and its children as many open files as the system does; TrainingError if few are left."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if 0 <= most < len(os.listdir("/dev/fd")) + more:
+        raise TrainingError(f"only {most} open files are allowed, and loader workers need more: {HANDLES}")
+
+
+def _start(loader: DataLoader) -> Iterator[Any]:
     """Return an iterator that is the only one to report a lost worker.
 
     PyTorch's handler of SIGCHLD would raise wherever the main process is, for example in the middle of a step.
@@ -125,3 +170,47 @@ def _iterate(loader: DataLoader) -> Iterator[Any]:
     iterator = iter(loader)
     signal.signal(signal.SIGCHLD, before)
     return iterator
+
+
+def init_worker(worker: int) -> None:
+    """Set up a loader worker: how it takes signals, what it sends tensors through, and that no error of that is lost.
+
+    The main process would wait for ever for what a worker could not send.
+    """
+    outlive_signals()
+    if hasattr(os, "memfd_create"):
+        torch.UntypedStorage._new_using_fd_cpu = staticmethod(_anonymous)  # type: ignore[method-assign]
+        ForkingPickler.register(torch.UntypedStorage, _reduce)
+    Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]
+    sys.excepthook = _end_worker
+
+
+def _anonymous(size: int) -> torch.UntypedStorage:
+    """Return new shared memory that takes no room in /dev/shm, of which docker grants 64 MB."""
+    handle = os.memfd_create("clips")
+    try:
+        os.truncate(handle, size)
+        return torch.UntypedStorage._new_shared_fd_cpu(handle, size)  # type: ignore[attr-defined]
+    finally:
+        os.close(handle)
+
+
+def _reduce(storage: torch.UntypedStorage) -> Any:
+    """Pickle a tensor's memory."""
+    if storage.nbytes() and not storage.is_shared():
+        storage = _anonymous(storage.nbytes()).copy_(storage)
+    return reduce_storage(storage)
+
+
+def _send_error(queue: Queue, error: Exception, unsent: tuple[int, Any]) -> None:
+    """Send an error in place of the sample (number, data) that could not be sent."""
+    if not isinstance(unsent[1], ExceptionWrapper):
+        queue.put((unsent[0], ExceptionWrapper((type(error), error, error.__traceback__), "in a loader worker")))
+
+
+def _end_worker(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """End a worker that has no file handle left to answer the main process with."""
+    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
+        say_error(f"a loader worker cannot open more files: {HANDLES}")
+        os._exit(1)
+    sys.__excepthook__(kind, error, trace)

@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from dataset.loader import items
+from dataset.loader import init_worker, items
 from dataset.transforms.photometric import photometric
 from dataset.video_dataset import VideoDataset
 from engine.guards import DamageCounter
 from eval import protocols
 from utils.console import PERIOD, mark_best, paint_table, percent, percentages, say, shows_bars, table
 from utils.files import write_json
-from utils.stop import init_worker
 
 Chunk = tuple[tuple[int, int], Tensor]  # (row of the dataset's index, crop), (W, ...) rows or clips
 CROP_TITLES = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}

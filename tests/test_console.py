@@ -4,12 +4,15 @@ import contextlib
 import io
 import os
 import pty
+import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import noise
 import pytest
 import torch
+from processes import Fork, fork
 
 import main_coclr
 import main_nce
@@ -140,3 +143,54 @@ def test_a_terminal_gets_a_bar(on_noise):
     assert b"\x1b[1mrun       \x1b[0minfonce" in shown and b"train epoch 0 [1/2]" not in shown
     [log] = on_noise.rglob("train.log")
     assert ESCAPE not in log.read_text() and "train epoch 0 [1/2]" in log.read_text()
+
+
+# Consoles that are not UTF-8, and that nobody reads
+
+
+def speak() -> None:
+    for number in range(3):
+        console.say(f"走る Größe \udcff {number}")
+        console.warn("vidéo")
+    with open("work", "w") as file:
+        file.write("done")
+
+
+def end_of(before, monkeypatch, tmp_path) -> Fork:
+    """Run `speak` to its end after a change of the standard streams."""
+    monkeypatch.chdir(tmp_path)
+    node = fork(speak, "node", before=before)
+    assert node.end() == 0 and Path("work").read_text() == "done"
+    return node
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_console_cannot_show_is_escaped(encoding, monkeypatch, tmp_path):
+    def before() -> None:
+        sys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding)
+    out = end_of(before, monkeypatch, tmp_path).out.read_bytes().decode(encoding)
+    shown = {"ascii": "\\u8d70\\u308b Gr\\xf6\\xdfe", "latin-1": "\\u8d70\\u308b Größe"}.get(encoding, "走る Größe")
+    assert out.startswith(f"{shown} \\udcff 0\nwarning: vid") and out.count("\n") == 6
+
+
+@pytest.mark.parametrize("stream", ["pipe", "terminal", "closed"])
+def test_work_goes_on_where_nobody_reads(stream, monkeypatch, tmp_path):
+    def before() -> None:
+        if stream == "closed":
+            sys.stdout = None
+        else:
+            other, own = os.pipe() if stream == "pipe" else pty.openpty()
+            os.close(other)
+            sys.stdout = os.fdopen(own, "w")
+    assert end_of(before, monkeypatch, tmp_path).err.read_text() == ""
+
+
+def test_names_are_utf8_in_the_c_locale(tmp_path):
+    (tmp_path / "Größe").mkdir()
+    program = "import os; from utils.console import say; from utils.launch import run; " \
+              "run(lambda: say(' '.join(f'{len(name)} {name}' for name in os.listdir(os.environ['PLACE']))))"
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PLACE": str(tmp_path)}
+    environment.pop("PYTHONIOENCODING", None)
+    run = subprocess.run([sys.executable, "-c", program], cwd=Path(console.__file__).parents[1], env=environment,
+                         check=True, capture_output=True, text=True)
+    assert run.stdout == "5 Gr\\xf6\\xdfe\n"

@@ -110,6 +110,45 @@ def test_a_process_gives_up_when_the_others_do_not_join(address, rank, tmp_path,
     assert reported.count("\n") == 1
 
 
+@pytest.mark.parametrize(("url", "words"), [
+    ("tcp://localhost:99999", "'99999' is not a number from 1 to 65535"), ("tcp://two words:1", "'two words' is not"),
+    ("file:///no/such/folder/x", "there is no folder /no/such/folder"), ("env://", "MASTER_PORT='70000'")])
+def test_a_place_where_nobody_can_meet_is_refused_at_once(url, words, monkeypatch, capsys):
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    monkeypatch.setenv("MASTER_PORT", "70000")
+    assert launch.exit_code(lambda: distributed.init(dist_url=url, world_size=2, rank=0)) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1
+
+
+def test_a_meeting_that_never_ends_is_given_up(monkeypatch):
+    monkeypatch.setattr(distributed, "GRACE", 0.1)
+    monkeypatch.setattr(distributed.dist, "rendezvous", lambda *_, **__: time.sleep(60))
+    url = f"tcp://127.0.0.1:{free_port()}"
+    node = fork(lambda: distributed.init(dist_url=url, world_size=2, rank=0, timeout=0.2), "node")
+    assert node.end(20) == 2
+    [error] = node.errors()
+    assert "did not meet within" in error and "--dist-url" in error
+
+
+def test_each_slurm_job_has_a_port_of_its_own(monkeypatch):
+    def port(job: int, step: int, task: int) -> int:
+        environment = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": f"{task}", "SLURM_JOB_ID": f"{job}",
+                       "SLURM_STEP_ID": f"{step}", "MASTER_ADDR": "node1"}
+        with monkeypatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            distributed._launched()
+            return int(os.environ.pop("MASTER_PORT"))
+    steps = [(job, step) for job in (7, 8, 9, 4_000_000, 4_000_001) for step in (0, 1, 2)]
+    ports = [port(job, step, task=0) for job, step in steps]
+    assert ports == [port(job, step, task=1) for job, step in steps]
+    assert len(set(ports)) == len(ports) and all(1024 < each < 32768 for each in ports)  # no port of outgoing traffic
+    with monkeypatch.context() as patch:
+        patch.setenv("MASTER_PORT", "1234")
+        assert port(7, 0, task=0) == 1234
+
+
 def options(world_size: int, rank: int) -> Namespace:
     return Namespace(multiprocessing_distributed=True, world_size=world_size, rank=rank, dist_url="env://")
 
@@ -147,6 +186,15 @@ def test_a_file_that_cannot_be_written_is_one_line(error, capsys):
     assert launch.exit_code(raising(error)) == 2
     text = capsys.readouterr().err
     assert text.startswith("error: cannot read or write") and error.strerror in text and text.count("\n") == 1
+
+
+def test_a_missing_compiler_is_one_line(monkeypatch, tmp_path, capsys):
+    from torch._inductor import config
+    monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    assert launch.exit_code(lambda: torch.compile(lambda x: x.sin() + x)(torch.ones(2))) == 2
+    error = capsys.readouterr().err.splitlines()[-1]  # PyTorch logs a few lines first
+    assert error.startswith("error: --compile does not work here") and "g++" in error
 
 
 @pytest.mark.parametrize("error", [OSError("a mistake"), TypeError("a mistake"), TimeoutError(), ZeroDivisionError()])

@@ -1,10 +1,15 @@
-"""Which process gets which samples in which epoch, also from workers that persist over epochs."""
+"""Which process gets which samples in which epoch, also from workers that persist over epochs; what workers send."""
+
+import ctypes
+import os
+import resource
 
 import pytest
 import torch
-from torch.utils.data import Dataset
+from processes import fork
+from torch.utils.data import DataLoader, Dataset
 
-from dataset.loader import EpochSampler, make_loader
+from dataset.loader import EpochSampler, batches, init_worker, items, make_loader
 from utils.errors import OptionError
 
 
@@ -59,3 +64,77 @@ def test_validation_keeps_the_order_and_the_last_batch():
 def test_less_than_a_batch_is_an_error(size, settings, words):
     with pytest.raises(OptionError, match=words):
         loader(size, **settings)
+
+
+# What workers send
+
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18  # of Linux's sched.h and mount.h
+
+
+class Clips(Items):
+    """Samples of a MB; with a fault, the worker cannot send the sixth."""
+
+    def __init__(self, fault: str = "") -> None:
+        super().__init__(12)
+        self.fault = fault
+
+    def __getitem__(self, item: tuple[int, int] | int) -> dict:
+        number = item[1] if isinstance(item, tuple) else item
+        if number == 5 and self.fault.isdecimal():  # so many file handles are left
+            most = max(map(int, os.listdir("/dev/fd"))) + 20
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+            held = [os.dup(0) for _ in range(most - len(os.listdir("/dev/fd")))]
+            for handle in held[:int(self.fault)]:
+                os.close(handle)
+        clip = torch.full((1 << 20,), number, dtype=torch.uint8)
+        return {"clip": clip, "bad": Unsendable(self.fault) if number == 5 and " " in self.fault else 0}
+
+
+class Unsendable:
+    def __init__(self, why: str) -> None:
+        self.why = why
+
+    def __reduce__(self):
+        raise RuntimeError(self.why)
+
+
+def read(fault: str = "", batch: bool = False) -> None:
+    settings = {"batch_size": 2, "train": False, "seed": 0, "rank": 0, "world_size": 1, "device": torch.device("cpu")}
+    found = (batches(make_loader(Clips(fault), workers=2, **settings), 0) if batch else
+             items(DataLoader(Clips(fault), batch_size=None, num_workers=2, worker_init_fn=init_worker)))
+    print(torch.cat([each["clip"].view(-1, 1 << 20).float().mean(1) for each in found]).tolist())
+
+
+def small_shared_memory() -> None:
+    """Give this process a /dev/shm of 64 KB, as docker gives 64 MB."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS) or libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None) or libc.mount(
+            b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=64k"):
+        os._exit(99)
+
+
+@pytest.mark.parametrize("batch", [False, True])
+def test_a_small_shared_memory_is_enough(batch, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    node = fork(lambda: read(batch=batch), "node", before=small_shared_memory)
+    if (code := node.end()) == 99:
+        pytest.skip("only root mounts")
+    assert code == 0 and node.out.read_text() == f"{[float(number) for number in range(12)]}\n", node.err.read_text()
+
+
+@pytest.mark.parametrize(("fault", "remedy"), [
+    ("unable to write to file </torch_12_34_0>: No space left on device (28)", "/dev/shm larger (docker run"),
+    ("received 0 items of ancillary data", "ulimit -n"), ("0", "ulimit -n"), ("1", "ulimit -n")])
+def test_what_a_worker_cannot_send_ends_the_run_in_a_line(fault, remedy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    node = fork(lambda: read(fault), "node")
+    assert node.end() == 2
+    assert remedy in node.errors()[0]
+
+
+def test_too_few_file_handles_for_the_workers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    node = fork(read, "node", before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)))
+    assert node.end() == 2
+    [error] = node.errors()
+    assert "only 24 open files are allowed" in error and "ulimit -n" in error

@@ -11,6 +11,7 @@ import yaml
 
 import main_coclr
 import main_nce
+from tools.search.__main__ import make_parser as search_parser
 from utils.errors import OptionError
 from utils.parser import Parser
 
@@ -82,6 +83,26 @@ def test_every_option_of_a_script_comes_back_from_a_file(script, tmp_path):
     words = ["--lr", "1e-7", "--schedule", "--stage=2", "--cascade"][:3 if script is main_nce else None]
     options = script.make_parser().parse_args([*words, "--dist-timeout", "3", "--name_prefix", "yes"])
     assert script.make_parser().parse_args(config(tmp_path, yaml.safe_dump(vars(options)))) == options
+
+
+def test_home_and_variables_are_expanded_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DISK", str(tmp_path))
+    (tmp_path / "a$DISK").touch()
+    monkeypatch.chdir(tmp_path)
+    config(tmp_path, "out: ~/runs\npretrain: [$DISK/a, '${DISK}/b']\nname_prefix: ~x$DISK\n")
+    options = parse("--config=$DISK/run.yaml")
+    assert options.out == Path("/home/me/runs") and options.name_prefix == "~x$DISK"
+    assert options.pretrain == [f"{tmp_path}/a", f"{tmp_path}/b"]
+    assert parse("--out=~/x", "--pretrain", "random", "a$DISK").pretrain == ["random", "a$DISK"]  # it exists
+    index = search_parser().parse_args(["index", "~/c", "~/v", "$DISK/w", "--two_stream=~/f", "--out=~/index"])
+    assert (index.checkpoint, index.two_stream, index.out) == ("/home/me/c", "/home/me/f", "/home/me/index")
+    assert index.places == ["/home/me/v", f"{tmp_path}/w"]
+    found = search_parser().parse_args(["search", "~/index", "~/clip.mp4", "--checkpoint", "~/a", "~/b"])
+    assert (found.index, found.video) == ("/home/me/index", "/home/me/clip.mp4")
+    assert found.checkpoint == ["/home/me/a", "/home/me/b"]
+    with pytest.raises(OptionError, match=r"\$NO_DISK/x: the environment has no variable NO_DISK"):
+        parse("--out", "$NO_DISK/x")
 
 
 @pytest.mark.parametrize(("text", "words"), [

@@ -1,6 +1,7 @@
 """Features of video files are those that retrieval makes of an LMDB with the same frames; and how videos are cut."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -95,6 +96,43 @@ def test_clips_share_out_the_frames_of_a_video(tmp_path, frames):
         rgb, residual = (sample["clips"][0, 0].numpy() for sample in clip.samples)
         np.testing.assert_array_equal(rgb, crops[start:start + count])  # windows of 4 begin at every frame
         assert len(residual) == count - 1
+
+
+class Recording:
+    """Takes the place of a file: a rate that it claims, and the time in seconds of each frame."""
+
+    def __init__(self, rate: float, times: list[float]) -> None:
+        self.rate, self.times, self.read_frames = rate, times, 0
+
+    def get(self, what: int) -> float:
+        return self.rate if what == cv2.CAP_PROP_FPS else 1000 * self.times[self.read_frames - 1]
+
+    def read(self) -> tuple[bool, np.ndarray]:
+        self.read_frames += 1
+        return self.read_frames <= len(self.times), np.zeros((8, 8, 3), np.uint8)
+
+
+JITTER = np.random.default_rng(0).uniform(0, 0.025, 900)  # seconds
+REGULAR = np.arange(900) / 15
+
+
+@pytest.mark.parametrize(("rate", "times", "clips"), [
+    (15, REGULAR, 6), (1000, REGULAR + JITTER, 6),  # a browser's
+    (30, np.concatenate([np.arange(0, 30, 1 / 30), np.arange(30, 60, 1 / 12)]), 6),  # a phone's, as it gets dark
+    (30, np.concatenate([REGULAR[:300], REGULAR[600:]]), 4),  # a pause: nothing of 20 to 40 s
+    (15, np.zeros(900), 6), (15, np.full(900, np.nan), 6), (15, REGULAR % 30, 6),  # no times, or they start again
+    (90_000, np.zeros(1500), 6)])  # no plausible rate either: 25
+def test_videos_are_cut_by_the_times_of_their_frames(rate, times, clips, monkeypatch):
+    @contextmanager
+    def opened(path: Path):
+        yield Recording(rate, times.tolist())
+    monkeypatch.setattr("tools.search.clips.opened", opened)
+    settings = ClipSettings((EncoderSpec("x", "0", "rgb", "s3d", 4, 1, 8),), clip_seconds=10.0)
+    found = [(clip.start, clip.end) for clip in video_clips(Path("x"), settings)]
+    assert len(found) == clips and found[-1][1] == pytest.approx(60, abs=0.1)
+    assert [start for start, _ in found[1:]] == [end for _, end in found[:-1]]
+    expected = [start for start in range(0, 60, 10) if clips == 6 or not 20 <= start < 40]
+    assert [start for start, _ in found] == pytest.approx(expected, abs=0.1)
 
 
 def test_a_checkpoint_says_what_it_was_trained_with(place, tmp_path):

@@ -3,6 +3,8 @@
 Imports no torch, so that data preparation starts fast; :mod:`utils.distributed` sets the rank.
 """
 
+import errno
+import io
 import math
 import os
 import re
@@ -34,6 +36,42 @@ def set_rank(rank: int) -> None:
 def is_main() -> bool:
     """Return whether this is the process that prints."""
     return _rank == 0
+
+
+class _Console(io.TextIOWrapper):
+    """Standard output or error that escapes what it cannot show, and goes on without a reader, as after ``| head``."""
+
+    def write(self, text: str) -> int:
+        with self._unread():
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._unread():
+            super().flush()
+
+    @contextmanager
+    def _unread(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # a reader or a terminal that is gone
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.fileno())
+            os.close(nowhere)
+
+
+def protect_streams() -> None:
+    """Let no print end the program: neither by what a console cannot show, nor because nobody reads."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed, as by >&-
+            stream = io.TextIOWrapper(io.FileIO(os.devnull, "w"), "utf-8")
+        if type(stream) is io.TextIOWrapper:
+            encoding, buffered, through = stream.encoding, stream.line_buffering, stream.write_through
+            setattr(sys, name, _Console(stream.detach(), encoding, "backslashreplace", line_buffering=buffered,
+                                        write_through=through))
 
 
 def say(line: str, *, terminal: bool = True, paint: Callable[[str], str] | None = None) -> None:

@@ -1,20 +1,26 @@
 """Join the process group of a launcher, and exchange tensors. A process without a group is rank 0 of 1."""
 
+import ipaddress
 import os
+import re
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.console import one_line, say, set_rank
+from utils.console import one_line, say, say_error, set_rank
 from utils.errors import OptionError, TrainingError
 
 T = TypeVar("T")
 TIMEOUT = 600.0  # seconds to wait for the other processes
+GRACE = 5.0  # seconds more, after which a meeting that PyTorch does not end is given up
 
 
 @dataclass(frozen=True)
@@ -168,13 +174,47 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
     if backend == "nccl" and device.type == "cpu":
         say("no GPU found: the process group uses gloo instead of nccl")
         backend = "gloo"
+    _check_place(dist_url)
+    missed = f"the processes did not meet within {timeout:.0f} s ({{}}): see the output of the others, and check " \
+             f"{'MASTER_ADDR and MASTER_PORT' if dist_url.startswith('env://') else '--dist-url'}"
+
+    def give_up() -> None:
+        say_error(missed.format("PyTorch still waits"))
+        os._exit(2)
+
+    watch = threading.Timer(timeout + GRACE, give_up)  # each part of a meeting has a timeout of its own, or none
+    watch.daemon = True
+    watch.start()
     try:
         _join(backend, dist_url, rank, world_size, timedelta(seconds=timeout))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         destroy()
-        raise TrainingError(f"the processes did not meet within {timeout:.0f} s ({one_line(str(error))}): see the "
-                            "output of the others, and check --dist-url") from error
+        raise TrainingError(missed.format(one_line(str(error)))) from error
+    finally:
+        watch.cancel()
     return DistInfo(rank, local_rank, world_size, device, backend)
+
+
+def _check_place(url: str) -> None:
+    """Raise OptionError if nobody can meet at this URL, for "env://" at MASTER_ADDR and MASTER_PORT."""
+    if url.startswith("file://"):
+        folder = Path(urlsplit(url).path).parent
+        if not folder.is_dir():
+            raise OptionError(f"--dist-url {url}: there is no folder {folder}")
+        return
+    host, _, port = url.removeprefix("tcp://").rpartition(":")
+    source = f"--dist-url {url}"
+    if url.startswith("env://"):
+        host, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        source = f"the environment has MASTER_ADDR={host!r} and MASTER_PORT={port!r}"
+    try:
+        ipaddress.ip_address(host.strip("[]").partition("%")[0])
+    except ValueError:
+        if not re.fullmatch(r"[\w.-]+", host):
+            raise OptionError(f"{source}: {host!r} is not the name or address of a machine; give that of the first "
+                              "process's") from None
+    if not (port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise OptionError(f"{source}: the port {port!r} is not a number from 1 to 65535")
 
 
 def _join(backend: str, url: str, rank: int, world_size: int, timeout: timedelta) -> None:
@@ -210,9 +250,17 @@ def _launched() -> tuple[int, int, int | None] | None:
         if size > 1 and "MASTER_ADDR" not in os.environ:
             raise OptionError("SLURM started several tasks, but MASTER_ADDR is not set: export it in the batch script, "
                               "MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)")
-        os.environ.setdefault("MASTER_PORT", "29500")
+        os.environ.setdefault("MASTER_PORT", str(_port_of_job()))
         return rank, size, _number("SLURM_LOCALID") if "SLURM_LOCALID" in os.environ else 0
     return None
+
+
+def _port_of_job() -> int:
+    """Return a port that all tasks of a SLURM step derive alike, and other jobs on the node do not."""
+    if not os.environ.get("SLURM_JOB_ID", "").isdecimal():
+        return 29500
+    step = os.environ.get("SLURM_STEP_ID", "")
+    return 15000 + (31 * int(os.environ["SLURM_JOB_ID"]) + int(step if step.isdecimal() else 0)) % 16384
 
 
 def _number(name: str) -> int:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from utils.console import say_error, set_rank
+from utils.console import protect_streams, say_error, set_rank
 from utils.errors import OptionError, UserError
 from utils.stop import EXIT_CODE, StopRequested, handle_signals
 
@@ -27,6 +27,8 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # may come w
 # Words by which gloo and nccl report that another process is gone.
 LOST_PROCESS = re.compile(r"gloo|Connection (closed|reset)|[Tt]imed out|NCCL|ProcessGroup")
 
+COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors torch.compile raises
+
 
 def run(main: Callable[[], int | None]) -> None:
     """Call ``main`` and exit: with its result or 0; 2 for a :class:`UserError`; 1 if another process was lost; 75 after
@@ -34,6 +36,11 @@ def run(main: Callable[[], int | None]) -> None:
 
     During start-up one process reports for all; after :func:`started` each reports its own errors.
     """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        # LC_ALL=C: start again, since names of files and classes are UTF-8 even where the console is not.
+        os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", "ascii")}
+        os.execv(sys.executable, sys.orig_argv)
+    protect_streams()
     code = exit_code(main)
     for child in multiprocessing.active_children():  # loader workers, possibly in the middle of a sample
         child.kill()
@@ -59,6 +66,9 @@ def exit_code(main: Callable[[], int | None]) -> int:
         return _refuse(f"cannot read or write {error.filename or 'a file'} ({error.strerror}): check the path, the "
                        "rights and the space")
     except RuntimeError as error:
+        if type(error).__module__.startswith(COMPILERS):
+            return _refuse(f"--compile does not work here ({message_of(error).splitlines()[0]}): install a C++ "
+                           "compiler (g++, or the one that CXX names), or leave --compile away")
         if not (_in_group() and LOST_PROCESS.search(str(error))):
             raise
         say_error(f"another process of this run has ended or does not answer ({message_of(error)[:200]}): see its "

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import functools
+import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from configargparse import ConfigFileParserException
 
 from utils.errors import OptionError
 
+PATHS = re.compile("FOLDER|FILE|CKPT|_DIR|INDEX|CLIP|RESULT")  # in the metavar of an option that takes a path
 TOPICS = ("data", "method", "training", "evaluation", "checkpoints", "hardware", "output", "general")
 # shtab completes the word after a command, but ours is python or torchrun: hand the rest of the line to the script's
 # own completion.
@@ -56,8 +58,9 @@ class Parser(configargparse.ArgumentParser):
         self._topics = {topic: self.add_argument_group(topic) for topic in TOPICS}
         general = self._topics["general"]
         general.add_argument("-h", "--help", action="help", help="show this help and exit")
-        general.add_argument("--config", is_config_file_arg=True, metavar="FILE", help="read options from this YAML "
-                             "file, in lines like batch_size: 16; options on the command line win")
+        general.add_argument("--config", is_config_file_arg=True, metavar="FILE", type=functools.partial(_path, str),
+                             help="read options from this YAML file, in lines like batch_size: 16; options on the "
+                             "command line win")
         shtab.add_argument_to(general, "--print-completion", preamble={"bash": DISPATCH},
                               help="print the completion script of a shell and exit; see docs/console.md")
 
@@ -84,15 +87,14 @@ class Parser(configargparse.ArgumentParser):
         return self._commands
 
     def _describe(self, action: Any) -> Any:
-        """Show a required argument in the usage, and complete a path in the shell."""
+        """Show a required argument in the usage; expand a path, and complete it in the shell."""
         shown = action.metavar if isinstance(action.metavar, tuple) else (action.metavar or action.dest.upper(),)
         if action.required:
             self._required += [*action.option_strings[-1:], *shown]
             self.usage = " ".join(["%(prog)s", *self._required, "[options]"])
-        if "FOLDER" in shown:
-            action.complete = shtab.DIRECTORY
-        elif action.type is Path or re.search("CKPT|FILE", " ".join(shown)):
-            action.complete = shtab.FILE
+        if action.type in (None, Path) and (action.type or PATHS.search(" ".join(shown))):
+            action.complete = shtab.DIRECTORY if "FOLDER" in shown else shtab.FILE
+            action.type = functools.partial(_path, action.type or str)
         return action
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
@@ -120,6 +122,16 @@ class Parser(configargparse.ArgumentParser):
                 if message.startswith(f"argument {'/'.join(action.option_strings)}: "):
                     raise OptionError(f"{path}: {message}")
         raise OptionError(f"{message} (--help lists the options)")
+
+
+def _path(kind: type[str] | type[Path], text: str) -> str | Path:
+    """Argparse type: a path, in which ~ and $VARIABLES are expanded where no shell has done so (`--out=~/x`, YAML)."""
+    path = os.path.expanduser(text)
+    if not os.path.lexists(path):  # names of files may hold a $
+        path = os.path.expandvars(path)
+        if unset := re.search(r"\$\{?([A-Za-z_]\w*)", path):
+            raise argparse.ArgumentTypeError(f"{text}: the environment has no variable {unset[1]}")
+    return kind(path)
 
 
 class OptionsFile(configargparse.ConfigFileParser):

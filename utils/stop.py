@@ -51,7 +51,7 @@ def end_with_parent(number: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
-def init_worker(worker: int) -> None:
+def outlive_signals() -> None:
     """Let a loader worker outlive a signal to its whole process group, so that training can finish its step.
 
     SIGTERM ends the worker a minute later. It ends at once with the training process, whose connections it holds:

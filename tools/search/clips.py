@@ -4,6 +4,7 @@ A clip is treated as retrieval treats a video: the same windows, the same centre
 Retrieval's colour jitter is left out, since it would make a clip's feature depend on the name of its file.
 """
 
+import bisect
 import math
 import os
 from collections import defaultdict
@@ -20,7 +21,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from dataset.clip_sampler import windows
-from dataset.loader import items
+from dataset.loader import init_worker, items
 from dataset.residual import residual_image
 from dataset.transforms.photometric import stack_params
 from dataset.transforms.presets import NULL, CropsTransform
@@ -34,7 +35,6 @@ from model.folding import fold_batchnorm
 from process_data.src.flow import flow_image, make_flow
 from process_data.src.video_io import VideoError, next_frame, opened, require_two_frames, silence_decoder
 from utils.errors import OptionError
-from utils.stop import init_worker
 
 DEFAULT_RATE, MAX_RATE = 25.0, 1000.0  # frames a second: assumed where a file gives no plausible rate; the highest
 GROUP = 16  # clips whose windows share batches, which short videos would not fill
@@ -195,29 +195,49 @@ def video_clips(path: Path, settings: ClipSettings) -> Iterator[Clip]:
     """
     crops = [CropsTransform(encoder.img_dim) for encoder in settings.encoders]
     estimate, before = make_flow(settings.flow), None
-    frames: list[tuple[float, list[np.ndarray]]] = []  # time of each frame, and its image for each encoder
+    times: list[float] = []  # of the frames, in seconds
+    images: list[list[np.ndarray]] = []  # of each frame for each encoder
     try:
         with opened(path) as capture:
-            rate = capture.get(cv2.CAP_PROP_FPS)
-            rate = rate if 0 < rate <= MAX_RATE else DEFAULT_RATE
-            length = max(MIN_FRAMES, round(settings.clip_seconds * rate))
-            for seconds, frame in _timed_frames(capture, rate, settings.short_side):
+            for seconds, frame in _timed_frames(capture, settings.short_side):
                 before = frame if before is None else before
-                images = [_image(encoder.view, before, frame, estimate) for encoder in settings.encoders]
-                images = [crop.cut(image[None])[0][0] for crop, image in zip(crops, images, strict=True)]
-                frames.append((seconds, images))
+                own = [_image(encoder.view, before, frame, estimate) for encoder in settings.encoders]
+                images.append([crop.cut(image[None])[0][0] for crop, image in zip(crops, own, strict=True)])
+                times.append(seconds)
                 before = frame
-                if len(frames) == length + (length + 1) // 2:  # what is left is enough for another clip
-                    yield _clip(frames[:length], frames[length][0], settings)
-                    del frames[:length]
-            require_two_frames(len(frames), path)
-            yield _clip(frames, frames[-1][0] + 1 / rate, settings)
+                if length := _first_clip(times, settings.clip_seconds):
+                    yield _clip(images[:length], times[0], times[length], settings)
+                    del times[:length], images[:length]
+            require_two_frames(len(times), path)
+            yield _clip(images, times[0], times[-1] + _interval(times), settings)
     except cv2.error as error:
         raise VideoError(f"a frame fails: {error.err}") from error
 
 
-def _timed_frames(capture: cv2.VideoCapture, rate: float, short_side: int) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield RGB frames with their times in seconds, which always increase, whatever the file says."""
+def _interval(times: Sequence[float]) -> float:
+    """Return the mean time between frames."""
+    return (times[-1] - times[0]) / (len(times) - 1)
+
+
+def _first_clip(times: Sequence[float], seconds: float) -> int:
+    """Return how many of these frames make a clip of so many seconds, 0 until the rest is enough for another one."""
+    if len(times) < MIN_FRAMES * 3 // 2 or times[-1] - times[0] + _interval(times) < 1.5 * seconds - 1e-6:
+        return 0
+    end = times[0] + seconds
+    length = max(MIN_FRAMES, bisect.bisect_left(times, end))
+    if length > MIN_FRAMES and end - times[length - 1] < (times[length - 1] - times[length - 2]) / 2 + 1e-6:
+        length -= 1  # this frame is nearer to the end than the next one would be
+    return length if len(times) - length >= MIN_FRAMES // 2 else 0
+
+
+def _timed_frames(capture: cv2.VideoCapture, short_side: int) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield RGB frames with their times in seconds, which always increase.
+
+    The times are those of the file, since phones and browsers record at varying rates and name another. Where the
+    file has none, or goes back in time, the rate that it names goes on.
+    """
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    rate = rate if 0 < rate <= MAX_RATE else DEFAULT_RATE
     last = -1 / rate
     while (frame := next_frame(capture, short_side)) is not None:
         stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
@@ -235,14 +255,17 @@ def _image(view: str, before: np.ndarray, frame: np.ndarray, estimate: FlowMetho
     return np.ascontiguousarray(flow_image(motion)[..., ::-1])
 
 
-def _clip(frames: Sequence[tuple[float, list[np.ndarray]]], end: float, settings: ClipSettings) -> Clip:
-    """Make a clip of frames; the first flow or residual image belongs to the cut, and is left out."""
+def _clip(frames: Sequence[list[np.ndarray]], start: float, end: float, settings: ClipSettings) -> Clip:
+    """Make a clip of frames, each with its image for each encoder.
+
+    The first flow or residual image belongs to the cut, and is left out.
+    """
     samples = []
     for i, encoder in enumerate(settings.encoders):
-        images = [own[i] for _, own in frames][0 if encoder.view == "rgb" else 1:]
+        images = [own[i] for own in frames][0 if encoder.view == "rgb" else 1:]
         rows = windows(len(images), encoder.seq_len, encoder.ds)
         distinct, places = np.unique(rows, return_inverse=True)
         clips = torch.from_numpy(np.stack([images[i] for i in distinct]))
         samples.append({"clips": clips[None, None], "windows": torch.from_numpy(places.reshape(rows.shape)),
                         "photometric": stack_params([NULL.draw(np.random.default_rng(0), 1, len(clips))])})
-    return Clip(frames[0][0], end, tuple(samples))
+    return Clip(start, end, tuple(samples))
