@@ -65,7 +65,8 @@ def coclr_step(network: nn.Module, batch: Mapping[str, Any], device: torch.devic
     loss = coclr_loss(logits, drop_self(mask) if without_self else mask)
     values = {"loss": loss if full else loss.detach(), **accuracies(logits, mask), **monitor.measure(mining, label)}
     if model.training:
-        monitor.ring.update(label, source, batch["index"].to(device))  # after measuring, like the queue
+        # Part of every step, after measuring: the ring's labels belong to the entries that the queue has just written.
+        monitor.ring.update(label, source, batch["index"].to(device))
     return values
 
 
