@@ -58,7 +58,7 @@ def state_of(saved: Mapping[str, Any], loader: DataLoader) -> TrainState:
     if samples >= (len(loader) + 1) * per_step:  # another batch size may leave a remainder
         raise CheckpointError(f"the checkpoint is {samples} samples into an epoch of {len(loader) * per_step}: it is "
                               "damaged, or from another dataset")
-    best = saved.get("best_acc")  # other software may write percent, or anything
+    best: Any = saved.get("best_acc")  # other software may write percent, or anything
     best = float(best) if isinstance(best, int | float) or getattr(best, "shape", None) == () else 0.0
     return TrainState(int(progress["epoch"]), samples // per_step, int(saved.get("iteration") or 0),
                       best if 0 <= best <= 1 else 0.0, progress if samples else None)
