@@ -134,16 +134,17 @@ def run_folder_of(args: Namespace) -> Path:
     return run_folder.coclr_folder(model, data, train, prefix=args.prefix, name_prefix=args.name_prefix)
 
 
-def check_folder(phase: Namespace) -> None:
+def check_folders(all_phases: list[Namespace]) -> None:
     """Raise UserError if a phase's folder holds a run, or with ``--resume auto`` one that began with other files."""
-    folder = run_folder_of(phase)
-    if phase.resume != run_folder.AUTO:
-        run_folder.refuse_present(folder, run_folder.FOLDER_OPTIONS)
-    elif found := run_folder.newest_complete(folder / "model"):
-        before = checkpoint.load(found)["options"]["pretrain"]
-        if before != phase.pretrain:
-            raise CheckpointError(f"{found} was started from {' '.join(before)}, not from {' '.join(phase.pretrain)}: "
-                                  f"run_folder.choose another --name_prefix, or remove {folder}")
+    for phase in all_phases:
+        folder = run_folder_of(phase)
+        if phase.resume != run_folder.AUTO:
+            run_folder.refuse_present(folder, run_folder.FOLDER_OPTIONS)
+        elif found := run_folder.newest_complete(folder / "model"):
+            before = checkpoint.load(found)["options"]["pretrain"]
+            if before != phase.pretrain:
+                raise CheckpointError(f"{found} was started from {' '.join(before)}, not from "
+                                      f"{' '.join(phase.pretrain)}: choose another --name_prefix, or remove {folder}")
 
 
 def work(args: Namespace) -> None:
@@ -152,7 +153,7 @@ def work(args: Namespace) -> None:
                                     args.world_size, args.rank, args.dist_timeout)
     all_phases = phases(args)
     if args.progressive:  # check them all before the first one starts
-        distributed.from_main(lambda: [check_folder(phase) for phase in all_phases])
+        distributed.from_main(lambda: check_folders(all_phases))
     for phase in all_phases:
         run_phase(phase, dist)
 
