@@ -1,6 +1,6 @@
 """The training loop of every script: it can stop after any step, and resumes exactly."""
 
-from collections.abc import Callable, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import torch
@@ -55,7 +55,6 @@ class Trainer:
 
     Args:
         device: where losses and meters are kept.
-        epochs: number of epochs in total.
         save_freq: epochs between checkpoints.
         save_steps: steps between mid-epoch checkpoints, 0 for none.
         print_freq: steps between progress lines.
@@ -210,7 +209,7 @@ def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, e
 class LossCheck:
     """Checks that losses are finite without stalling a GPU: there, only when a line is printed anyway."""
 
-    def __init__(self, dataset: object) -> None:
+    def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
         self._pending: list[tuple[int, Tensor, Tensor]] = []  # iteration, rows of the dataset, loss
 
@@ -227,9 +226,9 @@ class LossCheck:
         finite = torch.stack([loss for _, _, loss in self._pending]).isfinite().tolist()
         if not all(finite):
             iteration, rows, loss = self._pending[finite.index(False)]
-            raise TrainingError(f"the loss of iteration {iteration} is {float(loss)}; its videos: "
-                                f"{', '.join(video_names(self._dataset, rows.tolist()))}. Check them, or use a "
-                                "smaller --lr or a higher --precision; the checkpoints predate this step")
+            names = ", ".join(self._dataset.index.names[row] for row in rows.tolist())
+            raise TrainingError(f"the loss of iteration {iteration} is {float(loss)}; its videos: {names}. Check them, "
+                                "or use a smaller --lr or a higher --precision; the checkpoints predate this step")
         self._pending.clear()
 
 
@@ -248,7 +247,7 @@ def check_finite(state_dict: Mapping[str, Tensor], optimizer: Mapping[str, Any])
 class DamageCounter:
     """Counts an epoch's unreadable frames, warns once per video, and stops the run if there are too many."""
 
-    def __init__(self, dataset: object, frames: int) -> None:
+    def __init__(self, dataset: Any, frames: int) -> None:
         self._dataset, self._frames = dataset, frames
         self._named: set[int] = set()  # rows
         self.count = 0
@@ -271,7 +270,7 @@ class DamageCounter:
         for row, (count, first) in zip(batch["index"].tolist(), damaged.tolist(), strict=True):
             if count and row not in self._named:
                 self._named.add(row)
-                warn(f"video {video_names(self._dataset, [row])[0]}: frame {first} cannot be read; the nearest "
+                warn(f"video {self._dataset.index.names[row]}: frame {first} cannot be read; the nearest "
                      "readable one replaces it, and likewise for others of this video (not reported again)")
         if self.count > MAX_DAMAGED * self._frames:
             raise TrainingError(f"{self.count} of {self._frames} frames could not be read, more than "
@@ -283,9 +282,3 @@ def frames_per_epoch(loader: DataLoader) -> int:
     assert loader.batch_size is not None and isinstance(loader.sampler, Sized)
     samples = min(len(loader) * loader.batch_size, len(loader.sampler))  # a training drops the rest, validation not
     return samples * getattr(loader.dataset, "frames_per_sample", 1)
-
-
-def video_names(dataset: object, rows: Sequence[int]) -> list[str]:
-    """Return the names of the videos in these rows."""
-    names = getattr(getattr(dataset, "index", None), "names", None)
-    return [str(row) if names is None else names[row] for row in rows]
