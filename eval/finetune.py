@@ -11,12 +11,13 @@ from torch.utils.data import DataLoader
 
 from dataset.transforms.presets import to_blocks
 from engine import run_folder
+from engine.compatibility import TrainState
 from engine.optimizer import LrSchedule, Optimizer
-from engine.retention import BEST, numbered
-from engine.trainer import Task, Trainer, TrainState, Values
+from engine.run_folder import BEST, numbered
+from engine.trainer import Task, Trainer
 from utils.console import paint_table, percent, say, table
 from utils.files import write_json
-from utils.metrics import topk_accuracy
+from utils.metrics import Values, topk_accuracy
 
 BACKBONE_SHARE = 0.1  # of the learning rate, under --train_what ft
 

@@ -18,7 +18,7 @@ from dataset import catalog
 from dataset.transforms.presets import CropsTransform
 from dataset.video_dataset import VideoDataset
 from engine.config import DataConfig
-from engine.guards import DamageCounter
+from engine.trainer import DamageCounter
 from eval import protocols
 from eval.windows import apply_packed, read_samples, window_clips
 from model.classifier import pooled_features

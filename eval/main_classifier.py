@@ -33,6 +33,7 @@ from dataset.transforms.presets import ClassifierTransform, CropsTransform
 from dataset.video_dataset import VideoDataset, videos_of
 from engine import run_folder
 from engine.checkpoint import RESUME
+from engine.compatibility import TrainState, facts_of, refuse_changes, restore_optimizer, state_of
 from engine.config import DataConfig, TrainConfig, take
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.device import (
@@ -43,10 +44,8 @@ from engine.device import (
     keep_freed_memory,
     use_deterministic_kernels,
 )
-from engine.facts import facts_of
-from engine.resume import refuse_changes, restore_optimizer
-from engine.retention import CheckpointManager
-from engine.trainer import Trainer, TrainState, state_of
+from engine.run_folder import CheckpointManager
+from engine.trainer import Trainer
 from eval import finetune, network, options, retrieval, windows
 from eval.options import RANDOM
 from eval.protocols import CROP_SETS

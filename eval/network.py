@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from engine import checkpoint
-from engine.facts import Facts, check_facts
+from engine.compatibility import Facts, check_facts
 from model.classifier import LinearClassifier
 from utils.errors import CheckpointError
 

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from dataset.loader import init_worker, items
 from dataset.transforms.photometric import photometric
 from dataset.video_dataset import VideoDataset
-from engine.guards import DamageCounter
+from engine.trainer import DamageCounter
 from eval import protocols
 from utils.console import PERIOD, mark_best, paint_table, percent, percentages, say, shows_bars, table
 from utils.files import write_json

@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from engine import checkpoint
+from engine.compatibility import restore_optimizer
 from engine.optimizer import LrSchedule, Optimizer
-from engine.resume import restore_optimizer
 from eval import finetune, network, options
 from model.pretrain import InfoNCE
 from utils.errors import CheckpointError, OptionError

@@ -101,7 +101,7 @@ def test_a_run_starts_with_a_block_and_estimates_its_end(on_noise, monkeypatch, 
     for words in ("infonce with s3d on two clips of RGB; D 8, queue of 8, momentum 0.999, temperature 0.07",
                   "noise-2clip: 8 videos, clips of 8 frames, 32 px; 2 steps per epoch of 1 x 4",
                   "random weights, seed 0", "epochs 0 to 1, lr 0.001 (a tenth from epochs 1), weight decay 1e-05",
-                  "cpu in fp32, 1 process with ", "0 loader workers, PyTorch 2",
+                  "cpu in fp32; processes: 1, threads: ", "loader workers: 0; PyTorch 2",
                   "ckpt/log-pretrain/infonce_k8_noise-2clip-32_s3d_bs4_lr0.001_seq2_len8_ds1"):
         assert words in block
     steps = [line for line in lines if line.startswith("train epoch") and "[" in line]

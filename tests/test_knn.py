@@ -174,14 +174,14 @@ def damage(path: Path, name: str) -> None:
 
 
 def test_damaged_frames_are_named_once_and_too_many_end_it(made, own, monkeypatch, capsys):
-    monkeypatch.setattr("engine.guards.MAX_DAMAGED", 0.1)  # of one measurement
+    monkeypatch.setattr("engine.trainer.MAX_DAMAGED", 0.1)  # of one measurement
     damage(own["data_root"] / "UCF101/ucf101_frame.lmdb", made.test[0])
     watched = monitor(own)
     for _ in range(2):
         watched.measure(backbone())
     said = capsys.readouterr().out
     assert said.count(f"warning: video {made.test[0]}: frame") == 1 and "of 56 frames" in said  # 14 clips of 4
-    monkeypatch.setattr("engine.guards.MAX_DAMAGED", 0.01)
+    monkeypatch.setattr("engine.trainer.MAX_DAMAGED", 0.01)
     with pytest.raises(TrainingError, match="of 56 frames could not be read"):
         watched.measure(backbone())
 

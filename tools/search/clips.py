@@ -26,9 +26,9 @@ from dataset.residual import residual_image
 from dataset.transforms.photometric import stack_params
 from dataset.transforms.presets import NULL, CropsTransform
 from engine import checkpoint
+from engine.compatibility import facts_of
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.device import check_clips, choose_precision, move
-from engine.facts import facts_of
 from eval import network, options
 from eval.retrieval import fingerprint, video_features
 from model.folding import fold_batchnorm
