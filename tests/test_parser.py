@@ -98,9 +98,9 @@ def test_home_and_variables_are_expanded_in_every_path(tmp_path, monkeypatch):
     index = search_parser().parse_args(["index", "~/c", "~/v", "$DISK/w", "--two_stream=~/f", "--out=~/index"])
     assert (index.checkpoint, index.two_stream, index.out) == ("/home/me/c", "/home/me/f", "/home/me/index")
     assert index.places == ["/home/me/v", f"{tmp_path}/w"]
-    found = search_parser().parse_args(["search", "~/index", "~/clip.mp4", "--checkpoint", "~/a", "~/b"])
+    found = search_parser().parse_args(["search", "~/index", "~/clip.mp4", "--html", "~/page.html"])
     assert (found.index, found.video) == ("/home/me/index", "/home/me/clip.mp4")
-    assert found.checkpoint == ["/home/me/a", "/home/me/b"]
+    assert found.html == "/home/me/page.html"
     with pytest.raises(OptionError, match=r"\$NO_DISK/x: the environment has no variable NO_DISK"):
         parse("--out", "$NO_DISK/x")
 
