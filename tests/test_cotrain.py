@@ -200,8 +200,8 @@ def check_results(out: Path, shown: str) -> None:
 def check_refusals(run, words: list[str], out: Path, capsys) -> None:
     """What is there was made with other options, or from other files."""
     given, = out.glob("ckpt/log-pretrain/infonce_k8_ucf101-2clip*/model/epoch0.pth.tar")
-    for more, complaint in ((["--seed", "1"], "was made with --seed 0, and would be made with --seed 1 now"),
-                            (["--infonce_rgb", str(given)], "was made with --pretrain ckpt/log-pretrain/infonce"),
+    for more, complaint in ((["--seed", "1"], "was run with --seed 0, but the options now give --seed 1"),
+                            (["--infonce_rgb", str(given)], "was run with --pretrain ckpt/log-pretrain/infonce"),
                             (["--finetune_options", "--batch_size 2 --optim adam --save_steps 3 --wd 0.5"], "")):
         capsys.readouterr()
         code = run(*words, *more, "--dry_run")

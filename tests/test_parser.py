@@ -164,19 +164,6 @@ def test_commands_have_options_and_files_of_their_own(tmp_path):
             parser.parse_args(argv)
 
 
-def test_help_shows_defaults_and_a_short_usage():
-    parser = make_parser(Parser("Train.\n\nExample:\n\n    python train.py", prog="train.py"))
-    parser.topic("data")("--name", default="50%s", help="a name")
-    parser.topic("data")("--set", required=True, metavar="NAME", help="a set (default: none)")
-    text = parser.format_help()
-    assert text.startswith("usage: train.py --set NAME [options]\n\nTrain.\n")
-    assert text.endswith("\nExample:\n\n    python train.py\n")
-    for shown in ("a name (default: 50%s)", "epochs (default: 120 160)", "where the results go (default: none)",
-                  "cosine\n", "data:\n", "training:\n"):
-        assert shown in text, shown
-    assert "method:" not in text and text.index("data:") < text.index("training:") < text.index("general:")
-
-
 def printed(shell: str) -> str:
     with redirect_stdout(StringIO()) as out, pytest.raises(SystemExit) as ended:
         parse("--print-completion", shell)

@@ -14,7 +14,7 @@ import main_nce
 from engine import checkpoint
 from eval import main_classifier
 from model import classifier
-from process_data.src import extract_ff, split_folder
+from process_data.src import extract_ff, write_csv
 from utils import launch
 from utils.console import log_file, printable, say, warn
 from utils.files import read_json
@@ -121,9 +121,10 @@ def test_names_in_data_preparation(run, monkeypatch):
     Path("videos", NAME, "v.avi").touch()
     _, err = run(extract_ff.main, 2)
     assert SHOWN in err and "rename" in err and err.count("\n") == 1
-    Path("train.csv").write_text(
-        f'label,youtube_id,time_start,time_end\nabseiling,"{CLEAR}x\nerror: all is well",1,11\n')
-    _, err = run(lambda: split_folder.k400_files(Path(), {}), 2)
+    for part in ("train", "val"):
+        Path(f"{part}.csv").write_text(
+            f'label,youtube_id,time_start,time_end\nabseiling,"{CLEAR}x\nerror: all is well",1,11\n')
+    _, err = run(lambda: write_csv.k400_files(Path(), {}), 2)
     assert "\\x1b[2Jx\\nerror: all is well" in err and err.count("\n") == 1
 
 
