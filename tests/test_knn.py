@@ -153,7 +153,7 @@ def test_the_trained_stream_is_measured(name, reverse, expected):
 
 
 @pytest.mark.parametrize(("content", "words"), [
-    (None, "which is not there"), ("/x/{0}/,3\n", "too short"), ("/x/{0}/,20\n", "a single video")])
+    (None, "is missing"), ("/x/{0}/,3\n", "too short"), ("/x/{0}/,20\n", "a single video")])
 def test_a_test_split_that_cannot_be_measured(made, own, content, words):
     path = own["split_root"] / "ucf101/test_split01.csv"
     if content is None:

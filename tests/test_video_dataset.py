@@ -130,5 +130,5 @@ def test_a_csv_that_promises_too_much(made, tmp_path):
         build()
     with lmdb.open(str(path), subdir=False, lock=False) as env, env.begin(write=True) as transaction:
         transaction.put(b"__vlen__", msgpack.packb([12] * len(videos)))  # the list and the LMDB's own count are wrong
-    with pytest.raises(DataError, match=f"{made.test[0]}: frame 6 was asked for, it has 6"):
+    with pytest.raises(DataError, match=f"{made.test[0]}: frame 6 requested, but the video has 6"):
         build()[0]
