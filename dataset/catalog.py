@@ -115,8 +115,8 @@ def parse(name: str, second_view: str = "flow") -> DatasetSpec:
     if streams == "-2stream" and clips == 1:
         raise DataError(f"there is no dataset {name}: two streams come with two clips, {base}-2stream-2clip")
     if second_view != "flow" and not streams:
-        raise DataError(f"--second_view {second_view} has no effect on {name}, which is RGB alone: use {base}-f{'-2clip' * (clips == 2)}, or "
-                        "leave the option out")
+        raise DataError(f"--second_view {second_view} has no effect on {name}, which is RGB alone: use {base}-f"
+                        f"{'-2clip' * (clips == 2)}, or leave the option out")
     own = BaseSet(f"{base}/{base}_frame.lmdb", f"{base}/{base}_tvl1_frame.lmdb", splits=None)
     return DatasetSpec(name, base, STREAMS[streams], clips, KNOWN.get(base, own), second_view)
 
@@ -161,5 +161,5 @@ def _refuse_absent(spec: DatasetSpec, *paths: Path) -> None:
     absent = [str(path) for path in paths if not path.exists()]
     if absent:
         known = "" if spec.base in KNOWN else f" ({spec.base} is not a known dataset, so it is taken as your own)"
-        raise DataError(f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing{known}: check --dataset, "
-                        "--data_root and --split_root, or make the set with process_data/src/prepare.py")
+        raise DataError(f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing{known}: check "
+                        "--dataset, --data_root and --split_root, or make the set with process_data/src/prepare.py")

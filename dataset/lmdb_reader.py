@@ -75,7 +75,8 @@ class FrameReader:
             if damaged is None:
                 raise DamagedFramesError(f"{faults[lost[0]]}: rebuild the LMDB")
             if len(faults) == len(numbers):
-                raise DamagedFramesError(f"{faults[lost[0]]} and no other frame of the clip can be read: rebuild the LMDB")
+                raise DamagedFramesError(f"{faults[lost[0]]} and no other frame of the clip can be read: rebuild the "
+                                         "LMDB")
             damaged += lost
             readable = np.flatnonzero(~np.isin(numbers, list(faults)))
             rows = readable[np.abs(numbers[readable] - numbers[:, None]).argmin(axis=1)][rows]
@@ -190,7 +191,8 @@ def _open(path: str) -> OpenFile:
         if len(ids) < len(order) or sorted(places) != list(range(len(order))) or (num_frames < 0).any():
             raise ValueError("a video is listed twice, or has fewer than 0 frames")
     except (ValueError, IndexError, AttributeError, TypeError, OverflowError) as error:
-        raise DataError(f"{path}: __order__, __keys__ and __vlen__ are inconsistent ({error}): rebuild the LMDB") from error
+        raise DataError(f"{path}: __order__, __keys__ and __vlen__ are inconsistent ({error}): rebuild the LMDB"
+                        ) from error
     return OpenFile(pages, ids, num_frames)
 
 

@@ -4,7 +4,6 @@ import os
 import re
 import resource
 import signal
-import threading
 from collections.abc import Iterator, Sized
 from contextlib import suppress
 from multiprocessing.queues import Queue
@@ -147,11 +146,10 @@ def _start(loader: DataLoader) -> Iterator[Any]:
 
     PyTorch's handler of SIGCHLD would raise wherever the main process is, for example in the middle of a step.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return iter(loader)
     before = signal.getsignal(signal.SIGCHLD)
     iterator = iter(loader)
-    signal.signal(signal.SIGCHLD, before)
+    with suppress(ValueError):  # in another thread than the main one, where PyTorch sets none
+        signal.signal(signal.SIGCHLD, before)
     return iterator
 
 
