@@ -4,7 +4,6 @@ Positive mining recall and class mining recall are defined in CPR (arXiv 2201.07
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -134,11 +133,6 @@ class Monitors:
     mining: MiningMonitor | None = None
     health: HealthProbe | None = None
     knn: Callable[..., dict[str, float]] | None = None  # see eval.knn.KnnMonitor.measure
-    _epoch_start: float = 0.0
-
-    def begin_epoch(self) -> None:
-        """Start the epoch's clock."""
-        self._epoch_start = time.perf_counter()
 
     def before_training(self, trainer: Trainer) -> None:
         """Measure the initial state."""
@@ -166,7 +160,7 @@ class Monitors:
         """Measure the features by kNN, which is slow."""
         if self.knn is not None and self._is_due(epoch, self.train.knn_freq):
             values = self.knn(self.model.encoder_q[0], self.dtype, title=f"knn epoch {epoch}",
-                              epoch_seconds=time.perf_counter() - self._epoch_start, after_video=trainer.poll)
+                              after_video=trainer.poll)
             trainer.log("knn", epoch, values, quiet=True)
 
     def _is_due(self, epoch: int, every: int) -> bool:

@@ -157,7 +157,6 @@ class PretrainTask(Task):
         self.optimizer.set_lr(self.optimizer.base_lr * self.train.rates.factor(epoch))
         self.model.train()
         self.generator.manual_seed((self.train.seed << 20) + epoch)
-        self.monitors.begin_epoch()
 
     def end_epoch(self, epoch: int, trainer: Trainer) -> None:
         """Measure queue, mining and health."""

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from backbone.select_backbone import fold_batchnorm
 from dataset.clip_sampler import windows
 from dataset.loader import init_worker, items
 from dataset.residual import residual_image
@@ -31,7 +32,6 @@ from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.device import check_clips, choose_precision, move
 from eval import network, options
 from eval.retrieval import fingerprint, video_features
-from model.folding import fold_batchnorm
 from process_data.src.flow import flow_image, make_flow
 from process_data.src.video_io import VideoError, next_frame, opened, require_two_frames, silence_decoder
 from utils.errors import OptionError
