@@ -123,7 +123,7 @@ def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: in
 
 def load_splits(folder: Path, dataset: str, num_class: int, normalize: bool, device: torch.device
                 ) -> tuple[FeatureSet, FeatureSet]:
-    """Read the features of the training and the test split onto a device, and check that they go together."""
+    """Read the features of the training and the test split onto a device, and check that they match."""
     test, train = (each.to(device) for each in load_both(folder, dataset))
     if train.features.shape[1] != test.features.shape[1] or len(train.names) < 2:
         raise OptionError(f"{folder}: training features {tuple(train.features.shape)} and test features "

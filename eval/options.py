@@ -97,6 +97,6 @@ def devices(gpus: list[int] | None) -> list[torch.device]:
     count = torch.cuda.device_count()
     beyond = [gpu for gpu in gpus or [] if gpu >= count]
     if beyond:
-        raise OptionError(f"--gpu names GPU {beyond[0]}, but only {count} are visible, counted from 0: take "
+        raise OptionError(f"--gpu names GPU {beyond[0]}, but only {count} are visible, counted from 0: use "
                           "others, or set CUDA_VISIBLE_DEVICES")
     return [torch.device("cuda", gpu) for gpu in (range(count) if gpus is None else gpus)]
