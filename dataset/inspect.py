@@ -1,0 +1,7 @@
+"""The old name of `python -m tools.inspect_dataset`."""
+
+import sys
+
+if __name__ == "__main__":
+    print("error: this command has moved: python -m tools.inspect_dataset", file=sys.stderr)
+    sys.exit(2)
