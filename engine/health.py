@@ -4,6 +4,7 @@ Embeddings z are unit rows (N, D). Rows i of z1 and z2 are two clips of one vide
 """
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 
@@ -80,12 +81,21 @@ def agreement(one: Tensor, two: Tensor, allowed: Tensor, n: int) -> Tensor:
 
 
 def sign_test(one: Tensor, two: Tensor) -> float:
-    """Test whether ``one`` hits more often than ``two``, both of :func:`instance_hits`; return standard deviations.
+    """Test whether ``one`` hits more often than ``two`` on the same videos; return standard deviations.
 
-    It counts videos rather than clips: two clips that are nearest to each other are one piece of evidence.
+    It is an exact sign test (mid-p, as a normal quantile) over videos rather than clips: two clips that are nearest to
+    each other are one piece of evidence.
+
+    Args:
+        one: hits of :func:`instance_hits`, (2N,) bool.
+        two: hits of the other encoder, (2N,) bool.
     """
     difference = one.view(2, -1).sum(dim=0) - two.view(2, -1).sum(dim=0)  # (N,)
-    return float(difference.sign().sum() / (difference != 0).sum().clamp(min=1).sqrt())
+    a, b = int((difference > 0).sum()), int((difference < 0).sum())
+    n, wins = a + b, max(a, b)
+    tail = (2 * sum(math.comb(n, k) for k in range(wins + 1, n + 1)) + math.comb(n, wins)) / 2**(n + 1)
+    z = -float(torch.special.ndtri(torch.tensor(max(tail, 1e-300), dtype=torch.float64)))
+    return z if a > b else -z if b > a else 0.0
 
 
 MEASURES = {"spread": spread, "rank": effective_rank}  # of unit rows (N, D)

@@ -1,9 +1,11 @@
 """Mining measures against plain loops; monitors do not change training; label-free health measures."""
 
+import itertools
 import json
 import math
 import statistics
 from pathlib import Path
+from statistics import NormalDist
 from types import SimpleNamespace
 
 import noise
@@ -148,6 +150,18 @@ def hits(videos: int, both: int = 0, one: int = 0) -> torch.Tensor:
     first, second = torch.zeros(videos, dtype=torch.bool), torch.zeros(videos, dtype=torch.bool)
     first[:both + one], second[:both] = True, True
     return torch.cat([first, second])
+
+
+def test_the_sign_test_by_all_coin_throws():
+    """Of n videos that differ, wins of one network: the probability by all 2^n throws, a tie counting half."""
+    for n, wins in ((1, 1), (6, 5), (9, 9), (12, 7)):
+        throws = [sum(throw) for throw in itertools.product((0, 1), repeat=n)]
+        tail = sum(1.0 if heads > wins else 0.5 for heads in throws if heads >= wins) / len(throws)
+        expected = NormalDist().inv_cdf(1 - tail)
+        one, two = hits(40, one=wins), hits(40, one=n - wins).roll(20)
+        assert health.sign_test(one, two) == pytest.approx(expected, abs=1e-9)
+        assert health.sign_test(two, one) == pytest.approx(-expected, abs=1e-9)
+        assert health.sign_test(one, one) == 0
 
 
 def test_two_clips_of_a_video_are_one_piece_of_evidence():

@@ -36,6 +36,10 @@ def run(main: Callable[[], int | None]) -> None:
 
     During start-up one process reports for all; after :func:`started` each reports its own errors.
     """
+    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
+        # Names of files are UTF-8 even where the console is not: start again, knowing that.
+        os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", "ascii")}
+        os.execv(sys.executable, sys.orig_argv)
     protect_streams()
     code = exit_code(main)
     for child in multiprocessing.active_children():  # loader workers, possibly in the middle of a sample
