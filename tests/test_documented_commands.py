@@ -66,7 +66,7 @@ def parse(command: Command, folder: Path) -> None:
         launched = parse_args(words[1 if words[0] == "torchrun" else 3:])
         words = ["python", launched.training_script, *launched.training_script_args]
     parser, given = parser_of(words[1:])
-    if words[1] == "experiments/study.py":  # also takes those of main_coclr.py
+    if words[2] == "experiments.study":  # also takes those of main_coclr.py
         given = parser.parse_known_args(given)[1]
         parser = importlib.import_module("main_coclr").make_parser()
     parser.parse_args(given)
