@@ -267,18 +267,17 @@ def make_parser() -> Parser:
     add("--clips", type=number(int, 1, 99), default=2, metavar="N", help="clips of each motion in each scene, 1-99")
     add("--frames", type=number(int, 16), default=30, metavar="N", help="frames of a clip, 16 or more")
     add("--size", type=frame_size, default="64x48", metavar="PIXELS", help="WIDTHxHEIGHT of the videos, even numbers")
-    add("--pace", type=number(float, 0, 4, open_low=True), default=1.0, metavar="FACTOR", help="mean speed of the "
-        "motions: larger motions give flow more grey levels, of which a pixel has 6.4")
+    add("--pace", type=number(float, 0, 4, open_low=True), default=1.0, metavar="FACTOR", help="mean speed of "
+        "the motions: larger ones give flow more grey levels, of which a pixel has 6.4")
     add("--spread", type=number(float, 0, 1, open_high=True), default=0.12, metavar="SHARE", help="share by which a "
         "clip may be slower or faster, 0 to below 1")
     add("--typical", type=share, default=0.0, metavar="SHARE", help="share of clips, 0-1, that show an object of their "
-        "class instead of the scene's, so that appearance hints at the class, as in real videos")
+        "class instead of the scene's, so that appearance hints at the class")
     add("--muted", type=share, default=0.0, metavar="SHARE", help="how much to desaturate backgrounds, 0-1")
     add("--seed", type=seed, default=0, help="seed of scenes, speeds and phases")
     add = parser.topic("output")
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder to fill (new or empty)")
-    add("--contact_sheet", type=Path, metavar="FILE", help="also write a picture with frames of every class, .png or "
-        ".jpg")
+    add("--contact_sheet", type=Path, metavar="FILE", help="also draw frames of every class, .png or .jpg")
     return parser
 
 

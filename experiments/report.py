@@ -48,37 +48,29 @@ def collect(grid: Grid, plans: Mapping[str, Mapping[int, SeedPlan]], chance: Map
     for name, seeds in plans.items():
         runs: dict[str, dict[str, Any]] = {}
         for seed, plan in seeds.items():
-            for method, run in _collect_seed(plan).items():
-                runs.setdefault(method, {})[str(seed)] = run
+            seconds = {step: each["seconds"] for step, each in Runner(plan.out).record().items()}
+            for title, method in plan.methods.items():
+                runs.setdefault(title, {})[str(seed)] = _collect_run(method, plan.out, seconds)
         sets[name] = {"chance": chance[name], "summary": summarise(runs), "runs": runs}
     return {"settings": asdict(grid), "code": code_version(), "sets": sets}
 
 
-def _collect_seed(plan: SeedPlan) -> dict[str, dict[str, Any]]:
-    """Collect commands, seconds, measures and metrics by epoch of the methods of one set and seed."""
-    found, ran = {}, Runner(plan.out).record()
-    for name, method in plan.methods.items():
-        metrics = read_run(plan.out / method.run).metrics if method.run else []
-        epochs = [{"kind": line["kind"], "title": line.get("title"), "epoch": line["epoch"], "values": line["values"]}
-                  for line in metrics if line["kind"] != "steps"]
-        seconds = sum(ran.get(step.name, {}).get("seconds", 0.0) for step in method.steps)
-        found[name] = {"commands": [step.shell.replace(str(ROOT), "$ROOT") for step in method.steps],
-                       "seconds": round(seconds, 1), "measures": _read_measures(method, plan.out, epochs),
-                       "journal": epochs}
-    return found
-
-
-def _read_measures(plan: MethodPlan, out: Path, epochs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
-    """Read all measures of a method and seed, in percent: those of its files, and the last epoch's mining."""
+def _collect_run(method: MethodPlan, out: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Collect a method's commands, seconds, metrics by epoch, and measures in percent, the last epoch's mining too."""
+    metrics = read_run(out / method.run).metrics if method.run else []
+    epochs = [{"kind": line["kind"], "title": line.get("title"), "epoch": line["epoch"], "values": line["values"]}
+              for line in metrics if line["kind"] != "steps"]
     measures = {}
-    for name, (file, keys) in plan.measures.items():
+    for name, (file, keys) in method.measures.items():
         value = read_json(out / file)
         for key in keys:
             value = value[key]
         measures[name] = value
     last = {line["kind"]: line["values"] for line in epochs}
-    return measures | {title: 100 * last[kind][name] for (kind, name), title in MINING.items()
-                       if name in last.get(kind, {})}
+    measures |= {title: 100 * last[kind][name] for (kind, name), title in MINING.items() if name in last.get(kind, {})}
+    return {"commands": [step.shell.replace(str(ROOT), "$ROOT") for step in method.steps],
+            "seconds": round(sum(seconds.get(step.name, 0.0) for step in method.steps), 1), "measures": measures,
+            "journal": epochs}
 
 
 def summarise(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -76,12 +75,6 @@ def test_motion_tells_the_class_across_scenes_and_colour_does_not(videos):
     assert found["flow_statistics"] > 0.8
     # chance plus three standard deviations of 64 guesses at 1/8
     assert found["colour_statistics"] < 0.125 + 3 * (0.125 * 0.875 / 64) ** 0.5
-
-
-def test_pace_changes_the_speed_and_nothing_else():
-    specs = [replace(SMALL, pace=pace, spread=0.0) for pace in (1.0, 2.0)]
-    slow, fast = (clip_frames("Slide", 1, 1, spec).astype(float) for spec in specs)
-    np.testing.assert_array_equal(slow[::2], fast[:8])  # every second frame of the slow one
 
 
 def test_files_are_videos_of_the_named_form_and_hold_what_was_rendered(videos):

@@ -70,12 +70,6 @@ def test_modules_import_each_other_in_no_circle():
     assert not left
 
 
-def test_the_check_of_imports_can_fail():
-    assert not is_allowed("model", "dataset") and not is_allowed("utils", "model") and not is_allowed("eval", "tools")
-    assert not is_allowed("tools", "main_coclr") and not is_allowed("main_nce", "tools")
-    assert is_allowed("cotrain", "main_nce") and is_allowed("backbone", "torch") and is_allowed("model", "utils")
-
-
 @pytest.mark.parametrize("path", [path for path in MODULES if len(path.parts) > 1 and path.parts[0] != "scripts"],
                          ids=str)
 def test_below_the_scripts_no_function_takes_the_options(path):

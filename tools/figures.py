@@ -64,10 +64,10 @@ def survivors(queue: Queue, topk: int, ratio: float, stage: int) -> list[Tensor]
     return [torch.zeros_like(queue.excluded).index_fill(0, indices[0], True) for indices in stages]
 
 
-def draw_cascade(output: Path, K: int, topk: int, ratio: float, stage: int) -> None:
+def draw_cascade(output: Path) -> None:
     """Draw a panel for the queue, and one for each stage with what it drops and keeps, and its threshold."""
-    queue, views = make_queue(K), stage_views(stage)
-    kept = [~queue.excluded, *survivors(queue, topk, ratio, stage)]
+    queue, views = make_queue(QUEUE), stage_views(STAGE)
+    kept = [~queue.excluded, *survivors(queue, TOPK, RATIO, STAGE)]
     rows = -(-len(kept) // COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(10, 2.75 * rows + 0.5), sharex=True, sharey=True,
                                 facecolor="white")
@@ -76,7 +76,7 @@ def draw_cascade(output: Path, K: int, topk: int, ratio: float, stage: int) -> N
                             (queue.of_class, 5, CLASS, "of the query's class"),
                             (queue.excluded, 14, SOURCE, "same source, not mined")])
     first.legend(fontsize=7, loc="lower right", markerscale=1.5, framealpha=0.9)
-    first.set_title(f"the queue\n{K}, {100 * float(queue.of_class.float().mean()):.0f}% of the class", fontsize=9)
+    first.set_title(f"the queue\n{QUEUE}, {100 * float(queue.of_class.float().mean()):.0f}% of the class", fontsize=9)
     for i, (ax, view, before, after) in enumerate(zip(others, views, kept, kept[1:], strict=False), start=1):
         title, colour = VIEWS[view]
         _scatter(ax, queue, [(~before & ~queue.excluded, 1, GONE, ""), (before & ~after, 2, REST, ""),
@@ -92,8 +92,7 @@ def draw_cascade(output: Path, K: int, topk: int, ratio: float, stage: int) -> N
     figure.supxlabel("similarity in the own view, q · queue", fontsize=9)
     figure.supylabel("similarity in the other view, kf · queue_second", fontsize=9)
     figure.tight_layout()
-    metadata = {"Software": None} if output.suffix == ".png" else None  # no matplotlib version: same bytes each time
-    figure.savefig(output, dpi=90, metadata=metadata)
+    figure.savefig(output, dpi=90, metadata={"Software": None})  # no matplotlib version: same bytes each time
     plt.close(figure)
     say(f"drew {output}")
 
@@ -111,16 +110,16 @@ def make_parser() -> Parser:
     """Define the options."""
     parser = Parser(prog="python -m tools.figures", description=__doc__)
     parser.add_argument("figure", choices=["cascade"], help="what to draw")
-    parser.topic("output")("--output", type=Path, required=True, metavar="FILE", help="picture to write, .png or .jpg")
+    parser.topic("output")("--output", type=Path, required=True, metavar="FILE", help="picture to write, .png")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Draw the figure."""
     output = make_parser().parse_args(argv).output
-    if output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise OptionError(f"--output {output}: give a name that ends in .png or .jpg")
-    draw_cascade(output, QUEUE, TOPK, RATIO, STAGE)
+    if output.suffix != ".png":
+        raise OptionError(f"--output {output}: give a name that ends in .png")
+    draw_cascade(output)
     return 0
 
 
