@@ -1,46 +1,126 @@
-"""The commands that train and evaluate the methods of a grid with one seed, and the files with their measures."""
+"""The grids of the experiment, and the commands that train and evaluate their methods with one seed.
 
-from dataclasses import dataclass, field
+The settings were chosen on the validation split of the training groups (`--validation`), never on test groups.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
-import main_coclr
 from cotrain import CLASSIFIER, MERGE, ROOT, SCRIPTS
 from engine.run_folder import last_checkpoint
 from eval import main_classifier
-from experiments.settings import METHODS, Grid
+from utils.errors import OptionError
 from utils.runner import Step
 
 NCE, COCLR, PROBE = "main_nce.py", "main_coclr.py", "eval/feature_linear_probe.py"
 SUFFIXES = {"RGB": "", "flow": "-f"}  # of the dataset's name
 
 
+@dataclass(frozen=True)
+class Method:
+    """One way to train the RGB encoder."""
+
+    title: str  # in tables
+    kind: str  # random, infonce, longer (InfoNCE for as many epochs as with co-training), ubernce, or mining
+    options: tuple[str, ...] = ()  # further options of main_coclr.py
+
+
+def cascade_title(stage: int, ratio: float) -> str:
+    """Format a cascade's settings for tables."""
+    return f"s = {stage}, r = {ratio}"
+
+
+METHODS: Mapping[str, Method] = {
+    "random": Method("random weights", "random"),
+    "infonce": Method("InfoNCE", "infonce"),
+    "infonce_longer": Method("InfoNCE, as long as CoCLR", "longer"),
+    "coclr": Method("CoCLR", "mining"),
+    **{f"cpr_s{stage}_r{ratio}": Method(f"CPR, {cascade_title(stage, ratio)}", "mining",
+                                        ("--cascade", "--stage", str(stage), "--ratio", str(ratio)))
+       for stage in (3, 5, 7) for ratio in (0.5, 0.8)},
+    "ubernce": Method("UberNCE (with labels)", "ubernce"),
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Everything a result depends on, except the seed."""
+
+    methods: tuple[str, ...]  # the most informative first, in case the grid is stopped
+    seeds: tuple[int, ...] = (0, 1, 2)
+    # of the rendered set, see rendered_set.py
+    classes: int = 10
+    groups: int = 24
+    clips: int = 2
+    frames: int = 20
+    size: str = "64x48"
+    pace: float = 1.6
+    spread: float = 0.2
+    typical: float = 1.0
+    muted: float = 0.3
+    # of the trainings
+    net: str = "s3d"
+    seq_len: int = 8
+    img_dim: int = 32
+    workers: int = 0
+    precision: str = "bf16"
+    batch_size: int = 16
+    moco_k: int = 128
+    moco_m: float = 0.99
+    lr: float = 3e-4
+    topk: int = 5
+    infonce_epochs: int = 12  # of InfoNCE and UberNCE
+    coclr_epochs: int = 9  # of CoCLR and CPR
+    # overrides for the real clips, of which there are fewer
+    fights: Mapping[str, Any] = field(default_factory=dict)
+
+    def on(self, name: str) -> "Grid":
+        """Return the settings for one of the sets."""
+        return replace(self, fights={}, **(self.fights if name == "fights" else {}))
+
+
+GRIDS: Mapping[str, Grid] = {
+    # 113 training clips of the real set make 7 steps an epoch; the rendered set makes 21.
+    "reduced": Grid(("random", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "ubernce"),
+                    fights={"moco_k": 64, "infonce_epochs": 24, "coclr_epochs": 18}),
+    "tiny": Grid(("infonce", "coclr"), seeds=(0, 1), classes=2, groups=4, clips=4, frames=16, size="32x32",
+                 batch_size=2, moco_k=8, topk=2, infonce_epochs=1, coclr_epochs=2),
+}
+
+
+def changed(grid: Grid, changes: Iterable[str]) -> Grid:
+    """Override settings of a grid on every set: ("lr=1e-3", "methods=infonce,coclr", ...)."""
+    kinds = {each.name: type(getattr(grid, each.name)) for each in fields(grid) if each.name != "fights"}
+    new: dict[str, Any] = {}
+    for change in changes:
+        name, _, value = change.partition("=")
+        if name not in kinds or not value:
+            raise OptionError(f"--change {change}: give NAME=VALUE with a name among {', '.join(kinds)}")
+        try:
+            new[name] = (tuple(map(int, value.split(","))) if name == "seeds" else tuple(value.split(","))
+                         if kinds[name] is tuple else kinds[name](value))
+        except ValueError as error:
+            raise OptionError(f"--change {change}: {error}") from error
+    kept = {name: value for name, value in grid.fights.items() if name not in new}
+    grid = replace(grid, **{"fights": kept, **new})
+    if unknown := set(grid.methods) - set(METHODS):
+        raise OptionError(f"there is no method {min(unknown)}: take some of {', '.join(METHODS)}")
+    return grid
+
+
 @dataclass
 class MethodPlan:
-    """The commands of a method, and the files with its results.
+    """The commands of a method, and the files with its results."""
 
-    Attributes:
-        steps: its commands, except those shared with earlier methods.
-        measures: by name, a file and the keys in it.
-        run: run folder of the RGB encoder's pretraining, "" if there is none.
-    """
-
-    steps: list[Step] = field(default_factory=list)
-    measures: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)
-    run: str = ""
+    steps: list[Step] = field(default_factory=list)  # except those shared with earlier methods
+    measures: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)  # a file and the keys in it
+    run: str = ""  # run folder of the RGB encoder, if it was trained to mine or to be mined for
 
 
 class SeedPlan:
-    """All methods of a grid with one seed.
-
-    Args:
-        dataset: name of the set.
-        out: the work folder, beside the set's data/.
-        splits: name of the split folder beside data/.
-
-    Attributes:
-        steps: all commands, in order.
-        methods: by name, those that the queue length allows and those that they start from.
-    """
+    """All methods of a grid with one seed: in ``out``, beside the set's data/ and the split folder ``splits``."""
 
     def __init__(self, grid: Grid, dataset: str, seed: int, out: Path, splits: str) -> None:
         self.grid, self.dataset, self.out = grid, dataset, out
@@ -49,29 +129,20 @@ class SeedPlan:
                         str(seed), "-j", str(grid.workers), "--precision", grid.precision, "--data_root", "../data",
                         *self._splits]
         self.steps: list[Step] = []
-        self.methods: dict[str, MethodPlan] = {}
+        self.methods: dict[str, MethodPlan] = {}  # with those that they start from
         self._models: dict[tuple[str, str], str] = {}  # (method, stream) -> checkpoint
         for name in grid.methods:
-            if name not in grid.skipped:
-                self._add(name)
+            self._add(name)
 
     def _add(self, name: str) -> None:
+        """Add a method's trainings and evaluations."""
         if name in self.methods:
             return
-        if METHODS[name].kind in ("longer", "mining"):
-            self._add("infonce")
-        before = len(self.steps)
-        self.methods[name] = plan = MethodPlan()
-        if METHODS[name].kind == "supervised":
-            self._classify(name, plan, "random", "--train_what", "all", "--lr", str(self.grid.label_lr))
-        else:
-            rgb, flow = self._pretrain(name, plan)
-            self._evaluate(name, plan, rgb, flow)
-        plan.steps = self.steps[before:]
-
-    def _pretrain(self, name: str, plan: MethodPlan) -> tuple[tuple[str, str], tuple[str, str]]:
-        """Plan a method's trainings; return its RGB and flow encoder, each as (training method, stream)."""
         method, grid, models = METHODS[name], self.grid, self._models
+        if method.kind in ("longer", "mining"):
+            self._add("infonce")
+        before, plan = len(self.steps), MethodPlan()
+        self.methods[name] = plan
         rgb, flow = (name, "RGB"), (name, "flow")
         if method.kind == "random":
             models |= {rgb: "random", flow: "random"}
@@ -84,31 +155,27 @@ class SeedPlan:
                                          models["infonce", "RGB"])
         else:
             flow = ("infonce", "flow")
-            models[rgb] = self._train(
-                f"{name} RGB", COCLR, "--dataset", f"{self.dataset}-2stream-2clip",
-                *self._pretraining(name, grid.coclr_epochs), "--topk", str(grid.topk), "--health_freq", "5",
-                *method.options, "--pretrain", models["infonce", "RGB"], models[flow])
+            models[rgb] = self._train(f"{name} RGB", COCLR, f"{self.dataset}-2stream-2clip", grid.coclr_epochs,
+                                      "--topk", str(grid.topk), "--health_freq", "5", *method.options, "--pretrain",
+                                      models["infonce", "RGB"], models[flow])
         if method.kind in ("infonce", "mining"):
             plan.run = str(Path(models[rgb]).parents[1])
-        return rgb, flow
-
-    def _pretraining(self, name: str, epochs: int) -> list[str]:
-        grid = self.grid
-        return ["--batch_size", str(grid.batch_size), "--lr", str(grid.lr), "--moco-k", str(grid.moco_k), "--moco-m",
-                str(grid.moco_m), "--save_freq", str(epochs), "--name_prefix", f"{name}_", *_schedule(epochs)]
+        self._evaluate(name, plan, rgb, flow)
+        plan.steps = self.steps[before:]
 
     def _contrast(self, name: str, stream: str, epochs: int, *words: str) -> str:
-        return self._train(f"{name} {stream}", NCE, "--dataset", f"{self.dataset}{SUFFIXES[stream]}-2clip",
-                           *self._pretraining(name, epochs), *words)
+        return self._train(f"{name} {stream}", NCE, f"{self.dataset}{SUFFIXES[stream]}-2clip", epochs, *words)
 
-    def _train(self, name: str, script: str, *words: str) -> str:
-        """Add a training; return the path of its last checkpoint."""
-        words = (*self._common, *words, "--resume", "auto")
+    def _train(self, title: str, script: str, dataset: str, epochs: int, *words: str) -> str:
+        """Add a pretraining, whose learning rate drops after four fifths; return the path of its last checkpoint."""
+        grid = self.grid
+        words = (*self._common, "--dataset", dataset, "--batch_size", str(grid.batch_size), "--lr", str(grid.lr),
+                 "--moco-k", str(grid.moco_k), "--moco-m", str(grid.moco_m), "--save_freq", str(epochs), "--epochs",
+                 str(epochs), "--schedule", str(round(epochs * 4 / 5)), "--name_prefix", f"{title.split()[0]}_",
+                 *words, "--resume", "auto")
         options = SCRIPTS[script].parse(words, planned=True)
-        if script == COCLR:
-            options = main_coclr.phases(options)[-1]
         path = last_checkpoint(SCRIPTS[script].run_folder_of(options), options.epochs)
-        self._step(name, path, script, *words)
+        self._step(title, path, script, *words)
         return str(path)
 
     def _step(self, name: str, product: str | Path, script: str, *words: str) -> None:
@@ -117,10 +184,10 @@ class SeedPlan:
             self.steps.append(Step(name, ("python", str(ROOT / script), *words), Path(product)))
 
     def _evaluate(self, name: str, plan: MethodPlan, rgb: tuple[str, str], flow: tuple[str, str]) -> None:
-        """Add retrieval and probe of a method's two encoders, retrieval by both, and finetuning of the RGB one."""
+        """Add retrieval and probe of a method's two encoders, each (training method, stream), and retrieval by both."""
         features = []
-        for (owner, stream), suffix in zip((rgb, flow), SUFFIXES.values(), strict=True):
-            dataset, model = self.dataset + suffix, self._models[owner, stream]
+        for owner, stream in (rgb, flow):
+            dataset, model = self.dataset + SUFFIXES[stream], self._models[owner, stream]
             words = ["--dataset", dataset, *self._common, "--test", model, "--retrieval"]
             if model == "random":
                 model = str(main_classifier.random_weights(main_classifier.parse(words)))
@@ -138,20 +205,3 @@ class SeedPlan:
         self._step(f"{name} both", both, MERGE, "--mode", "s", "--dataset", self.dataset, *self._splits, "--prob1",
                    features[0], "--prob2", features[1], "--output", both)
         plan.measures |= {f"both R@{k}": (both, ("both", k)) for k in ("1", "5", "10", "20")}
-        if name in self.grid.finetuned:
-            self._classify(name, plan, self._models[rgb], "--train_what", "ft", "--lr", str(self.grid.finetune_lr))
-
-    def _classify(self, name: str, plan: MethodPlan, start: str, *words: str) -> None:
-        """Add a supervised training and the test of its last epoch; test videos never select an epoch."""
-        words = ("--dataset", self.dataset, "--batch_size", str(self.grid.label_batch_size), "--dropout", "0.5", *words)
-        epochs = self.grid.label_epochs
-        path = self._train(f"{name} training with labels", CLASSIFIER, *words, *_schedule(epochs), "--eval_freq",
-                           str(epochs), "--pretrain", start)
-        result = f"{path}-acc-center.json"
-        self._step(f"{name} test", result, CLASSIFIER, *words, *self._common, "--test", path, "--center_crop")
-        plan.measures["RGB finetune"] = (result, ("center", "1"))
-
-
-def _schedule(epochs: int) -> list[str]:
-    """Return --epochs, and --schedule to drop the learning rate after four fifths of them."""
-    return ["--epochs", str(epochs), "--schedule", str(round(epochs * 4 / 5))]

@@ -1,14 +1,15 @@
-"""Tables and figures of an experiment's results.
+"""Results of an experiment: collected from the files of its runs, and written as tables and a figure.
 
     python -m experiments.report --results experiments/results/reduced.json --out experiments/made/report
 
-Writes OUT/experiment_results.md, with a table for each set, and two figures: OUT/experiment_retrieval.png and
-OUT/experiment_mining.png. Text before the first table of an existing page is kept.
+Writes OUT/experiment_results.md, with a table for each set, and OUT/experiment_mining.png, the positive mining recall
+over epochs.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 import matplotlib
@@ -19,20 +20,67 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from experiments.plan import ROOT
-from experiments.results import mean_and_std
-from experiments.settings import METHODS
+from experiments.plan import METHODS, ROOT, Grid, MethodPlan, SeedPlan
+from tools.report.run_reader import read_run
 from utils import launch
-from utils.console import say, table
-from utils.errors import CheckpointError
-from utils.files import read_json, read_text, write_text
+from utils.console import say
+from utils.files import read_json, write_text
 from utils.parser import Parser
+from utils.provenance import code_version
+from utils.runner import Runner
 
-COLUMNS = ("RGB R@1", "RGB R@5", "RGB R@10", "RGB R@20", "flow R@1", "both R@1", "RGB probe", "RGB finetune", "PMR",
-           "median CMR")
-STREAMS = ("RGB", "flow", "both")
-SAVED: dict[str, Any] = {"dpi": 110, "bbox_inches": "tight", "metadata": {"Software": None}}  # the same bytes each time
-Summary = Mapping[str, Mapping[str, Mapping[str, float]]]
+COLUMNS = ("RGB R@1", "RGB R@5", "RGB R@10", "RGB R@20", "flow R@1", "both R@1", "RGB probe", "PMR", "median CMR")
+# Taken from the last epoch: (kind of line, name) in metrics.jsonl -> name in the results.
+MINING = {("epoch", "recall"): "PMR", ("epoch", "chance"): "PMR by chance", ("epoch", "mining_r1"): "mining R@1",
+          ("mining", "cmr_median"): "median CMR"}
+
+
+def mean_and_std(values: Iterable[float]) -> dict[str, float]:
+    """Summarise a measure over seeds: mean, standard deviation (of a sample, n - 1; 0 for one value) and number."""
+    values = list(values)
+    return {"mean": statistics.fmean(values), "std": statistics.stdev(values) if len(values) > 1 else 0.0,
+            "n": len(values)}
+
+
+def collect(grid: Grid, plans: Mapping[str, Mapping[int, SeedPlan]], chance: Mapping[str, float]) -> dict[str, Any]:
+    """Collect the content of a results file; ``plans`` by set and seed, ``chance`` in percent by set."""
+    sets = {}
+    for name, seeds in plans.items():
+        runs: dict[str, dict[str, Any]] = {}
+        for seed, plan in seeds.items():
+            seconds = {step: each["seconds"] for step, each in Runner(plan.out).record().items()}
+            for title, method in plan.methods.items():
+                runs.setdefault(title, {})[str(seed)] = _collect_run(method, plan.out, seconds)
+        sets[name] = {"chance": chance[name], "summary": summarise(runs), "runs": runs}
+    return {"settings": asdict(grid), "code": code_version(), "sets": sets}
+
+
+def _collect_run(method: MethodPlan, out: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Collect a method's commands, seconds, metrics by epoch, and measures in percent, the last epoch's mining too."""
+    metrics = read_run(out / method.run).metrics if method.run else []
+    epochs = [{"kind": line["kind"], "title": line.get("title"), "epoch": line["epoch"], "values": line["values"]}
+              for line in metrics if line["kind"] != "steps"]
+    measures = {}
+    for name, (file, keys) in method.measures.items():
+        value = read_json(out / file)
+        for key in keys:
+            value = value[key]
+        measures[name] = value
+    last = {line["kind"]: line["values"] for line in epochs}
+    measures |= {title: 100 * last[kind][name] for (kind, name), title in MINING.items() if name in last.get(kind, {})}
+    return {"commands": [step.shell.replace(str(ROOT), "$ROOT") for step in method.steps],
+            "seconds": round(sum(seconds.get(step.name, 0.0) for step in method.steps), 1), "measures": measures,
+            "journal": epochs}
+
+
+def summarise(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Summarise {method: {seed: run}} as {method: {measure: mean_and_std}}."""
+    summary = {}
+    for method, seeds in runs.items():
+        names = dict.fromkeys(name for run in seeds.values() for name in run["measures"])
+        summary[method] = {name: mean_and_std(run["measures"][name] for run in seeds.values()
+                                              if name in run["measures"]) for name in names}
+    return summary
 
 
 def title_of(method: str) -> str:
@@ -40,81 +88,41 @@ def title_of(method: str) -> str:
     return METHODS[method].title if method in METHODS else method
 
 
-def cell(value: Mapping[str, float] | None) -> str:
+def text(content: Mapping[str, Any]) -> str:
+    """Write the page as markdown, without the figures: a section with a table for each set."""
+    parts = [f"# Results of the experiment\n\n> Run at commit {content['code'].get('commit')}."]
+    for name, found in content["sets"].items():
+        seeds = max((len(runs) for runs in found["runs"].values()), default=0)
+        rows = [[title_of(method), *(_cell(measures.get(column)) for column in COLUMNS)]
+                for method, measures in found["summary"].items()]
+        table = [["method", *COLUMNS], ["---", *("---:" for _ in COLUMNS)], *rows]
+        parts += [f"## {name}", f"Percent, mean ± standard deviation over {seeds} seeds; chance {found['chance']:.1f}.",
+                  "\n".join("| " + " | ".join(line) + " |" for line in table)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _cell(value: Mapping[str, float] | None) -> str:
     """Format a measure over seeds, "62.3 ± 1.2"; "" if it was not measured."""
     if value is None:
         return ""
     return f"{value['mean']:.1f}" + (f" ± {value['std']:.1f}" if value["n"] > 1 else "")
 
 
-def rows(summary: Summary) -> list[list[str]]:
-    """Make a row for each method, with the columns of COLUMNS."""
-    return [[title_of(name), *(cell(measures.get(column)) for column in COLUMNS)] for name, measures in summary.items()]
-
-
-def text_table(found: Mapping[str, Any]) -> str:
-    """Format the results of one set for the console."""
-    return table(["percent", *COLUMNS], rows(found["summary"]))
-
-
-def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Format a markdown table."""
-    rule = ["---", *("---:" for _ in head[1:])]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rule, *lines))
-
-
-def text(content: Mapping[str, Any]) -> str:
-    """Write the sections of the page as markdown, without the figures."""
-    parts = []
-    for name, found in content["sets"].items():
-        seeds = max((len(runs) for runs in found["runs"].values()), default=0)
-        parts += [f"## {name}", f"Percent, mean ± standard deviation over {seeds} seeds; chance {found['chance']:.1f}.",
-                  markdown(["method", *COLUMNS], rows(found["summary"]))]
-        if found["skipped"]:
-            parts += ["Left out:", "\n".join(f"- {title}: {why}" for title, why in found["skipped"].items())]
-    return "\n\n".join(parts) + "\n"
-
-
-def page(content: Mapping[str, Any], path: Path) -> str:
-    """Return the page: the existing head of ``path``, or one that names the commit, and the sections."""
-    head = f"# Results of the experiment\n\n> Run at commit {content['code'].get('commit')}.\n\n"
-    if path.is_file():
-        head = read_text(path).partition("\n## ")[0].rstrip() + "\n\n"
-    return head + text(content)
-
-
-def draw(content: Mapping[str, Any], out: Path) -> None:
-    """Draw experiment_retrieval.png and experiment_mining.png, with a panel for each set."""
-    panels: dict[str, Callable[[Axes, Mapping[str, Any]], None]] = {"retrieval": retrieval_panel,
-                                                                    "mining": mining_panel}
+def draw(content: Mapping[str, Any], path: Path) -> None:
+    """Draw the mining recall over epochs, with a panel for each set."""
     sets = content["sets"]
-    for name, panel in panels.items():
-        figure, axes = plt.subplots(1, len(sets), figsize=(7.5 * len(sets), 4.8), squeeze=False, layout="constrained")
-        for ax, (title, found) in zip(axes[0], sets.items(), strict=True):
-            panel(ax, found)
-            ax.set_title(title)
-        figure.savefig(out / f"experiment_{name}.png", **SAVED)
-        plt.close(figure)
-
-
-def retrieval_panel(ax: Axes, found: Mapping[str, Any]) -> None:
-    """Draw R@1 of each method's streams, mean and standard deviation over seeds."""
-    names = [name for name, measures in found["summary"].items() if "RGB R@1" in measures]
-    for i, stream in enumerate(STREAMS):
-        values = [found["summary"][name][f"{stream} R@1"] for name in names]
-        ax.errorbar([value["mean"] for value in values], [j + 0.2 * (i - 1) for j in range(len(names))],
-                    xerr=[value["std"] for value in values], fmt="osd"[i], capsize=2, label=stream)
-    ax.axvline(found["chance"], color="grey", linestyle=":", label="chance")
-    ax.set_yticks(range(len(names)), [title_of(name) for name in names])
-    ax.invert_yaxis()
-    ax.set_xlabel("R@1, %")
-    ax.legend(fontsize="small")
+    figure, axes = plt.subplots(1, len(sets), figsize=(7.5 * len(sets), 4.8), squeeze=False, layout="constrained")
+    for ax, (title, found) in zip(axes[0], sets.items(), strict=True):
+        mining_panel(ax, found)
+        ax.set_title(title)
+    figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
 
 
 def mining_panel(ax: Axes, found: Mapping[str, Any]) -> None:
     """Draw PMR over epochs of the methods that mine: mean over seeds, in a band of one standard deviation.
 
-    Chance level is the share of the query's class in a queue without its own source, as logged by the runs.
+    Chance is the share of the query's class in a queue without its own source, as logged by the runs.
     """
     chances = []
     for name, runs in found["runs"].items():
@@ -125,7 +133,7 @@ def mining_panel(ax: Axes, found: Mapping[str, Any]) -> None:
             [line] = ax.plot(list(curve), mean, label=title_of(name))
             ax.fill_between(list(curve), mean - std, mean + std, alpha=0.15, color=line.get_color())
     if chances:
-        ax.axhline(100 * fmean(chances), color="grey", linestyle=":", label="mining at random")
+        ax.axhline(100 * statistics.fmean(chances), color="grey", linestyle=":", label="mining at random")
     ax.set_ylim(bottom=0)
     ax.set_xlabel("epoch")
     ax.set_ylabel("positive mining recall, %")
@@ -153,17 +161,13 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write tables and figures."""
+    """Write tables and figure."""
     args = make_parser().parse_args(argv)
-    if not args.results.is_file():
-        raise CheckpointError(f"there is no {args.results}: python -m experiments.run writes it")
     content = read_json(args.results)
     args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "experiment_results.md"
-    write_text(path, page(content, path))
-    draw(content, args.out)
-    say(text(content))
-    say(f"written: {path} and two figures beside it")
+    write_text(args.out / "experiment_results.md", text(content))
+    draw(content, args.out / "experiment_mining.png")
+    say(f"{text(content)}\nwritten: {args.out}/experiment_results.md, with a figure beside it")
     return 0
 
 

@@ -3,20 +3,14 @@
     python -m experiments.study --result study.json --own RGB_A.pth.tar RGB_B.pth.tar \\
         --other FLOW_A.pth.tar FLOW_B.pth.tar --cascades 3,0.5 3,0.8 7,0.5
 
---own and --other form pairs: an encoder to be trained, and the one that would mine for it. For each pair this
-measures the positive mining recall (PMR) of plain top-k and of each cascade, in the same queues, and the label-free
-health measures. The options of main_coclr.py (--dataset, --moco-k, --topk, ...) apply as well. PMR
-needs the labels of the training set. The clips are those on which co-training measures both views before its first
-step: --health_clips videos, augmented as in training.
+Measures for each pair of an encoder to be trained and the one that would mine for it the positive mining recall (PMR)
+of plain top-k and of each cascade, in the same queues, and the label-free health measures, on --health_clips videos.
+The options of main_coclr.py (--dataset, --moco-k, --topk, ...) apply as well. PMR needs labels.
 """
 
-import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
@@ -26,8 +20,8 @@ import main_coclr
 from dataset.transforms.presets import PretrainTransform
 from engine.config import DataConfig, ModelConfig, TrainConfig, take
 from engine.health import HealthProbe
-from experiments.settings import cascade_title
-from model.cascade import cascade_topk, stage_sizes
+from experiments.plan import cascade_title
+from model.cascade import cascade_topk
 from utils import launch
 from utils.console import say
 from utils.distributed import DistInfo
@@ -37,30 +31,22 @@ from utils.parser import Parser
 
 DRAWS = 8  # queues per query
 CPU = torch.device("cpu")
-Cascade = tuple[int, float]  # stages, ratio
 
 
-def cascade(text: str) -> Cascade:
-    """Argparse type: a cascade such as "7,0.5"."""
-    try:
-        stage, ratio = text.split(",")
-        return int(stage), float(ratio)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a cascade: give its stages and ratio as in 7,0.5") from None
+def cascade(text: str) -> tuple[int, float]:
+    """Argparse type: stages and ratio of a cascade, such as "7,0.5"."""
+    stage, _, ratio = text.partition(",")
+    return int(stage), float(ratio)
 
 
-def recalls(other: Tensor, own: Tensor, labels: Tensor, sources: Tensor, K: int, topk: int, cascades: Sequence[Cascade],
-            seed: int) -> dict[str, float]:
-    """Measure the share of mined entries with the query's class for each mining rule, all in the same queues.
+def recalls(other: Tensor, own: Tensor, labels: Tensor, sources: Tensor, K: int, topk: int,
+            cascades: Sequence[tuple[int, float]], seed: int) -> dict[str, float]:
+    """Measure the share of mined entries with the query's class: by chance, by each view's top-k, by each cascade.
 
     Args:
         other, own: similarities of each video's first clip to all second clips, by both encoders, (N, N). A queue is
             the second clips of K random videos, drawn ``DRAWS`` times for each query.
         labels, sources: of the videos, int64 (N,); entries of the query's source are not mined.
-        K, topk: length of the queue, and positives mined.
-
-    Returns:
-        "chance", "top-k" (by the other view), "own top-k" (by the own view), and each cascade's.
     """
     generator = torch.Generator().manual_seed(seed)
     found: dict[str, list[float]] = {}
@@ -95,32 +81,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure all pairs and write the results."""
     args, rest = make_parser().parse_known_args(argv)
     if len(args.own) != len(args.other):
-        raise OptionError(f"--own has {len(args.own)} checkpoints and --other {len(args.other)}: give one of each a "
-                          "pair")
-    if "--cascade" in rest:
-        raise OptionError("--cascade belongs to main_coclr.py: here, name the cascades as in --cascades 3,0.5 7,0.8")
-    pairs = list(zip(args.own, args.other, strict=True))
-    options, *_ = [vars(main_coclr.parse([*rest, "--pretrain", *pair])) for pair in pairs]
-    config, data, train = take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
-    K, topk = config.moco_k, config.topk
-    for stage, ratio in args.cascades:
-        stage_sizes(K, topk, ratio, stage)
-    dataset = data.build("train", PretrainTransform(data.img_dim))
+        raise OptionError("--own and --other form pairs: give as many of each")
     found = []
-    for pair in pairs:
+    for pair in zip(args.own, args.other, strict=True):
+        options = vars(main_coclr.parse([*rest, "--pretrain", *pair]))
+        config, data, train = take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
+        dataset = data.build("train", PretrainTransform(data.img_dim))
         task = main_coclr.CoclrTask(config, data, train, DistInfo(0, 0, 1, CPU, None))
         task.load_pretrained(*pair)
         probe = HealthProbe(dataset, options["health_clips"], device=CPU, img_dim=data.img_dim,
                             batch_size=train.batch_size, workers=train.workers, seed=train.seed, network=config.net,
                             dim=config.moco_dim, dtype=task.precision.dtype)
-        if len(probe.rows) < K:  # else cascades of other sizes would be measured
-            raise OptionError(f"--moco-k {K} needs as many videos, but only {len(probe.rows)} are used: take a larger "
-                              f"--health_clips (the training set has {len(dataset)}), or a smaller --moco-k")
+        if len(probe.rows) < config.moco_k:  # else cascades of other sizes would be measured
+            raise OptionError(f"--moco-k {config.moco_k} needs as many videos, but only {len(probe.rows)} are used: "
+                              "take a larger --health_clips, or a smaller --moco-k")
         labels, sources = (torch.as_tensor(np.asarray(values))[probe.rows]
                            for values in (dataset.index.labels, dataset.index.sources))
         signs = {name: value for name, value in probe.before(task.model).items() if not name.endswith("_own")}
         other, own = (first @ second.T for first, second in (probe.miner(task.model), probe.trained(task.model)))
-        values = recalls(other, own, labels, sources, K, topk, args.cascades, train.seed)
+        values = recalls(other, own, labels, sources, config.moco_k, config.topk, args.cascades, train.seed)
         numbers = ", ".join(f"{name} {value:.3g}" for name, value in (values | signs).items())
         say(f"{pair[0]} with positives by {pair[1]}: PMR {numbers}")
         found.append({"own_file": pair[0], "other_file": pair[1], **values, "signs": signs})

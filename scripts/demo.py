@@ -19,13 +19,14 @@ from engine.options import positive_int
 from engine.run_folder import last_checkpoint
 from eval import main_classifier
 from utils import launch
-from utils.console import duration, say
+from utils.console import duration, say, table
 from utils.files import read_json
 from utils.parser import Parser
 from utils.runner import Runner, Step
 
 CLIP = ["--seq_len", "8", "--ds", "2", "--img_dim", "64"]
 KS = ("1", "5", "10", "20")
+DATASETS = {"RGB": "motions", "flow": "motions-f"}  # by the last word of a model's name
 
 
 class Demo:
@@ -54,11 +55,6 @@ class Demo:
         return read_json(output)["both"]
 
 
-def dataset_of(name: str) -> str:
-    """Return the dataset that a model is tested on."""
-    return "motions-f" if name.endswith("flow") else "motions"
-
-
 def prepare(demo: Demo) -> None:
     """Render the videos, and make LMDBs and splits of them; remove the runs of an earlier demo in the same folder."""
     for earlier in (demo.out / "ckpt", *demo.out.glob("log-eval-*")):
@@ -81,7 +77,7 @@ def pretrain(demo: Demo) -> dict[str, Path]:
     epochs, ckpt = demo.args.coclr_epochs, dict[str, Path]()
     for name in ("InfoNCE RGB", "InfoNCE flow"):
         ckpt[name] = demo.train(name, "main_nce.py", demo.args.epochs, *common, "--dataset",
-                                f"{dataset_of(name)}-2clip")
+                                f"{DATASETS[name.split()[1]]}-2clip")
     ckpt["CPR RGB"] = demo.train("CPR RGB", "main_coclr.py", epochs, *mining, "--name_prefix", "FlowMining_",
                                  "--pretrain", ckpt["InfoNCE RGB"], ckpt["InfoNCE flow"])
     ckpt["CPR flow"] = demo.train("CPR flow", "main_coclr.py", epochs, *mining, "--name_prefix", "RGBMining_",
@@ -93,7 +89,7 @@ def retrieve(demo: Demo, ckpt: dict[str, Path]) -> dict[str, dict[str, float]]:
     """Measure R@k of random weights, every checkpoint, and both CPR streams together."""
     rows = {}
     for name, path in {"random RGB": "random", "random flow": "random", **ckpt}.items():
-        dataset = dataset_of(name)
+        dataset = DATASETS[name.split()[1]]
         words = ["--dataset", dataset, *CLIP, "-j", "1", "--test", str(path), "--retrieval", *demo.roots]
         demo.step(f"retrieval {name}", CLASSIFIER, *words)
         beside = ckpt.get(name) or demo.out / main_classifier.random_weights(main_classifier.parse(words, planned=True))
@@ -107,7 +103,7 @@ def finetune(demo: Demo, ckpt: dict[str, Path]) -> dict[str, float]:
     """Finetune both CPR models, test them with ten crops, and merge the streams; return top-1 in percent."""
     rows, prob = {}, []
     for name in ("CPR RGB", "CPR flow"):
-        common = ["--dataset", dataset_of(name), *CLIP, "--batch_size", 8, "-j", 1, "--train_what", "ft"]
+        common = ["--dataset", DATASETS[name.split()[1]], *CLIP, "--batch_size", 8, "-j", 1, "--train_what", "ft"]
         path = demo.train(f"finetune {name}", CLASSIFIER, demo.args.finetune_epochs, *common, "--dropout", 0.5,
                           "--eval_freq", 4, "--pretrain", ckpt[name])
         demo.step(f"ten-crop test {name}", CLASSIFIER, *common, *demo.roots, "--test", path, "--ten_crop")
@@ -119,11 +115,9 @@ def finetune(demo: Demo, ckpt: dict[str, Path]) -> dict[str, float]:
 
 def report(demo: Demo, recall: dict[str, dict[str, float]], accuracy: dict[str, float], ckpt: dict[str, Path]) -> str:
     """Format the table of results, and where everything lies."""
-    head = f"{'':18}" + "".join(f"{f'R@{k}':>8}" for k in KS) + f"{'finetuned':>12}"
-    lines = [head, "-" * len(head)]
-    for name, values in recall.items():
-        tuned = f"{accuracy[name]:12.1f}" if name in accuracy else f"{'':12}"
-        lines.append(f"{name:18}" + "".join(f"{value:8.1f}" for value in map(values.get, KS)) + tuned)
+    rows = [[name, *(f"{values[k]:.1f}" for k in KS), f"{accuracy[name]:.1f}" if name in accuracy else ""]
+            for name, values in recall.items()]
+    lines = [table(["", *(f"R@{k}" for k in KS), "finetuned"], rows)]
     classes = len((demo.out / "splits" / "motions" / "ClassInd.txt").read_text().split())
     seconds = sum(step["seconds"] for step in demo.runner.record().values())
     lines += ["", f"percent; retrieval of test videos among training videos, finetuned: top-1 with ten crops; "

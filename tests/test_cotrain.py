@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -226,7 +227,8 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     assert launch.exit_code(lambda: demo.main(words)) == 0
     shown = (tmp_path / "results.txt").read_text()
     assert shown in capsys.readouterr().out
-    rows = {line[:18].strip(): line[18:].split() for line in shown.partition("\n\n")[0].splitlines()}
+    rows = {name: numbers for name, *numbers in (re.split(r"  +", line.strip())
+                                                 for line in shown.partition("\n\n")[0].splitlines())}
     assert len(ran) == 4 + 7 + 5
     merged = {mode: json.loads((tmp_path / f"merged/{mode}.json").read_text())["both"] for mode in "sc"}
     expected = [*(merged["s"][k] for k in ("1", "5", "10", "20")), merged["c"]["1"]]

@@ -2,16 +2,15 @@
 
     python -m tools.verify ckpt/log-pretrain/RUN runs/ucf101 2stream.json
 
-Takes run folders, work folders of cotrain.py, and JSON files of results. The published numbers and their tolerances are
-in docs/evaluation.md, "Numbers to expect". Exit code: 0 if every number is within the tolerance of its published one,
-1 if any is not, 2 if there is nothing to compare.
+Takes run folders, work folders of cotrain.py, and the output of merge_2stream_prob.py. The published numbers and their
+tolerances are in docs/evaluation.md, "Numbers to expect". Exit code: 0 if every number is within the tolerance of its
+published one, 1 if any is not, 2 if there is nothing to compare.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tools.report.run_reader import Run, read_run
 from utils import launch
@@ -28,7 +27,7 @@ ROUNDING = 1e-9
 
 
 class Published(NamedTuple):
-    """A row of the table of published numbers; values in percent."""
+    """A row of the table of published numbers, in percent."""
 
     training: str  # such as "CPR on ucf101, cycle 2"
     measure: str
@@ -52,24 +51,18 @@ def read_table() -> list[Published]:
 
 
 def read(path: Path) -> Result:
-    """Read a run folder, a work folder of cotrain.py, or a file of results.
-
-    Raises:
-        OptionError: it is none of these.
-        CheckpointError: a file is damaged.
-    """
-    if path.is_dir() and not (path / "results.json").is_file():
+    """Read a run folder, a work folder of cotrain.py, or the output of merge_2stream_prob.py."""
+    file = path / "results.json" if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
         return _read_run(read_run(path))
-    content = read_json(path / "results.json" if path.is_dir() else path)
-    if "cycles" in content:
-        return _read_cotrain(content)
-    if "both" in content:
-        return Result("", _merged(content))
-    run = read_run(path.parent)
-    return Result(_training(run), _evaluation(run, path))
-
-
-def _read_cotrain(content: Mapping[str, Any]) -> Result:
+    content = read_json(file)
+    if "both" in content:  # whose number of videos tells the dataset
+        evaluation, dataset = "retrieval" if "50" in content["both"] else "finetune", DATASETS.get(content["videos"])
+        return Result("", {name: value for stream in ("RGB", "flow", "both")
+                           for name, value in _named(content[stream], f"{dataset} {stream}", evaluation).items()})
+    if "cycles" not in content:
+        raise OptionError(f"{path} holds no results to compare: give a run folder, a work folder of cotrain.py, or the "
+                          "output of merge_2stream_prob.py")
     dataset, cycles = content["dataset"], content["cycles"]
     method = "CPR" if any("--cascade" in command for command in content["commands"].values()) else "CoCLR"
     values: dict[str, float] = {}
@@ -80,40 +73,26 @@ def _read_cotrain(content: Mapping[str, Any]) -> Result:
 
 
 def _read_run(run: Run) -> Result:
-    recall, classes = ([100 * epoch[name] for epoch in run.epochs.values() if name in epoch]
-                       for name in ("recall", "cmr_median"))
-    values = {"mining recall, first epoch": recall[0]} if recall else {}
-    epochs, done = run.options.get("epochs"), 1 + max(run.epochs, default=-1)
-    finished = epochs in (None, done)
-    if recall and finished:
-        values["mining recall, last epoch"] = recall[-1]
-    if classes and finished:
-        values["class mining recall, median"] = classes[-1]
-    for path in reversed([*run.files("*_recall.json"), *run.files("*-acc-ten.json")]):  # the newest last
-        values |= _evaluation(run, path)
-    return Result(_training(run), values, "" if finished else f"not finished: {done} of {epochs} epochs")
-
-
-def _evaluation(run: Run, path: Path) -> dict[str, float]:
-    """Read the numbers of a retrieval, a ten-crop test, or a two-stream fusion."""
-    content, dataset, evaluation = read_json(path), path.name.removesuffix("_recall.json"), "retrieval"
-    if "both" in content:
-        return _merged(content)
-    if path.name.endswith("-acc-ten.json") and run.is_classifier:
-        content, dataset = content["ten"], run.options["dataset"]
+    epochs, done, planned = list(run.epochs.values()), 1 + max(run.epochs, default=-1), run.options.get("epochs")
+    finished = planned in (None, done)
+    measured = {"mining recall, first epoch": ("recall", 0)}
+    if finished:
+        measured |= {"mining recall, last epoch": ("recall", -1), "class mining recall, median": ("cmr_median", -1)}
+    values = {}
+    for measure, (name, which) in measured.items():
+        if found := [100 * epoch[name] for epoch in epochs if name in epoch]:
+            values[measure] = found[which]
+    for path in reversed(run.files("*_recall.json")):  # the newest last
+        values |= _named(read_json(path), _place(path.name.removesuffix("_recall.json")), "retrieval")
+    if run.is_classifier:
         evaluation = "probe" if run.options["train_what"] == "last" else "finetune"
-    elif not path.name.endswith("_recall.json"):
-        raise OptionError(f"{path} holds no results to compare: give *_recall.json, *-acc-ten.json, the "
-                          "output of merge_2stream_prob.py, or a folder")
-    stream = "flow" if dataset.endswith("-f") else "RGB"
-    return _named(content, f"{dataset.removesuffix('-f')} {stream}", evaluation)
+        for path in reversed(run.files("*-acc-ten.json")):
+            values |= _named(read_json(path)["ten"], _place(run.options["dataset"]), evaluation)
+    return Result(_training(run), values, "" if finished else f", not finished: {done} of {planned} epochs")
 
 
-def _merged(content: Mapping[str, Any]) -> dict[str, float]:
-    """Read the numbers of merge_2stream_prob.py, whose number of videos identifies the dataset."""
-    evaluation, dataset = "retrieval" if "50" in content["both"] else "finetune", DATASETS.get(content["videos"])
-    return {name: value for stream in ("RGB", "flow", "both")
-            for name, value in _named(content[stream], f"{dataset} {stream}", evaluation).items()}
+def _place(dataset: str) -> str:
+    return f"{dataset.removesuffix('-f')} {'flow' if dataset.endswith('-f') else 'RGB'}"
 
 
 def _named(numbers: Mapping[str, float], place: str, evaluation: str) -> dict[str, float]:
@@ -143,14 +122,16 @@ def compare(path: Path, published: Sequence[Published]) -> int:
     held: dict[str, bool] = {}
     for name, value in result.values.items():
         rows = [row for row in published if row.measure == name]
-        own = [(row, math.inf) for row in rows if _same(row.training.replace("CoCLR", "CPR"), result.training)]
-        own = [(row, row.value + row.tolerance) for row in rows if _same(row.training, result.training)] or own
-        for row, high in own:
-            holds = row.value - row.tolerance - ROUNDING <= value <= high + ROUNDING
+        own = [row for row in rows if _same(row.training, result.training)]
+        bounds = [row for row in rows if _same(row.training.replace("CoCLR", "CPR"), result.training)]
+        for row in own or bounds:
+            holds = value >= row.value - row.tolerance - ROUNDING
+            if own:
+                holds = holds and value <= row.value + row.tolerance + ROUNDING
             held[name] = held.get(name, False) or holds  # if the training is unknown, one match is enough
-            lines.append([name, f"{'>= ' if high == math.inf else ''}{row.value:.1f}", f"{row.tolerance:.1f}",
-                          f"{value:.2f}", "holds" if holds else "differs", row.training])
-    say(f"{path}: {result.training or 'training unknown'}{f', {result.note}' if result.note else ''}")
+            lines.append([name, f"{'' if own else '>= '}{row.value:.1f}", f"{row.tolerance:.1f}", f"{value:.2f}",
+                          "holds" if holds else "differs", row.training])
+    say(f"{path}: {result.training or 'training unknown'}{result.note}")
     if not lines:
         say('nothing to compare: no published number matches (docs/evaluation.md, "Numbers to expect")')
         return 2
@@ -166,7 +147,7 @@ def make_parser() -> Parser:
     """Define the options."""
     parser = Parser(description=__doc__)
     parser.add_argument("results", nargs="+", metavar="RUN_OR_RESULT", type=Path, help="run folder, work folder of "
-                        "cotrain.py, or JSON file of results")
+                        "cotrain.py, or output of merge_2stream_prob.py")
     return parser
 
 

@@ -2,7 +2,7 @@
 
     python -m tools.benchmarks                                            # all rows, about an hour on two cores
     python -m tools.benchmarks --rows cascade loader --rounds 7 --json results.json
-    python -m tools.benchmarks batch=4 frames=16 img_dim=64 --rows step   # other sizes: tools/benchmarks/data.py
+    python -m tools.benchmarks batch=4 frames=16 img_dim=64 --rows step   # other sizes: tools/benchmarks/__init__.py
     python -m tools.benchmarks tiny --rounds 1                            # a quick check that everything runs
     python -m tools.benchmarks --device cuda --rows cascade step evaluation
 
@@ -10,15 +10,18 @@ Both versions of a row run alternately in this process, after a warm-up, and mus
 the median time of the straightforward version over that of ours.
 """
 
+import os
+import platform
+import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from tools.benchmarks import cascade, evaluation, loader, step
-from tools.benchmarks.data import Sizes, parse_sizes
-from tools.benchmarks.measure import Case, machine, markdown, measure
+from tools.benchmarks import THREADS, Case, Sizes, evaluation, loader, measure, step
 from utils import launch
 from utils.console import say
 from utils.errors import OptionError
@@ -26,19 +29,60 @@ from utils.files import write_json
 from utils.parser import Parser
 
 ROWS: dict[str, Callable[[Sizes, Path], Iterator[Case]]] = {
-    "cascade": cascade.cases, "loader": loader.cases, "step": step.cases, "evaluation": evaluation.cases}
+    "cascade": step.cascade_cases, "loader": loader.cases, "step": step.cases, "evaluation": evaluation.cases}
+TINY = ("queues=64", "batches=2", "stage=3", "topk=2", "height=24", "width=32", "frames=8", "img_dim=32", "samples=2",
+        "length=18", "batch=2", "queue=16", "steps=2", "videos=2", "video_frames=18", "eval_batch=2", "classes=3")
+
+
+def parse_sizes(settings: Sequence[str], device: torch.device) -> Sizes:
+    """Read `NAME=VALUE` settings; `tiny` stands for sizes at which every row is quick."""
+    defaults = {each.name: getattr(Sizes(), each.name) for each in fields(Sizes) if each.name != "device"}
+    changed: dict = {}
+    for setting in [each for word in settings for each in (TINY if word == "tiny" else [word])]:
+        name, _, value = setting.partition("=")
+        if name not in defaults:
+            raise OptionError(f"no size {name!r}: give tiny, or NAME=VALUE with NAME one of {', '.join(defaults)}")
+        default = defaults[name]
+        try:
+            changed[name] = (tuple(map(int, value.split(","))) if isinstance(default, tuple) else type(default)(value))
+        except ValueError:
+            raise OptionError(f"{setting}: {value!r} is not a number") from None
+    return replace(Sizes(device=device), **changed)
 
 
 def make_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(prog="python -m tools.benchmarks", description=__doc__)
-    parser.add_argument("sizes", nargs="*", help="tiny, or NAME=VALUE[,VALUE]; see tools/benchmarks/data.py")
+    parser.add_argument("sizes", nargs="*", help="tiny, or NAME=VALUE[,VALUE]; see tools/benchmarks/__init__.py")
     add = parser.topic("method")
     add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="what to measure (default: all)")
     add("--rounds", type=int, default=5, metavar="ROUNDS", help="timed rounds of both versions, after a warm-up")
     parser.topic("hardware")("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure")
     parser.topic("output")("--json", type=Path, metavar="FILE", help="also write all measurements to this file")
     return parser
+
+
+def machine(device: torch.device) -> dict[str, str | int]:
+    """Describe the machine."""
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
+    return {"cpu": model[1] if model else platform.machine(), "cores": os.cpu_count() or 0, "threads": THREADS,
+            "torch": torch.__version__, "load at the start": f"{os.getloadavg()[0]:.2f}",
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"}
+
+
+def markdown(results: Sequence[Mapping[str, Any]]) -> str:
+    """Format the results as a Markdown table, one line a result, with its bound."""
+    lines = ["| what | size | straightforward | ours | ratio | bound | agreement |", "|---" * 7 + "|"]
+    for found in results:
+        bound = f"{_seconds(found['bound'])}: {found['bound_of']}" if found["bound"] is not None else ""
+        lines.append(f"| {found['row']} | {found['size']} | {_seconds(found['plain'])} | {_seconds(found['ours'])} | "
+                     f"{found['ratio']:.2f} | {bound} | {found['agreement']} |")
+    return "\n".join(lines)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 say(f"{result['row']}, {result['size']}: {result['ratio']:.2f} x")
                 if options.json:  # after each row, so that an interrupted run loses nothing
                     write_json(options.json, {"machine": about, "results": found})
-    say("\n" + markdown(found))
+    say(f"\n{markdown(found)}")
     return 0
 
 

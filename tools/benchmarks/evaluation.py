@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,10 +13,8 @@ from dataset.transforms.presets import CropsTransform
 from eval import network
 from eval.retrieval import video_features
 from eval.windows import crop_probabilities, read_samples, window_clips
-from tools.benchmarks import data
-from tools.benchmarks.data import Sizes
-from tools.benchmarks.loader import PlainReader, crop_window
-from tools.benchmarks.measure import Case, Disagreement
+from tools.benchmarks import Case, Disagreement, Sizes
+from tools.benchmarks.loader import PlainReader, build, crop_window, make_set
 
 COSINE = 0.999  # of features from pixels that differ by rounding
 PROBABILITY = 0.05  # relative, for the same reason
@@ -28,8 +25,8 @@ class Split:
 
     def __init__(self, folder: Path, sizes: Sizes, crops: int) -> None:
         self.sizes, self.crops = sizes, crops
-        data.make_set(folder, sizes, [sizes.video_frames] * sizes.videos)
-        self.dataset = data.build(folder, "", "test", CropsTransform(sizes.img_dim, crops=crops), sizes)
+        make_set(folder, sizes, [sizes.video_frames] * sizes.videos)
+        self.dataset = build(folder, "", "test", CropsTransform(sizes.img_dim, crops=crops), sizes)
         self.reader = PlainReader(self.dataset.readers[0].path)
         self.windows = len(self.dataset.sampler(sizes.video_frames, self.dataset.rng(0, 0)))  # the same for all videos
         self.size = (f"{sizes.videos} videos of {sizes.video_frames} frames, {self.windows * crops} passes a video, "
@@ -55,14 +52,6 @@ class Split:
         """Read what the evaluation scripts read."""
         return read_samples(self.dataset, workers=0, device=self.sizes.device, title="bench")
 
-    def features(self) -> Tensor:
-        """Return features (N, D) of the videos, our way."""
-        return video_features(self.net, self.samples(), batch_size=self.sizes.eval_batch, device=self.sizes.device)
-
-    def probabilities(self) -> Tensor:
-        """Return class probabilities (N, crops, classes) of the videos, our way."""
-        return crop_probabilities(self.net, self.samples(), self.sizes.eval_batch, self.sizes.device)
-
     @torch.inference_mode()
     def plain(self, output: int) -> Tensor:
         """Return probabilities (output 0) or features (1), (N, crops, D), decoding anew for each window and crop."""
@@ -73,15 +62,12 @@ class Split:
             clips = self.dataset.sampler(int(self.dataset.index.num_frames[row]), rng)
             recipe = PhotometricRecipe(transform.jitter, p_jitter=transform.p)
             draws = [recipe.draw(own, 1, 1) for own in rng.spawn(10)[:self.crops]]
-            videos.append(torch.stack([self._plain_crop(row, clips, crop, params, output)
-                                       for crop, params in enumerate(draws)]))
-        return torch.stack(videos).cpu()
-
-    def _plain_crop(self, row: int, clips: np.ndarray, crop: int, params: dict, output: int) -> Tensor:
-        images = [crop_window(self.reader.frames(self.dataset.index.names[row], clip), crop, params,
-                              self.sizes.img_dim) for clip in clips]
-        found = self.contiguous(torch.stack(images).to(self.sizes.device))[output]
-        return (found if output else found.softmax(dim=1)).mean(dim=0)
+            for crop, params in enumerate(draws):
+                windows = [crop_window(self.reader.frames(self.dataset.index.names[row], clip), crop, params,
+                                       self.sizes.img_dim) for clip in clips]
+                found = self.contiguous(torch.stack(windows).to(self.sizes.device))[output]
+                videos.append((found if output else found.softmax(dim=1)).mean(dim=0))
+        return torch.stack(videos).unflatten(0, (-1, self.crops)).cpu()
 
     def passes(self) -> None:
         """Run the row's number of windows through our network, on one batch already in memory."""
@@ -96,10 +82,12 @@ class Split:
 def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
     """Yield retrieval features and the ten-crop test."""
     one, ten = Split(folder / "1", sizes, 1), Split(folder / "10", sizes, 10)
-    yield Case("retrieval features", one.size, lambda: one.plain(1), one.features, _agree_features,
-               bound=one.passes, bound_of="the network's passes alone")
-    yield Case("ten-crop test", ten.size, lambda: ten.plain(0), ten.probabilities, _agree_probabilities,
-               bound=ten.passes, bound_of="the network's passes alone")
+    yield Case("retrieval features", one.size, lambda: one.plain(1),
+               lambda: video_features(one.net, one.samples(), batch_size=sizes.eval_batch, device=sizes.device),
+               _agree_features, bound=one.passes, bound_of="the network's passes alone")
+    yield Case("ten-crop test", ten.size, lambda: ten.plain(0),
+               lambda: crop_probabilities(ten.net, ten.samples(), sizes.eval_batch, sizes.device),
+               _agree_probabilities, bound=ten.passes, bound_of="the network's passes alone")
 
 
 def _agree_features(plain: Tensor, ours: Tensor) -> str:

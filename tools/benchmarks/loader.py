@@ -6,10 +6,11 @@ It draws in the same order as ours, so both give the same sample up to rounding.
 
 import io
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import cv2
 import lmdb
 import msgpack
 import numpy as np
@@ -19,16 +20,60 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 from torch.utils.data import default_collate
 
+from dataset import catalog
 from dataset.transforms import geometry
 from dataset.transforms.photometric import BRIGHTNESS, CONTRAST, HUE, MEAN, SATURATION, STD, PhotometricRecipe
 from dataset.transforms.presets import CROP, P_FLIP, PretrainTransform, to_blocks
-from dataset.video_dataset import VideoDataset
-from tools.benchmarks import data
-from tools.benchmarks.data import Sizes
-from tools.benchmarks.measure import Case, Disagreement
+from dataset.video_dataset import Transform, VideoDataset
+from process_data.src.lmdb_file import pack, write_lmdb
+from tools.benchmarks import Case, Disagreement, Sizes
 
+NAME = "bench"
+CYCLE = 48  # different frames of a video; longer videos repeat them
+QUALITY = {"rgb": 75, "flow": 85}
+GRAIN = {"rgb": 3.0, "flow": 0.5}  # grey levels of noise, which set the size of the JPEGs
+SPEED = 3  # pixels a frame
 GREY_LEVEL = 1 / (255 * min(STD))  # of a normalised value
 ENHANCE = {BRIGHTNESS: ImageEnhance.Brightness, CONTRAST: ImageEnhance.Contrast, SATURATION: ImageEnhance.Color}
+
+
+def jpegs(stream: str, height: int, width: int, seed: int) -> list[bytes]:
+    """Make the different frames of a video: a moving texture with noise; flow is smooth, with 128 in channel 0."""
+    rng = np.random.default_rng(seed)
+    cells = {"rgb": 12, "flow": 40}[stream]  # pixels between the texture's random values
+    wide = width + SPEED * CYCLE
+    coarse = rng.integers(0, 256, (height // cells + 2, wide // cells + 2, 3)).astype(np.uint8)
+    texture = cv2.resize(coarse, (wide, height), interpolation=cv2.INTER_CUBIC)
+    images = []
+    for start in range(0, SPEED * CYCLE, SPEED):
+        image = texture[:, start:start + width] + rng.normal(0, GRAIN[stream], (height, width, 1))
+        image = np.clip(image, 0, 255).astype(np.uint8)
+        if stream == "flow":
+            image[..., 2] = 128
+        images.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY[stream]])[1].tobytes())
+    return images
+
+
+def make_set(folder: Path, sizes: Sizes, lengths: Sequence[int]) -> None:
+    """Write a dataset `bench` with videos of these lengths: two streams, and the same videos to train and to test."""
+    names = {f"class/v_class_g{number:02d}_c01": length for number, length in enumerate(lengths)}
+    for stream, file in (("rgb", f"{NAME}_frame.lmdb"), ("flow", f"{NAME}_tvl1_frame.lmdb")):
+        def load(name: str, stream: str = stream) -> Iterator[bytes]:
+            images = jpegs(stream, sizes.height, sizes.width, seed=list(names).index(name))
+            return pack(names[name], (images[i % CYCLE] for i in range(names[name])))
+        write_lmdb(folder / "data" / NAME / file, names, load)
+    splits = folder / "splits" / NAME
+    splits.mkdir(parents=True)
+    classes = ["class", *(f"empty{number}" for number in range(1, sizes.classes))]
+    (splits / "ClassInd.txt").write_text("".join(f"{name}\n" for name in classes))
+    for part in ("train", "test"):
+        (splits / f"{part}_split01.csv").write_text("".join(f"{name},{count}\n" for name, count in names.items()))
+
+
+def build(folder: Path, suffix: str, mode: str, transform: Transform, sizes: Sizes) -> VideoDataset:
+    """Build a dataset on what :func:`make_set` wrote; the suffix ends its name: "" or "-2stream-2clip"."""
+    return catalog.build(NAME + suffix, mode, transform=transform, data_root=folder / "data",
+                         split_root=folder / "splits", seq_len=sizes.frames, ds=1)
 
 
 class PlainReader:
@@ -129,52 +174,30 @@ def _at_least(image: Image.Image, size: int) -> Image.Image:
     return image.resize(shape, Image.Resampling.BICUBIC)
 
 
-class Samples:
-    """The same samples made in both ways, from one video."""
-
-    def __init__(self, folder: Path, sizes: Sizes) -> None:
-        data.make_set(folder, sizes, [sizes.length])
-        self.dataset = data.build(folder, "-2stream-2clip", "train", PretrainTransform(sizes.img_dim), sizes)
-        self.readers = [PlainReader(reader.path) for reader in self.dataset.readers]
-        self.items = [(epoch, 0) for epoch in range(sizes.samples)]
-
-    def ours(self) -> list[dict]:
-        """Make the samples that a worker sends."""
-        return [self.dataset[item] for item in self.items]
-
-    def ours_as_floats(self) -> Tensor:
-        """Make samples, then apply photometric steps and normalisation as the training device does."""
-        return to_blocks(default_collate(self.ours()), "cpu")
-
-    def plain(self) -> list[Tensor]:
-        """Make float views."""
-        return [pretraining_sample(self.dataset, self.readers, *item) for item in self.items]
-
-    def used_jpegs(self) -> list[bytes]:
-        """Return the different frames that the samples use, of both streams."""
-        found = []
-        for epoch, row in self.items:
-            rng = self.dataset.rng(epoch, row)
-            clips = self.dataset.sampler(int(self.dataset.index.num_frames[row]), rng)
-            used = np.unique(clips[list(self.dataset.transform.plan(rng).clips)])
-            found += [reader.value(self.dataset.index.names[row])[i] for reader in self.readers for i in used]
-        return found
-
-
 def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
     """Yield a worker's samples, and the same with the photometric steps that follow on the training device."""
-    samples = Samples(folder, sizes)
+    make_set(folder, sizes, [sizes.length])
+    dataset = build(folder, "-2stream-2clip", "train", PretrainTransform(sizes.img_dim), sizes)
+    readers = [PlainReader(reader.path) for reader in dataset.readers]
+    used: list[bytes] = []  # the different frames of the samples, of both streams
+    for epoch in range(sizes.samples):
+        rng = dataset.rng(epoch, 0)
+        clips = dataset.sampler(sizes.length, rng)
+        frames = np.unique(clips[list(dataset.transform.plan(rng).clips)])
+        used += [reader.value(dataset.index.names[0])[i] for reader in readers for i in frames]
+
+    def ours() -> list[dict]:
+        return [dataset[epoch, 0] for epoch in range(sizes.samples)]
+
+    def floats(samples: list[dict]) -> Tensor:
+        return to_blocks(default_collate(samples), "cpu")
+
     case = partial(Case, size=f"{sizes.width}x{sizes.height}, {sizes.frames} of {sizes.length} frames",
-                   plain=samples.plain, clock="cpu", units=sizes.samples, bound=partial(_decode, samples.used_jpegs()),
+                   plain=lambda: [pretraining_sample(dataset, readers, epoch, 0) for epoch in range(sizes.samples)],
+                   clock="cpu", units=sizes.samples, bound=lambda: [simplejpeg.decode_jpeg(jpeg) for jpeg in used],
                    bound_of="bare decoding of the frames used (simplejpeg)")
-    yield case("loader", ours=samples.ours,
-               agree=lambda plain, ours: _agree(plain, to_blocks(default_collate(ours), "cpu")))
-    yield case("loader, photometric steps on the CPU", ours=samples.ours_as_floats, agree=_agree)
-
-
-def _decode(jpegs: list[bytes]) -> None:
-    for jpeg in jpegs:
-        simplejpeg.decode_jpeg(jpeg)
+    yield case("loader", ours=ours, agree=lambda plain, ours: _agree(plain, floats(ours)))
+    yield case("loader, photometric steps on the CPU", ours=lambda: floats(ours()), agree=_agree)
 
 
 def _agree(plain: list[Tensor], ours: Tensor) -> str:

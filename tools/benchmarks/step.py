@@ -1,4 +1,8 @@
-"""A training step of CoCLR with cascade positive retrieval, against one in contiguous memory with plain loops."""
+"""The cascade and a training step, against plain loops.
+
+The straightforward cascade loops over stages and samples, and gathers the features of the survivors. The
+straightforward step of CoCLR uses it, in contiguous memory, with a loop over parameters.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,16 +21,87 @@ from engine.device import choose_precision
 from engine.monitors import MiningMonitor
 from engine.optimizer import Optimizer
 from engine.steps import coclr_step, draw_self_mask
-from model.cascade import stage_sizes
+from model.cascade import cascade_topk, stage_sizes
 from model.loss import coclr_loss, drop_self
 from model.pretrain import CoCLR
-from tools.benchmarks.cascade import plain_cascade
-from tools.benchmarks.data import Sizes
-from tools.benchmarks.measure import Case, Disagreement
+from tools.benchmarks import Case, Disagreement, Sizes
 
 LR, WD, SEED = 1e-3, 1e-5, 0
 TOLERANCE = 1e-5  # of losses in float64
 MATRIX = 2048
+SAME_SOURCE = 0.01  # share of the queue that comes from a query's own source
+DIM = 128
+BATCHES, LONG = 4, 1 << 17  # batches per call; one is enough for a queue too long for any cache
+
+
+def plain_cascade(query: Tensor, key: Tensor, queues: tuple[Tensor, Tensor], excluded: Tensor, sizes: list[int]
+                  ) -> Tensor:
+    """Mine in the usual way: loop over samples, and gather features; returns queue indices (B, topk).
+
+    Args:
+        query: embeddings in the own view, (B, D); key: in the other.
+        queues: of the own and the other view, (D, K) each.
+        excluded: entries that must not be mined, bool (B, K).
+        sizes: number of entries that each stage keeps.
+    """
+    B, K = excluded.shape
+    own, other = (queue.t().expand(B, -1, -1) for queue in queues)  # (B, kept, D)
+    left = torch.arange(K, device=query.device).repeat(B, 1)  # (B, kept)
+    banned = excluded
+    for stage, size in enumerate(sizes, start=1):
+        by_other = stage % 2 == 1 or stage == len(sizes)
+        found = []
+        for b in range(B):
+            similarity = other[b] @ key[b] if by_other else own[b] @ query[b]  # (kept,)
+            similarity[banned[b]] = float("-inf")
+            found.append(similarity.sort(descending=True).indices[:size])
+        own = torch.stack([own[b][found[b]] for b in range(B)])
+        other = torch.stack([other[b][found[b]] for b in range(B)])
+        left = torch.stack([left[b][found[b]] for b in range(B)])
+        banned = torch.stack([banned[b][found[b]] for b in range(B)])
+    return left
+
+
+def cascade_cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
+    """Yield a case for each queue length and batch size."""
+    for K in sizes.queues:
+        for B in sizes.batches:
+            yield _cascade_case(sizes, K, B)
+
+
+def _cascade_case(sizes: Sizes, K: int, B: int) -> Case:
+    # Several batches: branch prediction and caches would adapt to a repeated one.
+    batches = [_embeddings(K, B, seed, sizes.device) for seed in range(BATCHES if K < LONG else 1)]
+    settings = sizes.topk, sizes.ratio, sizes.stage
+    kept = stage_sizes(K, *settings)
+
+    def plain() -> list[Tensor]:
+        return [plain_cascade(query, key, queues, excluded, kept) for query, key, queues, excluded, _ in batches]
+
+    def ours() -> list[Tensor]:
+        return [cascade_topk(key @ queues[1], own, excluded, *settings) for _, key, queues, excluded, own in batches]
+
+    def bound() -> None:
+        for _, key, queues, _, _ in batches:
+            (key @ queues[1]).topk(kept[0], dim=1, sorted=False)
+
+    def equal(plain: list[Tensor], ours: list[Tensor]) -> str:
+        if not torch.equal(torch.stack(plain), torch.stack(ours)):
+            raise Disagreement("the mined entries differ")
+        return "equal"
+
+    return Case("cascade", f"K={K} B={B}", plain, ours, equal, bound=bound, units=len(batches),
+                bound_of=f"keys times queue, and one unsorted top-{kept[0]} of it")
+
+
+def _embeddings(K: int, B: int, seed: int, device: torch.device
+                ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor], Tensor, Tensor]:
+    """Make the input of `plain_cascade`, and similarities (B, K) in the own view, which a model has as logits."""
+    draw = torch.Generator().manual_seed(K + B + seed)
+    query, key = (F.normalize(torch.randn(B, DIM, generator=draw), dim=1).to(device) for _ in range(2))
+    own, other = (F.normalize(torch.randn(DIM, K, generator=draw), dim=0).to(device) for _ in range(2))
+    excluded = (torch.rand(B, K, generator=draw) < SAME_SOURCE).to(device)
+    return query, key, (own, other), excluded, query @ own
 
 
 def make_model(sizes: Sizes) -> CoCLR:
@@ -149,9 +224,6 @@ def agreement_in_float64(sizes: Sizes) -> str:
 
     In float32 they cannot be for long: S3D at initialisation magnifies rounding a hundred times and more, and Adam
     turns the sign of a tiny gradient into a whole step.
-
-    Raises:
-        Disagreement: the losses differ.
     """
     small = replace(sizes, frames=min(sizes.frames, 16), img_dim=min(sizes.img_dim, 64))
     versions = Plain(small, torch.float64), Ours(small, torch.float64)

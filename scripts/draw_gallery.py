@@ -1,7 +1,0 @@
-"""The old name of `python -m tools.figures gallery`."""
-
-import sys
-
-if __name__ == "__main__":
-    print("error: this command has moved: python -m tools.figures gallery", file=sys.stderr)
-    sys.exit(2)
