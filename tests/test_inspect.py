@@ -191,20 +191,6 @@ def test_damaged_frames_are_found_all_and_no_others(tmp_path):
     assert f"1 video where flow does not have one frame less than RGB: {one}" in survey(mini)[2]
 
 
-def test_a_sample_decodes_pairs_of_neighbours_spread_over_some_videos(tmp_path, monkeypatch):
-    mini = make(tmp_path)
-    read: dict[str, list[int]] = {}
-    original = LmdbReader.read
-    monkeypatch.setattr(LmdbReader, "read", lambda self, name, numbers: (
-        read.setdefault(name, []).extend(numbers.tolist()) or original(self, name, numbers)))
-    monkeypatch.setattr(dataset_survey, "FRAMES", 3)
-    for lmdb_found in check_lmdbs(dataset_of(mini), 5, 2):
-        assert len(lmdb_found.decoded) == 5 and set(lmdb_found.decoded.values()) == {6}
-    for indices in read.values():
-        firsts = indices[:6:2]
-        assert indices[:6] == [index for first in firsts for index in (first, first + 1)] and firsts[-1] - firsts[0] > 5
-
-
 @pytest.mark.parametrize(("moving", "still"), [(0, 1.0), (5, 0.545), (6, None)])
 def test_videos_that_do_not_move_are_named(tmp_path, moving, still):
     mini = miniature.make(tmp_path, "mine", frames=12, size=SIZE)

@@ -40,19 +40,7 @@ class Section:
 
 
 class Report:
-    """Everything on a run's page.
-
-    Args:
-        run: the run.
-        other: a second run to compare with.
-        clips: maximum of test clips in the retrieval gallery.
-        mining_clips: queries of the mining gallery, 0 for no gallery.
-        dataset: dataset whose features to show, None for the newest.
-        data_root, split_root: folders of LMDBs and splits, None for the run's.
-
-    Raises:
-        OptionError: there are no features of ``dataset``.
-    """
+    """Everything on a run's page; the keywords are the options of the command."""
 
     def __init__(self, run: Run, other: Run | None = None, *, clips: int = 200, mining_clips: int = 16,
                  dataset: str | None = None, data_root: str | None = None, split_root: str | None = None) -> None:

@@ -159,20 +159,11 @@ class Query:
 
 
 def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: Strips) -> dict[str, Any]:
-    """Mine positives for training clips in the checkpoint's queue, as the run's next step would (CPR, section 3.2).
-
-    Args:
-        options: of the run, with the folders of its data.
-        path: the checkpoint.
-        count: number of queries.
-        strips: the page's film strips.
+    """Mine positives for ``count`` training clips in a checkpoint's queue, as the next step would (CPR, section 3.2).
 
     Returns:
         "size": queue length. "names": of the "own" and "other" view. "recall", "chance": means over the queries.
         "cards": of the queries, best first.
-
-    Raises:
-        CheckpointError, DataError, ModelError: options, checkpoint or data are missing or damaged, or do not fit.
     """
     config, model = take(DataConfig, options), take(ModelConfig, options).build()
     if not isinstance(model, CoCLR) or model.topk == 0:
@@ -219,14 +210,9 @@ def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: S
 
 @torch.no_grad()
 def mine(model: CoCLR, dataset: VideoDataset, batch_rows: list[int], rows: Tensor, epoch: int) -> Iterator[Query]:
-    """Mine positives for a batch of training clips in the model's queue.
+    """Mine positives for training clips (``batch_rows`` of the dataset) in the model's queue.
 
-    Args:
-        model: the run's, with the checkpoint's weights.
-        dataset: its training set.
-        batch_rows: dataset rows of the queries.
-        rows: dataset row of each queue entry, (K,).
-        epoch: seeds the draws of clips and augmentation.
+    ``rows`` are the dataset rows of the queue entries, (K,); ``epoch`` seeds the draws of clips and augmentation.
     """
     labels, views = torch.as_tensor(dataset.index.labels), stage_views(model.stage, model.first)
     model.train()  # BatchNorm uses batch statistics, as in the run; the model is discarded afterwards

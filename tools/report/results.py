@@ -155,7 +155,7 @@ def _matrix(title: str, classes: Sequence[str], true: list[int], predicted: list
 
 
 def draw(run: Run, other: Run | None = None) -> list[dict[str, Any]]:
-    """Build every chart for which the run's metrics have values; a second run's lines are dashed."""
+    """Build every chart for which the run has values; a second run's lines are dashed."""
     found = []
     runs = [(run, "")] + ([(other, ", second run")] if other else [])
     for title, unit, about, lines in CHARTS:

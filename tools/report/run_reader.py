@@ -79,11 +79,7 @@ class Run:
 
 
 def read_run(path: str | Path) -> Run:
-    """Read the run in a folder, or in one of its parents if that is a folder inside a run, such as model/.
-
-    Raises:
-        OptionError: there is no such folder, or no run in it.
-    """
+    """Read the run in a folder, or in one of its parents if that is a folder inside a run, such as model/."""
     asked, notes = Path(path).resolve(), []
     hint = "give ckpt/log-PREFIX/RUN, or log-eval-PREFIX/RUN"
     if not asked.is_dir():

@@ -29,9 +29,11 @@ def make_parser() -> Parser:
     """Build the parser; ``run`` of its result is the function of the command."""
     parser = Parser(prog="python -m tools.search", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, add, about in (("index", _add_index, "make an index of videos, or bring it up to date"),
-                             ("search", _add_search, "look a video up in an index")):
-        add(commands.add_parser(name, description=about, help=about))
+    for name, add, about, example in (
+            ("index", _add_index, "make an index of videos, or bring it up to date", "CKPT VIDEO_DIR --out index"),
+            ("search", _add_search, "look a video up in an index", "index clip.mp4 -k 10")):
+        description = f"{about}\n\n    python -m tools.search {name} {example}\n"
+        add(commands.add_parser(name, description=description, help=about))
     return parser
 
 

@@ -228,11 +228,12 @@ class VideoIndex:
         order = [row for row in np.argsort(-sims[:, 0], kind="stable") if not (exclude_self and clips[row][0] in own)]
         hits = []
         for rank, row in enumerate(order[:k], start=1):
-            (found, span), piece = clips[row], nearest[row, 0]
+            (found, (start, end)), piece = clips[row], nearest[row, 0]
+            query_start, query_end = query.seconds[piece].tolist()
             parts = (pieces[piece] * rows[row]).reshape(len(self.settings.encoders), -1).sum(axis=1).tolist()
             by_stream = {spec.view: part for spec, part in zip(self.settings.encoders, parts, strict=True)}
-            hits.append(Hit(rank, sum(parts), by_stream, found.path, self._name(found.path), *span,
-                            *query.seconds[piece].tolist(), found in own))
+            hits.append(Hit(rank, sum(parts), by_stream, found.path, self._name(found.path), start, end, query_start,
+                            query_end, found in own))
         return Answer(path, len(query.seconds), hits, self.about)
 
     def _name(self, path: str) -> str:
