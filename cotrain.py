@@ -54,7 +54,7 @@ EVALUATIONS = ("retrieval", "probe", "finetune")
 EPOCHS = {"infonce": (300, (250, 280)), "coclr": (100, (80,)), "probe": (100, (60, 80)), "finetune": (500, (400, 450))}
 EXTRA = {"infonce": "main_nce.py", "coclr": "main_coclr.py", "probe": "the linear probe",
          "finetune": "finetuning and its test"}
-DEFAULT_EXTRA = {"coclr": "--cascade --stage 7 --ratio 0.5 --topk 5"}
+CASCADE = "--cascade --stage 7 --ratio 0.5 --topk 5"
 CLASSIFIER_OPTIONS = {"probe": ["--train_what", "last", "--optim", "sgd", "--lr", "0.1"],
                       "finetune": ["--train_what", "ft"]}
 # Options that cotrain.py sets itself, or that would change where a step's results go.
@@ -152,7 +152,6 @@ class Plan:
 
     def _test(self, name: str, result: str, model: str, *words: str) -> None:
         argv = [*self.common, *words, *self._gpus(), "--test", model]
-        SCRIPTS[CLASSIFIER].parse(argv, planned=True)
         self.steps.append(Step(name, ("python", str(ROOT / CLASSIFIER), *argv), Path(result), (Path(model),), shown=4))
 
     def _schedule(self, name: str) -> list[str]:
@@ -197,18 +196,15 @@ def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> s
 
 
 def report(plan: Plan) -> None:
-    """Print the results, and write results.json and results.txt to the work folder."""
+    """Print the results, and write results.json to the work folder."""
     numbers, args = plan.collect(), plan.args
-    head = results_table(numbers) if numbers else ""
-    files = "\n".join(f"{stream:5}{args.out / path}" for stream, path in plan.models.items())
     write_json(args.out / "results.json", {
         "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models, "results": numbers,
         "commands": {step.name: step.shell for step in plan.steps}})
-    (args.out / "results.txt").write_text(f"{head}\n\n{files}\n", encoding="utf-8")
-    say("")
-    say(head, paint=paint_table)
-    say(f"\n{files}")
-    say(f"all numbers: {args.out / 'results.json'}")
+    if numbers:
+        say("")
+        say(results_table(numbers), paint=paint_table)
+    say(f"all numbers, checkpoints and commands: {args.out / 'results.json'}")
     say(f"next: python -m tools.report {Path(args.out, plan.models['RGB']).parents[1]}")
 
 
@@ -229,7 +225,7 @@ def make_parser() -> Parser:
         add(f"--{name}_epochs", type=positive_int, default=epochs, metavar="EPOCHS",
             help=f"epochs of {name}; its schedule scales with them")
     for name, script in EXTRA.items():
-        add(f"--{name}_options", type=words, default=words(DEFAULT_EXTRA.get(name, "")), metavar="'OPTIONS'",
+        add(f"--{name}_options", type=words, default=words(CASCADE if name == "coclr" else ""), metavar="'OPTIONS'",
             help=f"more options for {script}, quoted")
     add = parser.topic("checkpoints")
     add("--infonce_rgb", type=Path, metavar="CKPT", help="use this checkpoint instead of training InfoNCE on RGB")
@@ -280,10 +276,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     plan, runner = Plan(args), Runner(args.out)
     runner.check(plan.steps)
-    if args.dry_run:
-        say(as_script(plan.steps, args.out))
     plan.check_data()
     if args.dry_run:
+        say(as_script(plan.steps, args.out))
         return 0
     with runner.open():
         done = sum(step.is_done(args.out) for step in plan.steps)

@@ -26,14 +26,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from engine import checkpoint, pretraining
+from engine import checkpoint, pretraining, run_folder
 from engine.checkpoint import first_keys, load_state, renamed
 from engine.config import configs_of
 from engine.options import TOPK, add_mining, check_shared, pretraining_parser
 from engine.pretraining import PretrainTask
-from engine.resume import refuse_changes
-from engine.retention import newest_complete
-from engine.run_folder import AUTO, FOLDER_OPTIONS, choose, coclr_folder, last_checkpoint, refuse_present
 from engine.steps import coclr_step, draw_self_mask
 from eval.knn import knn_monitor
 from model.pretrain import CoCLR
@@ -112,7 +109,7 @@ def check_progressive(args: Namespace) -> None:
         raise OptionError(f"--progressive {given} does not increase: each phase needs a larger topk than the last")
     if args.topk not in (TOPK, topks[-1]):
         raise OptionError(f"--topk {args.topk} and --progressive {given} contradict each other: omit --topk")
-    if args.test or args.resume not in ("", AUTO):
+    if args.test or args.resume not in ("", run_folder.AUTO):
         option = "--test" if args.test else "--resume"
         raise OptionError(f"--progressive {given} trains several runs: omit it to use {option} with one of their "
                           "checkpoints" + ("" if args.test else ", or give --resume auto"))
@@ -127,31 +124,27 @@ def phases(args: Namespace) -> list[Namespace]:
     for topk in args.progressive or [args.topk]:
         phase = Namespace(**{**vars(args), "topk": topk, "pretrain": [own, args.pretrain[1]]})
         result.append(phase)
-        own = str(last_checkpoint(run_folder_of(phase), phase.epochs))
+        own = str(run_folder.last_checkpoint(run_folder_of(phase), phase.epochs))
     return result
 
 
 def run_folder_of(args: Namespace) -> Path:
     """Return the run folder for these options, relative to the working directory."""
     model, data, train = configs_of(vars(args))
-    return coclr_folder(model, data, train, prefix=args.prefix, name_prefix=args.name_prefix)
+    return run_folder.coclr_folder(model, data, train, prefix=args.prefix, name_prefix=args.name_prefix)
 
 
-def checked(phase: Namespace) -> Namespace:
-    """Return a phase; UserError if its folder holds a run, or with ``--resume auto`` a run other than its own."""
-    folder = run_folder_of(phase)
-    if phase.resume != AUTO:
-        refuse_present(folder, FOLDER_OPTIONS)
-    found = newest_complete(folder / "model")
-    if found is None or phase.accept_changes:
-        return phase
-    saved = checkpoint.load(found, checkpoint.RESUME)
-    refuse_changes(saved, vars(phase), {}, found)
-    before = list(saved.get("options", {}).get("pretrain", phase.pretrain))
-    if before != phase.pretrain:
-        raise CheckpointError(f"{found} was started from {' '.join(before)}, not from {' '.join(phase.pretrain)}: "
-                              f"choose another --name_prefix, or remove {folder}")
-    return phase
+def check_folders(all_phases: list[Namespace]) -> None:
+    """Raise UserError if a phase's folder holds a run, or with ``--resume auto`` one that began with other files."""
+    for phase in all_phases:
+        folder = run_folder_of(phase)
+        if phase.resume != run_folder.AUTO:
+            run_folder.refuse_present(folder, run_folder.FOLDER_OPTIONS)
+        elif found := run_folder.newest_complete(folder / "model"):
+            before = checkpoint.load(found)["options"]["pretrain"]
+            if before != phase.pretrain:
+                raise CheckpointError(f"{found} was started from {' '.join(before)}, not from "
+                                      f"{' '.join(phase.pretrain)}: choose another --name_prefix, or remove {folder}")
 
 
 def work(args: Namespace) -> None:
@@ -160,7 +153,7 @@ def work(args: Namespace) -> None:
                                     args.world_size, args.rank, args.dist_timeout)
     all_phases = phases(args)
     if args.progressive:  # check them all before the first one starts
-        distributed.from_main(lambda: [checked(phase) for phase in all_phases])
+        distributed.from_main(lambda: check_folders(all_phases))
     for phase in all_phases:
         run_phase(phase, dist)
 
@@ -172,7 +165,8 @@ def run_phase(args: Namespace, dist: DistInfo) -> None:
     if args.test:
         pretraining.test(CoclrTask(model, data, train, dist), args.test)
         return
-    folder, resumed = distributed.from_main(lambda: choose(args.resume, run_folder_of(args), FOLDER_OPTIONS))
+    folder, resumed = distributed.from_main(lambda: run_folder.choose(args.resume, run_folder_of(args),
+                                                                      run_folder.FOLDER_OPTIONS))
     task = CoclrTask(model, data, train, dist)
     if not resumed:
         task.load_pretrained(*args.pretrain)

@@ -1,10 +1,12 @@
-"""Backbones by the names that ``--net`` takes."""
+"""Backbones by the names that ``--net`` takes, and folding of their BatchNorms for inference."""
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from backbone.resnet_2d3d import ResNet2d3d
 from backbone.s3dg import S3D
@@ -17,19 +19,31 @@ NETWORKS: dict[str, Callable[[], Any]] = {
 }
 
 
-def select_backbone(network: str) -> tuple[nn.Module, dict[str, int]]:
-    """Build a backbone with random weights.
+# Names of a convolution and its BatchNorm inside a module of S3D or ResNet, or a Sequential.
+CONV_BN = (("conv", "bn"), ("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))
 
-    Args:
-        network: a key of :data:`NETWORKS`.
+
+def select_backbone(network: str) -> tuple[nn.Module, dict[str, int]]:
+    """Build a backbone with random weights, by a key of :data:`NETWORKS`.
 
     Returns:
         The backbone, which maps clips (B, 3, T, H, W) to features (B, F, t, h, w), and {"feature_size": F}.
-
-    Raises:
-        ValueError: there is no such network.
     """
     if network not in NETWORKS:
         raise ValueError(f"unknown network '{network}': choose from {', '.join(NETWORKS)}")
     backbone = NETWORKS[network]()
     return backbone, {"feature_size": backbone.feature_size}
+
+
+@torch.no_grad()
+def fold_batchnorm(net: nn.Module) -> None:
+    """Fold each BatchNorm into the weights of the convolution before it; ``net`` must be in evaluation mode.
+
+    The state dict loses its BatchNorms: load weights before, and save nothing after.
+    """
+    for module in net.modules():  # visits each once, though S3D registers layers under two names
+        for conv_name, bn_name in CONV_BN:
+            conv, bn = getattr(module, conv_name, None), getattr(module, bn_name, None)
+            if isinstance(conv, nn.Conv3d) and isinstance(bn, nn.BatchNorm3d):
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, bn))
+                setattr(module, bn_name, nn.Identity())

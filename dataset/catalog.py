@@ -1,8 +1,7 @@
 """Datasets by name: {ucf101,hmdb51,k400,NAME}[-f][-2clip] and {...}-2stream-2clip.
 
 A plain name is RGB, -f flow, -2stream both; -2clip samples two clips a video, for pretraining. NAME is any dataset of
-the user's own, see `process_data/src/prepare.py`. A dataset is a row of `KNOWN`, a way to use one a row of `MODES`.
-Residual frames (`dataset.residual`) can take the place of flow under the same names.
+the user's own. Residual frames (`dataset.residual`) can take the place of flow under the same names.
 """
 
 import os
@@ -26,11 +25,7 @@ NAME = re.compile(r"(?P<base>[A-Za-z0-9][\w.-]*?)(?P<streams>-f|-2stream)?(?P<cl
 
 @dataclass(frozen=True)
 class BaseSet:
-    """Files and rules of a dataset; in file names {part} is train or test, {split} its number from 1.
-
-    Under the rules of Kinetics rows of unlisted classes are dropped, frame counts are the LMDB's, and a video needs a
-    whole clip's frames instead of half, and is its own source.
-    """
+    """Files of a dataset, with {part} train or test and {split} from 1, and whether Kinetics' rules hold for it."""
 
     rgb: str  # LMDB below the data root
     flow: str
@@ -81,7 +76,6 @@ class DatasetSpec:
     second_view: str = "flow"  # what the stream "flow" is made of
 
     def part(self, *, train: bool) -> str:
-        """Return the name of the training or test part in file names."""
         return "train" if train else self.files.test_part
 
     def lmdbs(self, data_root: Path, *, train: bool) -> list[Path]:
@@ -100,7 +94,7 @@ class DatasetSpec:
     def csv(self, split_root: Path, which_split: int, *, train: bool) -> Path:
         """Return the csv list of a split, from 1; DataError if the dataset cannot have such a split."""
         if self.files.splits is not None and not 1 <= which_split <= self.files.splits:
-            raise DataError(f"{self.base} has no split {which_split}: take --which_split 1"
+            raise DataError(f"{self.base} has no split {which_split}: use --which_split 1"
                             f"{' to ' + str(self.files.splits) if self.files.splits > 1 else ''}")
         return split_root / self.base / self.files.csv.format(part=self.part(train=train), split=which_split)
 
@@ -120,12 +114,9 @@ def parse(name: str, second_view: str = "flow") -> DatasetSpec:
     base, streams, clips = found["base"], found["streams"] or "", 2 if found["clips"] else 1
     if streams == "-2stream" and clips == 1:
         raise DataError(f"there is no dataset {name}: two streams come with two clips, {base}-2stream-2clip")
-    if second_view not in SECOND_VIEWS:
-        raise DataError(f"there is no second view {second_view!r}: take {' or '.join(SECOND_VIEWS)}")
     if second_view != "flow" and not streams:
-        others = f"{base}-f-2clip or {base}-2stream-2clip" if clips == 2 else f"{base}-f"
-        raise DataError(f"--second_view {second_view} has no effect on {name}, which is RGB alone: take {others}, or "
-                        "leave the option out")
+        raise DataError(f"--second_view {second_view} has no effect on {name}, which is RGB alone: use {base}-f"
+                        f"{'-2clip' * (clips == 2)}, or leave the option out")
     own = BaseSet(f"{base}/{base}_frame.lmdb", f"{base}/{base}_tvl1_frame.lmdb", splits=None)
     return DatasetSpec(name, base, STREAMS[streams], clips, KNOWN.get(base, own), second_view)
 
@@ -141,25 +132,18 @@ def class_names(name: str, split_root: str | os.PathLike | None = None) -> list[
 def build(name: str, mode: str, *, transform: Transform, data_root: str | os.PathLike | None = None,
           split_root: str | os.PathLike | None = None, seq_len: int, ds: int, which_split: int = 1,
           seed: int = 0, second_view: str = "flow") -> VideoDataset:
-    """Build a dataset by name.
+    """Build a dataset by name; clips have `seq_len` frames, every `ds`-th.
 
     Args:
-        name: as the module describes.
         mode: "train" (one or two random clips of a training video, new ones each epoch), "val" (a random clip of 30 %
             of the test videos), "test" (all windows of the test videos), "query" (a random clip of a test video, always
             the same), "gallery" (of a training video) or "gallery_windows" (all windows of the training videos).
-        transform: augmentation, see `video_dataset.Transform`.
         data_root, split_root: folders of LMDBs and splits; None for the repository's own.
-        seq_len, ds: frames of a clip, and the step between them.
-        which_split: number of the split, from 1.
-        seed: seed of all draws.
         second_view: "flow", or "residual" (made from RGB) for "-f" and the second of "-2stream".
 
     Raises:
-        DataError: there is no such dataset or mode, or files are missing, damaged, or do not belong together.
+        DataError: there is no such dataset, or files are missing, damaged or inconsistent.
     """
-    if mode not in MODES:
-        raise DataError(f"there is no mode {mode!r}: take one of {', '.join(MODES)}")
     spec, how = parse(name, second_view), MODES[mode]
     data, splits = Path(data_root or DATA_ROOT), Path(split_root or SPLIT_ROOT)
     csv_path = spec.csv(splits, which_split, train=how.train)
@@ -176,7 +160,6 @@ def build(name: str, mode: str, *, transform: Transform, data_root: str | os.Pat
 def _refuse_absent(spec: DatasetSpec, *paths: Path) -> None:
     absent = [str(path) for path in paths if not path.exists()]
     if absent:
-        known = "" if spec.base in KNOWN else f" (not one of {', '.join(KNOWN)}, so a set of your own)"
-        verb = "is" if len(absent) == 1 else "are"
-        raise DataError(f"dataset {spec.name}{known} needs {', '.join(absent)}, which {verb} not there: check the "
-                        "name, --data_root and --split_root, or make the set with process_data/src/prepare.py")
+        known = "" if spec.base in KNOWN else f" ({spec.base} is not a known dataset, so it is taken as your own)"
+        raise DataError(f"{' and '.join(absent)} {'is' if len(absent) == 1 else 'are'} missing{known}: check "
+                        "--dataset, --data_root and --split_root, or make the set with process_data/src/prepare.py")

@@ -60,13 +60,9 @@ class Value:
 def frame_spans(value: memoryview, frames: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
     """Find byte strings in a msgpack list by walking the headers before them; no string is touched.
 
-    Args:
-        value: the packed list.
-        frames: element numbers from 0, ascending.
-
     Returns:
-        The number of elements by the list's header, and (start, end) of each wanted one, up to the first that is
-        damaged, cut off or not in the list.
+        The number of elements by the list's header, and (start, end) of each of `frames`, ascending, up to the first
+        that is damaged, cut off or not in the list.
 
     Raises:
         DamagedError: the value is no list.
@@ -122,11 +118,7 @@ def stamp(path: str | os.PathLike) -> tuple[int, ...]:
 class PageReader:
     """Looks up values in an LMDB that nothing writes to. Safe to use after a fork.
 
-    Args:
-        path: a file, or a folder with data.mdb; :func:`stamp` of it is kept as the attribute of that name.
-
-    Raises:
-        DamagedError: the file is of another format, or cut short.
+    Raises DamagedError if the file is of another format, or cut short.
     """
 
     def __init__(self, path: str | os.PathLike) -> None:
@@ -141,8 +133,8 @@ class PageReader:
         metas = [page * self._page_size + PAGE_HEADER for page in (0, 1)]
         if metas[1] + META > size or any(struct.unpack_from("<II", self._map, meta) != (MAGIC, FORMAT)
                                          for meta in metas):
-            raise DamagedError(f"cannot be read as an LMDB (it is none of format {FORMAT}): check the path, or make "
-                               "it again")
+            raise DamagedError(f"cannot be read as an LMDB (it is none of format {FORMAT}): check the path, or "
+                               "rebuild it")
         newest = max(metas, key=lambda meta: self._number("<Q", meta + 128))  # the larger transaction number
         self._root = self._number("<Q", newest + 112)
         expected = (self._number("<Q", newest + 120) + 1) * self._page_size  # 120: the last page's number
@@ -150,11 +142,7 @@ class PageReader:
             raise DamagedError(f"is cut short: {size} of {expected} bytes; copy or download it again")
 
     def value(self, key: bytes) -> Value | None:
-        """Look up the value of a key; None if there is none.
-
-        Raises:
-            DamagedError: the pages lead out of the file.
-        """
+        """Look up the value of a key, None if there is none; DamagedError if the pages lead out of the file."""
         try:
             return None if self._root == NO_PAGE else self._find(key)
         except (struct.error, IndexError, OverflowError) as error:

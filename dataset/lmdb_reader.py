@@ -38,16 +38,12 @@ class OpenFile(NamedTuple):
 
 
 class FrameReader:
-    """Clips of videos by name, from the LMDB `path`. Subclasses say how frames are read."""
+    """Clips of videos by name, from the LMDB `path`."""
 
     path: str
 
     def read(self, name: str, numbers: np.ndarray) -> DecodedFrames:
-        """Read frames int64 (N,) of "Class/video", distinct and ascending, perhaps with others.
-
-        Raises:
-            DataError: there is no such video or frame, or its value is lost.
-        """
+        """Read frames int64 (N,) of "Class/video", distinct and ascending, perhaps with others; may raise DataError."""
         raise NotImplementedError
 
     def frame_bytes(self, name: str) -> int:
@@ -59,9 +55,7 @@ class FrameReader:
         return self.clips(name, np.asarray(indices)[None])[0]
 
     def clips(self, name: str, indices: np.ndarray, damaged: list[int] | None = None) -> list[np.ndarray]:
-        """Read clips of a video, uint8 RGB (T, H, W, 3) each; a frame that occurs several times is decoded once.
-
-        Clips may share memory: do not write to them.
+        """Read clips of a video, uint8 RGB (T, H, W, 3) each, which may share memory: do not write to them.
 
         Args:
             name: "Class/video".
@@ -79,29 +73,19 @@ class FrameReader:
         lost = [frame for frame in wanted.tolist() if frame in faults]
         if lost:
             if damaged is None:
-                raise DamagedFramesError(f"{faults[lost[0]]}: make the file again")
+                raise DamagedFramesError(f"{faults[lost[0]]}: rebuild the LMDB")
             if len(faults) == len(numbers):
-                raise DamagedFramesError(f"{faults[lost[0]]}, nor can any other of the clip: make the file again")
+                raise DamagedFramesError(f"{faults[lost[0]]} and no other frame of the clip can be read: rebuild the "
+                                         "LMDB")
             damaged += lost
             readable = np.flatnonzero(~np.isin(numbers, list(faults)))
             rows = readable[np.abs(numbers[readable] - numbers[:, None]).argmin(axis=1)][rows]
-        return [_take(images, clip) for clip in rows]
-
-
-def _take(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return images[rows], as a view where the rows are consecutive."""
-    first, last = int(rows[0]), int(rows[-1])
-    if (rows == np.arange(first, first + len(rows))).all():
-        return images[first:last + 1]
-    return images[rows]
+        # A slice, which is a view, where the frames of a clip are consecutive.
+        return [images[clip[0]:clip[-1] + 1] if (np.diff(clip) == 1).all() else images[clip] for clip in rows]
 
 
 class LmdbReader(FrameReader):
-    """Reads frames by video name from one LMDB.
-
-    Args:
-        path: a file, or a folder with data.mdb. It is opened on first use.
-    """
+    """Reads frames by video name from an LMDB: a file, or a folder with data.mdb."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.path = os.path.realpath(path)
@@ -132,11 +116,11 @@ class LmdbReader(FrameReader):
         return name in self._file().ids
 
     def num_frames(self, name: str) -> int:
-        """Return the number of frames of a video. Raises DataError for an unknown one."""
+        """Return the number of frames of a video; DataError for an unknown one."""
         return int(self._file().num_frames[self._id(name)])
 
     def frame_bytes(self, name: str) -> int:
-        """Return the bytes of a decoded frame. See :meth:`FrameReader.frame_bytes`."""
+        """See :meth:`FrameReader.frame_bytes`."""
         view, first = self._value(name).view, range(min(8, self.num_frames(name)))
         with suppress(DamagedError):
             for start, end in frame_spans(view, first)[1]:
@@ -145,17 +129,17 @@ class LmdbReader(FrameReader):
         return 1
 
     def read(self, name: str, numbers: np.ndarray) -> DecodedFrames:
-        """Read frames of a video. See :meth:`FrameReader.read`."""
+        """See :meth:`FrameReader.read`."""
         where = f"{self.path}, video {name}"
         value = self._value(name)
         try:
             count, spans = frame_spans(value.view, numbers.tolist())
         except DamagedError as error:
-            raise DamagedFramesError(f"{where}: {error}: make the file again") from error
+            raise DamagedFramesError(f"{where}: {error}: rebuild the LMDB") from error
         if numbers[0] < 0 or numbers[-1] >= count:
             wrong = numbers[(numbers < 0) | (numbers >= count)][0]
-            raise DataError(f"{where}: frame {wrong} was asked for, it has {count}: the csv promises more than the "
-                            "LMDB holds; make both from the same frames")
+            raise DataError(f"{where}: frame {wrong} requested, but the video has {count}: the csv lists more "
+                            "frames than the LMDB holds; make both from the same frames")
         value.prefetch(spans)
         cut = numbers[len(spans):].tolist()
         jpegs = [value.view[start:end] for start, end in spans] + [memoryview(b"")] * len(cut)
@@ -185,9 +169,9 @@ class LmdbReader(FrameReader):
         try:
             value = pages.value(b"%09d" % self._id(name))
         except DamagedError as error:
-            raise DataError(f"{self.path}, video {name}: {error}: make the file again") from error
+            raise DataError(f"{self.path}, video {name}: {error}: rebuild the LMDB") from error
         if value is None:
-            raise DataError(f"{self.path}, video {name}: it is in __order__ but has no value: make the file again")
+            raise DataError(f"{self.path}, video {name}: it is in __order__ but has no value: rebuild the LMDB")
         return value
 
 
@@ -207,8 +191,8 @@ def _open(path: str) -> OpenFile:
         if len(ids) < len(order) or sorted(places) != list(range(len(order))) or (num_frames < 0).any():
             raise ValueError("a video is listed twice, or has fewer than 0 frames")
     except (ValueError, IndexError, AttributeError, TypeError, OverflowError) as error:
-        raise DataError(f"{path}: __order__, __keys__ and __vlen__ do not belong together ({error}): make the file "
-                        "again") from error
+        raise DataError(f"{path}: __order__, __keys__ and __vlen__ are inconsistent ({error}): rebuild the LMDB"
+                        ) from error
     return OpenFile(pages, ids, num_frames)
 
 
@@ -216,11 +200,9 @@ def _read_list(path: str, pages: PageReader, key: str) -> list:
     try:
         value = pages.value(key.encode())
         if value is None:
-            raise DataError(f"{path} has no {key}: it was not written to its end, or is not a frame LMDB; make it "
-                            "again with process_data/src/convert_video_to_lmdb.py")
+            raise DataError(f"{path} has no {key}: it was not written to its end, or is not a frame LMDB; rebuild it "
+                            "with process_data/src/convert_video_to_lmdb.py")
         found = msgpack.unpackb(value.view, raw=True)  # bytes, whichever type they were written as
     except (DamagedError, ValueError, msgpack.UnpackException) as error:
-        raise DataError(f"{path}: {key} is damaged ({error}): make the file again") from error
-    if not isinstance(found, list):
-        raise DataError(f"{path}: {key} is not a list: make the file again")
+        raise DataError(f"{path}: {key} is damaged ({error}): rebuild the LMDB") from error
     return found

@@ -1,24 +1,19 @@
-"""Loaders: which samples each process gets in which epoch, and in batches of what size."""
+"""Loaders: assign samples to processes and epochs, and batch them."""
 
-import errno
 import os
 import re
 import resource
 import signal
-import sys
-import threading
 from collections.abc import Iterator, Sized
 from contextlib import suppress
 from multiprocessing.queues import Queue
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import torch
 from torch._utils import ExceptionWrapper
-from torch.multiprocessing.reductions import reduce_storage
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from utils.console import say_error, warn
+from utils.console import warn
 from utils.errors import OptionError, TrainingError
 from utils.stop import outlive_signals
 
@@ -26,15 +21,17 @@ RESTARTS = 3  # of lost workers in an epoch, at most
 # PyTorch's messages; with pinned memory, a lost worker can take down the thread that receives from it. An error raised
 # inside a worker starts with "Caught" instead.
 LOST_WORKER = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")
-HANDLES = "allow more file handles (ulimit -n 65536), or take fewer --workers"
-SHORTAGES = {  # in a message: what to do
-    re.compile("Too many open files|file descriptor|ancillary data"): HANDLES,
-    re.compile("No space left on device|torch_[0-9]|shared memory"): "make /dev/shm larger "
-    "(docker run --shm-size 8g), or take fewer --workers"}
+SHORTAGE = re.compile("Too many open files|file descriptor|ancillary data|No space left on device|torch_[0-9]")
+HANDLES = "allow more file handles (ulimit -n 65536)"
+REMEDY = f"make /dev/shm larger (docker run --shm-size 8g), {HANDLES}, or use fewer --workers"
+
+
+class LostWorkerError(TrainingError):
+    """A loader worker ended, for example because memory ran out."""
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index), so that a worker that lives on after an epoch still knows which one a sample is for.
+    """Yields (epoch, index), so that persistent workers know which epoch a sample is for.
 
     Every process gets the same number of samples: the order, the same everywhere, is filled up from its beginning to
     a multiple of the processes, and process r takes every ``world_size``-th from the r-th on.
@@ -78,7 +75,7 @@ def make_loader(dataset: Dataset, *, batch_size: int, workers: int, train: bool,
     if train and len(dataset) < batch_size * world_size:
         processes = f" on {world_size} processes" if world_size > 1 else ""
         raise OptionError(f"the training set has only {len(dataset)} clips, fewer than one batch of "
-                          f"{batch_size}{processes}: take a smaller --batch_size or more videos")
+                          f"{batch_size}{processes}: use a smaller --batch_size or more videos")
     sampler = EpochSampler(len(dataset), shuffle=train, seed=seed, rank=rank, world_size=world_size)
     # With a generator of its own, a pass draws no number from the one that dropout uses.
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers, drop_last=train,
@@ -87,51 +84,35 @@ def make_loader(dataset: Dataset, *, batch_size: int, workers: int, train: bool,
 
 
 def batches(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[Any]:
-    """Yield the batches of an epoch from number ``start`` on. New workers replace lost ones and carry on from there.
+    """Yield the batches of an epoch from number ``start`` on. Lost workers are replaced, without losing a batch.
 
     Raises:
-        TrainingError: workers were lost again and again.
+        TrainingError: workers were lost again and again, or cannot send their clips.
     """
     sampler, lost, number = loader.sampler, 0, start
     assert isinstance(sampler, EpochSampler) and loader.batch_size is not None
     while True:
         sampler.set_epoch(epoch, skip=number * loader.batch_size)
         try:
-            for batch in _iterate(loader):
+            for batch in items(loader):
                 yield batch
                 number += 1
             return
-        except RuntimeError as error:
-            if not LOST_WORKER.match(str(error)):
-                raise
+        except LostWorkerError as error:
             lost += 1
-            reason = str(error).splitlines()[0]
+            reason = str(error.__cause__).partition("\n")[0] or "it ended while it was sending"
             if lost > RESTARTS:
                 raise TrainingError(f"loader workers were lost {lost} times in epoch {epoch} ({reason}): if memory ran "
-                                    "out, take fewer --workers") from error
+                                    f"out, use fewer --workers; else {REMEDY}") from error
             warn(f"{reason}: new workers carry on from batch {number} of epoch {epoch}")
             loader._iterator = None  # else PyTorch would use the lost workers' iterator again
 
 
 def items(loader: DataLoader) -> Iterator[Any]:
-    """Yield what any loader yields; a lost worker ends it.
+    """Yield what any loader yields.
 
     Raises:
-        TrainingError: a worker was lost.
-    """
-    try:
-        yield from _iterate(loader)
-    except RuntimeError as error:
-        if not LOST_WORKER.match(str(error)):
-            raise
-        raise TrainingError(f"a loader worker was lost ({str(error).splitlines()[0]}): start again, and if memory ran "
-                            "out, take fewer --workers") from error
-
-
-def _iterate(loader: DataLoader) -> Iterator[Any]:
-    """Yield what a loader yields.
-
-    Raises:
+        LostWorkerError: a worker was lost.
         TrainingError: shared memory or file handles ran out, here or in a worker.
     """
     if loader.num_workers:
@@ -139,15 +120,15 @@ def _iterate(loader: DataLoader) -> Iterator[Any]:
     try:
         yield from _start(loader)
     except (RuntimeError, OSError, EOFError) as error:
-        text = str(error).strip()
-        if not loader.num_workers or LOST_WORKER.match(text):
-            raise
-        if isinstance(error, ConnectionError | EOFError) and not text.startswith("Caught"):
-            raise RuntimeError("DataLoader worker (pid unknown) ended while it was sending") from error
-        remedy = next((remedy for words, remedy in SHORTAGES.items() if words.search(text)), "")
-        if not remedy:
-            raise
-        raise TrainingError(f"loader workers cannot send their clips ({text.splitlines()[-1]}): {remedy}") from error
+        text = str(error).strip() or type(error).__name__
+        unanswered = isinstance(error, ConnectionError | EOFError) and not text.startswith("Caught")
+        if LOST_WORKER.match(text) or (loader.num_workers and unanswered):
+            raise LostWorkerError(f"a loader worker was lost ({text.splitlines()[0]}): if memory ran out, use fewer "
+                                  f"--workers; else {REMEDY}") from error
+        if loader.num_workers and SHORTAGE.search(text):
+            raise TrainingError(f"loader workers cannot send their clips ({text.splitlines()[-1]}): {REMEDY}"
+                                ) from error
+        raise
 
 
 def allow_files(more: int) -> None:
@@ -156,7 +137,8 @@ def allow_files(more: int) -> None:
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     if 0 <= most < len(os.listdir("/dev/fd")) + more:
-        raise TrainingError(f"only {most} open files are allowed, and loader workers need more: {HANDLES}")
+        raise TrainingError(f"only {most} open files are allowed, and loader workers need more: {HANDLES}, or use "
+                            "fewer --workers")
 
 
 def _start(loader: DataLoader) -> Iterator[Any]:
@@ -164,53 +146,20 @@ def _start(loader: DataLoader) -> Iterator[Any]:
 
     PyTorch's handler of SIGCHLD would raise wherever the main process is, for example in the middle of a step.
     """
-    if threading.current_thread() is not threading.main_thread():
-        return iter(loader)
     before = signal.getsignal(signal.SIGCHLD)
     iterator = iter(loader)
-    signal.signal(signal.SIGCHLD, before)
+    with suppress(ValueError):  # in another thread than the main one, where PyTorch sets none
+        signal.signal(signal.SIGCHLD, before)
     return iterator
 
 
 def init_worker(worker: int) -> None:
-    """Set up a loader worker: how it takes signals, what it sends tensors through, and that no error of that is lost.
-
-    The main process would wait for ever for what a worker could not send.
-    """
+    """Set up a loader worker, which outlives signals and sends an error for what it cannot send."""
     outlive_signals()
-    if hasattr(os, "memfd_create"):
-        torch.UntypedStorage._new_using_fd_cpu = staticmethod(_anonymous)  # type: ignore[method-assign]
-        ForkingPickler.register(torch.UntypedStorage, _reduce)
     Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]
-    sys.excepthook = _end_worker
-
-
-def _anonymous(size: int) -> torch.UntypedStorage:
-    """Return new shared memory that takes no room in /dev/shm, of which docker grants 64 MB."""
-    handle = os.memfd_create("clips")
-    try:
-        os.truncate(handle, size)
-        return torch.UntypedStorage._new_shared_fd_cpu(handle, size)  # type: ignore[attr-defined]
-    finally:
-        os.close(handle)
-
-
-def _reduce(storage: torch.UntypedStorage) -> Any:
-    """Pickle a tensor's memory."""
-    if storage.nbytes() and not storage.is_shared():
-        storage = _anonymous(storage.nbytes()).copy_(storage)
-    return reduce_storage(storage)
 
 
 def _send_error(queue: Queue, error: Exception, unsent: tuple[int, Any]) -> None:
     """Send an error in place of the sample (number, data) that could not be sent."""
     if not isinstance(unsent[1], ExceptionWrapper):
         queue.put((unsent[0], ExceptionWrapper((type(error), error, error.__traceback__), "in a loader worker")))
-
-
-def _end_worker(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """End a worker that has no file handle left to answer the main process with."""
-    if getattr(error, "errno", None) in (errno.EMFILE, errno.ENFILE):
-        say_error(f"a loader worker cannot open more files: {HANDLES}")
-        os._exit(1)
-    sys.__excepthook__(kind, error, trace)

@@ -32,7 +32,7 @@ class PairReader(LmdbReader):
         return super().__getstate__() | {"_kept": None}
 
     def read(self, name: str, numbers: np.ndarray) -> DecodedFrames:
-        """Read frames of a video and the one after each. See :meth:`FrameReader.read`."""
+        """Read frames and the one after each."""
         both = np.union1d(numbers, numbers + 1)
         self._kept = name, super().read(name, both[both < max(self.num_frames(name), numbers[-1] + 1)])
         return self._kept[1]
@@ -49,9 +49,6 @@ class ResidualReader(FrameReader):
     """Reads residual frames by video name, as :class:`LmdbReader` reads those of an LMDB.
 
     A damaged RGB frame damages the two residual frames that it is part of.
-
-    Args:
-        rgb: reader of the RGB frames.
     """
 
     def __init__(self, rgb: PairReader) -> None:
@@ -61,15 +58,15 @@ class ResidualReader(FrameReader):
         return name in self.rgb
 
     def num_frames(self, name: str) -> int:
-        """Return the number of residual frames of a video. Raises DataError for an unknown one."""
+        """Return the number of residual frames of a video; DataError for an unknown one."""
         return max(0, self.rgb.num_frames(name) - 1)
 
     def frame_bytes(self, name: str) -> int:
-        """Count the RGB frame, too. See :meth:`FrameReader.frame_bytes`."""
+        """Count the RGB frame, too."""
         return 2 * self.rgb.frame_bytes(name)
 
     def read(self, name: str, numbers: np.ndarray) -> DecodedFrames:
-        """Read residual frames of a video; faults are those of the RGB frames. See :meth:`FrameReader.read`."""
+        """Read residual frames of a video; faults are those of the RGB frames."""
         rgb = self.rgb.take(name, np.union1d(numbers, numbers + 1))
         images = np.empty((len(numbers), *rgb.images.shape[1:]), dtype=np.uint8)
         faults: dict[int, str] = {}

@@ -29,17 +29,9 @@ class Transform(Protocol):
 
 
 class VideoDataset(Dataset):
-    """One sample per video of an index.
+    """One sample per video of an index, from one reader per stream.
 
-    A sample depends on the seed, the epoch and the video alone, not on the worker that makes it or on the order.
-
-    Args:
-        readers: one per stream.
-        index: the videos.
-        sampler: chooses the frames of clips or windows.
-        transform: augmentation of a sample.
-        seed: seed of all draws.
-        by_epoch: whether every epoch draws anew; evaluation draws the same in all.
+    A sample depends on the seed, the epoch (only `by_epoch`) and the video, not on the worker or the order.
     """
 
     def __init__(self, readers: Sequence[FrameReader], index: VideoIndex, sampler: Sampler, transform: Transform, *,
@@ -82,19 +74,12 @@ class VideoDataset(Dataset):
             What the transform renders; "label", "source" and "index", ints; "damaged", int64 (2,): how many frames of
             all streams could not be read and were replaced by others, and the number of the first; and with a windowed
             sampler "windows", int64 (W, seq_len): positions of each window's frames; "parts", where there are several.
-
-        Raises:
-            DataError: the video cannot be read.
-            IndexError: there is no such row.
         """
         epoch, row = item if isinstance(item, tuple) else (0, item)
         return self.sample(epoch, row)
 
     def sample(self, epoch: int, row: int, part: int = 0) -> dict[str, Any]:
         """Make a sample, or a part of it; see :meth:`__getitem__`."""
-        if not -len(self) <= row < len(self):
-            raise IndexError(f"there is no row {row} in a dataset of {len(self)} videos")
-        row %= len(self)
         rng = self.rng(epoch, row)
         clips = self.sampler(int(self.index.num_frames[row]), rng)  # (clips, seq_len)
         sample: dict[str, Any] = {}
@@ -112,7 +97,6 @@ class VideoDataset(Dataset):
         sample |= self.transform.render(plan, frames, rng)
         return sample | {"label": int(self.index.labels[row]), "source": int(self.index.sources[row]), "index": row,
                          "damaged": torch.tensor([len(damaged), damaged[0] if damaged else 0])}
-
 
     def _parts(self, row: int, windows: np.ndarray) -> list[np.ndarray]:
         """Cut the windows (W, T) of a video into parts, each of consecutive ones that are decoded together."""

@@ -1,7 +1,6 @@
-"""Which videos a split has: its csv rows that are used, with labels, sources and frame counts.
+"""Index of a split: its usable csv rows, with labels, sources and frame counts.
 
-A split folder holds ClassInd.txt, csv lists `path,num_frames` without a header, and video_source.json. An index is a
-few flat lists and arrays, so that one of 240,000 videos takes tens of megabytes and is cheap to share.
+A split folder holds ClassInd.txt, csv lists `path,num_frames` without a header, and video_source.json.
 """
 
 import csv
@@ -31,35 +30,32 @@ def _read_text(path: Path, what: str) -> str:
     try:
         return files.read_text(path)
     except OSError as error:
-        raise DataError(f"cannot read {what} {path} ({error.strerror}): check --split_root, or write it with "
+        raise DataError(f"cannot read the {what} {path} ({error.strerror}): check --split_root, or write it with "
                         "process_data/src/write_csv.py") from error
 
 
 def read_classes(path: Path) -> list[str]:
-    """Read class names in label order: a label is the 0-based line number.
+    """Read class names in label order, the 0-based line number, from lines "class", "index,class" or "index class".
 
-    A line is a class, "index,class" or "index class"; names may hold spaces (K400).
-
-    Raises:
-        DataError: the file is missing or empty, has an empty line inside, or a class twice.
+    Raises DataError if the file is missing or empty, has an empty line inside, or lists a class twice.
     """
-    lines = [line.strip() for line in _read_text(path, "the class list").rstrip().splitlines()]
+    lines = [line.strip() for line in _read_text(path, "class list").rstrip().splitlines()]
     classes = [INDEX.sub("", line, count=1) if INDEX.match(line) else line for line in lines]
     if not classes or "" in classes:
         raise DataError(f"the class list {path} is empty or has an empty line: labels are line numbers")
     if len(set(classes)) < len(classes):
         twice = next(name for name in classes if classes.count(name) > 1)
-        raise DataError(f"the class list {path} has {twice} twice")
+        raise DataError(f"the class list {path} lists {twice} twice")
     return classes
 
 
 def class_key(name: str) -> str:
-    """Return what is compared of a class's name: not its case, nor spaces or underscores, nor how accents are coded."""
+    """Return a class name for comparison, whatever its case, spaces or underscores, and Unicode form."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
 
 
 def class_labels(classes: Sequence[str], names: Iterable[str]) -> dict[str, int]:
-    """Return the label of each of some class names that the class list has, exactly or in another notation."""
+    """Return the labels of those names that the class list has, exactly or in another notation."""
     exact = {name: label for label, name in enumerate(classes)}
     keys = [class_key(name) for name in classes]
     alike = {key: label for label, key in enumerate(keys) if keys.count(key) == 1}
@@ -73,14 +69,10 @@ def video_name(path: str) -> str:
 
 
 def read_rows(path: Path) -> tuple[list[str], np.ndarray]:
-    """Read paths (verbatim) and frame counts, int32 (n,), of a csv list.
-
-    Raises:
-        DataError: the file is missing or has no row, or a row is not a "…/Class/video" path and a whole number.
-    """
+    """Read paths (verbatim) and frame counts, int32 (n,), of a csv list; DataError if it or one of its rows is bad."""
     paths: list[str] = []
     counts: list[int] = []
-    rows = csv.reader(_read_text(path, "the split list").splitlines())
+    rows = csv.reader(_read_text(path, "split list").splitlines())
     try:
         for row in rows:
             if not row:
@@ -105,20 +97,17 @@ def source_ids(names: list[str], path: Path, *, by_video: bool) -> np.ndarray:
     """Return the source id of each "Class/video", int64 (n,): that of video_source.json, where there is one.
 
     With `by_video` every video is its own source (K400); else the source is its name without the suffix _cNN. The file
-    may name a source with its class or without. Sources that it lacks (all, if there is no file) get the numbers after
-    its largest, in sorted order: all that matters is whether two videos share a source.
-
-    Raises:
-        DataError: the file is not a JSON object of whole numbers.
+    may name a source with its class or without. Sources that it lacks get the numbers after its largest, in sorted
+    order: all that matters is whether two videos share a source. Raises DataError if the file is damaged.
     """
     known: dict[str, int] = {}
     if path.exists():
         try:
-            known = json.loads(_read_text(path, "the list of sources"))
-        except ValueError as error:
+            known = json.loads(_read_text(path, "list of sources"))
+            if not all(type(number) is int for number in known.values()):
+                raise ValueError("not whole numbers by source name")
+        except (ValueError, AttributeError) as error:
             raise DataError(f"the list of sources {path} is damaged ({error}): write it again") from error
-        if not isinstance(known, dict) or not all(type(number) is int for number in known.values()):
-            raise DataError(f"the list of sources {path} is not a JSON object of source name -> whole number")
     sources = names if by_video else [source_of(name) for name in names]
     ids = [known.get(source, known.get(source.split("/")[-1])) for source in sources]
     missing = sorted({source for source, number in zip(sources, ids, strict=True) if number is None})
@@ -130,14 +119,11 @@ def source_ids(names: list[str], path: Path, *, by_video: bool) -> np.ndarray:
 class Reader(Protocol):
     """What the index needs of an LMDB."""
 
-    @property
-    def path(self) -> str:
-        """The file."""
+    path: str
 
     def __contains__(self, name: str) -> bool: ...
 
-    def num_frames(self, name: str) -> int:
-        """Return the number of frames of the video "Class/video"."""
+    def num_frames(self, name: str) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -146,7 +132,7 @@ class IndexRules:
 
     drop_unknown_classes: bool  # drop rows of classes that the list lacks (K400), which elsewhere is an error
     source_by_video: bool  # every video is its own source (K400); else videos that differ in _cNN share one
-    csv_counts: tuple[bool, ...]  # for each LMDB, whether the csv's frame counts hold (RGB), or the LMDB's
+    csv_counts: tuple[bool, ...]  # by LMDB; True: frame counts come from the csv (RGB); False: from the LMDB
     length: LengthRule  # which videos are too short
 
 
@@ -180,11 +166,7 @@ class VideoIndex:
 def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, seq_len: int, ds: int) -> VideoIndex:
     """Read the usable videos of a csv list; ClassInd.txt and video_source.json lie beside it.
 
-    Args:
-        csv_path: the list, rows `path,num_frames`.
-        readers: one LMDB per stream.
-        rules: rules of the dataset.
-        seq_len, ds: frames of a clip, and the step between them.
+    Clips have `seq_len` frames, every `ds`-th.
 
     Raises:
         DataError: a file is missing or damaged, a class is not in the list, more than 5 % of the rows are missing
@@ -216,10 +198,8 @@ def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, 
     kept = rows[~short]
     kept_names = [names[i] for i in kept]
     sources = source_ids(kept_names, csv_path.with_name("video_source.json"), by_video=rules.source_by_video)
-    report = ""
-    if len(kept) < len(paths):
-        report = (f"{csv_path.name}: {len(kept)} of {len(paths)} videos used; dropped {len(missing)} that are "
-                  f"missing from an LMDB or the class list and {short.sum()} that are too short")
+    report = (f"{csv_path.name}: {len(kept)} of {len(paths)} videos used; dropped {len(missing)} that are missing from "
+              f"an LMDB or the class list and {short.sum()} that are too short" if len(kept) < len(paths) else "")
     return VideoIndex([paths[i] for i in kept], kept_names, labels[kept], sources, lengths[~short], classes, report)
 
 

@@ -51,8 +51,7 @@ def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
             raise CheckpointError(f"{path} is the wrong kind of checkpoint: it has no {key!r}"
                                   f"{_other_weights(path, content)}")
         if key == "state_dict" and content[key] != {} and not _holds_tensors(content[key]):
-            raise CheckpointError(f"{path} is the wrong kind of checkpoint: its 'state_dict' does not hold tensors by "
-                                  "name")
+            raise CheckpointError(f"{path} is the wrong kind of checkpoint: its {key!r} does not hold tensors by name")
         if not isinstance(content.get(key), FORMS.get(key, object)):
             raise CheckpointError(f"{path}: its {key!r} is {one_line(repr(content.get(key)), 40)}, which is of no use "
                                   "here: to start from its weights alone, give it as --pretrain")
@@ -65,11 +64,10 @@ def _holds_tensors(value: object) -> bool:
 
 def _other_weights(path: str | Path, content: Mapping) -> str:
     """Say under which key a file without "state_dict" has its weights, and how to convert it."""
-    key = next((key for key, value in content.items() if _holds_tensors(value)), None)
-    if key is None or "state_dict" in content:
-        return f", but {_first(list(map(str, content)))}"
-    weights = f"torch.load({str(path)!r})[{key!r}]"
-    return f"; its {key!r} may be one: {_conversion(path, weights)}"
+    key = next((key for key, value in content.items() if _holds_tensors(value)), "state_dict")
+    if key == "state_dict":
+        return f", but {first_keys(content)}"
+    return f"; its {key!r} may be one: " + _conversion(path, f"torch.load({str(path)!r})[{key!r}]")
 
 
 def _conversion(path: str | Path, weights: str) -> str:
@@ -88,7 +86,7 @@ def read(path: str | Path) -> Any:
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}: check the path")
     try:
-        if _is_safetensors(path):
+        if path.suffix == ".safetensors":
             return load_file(path)
         _verify_checksums(path)
         with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings(action="ignore"):
@@ -104,14 +102,7 @@ def read(path: str | Path) -> Any:
     except BROKEN as error:
         raise CheckpointError(f"{path} cannot be read: it is cut short, damaged, or not a checkpoint "
                               f"({_reason(error)})") from error
-    return _plain(content)
-
-
-def _is_safetensors(path: Path) -> bool:
-    """Return whether a file begins as that format does: the length of a JSON object in 8 bytes, and the object."""
-    with open(path, "rb") as file:
-        head = file.read(9)
-    return head[8:] == b"{" and int.from_bytes(head[:8], "little") < path.stat().st_size
+    return content
 
 
 def _verify_checksums(path: Path) -> None:
@@ -124,31 +115,14 @@ def _verify_checksums(path: Path) -> None:
             raise zipfile.BadZipFile(f"bad checksum of {one_line(damaged)}")
 
 
-def _plain(value: Any) -> Any:
-    """Convert numpy scalars inside dicts and lists to Python's."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if type(value) is dict:
-        return {key: _plain(entry) for key, entry in value.items()}
-    return [_plain(entry) for entry in value] if type(value) is list else value
-
-
 def save(path: str | Path, state: Mapping | Tensor) -> None:
     """Write a checkpoint; after a CheckpointError an earlier file of that name is unchanged."""
     try:
         with atomic_write(Path(path)) as file:
             torch.save(state, file)
     except (OSError, RuntimeError) as error:
-        raise CheckpointError(f"cannot write {path} ({_disk_error(error)}): free some space or check your rights; the "
+        raise CheckpointError(f"cannot write {path} ({_reason(error)}): free some space or check your rights; the "
                               "earlier file is unchanged") from error
-
-
-def _disk_error(error: BaseException) -> str:
-    """Return the disk's message, which torch may hide behind an error of its own."""
-    each: BaseException | None = error
-    while each is not None and not (isinstance(each, OSError) and each.strerror):
-        each = each.__context__
-    return (isinstance(each, OSError) and each.strerror) or _reason(error)
 
 
 def _reason(error: BaseException) -> str:
@@ -162,7 +136,6 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: 
     """Load a state dict into a model; after any unexpected difference nothing is loaded.
 
     Args:
-        model: receives the tensors.
         state_dict: tensors by name, see :func:`renamed`; of two names of one tensor of the model one is enough.
         may_miss: prefixes of model keys that the state dict may lack.
         may_have: prefixes of state-dict keys (after renaming) that the model may lack.
@@ -186,12 +159,12 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: 
         raise CheckpointError(_differences(own, given, shapes, lost, extra))
     broken = [key for key, value in loaded.items() if not value.isfinite().all()]
     if broken:
-        raise CheckpointError(f"the checkpoint has numbers that are not finite ({_first(broken)}): its training had "
-                              "diverged; take an earlier one")
+        raise CheckpointError(f"the checkpoint has numbers that are not finite ({first_keys(broken)}): its training "
+                              "had diverged; take an earlier one")
     model.load_state_dict(loaded, strict=False)
     return (f"{len(loaded)} tensors loaded"
-            + (f"; {len(missing)} not in the file, as expected ({_first(missing)})" if missing else "")
-            + (f"; {len(unused)} of the file not used, as expected ({_first(unused)})" if unused else ""))
+            + (f"; {len(missing)} not in the file, as expected ({first_keys(missing)})" if missing else "")
+            + (f"; {len(unused)} of the file not used, as expected ({first_keys(unused)})" if unused else ""))
 
 
 def renamed(state_dict: Mapping[str, Tensor], rename: Mapping[str, str] | None = None) -> dict[str, Tensor]:
@@ -215,9 +188,9 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], shapes:
         file, model = (tuple(state[shapes[0]].shape) for state in (given, own))
         parts.append(f"{len(shapes)} shapes differ ({one_line(shapes[0])}: file {file}, model {model})")
     if lost:
-        parts.append(f"{len(lost)} tensors are not in the file ({_first(lost)})")
+        parts.append(f"{len(lost)} tensors are not in the file ({first_keys(lost)})")
     if extra:
-        parts.append(f"{len(extra)} tensors of the file are unknown to the model ({_first(extra)})")
+        parts.append(f"{len(extra)} tensors of the file are unknown to the model ({first_keys(extra)})")
     reason = "another --net or for another model"
     if "queue" in shapes and not lost + extra:
         reason = "another --moco-dim" if given["queue"].shape[0] != own["queue"].shape[0] else "another --moco-k"
@@ -225,10 +198,7 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], shapes:
             f"probably made with {reason}")
 
 
-def first_keys(state_dict: Mapping[str, Tensor]) -> str:
-    """Name the first keys of a state dict, for errors."""
-    return _first(list(state_dict)) or "no tensors"
-
-
-def _first(keys: list[str]) -> str:
-    return ", ".join(one_line(key) for key in keys[:3]) + (", ..." if len(keys) > 3 else "")
+def first_keys(keys: Iterable[object]) -> str:
+    """Name the first three keys, for errors."""
+    names = [one_line(str(key)) for key in keys]
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") or "no tensors"

@@ -117,10 +117,5 @@ def describe_machine(devices: Sequence[torch.device], precision: Precision, work
     """Describe devices, precision, processes, threads and the PyTorch version in one line."""
     names = [f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
              for device in devices]
-    return (f"{', '.join(names)} in {precision.name}, {_counted(processes, 'process', 'processes')} with "
-            f"{_counted(torch.get_num_threads(), 'thread', 'threads')} and "
-            f"{_counted(workers, 'loader worker', 'loader workers')}, PyTorch {torch.__version__}")
-
-
-def _counted(count: int, one: str, many: str) -> str:
-    return f"{count} {one if count == 1 else many}"
+    return (f"{', '.join(names)} in {precision.name}; processes: {processes}, threads: {torch.get_num_threads()}, "
+            f"loader workers: {workers}; PyTorch {torch.__version__}")

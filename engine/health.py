@@ -29,12 +29,7 @@ Clips = tuple[Tensor, Tensor]  # embeddings of two clips of each video, (N, D) e
 
 @torch.no_grad()
 def instance_hits(z1: Tensor, z2: Tensor) -> Tensor:
-    """Return, for each clip, whether its nearest neighbour is the other clip of its video: (2N,) bool.
-
-    Args:
-        z1: first clip of each video, (N, D).
-        z2: second clip of each video, (N, D).
-    """
+    """Return, for each clip of z1 and z2, whether its nearest neighbour is the other clip of its video: (2N,) bool."""
     z = torch.cat([z1, z2])  # (2N, D)
     sim = (z @ z.T).fill_diagonal_(float("-inf"))
     second = torch.arange(len(z), device=z.device).roll(len(z1))
@@ -43,12 +38,9 @@ def instance_hits(z1: Tensor, z2: Tensor) -> Tensor:
 
 @torch.no_grad()
 def hubness(z: Tensor, excluded: Tensor, n: int) -> float:
-    """Return how often the most popular clip is among the n nearest neighbours of others, divided by the mean, n.
+    """Return how often the most popular clip of z (N, D) is among the n nearest of others, divided by the mean, n.
 
-    Args:
-        z: clips, (N, D).
-        excluded: pairs that cannot be neighbours, (N, N) bool.
-        n: neighbours per clip.
+    ``excluded`` pairs, (N, N) bool, cannot be neighbours.
     """
     nearest = (z @ z.T).masked_fill(excluded, float("-inf")).topk(n, dim=1).indices
     return float(nearest.flatten().bincount(minlength=len(z)).max() / n)
@@ -79,12 +71,7 @@ def agreement(one: Tensor, two: Tensor, allowed: Tensor, n: int) -> Tensor:
     """Measure how well two views agree on the n nearest entries, 0-d: 0 is chance, 1 means the same entries.
 
     It is (overlap - chance) / (1 - chance), with the overlap as a share of n, and chance = n / number of candidates.
-
-    Args:
-        one: similarities in one view, (B, K).
-        two: similarities in the other view, (B, K).
-        allowed: candidates, (B, K) bool.
-        n: nearest entries to compare.
+    ``one`` and ``two`` are the views' similarities, ``allowed`` the candidates, (B, K) each.
     """
     lists = [rows.masked_fill(~allowed, float("-inf")).topk(n, dim=1).indices for rows in (one, two)]
     both = lists[0][:, :, None] == lists[1][:, None, :]  # (B, n, n)
@@ -122,9 +109,8 @@ class HealthProbe:
     Args:
         dataset: training set.
         videos: number of videos to use; they are embedded ``batch_size`` at a time.
-        seed: chooses the videos, and initialises the random encoder that the miner is compared with.
-        network, dim: backbone and embedding size of the random encoder.
-        device, dtype: the model's device, and the encoders' autocast type.
+        seed: chooses the videos, and initialises the random encoder (``network``, ``dim``) to compare the miner with.
+        dtype: autocast type of the encoders.
     """
 
     def __init__(self, dataset: VideoDataset, videos: int, *, img_dim: int, batch_size: int, workers: int, seed: int,
@@ -146,7 +132,7 @@ class HealthProbe:
         ``second_*``: share of clips whose nearest neighbour is the other clip of their video. ``agreement`` of the 5
         nearest, ``hub_*``, ``spread_*``, ``rank_*``: see the functions above.
         """
-        random = self._embed(model, self._random_encoder(model), model.other_view)
+        random = self._embed(self._random_encoder(model.other_view), model.other_view)
         values, hits = self.now(model), instance_hits(*random)
         better = sign_test(instance_hits(*self.miner(model)), hits)
         second_random = float(hits.float().mean())
@@ -179,50 +165,39 @@ class HealthProbe:
     def miner(self, model: CoCLR) -> Clips:
         """Return the embeddings of the miner, which is frozen: computed once."""
         if self._other is None:
-            self._other = self._embed(model, model.sampler, model.other_view)
+            self._other = self._embed(model.sampler, model.other_view)
         return self._other
 
     def trained(self, model: CoCLR) -> Clips:
         """Return the trained encoder's embeddings, with the BatchNorm statistics that checkpoints hold."""
-        encoder = model.encoder_q
-        if distributed.world_size() > 1:
-            encoder = copy.deepcopy(encoder)
-            for buffer in encoder.buffers():
-                distributed.broadcast(buffer)
-        return self._embed(model, encoder, model.own_view)
+        encoder = copy.deepcopy(model.encoder_q)
+        for buffer in encoder.buffers():
+            distributed.broadcast(buffer)
+        return self._embed(encoder, model.own_view)
 
-    def _random_encoder(self, model: CoCLR) -> nn.Module:
-        """Build an untrained network, its BatchNorm statistics measured on clips."""
+    @torch.no_grad()
+    def _random_encoder(self, view: int) -> nn.Module:
+        """Build an untrained network, its BatchNorm statistics measured on the first clips."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             encoder = make_encoder(self.network, self.dim)
         move(encoder, self.device)
-        norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm3d)]
-        for norm in norms:
-            norm.momentum = None  # cumulative average over batches
+        for module in encoder.modules():
+            if isinstance(module, nn.BatchNorm3d):
+                module.momentum = None  # cumulative average over batches
         encoder.train()
-        rows = self._own_rows
-        whole = min(CALIBRATION, len(rows) // self.batch_size) * self.batch_size  # whole batches weigh the same
-        with torch.no_grad():
-            for blocks, _ in self._blocks(rows[:whole or len(rows)]):
-                embed(encoder, blocks[:, :, model.other_view].flatten(0, 1), self.dtype)
-            for norm in norms:
-                for statistic in (norm.running_mean, norm.running_var):
-                    if statistic is not None:
-                        statistic.copy_(distributed.reduce_mean(statistic))
+        for blocks, _ in self._blocks(self.rows[:CALIBRATION * self.batch_size]):
+            embed(encoder, blocks[:, :, view].flatten(0, 1), self.dtype)
         return encoder
 
     @torch.no_grad()
-    def _embed(self, model: CoCLR, encoder: nn.Module, view: int) -> Clips:
+    def _embed(self, encoder: nn.Module, view: int) -> Clips:
         """Embed the chosen videos in one view; all processes return all embeddings."""
-        training = model.training
-        model.eval()
         encoder.eval()
         parts, sources = [], []
         for blocks, batch in self._blocks(self._own_rows):
             parts.append(torch.stack([embed(encoder, blocks[:, clip, view], self.dtype) for clip in (0, 1)], dim=1))
             sources.append(batch["source"])
-        model.train(training)
         self._sources = distributed.all_gather(torch.cat(sources).to(self.device))
         both = distributed.all_gather(torch.cat(parts))  # (N, 2, D)
         return both[:, 0], both[:, 1]

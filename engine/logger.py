@@ -3,57 +3,23 @@
 import json
 import math
 import os
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.record_writer import RecordWriter
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from utils.console import duration, say, shows_bars
-from utils.distributed import is_main
 from utils.files import naming, write_text
 from utils.metrics import Meters, Values
 
 Means = dict[str, float]
 FILE = "metrics.jsonl"
-FLUSH_SECONDS = 60.0
-
-
-class EventFile:
-    """A TensorBoard event file whose errors reach the caller.
-
-    tensorboardX's own writer uses a thread that dies on a full disk, after which its caller waits forever.
-    """
-
-    def __init__(self, folder: Path, first_step: int) -> None:
-        folder.mkdir(exist_ok=True)
-        self._path = folder / f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        self._file, self._flushed = RecordWriter(str(self._path)), time.monotonic()
-        self._write(file_version="brain.Event:2")
-        self._write(step=first_step, session_log=SessionLog(status=SessionLog.START))
-
-    def add_scalar(self, tag: str, value: float, step: int) -> None:
-        """Write a value; flush once a minute."""
-        self._write(step=step, summary=Summary(value=[Summary.Value(tag=tag, simple_value=value)]))
-        if time.monotonic() - self._flushed > FLUSH_SECONDS:
-            self._flushed = time.monotonic()
-            with naming(self._path):
-                self._file.flush()
-
-    def close(self) -> None:
-        """Write out the rest."""
-        with naming(self._path):
-            self._file.close()
-
-    def _write(self, **event: object) -> None:
-        with naming(self._path):
-            self._file.write(Event(wall_time=time.time(), **event).SerializeToString())
 
 
 class MetricsLogger:
@@ -65,37 +31,43 @@ class MetricsLogger:
     {"kind": "mining", "epoch": 0, "done": 12, "values": {...}, ...}: measured after an epoch, or before the first step
     with epoch -1; other kinds likewise.
 
-    Args:
-        folder: run folder; lines that an earlier start logged for later steps are removed. None logs nothing.
-        epoch: epoch in which the run starts.
-        iteration: training steps done before.
+    Lines that an earlier start logged for later steps are removed. Without a run folder, nothing is logged.
     """
 
     def __init__(self, folder: Path | None = None, epoch: int = 0, iteration: int = 0) -> None:
-        self._events: EventFile | None = None
-        self._path: Path | None = None
-        if folder is not None and is_main():
-            self._path = folder / FILE
-            if self._path.exists():
-                _remove_later_lines(self._path, epoch, iteration)
-            self._events = EventFile(folder / "img", iteration + 1)
+        self._folder = folder
+        if folder is not None:
+            if (folder / FILE).exists():
+                _remove_later_lines(folder / FILE, epoch, iteration)
+            (folder / "img").mkdir(exist_ok=True)
+            # Not SummaryWriter: its thread dies on a full disk, after which the caller waits forever.
+            self._events = EventsWriter(str(folder / "img/events"), f".{os.getpid()}")
+            self._write_event(step=iteration + 1, session_log=SessionLog(status=SessionLog.START))
 
     def log(self, kind: str, epoch: int, done: int, values: dict[str, float], *, title: str = "",
             seconds: dict[str, float] | None = None, **more: object) -> None:
         """Log values by name; ``more`` goes only to metrics.jsonl."""
-        if self._events is None or self._path is None:
+        if self._folder is None:
             return
-        group = {"steps": title, "epoch": f"{title}_epoch"}.get(kind, kind)
-        for name, value in {**values, **{f"{name}_seconds": value for name, value in (seconds or {}).items()}}.items():
-            self._events.add_scalar(f"{group}/{name}", value, done)
         record = {"kind": kind, **({"title": title} if title else {}), "epoch": epoch, "done": done, "values": values,
                   **({"seconds": seconds} if seconds else {}), **more}
-        with naming(self._path), open(self._path, "a", encoding="utf-8") as file:
+        path = self._folder / FILE
+        with naming(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(record)) + "\n")
+        group = {"steps": title, "epoch": f"{title}_epoch"}.get(kind, kind)
+        scalars = {**values, **{f"{name}_seconds": value for name, value in (seconds or {}).items()}}
+        self._write_event(step=done, summary=Summary(value=[
+            Summary.Value(tag=f"{group}/{name}", simple_value=value) for name, value in scalars.items()]))
+
+    def _write_event(self, **event: object) -> None:
+        assert self._folder is not None
+        with naming(self._folder / "img/events"):
+            self._events.write_event(Event(wall_time=time.time(), **event))
+            self._events.flush()
 
     def close(self) -> None:
-        """Write out the rest."""
-        if self._events is not None:
+        """Close the files."""
+        if self._folder is not None:
             self._events.close()
 
 
@@ -117,7 +89,7 @@ def _is_past(line: str, epoch: int, iteration: int) -> bool:
     try:
         record = json.loads(line)
         of_epoch, done = int(record["epoch"]), int(record["done"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         return False  # cut short when the run was killed
     trained = record.get("kind") == "steps" and record.get("title") == "train"
     if of_epoch < 0:

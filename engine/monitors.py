@@ -4,21 +4,20 @@ Positive mining recall and class mining recall are defined in CPR (arXiv 2201.07
 """
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import cast
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from engine.config import TrainConfig
 from engine.health import MEASURES, HealthProbe, agreement
 from engine.trainer import Trainer
-from model.momentum import MomentumContrast
-from model.pretrain import CoCLR, Mining
+from model.pretrain import Mining
 from utils import distributed
 from utils.console import warn
 from utils.metrics import LabelRing, Values
@@ -48,14 +47,8 @@ class MiningMonitor:
         ``recall``: positive mining recall, the share of hits among mined entries; ``chance``: among all entries.
         ``mining_r1``: share of queries whose best mined entry is a hit. ``stage1_hits``, ...: hits that survive a
         stage, per query. ``agreement``: see :func:`engine.health.agreement`, with lists as long as what is mined.
-        Entries of the query's own source never count.
-
-        Args:
-            mining: see :class:`model.pretrain.Mining`.
-            labels: classes of the queries, (B,) int64.
-
-        Returns:
-            0-d tensors by name; empty if nothing was mined, or the queue's labels are not all known.
+        Entries of the query's own source never count. Empty if nothing was mined, or the queue's labels are not all
+        known. ``labels`` are the classes of the queries, (B,).
         """
         if mining is None or not self.ring.full:
             return {}
@@ -123,11 +116,7 @@ class MiningMonitor:
 def class_recalls(found: Tensor, class_of_pair: Tensor) -> dict[int, float]:
     """Compute class mining recall: for each class, the share of its sources that were mined as true positives.
 
-    Classes with a single source have nothing to mine and are skipped.
-
-    Args:
-        found: true positives mined by (class, source) pair, (P,) int64.
-        class_of_pair: (P,) int64.
+    Classes with a single source have nothing to mine and are skipped. ``found`` counts by (class, source) pair.
     """
     sources = {label: found[class_of_pair == label] for label in class_of_pair.unique().tolist()}
     return {label: float((own > 0).double().mean()) for label, own in sources.items() if len(own) > 1}
@@ -135,28 +124,20 @@ def class_recalls(found: Tensor, class_of_pair: Tensor) -> dict[int, float]:
 
 @dataclass
 class Monitors:
-    """A run's monitors; None disables one. ``*_freq`` are in epochs; the last epoch is always measured."""
+    """A run's monitors; None disables one. The last epoch is always measured."""
 
-    model: MomentumContrast
+    model: Any  # CoCLR where mining or health are measured
     dtype: torch.dtype | None
-    epochs: int
+    train: TrainConfig
     classes: Sequence[str] = ()
-    mining: MiningMonitor | None = None  # CoCLR only, like health
+    mining: MiningMonitor | None = None
     health: HealthProbe | None = None
-    health_freq: int = 1
     knn: Callable[..., dict[str, float]] | None = None  # see eval.knn.KnnMonitor.measure
-    knn_freq: int = 1
-    _epoch_start: float = 0.0
-    _warned: bool = False
-
-    def begin_epoch(self) -> None:
-        """Start the epoch's clock."""
-        self._epoch_start = time.perf_counter()
 
     def before_training(self, trainer: Trainer) -> None:
         """Measure the initial state."""
         if self.health is not None:
-            trainer.log("health", -1, self.health.before(cast(CoCLR, self.model)))
+            trainer.log("health", -1, self.health.before(self.model))
 
     def end_epoch(self, epoch: int, trainer: Trainer) -> None:
         """Measure queue, mining and health; all processes call this."""
@@ -164,26 +145,23 @@ class Monitors:
             values = {f"{name}_own": float(measure(self.model.queue.T)) for name, measure in MEASURES.items()}
             trainer.log("queue", epoch, values)
         else:
-            model = cast(CoCLR, self.model)
-            values, recalls = self.mining.end_epoch({"own": model.queue, "other": model.queue_second})
+            values, recalls = self.mining.end_epoch({"own": self.model.queue, "other": self.model.queue_second})
             if values:
                 trainer.log("mining", epoch, values,
                             classes={self.classes[label]: recall for label, recall in recalls.items()})
         rank = values.get("rank_own", math.inf)
-        if rank < COLLAPSED and distributed.is_main() and not self._warned:
-            self._warned = True
-            warn(f"the embeddings have nearly collapsed: the queue's keys vary in {rank:.2f} of "
-                 f"{self.model.dim} directions (effective rank), so top-1 and loss mean little. First try "
-                 "a smaller --lr (docs/mining.md)")
-        if self.health is not None and self._is_due(epoch, self.health_freq):
-            trainer.log("health", epoch, self.health.now(cast(CoCLR, self.model)))
+        if rank < COLLAPSED and distributed.is_main():
+            warn(f"the embeddings have nearly collapsed: the queue's keys vary in {rank:.2f} of {self.model.dim} "
+                 "directions (effective rank), so top-1 and loss mean little: try a smaller --lr (docs/mining.md)")
+        if self.health is not None and self._is_due(epoch, self.train.health_freq):
+            trainer.log("health", epoch, self.health.now(self.model))
 
     def after_save(self, epoch: int, trainer: Trainer) -> None:
         """Measure the features by kNN, which is slow."""
-        if self.knn is not None and self._is_due(epoch, self.knn_freq):
+        if self.knn is not None and self._is_due(epoch, self.train.knn_freq):
             values = self.knn(self.model.encoder_q[0], self.dtype, title=f"knn epoch {epoch}",
-                              epoch_seconds=time.perf_counter() - self._epoch_start, after_video=trainer.poll)
+                              after_video=trainer.poll)
             trainer.log("knn", epoch, values, quiet=True)
 
     def _is_due(self, epoch: int, every: int) -> bool:
-        return (epoch + 1) % every == 0 or epoch == self.epochs - 1
+        return (epoch + 1) % every == 0 or epoch == self.train.epochs - 1

@@ -33,16 +33,13 @@ class LrSchedule:
 
 
 class Optimizer:
-    """An optimizer over named parameters, with loss scaling under fp16.
+    """Adam or SGD (momentum 0.9) over named parameters, with loss scaling under fp16.
 
     Args:
         named: (name, parameter) pairs in the order of the saved groups; frozen parameters get a group in the file, but
             are not trained.
-        name: "adam" or "sgd" (momentum 0.9).
-        lr: learning rate.
-        wd: weight decay.
+        name: "adam" or "sgd".
         scale: factor of the learning rate by parameter name.
-        scaler: loss scaler.
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], *, name: str = "adam", lr: float, wd: float,

@@ -16,28 +16,15 @@ from torch.utils.data import DataLoader
 from dataset import catalog
 from dataset.loader import make_loader
 from dataset.transforms.presets import PretrainTransform
-from dataset.video_dataset import videos_of
-from engine import checkpoint, run_folder
-from engine.checkpoint import load_state
+from dataset.video_dataset import VideoDataset, videos_of
+from engine import checkpoint, compatibility, device, run_folder
+from engine.compatibility import TrainState
 from engine.config import DataConfig, ModelConfig, TrainConfig
 from engine.convolutions import check_convolutions, use_2d_where_faster
-from engine.device import (
-    Precision,
-    check_clips,
-    choose_precision,
-    describe_machine,
-    keep_freed_memory,
-    move,
-    set_tf32,
-    use_deterministic_kernels,
-)
-from engine.facts import check_facts, facts_of, learnt_by_labels
 from engine.health import HealthProbe
 from engine.monitors import MiningMonitor, Monitors
 from engine.optimizer import Optimizer
-from engine.resume import refuse_changes, restore_optimizer
-from engine.retention import CheckpointManager
-from engine.trainer import Task, Trainer, TrainState, evaluate, state_of
+from engine.trainer import Task, Trainer, evaluate
 from model.momentum import check_queue, make_encoder
 from model.pretrain import CoCLR
 from utils import distributed, launch
@@ -52,10 +39,10 @@ def init_process(deterministic: bool, local_rank: int | None, gpu: int | None, b
                  world_size: int, rank: int, timeout: float) -> DistInfo:
     """Join the process group, see :func:`utils.distributed.init`, and set up kernels and memory."""
     if deterministic:
-        use_deterministic_kernels()
+        device.use_deterministic_kernels()
     dist = distributed.init(local_rank, gpu, backend, dist_url, world_size, rank, timeout)
     if dist.device.type == "cpu":
-        keep_freed_memory()
+        device.keep_freed_memory()
         if gpu is not None:
             say("no GPU found: running on the CPU")
     return dist
@@ -77,7 +64,7 @@ def check_sizes(model: ModelConfig, data: DataConfig, batch_size: int, processes
     check_queue(model.moco_k, batch_size, processes)
     with torch.device("meta"):
         encoder = make_encoder(model.net, model.moco_dim)
-    check_clips(encoder.train(train), model.net, batch_size, data.seq_len, data.img_dim)
+    device.check_clips(encoder.train(train), model.net, batch_size, data.seq_len, data.img_dim)
 
 
 class PretrainTask(Task):
@@ -91,10 +78,10 @@ class PretrainTask(Task):
 
     def __init__(self, config: ModelConfig, data: DataConfig, train: TrainConfig, dist: DistInfo) -> None:
         self.config, self.data, self.train, self.dist, self.device = config, data, train, dist, dist.device
-        self.precision = choose_precision(train.precision, self.device)
+        self.precision = device.choose_precision(train.precision, self.device)
         torch.manual_seed(train.seed)
         self.model = config.build()
-        move(self.model, self.device)
+        device.move(self.model, self.device)
         if self.precision.name == "fp32" or train.fp32_steps:
             use_2d_where_faster(self.model.encoders(), self.device)
         if train.compile:
@@ -104,9 +91,6 @@ class PretrainTask(Task):
         self.optimizer = Optimizer(self.model.named_parameters(), lr=train.lr, wd=train.wd,
                                    scaler=self.precision.scaler())
         self.generator = torch.Generator()
-        self.monitors = Monitors(self.model, self.precision.dtype, train.epochs)
-        if isinstance(self.model, CoCLR):
-            self.monitors.mining = MiningMonitor(config.moco_k, device=self.device)
         self.origin: list[str] = []
 
     def make_loader(self, mode: str) -> DataLoader:
@@ -119,37 +103,40 @@ class PretrainTask(Task):
     def check(self, saved: Mapping[str, Any], path: str, *, reverse: bool = False) -> None:
         """Refuse a checkpoint of another stream, or with labels of other classes; ``reverse``: the miner's stream."""
         options = asdict(self.data) | asdict(self.config) | {"reverse": self.config.reverse != reverse}
-        labels = learnt_by_labels(options) and learnt_by_labels(saved.get("options"))
+        labels = compatibility.learnt_by_labels(options) and compatibility.learnt_by_labels(saved.get("options"))
         classes = catalog.class_names(self.data.dataset, self.data.split_root) if labels else None
-        check_facts(saved, path, facts_of(options, classes), self.train.accept_changes)
+        compatibility.check_facts(saved, path, compatibility.facts_of(options, classes), self.train.accept_changes)
 
-    def set_monitors(self, loader: DataLoader, knn: Callable[..., dict[str, float]] | None) -> None:
-        """Set up the monitors that need the training set."""
-        videos, train, monitors = videos_of(loader), self.train, self.monitors
-        monitors.knn, monitors.knn_freq, monitors.health_freq = knn, train.knn_freq, train.health_freq
-        if isinstance(self.model, CoCLR):
-            index = videos.index
-            monitors.classes = index.classes
-            monitors.mining = MiningMonitor(self.model.K, index.labels, index.sources, self.device)
-            if train.health_clips:
-                monitors.health = HealthProbe(
-                    videos, train.health_clips, img_dim=self.data.img_dim, batch_size=train.batch_size,
-                    workers=train.workers, seed=train.seed, network=self.config.net, dim=self.model.dim,
-                    device=self.device, dtype=self.precision.dtype)
+    def set_monitors(self, videos: VideoDataset | None = None, knn: Callable[..., dict[str, float]] | None = None
+                     ) -> None:
+        """Set up the monitors; without the training videos only what a step measures."""
+        train = self.train
+        self.monitors = Monitors(self.model, self.precision.dtype, train, knn=knn)
+        if not isinstance(self.model, CoCLR):
+            return
+        labels, sources = (videos.index.labels, videos.index.sources) if videos is not None else ((), ())
+        self.monitors.mining = MiningMonitor(self.model.K, labels, sources, self.device)
+        if videos is not None:
+            self.monitors.classes = videos.index.classes
+        if videos is not None and train.health_clips:
+            self.monitors.health = HealthProbe(
+                videos, train.health_clips, img_dim=self.data.img_dim, batch_size=train.batch_size,
+                workers=train.workers, seed=train.seed, network=self.config.net, dim=self.model.dim,
+                device=self.device, dtype=self.precision.dtype)
 
     def use_precision(self, iteration: int) -> torch.dtype | None:
         """Switch to a step's precision, float32 in the first ``fp32_steps``; return the encoders' autocast type."""
         if not self.train.fp32_steps:
             return self.precision.dtype
         first = iteration < self.train.fp32_steps
-        set_tf32(self.precision.name == "tf32" and not first)
+        device.set_tf32(self.precision.name == "tf32" and not first)
         return None if first else self.precision.dtype
 
     def check_kernels(self) -> None:
         """Check the convolutions in each precision that the run uses."""
-        first = [Precision("fp32", self.device)] if self.train.fp32_steps and self.precision.name != "fp32" else []
-        for precision in (*first, self.precision):
-            set_tf32(precision.name == "tf32")
+        first = self.train.fp32_steps and self.precision.name != "fp32"
+        for precision in ([device.Precision("fp32", self.device)] if first else []) + [self.precision]:
+            device.set_tf32(precision.name == "tf32")
             say(check_convolutions(self.model.encoders(), self.data.clip, precision))
 
     def start(self, trainer: Trainer) -> None:
@@ -170,7 +157,6 @@ class PretrainTask(Task):
         self.optimizer.set_lr(self.optimizer.base_lr * self.train.rates.factor(epoch))
         self.model.train()
         self.generator.manual_seed((self.train.seed << 20) + epoch)
-        self.monitors.begin_epoch()
 
     def end_epoch(self, epoch: int, trainer: Trainer) -> None:
         """Measure queue, mining and health."""
@@ -195,7 +181,7 @@ class PretrainTask(Task):
 
     def load(self, saved: Mapping[str, Any], path: str) -> None:
         """Load the weights and the labels of the queue."""
-        self.origin = [f"{path}: {load_state(self.model, saved['state_dict'])}"]
+        self.origin = [f"{path}: {checkpoint.load_state(self.model, saved['state_dict'])}"]
         mining = self.monitors.mining
         if mining is not None and isinstance(saved.get("label_ring"), Mapping):
             mining.load_state_dict(saved["label_ring"])
@@ -213,18 +199,18 @@ def make_trainer(task: PretrainTask, folder: Path, resumed: str, options: Mappin
         # process, or the main one would wait for it.
         saved = distributed.from_main(lambda: checkpoint.load(resumed, checkpoint.RESUME)) if resumed else None
         loader = task.make_loader("train")
-        task.set_monitors(loader, knn)
+        task.set_monitors(videos_of(loader), knn)
         made_with = {"processes": distributed.world_size(), "precision": task.precision.name,
                      "training set": getattr(loader.dataset, "fingerprint", "unknown")}
         state = TrainState(epoch=train.start_epoch)
         if saved is not None:
             if not train.accept_changes:
-                refuse_changes(saved, options, made_with, resumed)
+                compatibility.refuse_changes(saved, options, made_with, resumed)
             task.load(saved, resumed)
-            restore_optimizer(task.optimizer, saved, train.rates, train.reset_lr)
-            state = state_of(saved, loader)
+            compatibility.restore_optimizer(task.optimizer, saved, train.rates, train.reset_lr)
+            state = compatibility.state_of(saved, loader)
             del saved  # hundreds of megabytes
-        checkpoints = CheckpointManager(folder / "model", keep_all="k400" in task.data.dataset, resumed=resumed)
+        checkpoints = run_folder.CheckpointManager(folder / "model", "k400" in task.data.dataset, resumed)
         with run_folder.open_run(folder, resumed, state, options, made_with) as logger:
             launch.started()
             announce(task, loader, folder, state, resumed)
@@ -243,6 +229,7 @@ def test(task: PretrainTask, path: str) -> None:
     """Measure a checkpoint's pretext metrics on the validation split, with a log beside it if it can be there."""
     saved = checkpoint.load(path)
     task.check(saved, path)
+    task.set_monitors()
     task.load(saved, path)
     loader = task.make_loader("val")
     task.model.eval()
@@ -271,7 +258,7 @@ def announce(task: PretrainTask, loader: DataLoader, folder: Path, state: TrainS
         "data": [f"{data.name}: {len(videos)} videos, {data.describe()}; {len(loader)} steps per epoch of "
                  f"{task.dist.world_size} x {loader.batch_size}", videos.index.report],
         "start": start, "training": schedule,
-        "on": describe_machine([task.device], task.precision, train.workers, task.dist.world_size),
+        "on": device.describe_machine([task.device], task.precision, train.workers, task.dist.world_size),
         "into": str(folder)})
 
 

@@ -1,29 +1,35 @@
 """Run folders: named by the settings, with logs in ``img/``, checkpoints in ``model/``, run.json and metrics."""
 
 import json
+import math
+import re
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from engine import retention
+from engine import checkpoint
+from engine.compatibility import TrainState
 from engine.config import DataConfig, ModelConfig, TrainConfig
 from engine.logger import MetricsLogger
-from engine.retention import newest_complete, resumable
-from engine.trainer import TrainState
-from utils.console import log_file, say
+from utils.console import log_file, say, warn
 from utils.distributed import is_main
 from utils.errors import CheckpointError, OptionError
-from utils.files import lock, write_json
+from utils.files import lock, remove_partial, write_json
 from utils.provenance import code_version, environment
 
 AUTO = "auto"  # --resume auto: the newest checkpoint of the run folder
 FOLDER_OPTIONS = "--name_prefix or --prefix"  # of a pretraining: options that change its run folder
 RUN_FILE = "run.json"
 LONGEST_NAME = 255  # bytes of a path component on common file systems
+LAST = re.compile(r"epoch(\d+)\.pth\.tar")
+BEST = re.compile(r"model_best_epoch(\d+)\.pth\.tar")
+PREVIOUS = "previous-"
+RESUMABLE = re.compile(rf"(?:{PREVIOUS}|model_best_)?epoch(\d+)(?:-step(\d+))?\.pth\.tar")
+KEPT_BEST = 5
 
 
 def nce_folder(model: ModelConfig, data: DataConfig, train: TrainConfig, *, prefix: str, name_prefix: str,
@@ -70,9 +76,9 @@ def last_checkpoint(folder: Path, epochs: int) -> Path:
     return folder / "model" / f"epoch{epochs - 1}.pth.tar"
 
 
-def folder_of(checkpoint: str | Path) -> Path | None:
+def folder_of(path: str | Path) -> Path | None:
     """Return the run folder of a checkpoint, or None if it is not in one; CheckpointError if there is no such file."""
-    path = Path(checkpoint)
+    path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}: check the path")
     folder = path.resolve().parent
@@ -85,7 +91,7 @@ def choose(resume: str, new: Path, options: str) -> tuple[Path, str]:
     Args:
         resume: a checkpoint, "auto" for the newest complete one in ``new``, or "" for none.
         new: run folder for these options.
-        options: names of the options that change the folder, for the error.
+        options: options that change the folder, for the error.
 
     Raises:
         UserError: there is no such checkpoint, all are damaged, another process trains there, or ``new`` is taken.
@@ -120,20 +126,15 @@ def open_run(folder: Path, resumed: str, state: TrainState, options: Mapping[str
         return
     make(folder)
     with lock(folder):
-        aside = retention.prepare_folder(folder / "model", resumed)
+        remove_partial(folder / "model")
+        aside = _set_later_aside(folder / "model", resumed)
         with log_file(folder / "img" / "train.log"):
             for path in aside:
                 say(f"set aside, because it is later than the checkpoint that this run resumes from: {path}")
             _add_start(folder / RUN_FILE, {"options": dict(options), **made_with, "resumed_from": resumed or None,
                                            "epoch": state.epoch, "iteration": state.iteration})
-            logger = MetricsLogger(folder, state.epoch, state.iteration)
-            try:
+            with closing(MetricsLogger(folder, state.epoch, state.iteration)) as logger:
                 yield logger
-            except BaseException:
-                with suppress(OSError):  # report the first error, such as a full disk
-                    logger.close()
-                raise
-            logger.close()
 
 
 def make(folder: Path) -> None:
@@ -150,9 +151,93 @@ def _add_start(path: Path, start: dict[str, Any]) -> None:
     """Append to run.json: {"starts": [{"command", "started", "code", "environment", ...}, ...]}."""
     try:
         starts = json.loads(path.read_text(encoding="utf-8"))["starts"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         starts = []
     start = {"command": [sys.executable, *sys.argv], "started": datetime.now(UTC).isoformat(timespec="seconds"),
              "code": code_version(), "environment": environment(), **start}
     start = json.loads(json.dumps(start, default=str))
     write_json(path, {"starts": [*(starts if isinstance(starts, list) else []), start]}, indent=1)
+
+
+class CheckpointManager:
+    """Writes a run's checkpoints, and keeps the last, the one before, the best five, and the one it resumed from.
+
+    `epochN.pth.tar` is from the end of an epoch, `epochN-stepM.pth.tar` from M steps into one,
+    `model_best_epochN.pth.tar` a copy of one of the best. The second to last stays as `previous-...`, in case the last
+    is damaged. ``keep_all`` keeps every ``epochN`` file (k400).
+    """
+
+    def __init__(self, folder: str | Path, keep_all: bool = False, resumed: str | Path = "") -> None:
+        self.folder, self.keep_all = Path(folder), keep_all
+        self.resumed = Path(resumed).resolve() if resumed else None
+
+    def save_epoch(self, state: Mapping, epoch: int, is_best: bool = False) -> None:
+        """Write the checkpoint of a finished epoch (0-based), then remove outdated ones."""
+        self._save(state, f"epoch{epoch}.pth.tar")
+        if is_best:
+            checkpoint.save(self.folder / f"model_best_epoch{epoch}.pth.tar", state)
+            others = [path for number, path in numbered(self.folder, BEST).items() if number != epoch]
+            for path in others[:max(0, len(others) + 1 - KEPT_BEST)]:
+                if path.resolve() != self.resumed:
+                    path.unlink()
+
+    def save_step(self, state: Mapping, epoch: int, steps: int) -> None:
+        """Write a checkpoint from ``steps`` steps into an epoch."""
+        self._save(state, f"epoch{epoch}-step{steps}.pth.tar")
+
+    def _save(self, state: Mapping, name: str) -> None:
+        checkpoint.save(self.folder / name, state)
+        now = _moment(Path(name))
+        earlier = [path for path in resumable(self.folder) if not BEST.fullmatch(path.name) and _moment(path) < now]
+        for number, path in enumerate(earlier):
+            if self.keep_all and LAST.fullmatch(path.name):
+                continue
+            if number > 0:
+                path.unlink()
+            elif not path.name.startswith(PREVIOUS):
+                path.rename(path.with_name(PREVIOUS + path.name))
+
+
+def numbered(folder: str | Path, pattern: re.Pattern[str]) -> dict[int, Path]:
+    """Return the checkpoints whose names match, sorted by epoch; none if the folder does not exist."""
+    return dict(sorted((int(match.group(1)), path) for path in Path(folder).glob("*")
+                       if (match := pattern.fullmatch(path.name))))
+
+
+def resumable(folder: str | Path) -> list[Path]:
+    """Return all files that a run can resume from, newest first; a best copy comes after its original."""
+    found = [path for path in Path(folder).glob("*") if RESUMABLE.fullmatch(path.name)]
+    return sorted(found, key=lambda path: (_moment(path), not BEST.fullmatch(path.name)), reverse=True)
+
+
+def newest_complete(folder: str | Path) -> Path | None:
+    """Return the newest readable checkpoint, if any; warn of unreadable ones. CheckpointError if all are."""
+    found = resumable(folder)
+    for path in found:
+        try:
+            checkpoint.load(path, require=checkpoint.RESUME)
+        except CheckpointError as error:
+            warn(f"skipped: {error}")
+        else:
+            return path
+    if found:
+        raise CheckpointError(f"none of the {len(found)} checkpoints in {folder} can be read: remove them to start "
+                              "over")
+    return None
+
+
+def _set_later_aside(folder: Path, resumed: str) -> list[Path]:
+    """Rename checkpoints later than the one to resume from, and return their new names."""
+    start = Path(resumed).resolve() if resumed else None
+    if start is None or start.parent != folder.resolve() or not RESUMABLE.fullmatch(start.name):
+        return []
+    now = f"{datetime.now(UTC):%Y%m%d-%H%M%S-%f}"
+    return [path.rename(path.with_name(f"set-aside-{now}-{path.name}")) for path in resumable(folder)
+            if _moment(path) > _moment(start)]
+
+
+def _moment(path: Path) -> tuple[int, float]:
+    """Return (epoch, steps into it) from a checkpoint's name; infinitely many steps at the epoch's end."""
+    match = RESUMABLE.fullmatch(path.name)
+    assert match
+    return int(match.group(1)), int(match.group(2)) if match.group(2) else math.inf

@@ -1,7 +1,8 @@
 """One training step of each contrastive model: batch in, loss and metrics out as 0-d tensors.
 
-``network`` is the model, or its DistributedDataParallel wrapper. Only UberNCE learns from labels; CoCLR's
-monitor reads them to measure mining.
+``network`` is the model, or its DistributedDataParallel wrapper; ``dtype`` the autocast type of the encoders, None for
+float32; ``generator`` shuffles the clips for BatchNorm. Only UberNCE learns from labels; CoCLR's monitor reads them to
+measure mining.
 """
 
 from collections.abc import Mapping
@@ -19,15 +20,7 @@ from utils.metrics import Values, mask_accuracy, topk_accuracy
 
 def infonce_step(network: nn.Module, batch: Mapping[str, Any], device: torch.device, *,
                  dtype: torch.dtype | None = None, generator: torch.Generator | None = None) -> Values:
-    """Contrast two clips of each video (CoCLR, equation 1).
-
-    Args:
-        network: InfoNCE.
-        batch: from :func:`dataset.loader.make_loader`.
-        device: the network's.
-        dtype: autocast type of the encoders, None for float32.
-        generator: shuffles the clips for BatchNorm.
-    """
+    """Contrast two clips of each video (CoCLR, equation 1)."""
     block = to_blocks(batch, device)[:, :, 0]  # (B, 2, 3, T, H, W)
     logits, labels = network(block, dtype=dtype, generator=generator)  # (B, 1+K), (B,)
     top1, top5 = topk_accuracy(logits, labels)
@@ -36,7 +29,7 @@ def infonce_step(network: nn.Module, batch: Mapping[str, Any], device: torch.dev
 
 def ubernce_step(network: nn.Module, batch: Mapping[str, Any], device: torch.device, *,
                  dtype: torch.dtype | None = None, generator: torch.Generator | None = None) -> Values:
-    """Contrast two clips of each video; the class gives the positives (CoCLR, equation 2). Args: `infonce_step`."""
+    """Contrast two clips of each video; the class gives the positives (CoCLR, equation 2)."""
     block = to_blocks(batch, device)[:, :, 0]  # (B, 2, 3, T, H, W)
     labels = batch["label"].to(device, non_blocking=True)
     logits, mask = network(block, labels, dtype=dtype, generator=generator)  # (B, 1+K) each
@@ -51,7 +44,6 @@ def coclr_step(network: nn.Module, batch: Mapping[str, Any], device: torch.devic
     Until the queue is full there is nothing to mine: the step only queues its keys, and the loss has no gradient.
 
     Args:
-        network, batch, device, dtype, generator: see :func:`infonce_step`.
         monitor: measures the mined positives.
         without_self: drop the query's own key (column 0) from rows with other positives, see :func:`draw_self_mask`.
     """
@@ -65,7 +57,8 @@ def coclr_step(network: nn.Module, batch: Mapping[str, Any], device: torch.devic
     loss = coclr_loss(logits, drop_self(mask) if without_self else mask)
     values = {"loss": loss if full else loss.detach(), **accuracies(logits, mask), **monitor.measure(mining, label)}
     if model.training:
-        monitor.ring.update(label, source, batch["index"].to(device))  # after measuring, like the queue
+        # Part of every step, after measuring: the ring's labels belong to the entries that the queue has just written.
+        monitor.ring.update(label, source, batch["index"].to(device))
     return values
 
 

@@ -1,34 +1,24 @@
 """The training loop of every script: it can stop after any step, and resumes exactly."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from dataset.loader import batches
-from engine.guards import DamageCounter, LossCheck, check_finite, frames_per_epoch
+from engine.compatibility import TrainState, samples_per_step
 from engine.logger import EpochLog, Means, MetricsLogger, text_of
 from engine.optimizer import Optimizer
-from engine.resume import progress_of
-from engine.retention import CheckpointManager
+from engine.run_folder import CheckpointManager
 from utils import distributed
-from utils.console import one_line, say, warn
-from utils.errors import CheckpointError
+from utils.console import say, warn
+from utils.errors import CheckpointError, TrainingError
 from utils.metrics import Meters, Values
 from utils.stop import StopFlag, StopRequested, signal_name
 
-
-@dataclass
-class TrainState:
-    """Position within a training run."""
-
-    epoch: int = 0  # the current one, 0-based
-    batch: int = 0  # steps done in this epoch
-    iteration: int = 0  # steps done in total
-    best_acc: float = 0.0  # top-1, 0-1
-    progress: Mapping[str, Any] | None = None  # meters and random generators, if resuming mid-epoch
+MAX_DAMAGED = 0.01  # share of an epoch's frames
 
 
 class Task:
@@ -64,10 +54,7 @@ class Trainer:
     """Trains a :class:`Task`.
 
     Args:
-        loader: training batches, see :func:`dataset.loader.make_loader`.
         device: where losses and meters are kept.
-        epochs: number of epochs in total.
-        state: where to start.
         save_freq: epochs between checkpoints.
         save_steps: steps between mid-epoch checkpoints, 0 for none.
         print_freq: steps between progress lines.
@@ -152,13 +139,11 @@ class Trainer:
             return
         self._meters.load_state_dict(progress["meters"])
         for name, generator in task.generators().items():
-            if name not in progress["generators"]:
-                continue
             try:
                 generator.set_state(progress["generators"][name])
             except RuntimeError as error:
-                raise CheckpointError(f"the checkpoint's random generator {one_line(name)!r} is damaged, or from "
-                                      "another version of PyTorch: resume from an end-of-epoch checkpoint") from error
+                raise CheckpointError(f"the checkpoint's random generator {name!r} is from another version of PyTorch: "
+                                      "resume from an end-of-epoch checkpoint") from error
 
     def _save_epoch(self, task: Task, epoch: int) -> None:
         due = epoch % self.save_freq == 0 or epoch == self.epochs - 1
@@ -209,8 +194,7 @@ def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, e
     Args:
         step: computes the metrics of a batch as 0-d tensors.
         title: name on the console and in the log ("val").
-        epoch: 0-based; also sets the epoch of the loader's sampler.
-        iteration: training steps done so far, for the log.
+        epoch: also sets the epoch of the loader's sampler.
         poll: called after every step; may raise.
     """
     damage = DamageCounter(loader.dataset, frames_per_epoch(loader))
@@ -222,31 +206,79 @@ def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, e
     return log.close(iteration)
 
 
-def state_of(saved: Mapping[str, Any], loader: DataLoader) -> TrainState:
-    """Return the position of a checkpoint; a published one is at the end of its epoch.
+class LossCheck:
+    """Checks that losses are finite without stalling a GPU: there, only when a line is printed anyway."""
 
-    Raises:
-        CheckpointError: the position lies beyond the end of an epoch.
-    """
-    progress = progress_of(saved)
-    per_epoch, samples = len(loader) * samples_per_step(loader), int(progress["samples"])
-    if samples >= per_epoch + samples_per_step(loader):  # another batch size may leave a remainder
-        raise CheckpointError(f"the checkpoint is {samples} samples into an epoch of {per_epoch}: it is damaged, "
-                              "or from another dataset")
-    return TrainState(int(progress["epoch"]), samples // samples_per_step(loader), int(saved.get("iteration") or 0),
-                      _best_of(saved), progress if samples else None)
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._pending: list[tuple[int, Tensor, Tensor]] = []  # iteration, rows of the dataset, loss
+
+    def add(self, iteration: int, rows: Tensor, loss: Tensor, now: bool) -> None:
+        """Add the loss (0-d) of a step and the dataset rows (B,) of its batch; check now on a CPU, or if ``now``."""
+        self._pending.append((iteration, rows, loss.detach()))
+        if now or loss.device.type == "cpu":
+            self.check()
+
+    def check(self) -> None:
+        """Raise TrainingError with step and videos if a loss added so far is NaN or infinite."""
+        if not self._pending:
+            return
+        finite = torch.stack([loss for _, _, loss in self._pending]).isfinite().tolist()
+        if not all(finite):
+            iteration, rows, loss = self._pending[finite.index(False)]
+            names = ", ".join(self._dataset.index.names[row] for row in rows.tolist())
+            raise TrainingError(f"the loss of iteration {iteration} is {float(loss)}; its videos: {names}. Check them, "
+                                "or use a smaller --lr or a higher --precision; the checkpoints predate this step")
+        self._pending.clear()
 
 
-def _best_of(saved: Mapping[str, Any]) -> float:
-    """Return the best top-1 so far, 0-1; 0 if a file of other software has something else."""
-    found = saved.get("best_acc") or 0.0
-    if isinstance(found, int | float | torch.Tensor) and 0 <= float(found) <= 1:
-        return float(found)
-    warn(f"the checkpoint's best_acc is {one_line(repr(found), 40)}, which is no share: the next epoch is the best yet")
-    return 0.0
+def check_finite(state_dict: Mapping[str, Tensor], optimizer: Mapping[str, Any]) -> None:
+    """Raise TrainingError unless weights and optimizer moments are finite; infinite moments freeze weights forever."""
+    moments = {f"optimizer's {key} of {number}": value for number, each in optimizer["state"].items()
+               for key, value in each.items() if isinstance(value, Tensor) and key != "step"}
+    named = {key: value for key, value in {**state_dict, **moments}.items() if value.is_floating_point()}
+    largest = torch._foreach_norm(list(named.values()), torch.inf)
+    if not torch.stack([norm.float().cpu() for norm in largest]).isfinite().all():
+        lost = [key for key, norm in zip(named, largest, strict=True) if not norm.isfinite()]
+        raise TrainingError(f"{len(lost)} tensors of the model are no longer finite ({lost[0]}, ...), and are not "
+                            "saved: use a smaller --lr or a higher --precision; the saved checkpoints are finite")
 
 
-def samples_per_step(loader: DataLoader) -> int:
-    """Return the number of clips per step, over all processes."""
-    assert loader.batch_size is not None
-    return loader.batch_size * distributed.world_size()
+class DamageCounter:
+    """Counts an epoch's unreadable frames, warns once per video, and stops the run if there are too many."""
+
+    def __init__(self, dataset: Any, frames: int) -> None:
+        self._dataset, self._frames = dataset, frames
+        self._named: set[int] = set()  # rows
+        self.count = 0
+
+    def reset(self) -> None:
+        """Start a new epoch; videos already named are not named again."""
+        self.count = 0
+
+    def report(self, title: str) -> None:
+        """Print the count unless it is 0."""
+        if self.count:
+            say(f"{title}: {self.count} of {self._frames} frames could not be read and were replaced")
+
+    def add(self, batch: Mapping[str, Any]) -> None:
+        """Add a batch's "damaged", (B, 2) int64: count of unreadable frames, and the first of them."""
+        damaged = batch.get("damaged")
+        if damaged is None or not damaged[..., 0].any():
+            return
+        self.count += int(damaged[..., 0].sum())
+        for row, (count, first) in zip(batch["index"].tolist(), damaged.tolist(), strict=True):
+            if count and row not in self._named:
+                self._named.add(row)
+                warn(f"video {self._dataset.index.names[row]}: frame {first} cannot be read; the nearest "
+                     "readable one replaces it, and likewise for others of this video (not reported again)")
+        if self.count > MAX_DAMAGED * self._frames:
+            raise TrainingError(f"{self.count} of {self._frames} frames could not be read, more than "
+                                f"{MAX_DAMAGED:.0%}: the LMDB is damaged, rebuild it")
+
+
+def frames_per_epoch(loader: DataLoader) -> int:
+    """Return the frames that this process reads in an epoch."""
+    assert loader.batch_size is not None and isinstance(loader.sampler, Sized)
+    samples = min(len(loader) * loader.batch_size, len(loader.sampler))  # a training drops the rest, validation not
+    return samples * getattr(loader.dataset, "frames_per_sample", 1)

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -34,7 +35,7 @@ from utils.parser import Parser
 
 @dataclass(frozen=True)
 class Probe:
-    """Settings of the training: SGD with momentum 0.9, learning rate to a tenth at each epoch of `schedule`."""
+    """Settings of the training, by SGD with momentum 0.9."""
 
     lr: float = 1.0
     wd: float = 1e-3
@@ -47,8 +48,7 @@ class Probe:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The best evaluated epoch of a probe, on the test set."""
 
     epoch: int  # 0-based
@@ -83,7 +83,7 @@ def make_parser() -> Parser:
 
 
 def build_layer(width: int, num_class: int, final_bn: bool) -> nn.Sequential:
-    """Build the probe: a BatchNorm if wanted, and a linear layer with weights N(0, 0.01) and zero bias."""
+    """Build the probe: an optional BatchNorm, and a linear layer with weights N(0, 0.01) and zero bias."""
     linear = nn.Linear(width, num_class)
     nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)
@@ -123,15 +123,15 @@ def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: in
 
 def load_splits(folder: Path, dataset: str, num_class: int, normalize: bool, device: torch.device
                 ) -> tuple[FeatureSet, FeatureSet]:
-    """Read the features of the training and the test split onto a device, and check that they go together."""
+    """Read the features of the training and the test split onto a device, and check that they match."""
     test, train = (each.to(device) for each in load_both(folder, dataset))
     if train.features.shape[1] != test.features.shape[1] or len(train.names) < 2:
         raise OptionError(f"{folder}: training features {tuple(train.features.shape)} and test features "
-                          f"{tuple(test.features.shape)} cannot be used together: make them again with --retrieval")
+                          f"{tuple(test.features.shape)} cannot be used together: recompute them with --retrieval")
     labels = torch.cat([train.labels, test.labels])
     if labels.min() < 0 or labels.max() >= num_class:
         raise OptionError(f"{folder}: labels go beyond the {num_class} classes of {dataset}: check --dataset and "
-                          "--split_root, or make the features again with --retrieval")
+                          "--split_root, or recompute the features with --retrieval")
     if normalize:
         train, test = (replace(data, features=F.normalize(data.features, dim=1)) for data in (train, test))
     return train, test

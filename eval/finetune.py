@@ -11,35 +11,26 @@ from torch.utils.data import DataLoader
 
 from dataset.transforms.presets import to_blocks
 from engine import run_folder
+from engine.compatibility import TrainState
 from engine.optimizer import LrSchedule, Optimizer
-from engine.retention import BEST, numbered
-from engine.trainer import Task, Trainer, TrainState, Values
+from engine.run_folder import BEST, numbered
+from engine.trainer import Task, Trainer
+from eval.network import set_mode
 from utils.console import paint_table, percent, say, table
 from utils.files import write_json
-from utils.metrics import topk_accuracy
+from utils.metrics import Values, topk_accuracy
 
 BACKBONE_SHARE = 0.1  # of the learning rate, under --train_what ft
 
 
 def build_optimizer(net: nn.Module, train_what: str, *, name: str, lr: float, wd: float,
                     scaler: torch.amp.GradScaler | None = None) -> Optimizer:
-    """Build the optimizer of the bare classifier's trained parameters.
-
-    Under "last" the backbone is frozen here; under "ft" it gets a tenth of the learning rate.
-    """
+    """Build the optimizer of a classifier; "last" freezes the backbone, "ft" gives it a tenth of the learning rate."""
     if train_what == "last":
         net.backbone.requires_grad_(False)
     trained = [(label, parameter) for label, parameter in net.named_parameters() if parameter.requires_grad]
     return Optimizer(trained, name=name, lr=lr, wd=wd, scaler=scaler, scale=lambda label: BACKBONE_SHARE
                      if train_what == "ft" and label.startswith("backbone.") else 1.0)
-
-
-def set_mode(net: nn.Module, train_what: str, training: bool) -> None:
-    """Set train or evaluation mode; the frozen backbone of a linear probe always evaluates, BatchNorm included."""
-    net.train(training)
-    if train_what == "last":
-        bare: Any = getattr(net, "module", net)
-        bare.backbone.eval()
 
 
 def classify_step(net: nn.Module, batch: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None = None
@@ -53,18 +44,7 @@ def classify_step(net: nn.Module, batch: Mapping[str, Any], device: torch.device
 
 
 class Finetuning(Task):
-    """A classifier in training.
-
-    Args:
-        net: bare or in a DataParallel wrapper.
-        optimizer: updates the trained parameters.
-        train_what: value of ``--train_what``.
-        rates: learning rate by epoch.
-        seed: seed of the dropout, together with the epoch.
-        val: batches of the validation videos.
-        device: device of the network.
-        dtype: autocast type of the backbone.
-    """
+    """A classifier in training, bare or in a DataParallel wrapper; `val` are batches of the validation videos."""
 
     def __init__(self, net: nn.Module, optimizer: Optimizer, train_what: str, rates: LrSchedule, seed: int,
                  val: DataLoader, device: torch.device, dtype: torch.dtype | None = None) -> None:
@@ -102,21 +82,11 @@ class Finetuning(Task):
         return {"cpu": torch.default_generator} | {f"cuda:{i}": generator for i, generator in enumerate(gpus)}
 
 
-def report_result(what: str, start_epoch: int, end: TrainState, epochs: int, folder: Path) -> Path:
-    """Print the best validation top-1 of a run, write it into best.json of its folder, and return its checkpoint.
+def report_result(what: str, end: TrainState, epochs: int, folder: Path) -> Path:
+    """Print the best validation top-1 of a run, and write it into best.json of its folder.
 
-    Args:
-        what: what was trained, in words.
-        start_epoch: epoch at which this process began.
-        end: where the training ended.
-        epochs: number of epochs in all.
-        folder: run folder.
-
-    Returns:
-        The best checkpoint, or the last one if no validation was above 0 %.
+    Returns the best checkpoint, or the last one if no validation was above 0 %.
     """
-    if start_epoch >= epochs:
-        say(f"nothing is left to train: epoch {start_epoch - 1} of --epochs {epochs} is done")
     best = next(reversed(numbered(folder / "model", BEST).values()), None)
     write_json(folder / "best.json", {"validation_top1": round(100 * end.best_acc, 4), "epochs": epochs,
                                       "checkpoint": f"model/{best.name}" if best else None})

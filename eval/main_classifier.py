@@ -27,12 +27,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import nn
 
+from backbone.select_backbone import fold_batchnorm
 from dataset import catalog
 from dataset.loader import make_loader
 from dataset.transforms.presets import ClassifierTransform, CropsTransform
 from dataset.video_dataset import VideoDataset, videos_of
 from engine import run_folder
 from engine.checkpoint import RESUME
+from engine.compatibility import TrainState, facts_of, refuse_changes, restore_optimizer, state_of
 from engine.config import DataConfig, TrainConfig, take
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.device import (
@@ -43,15 +45,12 @@ from engine.device import (
     keep_freed_memory,
     use_deterministic_kernels,
 )
-from engine.facts import facts_of
-from engine.resume import refuse_changes, restore_optimizer
-from engine.retention import CheckpointManager
-from engine.trainer import Trainer, TrainState, state_of
+from engine.run_folder import CheckpointManager
+from engine.trainer import Trainer
 from eval import finetune, network, options, retrieval, windows
 from eval.options import RANDOM
 from eval.protocols import CROP_SETS
 from model.classifier import LinearClassifier
-from model.folding import fold_batchnorm
 from utils import launch
 from utils.console import log_file, say, say_block
 from utils.errors import CheckpointError, OptionError
@@ -86,8 +85,15 @@ def run_folder_of(args: Namespace) -> Path:
         train_what=args.train_what, prefix=args.prefix, pretrain=args.pretrain)
 
 
+def build(args: Namespace, classes: int) -> LinearClassifier:
+    """Build the classifier of these options, with weights drawn from the seed."""
+    torch.manual_seed(args.seed)
+    return network.build(classes, args.net, args.train_what, dropout=args.dropout, final_bn=args.final_bn,
+                         num_fc=args.num_fc)
+
+
 def random_weights(args: Namespace) -> Path:
-    """Return a path that is no file, beside which a test of random weights leaves its results."""
+    """Return the path, not a file, beside which a test of random weights leaves its results."""
     folder = run_folder_of(args)
     return folder.with_name(f"{folder.name}_pt=random") / "model" / "random"
 
@@ -119,9 +125,7 @@ def train(args: Namespace, devices: Devices) -> None:
                                train=mode == "train", seed=config.seed, rank=0, world_size=1, device=devices[0])
                    for mode in ("train", "val"))
     sets = {"train": videos_of(loader), "val": videos_of(val)}
-    torch.manual_seed(config.seed)
-    net = network.build(len(sets["train"].index.classes), args.net, args.train_what, dropout=args.dropout,
-                        final_bn=args.final_bn, num_fc=args.num_fc)
+    net = build(args, len(sets["train"].index.classes))
     start = f"{RANDOM} weights, seed {config.seed}"
     if args.pretrain not in ("", RANDOM) and not resumed:
         start = network.load_backbone(net, args.pretrain, facts_of(vars(args)), config.accept_changes)
@@ -138,15 +142,14 @@ def train(args: Namespace, devices: Devices) -> None:
             refuse_changes(saved, vars(args), made_with, resumed)
         state = state_of(saved, loader)
         start = f"resumed from {resumed} after {state.iteration} steps"
-    start_epoch = state.epoch
     with catch_signals(), run_folder.open_run(folder, resumed, state, vars(args), made_with) as logger:
         say_block({
             "run": f"{KINDS.get(args.train_what, 'training of everything at one learning rate,')} {args.net}",
             "data": describe(data, sets, f"{len(sets['train'])} training and {len(sets['val'])} validation videos; "
                                          f"{len(loader)} steps per epoch of {loader.batch_size}"),
             "start": start,
-            "training": f"epochs {start_epoch} to {config.epochs - 1}, {args.optim}, lr {config.lr:g} "
-                        f"({config.rates}), weight decay {config.wd:g}" if start_epoch < config.epochs
+            "training": f"epochs {state.epoch} to {config.epochs - 1}, {args.optim}, lr {config.lr:g} "
+                        f"({config.rates}), weight decay {config.wd:g}" if state.epoch < config.epochs
                         else "nothing is left to train",
             "on": describe_machine(devices, precision, config.workers), "into": str(folder)})
         task = finetune.Finetuning(place(net, devices, precision, data.clip, config.compile), optimizer,
@@ -157,7 +160,7 @@ def train(args: Namespace, devices: Devices) -> None:
         Trainer(loader, optimizer, devices[0], epochs=config.epochs, state=state, checkpoints=checkpoints,
                 logger=logger, save_freq=args.eval_freq, save_steps=config.save_steps, print_freq=config.print_freq,
                 info=info).fit(task)
-        best = finetune.report_result(f"{args.train_what} on {data.name}", start_epoch, state, config.epochs, folder)
+        best = finetune.report_result(f"{args.train_what} on {data.name}", state, config.epochs, folder)
         say(f"next: the same options with --test {best} --ten_crop instead of --pretrain")
 
 
@@ -173,9 +176,7 @@ def test(args: Namespace, devices: Devices) -> None:
         modes = {"test": "test"} | ({"train": GALLERIES[args.gallery]} if args.retrieval else {})
         sets = {split: data.build(mode, CropsTransform(data.img_dim, crops=args.crops or 1))
                 for split, mode in modes.items()}
-        torch.manual_seed(args.seed)
-        net = network.build(len(sets["test"].index.classes), args.net, args.train_what, final_bn=args.final_bn,
-                            num_fc=args.num_fc)
+        net = build(args, len(sets["test"].index.classes))
         start = f"{RANDOM} weights, seed {args.seed}"
         if args.test != RANDOM and args.retrieval:
             start = network.load_backbone(net, path, facts_of(vars(args)), args.accept_changes)

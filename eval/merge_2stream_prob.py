@@ -1,19 +1,18 @@
 """Fuse the RGB and the flow stream of a dataset, by class probabilities or by retrieval similarities.
 
-Mode c averages the probabilities that `main_classifier.py --test` (or `feature_linear_probe.py`) wrote, and prints the
-accuracy of each stream and of their mean:
+Mode c averages the probabilities that `main_classifier.py --test` (or `feature_linear_probe.py`) wrote:
 
     python merge_2stream_prob.py --mode c --dataset ucf101 \\
         --prob1 RGB_CKPT.pth.tar-prob-ten.json --prob2 FLOW_CKPT.pth.tar-prob-ten.json
 
-Mode s adds the similarities of the feature folders that `main_classifier.py --test --retrieval` wrote, RGB first, and
-prints recall@k:
+Mode s adds the similarities of the feature folders that `main_classifier.py --test --retrieval` wrote, RGB first:
 
     python merge_2stream_prob.py --mode s --dataset ucf101 --prob1 RGB_RUN/model/feature --prob2 FLOW_RUN/model/feature
 """
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,9 +59,7 @@ def make_parser() -> Parser:
 def read_probabilities(path: Path) -> dict[str, Tensor]:
     """Read a file {csv path: {"mean_prob": [[...]]}} or {csv path: [[...]]} as {csv path: (classes,) float64}.
 
-    Raises:
-        CheckpointError: it is missing, empty or of another shape, its rows differ in length, or it has numbers that are
-            not finite.
+    Raises CheckpointError if it is missing or of another form, or has numbers that are not finite.
     """
     content = read_json(path)
     try:
@@ -71,23 +68,17 @@ def read_probabilities(path: Path) -> dict[str, Tensor]:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a probability file: it must hold a list of numbers for each video, or "
                               '{"mean_prob": ...} of one') from error
-    lengths = sorted({len(row) for row in rows.values()})
-    if len(lengths) != 1:
-        raise CheckpointError(f"{path}: rows of {lengths} classes, they must all have as many" if rows
-                              else f"{path} holds no video")
+    if len({len(row) for row in rows.values()}) != 1:
+        raise CheckpointError(f"{path} must hold rows of equally many classes: it has {len(rows)} videos")
     for name, row in rows.items():
         if not row.isfinite().all():
-            raise CheckpointError(f"{path}: the probabilities of {one_line(name)} are not finite: make it again with a "
-                                  "checkpoint of a sound training")
+            raise CheckpointError(f"{path}: the probabilities of {one_line(name)} are not finite: recompute them "
+                                  "with a sound checkpoint")
     return rows
 
 
 def label_probabilities(rows: dict[str, Tensor], classes: list[str]) -> FeatureSet:
-    """Take probabilities {csv path: (classes,)} as a set; a label is the number of the video's class in `classes`.
-
-    Raises:
-        OptionError: the rows have other classes.
-    """
+    """Take probabilities {csv path: (classes,)} as a set; a label is the number of the video's class in `classes`."""
     names = [video_name(path).split("/")[0] for path in rows]
     label_of = class_labels(classes, names)
     unknown = sorted(set(names) - label_of.keys())
@@ -100,13 +91,10 @@ def label_probabilities(rows: dict[str, Tensor], classes: list[str]) -> FeatureS
 
 
 def match(rgb: FeatureSet, flow: FeatureSet, *, what: str = "videos") -> tuple[FeatureSet, FeatureSet]:
-    """Return the videos that both sets hold, in the order of the first, and print how many that are.
+    """Return the videos that both sets hold, in the order of the first, and print their number.
 
-    Videos match by class and video, the last two components of the csv path, whatever the file's ending.
-
-    Raises:
-        OptionError: fewer than 95 % of either set are in both.
-        CheckpointError: a set has a video twice, the sets label a video differently, or were made with other settings.
+    Videos match by class and video, the last two components of the csv path, whatever the file's ending. Raises
+    UserError if fewer than 95 % of either set are in both, or the sets were made or labelled differently.
     """
     rgb_names, flow_names = (_bare_names(each.names) for each in (rgb, flow))
     place = {name: i for i, name in enumerate(flow_names)}
@@ -121,7 +109,7 @@ def match(rgb: FeatureSet, flow: FeatureSet, *, what: str = "videos") -> tuple[F
     refuse_other_origin({"RGB": rgb, "flow": flow}, SETTINGS, what)
     rgb, flow = rgb.rows(keep), flow.rows([place[rgb_names[i]] for i in keep])
     if not torch.equal(rgb.labels, flow.labels):
-        raise CheckpointError("the two feature folders label the same videos differently: make them again with one "
+        raise CheckpointError("the two feature folders label the same videos differently: recompute them with one "
                               "ClassInd.txt")
     say(counts)
     return rgb, flow
@@ -131,10 +119,11 @@ def _bare_names(paths: list[str]) -> list[str]:
     """Return "Class/video" of csv paths, without the endings of files unless two videos would then be one."""
     names = [video_name(path) for path in paths]
     bare = [ENDING.sub("", name) for name in names]
-    names = names if len(set(bare)) < len(bare) else bare
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise CheckpointError(f"{one_line(twice)} is there twice, under other folders: take one of them out")
+    if len(set(bare)) == len(bare):
+        return bare
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise CheckpointError(f"{one_line(name)} is listed twice, under other folders: remove one of them")
     return names
 
 
@@ -146,11 +135,7 @@ def merge_probabilities(rgb: FeatureSet, flow: FeatureSet) -> dict[str, dict[int
 
 def merge_similarities(query: tuple[FeatureSet, FeatureSet], gallery: tuple[FeatureSet, FeatureSet]
                        ) -> dict[str, dict[int, float]]:
-    """Compute recall@k of RGB, of flow, and of the sum of their similarities: {"RGB" | "flow" | "both": {k: share}}.
-
-    Args:
-        query, gallery: features of the test and of the training videos, of RGB and of flow, matched.
-    """
+    """Compute {"RGB" | "flow" | "both": {k: recall@k in 0-1}} of matched features, "both" by summed similarities."""
     rgb, flow = (protocols.similarity(q.features, g.features) for q, g in zip(query, gallery, strict=True))
     return {name: protocols.recall_at_k(sim, query[0].labels, gallery[0].labels)
             for name, sim in (("RGB", rgb), ("flow", flow), ("both", rgb + flow))}

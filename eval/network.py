@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from engine import checkpoint
-from engine.facts import Facts, check_facts
+from engine.compatibility import Facts, check_facts
 from model.classifier import LinearClassifier
 from utils.errors import CheckpointError
 
@@ -18,15 +19,9 @@ HEAD = ("final_fc.", "final_bn.")
 
 def build(num_class: int, network: str, train_what: str, *, dropout: float = 0.9, final_bn: bool = False,
           num_fc: int = 1) -> LinearClassifier:
-    """Build a classifier.
+    """Build a classifier: "last" is L2 norm, BatchNorm and linear layer, anything else dropout and linear layer.
 
-    Args:
-        num_class: number of classes.
-        network: name of the backbone.
-        train_what: "last" (linear probe): L2 norm, BatchNorm, linear layer; anything else: dropout and linear layer.
-        dropout: dropout probability.
-        final_bn: put a BatchNorm before the final layer whatever `train_what`.
-        num_fc: number of fully connected layers.
+    `final_bn` puts a BatchNorm before the final layer whatever `train_what`.
     """
     probe = train_what == "last"
     return LinearClassifier(num_class, network=network, dropout=dropout, use_dropout=not probe, use_l2_norm=probe,
@@ -34,33 +29,26 @@ def build(num_class: int, network: str, train_what: str, *, dropout: float = 0.9
 
 
 def build_on_meta(network: str, train_what: str, *, final_bn: bool = False, training: bool) -> LinearClassifier:
-    """Build a classifier of one class without memory of its own, to try the clip sizes of a command on.
-
-    Args:
-        network, train_what, final_bn: see :func:`build`.
-        training: train mode (but for the frozen backbone of a linear probe), or evaluation mode.
-    """
+    """Build a classifier of one class without memory of its own, to try the clip sizes of a command on."""
     with torch.device("meta"):
         net = build(1, network, train_what, final_bn=final_bn)
-    net.train(training)
-    if train_what == "last":
-        net.backbone.eval()
+    set_mode(net, train_what, training)
     return net
 
 
+def set_mode(net: nn.Module, train_what: str, training: bool) -> None:
+    """Set train or evaluation mode; the frozen backbone of a linear probe always evaluates, BatchNorm included."""
+    net.train(training)
+    if train_what == "last":
+        bare: Any = getattr(net, "module", net)
+        bare.backbone.eval()
+
+
 def load_backbone(net: nn.Module, path: str | Path, needed: Facts | None = None, accept: bool = False) -> str:
-    """Load the backbone from a pretraining file or a classifier's file; the final layer stays as it is.
+    """Load a classifier's backbone from a pretraining or classifier's file, whose "state_dict" is enough.
 
-    Args:
-        net: a classifier.
-        path: the file; its "state_dict" is enough.
-        needed, accept: what the file must be, see :func:`engine.facts.check_facts`.
-
-    Returns:
-        What was loaded, in words.
-
-    Raises:
-        CheckpointError: the file has no backbone, or one of another network or stream, or cannot be read.
+    `needed` and `accept` are those of :func:`engine.facts.check_facts`. Returns what was loaded, in words; raises
+    CheckpointError if the file has no backbone, or one of another network or stream, or cannot be read.
     """
     content = checkpoint.load(path)
     check_facts(content, path, needed or {}, accept)
@@ -76,17 +64,10 @@ def load_backbone(net: nn.Module, path: str | Path, needed: Facts | None = None,
 
 def load_classifier(net: nn.Module, path: str | Path, require: Iterable[str] = ("state_dict",),
                     needed: Facts | None = None, accept: bool = False) -> tuple[dict, str]:
-    """Load the whole classifier from a file of finetuning or of a linear probe.
+    """Load the whole classifier from a file of finetuning or of a linear probe, which must have the keys `require`.
 
-    Args:
-        net, path, needed, accept: see :func:`load_backbone`.
-        require: keys that the file must have.
-
-    Returns:
-        The file's content, and what was loaded, in words.
-
-    Raises:
-        CheckpointError: the file is of a pretraining, another network, head or set of classes, or cannot be read.
+    Returns the file's content, and what was loaded, in words; raises CheckpointError if the file is of a pretraining,
+    another network, head or set of classes, or cannot be read.
     """
     content = checkpoint.load(path, require)
     check_facts(content, path, needed or {}, accept)
@@ -97,8 +78,8 @@ def load_classifier(net: nn.Module, path: str | Path, require: Iterable[str] = (
                               "it with --pretrain")
     expected, found = (sorted(key for key in each if key.startswith(HEAD)) for each in (model, state))
     if expected != found:
-        raise CheckpointError(f"{path} ends in {', '.join(found)}, but this command builds {', '.join(expected)}: give "
-                              "the --train_what, --final_bn and --num_fc it was trained with")
+        raise CheckpointError(f"{path} has head {', '.join(found)}, but these options build {', '.join(expected)}: "
+                              "give the --train_what, --final_bn and --num_fc it was trained with")
     last = [key for key in model if key.startswith("final_fc.") and key.endswith(".bias")][-1]
     if model[last].shape != state[last].shape:
         raise CheckpointError(f"{path} is a classifier of {len(state[last])} classes, but the dataset has "

@@ -16,16 +16,12 @@ RANDOM = "random"  # in place of a checkpoint: random weights
 
 
 def parse(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
-    """Parse and check the command line; ``crops`` is 0 (no crop test), 1, 5 or 10.
-
-    Raises:
-        OptionError: a value is not allowed, or options contradict each other.
-    """
+    """Parse and check the command line; ``crops`` is 0 (no crop test), 1, 5 or 10."""
     args = make_parser(description).parse_args(argv)
     check_shared(args.num_seq, 1, args.resume, args.test, args.start_epoch, args.epochs)
     asked = 10 if args.ten_crop else 5 if args.five_crop else 1 if args.center_crop else 0
     if not args.test and (asked or args.retrieval):
-        raise OptionError("--retrieval and the crop tests evaluate a file: name it with --test CHECKPOINT")
+        raise OptionError("--retrieval and the crop tests need a checkpoint: give --test CHECKPOINT")
     if args.retrieval and asked:
         raise OptionError("--retrieval always uses the centre crop: give either --retrieval or a crop test")
     args.crops = 0 if args.retrieval else asked or 1
@@ -73,9 +69,6 @@ def output_folders(checkpoint: Path, dirname: str) -> tuple[Path, Path]:
     """Return the folder of log and probabilities, the checkpoint's own, and that of features, ``dirname`` below it.
 
     Everything goes to ``dirname`` where it is absolute, or where nothing can be written beside the checkpoint.
-
-    Raises:
-        OptionError: nothing can be written there, and no ``dirname`` was given.
     """
     own = Path(dirname)
     if own.is_absolute() or not os.access(checkpoint.parent, os.W_OK):
@@ -104,6 +97,6 @@ def devices(gpus: list[int] | None) -> list[torch.device]:
     count = torch.cuda.device_count()
     beyond = [gpu for gpu in gpus or [] if gpu >= count]
     if beyond:
-        raise OptionError(f"--gpu names GPU {beyond[0]}, but only {count} are visible, counted from 0: take "
+        raise OptionError(f"--gpu names GPU {beyond[0]}, but only {count} are visible, counted from 0: use "
                           "others, or set CUDA_VISIBLE_DEVICES")
     return [torch.device("cuda", gpu) for gpu in (range(count) if gpus is None else gpus)]

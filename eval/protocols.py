@@ -28,7 +28,7 @@ def crop_mean(rows: Tensor, crops: int) -> Tensor:
         ValueError: there are not that many crops.
     """
     if not 1 <= crops <= len(rows):
-        raise ValueError(f"a mean over {crops} crops was asked of {len(rows)}")
+        raise ValueError(f"cannot average {crops} crops: only {len(rows)} given")
     return rows[:crops].mean(dim=0)
 
 

@@ -2,9 +2,8 @@
 
 A query's feature is the mean over its windows. A gallery video's comes from one random clip (drawn from the seed and
 the video alone) or from all its windows. Features stay on disk, neither centred nor normalised over the set:
-`{dataset}_{train,test}_{feature,label}.pth.tar` and `..._vname.json`. A note beside them, `..._made_from.json`, says
-which checkpoint and options they were made with, and a later run reuses features whose note fits. It is written last,
-so a set without one is incomplete or comes from elsewhere, which the linear probe and the fusion accept.
+`{dataset}_{train,test}_{feature,label}.pth.tar` and `..._vname.json`. A note `..._made_from.json`, written last, says
+which checkpoint and options they were made with; a later run reuses features whose note fits.
 """
 
 import hashlib
@@ -21,8 +20,8 @@ from dataset.video_dataset import VideoDataset
 from engine import checkpoint
 from eval import protocols
 from eval.options import RANDOM
-from eval.windows import apply_packed, read_samples, window_clips
-from utils.console import inline, mark_best, one_line, paint_table, percent, percentages, say, table
+from eval.windows import apply_packed, read_samples, report_shares, window_clips
+from utils.console import inline, one_line, percentages, say
 from utils.errors import CheckpointError, OptionError
 from utils.files import read_json, write_json
 
@@ -62,21 +61,23 @@ def load_features(folder: Path, dataset: str, split: str) -> FeatureSet:
 
     Raises:
         OptionError: there are none.
-        CheckpointError: a file is damaged, they do not belong together, or features are not finite.
+        CheckpointError: a file is damaged, they are inconsistent, or features are not finite.
     """
     path = _file(folder, dataset, split, "feature.pth.tar")
     if not path.is_file():
         raise OptionError(f"no {path.name} in {folder}: make it with main_classifier.py --test CHECKPOINT --retrieval, "
                           "or check the names of dataset and folder")
-    features = _load_tensor(path).float()
-    labels = _load_tensor(_file(folder, dataset, split, "label.pth.tar")).long()
-    names = read_json(_file(folder, dataset, split, "vname.json"))
-    if features.dim() != 2 or labels.dim() != 1 or not 0 < len(features) == len(labels) == len(names):
-        raise CheckpointError(f"{path}: {tuple(features.shape)} features, {tuple(labels.shape)} labels and "
-                              f"{len(names)} names do not belong together: make them again with --retrieval")
-    if not features.square().sum(dim=1).isfinite().all():
-        raise CheckpointError(f"{path} has features that are not finite, or too large to compare: make them again with "
-                              "--retrieval and a checkpoint of a sound training")
+    try:  # other tools write lists
+        features = torch.as_tensor(checkpoint.read(path)).float()
+        labels = torch.as_tensor(checkpoint.read(_file(folder, dataset, split, "label.pth.tar"))).long()
+        names = read_json(_file(folder, dataset, split, "vname.json"))
+        if features.dim() != 2 or labels.dim() != 1 or not 0 < len(features) == len(labels) == len(names):
+            raise ValueError(f"{tuple(features.shape)} features, {tuple(labels.shape)} labels and {len(names)} names")
+        if not features.square().sum(dim=1).isfinite().all():
+            raise ValueError("features that are not finite, or too large to compare")
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} and the files beside it are inconsistent ({error}): recompute the features with "
+                              "--retrieval and a sound checkpoint") from error
     note = _file(folder, dataset, split, "made_from.json")
     return FeatureSet(features, labels, names, read_json(note) if note.is_file() else {})
 
@@ -94,20 +95,13 @@ def refuse_other_origin(sets: Mapping[str, FeatureSet], compared: Iterable[str],
     for key in sorted(set(compared) & {*first.made_from} & {*second.made_from}):
         then, now = first.made_from[key], second.made_from[key]
         if then != now:
-            raise CheckpointError(f"{where}: the features do not go together, {one} was made with {key} "
-                                  f"{one_line(str(then), 40)}, {two} with {one_line(str(now), 40)}: make them again "
+            raise CheckpointError(f"{where}: the features do not match, {one} was made with {key} "
+                                  f"{one_line(str(then), 40)}, {two} with {one_line(str(now), 40)}: recompute them "
                                   "with --retrieval and the same options")
 
 
 def _file(folder: Path, dataset: str, split: str, kind: str) -> Path:
     return folder / f"{dataset}_{split}_{kind}"
-
-
-def _load_tensor(path: Path) -> Tensor:
-    try:
-        return torch.as_tensor(checkpoint.read(path))  # other tools write lists
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not hold a tensor: make it again with --retrieval") from error
 
 
 @dataclass(frozen=True)
@@ -134,9 +128,7 @@ def video_features(net: nn.Module, samples: Iterable[dict], *, batch_size: int, 
         net: classifier in evaluation mode, returns (logits, features).
         samples: see :func:`eval.windows.window_clips`.
         batch_size: windows per batch.
-        device: device of the network.
         normalise: L2-normalise the feature of each window before the mean.
-        dtype: autocast type of the backbone.
     """
     rows = apply_packed(lambda clips: net(clips, dtype)[1], window_clips(samples, device), batch_size)
     means = {video: protocols.window_mean(features, normalise) for (video, _crop), features in rows}
@@ -144,20 +136,9 @@ def video_features(net: nn.Module, samples: Iterable[dict], *, batch_size: int, 
 
 
 def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: FeatureJob) -> FeatureSet:
-    """Read the features of a split from the job's folder if their note fits; else make and save them.
+    """Read the features of a split ("train" or "test") if their note fits; else compute and save them.
 
-    Args:
-        net: see :func:`video_features`.
-        split: "train" or "test".
-        dataset: its videos.
-        job: how to make the features, and where to keep them.
-
-    Returns:
-        Features (N, F) in the order of the dataset.
-
-    Raises:
-        DataError: a video cannot be read.
-        TrainingError: more than 1 % of the frames cannot be read, or a loader worker was lost.
+    They are in the order of the dataset. Raises as :func:`eval.windows.read_samples`.
     """
     index = dataset.index
     videos = [list(index.paths), list(map(int, index.labels)), list(map(int, index.num_frames))]
@@ -170,7 +151,7 @@ def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: Featu
             say(f"{split}: features of {len(found.names)} videos reused from {job.folder}")
             return found
     except (CheckpointError, OptionError) as error:
-        say(inline(f"features are made again: {error}"))
+        say(inline(f"recomputing features: {error}"))
     say(f"{split}: features of {len(dataset)} videos are computed")
     samples = read_samples(dataset, workers=job.workers, device=job.device, title=split)
     features = video_features(net, samples, batch_size=job.batch_size, device=job.device, normalise=job.normalise,
@@ -193,10 +174,8 @@ def report(job: FeatureJob, query: FeatureSet, gallery: FeatureSet) -> None:
 
 def report_recall(rows: dict[str, dict[int, float]], gallery_size: int) -> None:
     """Print a table of recall@k in %, from rows {name of a feature set: {k: share in 0-1}}."""
-    ks = next(iter(rows.values()))
-    lines = [[name, *map(percent, recall.values())] for name, recall in rows.items()]
-    say(table(["retrieval, %", *(f"R@{k}" for k in ks)], mark_best(lines)), paint=paint_table)
-    beyond = [f"R@{k}" for k in ks if k > gallery_size]
+    report_shares("retrieval, %", "R@{}", rows)
+    beyond = [f"R@{k}" for k in next(iter(rows.values())) if k > gallery_size]
     if beyond:
         say(f"note: the gallery has {gallery_size} videos, so {', '.join(beyond)} cover all of it")
 

@@ -5,7 +5,6 @@ them. Windows of all crops and videos are packed into batches of one size, which
 video has a single window. The rows come back per video and crop, in the order of the dataset.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
@@ -14,14 +13,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from dataset.loader import init_worker, items
 from dataset.transforms.photometric import photometric
 from dataset.video_dataset import VideoDataset
-from engine.guards import DamageCounter
+from engine.trainer import DamageCounter
 from eval import protocols
-from utils.console import PERIOD, mark_best, paint_table, percent, percentages, say, shows_bars, table
+from utils.console import Progress, mark_best, paint_table, percent, percentages, say, table
 from utils.files import write_json
 
 Chunk = tuple[tuple[int, int], Tensor]  # (row of the dataset's index, crop), (W, ...) rows or clips
@@ -30,13 +28,9 @@ CROP_TITLES = {"center": "centre crop", "five": "five crops", "ten": "ten crops"
 
 def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, title: str,
                  damage: DamageCounter | None = None) -> Iterator[dict]:
-    """Yield the samples of a dataset one by one, in its order, with a progress bar or a line every half minute.
+    """Yield the samples of a dataset in an evaluation mode one by one, in its order, and show the progress.
 
     Args:
-        dataset: videos in an evaluation mode; they differ in length, so nothing is collated.
-        workers: number of loader processes.
-        device: device of the network.
-        title: shown with the progress.
         damage: counts frames that cannot be read; None for a new counter over all frames of the videos.
 
     Raises:
@@ -48,16 +42,13 @@ def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, t
                         generator=torch.Generator(), pin_memory=device.type == "cuda",
                         prefetch_factor=2 if workers else None)
     damage = damage or DamageCounter(dataset, sum(map(int, dataset.index.num_frames)))
-    has_bar, last_line = shows_bars(), time.monotonic()
-    bar = tqdm(items(loader), total=len(loader), desc=title, unit="video", disable=not has_bar, leave=False)
-    for count, sample in enumerate(bar, start=1):
-        if not has_bar and time.monotonic() - last_line > PERIOD:
-            last_line = time.monotonic()
-            say(f"{title}: {count} of {len(loader)} videos read")
-        for part in range(sample.pop("parts", 1)):  # of a long video this process reads the others
-            sample = dataset.sample(0, sample["index"], part) if part else sample
-            damage.add({"index": torch.tensor([sample["index"]]), "damaged": sample["damaged"][None]})
-            yield sample
+    with Progress(len(loader), title) as progress:
+        for sample in items(loader):
+            for part in range(sample.pop("parts", 1)):  # of a long video this process reads the others
+                sample = dataset.sample(0, sample["index"], part) if part else sample
+                damage.add({"index": torch.tensor([sample["index"]]), "damaged": sample["damaged"][None]})
+                yield sample
+            progress.step()
 
 
 def window_clips(samples: Iterable[dict], device: torch.device | str) -> Iterator[Chunk]:
@@ -124,12 +115,7 @@ def crop_probabilities(net: nn.Module, samples: Iterable[dict], batch_size: int,
                        dtype: torch.dtype | None = None) -> Tensor:
     """Compute the class probabilities of each video and crop, (N, C, classes) on the CPU, averaged over windows.
 
-    Args:
-        net: classifier in evaluation mode, returns (logits, features).
-        samples: see :func:`window_clips`.
-        batch_size: windows per batch.
-        device: device of the network.
-        dtype: autocast type of the backbone.
+    `net` is a classifier in evaluation mode; `batch_size` counts windows; for `samples` see :func:`window_clips`.
     """
     videos: dict[int, list[Tensor]] = {}
     rows = apply_packed(lambda clips: net(clips, dtype)[0].softmax(dim=1), window_clips(samples, device), batch_size)
@@ -151,8 +137,14 @@ def report_crops(prob: Tensor, labels: Tensor) -> dict[str, dict[int, float]]:
 
 def report_accuracy(rows: dict[str, dict[int, float]], videos: int) -> None:
     """Print a table of top-1 and top-5 in %, from rows {name: {1: share in 0-1, 5: share}}."""
-    lines = [[name, percent(top[1]), percent(top[5])] for name, top in rows.items()]
-    say(table([f"{videos} videos", "top-1 %", "top-5 %"], mark_best(lines)), paint=paint_table)
+    report_shares(f"{videos} videos", "top-{} %", rows)
+
+
+def report_shares(title: str, column: str, rows: dict[str, dict[int, float]]) -> None:
+    """Print a table in %, from rows {name: {k: share in 0-1}}; `column` is the heading of k."""
+    lines = [[name, *map(percent, shares.values())] for name, shares in rows.items()]
+    ks = next(iter(rows.values()))
+    say(table([title, *map(column.format, ks)], mark_best(lines)), paint=paint_table)
 
 
 def write_results(checkpoint: Path, names: list[str], prob: Tensor, results: dict[str, dict[int, float]]) -> Path:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from backbone.select_backbone import fold_batchnorm
 from model.cascade import cascade_stages, stage_sizes, stage_views
-from model.folding import fold_batchnorm
 from model.momentum import MomentumContrast, embed, freeze, make_encoder
 from utils import distributed
 from utils.errors import ModelError

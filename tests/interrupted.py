@@ -29,7 +29,7 @@ class Stop:
 
     Attributes:
         how: "term", "usr1" or "kill" after ``number`` training steps; "write": SIGKILL half-way through writing
-            checkpoint ``number``, from 1; "renamed": SIGKILL once that checkpoint has its name, before anything else.
+            checkpoint ``number``, from 1.
         number: see ``how``.
         rank: the process that gets it, None for all.
     """
@@ -45,10 +45,8 @@ class Stop:
         """Set up the signal in this process."""
         if self.how in SIGNALS:
             self._after_steps()
-        elif self.how == "write":
-            self._while_writing()
         else:
-            self._after_renaming()
+            self._while_writing()
 
     def _after_steps(self) -> None:
         add, left = EpochLog.add, [self.number]
@@ -71,16 +69,6 @@ class Stop:
                 file.truncate(file.tell() // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
         torch.save = cut
-
-    def _after_renaming(self) -> None:
-        replace, left = os.replace, [self.number]
-
-        def then_killed(source: Path, target: Path) -> None:
-            replace(source, target)
-            left[0] -= str(target).endswith(".pth.tar")
-            if left[0] == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-        os.replace = then_killed
 
 
 def train(main: Callable[[], int | None], *, processes: int = 1, stop: Stop | None = None) -> list[int]:

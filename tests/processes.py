@@ -1,15 +1,12 @@
-"""Several processes for a test: forks that have torch loaded already, and two simulated machines."""
+"""Several processes for a test: forks that have torch loaded already."""
 
-import ctypes
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,13 +14,10 @@ import torch
 
 from utils import launch
 
-CLONE_NEWNET = 0x40000000  # of Linux's sched.h
-INTERFACE = "cable"
 
-
-def free_port(address: str = "127.0.0.1") -> int:
+def free_port() -> int:
     with socket.socket() as free:
-        free.bind((address, 0))
+        free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
@@ -98,52 +92,7 @@ def fork(main: Callable[[], int | None], name: str, *, environment: dict[str, st
         os._exit(code if isinstance(code, int) else 0)
 
 
-def launched(rank: int, processes: int = 2, address: str = "127.0.0.1", port: int = 0) -> dict[str, str]:
+def launched(rank: int, processes: int = 2, port: int = 0) -> dict[str, str]:
     """Return the variables that torchrun sets for a process."""
-    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": address,
+    return {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port)}
-
-
-@dataclass(frozen=True)
-class Machine:
-    """One of two. namespace: name of its network; "" on the loopback."""
-
-    namespace: str
-    address: str
-
-    def enter(self) -> None:
-        """Move this process to the machine."""
-        if self.namespace:
-            with open(f"/run/netns/{self.namespace}") as file:
-                assert ctypes.CDLL(None).setns(file.fileno(), CLONE_NEWNET) == 0
-        os.environ["GLOO_SOCKET_IFNAME"] = INTERFACE if self.namespace else "lo"
-
-
-@contextmanager
-def two_machines() -> Iterator[tuple[Machine, Machine]]:
-    """Two network namespaces joined by a cable (Linux, root), or else two addresses of the loopback."""
-    with ExitStack() as made:
-        try:
-            machines = _namespaces(made)
-        except (OSError, subprocess.CalledProcessError):  # not root, not Linux, no iproute2
-            made.close()
-            machines = Machine("", "127.0.0.1"), Machine("", "127.0.0.2")
-        yield machines
-
-
-def _namespaces(made: ExitStack) -> tuple[Machine, Machine]:
-    """Make two namespaces with nothing but their loopbacks and a cable between them; ``made`` removes them."""
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True)
-    machines = tuple(Machine(f"cpr-{os.getpid()}-{end}", f"10.0.0.{end}") for end in (1, 2))
-    for machine in machines:
-        ip("netns", "add", machine.namespace)
-        made.callback(ip, "netns", "del", machine.namespace)
-    one, two = machines
-    ip("link", "add", INTERFACE, "netns", one.namespace, "type", "veth", "peer", "name", INTERFACE, "netns",
-       two.namespace)
-    for machine in machines:
-        ip("-n", machine.namespace, "address", "add", f"{machine.address}/24", "dev", INTERFACE)
-        for interface in ("lo", INTERFACE):
-            ip("-n", machine.namespace, "link", "set", interface, "up")
-    return one, two

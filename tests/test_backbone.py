@@ -12,9 +12,8 @@ from torch import nn
 from torchvision.models.video import s3d as torchvision_s3d
 
 from backbone.s3dg import S3D
-from backbone.select_backbone import select_backbone
+from backbone.select_backbone import fold_batchnorm, select_backbone
 from model.classifier import LinearClassifier
-from model.folding import fold_batchnorm
 from model.pretrain import CoCLR
 
 HERE = Path(__file__).parent
@@ -165,21 +164,6 @@ def test_scale_divides_all_widths_of_s3d():
     assert quarter.eval()(hashed.clip("quarter", 1, 3, 8, 32, 32)).shape == (1, 256, 1, 1, 1)
 
 
-@pytest.mark.parametrize("bias", [False, True])
-def test_folding_one_layer_by_the_formula(bias):
-    conv, bn = nn.Conv3d(3, 5, (1, 3, 3), padding=(0, 1, 1), bias=bias), nn.BatchNorm3d(5)
-    for tensor in (bn.weight, bn.bias, bn.running_mean):
-        nn.init.normal_(tensor)
-    nn.init.uniform_(bn.running_var, 0.1, 3)
-    net = nn.Sequential(conv, bn).double().eval()
-    x = torch.randn(2, 3, 4, 6, 6, dtype=torch.double)
-    y = conv(x)
-    per_channel = [(y[:, c] - bn.running_mean[c]) / (bn.running_var[c] + bn.eps) ** 0.5 * bn.weight[c] + bn.bias[c]
-                   for c in range(5)]
-    fold_batchnorm(net)
-    torch.testing.assert_close(net(x), torch.stack(per_channel, dim=1), rtol=1e-12, atol=1e-12)
-
-
 @pytest.mark.parametrize("network", ["s3dg", "r50"])
 def test_folding_whole_networks_changes_rounding_alone(network):
     folded, _ = select_backbone(network)
@@ -191,15 +175,6 @@ def test_folding_whole_networks_changes_rounding_alone(network):
     with torch.no_grad():
         found, expected = folded(x).double(), exact(x.double())
     assert float((found - expected).norm() / expected.norm()) < 2e-6
-
-
-def test_both_names_of_a_layer_are_folded():
-    net = LinearClassifier(3, "s3d", use_dropout=False, use_final_bn=True).eval()
-    fold_batchnorm(net)
-    state = net.backbone.state_dict()
-    assert not any(".bn" in key for key in state)
-    assert all(torch.equal(value, state[hashed.canonical(key)]) for key, value in state.items())
-    assert "final_bn.running_mean" in net.state_dict()  # no convolution before it
 
 
 def test_unknown_network_names_the_known_ones():

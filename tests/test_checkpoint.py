@@ -7,7 +7,6 @@ import io
 import os
 import pickle
 import shlex
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import nn
 
 from engine import checkpoint
 from engine.checkpoint import load, load_state, save
-from engine.retention import CheckpointManager
+from engine.run_folder import CheckpointManager
 from utils.errors import CheckpointError
 
 GOOD = {"state_dict": {"w": torch.arange(60.0).reshape(3, 4, 5), "n": torch.tensor(3)}, "epoch": 7, "best_acc": 0.5,
@@ -69,12 +68,9 @@ def test_views_and_numpy_numbers_of_both_formats_are_read(tmp_path):
     base = torch.arange(60.0).reshape(3, 4, 5)
     state = {"turned": base.transpose(0, 2), "cut": base[:, ::2, 1:3], "one": base[0, 0, 0]}
     for legacy in (False, True):
-        content = {"state_dict": state, "best_acc": np.float64(0.25), "a": np.int64(-3), "b": np.bool_(True)}
+        content = {"state_dict": state, "best_acc": np.float64(0.25), "a": np.int64(-3)}
         (tmp_path / "x").write_bytes(saved(content, legacy=legacy))
-        found = load(tmp_path / "x")
-        assert same(found["state_dict"], state)
-        assert all(found[key] == content[key] and type(found[key]) is type(content[key].item())
-                   for key in ("best_acc", "a", "b"))
+        assert same(load(tmp_path / "x"), content)
 
 
 class Payload:
@@ -89,19 +85,13 @@ class Payload:
 
 def crafted(path: Path, form: str, payload: Payload) -> None:
     content = {"state_dict": {"w": torch.ones(1)}, "x": payload}
-    if form == "tar":
-        data = pickle.dumps(payload)
-        with tarfile.open(path, "w") as file:
-            entry = tarfile.TarInfo("storages")
-            entry.size = len(data)
-            file.addfile(entry, io.BytesIO(data))
-    elif form == "pickle":
+    if form == "pickle":
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         path.write_bytes(saved(content, legacy=form == "legacy"))
 
 
-@pytest.mark.parametrize("form", ["zip", "legacy", "tar", "pickle"])
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
 def test_nothing_in_a_file_is_run(tmp_path, form):
     path, mark = tmp_path / "x.pth.tar", tmp_path / "mark"
     crafted(path, form, Payload(mark))
@@ -125,7 +115,7 @@ def test_names_of_both_numpy_versions_load(tmp_path):
         assert load(tmp_path / "y")["best_acc"] == 0.5
 
 
-@pytest.mark.parametrize("damage", ["empty", "text", "foreign", "tensor"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "foreign", "tensor"])
 def test_files_that_are_no_checkpoints(tmp_path, damage):
     path = tmp_path / "x.pth.tar"
     torch.save({"state_dict": {"w": torch.ones(100)}}, path)
@@ -133,16 +123,13 @@ def test_files_that_are_no_checkpoints(tmp_path, damage):
         torch.save({"weights": 1}, path)
     elif damage == "tensor":
         torch.save(torch.ones(2), path)
+    elif damage == "missing":
+        path.unlink()
     else:
         path.write_bytes({"empty": b"", "text": b"hello\n" * 9}[damage])
     with pytest.raises(CheckpointError) as caught:
         load(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_missing_file_is_one_line(tmp_path):
-    with pytest.raises(CheckpointError, match="there is no checkpoint"):
-        load(tmp_path / "x")
 
 
 def state(model: nn.Module) -> dict:
@@ -156,13 +143,6 @@ def test_expected_differences_are_reported_and_the_rest_loaded():
     assert report == ("2 tensors loaded; 2 not in the file, as expected (1.weight, 1.bias); 1 of the file not used, as "
                       "expected (queue)")
     assert model[0].weight.eq(2).all() and not model[1].weight.eq(2).all()
-
-
-def test_renaming_takes_prefixes_only():
-    model = nn.ModuleDict({"backbone": nn.Linear(2, 2)})
-    given = {"encoder_q.0.weight": torch.ones(2, 2), "encoder_q.0.bias": torch.ones(2), "encoder_q.01": torch.ones(1)}
-    report = load_state(model, given, rename={"encoder_q.0.": "backbone."}, may_have=("encoder_q.",))
-    assert "1 of the file not used, as expected (encoder_q.01)" in report and model["backbone"].weight.eq(1).all()
 
 
 @pytest.mark.parametrize(("change", "words"), [
@@ -228,12 +208,13 @@ LINEAR = nn.Linear(2, 3)
                                     "model._orig_mod.module."])
 @pytest.mark.parametrize("form", ["ours", "bare", "safetensors", "inside"])
 def test_wrappers_and_other_forms_of_weights_load(tmp_path, prefix, form):
-    model, path = nn.ModuleDict({"net": nn.Linear(2, 3)}), tmp_path / "x"
+    model, path = nn.ModuleDict({"net": nn.Linear(2, 3)}), tmp_path / "x.safetensors"
     inside = prefix.removeprefix("model.") if form == "inside" else ""
     weights = {f"{prefix}net.{inside}{key}": value.detach() for key, value in LINEAR.state_dict().items()}
     if form == "safetensors":
         save_file(weights, path)
     else:
+        path = tmp_path / "x"
         torch.save({"state_dict": weights} if form == "ours" else weights, path)
     assert load_state(model, load(path)["state_dict"]) == "2 tensors loaded"
     assert torch.equal(model["net"].weight, LINEAR.weight)
@@ -266,9 +247,10 @@ def test_a_file_of_another_form_names_the_command_that_converts_it(tmp_path, for
 
 @pytest.mark.parametrize("size", [0, 8, 40, 90, -1])
 def test_a_safetensors_file_that_is_cut_short_is_refused(tmp_path, size):
-    save_file({"w": torch.ones(50)}, tmp_path / "x")
-    (tmp_path / "x").write_bytes((tmp_path / "x").read_bytes()[:size])
-    assert refused(lambda: load(tmp_path / "x"))
+    path = tmp_path / "x.safetensors"
+    save_file({"w": torch.ones(50)}, path)
+    path.write_bytes(path.read_bytes()[:size])
+    assert refused(lambda: load(path))
 
 
 @pytest.mark.parametrize("part", [

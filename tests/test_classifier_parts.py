@@ -6,8 +6,8 @@ import torch
 from torch import nn
 
 from engine import checkpoint
+from engine.compatibility import restore_optimizer
 from engine.optimizer import LrSchedule, Optimizer
-from engine.resume import restore_optimizer
 from eval import finetune, network, options
 from model.pretrain import InfoNCE
 from utils.errors import CheckpointError, OptionError
@@ -38,7 +38,7 @@ def batch(count: int = 6) -> dict[str, torch.Tensor]:
 
 def take_step(net: nn.Module, optimizer: Optimizer, train_what: str, data: dict[str, torch.Tensor]) -> None:
     """Train on one batch, as the training loop does."""
-    finetune.set_mode(net, train_what, training=True)
+    network.set_mode(net, train_what, training=True)
     optimizer.zero_grad()
     optimizer.backward(finetune.classify_step(net, data, torch.device("cpu"))["loss"])
     optimizer.step()
@@ -173,7 +173,7 @@ def test_one_saved_group_a_parameter_and_the_backbone_share(tiny, ready_blocks, 
 def test_sgd_step_under_finetuning_against_the_formula(tiny, ready_blocks):
     net = network.build(4, "any", "ft", dropout=0.0)
     optimizer = finetune.build_optimizer(net, "ft", name="sgd", lr=0.5, wd=0.01)
-    finetune.set_mode(net, "ft", training=True)
+    network.set_mode(net, "ft", training=True)
     data = batch()
     before = {key: value.detach().clone() for key, value in net.named_parameters()}
     logits, _ = net(data["blocks"][:, 0, 0])

@@ -194,15 +194,14 @@ def check_results(out: Path, shown: str) -> None:
         columns = results["results"][row]
         numbers = [*columns["retrieval"].values(), columns["finetune"]["1"]]
         assert " ".join([row, *(f"{number:.2f}" for number in numbers)]) in " ".join(shown.replace("*", "").split())
-    assert (out / "results.txt").read_text() in shown
     assert all((out / path).is_file() for path in results["models"].values())
 
 
 def check_refusals(run, words: list[str], out: Path, capsys) -> None:
     """What is there was made with other options, or from other files."""
     given, = out.glob("ckpt/log-pretrain/infonce_k8_ucf101-2clip*/model/epoch0.pth.tar")
-    for more, complaint in ((["--seed", "1"], "was made with --seed 0, and would be made with --seed 1 now"),
-                            (["--infonce_rgb", str(given)], "was made with --pretrain ckpt/log-pretrain/infonce"),
+    for more, complaint in ((["--seed", "1"], "was run with --seed 0, but the options now give --seed 1"),
+                            (["--infonce_rgb", str(given)], "was run with --pretrain ckpt/log-pretrain/infonce"),
                             (["--finetune_options", "--batch_size 2 --optim adam --save_steps 3 --wd 0.5"], "")):
         capsys.readouterr()
         code = run(*words, *more, "--dry_run")
@@ -236,17 +235,9 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
 
 
 def test_residual_frames_take_the_place_of_flow_in_every_command_that_sees_it(run, small_network, tmp_path, capsys):
-    """And in no other one. Flow is not even looked for; the commands themselves are run in test_residual_scripts."""
-    Path("data/UCF101/ucf101_tvl1_frame.lmdb").rename("data/hidden.lmdb")
-    try:
-        assert run(*SHORT, "--out", str(tmp_path), "--dry_run") == 2
-        capsys.readouterr()
-        assert run(*SHORT, "--out", str(tmp_path), "--dry_run", "--second_view", "residual") == 0
-    finally:
-        Path("data/hidden.lmdb").rename("data/UCF101/ucf101_tvl1_frame.lmdb")
+    """The commands themselves are run in test_residual_scripts."""
+    assert run(*SHORT, "--out", str(tmp_path), "--dry_run", "--second_view", "residual") == 0
     commands = [each for each in planned(capsys.readouterr().out) if "merge_2stream" not in each[1]]
-    seen = {value(each, "--dataset")[0]: "--second_view" in each and value(each, "--second_view") == ["residual"]
-            for each in commands}
-    assert seen == {"ucf101-2clip": False, "ucf101-f-2clip": True, "ucf101-2stream-2clip": True, "ucf101": False,
-                    "ucf101-f": True}
-    assert len({(value(each, "--dataset")[0], "--second_view" in each) for each in commands}) == len(seen)
+    seen = {(value(each, "--dataset")[0], "--second_view" in each) for each in commands}
+    assert seen == {("ucf101-2clip", False), ("ucf101-f-2clip", True), ("ucf101-2stream-2clip", True),
+                    ("ucf101", False), ("ucf101-f", True)}

@@ -2,12 +2,9 @@
 
 import pytest
 import torch
-from test_convolutions import IN_USE
 from test_pretrain import TinyBackbone
-from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from engine.convolutions import use_2d
 from engine.device import check_clips
 from engine.monitors import MiningMonitor
 from eval import network
@@ -107,12 +104,3 @@ def test_metrics(fake_gpu):
     meters = Meters(fake_gpu)
     meters.add({str(i): value for i, value in enumerate(values)})
     assert {t.device for t in (*values, monitor.ring.labels, monitor.ring.rows, *meters._sums.values())} == {fake_gpu}
-
-
-def test_2d_forms_of_convolutions(fake_gpu):
-    for settings in IN_USE:
-        conv = nn.Conv3d(4, 6, *settings, device=fake_gpu)
-        x = torch.empty(2, 4, 6, 8, 8, device=fake_gpu).to(memory_format=torch.channels_last_3d)
-        shape = conv(x).shape
-        use_2d(conv)
-        assert conv(x).shape == shape and conv(x).device == fake_gpu

@@ -56,16 +56,6 @@ def exchange_run(part):
     return {"order": order, "received": received[:, 0, 0, 0, 0], "shape": received.shape}, None
 
 
-def helpers_run(_):
-    r = distributed.rank()
-    return {
-        "world": distributed.world_size(), "main": distributed.is_main(),
-        "gathered": distributed.all_gather(torch.tensor([r, 10 + r])),
-        "mean": distributed.reduce_mean(torch.tensor(float(r))),
-        "broadcast": distributed.broadcast(torch.tensor([r + 5.0])),
-    }, None
-
-
 def train_mode_run(part):
     model = make(UberNCE)
     model.train()
@@ -74,7 +64,7 @@ def train_mode_run(part):
     return model.state_dict(), None
 
 
-RUNS = {f.__name__: f for f in (coclr_run, uber_run, exchange_run, helpers_run, train_mode_run)}
+RUNS = {f.__name__: f for f in (coclr_run, uber_run, exchange_run, train_mode_run)}
 
 
 def work(folder):
@@ -134,19 +124,3 @@ def test_shuffling_mixes_the_batches_that_batchnorm_sees(ranks):
         own = train_mode_run(slice(rank * B, (rank + 1) * B))[0]["encoder_q.0.bn.running_mean"]
         assert not torch.allclose(shuffled, alone, atol=1e-7)
         torch.testing.assert_close(ranks[rank]["train_mode_run"][0]["encoder_q.0.bn.running_mean"], own)
-
-
-def test_helpers(ranks):
-    for rank in range(W):
-        result = ranks[rank]["helpers_run"][0]
-        assert result["world"] == W and result["main"] == (rank == 0)
-        assert result["gathered"].tolist() == [0, 10, 1, 11]
-        assert float(result["mean"]) == 0.5 and float(result["broadcast"]) == 5.0
-
-
-def test_helpers_without_a_process_group():
-    x = torch.tensor([1.0, 2.0])
-    assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
-    assert distributed.all_gather(x) is x
-    assert torch.equal(distributed.reduce_mean(x), x) and torch.equal(distributed.broadcast(x), x)
-    distributed.barrier()

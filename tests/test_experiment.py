@@ -241,6 +241,7 @@ class InProcess:
         with contextlib.chdir(runner.out), pytest.MonkeyPatch.context() as patch, open(log, "a") as file:
             patch.setattr(sys, "argv", [step.command[1], *step.command[2:]])
             patch.setattr(launch, "_started", False)
+            patch.setattr(launch, "protect_streams", lambda: None)  # they are files here
             with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
                 try:
                     runpy.run_path(step.command[1], run_name="__main__")

@@ -66,14 +66,6 @@ def test_every_option_has_a_topic_a_text_and_a_default(script):
         assert ("(default: " in entry) == (option.nargs != 0 and not option.required), entry
 
 
-def test_topics_keep_their_order(script):
-    name, _, text = script
-    topics = list(options_of(text))
-    assert topics == [topic for topic in TOPICS if topic in topics] and topics[-1] == "general"
-    if name in ("main_nce.py", "main_coclr.py", "eval/main_classifier.py"):
-        assert topics == list(TOPICS)
-
-
 def test_the_help_ends_with_an_example_that_the_script_takes(script):
     name, parser, text = script
     examples = text[text.index("--print-completion"):].replace("\\\n", " ")

@@ -14,7 +14,6 @@ import pytest
 import torch.distributed.launch
 from processes import Fork, fork, free_port, launched
 
-import main_coclr
 import main_nce
 from utils import distributed, launch
 from utils.errors import DataError, OptionError
@@ -106,13 +105,13 @@ def test_a_process_gives_up_when_the_others_do_not_join(address, rank, tmp_path,
     url = f"tcp://127.0.0.1:{free_port()}" if address == "tcp" else f"file://{tmp_path}/meeting"
     assert launch.exit_code(lambda: distributed.init(dist_url=url, world_size=2, rank=rank, timeout=1)) == 2
     reported = capsys.readouterr().err
-    assert reported.startswith("error") and "the processes did not meet within 1 s (" in reported
+    assert reported.startswith("error") and "could not form the process group within 1 s (" in reported
     assert reported.count("\n") == 1
 
 
 @pytest.mark.parametrize(("url", "words"), [
-    ("tcp://localhost:99999", "'99999' is not a number from 1 to 65535"), ("tcp://two words:1", "'two words' is not"),
-    ("file:///no/such/folder/x", "there is no folder /no/such/folder"), ("env://", "MASTER_PORT='70000'")])
+    ("tcp://localhost:99999", "--dist-url: 'localhost:99999' is not HOST:PORT"), ("tcp://two words:1", "'two words:1'"),
+    ("file:///no/such/folder/x", "there is no folder /no/such/folder"), ("env://", "MASTER_PORT: 'localhost:70000'")])
 def test_a_place_where_nobody_can_meet_is_refused_at_once(url, words, monkeypatch, capsys):
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", "70000")
@@ -128,7 +127,7 @@ def test_a_meeting_that_never_ends_is_given_up(monkeypatch):
     node = fork(lambda: distributed.init(dist_url=url, world_size=2, rank=0, timeout=0.2), "node")
     assert node.end(20) == 2
     [error] = node.errors()
-    assert "did not meet within" in error and "--dist-url" in error
+    assert "could not form the process group within" in error and "--dist-url" in error
 
 
 def test_each_slurm_job_has_a_port_of_its_own(monkeypatch):
@@ -213,16 +212,6 @@ def test_before_processes_meet_one_of_each_machine_reports(local_rank, reports, 
     assert capsys.readouterr().err.startswith("error (process 8): the environment has WORLD_SIZE") == reports
 
 
-@pytest.mark.parametrize(("name", "value"), [("RANK", "one"), ("WORLD_SIZE", "-2"), ("LOCAL_RANK", "x"), ("RANK", "2")])
-def test_an_inconsistent_environment_is_one_line(name, value, monkeypatch, capsys):
-    for key, text in ({"RANK": "0", "WORLD_SIZE": "2"} | {name: value}).items():
-        monkeypatch.setenv(key, text)
-    monkeypatch.setattr(launch, "_started", True)  # every process reports
-    assert launch.exit_code(distributed.init) == 2
-    error = capsys.readouterr().err
-    assert name in error and error.count("\n") == 1
-
-
 def test_incomplete_launcher_settings(monkeypatch):
     with pytest.raises(OptionError, match="--rank"):
         distributed.init(world_size=2, rank=-1)
@@ -237,15 +226,6 @@ def test_an_error_of_a_loader_worker_is_one_line():
     error = OptionError("Caught DataError in DataLoader worker process 0.\nOriginal Traceback:\n  File x\n"
                         "utils.errors.DataError: frame 3 of v does not decode\n")
     assert launch.message_of(error) == "frame 3 of v does not decode"
-
-
-@pytest.mark.parametrize("script", [main_nce, main_coclr])
-def test_a_mistyped_option_is_one_line_and_leaves_no_trace(script, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["script", "--batch_size", "0"])
-    assert launch.exit_code(script.main) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: argument --batch_size") and error.count("\n") == 1
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_utilities_and_preparation_start_without_torch():

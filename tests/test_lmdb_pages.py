@@ -107,13 +107,6 @@ def test_a_cut_list_has_the_strings_before_the_cut(elements, raw, data):
     assert count == len(elements) and [end for _, end in spans] == [end for end in ends[1:] if end <= cut]
 
 
-@pytest.mark.parametrize("count", [15, 16, 65535, 65536])
-def test_long_lists(count):
-    packed = memoryview(msgpack.packb([b"x"] * count))
-    assert frame_spans(packed, [count - 1]) == (count, [(len(packed) - 1, len(packed))])
-    assert frame_spans(packed, [count]) == (count, [])
-
-
 @pytest.mark.parametrize("value", [msgpack.packb({}), b"\xc1", b"", b"\xdc\x00"])
 def test_something_else_than_a_list(value):
     with pytest.raises(DamagedError):

@@ -1,8 +1,6 @@
 """Read frames from LMDBs of both msgpack string types, in any process; errors of damaged files."""
 
-import multiprocessing
 import os
-import pickle
 from pathlib import Path
 
 import cv2
@@ -82,12 +80,6 @@ def read_sum(reader: LmdbReader) -> int:
     return int(reader.frames(NAMES[0], [0, 2]).sum())
 
 
-def test_spawned_processes_read_it_too(reader):
-    expected = read_sum(reader)
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        assert pool.map(read_sum, [reader] * 4) == [expected] * 4
-
-
 def test_a_fork_reads_with_the_parents_open_file(reader):
     expected = read_sum(reader)
     child = os.fork()
@@ -99,18 +91,6 @@ def test_a_fork_reads_with_the_parents_open_file(reader):
         os._exit(0 if good else 1)
     assert os.waitpid(child, 0)[1] == 0
     assert read_sum(reader) == expected
-
-
-def test_a_reader_is_small_until_it_is_used_and_frames_outlive_it(reader):
-    def is_open() -> bool:
-        return reader.path in Path("/proc/self/maps").read_text()
-    assert not is_open()
-    frames = reader.frames(NAMES[0], [1])
-    copy = frames.copy()
-    assert is_open() and len(pickle.dumps(reader)) < 1000
-    assert (pickle.loads(pickle.dumps(reader)).frames(NAMES[0], [1]) == frames).all()
-    reader.close()
-    assert not is_open() and (frames == copy).all()
 
 
 def test_missing_file(tmp_path):
@@ -126,8 +106,8 @@ def test_a_file_that_is_no_lmdb(tmp_path, content):
 
 
 @pytest.mark.parametrize("key", [b"__order__", b"__keys__", b"__vlen__"])
-@pytest.mark.parametrize(("value", "words"), [(None, "has no"), (b"\xdc\x00", "is damaged"), (b"\x01", "not a list"),
-                                              (msgpack.packb(["x", 2]), "belong together")])
+@pytest.mark.parametrize(("value", "words"), [(None, "has no"), (b"\xdc\x00", "is damaged"), (b"\x01", "inconsistent"),
+                                              (msgpack.packb(["x", 2]), "inconsistent")])
 def test_broken_metadata(reader, key, value, words):
     put(reader.path, key, value)
     with pytest.raises(DataError, match=words) as error:
@@ -150,7 +130,7 @@ def test_a_missing_value_and_an_unknown_video(reader):
 @pytest.mark.parametrize(("frames", "wrong"), [([0, 7, 9], 7), ([-1, 0], -1)])
 def test_frames_that_a_video_does_not_have(reader, frames, wrong):
     for collected in (None, []):
-        with pytest.raises(DataError, match=rf"video {NAMES[0]}: frame {wrong} was asked for, it has 3"):
+        with pytest.raises(DataError, match=rf"video {NAMES[0]}: frame {wrong} requested, but the video has 3"):
             reader.clips(NAMES[0], np.array([frames]), collected)
 
 

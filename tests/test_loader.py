@@ -60,7 +60,7 @@ def test_validation_keeps_the_order_and_the_last_batch():
 
 
 @pytest.mark.parametrize(("size", "settings", "words"), [
-    (0, {}, "only 0 clips"), (3, {}, "one batch of 4: take"), (7, {"world_size": 2}, "one batch of 4 on 2 processes")])
+    (0, {}, "only 0 clips"), (3, {}, "one batch of 4: use"), (7, {"world_size": 2}, "one batch of 4 on 2 processes")])
 def test_less_than_a_batch_is_an_error(size, settings, words):
     with pytest.raises(OptionError, match=words):
         loader(size, **settings)
@@ -114,22 +114,22 @@ def small_shared_memory() -> None:
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_a_small_shared_memory_is_enough(batch, tmp_path, monkeypatch):
+def test_a_small_shared_memory_ends_the_run_in_a_line(batch, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     node = fork(lambda: read(batch=batch), "node", before=small_shared_memory)
     if (code := node.end()) == 99:
         pytest.skip("only root mounts")
-    assert code == 0 and node.out.read_text() == f"{[float(number) for number in range(12)]}\n", node.err.read_text()
+    assert code == 2 and "/dev/shm larger (docker run" in node.errors()[-1]
 
 
 @pytest.mark.parametrize(("fault", "remedy"), [
     ("unable to write to file </torch_12_34_0>: No space left on device (28)", "/dev/shm larger (docker run"),
-    ("received 0 items of ancillary data", "ulimit -n"), ("0", "ulimit -n"), ("1", "ulimit -n")])
+    ("received 0 items of ancillary data", "ulimit -n"), ("0", "ulimit -n")])
 def test_what_a_worker_cannot_send_ends_the_run_in_a_line(fault, remedy, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     node = fork(lambda: read(fault), "node")
     assert node.end() == 2
-    assert remedy in node.errors()[0]
+    assert any(line.startswith("error: ") and remedy in line for line in node.err.read_text().splitlines())
 
 
 def test_too_few_file_handles_for_the_workers(tmp_path, monkeypatch):

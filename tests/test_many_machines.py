@@ -1,4 +1,4 @@
-"""Two machines, as far as one can have them, train as one machine with two processes."""
+"""Two processes that share no folder, as on two machines, train as one machine with two processes."""
 
 import json
 import os
@@ -9,7 +9,7 @@ import interrupted
 import noise
 import pytest
 from interrupted import Stop, differences, said
-from processes import Machine, fork, free_port, launched, two_machines
+from processes import fork, free_port, launched
 
 import main_nce
 from engine import checkpoint
@@ -17,15 +17,6 @@ from engine import checkpoint
 SMALL = ["--model", "ubernce", "--dataset", "noise-2clip", "--seq_len", "8", "--img_dim", "32",
          "--batch_size", "1", "--moco-k", "8", "--moco-dim", "8", "--print_freq", "3", "--epochs", "3", "-j", "0",
          "--dist-timeout", "20"]  # 4 steps an epoch
-
-
-@pytest.fixture(scope="module")
-def machines():
-    """Two machines; the printed line tells how far apart they are (pytest -s)."""
-    with two_machines() as made:
-        where = "a network namespace each" if made[0].namespace else "the loopback alone: no namespaces can be had here"
-        print(f"\ntwo machines on {where}")
-        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -43,31 +34,30 @@ def folder(place: str) -> Path:
     return found
 
 
-def train(machines: tuple[Machine, Machine], *options: str, stop_second: bool = False) -> list[tuple[int, str, str]]:
-    """Train with a process on each machine; return exit code, output and errors of each."""
-    def begin(machine: Machine, name: str) -> None:
-        machine.enter()
+def train(*options: str, stop_second: bool = False) -> list[tuple[int, str, str]]:
+    """Train with a process in each folder; return exit code, output and errors of each."""
+    def begin(name: str) -> None:
         if stop_second and name == "second":
             Stop("term", 5).install()
         os.chdir(name)
-    port = free_port(machines[0].address) if not machines[0].namespace else 29400
-    forks = [fork(lambda: main_nce.work(main_nce.parse([*SMALL, *options])), name, before=partial(begin, machine, name),
-                  environment=launched(rank, address=machines[0].address, port=port) | {"LOCAL_RANK": "0"})
-             for rank, (machine, name) in enumerate(zip(machines, ("first", "second"), strict=True))]
+    port = free_port()
+    forks = [fork(lambda: main_nce.work(main_nce.parse([*SMALL, *options])), name, before=partial(begin, name),
+                  environment=launched(rank, port=port) | {"LOCAL_RANK": "0"})
+             for rank, name in enumerate(("first", "second"))]
     return [(each.end(), each.out.read_text(), each.err.read_text()) for each in forks]
 
 
-def test_a_stop_on_one_machine_ends_both_and_both_resume_from_the_first_ones_file(machines, monkeypatch):
+def test_a_stop_on_one_machine_ends_both_and_both_resume_from_the_first_ones_file(monkeypatch):
     with monkeypatch.context() as patch:
         patch.chdir("whole")
         ends = interrupted.train(lambda: main_nce.work(main_nce.parse(SMALL)), processes=2)
         assert ends == [0, 0], said() + said(1)
-    stopped = train(machines, stop_second=True)
+    stopped = train(stop_second=True)
     assert [code for code, _, _ in stopped] == [75, 75], stopped
     assert "--resume auto continues from there" in stopped[0][1]
     [saved] = folder("first").glob("model/epoch*-step*.pth.tar")
     assert checkpoint.load(saved)["iteration"] == 6  # the first one learns of it a step later
-    (code, out, err), (other_code, other_out, other_err) = train(machines, "--resume", "auto")
+    (code, out, err), (other_code, other_out, other_err) = train("--resume", "auto")
     assert (code, other_code) == (0, 0), err + other_err
     assert [start["iteration"] for start in json.loads((folder("first") / "run.json").read_text())["starts"]] == [0, 6]
     assert differences(folder("whole"), folder("first"), 2) == []
@@ -76,8 +66,8 @@ def test_a_stop_on_one_machine_ends_both_and_both_resume_from_the_first_ones_fil
     assert list(Path("second").iterdir()) == [] and other_out == "" and "mean: loss" not in other_err
 
 
-def test_a_file_that_one_machine_lacks_is_named_there(machines):
+def test_a_file_that_one_machine_lacks_is_named_there():
     Path("first/start.pth.tar").touch()
-    (code, _, _), (other_code, _, error) = train(machines, "--pretrain", "start.pth.tar", "--dist-timeout", "1")
+    (code, _, _), (other_code, _, error) = train("--pretrain", "start.pth.tar", "--dist-timeout", "1")
     assert (code, other_code) == (2, 2)
     assert error.startswith("error (process 1): there is no checkpoint start.pth.tar: check the path")

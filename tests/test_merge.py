@@ -141,7 +141,7 @@ def test_mode_c_takes_labels_from_the_class_list(tmp_path, capsys):
 
 @pytest.mark.parametrize(("content", "complaint"), [
     (None, "cannot be read"), ("{", "not a JSON"), ("[1]", "not a probability"),
-    ('{"a/b": [[1, 2]], "a/c": [[1]]}', "classes"), ("{}", "no video"), ('{"a/b": {"x": 1}}', "not a probability"),
+    ('{"a/b": [[1, 2]], "a/c": [[1]]}', "classes"), ("{}", "0 videos"), ('{"a/b": {"x": 1}}', "not a probability"),
     ('{"a/b": [[NaN, 1]]}', "of a/b are not finite"),
 ])
 def test_bad_probability_file_is_one_line(tmp_path, capsys, content, complaint):
@@ -171,7 +171,7 @@ def test_streams_with_too_few_videos_in_common_name_some(rgb, flow, words):
     (["A/x.avi", "A/x.mp4"], ["A/x.avi", "A/x.mp4"], 2), (["A/v", "x/A/v"], ["A/v", "A/w"], None)])
 def test_videos_match_whatever_their_folders_and_endings(one, two, common):
     sets = [FeatureSet(torch.ones(2, 3), torch.zeros(2), names) for names in (one, two)]
-    with nullcontext() if common else pytest.raises(CheckpointError, match="A/v is there twice"):
+    with nullcontext() if common else pytest.raises(CheckpointError, match="A/v is listed twice"):
         assert len(match(*sets)[0].names) == common
 
 

@@ -144,15 +144,6 @@ def test_a_cascade_too_deep_for_a_later_phase_is_refused_at_the_start():
         main_coclr.parse(["--moco-k", "32", "--cascade", "--stage", "5", "--progressive", "1", "5"])
 
 
-@pytest.mark.parametrize("options", ["--seed 5", "--cascade --stage 2"])
-def test_phases_with_other_options_do_not_count_as_done(options, capsys):
-    assert run(main_coclr, f"--epochs 1 --topk 1 {options}") == 0
-    capsys.readouterr()
-    assert run(main_coclr, "--epochs 1 --progressive 1 2 --resume auto") == 2
-    error = capsys.readouterr().err
-    assert "was made with" in error and error.count("\n") == 1 and folders("coclr") == ["coclr-top1"]
-
-
 def test_a_later_phase_with_another_start_is_not_resumed(capsys):
     assert run(main_coclr, "--epochs 1 --topk 2") == 0
     assert run(main_coclr, "--epochs 2 --progressive 1 2 --resume auto") == 2

@@ -98,9 +98,9 @@ def test_home_and_variables_are_expanded_in_every_path(tmp_path, monkeypatch):
     index = search_parser().parse_args(["index", "~/c", "~/v", "$DISK/w", "--two_stream=~/f", "--out=~/index"])
     assert (index.checkpoint, index.two_stream, index.out) == ("/home/me/c", "/home/me/f", "/home/me/index")
     assert index.places == ["/home/me/v", f"{tmp_path}/w"]
-    found = search_parser().parse_args(["search", "~/index", "~/clip.mp4", "--checkpoint", "~/a", "~/b"])
+    found = search_parser().parse_args(["search", "~/index", "~/clip.mp4", "--html", "~/page.html"])
     assert (found.index, found.video) == ("/home/me/index", "/home/me/clip.mp4")
-    assert found.checkpoint == ["/home/me/a", "/home/me/b"]
+    assert found.html == "/home/me/page.html"
     with pytest.raises(OptionError, match=r"\$NO_DISK/x: the environment has no variable NO_DISK"):
         parse("--out", "$NO_DISK/x")
 
@@ -162,19 +162,6 @@ def test_commands_have_options_and_files_of_their_own(tmp_path):
                         (["find"], "--clip"), (["find", *file], "no option 'lr'")):
         with pytest.raises(OptionError, match=words):
             parser.parse_args(argv)
-
-
-def test_help_shows_defaults_and_a_short_usage():
-    parser = make_parser(Parser("Train.\n\nExample:\n\n    python train.py", prog="train.py"))
-    parser.topic("data")("--name", default="50%s", help="a name")
-    parser.topic("data")("--set", required=True, metavar="NAME", help="a set (default: none)")
-    text = parser.format_help()
-    assert text.startswith("usage: train.py --set NAME [options]\n\nTrain.\n")
-    assert text.endswith("\nExample:\n\n    python train.py\n")
-    for shown in ("a name (default: 50%s)", "epochs (default: 120 160)", "where the results go (default: none)",
-                  "cosine\n", "data:\n", "training:\n"):
-        assert shown in text, shown
-    assert "method:" not in text and text.index("data:") < text.index("training:") < text.index("general:")
 
 
 def printed(shell: str) -> str:

@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from engine.device import move
 from model import momentum
-from model.momentum import check_queue, make_encoder
+from model.momentum import check_queue
 from model.pretrain import CoCLR, InfoNCE, UberNCE
 from utils.errors import ModelError
 
@@ -206,22 +205,3 @@ def test_bad_settings_are_refused(tiny):
     check_queue(64, 4, 2)
     with pytest.raises(ModelError, match="multiple"):
         InfoNCE("tiny", 16, 6)(torch.randn(4, 2, 3, 4, 16, 16))
-
-
-@pytest.fixture
-def one_thread():
-    """What torchrun gives each of several processes on a CPU. With more, oneDNN takes other kernels for 1x1x1."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_gradients_have_the_strides_of_their_weights(one_thread):
-    """Otherwise processes that average them copy each one, with a warning."""
-    encoder = make_encoder("s3d", 4)
-    before = {key: value.clone() for key, value in encoder.state_dict().items()}
-    move(encoder, torch.device("cpu"))
-    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
-    encoder(torch.rand(2, 3, 8, 32, 32).to(memory_format=torch.channels_last_3d)).sum().backward()
-    assert [name for name, p in encoder.named_parameters() if p.stride() != p.grad.stride()] == []

@@ -63,14 +63,9 @@ def test_a_training_with_killed_workers_gives_the_same_result(monkeypatch, capsy
     """In the middle of an epoch, right after its last step, and twice in one epoch."""
     assert train("--name_prefix whole_") == 0
     capsys.readouterr()
-    bystander = multiprocessing.Process(target=time.sleep, args=(600,), daemon=True)
-    bystander.start()
     with monkeypatch.context() as patch:
         killed = kill_a_worker(patch, 2, 4, 8, 13)
         assert train("--name_prefix killed_") == 0
-    assert bystander.is_alive()
-    bystander.kill()
-    bystander.join()
     assert [worker.exitcode for worker in killed] == [-signal.SIGKILL] * 4
     out = capsys.readouterr().out
     replaced = out.count("warning: DataLoader worker (pid")  # two lost together are replaced together
@@ -92,14 +87,14 @@ def test_workers_are_replaced_even_if_the_pinning_thread_dies_too(monkeypatch):
     batches = loader.make_loader(noise.Noise(1), batch_size=2, workers=0, train=True, seed=0, rank=0, world_size=1,
                                  device=torch.device("cpu"))
     expected = [batch["index"].tolist() for batch in loader.batches(batches, 0)]
-    iterate, failures = loader._iterate, [RuntimeError("Pin memory thread exited unexpectedly")]
+    iterate, failures = loader._start, [RuntimeError("Pin memory thread exited unexpectedly")]
 
     def failing(given):
         for number, batch in enumerate(iterate(given)):
             if number == 1 and failures:
                 raise failures.pop()
             yield batch
-    monkeypatch.setattr(loader, "_iterate", failing)
+    monkeypatch.setattr(loader, "_start", failing)
     assert [batch["index"].tolist() for batch in loader.batches(batches, 0)] == expected and len(expected) == 4
     assert failures == []
 

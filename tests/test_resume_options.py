@@ -12,7 +12,7 @@ import torch
 import main_coclr
 import main_nce
 from engine import checkpoint
-from engine.resume import refuse_changes
+from engine.compatibility import refuse_changes
 from utils import files, provenance
 from utils.errors import CheckpointError
 
@@ -74,16 +74,6 @@ def test_changed_options_that_affect_the_result_are_named(capsys):
     assert run(f"--epochs 4 --resume {path} {options} -j 1 --print_freq 1 --save_steps 1 --schedule 120 160 7") == 0
 
 
-@pytest.mark.parametrize(("key", "value", "now"), [("accumulate", 2, 1), ("second_view", "residual", "flow")])
-def test_options_that_earlier_files_have_or_lack(key, value, now):
-    """Those that are gone were 1, and those that files lack what was done before there was a choice."""
-    options = {"second_view": "flow", "wd": 0.1}
-    refuse_changes({"epoch": 0, "options": {"wd": 0.1}}, options, {}, "x")
-    refuse_changes({"epoch": 0, "options": {"wd": 0.1, key: now}}, options, {}, "x")
-    with pytest.raises(CheckpointError, match=rf"x was made with --{key} {value} \(now {now}\)"):
-        refuse_changes({"epoch": 0, "options": {"wd": 0.1, key: value}}, options, {}, "x")
-
-
 def test_another_training_set_is_a_change_that_matters():
     saved = {"epoch": 0, "options": {}, "made_with": {"training set": "9537 videos 0123", "precision": "fp32"}}
     refuse_changes(saved, {}, saved["made_with"] | {"other": 1}, "x")
@@ -111,8 +101,7 @@ def test_going_back_sets_later_checkpoints_aside_and_removes_their_metrics():
     assert kept == [line for line in lines if json.loads(line)["epoch"] < 2] and len(kept) < len(lines)
     for wd in (0.1, 0.2):
         assert run(f"--epochs 3 --resume {best} --accept_changes --wd {wd}") == 0
-    second, first = sorted(model().glob("set-aside*epoch2*"))
-    assert (first.name, second.name) == ("set-aside-epoch2.pth.tar", "set-aside-2-epoch2.pth.tar")
+    first, second = sorted(model().glob("set-aside-*-epoch2.pth.tar"))
     assert first.read_bytes() == last != second.read_bytes()
 
 

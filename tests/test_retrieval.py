@@ -175,7 +175,7 @@ def test_files_are_reused_only_for_the_same_checkpoint_options_and_videos(net, t
     assert computed(Videos([4, 9, 28]), job(tmp_path))
     (tmp_path / "mini_test_made_from.json").write_text("{")
     assert computed(Videos([4, 9, 28]), job(tmp_path))
-    assert "made again" in capsys.readouterr().out
+    assert "recomputing features" in capsys.readouterr().out
 
 
 def test_report_writes_similarities_of_centred_features(tmp_path, capsys):

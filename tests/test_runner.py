@@ -143,5 +143,5 @@ def test_a_product_of_another_command_is_refused(tmp_path, capsys):
     assert run(tmp_path, Step("one", commands[0], Path("one"))) == 0
     assert run(tmp_path, Step("one", commands[1], Path("one"))) == 2
     error = capsys.readouterr().err
-    assert "step 'one' was made with --lr 1, and would be made with --lr 2 now" in error and error.count("\n") == 1
+    assert "step 'one' was run with --lr 1, but the options now give --lr 2" in error and error.count("\n") == 1
     assert run(tmp_path, Step("one", commands[0], Path("one"))) == 0

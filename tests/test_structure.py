@@ -103,7 +103,8 @@ def test_nothing_that_runs_leave_is_in_git():
 
 @pytest.mark.parametrize(("old", "new"), [
     ("report", "tools.report"), ("benchmarks", "tools.benchmarks"), ("eval.search", "tools.search"),
-    ("dataset.inspect", "tools.inspect_dataset"), ("experiments.verify", "tools.verify"),
+    ("dataset.inspect", "tools.inspect_dataset"),
+    ("experiments.verify", "tools.verify"),
     ("scripts.draw_cascade", "tools.figures cascade"), ("scripts.draw_gallery", "tools.figures gallery")])
 def test_commands_that_moved_name_the_new_one(old, new):
     done = subprocess.run([sys.executable, "-m", old, "x"], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,10 +1,9 @@
 """The training loop without a real model: what a task is asked for, in which order; what is printed, written to
-metrics.jsonl and TensorBoard, and removed again by a resumed run; the code version of a run.
+metrics.jsonl and TensorBoard, and removed again by a resumed run.
 """
 
 import json
 import struct
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,11 +12,11 @@ from tensorboardX.proto.event_pb2 import Event
 
 from dataset.loader import make_loader
 from engine import logger
+from engine.compatibility import TrainState, state_of
 from engine.logger import FILE, MetricsLogger
 from engine.optimizer import Optimizer
-from engine.retention import CheckpointManager
-from engine.trainer import Task, Trainer, TrainState, evaluate, state_of
-from utils import provenance
+from engine.run_folder import CheckpointManager
+from engine.trainer import Task, Trainer, evaluate
 from utils.console import log_file
 from utils.errors import CheckpointError
 
@@ -207,22 +206,3 @@ def test_tensorboard_shows_every_point_once_after_a_resume(iteration, tmp_path, 
     once = shown(tmp_path)
     write(iteration)
     assert shown(tmp_path) == once and len(once) == 12 + 3 * 3
-
-
-def git(folder, *words: str) -> str:
-    return subprocess.run(["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b.c", *words], check=True,
-                          capture_output=True, text=True).stdout.strip()
-
-
-def test_the_code_is_named_by_its_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "ROOT", tmp_path)
-    assert provenance.code_version() == {"commit": "unknown"}
-    git(tmp_path, "init")
-    (tmp_path / "a.py").write_text("1")
-    git(tmp_path, "add", "a.py")
-    git(tmp_path, "commit", "-m", "begin")
-    assert provenance.code_version() == {"commit": git(tmp_path, "rev-parse", "HEAD"), "changed": False}
-    (tmp_path / "b.py").write_text("of the user")
-    assert provenance.code_version()["changed"] is False
-    (tmp_path / "a.py").write_text("2")
-    assert provenance.code_version()["changed"] is True

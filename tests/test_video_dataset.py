@@ -1,18 +1,14 @@
 """Samples depend on seed, epoch and video alone, and hold what readers, index and sampler give."""
 
 
-import lmdb
-import msgpack
 import numpy as np
 import pytest
 import torch
-from miniature import frame, jpeg, make, write_lmdb
+from miniature import frame, make
 
 from dataset import catalog
 from dataset.lmdb_reader import LmdbReader
 from dataset.transforms.presets import ClassifierTransform, CropsTransform, Plan, PretrainTransform
-from dataset.video_dataset import VideoDataset
-from utils.errors import DataError
 
 
 @pytest.fixture(scope="module")
@@ -110,25 +106,3 @@ def test_windows_share_their_frames(made):
     assert sample["windows"].tolist() == [list(range(start, start + 6)) for start in (0, 2, 4, 6)]
     assert sample["windows"].dtype == torch.int64
     assert numbers(made.test[0], frames, "rgb") == list(range(12))
-
-
-def test_the_gallery_is_one_random_clip_as_a_window(made):
-    sample = build(made, mode="gallery", transform=CropsTransform(16))[0]
-    assert sample["clips"].shape == (1, 1, 4, 16, 16, 3) and sample["windows"].tolist() == [[0, 1, 2, 3]]
-
-
-def test_a_csv_that_promises_too_much(made, tmp_path):
-    """The video is named, whichever of its frames is missing."""
-    videos = {name: [jpeg(frame(name, 0))] * 6 for name in made.train + made.test}
-    write_lmdb(tmp_path / "UCF101" / "ucf101_frame.lmdb", videos)
-    path = tmp_path / "UCF101" / "ucf101_frame.lmdb"
-
-    def build() -> VideoDataset:
-        return catalog.build("ucf101", "test", transform=CropsTransform(16), data_root=tmp_path,
-                             split_root=made.split_root, seq_len=4, ds=1)
-    with pytest.raises(DataError, match=f"{made.test[0]} has 12 frames, but 6 in .*ucf101_frame.lmdb"):
-        build()
-    with lmdb.open(str(path), subdir=False, lock=False) as env, env.begin(write=True) as transaction:
-        transaction.put(b"__vlen__", msgpack.packb([12] * len(videos)))  # the list and the LMDB's own count are wrong
-    with pytest.raises(DataError, match=f"{made.test[0]}: frame 6 was asked for, it has 6"):
-        build()[0]

@@ -103,14 +103,6 @@ def test_up_to_five_percent_may_be_missing(tmp_path):
         index(path, dict.fromkeys(names[3:], 30))
 
 
-def test_missing_from_either_stream(tmp_path):
-    names = many(40)
-    path = write(tmp_path, "A", "".join(f"{name},30\n" for name in names))
-    both = IndexRules(False, False, (True, False), "half")
-    found = index(path, [dict.fromkeys(names[1:], 30), dict.fromkeys(names[:-1], 29)], both)
-    assert found.names == names[1:-1]
-
-
 def test_a_class_that_the_list_lacks(tmp_path):
     names = many(40)
     path = write(tmp_path, "A", "".join(f"{name},30\n" for name in [*names, "Z z/z"]))
@@ -181,7 +173,3 @@ def test_a_row_of_more_frames_than_the_lmdb_has_is_refused_by_its_name(tmp_path)
     with pytest.raises(DataError, match=r"A/v_2 has 2147483647 frames, but 40 in fake\.lmdb"):
         index(path, {"A/v_1": 40, "A/v_2": 40})
     assert index(path, {"A/v_1": 40, "A/v_2": 40}, K400).num_frames.tolist() == [40, 40]  # there the LMDB counts
-
-
-def test_a_single_test_video_is_validated(tmp_path):
-    assert index(write(tmp_path, "A", "A/a,30\n"), {"A/a": 30}).validation().paths == ["A/a"]

@@ -14,8 +14,8 @@ from dataset import catalog
 from dataset.video_index import read_classes, source_ids
 from eval import options
 from process_data.src import write_csv
-from process_data.src.split_folder import SHIPPED, check_name, class_list, class_text, split_files, write_files
 from process_data.src.splits import hmdb51_lists, official_lists, plan_splits, source_splits, ucf101_splits
+from process_data.src.write_csv import SHIPPED, check_name, class_list, class_text, split_files, write_files
 from utils.errors import DataError, OptionError
 
 UCF = [f"{c}/v_{c}_g{g:02d}_c{i:02d}" for c in ("Archery", "Biking") for g in range(1, 26) for i in (1, 2)]
@@ -153,17 +153,6 @@ def test_a_list_that_cannot_be_read_is_named_with_the_line(tmp_path, capsys, nam
     line = refusal(capsys, write_csv.main, "--name", name, "--data", tmp_path / "x.lmdb", "--splits", tmp_path,
                    "--split_root", tmp_path / "s")
     assert f"{tmp_path}/{place}" in line
-
-
-@pytest.mark.parametrize(("file", "words"), [("ClassInd.txt", "not UTF-8"),
-                                             ("train_split01.csv", "train_split01.csv exists with other content"),
-                                             ("train_split09.csv", "train_split09.csv")])
-def test_foreign_files_in_the_split_folder_are_named(tmp_path, capsys, file, words):
-    make_lmdb(tmp_path / "x.lmdb", {"wave/a": 9, "wave/b": 9})
-    (tmp_path / "own").mkdir()
-    (tmp_path / "own" / file).write_bytes(b"wave/a,9\n\xe9\n")
-    assert words in refusal(capsys, write_csv.main, "--name", "own", "--data", tmp_path / "x.lmdb", "--split_root",
-                            tmp_path)
 
 
 def test_a_video_listed_twice_is_refused(tmp_path):

@@ -5,7 +5,6 @@ Imports no torch, so that data preparation starts fast; :mod:`utils.distributed`
 
 import errno
 import io
-import math
 import os
 import re
 import sys
@@ -57,9 +56,7 @@ class _Console(io.TextIOWrapper):
         except OSError as error:
             if error.errno not in (errno.EPIPE, errno.EIO):  # a reader or a terminal that is gone
                 raise
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
 def protect_streams() -> None:
@@ -69,9 +66,8 @@ def protect_streams() -> None:
         if stream is None:  # closed, as by >&-
             stream = io.TextIOWrapper(io.FileIO(os.devnull, "w"), "utf-8")
         if type(stream) is io.TextIOWrapper:
-            encoding, buffered, through = stream.encoding, stream.line_buffering, stream.write_through
-            setattr(sys, name, _Console(stream.detach(), encoding, "backslashreplace", line_buffering=buffered,
-                                        write_through=through))
+            settings = {key: getattr(stream, key) for key in ("encoding", "line_buffering", "write_through")}
+            setattr(sys, name, _Console(stream.detach(), errors="backslashreplace", **settings))
 
 
 def say(line: str, *, terminal: bool = True, paint: Callable[[str], str] | None = None) -> None:
@@ -93,17 +89,12 @@ def warn(line: str) -> None:
     if is_main():
         say(f"warning: {inline(line)}", paint=painter("warning"))
     else:
-        _print_stderr(f"warning (process {_rank}): {line}", "warning")
+        say_error(line, "warning")
 
 
-def say_error(message: str) -> None:
-    """Print an error as one line on standard error."""
-    who = f" (process {_rank})" if _rank else ""
-    _print_stderr(f"error{who}: {message}", "error")
-
-
-def _print_stderr(text: str, style: str) -> None:
-    text = inline(text)
+def say_error(message: str, style: str = "error") -> None:
+    """Print an error as one line on standard error, with the rank of a process that is not the main one."""
+    text = inline(f"{style}{f' (process {_rank})' if _rank else ''}: {message}")
     print(painter(style)(text) if has_colours(sys.stderr) else text, file=sys.stderr, flush=True)
 
 
@@ -165,12 +156,8 @@ def shows_bars() -> bool:
 
 
 def has_colours(stream: TextIO) -> bool:
-    """Return whether to colour text: NO_COLOR and FORCE_COLOR (no-color.org, force-color.org) decide, else whether
-    the stream is a terminal that is not dumb.
-    """
-    if os.environ.get("NO_COLOR"):
-        return False
-    return bool(os.environ.get("FORCE_COLOR")) or _is_terminal(stream)
+    """Return whether to colour text: on terminals, unless NO_COLOR or FORCE_COLOR says otherwise (no-color.org)."""
+    return not os.environ.get("NO_COLOR") and (bool(os.environ.get("FORCE_COLOR")) or _is_terminal(stream))
 
 
 def _is_terminal(stream: TextIO) -> bool:
@@ -200,10 +187,8 @@ def one_line(text: str, most: int = 200) -> str:
 def duration(seconds: float) -> str:
     """Format seconds for people: 42 s, 12 min, 3 h 20 min, 2 days 4 h."""
     minutes, hours = round(seconds / 60), round(seconds / 3600)
-    if seconds < 100:
-        return f"{seconds:.0f} s"
     if minutes < 60:
-        return f"{minutes} min"
+        return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
 
 
@@ -238,13 +223,7 @@ def mark_best(rows: Sequence[Sequence[str]]) -> list[list[str]]:
     if len(rows) < 2:
         return [list(row) for row in rows]
     first, *columns = zip(*rows, strict=True)
-    marked = [[f"{cell}*" if _number(cell) == max(map(_number, column)) else f"{cell} " for cell in column]
-              for column in columns]
+    best = [max((float(cell) for cell in column if cell != "-"), default=None) for column in columns]
+    marked = [[f"{cell}*" if cell != "-" and float(cell) == top else f"{cell} " for cell in column]
+              for column, top in zip(columns, best, strict=True)]
     return [list(row) for row in zip(first, *marked, strict=True)]
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return -math.inf  # not measured

@@ -1,6 +1,5 @@
 """Join the process group of a launcher, and exchange tensors. A process without a group is rank 0 of 1."""
 
-import ipaddress
 import os
 import re
 import threading
@@ -20,7 +19,7 @@ from utils.errors import OptionError, TrainingError
 
 T = TypeVar("T")
 TIMEOUT = 600.0  # seconds to wait for the other processes
-GRACE = 5.0  # seconds more, after which a meeting that PyTorch does not end is given up
+GRACE = 5.0  # seconds more, after which a rendezvous that PyTorch does not end is given up
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,7 @@ def all_gather(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def all_to_all(tensor: Tensor, send: list[int], receive: list[int]) -> Tensor:
-    """Send ``send[r]`` rows to each process r, and return the ``receive[r]`` rows from each, in rank order.
-
-    Args:
-        tensor: rows by destination, (sum(send), ...), contiguous.
-    """
+    """Send ``send[r]`` of the contiguous rows to each process r, and return the ``receive[r]`` rows from each."""
     if world_size() == 1:
         return tensor
     received = tensor.new_empty((sum(receive), *tensor.shape[1:]))
@@ -111,11 +106,7 @@ def start_sum(count: int) -> tuple[Tensor, dist.Work]:
 
 
 def from_main(make: Callable[[], T]) -> T:
-    """Call ``make`` on the main process, and return its result (not None) on all.
-
-    Raises:
-        OptionError: on the other processes, if ``make`` raised an error.
-    """
+    """Call ``make`` on the main process, and return its result (not None) on all; OptionError if it failed."""
     if world_size() == 1:
         return make()
     answer: list[T | None] = [None]
@@ -130,7 +121,7 @@ def from_main(make: Callable[[], T]) -> T:
 
 
 def failed(here: bool) -> list[int]:
-    """Return the ranks of the processes that failed; all processes call this, and say whether they did."""
+    """Return the ranks of the processes that failed. Collective; each process passes its own status."""
     answers = [here] * world_size()
     if world_size() > 1:
         dist.all_gather_object(answers, here, group=_host)
@@ -145,17 +136,15 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
     ``srun``, else ``world_size`` and ``rank``. Without any of these the process is alone.
 
     Args:
-        local_rank: number of this process on its node, if the launcher passes it as an option.
+        local_rank: as passed by launchers that give an option.
         gpu: device of a single process.
         backend: "nccl" falls back to "gloo" where there is no GPU, and says so.
-        dist_url: where processes meet if MASTER_ADDR is not set.
-        world_size: number of processes launched by hand, else -1.
-        rank: number of this process if launched by hand, else -1.
+        world_size, rank: of processes launched by hand, else -1.
         timeout: seconds to wait for the other processes.
 
     Raises:
         OptionError: the launch contradicts itself, or asks for a GPU that does not exist.
-        TrainingError: the processes did not meet in time.
+        TrainingError: the process group could not be formed in time.
     """
     launched = _launched()
     if launched is not None:
@@ -174,15 +163,15 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
     if backend == "nccl" and device.type == "cpu":
         say("no GPU found: the process group uses gloo instead of nccl")
         backend = "gloo"
-    _check_place(dist_url)
-    missed = f"the processes did not meet within {timeout:.0f} s ({{}}): see the output of the others, and check " \
-             f"{'MASTER_ADDR and MASTER_PORT' if dist_url.startswith('env://') else '--dist-url'}"
+    _check_url(dist_url)
+    missed = f"could not form the process group within {timeout:.0f} s ({{}}): see the output of the other " \
+             f"processes, and check {'MASTER_ADDR and MASTER_PORT' if dist_url.startswith('env://') else '--dist-url'}"
 
     def give_up() -> None:
         say_error(missed.format("PyTorch still waits"))
         os._exit(2)
 
-    watch = threading.Timer(timeout + GRACE, give_up)  # each part of a meeting has a timeout of its own, or none
+    watch = threading.Timer(timeout + GRACE, give_up)  # each part of a rendezvous has a timeout of its own, or none
     watch.daemon = True
     watch.start()
     try:
@@ -195,26 +184,20 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
     return DistInfo(rank, local_rank, world_size, device, backend)
 
 
-def _check_place(url: str) -> None:
+def _check_url(url: str) -> None:
     """Raise OptionError if nobody can meet at this URL, for "env://" at MASTER_ADDR and MASTER_PORT."""
     if url.startswith("file://"):
         folder = Path(urlsplit(url).path).parent
         if not folder.is_dir():
             raise OptionError(f"--dist-url {url}: there is no folder {folder}")
         return
-    host, _, port = url.removeprefix("tcp://").rpartition(":")
-    source = f"--dist-url {url}"
+    place, source = url.removeprefix("tcp://"), "--dist-url"
     if url.startswith("env://"):
-        host, port = (os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
-        source = f"the environment has MASTER_ADDR={host!r} and MASTER_PORT={port!r}"
-    try:
-        ipaddress.ip_address(host.strip("[]").partition("%")[0])
-    except ValueError:
-        if not re.fullmatch(r"[\w.-]+", host):
-            raise OptionError(f"{source}: {host!r} is not the name or address of a machine; give that of the first "
-                              "process's") from None
-    if not (port.isdecimal() and 0 < int(port) < 1 << 16):
-        raise OptionError(f"{source}: the port {port!r} is not a number from 1 to 65535")
+        place = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
+        source = "MASTER_ADDR:MASTER_PORT"
+    host, _, port = place.rpartition(":")
+    if not (re.fullmatch(r"[\w.:%\[\]-]+", host) and port.isdecimal() and 0 < int(port) < 1 << 16):
+        raise OptionError(f"{source}: {place!r} is not HOST:PORT with a port from 1 to 65535")
 
 
 def _join(backend: str, url: str, rank: int, world_size: int, timeout: timedelta) -> None:
@@ -242,33 +225,27 @@ def _launched() -> tuple[int, int, int | None] | None:
     if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         rank, size = _number("RANK"), _number("WORLD_SIZE")
         if rank >= size:
-            raise OptionError(f"the environment has RANK={rank}, but WORLD_SIZE={size}: ranks are 0 ... {size - 1}")
-        return rank, size, _number("LOCAL_RANK") if os.environ.get("LOCAL_RANK") else None
+            raise OptionError(f"the environment has RANK={rank}, but WORLD_SIZE={size}")
+        return rank, size, _number("LOCAL_RANK") if "LOCAL_RANK" in os.environ else None
     # Only srun sets SLURM_STEP_NUM_TASKS: a plain python in an allocation is a single process.
     if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= os.environ.keys():
         rank, size = _number("SLURM_PROCID"), _number("SLURM_STEP_NUM_TASKS")
         if size > 1 and "MASTER_ADDR" not in os.environ:
             raise OptionError("SLURM started several tasks, but MASTER_ADDR is not set: export it in the batch script, "
                               "MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)")
-        os.environ.setdefault("MASTER_PORT", str(_port_of_job()))
+        # A port that all tasks of a step derive alike, and other jobs on the node do not.
+        job, step = (int(text) if (text := os.environ.get(name, "")).isdecimal() else 0
+                     for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+        os.environ.setdefault("MASTER_PORT", str(15000 + (31 * job + step) % 16384))
         return rank, size, _number("SLURM_LOCALID") if "SLURM_LOCALID" in os.environ else 0
     return None
 
 
-def _port_of_job() -> int:
-    """Return a port that all tasks of a SLURM step derive alike, and other jobs on the node do not."""
-    if not os.environ.get("SLURM_JOB_ID", "").isdecimal():
-        return 29500
-    step = os.environ.get("SLURM_STEP_ID", "")
-    return 15000 + (31 * int(os.environ["SLURM_JOB_ID"]) + int(step if step.isdecimal() else 0)) % 16384
-
-
 def _number(name: str) -> int:
-    """Read a non-negative number from the environment."""
-    if not os.environ[name].isdecimal():
-        raise OptionError(f"the environment has {name}={os.environ[name]!r}, which is not a whole number: let torchrun "
-                          "or srun set it, or unset it")
-    return int(os.environ[name])
+    text = os.environ[name]
+    if not text.isdecimal():
+        raise OptionError(f"the environment has {name}={text!r}, not a whole number: let torchrun or srun set it")
+    return int(text)
 
 
 def _device(index: int) -> torch.device:

@@ -33,10 +33,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        try:
-            os.replace(partial, path)
-        except OSError as error:
-            raise OSError(error.errno, error.strerror, str(path)) from error
+        os.replace(partial, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
@@ -83,6 +80,15 @@ def read_json(path: Path) -> Any:
         raise CheckpointError(f"{path} is not a JSON file: it may be cut short, write it again") from error
 
 
+def require_writable(path: Path) -> None:
+    """Raise an OptionError, before hours of work, if no file can be written at this path."""
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    for fails, reason in ((path.is_dir(), f"{path} is a folder"), (not above.is_dir(), f"{above} is a file"),
+                          (not os.access(above, os.W_OK | os.X_OK), f"no permission to write in {above}")):
+        if fails:
+            raise OptionError(f"cannot write {path}: {reason}; choose another path")
+
+
 def remove_partial(folder: Path) -> None:
     """Remove files that killed processes left half written."""
     for path in folder.glob(PARTIAL):
@@ -91,11 +97,7 @@ def remove_partial(folder: Path) -> None:
 
 @contextmanager
 def lock(folder: Path, activity: str = "training") -> Iterator[None]:
-    """Keep other processes out of a folder; the lock is gone when this process is, however it ends.
-
-    Raises:
-        OptionError: another process holds the lock.
-    """
+    """Keep other processes out of a folder (OptionError there); the lock is gone when this process is."""
     with open(folder / ".lock", "a") as file:
         try:
             # lockf, not flock: loader workers may outlive this process by seconds, and must not inherit the lock.

@@ -1,4 +1,4 @@
-"""Run a script's main function, show what a user can fix as one line, and end with an exit code that says the rest.
+"""Run a script's main function, show what a user can fix as one line, and exit with a meaningful code.
 
 torch is imported only for several processes, so that data preparation starts fast.
 """
@@ -37,7 +37,7 @@ def run(main: Callable[[], int | None]) -> None:
     During start-up one process reports for all; after :func:`started` each reports its own errors.
     """
     if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
-        # LC_ALL=C: start again, since names of files and classes are UTF-8 even where the console is not.
+        # Names of files are UTF-8 even where the console is not: start again, knowing that.
         os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", "ascii")}
         os.execv(sys.executable, sys.orig_argv)
     protect_streams()
@@ -45,8 +45,7 @@ def run(main: Callable[[], int | None]) -> None:
     for child in multiprocessing.active_children():  # loader workers, possibly in the middle of a sample
         child.kill()
     if _was_distributed:
-        # gloo sometimes aborts at interpreter shutdown ("terminate called without an active exception"), long after
-        # all results are on disk.
+        # gloo sometimes aborts at interpreter shutdown, long after all results are on disk.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -93,18 +92,12 @@ def allotted_cores() -> int:
             _, controllers, place = line.split(":", 2)
             inner = Path(place.lstrip("/"))
             for mount in {"": ("", "unified")}.get(controllers, (controllers, "cpu")):  # version 2, else 1
-                for group in (inner, *inner.parents):  # each is within the limits of those above it
-                    cores = min(cores, _quota(CGROUPS / mount / group))
+                for group in (CGROUPS / mount / each for each in (inner, *inner.parents)):  # limits of all above hold
+                    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+                        with suppress(OSError, ValueError):  # no such file; "max"
+                            quota, period = map(int, " ".join((group / name).read_text() for name in files).split())
+                            cores = min(cores, quota / period if quota > 0 else cores)
     return max(1, math.ceil(cores))
-
-
-def _quota(group: Path) -> float:
-    """Return the cores that a control group, of version 2 or 1, may use; infinity if it has no limit."""
-    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-        with suppress(OSError, ValueError):  # no such file; "max"
-            quota, period = map(int, " ".join((group / name).read_text() for name in files).split())
-            return quota / period if quota > 0 else math.inf
-    return math.inf
 
 
 def started() -> None:
@@ -128,8 +121,8 @@ def message_of(error: Exception) -> str:
 def _refuse(message: str) -> int:
     """Report why this process ends, and return exit code 2.
 
-    During start-up only the first process that failed reports. Before the processes have met, the first one on each
-    machine does, since the cause may lie on that machine alone.
+    During start-up only the first process that failed reports; before there is a process group, the first one on each
+    machine.
     """
     if _in_group():
         from utils import distributed
@@ -157,13 +150,7 @@ def _number(*names: str) -> int:
 def begin(work: Callable[[Namespace], int | None], options: Namespace) -> int:
     """Run ``work(options)`` here, or with ``--multiprocessing-distributed`` in one process per GPU.
 
-    With that option ``--world-size`` counts nodes, and ``--rank`` is the number of this node.
-
-    Returns:
-        The exit code, of several processes that of the first to fail.
-
-    Raises:
-        OptionError: there are several nodes, but no number of this node or no place to meet.
+    With that option ``--world-size`` counts nodes, and ``--rank`` is the number of this node. Returns the exit code.
     """
     if not options.multiprocessing_distributed:
         return work(options) or 0
@@ -177,8 +164,7 @@ def begin(work: Callable[[Namespace], int | None], options: Namespace) -> int:
     env = {"WORLD_SIZE": str(nodes * local)}  # variables that torchrun would set
     if options.dist_url == "env://" and "MASTER_ADDR" not in os.environ:
         if nodes > 1:
-            raise OptionError("several nodes need --dist-url tcp://HOST:PORT, the same on each, HOST being the first "
-                              "node")
+            raise OptionError("several nodes need --dist-url tcp://HOST:PORT, HOST being the first node")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}

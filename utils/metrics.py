@@ -12,13 +12,7 @@ Values = dict[str, Tensor]  # 0-d tensors by name
 
 @torch.no_grad()
 def topk_accuracy(logits: Tensor, target: Tensor, ks: Sequence[int] = (1, 5)) -> list[Tensor]:
-    """Return the share of rows whose target is among the k highest logits, one 0-d tensor per k.
-
-    Args:
-        logits: (B, N).
-        target: (B,) int64.
-        ks: a k above N counts as N.
-    """
+    """Return the share of rows (B, N) whose target (B,) is among the k highest logits, one 0-d tensor per k."""
     best = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices  # (B, max k)
     hits = best == target[:, None]
     return [hits[:, :k].any(dim=1).float().mean() for k in ks]
@@ -26,27 +20,18 @@ def topk_accuracy(logits: Tensor, target: Tensor, ks: Sequence[int] = (1, 5)) ->
 
 @torch.no_grad()
 def mask_accuracy(logits: Tensor, mask: Tensor, ks: Sequence[int] = (1, 5)) -> list[Tensor]:
-    """Return the share of rows with a positive among their k highest logits, one 0-d tensor per k.
-
-    Args:
-        logits: (B, 1+K).
-        mask: positives, (B, 1+K) bool or float.
-        ks: see :func:`topk_accuracy`.
-    """
+    """Return the share of rows (B, 1+K) with a positive of the mask among the k highest logits, a 0-d tensor per k."""
     best = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices  # (B, max k)
     hits = mask.gather(1, best) != 0
     return [hits[:, :k].any(dim=1).float().mean() for k in ks]
 
 
 class LabelRing:
-    """Label, source and dataset row of each queue entry, for monitoring only: training never sees them.
-
-    Attributes:
-        labels, sources, rows: (K,) int64, -1 until written.
-    """
+    """Label, source and dataset row (K,) of each queue entry, -1 until written; training never sees them."""
 
     def __init__(self, K: int, device: torch.device | str = "cpu") -> None:
-        self.labels, self.sources, self.rows = torch.full((3, K), -1, dtype=torch.long, device=device)
+        self._entries = torch.full((3, K), -1, dtype=torch.long, device=device)
+        self.labels, self.sources, self.rows = self._entries  # views
         self.pointer, self.written = 0, 0  # on the host: reading them waits for no device
 
     @property
@@ -56,9 +41,9 @@ class LabelRing:
 
     def update(self, labels: Tensor, sources: Tensor, rows: Tensor) -> None:
         """Write the entries (B,) of all processes in rank order, as the queue writes its keys."""
-        entries = distributed.all_gather(torch.stack([labels, sources, rows], dim=1)).unbind(dim=1)  # (W*B,) each
-        where = (self.pointer + torch.arange(len(entries[0]), device=self.labels.device)) % len(self.labels)
-        self.labels[where], self.sources[where], self.rows[where] = entries
+        entries = distributed.all_gather(torch.stack([labels, sources, rows], dim=1))  # (W*B, 3)
+        where = (self.pointer + torch.arange(len(entries), device=self.labels.device)) % len(self.labels)
+        self._entries[:, where] = entries.T
         self.pointer = (self.pointer + len(where)) % len(self.labels)
         self.written = min(self.written + len(where), len(self.labels))
 
@@ -69,14 +54,12 @@ class LabelRing:
 
     def load_state_dict(self, state: Mapping) -> None:
         """Restore a ring of the same length."""
-        for name in ("labels", "sources", "rows"):
-            getattr(self, name).copy_(state[name])
+        self._entries.copy_(torch.stack([state[name] for name in ("labels", "sources", "rows")]))
         self.pointer, self.written = int(state["pointer"]), int(state["written"])
 
     def align(self, pointer: int) -> None:
         """Start empty at the queue's pointer, for a checkpoint without a ring."""
-        for column in (self.labels, self.sources, self.rows):
-            column.fill_(-1)
+        self._entries.fill_(-1)
         self.pointer, self.written = pointer, 0
 
 
@@ -101,9 +84,8 @@ class Meters:
     def window(self) -> dict[str, float]:
         """Return the means since the last call, of this process."""
         result: dict[str, float] = {}
-        if not self._sums:
-            return result
-        for name, total in zip(self._sums, torch.stack(list(self._sums.values())).tolist(), strict=True):
+        totals = torch.stack(list(self._sums.values())).tolist() if self._sums else []
+        for name, total in zip(self._sums, totals, strict=True):
             before, count = self._read.get(name, (0.0, 0))
             if self._counts[name] > count:
                 result[name] = (total - before) / (self._counts[name] - count)

@@ -167,8 +167,7 @@ def _value(option: argparse.Action, node: yaml.Node, place: str) -> str | list[s
     """Return an entry's text or list of texts; None if it is empty."""
     takes_list = option.nargs not in (None, 0, "?")
     if isinstance(node, yaml.SequenceNode) and takes_list and all(isinstance(item.value, str) for item in node.value):
-        texts = [item.value for item in node.value]
-        return None if option.nargs == "+" and not texts else texts
+        return [item.value for item in node.value] or (None if option.nargs == "+" else [])
     if not isinstance(node, yaml.ScalarNode):
         raise ConfigFileParserException(f"{place} takes {'a list of values' if takes_list else 'one value'}")
     if node.style is None and node.value in ("", "~", "null"):

@@ -45,13 +45,10 @@ class Step:
 
     def is_done(self, out: Path) -> bool:
         """Return whether the product exists and no input is missing or newer."""
-        if self.product is None:
+        if self.product is None or not all((out / path).is_file() for path in (self.product, *self.inputs)):
             return False
-        paths = [out / path for path in (self.product, *self.inputs)]
-        if not all(path.is_file() for path in paths):
-            return False
-        made, *inputs = (path.stat().st_mtime_ns for path in paths)
-        return all(made >= changed for changed in inputs)
+        made, *inputs = ((out / path).stat().st_mtime_ns for path in (self.product, *self.inputs))
+        return made >= max(inputs, default=0)
 
 
 def as_script(steps: Sequence[Step], out: Path) -> str:
@@ -105,10 +102,9 @@ class Runner:
         for step in steps:
             before, now = _options(record.get(step.name, {}).get("command", step.shell)), _options(step.shell)
             if before != now and step.product is not None and step.is_done(self.out):
-                old, new = (f"with {' '.join(sorted(only))}" if only else "without"
-                            for only in (before - now, now - before))
-                raise OptionError(f"step {step.name!r} was made {old}, and would be made {new} now: give the same, "
-                                  f"take another --out, or remove {self.out / step.product}")
+                old, new = (" ".join(sorted(only)) or "nothing" for only in (before - now, now - before))
+                raise OptionError(f"step {step.name!r} was run with {old}, but the options now give {new}: use "
+                                  f"the same options, another --out, or remove {self.out / step.product}")
 
     def run_step(self, step: Step, title: str = "") -> None:
         """Run a step, done or not; raises like :meth:`run`."""
@@ -117,13 +113,11 @@ class Runner:
             raise StopRequested
         log = self.out / "logs" / f"{step.name.replace(' ', '_')}.log"
         say(f"\n{title or f'[{step.name}]'}\n$ {step.shell}")
-        start = time.perf_counter()
+        record, start = self.record(), time.perf_counter()
         code = self._execute(step, log)
         seconds = time.perf_counter() - start
-        record = self.record()
-        earlier = record.get(step.name, {}).get("seconds", 0.0)
-        record[step.name] = {"command": step.shell, "seconds": round(earlier + seconds, 1)}
-        write_json(self.out / RECORD, record, indent=1)
+        total = round(record.get(step.name, {}).get("seconds", 0.0) + seconds, 1)
+        write_json(self.out / RECORD, record | {step.name: {"command": step.shell, "seconds": total}}, indent=1)
         if code == EXIT_CODE or (code and self._stop):
             say(f"  stopped: the same command continues from here; log {log}")
             raise StopRequested
@@ -133,12 +127,10 @@ class Runner:
         if code:
             reasons = [line for line in lines if line.startswith("error")] or lines[-1:] or ["no output"]
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
-            raise TrainingError(f"step {step.name!r} {how}: {reasons[-1]} (log: {log}; once that is fixed, the same "
-                                "command continues with this step)")
+            raise TrainingError(f"step {step.name!r} {how}: {reasons[-1]} (log: {log}; the same command continues)")
         say(f"  {seconds:.0f} s, log {log}")
         if step.product is not None and not step.is_done(self.out):
-            raise TrainingError(f"step {step.name!r} succeeded, but has not written {self.out / step.product}: see "
-                                f"{log}")
+            raise TrainingError(f"step {step.name!r} has not written {self.out / step.product}: see {log}")
 
     def record(self) -> dict[str, dict]:
         """Return the command of each step that has run, and its seconds over all starts."""
@@ -147,7 +139,7 @@ class Runner:
 
     def _execute(self, step: Step, log: Path) -> int:
         """Run a step's command and append its output to the log; return the exit code, negative for a signal."""
-        words = (*PROGRAMS.get(step.command[0], step.command[:1]), *step.command[1:])
+        words = (*PROGRAMS[step.command[0]], *step.command[1:])
         with open(log, "a", encoding="utf-8") as file:
             print(f"$ {step.shell}", file=file, flush=True)
             self._child = child = subprocess.Popen(
@@ -178,7 +170,6 @@ def _options(command: str) -> set[str]:
 
 def _last_lines(log: Path, count: int) -> list[str]:
     """Return the last non-empty lines of the log's latest run, but for the hint at what comes next."""
-    lines = [printable(line) for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    start = max((i for i, line in enumerate(lines) if line.startswith("$ ")), default=-1)
-    own = [line for line in lines[start + 1:] if not line.startswith("next:")]
-    return own[-count:] if count else []
+    latest = ("\n" + log.read_text(encoding="utf-8", errors="replace")).rpartition("\n$ ")[2]
+    lines = [printable(line) for line in latest.splitlines()[1:] if line.strip() and not line.startswith("next:")]
+    return lines[-count:]

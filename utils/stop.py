@@ -52,10 +52,9 @@ def end_with_parent(number: int) -> None:
 
 
 def outlive_signals() -> None:
-    """Let a loader worker outlive a signal to its whole process group, so that training can finish its step.
+    """Let a loader worker outlive a signal to its process group by a minute, so that training can finish its step.
 
-    SIGTERM ends the worker a minute later. It ends at once with the training process, whose connections it holds:
-    other processes would not notice the loss.
+    It ends at once with the training process, whose connections it holds: others would not notice the loss.
     """
     end_with_parent(signal.SIGKILL)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

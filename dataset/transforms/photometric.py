@@ -84,7 +84,7 @@ def photometric(clips: Tensor, params: Mapping[str, Tensor]) -> Tensor:
 def _apply(values: Tensor, draws: Mapping[str, np.ndarray]) -> None:
     """Augment and normalise float32 clips (N, S, T, h, w, 3) in place."""
     height, width = values.shape[3:5]
-    jobs = [*_jitter_jobs(draws), *_replace_jobs(draws), *_blur_jobs(draws, height, width)]
+    jobs = _jobs(draws, height, width)
     changed = np.unique(np.concatenate([np.zeros(0, np.int64), *(job[1] for job in jobs)]))
     changed_rows, *rows = _upload([changed, *(np.searchsorted(changed, job[1]) for job in jobs)], values.device)
     parameters = [np.asarray(p, dtype=np.float32) for job in jobs for p in job[2]]
@@ -100,34 +100,24 @@ def _apply(values: Tensor, draws: Mapping[str, np.ndarray]) -> None:
     values.flatten(4).mul_(scale).add_(shift)  # whole lines: long vectors are faster than three numbers at a time
 
 
-def _jitter_jobs(draws: Mapping[str, np.ndarray]) -> list[tuple]:
-    """Return (step, clips, (factor of each,)) for every place in the order of the colour operations."""
-    jobs = []
+def _jobs(draws: Mapping[str, np.ndarray], height: int, width: int) -> list[tuple]:
+    """Return (step, clips, parameters of each) in their order: colours, channel replacement, blur."""
+    jobs: list[tuple] = []
     for place in range(len(STEPS)):
         for operation, step in STEPS.items():
             rows = np.flatnonzero(draws["jitter"] & (draws["order"][:, place] == operation))
-            if len(rows):
-                jobs.append((step, rows, (draws["factor"][rows, operation].reshape(-1, 1, 1, 1, 1, 1),)))
-    return jobs
-
-
-def _replace_jobs(draws: Mapping[str, np.ndarray]) -> list[tuple]:
+            jobs.append((step, rows, (draws["factor"][rows, operation].reshape(-1, 1, 1, 1, 1, 1),)))
     rows = np.flatnonzero((draws["channel"] >= 0).all(axis=(1, 2)))
-    return [(replace_channels, rows, (draws["channel"][rows],))] if len(rows) else []
-
-
-def _blur_jobs(draws: Mapping[str, np.ndarray], height: int, width: int) -> list[tuple]:
+    jobs.append((replace_channels, rows, (draws["channel"][rows],)))
     rows = np.flatnonzero(draws["sigma"] > 0)
-    if not len(rows):
-        return []
-    sigma = draws["sigma"][rows]
-    return [(blur, rows, (blur_matrices(sigma, height), blur_matrices(sigma, width)))]
+    if len(rows):
+        sigma = draws["sigma"][rows]
+        jobs.append((blur, rows, (blur_matrices(sigma, height), blur_matrices(sigma, width))))
+    return [job for job in jobs if len(job[1])]
 
 
 def _upload(arrays: list[np.ndarray], device: torch.device) -> list[Tensor]:
     """Copy arrays of one type to a device, in one piece and without waiting."""
-    if not arrays:
-        return []
     flat = torch.tensor(np.concatenate([array.ravel() for array in arrays]))
     if device.type == "cuda" and torch.cuda.is_available():
         flat = flat.pin_memory()
@@ -212,12 +202,7 @@ def blur_matrices(sigma: np.ndarray, size: int) -> np.ndarray:
 
 
 def blur(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Blur clips by a product with banded matrices: no kernel per clip, and as fast as the device multiplies.
-
-    Args:
-        values: (R, S, 3, T, h, w).
-        rows, columns: matrices of `blur_matrices`, (R, h, h) and (R, w, w).
-    """
+    """Blur clips (R, S, 3, T, h, w) by the banded matrices of `blur_matrices`, (R, h, h) and (R, w, w)."""
     r, (h, w) = len(values), values.shape[4:]
     across = values.reshape(r, -1, w) @ columns.mT
     return (rows.unsqueeze(1) @ across.view(r, -1, h, w)).view(values.shape)

@@ -36,6 +36,9 @@ class Plan:
     views: tuple[tuple[int, PhotometricRecipe], ...]  # clip and recipe of each view
 
 
+ONE_CLIP = Plan((0,), ((0, NULL),))
+
+
 def _sample(views: list[list[np.ndarray]], params: list[PhotometricParams]) -> dict[str, Any]:
     """Return views (a list of streams each) and their draws as tensors."""
     clips = torch.empty(len(views), len(views[0]), *views[0][0].shape, dtype=torch.uint8)
@@ -98,21 +101,15 @@ def _classifier_crop(frames: np.ndarray, img_dim: int, rng: np.random.Generator)
 
 
 @dataclass(frozen=True)
-class _OneClip:
-    """Base of transforms of one clip of one stream."""
-
-    img_dim: int  # side of the result in pixels
-
-    def plan(self, rng: np.random.Generator) -> Plan:
-        """Choose the first clip."""
-        return Plan((0,), ((0, NULL),))
-
-
-@dataclass(frozen=True)
-class ClassifierTransform(_OneClip):
+class ClassifierTransform:
     """Random crop at 224, resize; in training jitter (0.4, 0.4, 0.4, 0.1) with probability 0.3 and flip with 0.5."""
 
+    img_dim: int  # side of the result in pixels
     train: bool = True
+
+    def plan(self, rng: np.random.Generator) -> Plan:
+        """Choose the only clip."""
+        return ONE_CLIP
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
         """Render "clips", uint8 (1, 1, T, img_dim, img_dim, 3), and "photometric"."""
@@ -124,15 +121,20 @@ class ClassifierTransform(_OneClip):
 
 
 @dataclass(frozen=True)
-class CropsTransform(_OneClip):
+class CropsTransform:
     """Crops of 224 (centre; four corners; all five flipped), resized, jittered with probability p, one draw a crop.
 
     The draw of a crop depends on the sample's generator and the crop alone, not on how many crops there are.
     """
 
+    img_dim: int  # side of the result in pixels
     crops: int = 1  # 1, 5 or 10
     jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.2, 0.1)
     p: float = 0.3
+
+    def plan(self, rng: np.random.Generator) -> Plan:
+        """Choose the only clip."""
+        return ONE_CLIP
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
         """Render "clips", uint8 (crops, 1, F, img_dim, img_dim, 3), and "photometric"."""

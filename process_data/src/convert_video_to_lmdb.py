@@ -5,28 +5,117 @@
     python process_data/src/convert_video_to_lmdb.py --frames UCF101/frames --kind flow \\
         --out data/UCF101/ucf101_tvl1_frame.lmdb
 
-Frames that other tools have extracted are read, too: see frame_folder.py. The file takes its name only when it is
-complete. A video beyond the 4 GiB that a value can hold is left out.
+Frames that other tools have extracted are read, too: numbers of any width, from 0 or 1, after any prefix
+(image_00001.jpg, img_00000.png, frame000001.JPG, 1.jpeg). Flow is flow_00001.jpg, or a pair of grey images: flow_x_ and
+flow_y_, x_ and y_, or in the folders u/ and v/. The file takes its name only when it is complete.
 """
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from process_data.src.common import require_writable
-from process_data.src.frame_folder import find_folders, frame_files, read_frame
-from process_data.src.lmdb_file import MAX_VALUE, TOO_LONG, pack, value_size, write_lmdb
-from process_data.src.video_io import name_passed_over
+from process_data.src.flow import jpeg
+from process_data.src.lmdb_file import MAX_VALUE, TOO_LONG, pack, write_lmdb
+from process_data.src.video_io import name_passed_over, require_name, walk
 from utils.console import say, warn
 from utils.errors import DataError, OptionError
+from utils.files import require_writable
 from utils.launch import run
 from utils.parser import Parser
 
+Frame = tuple[Path, ...]  # its file, or those of its horizontal and vertical flow
+Sequences = dict[str, dict[int, Path]]  # files by number, by the path in the folder up to the number
+
+SUFFIXES = {".jpg", ".jpeg", ".png"}
+SIGNATURES = (b"\xff\xd8", b"\x89PNG")  # first bytes of a JPEG and a PNG; datasets read both
+AXES = ({"x", "u", "flow_x", "flowx"}, {"y", "v", "flow_y", "flowy"})  # words that say horizontal and vertical flow
+
+
+def find_folders(frames: Path) -> dict[str, Path]:
+    """Find the frame folders ``Class/video/`` of a folder: {"Class/video": path}."""
+    if not frames.is_dir():
+        raise DataError(f"no folder {frames}: give the folder that holds Class/video/image_00001.jpg, ...")
+    found = {f"{path.parent.name}/{path.name}": path for path in sorted(frames.glob("*/*"))
+             if path.is_dir() and not path.name.startswith(".")}
+    if not found:
+        raise DataError(f"no frame folders in {frames}: it should hold Class/video/image_00001.jpg, ...")
+    for name, path in found.items():
+        require_name(name, path)
+    return found
+
+
+def frame_files(folder: Path, kind: str) -> tuple[list[Frame], list[Path]]:
+    """Return the frames of a kind, "image" or "flow", of one video in order, and the files that are no frames.
+
+    Raises:
+        DataError: there are none, one is missing or twice there, or several sequences could be meant.
+    """
+    sequences, others = _sequences(folder)
+    meant = [prefix for prefix in sequences if (kind == "flow") == bool(_words(prefix) & {"flow", *AXES[0], *AXES[1]})]
+    x, y = ([prefix for prefix in meant if _words(prefix) & axis] for axis in AXES)
+    whole = [prefix for prefix in meant if prefix not in x + y]
+    used = whole or x + y
+    if not used:
+        raise DataError(f"{folder} holds no frames such as {kind}_00001.jpg: extract this video again")
+    if len(whole) > 1 or not (whole or len(x) == len(y) == 1):
+        examples = " and ".join(sequences[prefix][min(sequences[prefix])].name for prefix in meant)
+        raise DataError(f"{folder} holds {examples}: leave one sequence of frames, or a pair of the two directions of "
+                        "flow")
+    numbers = sorted(set().union(*(sequences[prefix] for prefix in used)))
+    for prefix in used:
+        for number in range(min(1, numbers[0]), numbers[-1] + 1):
+            if number not in sequences[prefix]:
+                like = sequences[prefix][min(sequences[prefix])]
+                stem = like.stem.rstrip("0123456789")
+                raise DataError(f"{like.parent} lacks {stem}{number:0{len(like.stem) - len(stem)}d}{like.suffix}: "
+                                "extract this video again")
+    return [tuple(sequences[prefix][number] for prefix in used) for number in numbers], others
+
+
+def _sequences(folder: Path) -> tuple[Sequences, list[Path]]:
+    """Return the numbered images below a folder, and all other files, copies such as "image_00001 (1).jpg" included."""
+    sequences: Sequences = {}
+    others = []
+    for path in walk(folder):
+        found = re.fullmatch(r"(.*?)([0-9]+)", path.relative_to(folder).with_suffix("").as_posix(), re.DOTALL)
+        copied = found and re.search("[0-9] $", found[1])  # "image_00001 2.jpg"
+        if found is None or copied or path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+            others.append(path)
+            continue
+        twin = sequences.setdefault(found[1], {}).setdefault(int(found[2]), path)
+        if twin != path:
+            raise DataError(f"{twin} and {path.name} have the same number: remove one")
+    return sequences, others
+
+
+def _words(prefix: str) -> set[str]:
+    """Return what says of a sequence which it is: the last word before the number, and the folder."""
+    folder, _, name = prefix.lower().rpartition("/")
+    return {folder, re.split(r"[\W_]+", name.rstrip("_-. "))[-1]}
+
+
+def read_frame(frame: Frame) -> bytes:
+    """Return a frame as an LMDB holds it: its file as it is, or a JPEG of the two directions of its flow."""
+    coded = [path.read_bytes() for path in frame]
+    for path, data in zip(frame, coded, strict=True):
+        if not data.startswith(SIGNATURES):
+            raise DataError(f"{path} is not a JPEG: extract this video again")
+    if len(coded) == 1:
+        return coded[0]
+    x, y = (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) for data in coded)
+    if x is None or y is None or x.shape != y.shape:
+        raise DataError(f"{frame[0]} and {frame[1]} do not decode, or differ in size: extract this video again")
+    return jpeg(np.dstack([x, y, np.full_like(x, 128)]))
+
 
 def pack_folder(folder: Path, kind: str) -> Iterator[bytes]:
-    """Yield the LMDB value of one video in pieces: its frames of a kind, "image" or "flow"."""
+    """Yield the LMDB value of one video in pieces."""
     files = frame_files(folder, kind)[0]
     return pack(len(files), map(read_frame, files))
 
@@ -54,7 +143,7 @@ def main() -> None:
     for name, folder in list(folders.items()):
         frames, others = frame_files(folder, options.kind)  # reports a missing frame before hours of writing
         passed_over += others
-        if value_size([path.stat().st_size for frame in frames for path in frame]) > MAX_VALUE:
+        if sum(5 + path.stat().st_size for frame in frames for path in frame) > MAX_VALUE - 5:
             warn(f"left out {folder}: {TOO_LONG}")
             del folders[name]
     name_passed_over(passed_over)

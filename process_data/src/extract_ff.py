@@ -7,30 +7,134 @@ continues where it was: a video's folder appears only when it is complete. `prep
 TV-L1 takes about a second a frame and core at 320x240; DIS some 4 ms. `--flow none` writes RGB frames alone.
 """
 
+import multiprocessing
 import os
 import shutil
+import signal
 import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from process_data.src.common import (
-    Outcome,
-    add_extraction_options,
-    check_extraction_options,
-    difference,
-    outcome_of,
-    process,
-    read_settings,
-    require_writable,
-)
-from process_data.src.flow import coded_frames
-from process_data.src.video_io import Timing, VideoError, find_videos, short_name
-from utils.console import say
-from utils.errors import OptionError
-from utils.files import lock, naming, write_json
-from utils.launch import run
+from dataset.jpeg import MAX_BYTES
+from process_data.src.flow import METHODS, NO_FLOW, coded_frames
+from process_data.src.video_io import Timing, VideoError, find_videos, short_name, silence_decoder
+from utils.console import Progress, say, warn
+from utils.errors import DataError, OptionError
+from utils.files import lock, naming, read_json, require_writable, write_json
+from utils.launch import allotted_cores, run
 from utils.parser import Parser
+from utils.stop import end_with_parent
+
+SETTINGS = ("flow", "short_side", "strict")  # options that decide what is made of a video
+
+
+class Outcome(NamedTuple):
+    """What there is to say of a video, each "" if there is nothing."""
+
+    left_out: str = ""  # why it is not used
+    damage: str = ""  # what is wrong though it is used
+    rate: str = ""  # what is odd about its frame rate
+
+
+Task = Callable[..., Outcome]
+Jobs = Mapping[str, tuple]  # arguments of the task by the video's name
+
+
+def add_extraction_options(parser: Parser) -> None:
+    """Add the options of how frames and flow are made."""
+    add = parser.topic("method")
+    add("--flow", choices=(*METHODS, NO_FLOW), default="tvl1", help="flow method; dis is some 300 times faster; none: "
+        "no flow, for training with --second_view residual")
+    add("--short_side", type=int, default=240, metavar="PIXELS", help="scale larger frames down to this short side "
+        "(240 is UCF101's own; 0: never)")
+    add("--strict", action="store_true", help="leave out videos that give over 5 percent fewer frames than their files "
+        "promise; without it, they are named and used")
+    parser.topic("hardware")("--workers", type=int, default=allotted_cores(), metavar="PROCESSES", help="processes "
+                             "(default: one per core that this process may use)")
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Read the settings that an earlier run has left, {} if there was none."""
+    return read_json(path) if path.exists() else {}
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return the settings that differ as "flow (dis, now tvl1)", or "" if none does."""
+    return ", ".join(f"{key} ({old.get(key)}, now {value})" for key, value in new.items() if old.get(key) != value)
+
+
+def process(task: Task, jobs: Jobs, videos: Mapping[str, Path], workers: int, title: str) -> int:
+    """Run a task on the videos that are not done yet, and return the number of those that it leaves out by name.
+
+    Args:
+        jobs: the task's arguments for each of these videos.
+        videos: all videos of the dataset.
+    """
+    if len(jobs) < len(videos):
+        say(f"{len(videos) - len(jobs)} of {len(videos)} videos are done already")
+    left_out, rates = 0, {}
+    with Progress(len(jobs), title) as progress:
+        for name, outcome in _results(task, jobs, workers):
+            left_out += bool(outcome.left_out)
+            if outcome.left_out or outcome.damage:  # said at once: a run may be stopped before its end
+                warn(f"left out {videos[name]}: {outcome.left_out}" if outcome.left_out
+                     else f"{videos[name]}: {outcome.damage}")
+            if outcome.rate:
+                rates[name] = f"{videos[name]} ({outcome.rate})"
+            progress.step()
+    if rates:
+        examples = ", ".join(rates[name] for name in sorted(rates)[:3])
+        warn(f"{len(rates)} of {len(jobs)} videos have a frame rate that varies or is implausible, such as {examples}; "
+             "their frames are kept as they come")
+    if left_out == len(videos):
+        raise DataError(f"none of the {len(videos)} videos can be used: are they videos, and complete?")
+    return left_out
+
+
+def outcome_of(timing: Timing, strict: bool) -> Outcome:
+    """Judge a video that was read to its end. With ``strict``, raise a VideoError if frames are missing."""
+    missing = timing.missing()
+    if missing and strict:
+        raise VideoError(missing)
+    damage = missing and f"{missing}: was it copied whole, or cut without encoding? --strict leaves it out"
+    if not missing and timing.decoded > MAX_BYTES:
+        damage = (f"its frames take {timing.decoded / 2**30:.1f} GiB when decoded, which makes evaluation slow: cut it "
+                  "into several, or give a smaller --short_side")
+    return Outcome(damage=damage, rate=timing.odd_rate())
+
+
+def _results(task: Task, jobs: Jobs, workers: int) -> Iterator[tuple[str, Outcome]]:
+    if workers <= 1:
+        _start_worker()
+        for name, job in jobs.items():
+            yield name, task(*job)
+        return
+    context = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
+    executor = ProcessPoolExecutor(min(workers, max(len(jobs), 1)), context, _start_worker)
+    try:
+        futures = {executor.submit(task, *job): name for name, job in jobs.items()}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise DataError("a worker process died (out of memory, or a file that crashes the decoder): finished videos "
+                        "are kept, run again with fewer --workers to continue") from error
+    finally:
+        executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _start_worker() -> None:
+    """Set up this process for videos: one thread, a silent decoder, and if its parent ends, it ends."""
+    cv2.setNumThreads(1)
+    silence_decoder()
+    if multiprocessing.parent_process() is not None:
+        end_with_parent(signal.SIGKILL)
 
 
 def extract(video: Path, folder: Path, short_side: int, method: str, strict: bool) -> Outcome:
@@ -53,27 +157,6 @@ def extract(video: Path, folder: Path, short_side: int, method: str, strict: boo
     return outcome
 
 
-def extract_all(source: Path, out: Path, *, short_side: int, method: str, strict: bool, workers: int) -> None:
-    """Extract the videos of the folder ``source`` that are not in ``out`` yet."""
-    videos = find_videos(source)
-    record = out / "extract.json"
-    settings = {"flow": method, "short_side": short_side, "strict": strict}
-    earlier = read_settings(record)
-    changes = difference(earlier, settings)
-    if earlier and changes:
-        raise OptionError(f"{out} was begun with other settings: {changes}; use the same, or another --out")
-    require_writable(record)
-    if not earlier and out.exists() and any(out.iterdir()):
-        raise OptionError(f"{out} holds other files: give a new or empty folder as --out")
-    out.mkdir(parents=True, exist_ok=True)
-    with lock(out, "extracting"):
-        write_json(record, settings)
-        jobs = {name: (path, out / name, short_side, method, strict) for name, path in videos.items()
-                if not (out / name).is_dir()}
-        left_out = process(extract, jobs, videos, workers, "extract")
-    say(f"{len(videos) - left_out} videos in {out}, {left_out} left out")
-
-
 def make_parser() -> Parser:
     """Return the parser of the options."""
     parser = Parser(__doc__)
@@ -87,9 +170,22 @@ def make_parser() -> Parser:
 def main() -> None:
     """Extract the frames of all videos."""
     options = make_parser().parse_args()
-    check_extraction_options(options.workers, options.short_side)
-    extract_all(options.videos, options.out, short_side=options.short_side, method=options.flow,
-                strict=options.strict, workers=options.workers)
+    videos, out = find_videos(options.videos), options.out
+    record, settings = out / "extract.json", {key: getattr(options, key) for key in SETTINGS}
+    earlier = read_settings(record)
+    changes = difference(earlier, settings)
+    if earlier and changes:
+        raise OptionError(f"{out} was begun with other settings: {changes}; use the same, or another --out")
+    require_writable(record)
+    if not earlier and out.exists() and any(out.iterdir()):
+        raise OptionError(f"{out} holds other files: give a new or empty folder as --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with lock(out, "extracting"):
+        write_json(record, settings)
+        jobs = {name: (path, out / name, options.short_side, options.flow, options.strict)
+                for name, path in videos.items() if not (out / name).is_dir()}
+        left_out = process(extract, jobs, videos, options.workers, "extract")
+    say(f"{len(videos) - left_out} videos in {out}, {left_out} left out")
 
 
 if __name__ == "__main__":

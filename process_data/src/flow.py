@@ -39,10 +39,7 @@ def flow_image(flow: np.ndarray) -> np.ndarray:
 
 
 def flow_images(frames: Iterable[np.ndarray], method: str) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-    """Yield each frame (H, W, 3) uint8 BGR with the flow image from the frame before; the first frame has none.
-
-    With the method "none" no frame has one.
-    """
+    """Yield each frame (H, W, 3) uint8 BGR with the flow image from the frame before, None for the first frame."""
     if method == NO_FLOW:
         yield from ((frame, None) for frame in frames)
         return
@@ -63,10 +60,7 @@ def jpeg(image: np.ndarray) -> bytes:
 
 def coded_frames(video: Path, short_side: int, method: str, timing: Timing | None = None
                  ) -> Iterator[tuple[bytes, bytes | None]]:
-    """Yield the JPEGs of each frame of a video file and of the flow image that belongs to it.
-
-    Args:
-        timing: is filled with what the file says of its frames.
+    """Yield the JPEGs of each frame of a video file and of the flow image that belongs to it; fill the timing.
 
     Raises:
         VideoError: the file has fewer than two frames, they are too large, or one fails.

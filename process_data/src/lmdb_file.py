@@ -1,4 +1,4 @@
-"""Write frame LMDBs in the published format, and check what was written.
+"""Write frame LMDBs in the published format.
 
 Each video has a key, the zero-padded 9-digit index of the video in `__order__`, whose value is a msgpack list of JPEGs.
 `__keys__` lists the keys in writing order, `__vlen__` the frame counts in the same order, `__len__` their number,
@@ -8,7 +8,7 @@ Each video has a key, the zero-padded 9-digit index of the video in `__order__`,
 import os
 import random
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -39,11 +39,6 @@ def pack_frame(jpeg: bytes) -> bytes:
     return msgpack.packb(jpeg, use_bin_type=True)
 
 
-def value_size(jpegs: Sequence[int]) -> int:
-    """Return the most bytes that a video's value takes, from the sizes of its JPEGs."""
-    return 5 * (1 + len(jpegs)) + sum(jpegs)
-
-
 def pack(count: int, jpegs: Iterable[bytes]) -> Iterator[bytes]:
     """Yield the value of a video in pieces."""
     yield list_header(count)
@@ -51,13 +46,9 @@ def pack(count: int, jpegs: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], Pieces]) -> None:
-    """Write an LMDB file; memory holds one piece of a value at a time.
+    """Write an LMDB of the values that ``load`` yields of each video; memory holds one piece of a value at a time.
 
     The file grows as ``<path>.partial`` and takes its name when all of it is on the disk; on an error nothing is left.
-
-    Args:
-        names: "Class/video" of each video.
-        load: yields the value of a video.
     """
     order = sorted(names)
     random.Random(0).shuffle(order)
@@ -123,28 +114,12 @@ def frame_counts(path: Path) -> dict[str, int]:
     return {name: reader.num_frames(name) for name in reader.names}
 
 
-def check_lmdbs(rgb_path: Path, flow_path: Path | None = None) -> dict[str, int]:
-    """Check that the first and last frame of each video decode, and that flow has one less, of the same size.
-
-    Returns:
-        The number of RGB frames of each video.
-    """
-    lengths, sizes = frame_counts(rgb_path), _frame_sizes(rgb_path)
-    if flow_path is None:
-        return lengths
-    flow_lengths, flow_sizes = frame_counts(flow_path), _frame_sizes(flow_path)
-    for name in sorted(lengths.keys() | flow_lengths.keys()):
-        frames, flows = lengths.get(name), flow_lengths.get(name)
-        if frames is None or flows != frames - 1:
-            raise DataError(f"{name} has {frames} frames in {rgb_path} and {flows} in {flow_path}, where one less is "
-                            "expected: prepare again with --overwrite")
-        if sizes[name] != flow_sizes[name]:
-            raise DataError(f"the frames of {name} differ in size between {rgb_path} and {flow_path}: prepare again "
-                            "with --overwrite")
+def check_lmdbs(rgb: Path, flow: Path | None = None) -> dict[str, int]:
+    """Check that each video has one flow frame less than RGB frames, and return the number of RGB frames."""
+    lengths = frame_counts(rgb)
+    flows = frame_counts(flow) if flow else {name: frames - 1 for name, frames in lengths.items()}
+    for name in sorted(lengths.keys() | flows.keys()):
+        if lengths.get(name, 0) != flows.get(name, 0) + 1:
+            raise DataError(f"{name} has {lengths.get(name)} frames in {rgb} and {flows.get(name)} in {flow}, not one "
+                            "less: prepare again with --overwrite")
     return lengths
-
-
-def _frame_sizes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the (H, W) of each video after decoding its first and last frame."""
-    reader = LmdbReader(path)
-    return {name: reader.frames(name, [0, reader.num_frames(name) - 1]).shape[1:3] for name in reader.names}

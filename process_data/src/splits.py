@@ -6,7 +6,7 @@ import random
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePath
 
 from dataset.video_index import class_key, source_of
@@ -31,27 +31,23 @@ def add_split_options(parser: Parser) -> None:
 
 def plan_splits(name: str, videos: Iterable[str], official: Path | None, seed: int = 0,
                 allow_missing: bool = False, count: int | None = None) -> list[Split]:
-    """Split the videos of a dataset.
+    """Split the videos of a dataset by the official lists of a folder; without one by the UCF101 rule, or by source.
 
-    Args:
-        official: folder of the official lists, if there are any.
-        seed: of random splits.
-        allow_missing: leave out listed videos that do not exist, which otherwise is an error.
-        count: how many splits to make of a set that is not published and has no lists (default: three).
+    With ``allow_missing`` listed videos that do not exist are left out, which otherwise is an error; ``count`` is the
+    number of splits by source (default: three).
     """
     videos = list(videos)
     if count is not None and (count < 1 or official is not None or name in ("ucf101", "hmdb51")):
         raise OptionError(f"--num_splits {count}: give 1 or more, and only for a set of your own without --splits")
-    if name == "hmdb51" and official is None:
-        raise OptionError("HMDB51's splits come from its lists: give the folder of *_test_split1.txt as --splits")
     if official is None:
+        if name == "hmdb51":
+            raise OptionError("HMDB51's splits come from its lists: give the folder of *_test_split1.txt as --splits")
         splits = ucf101_splits(videos) if name == "ucf101" else source_splits(videos, seed, count or SPLITS)
-    elif not official.is_dir():
-        raise OptionError(f"no folder {official}: --splits is the folder that holds the official lists (a zip file "
-                          "must be unpacked)")
     else:
-        splits = _listed_splits(official, hmdb51_lists(official) if name == "hmdb51" else official_lists(official),
-                                videos, allow_missing)
+        if not official.is_dir():
+            raise OptionError(f"no folder {official}: --splits is the (unpacked) folder of the official lists")
+        lists = hmdb51_lists(official) if name == "hmdb51" else official_lists(official)
+        splits = _listed_splits(official, lists, videos, allow_missing)
     require_training(splits)
     return splits
 
@@ -78,27 +74,21 @@ def _listed_splits(folder: Path, lists: list[Lists], videos: list[str], allow_mi
 def match(listed: Iterable[str], videos: Iterable[str]) -> dict[str, str]:
     """Find listed videos among those that exist: {path without ending: "Class/video"}.
 
-    A path may lie deeper, or begin above the class. Where no name is the same, classes count as the same that differ in
-    case, spaces or underscores, and names whose accents are coded in another way.
+    A path may lie deeper, or begin above the class. Where no name is the same, classes match over case, spaces,
+    underscores and Unicode forms.
     """
     names = set(videos)
     keys = Counter(map(_key, names))
     alike = {key: name for name in names if keys[key := _key(name)] == 1}
     found = {}
     for path in listed:
-        tried = list(_possible_names(path))
+        *folders, video = path.split("/")
+        tried = [f"{folders[i]}/{name}" for i in reversed(range(len(folders)))  # the folder just above it first
+                 for name in ("_".join([*folders[i + 1:], video]), video)]  # as `video_io.find_videos` names it
         hits = [name for name in tried if name in names] or [alike[key] for key in map(_key, tried) if key in alike]
         if hits:
             found[path] = hits[0]
     return found
-
-
-def _possible_names(path: str) -> Iterator[str]:
-    """Yield what a listed video may be called, see `video_io.find_videos`; the folder just above it is tried first."""
-    *folders, video = path.split("/")
-    for i in range(len(folders) - 1, -1, -1):
-        yield f"{folders[i]}/{'_'.join([*folders[i + 1:], video])}"
-        yield f"{folders[i]}/{video}"
 
 
 def _key(name: str) -> str:
@@ -122,13 +112,6 @@ def videos_of(splits: Iterable[Split]) -> set[str]:
     return {video for split in splits for side in split for video in side}
 
 
-def keep(splits: Iterable[Split], videos: Iterable[str]) -> list[Split]:
-    """Return the splits without the videos that are not among ``videos``, such as those that did not decode."""
-    kept = set(videos)
-    return [([name for name in train if name in kept], [name for name in test if name in kept])
-            for train, test in splits]
-
-
 def require_training(splits: Iterable[Split]) -> None:
     """Raise a DataError if a split has no training videos."""
     for number, (train, _) in enumerate(splits, 1):
@@ -137,32 +120,23 @@ def require_training(splits: Iterable[Split]) -> None:
                             "the dataset another --name")
 
 
-def warn_untested(splits: Iterable[Split]) -> None:
-    """Warn of splits that have no test videos."""
-    empty = [f"{number}" for number, (_, test) in enumerate(splits, 1) if not test]
-    if empty:
-        warn(f"split {', '.join(empty)} has no test videos, so it can be trained on but not evaluated")
-
-
 def ucf101_splits(names: Iterable[str]) -> list[Split]:
     """Return UCF101's official splits: split 1 tests groups 1-7, split 2 groups 8-14, split 3 groups 15-21."""
-    tested = {name: (_group(name) - 1) // 7 for name in names}
+    tested = {}
+    for name in names:
+        group = re.search(r"_g(\d+)_c\d+$", name)
+        if not group:
+            raise DataError(f"{name} is no UCF101 name (v_Class_gNN_cNN): give the dataset another --name")
+        tested[name] = (int(group[1]) - 1) // 7
     return [([name for name, block in tested.items() if block != split],
              [name for name, block in tested.items() if block == split]) for split in range(3)]
-
-
-def _group(name: str) -> int:
-    found = re.search(r"_g(\d+)_c\d+$", name)
-    if not found:
-        raise DataError(f"{name} is no UCF101 name (v_Class_gNN_cNN): give the dataset another --name")
-    return int(found[1])
 
 
 def source_splits(names: Iterable[str], seed: int = 0, count: int = SPLITS) -> list[Split]:
     """Split by source: no source of a class is on both sides; 28 % of its sources, at least one, are tested.
 
-    Where names hold groups (_gNN), split i tests the i-th block of each class's groups, so 25 groups give UCF101's
-    splits. Otherwise the sources are shuffled with the seed. A class of one source is only trained on.
+    Where names hold groups (_gNN), split i tests the i-th block of each class's groups, as in UCF101. Otherwise the
+    sources are shuffled with the seed. A class of one source is only trained on.
     """
     source = {name: source_of(name) for name in sorted(names)}  # "Class/v_Class_g01"
     grouped = all(re.search(r"_g\d+$", each) for each in source.values())
@@ -179,8 +153,8 @@ def source_splits(names: Iterable[str], seed: int = 0, count: int = SPLITS) -> l
         block = min(max(round(TEST_SHARE * len(sources)), 1), len(sources) - 1)
         for split in range(count):
             tested[split].update(sources[(split * block + i) % len(sources)] for i in range(block))
-    return [([name for name in source if source[name] not in test], [name for name in source if source[name] in test])
-            for test in tested]
+    return [([name for name, own in source.items() if own not in test],
+             [name for name, own in source.items() if own in test]) for test in tested]
 
 
 def list_folder(folder: Path, pattern: str) -> Path:
@@ -212,16 +186,15 @@ def hmdb51_lists(folder: Path) -> list[Lists]:
     for split in (1, 2, 3):
         names: dict[str, list[str]] = {"0": [], "1": [], "2": []}
         for path in sorted(folder.glob(f"[!.]*_test_split{split}.txt")):
-            uses = []
+            label, seen = path.name.removesuffix(f"_test_split{split}.txt"), []
             for place, line in _lines(path):
                 words = line.rsplit(maxsplit=1)
                 if len(words) < 2 or words[1] not in names:
                     raise DataError(f"{place}: {line!r} should read 'video.avi 1', with 1 for training, 2 for testing, "
                                     "0 for neither")
-                uses.append((Path(words[0]).stem, words[1]))
-            _require_distinct(path, [video for video, _ in uses])
-            for video, use in uses:
-                names[use].append(f"{path.name.removesuffix(f'_test_split{split}.txt')}/{video}")
+                seen.append(Path(words[0]).stem)
+                names[words[1]].append(f"{label}/{seen[-1]}")
+            _require_distinct(path, seen)
         if not names["1"]:
             raise DataError(f"no HMDB51 lists in {folder}: it should hold brush_hair_test_split{split}.txt, ...")
         splits.append((names["1"], names["2"], names["0"]))

@@ -16,22 +16,25 @@ from utils.console import warn
 from utils.errors import DataError
 
 SUFFIXES = {
-    ".3g2", ".3gp", ".264", ".265", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264",
-    ".h265", ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mod", ".mov",
-    ".mp4", ".mpe", ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".ogg", ".ogm", ".ogv", ".qt", ".rm",
-    ".rmvb", ".tod", ".trp", ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m"}
+    ".3g2", ".3gp", ".264", ".265", ".amv", ".asf", ".avi", ".divx", ".dv", ".f4v", ".flv", ".gif", ".h264", ".h265",
+    ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mod", ".mov", ".mp4", ".mpe",
+    ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".ogg", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".tod", ".trp",
+    ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m"}
 LOOSE = "all"  # class of the videos that lie in no class folder
 # Line breaks and other control characters, and surrogates, which stand for bytes that are not UTF-8.
 UNFIT = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 VIDEO_NAME = re.compile(rf"(?![\s\ufeff])[^/{UNFIT}]*[^/\s{UNFIT}]/[^/{UNFIT}]+")
 
 SEARCHED = 1 << 22  # bytes at each end of a file that tell what it is
-PHOTO = re.compile(rb"\xff\xd8\xff|\x89PNG|BM|II\*\0|MM\0\*|RIFF.{4}WEBP|.{4}ftyp(avif|hei[cx]|mif1)", re.DOTALL)
-SOUND = re.compile(rb"ID3|fLaC|\xff[\xf1-\xf3\xf9-\xfb]|RIFF.{4}WAVE", re.DOTALL)
-# Of MP4, AVI, Matroska and Ogg.
-SOUND_TRACK = re.compile(rb"hdlr.{8}soun|strh.{4}auds|\x86[\x80-\xff]A_|OpusHead|\x01vorbis|\x7fFLAC", re.DOTALL)
-VIDEO_TRACK = re.compile(rb"hdlr.{8}vide|strh.{4}vids|\x86[\x80-\xff]V_|\x80theora", re.DOTALL)
-AV1_TRACK = re.compile(rb"stsd.{12}av01|\x86[\x80-\xff]V_AV1", re.DOTALL)
+# What the bytes of a file that does not decode say of it; the first pattern that is found counts.
+KINDS = (
+    (rb"\AGIF8", "is a GIF of one picture, not a video"),
+    (rb"\A(\xff\xd8\xff|\x89PNG|BM|II\*\0|MM\0\*|RIFF.{4}WEBP|.{4}ftyp(avif|hei[cx]|mif1))", "is a photo, not a video"),
+    (rb"\A(ID3|fLaC|\xff[\xf1-\xf3\xf9-\xfb]|RIFF.{4}WAVE)", "holds sound alone, no video"),
+    (rb"stsd.{12}av01|\x86[\x80-\xff]V_AV1", "is AV1, for which this OpenCV has no decoder: convert it with "
+                                             "ffmpeg -i OLD -c:v libx264 NEW.mp4"),
+    (rb"hdlr.{8}vide|strh.{4}vids|\x86[\x80-\xff]V_|\x80theora", ""),  # a video track, of MP4, AVI, Matroska or Ogg
+    (rb"hdlr.{8}soun|strh.{4}auds|\x86[\x80-\xff]A_|OpusHead|\x01vorbis|\x7fFLAC", "holds sound alone, no video"))
 KEPT = 0.95  # share of the promised frames below which a video is reported
 PLAUSIBLE = (5, 250)  # frames a second
 
@@ -127,27 +130,23 @@ def find_videos(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: give the folder that holds Class/video files")
     files = list(walk(folder))
-    places = {path: path.relative_to(folder).with_suffix("").parts for path in files
-              if looks_like_video(path.name) and path.is_file()}
-    name_passed_over(path for path in files if path not in places)
-    loose = [path for path, place in places.items() if len(place) == 1]
-    if 0 < len(loose) < len(places):
+    videos = [path for path in files if looks_like_video(path.name) and path.is_file()]
+    name_passed_over(path for path in files if path not in videos)
+    loose = [path for path in videos if path.parent == folder]
+    if 0 < len(loose) < len(videos):
         warn(f"videos in no class folder, taken as class {LOOSE!r}: {len(loose)}, such as {loose[0]}")
-    deeper = {path.parent for path, place in places.items() if len(place) > 2}
-    if len(deeper) > 1 and all(len(place) > 2 for place in places.values()):
-        warn(f"no video lies in a class folder itself: the class of {min(places)} is the uppermost folder, "
-             f"{places[min(places)][0]!r}; if that is wrong, give another --videos")
-    named = {path: (LOOSE, *place)[-max(len(place), 2):] for path, place in places.items()}
-    count = Counter((label, video) for label, *_, video in named.values())
+    places = {path: (LOOSE,) * (path.parent == folder) + path.relative_to(folder).with_suffix("").parts
+              for path in videos}
+    count = Counter((label, video) for label, *_, video in places.values())
     found: dict[str, Path] = {}
-    for path, (label, *between, video) in named.items():
+    for path, (label, *between, video) in places.items():
         name = f"{label}/{'_'.join([*between, video]) if count[label, video] > 1 else video}"
         require_name(name, path)
         if name in found:
             raise DataError(f"{found[name]} and {path} differ only in their suffix: remove or rename one")
         found[name] = path
     if not found:
-        raise DataError(f"no videos in {folder}: they are looked for as Class/video.avi (.mp4, .mkv, .webm, ...)")
+        raise DataError(f"no videos in {folder}: expected Class/video.avi (.mp4, .mkv, .webm, ...)")
     return dict(sorted(found.items()))
 
 
@@ -203,28 +202,18 @@ def require_two_frames(count: int, path: Path) -> None:
 
 
 def _kind(path: Path) -> str:
-    """Say what a file is that is not a video, or not one that this OpenCV decodes, by its bytes; "" if that is open."""
+    """Say what a file is that is not a video, or not one that this OpenCV decodes; "" if that is open."""
     with open(path, "rb") as file:
-        head = file.read(SEARCHED)
-        file.seek(max(len(head), path.stat().st_size - SEARCHED))
-        parts = (head, file.read())  # what an MP4 holds may stand at its end
-    if not head:
-        return "is empty"
-    if head.startswith(b"GIF8"):
-        return "is a GIF of one picture, not a video"
-    if PHOTO.match(head):
-        return "is a photo, not a video"
-    if SOUND.match(head) or (any(map(SOUND_TRACK.search, parts)) and not any(map(VIDEO_TRACK.search, parts))):
-        return "holds sound alone, no video"
-    if any(map(AV1_TRACK.search, parts)):
-        return "is AV1, for which this OpenCV has no decoder: convert it with ffmpeg -i OLD -c:v libx264 NEW.mp4"
-    return ""
+        data = file.read(SEARCHED)
+        file.seek(max(len(data), path.stat().st_size - SEARCHED))
+        data += file.read()  # what an MP4 holds may stand at its end
+    return next((words for pattern, words in KINDS if re.search(pattern, data, re.DOTALL)), "") if data else "is empty"
 
 
 def shrink(frame: np.ndarray, short_side: int) -> np.ndarray:
     """Scale a frame (H, W, 3) down to a short side of ``short_side`` pixels (0: never); smaller ones stay."""
     height, width = frame.shape[:2]
-    if not short_side or min(height, width) <= short_side:
+    if short_side <= 0 or min(height, width) <= short_side:
         return frame
     scale = short_side / min(height, width)
     return cv2.resize(frame, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)

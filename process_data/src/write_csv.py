@@ -10,29 +10,177 @@
 split by its official lists (--splits), else by source group (_gNN), else at random.
 """
 
+import csv
+import io
+import json
+import re
 import sys
-from collections.abc import Iterable
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from process_data.src.common import require_writable
-from process_data.src.frame_folder import find_folders, frame_files
+from dataset.video_index import class_labels, read_classes, source_of
+from process_data.src.convert_video_to_lmdb import find_folders, frame_files
 from process_data.src.lmdb_file import frame_counts
-from process_data.src.split_folder import (
-    SHIPPED,
-    check_name,
-    check_rows,
-    class_list,
-    k400_files,
-    split_files,
-    write_files,
+from process_data.src.splits import (
+    Split,
+    add_split_options,
+    k400_list,
+    list_folder,
+    match,
+    plan_splits,
+    report_unmatched,
+    require_training,
+    videos_of,
 )
-from process_data.src.splits import add_split_options, plan_splits, videos_of, warn_untested
-from utils.console import say
-from utils.errors import OptionError
+from utils.console import say, warn
+from utils.errors import DataError, OptionError
+from utils.files import require_writable, write_text
 from utils.launch import run
 from utils.parser import Parser
+
+SHIPPED = Path(__file__).resolve().parents[1] / "data"  # class lists of the published datasets
+CLASS_LIST = "ClassInd.txt"
+PUBLISHED = ("ucf101", "hmdb51", "k400")
+
+
+def check_name(name: str) -> None:
+    """Raise an OptionError if ``--dataset`` could not select a dataset of this name."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name) or ".." in name or re.search(r"-(f|2clip|2stream)$", name):
+        raise OptionError(f"--name {name!r}: use letters, digits, _, - and ., a letter or digit first, no two dots in "
+                          "a row, and none of the endings that select a stream (-f, -2clip, -2stream)")
+
+
+def class_list(name: str, split_root: Path, official: Path | None, videos: Iterable[str],
+               renew: bool = False) -> list[str]:
+    """Return the classes of a dataset in the order of their labels.
+
+    They come from the first of these that exists: the dataset's ClassInd.txt, the shipped list of a published dataset,
+    classInd.txt among the official lists, the sorted class folders. With ``renew`` the ClassInd.txt of a dataset that
+    is not published comes last, and counts only if it lists exactly the class folders.
+    """
+    present = sorted({video.split("/")[0] for video in videos})
+    own, kept = split_root / name / CLASS_LIST, name in PUBLISHED or not renew
+    candidates = [own] if kept else []
+    if name in PUBLISHED:
+        candidates.append(SHIPPED / name / CLASS_LIST)
+    if official is not None and official.is_dir():
+        candidates += sorted(list_folder(official, "[cC]lass[iI]nd.txt").glob("[cC]lass[iI]nd.txt"))
+    if not kept and own.is_file() and sorted(read_classes(own)) == present:
+        candidates.append(own)
+    found = next((path for path in candidates if path.is_file()), None)
+    classes = read_classes(found) if found else present
+    unknown = set(present) - class_labels(classes, present).keys()
+    if unknown:
+        renewal = ", or write the list again with --overwrite" if kept and name not in PUBLISHED else ""
+        raise DataError(f"class {min(unknown)} is not in {found}: add it there, or rename the class's folder{renewal}")
+    return classes
+
+
+def split_files(classes: list[str], splits: list[Split], lengths: dict[str, int]) -> dict[str, str]:
+    """Return the files of a split folder, {file name: text}, of those videos that have a number of RGB frames."""
+    splits = [([name for name in train if name in lengths], [name for name in test if name in lengths])
+              for train, test in splits]
+    require_training(splits)
+    if untested := [f"{i}" for i, (_, test) in enumerate(splits, 1) if not test]:
+        warn(f"split {', '.join(untested)} has no test videos, so it can be trained on but not evaluated")
+    files = {CLASS_LIST: class_text(classes)}
+    for i, (train, test) in enumerate(splits, 1):
+        files[f"train_split{i:02d}.csv"] = _csv_text(train, classes, lengths)
+        files[f"test_split{i:02d}.csv"] = _csv_text(test, classes, lengths)
+    # A source goes by its class, too, where several classes have one of that name (001.avi in every class).
+    sources = {(source_of(name), source_of(name).split("/")[-1]) for name in lengths}
+    shared = Counter(short for _, short in sources)
+    files["video_source.json"] = _source_text(short if shared[short] == 1 else full for full, short in sources)
+    return files
+
+
+def k400_files(folder: Path, lengths: dict[str, int]) -> dict[str, str]:
+    """Return K400's split files from its lists; videos are named "label/id_000001_000011" as there, or "label/id"."""
+    classes = read_classes(SHIPPED / "k400" / CLASS_LIST)
+    sides = {side: k400_list(folder, side) for side in ("train", "val")}
+    everything = [*sides["train"], *sides["val"]]
+    labels = class_labels(classes, {name.split("/")[0] for name in everything})
+    listed = [name for name in everything if name.split("/")[0] in labels]
+    plain = match([name[:-14] for name in everything], lengths)
+    found = {name: plain[name[:-14]] for name in everything if name[:-14] in plain} | match(everything, lengths)
+    files = {CLASS_LIST: class_text(classes), "video_source.json": _source_text(lengths)}
+    for side, names in sides.items():
+        present = [found[name] for name in names if name in found and name.split("/")[0] in labels]
+        if not present:
+            raise DataError(f"no video of the {side} list in {folder} exists, such as {names[0] if names else 'any'}: "
+                            f"name class folders as in {CLASS_LIST}")
+        files[f"{side}_split.csv"] = _csv_text(present, classes, lengths)
+    say(f"{sum(name not in found for name in listed)} listed videos are not in the data")
+    report_unmatched(folder, listed, found, lengths)
+    if unknown := sorted(set(everything) - set(listed)):
+        say(f"{len(unknown)} listed videos are of classes that {CLASS_LIST} lacks, such as "
+            f"{unknown[0].split('/')[0]!r}")
+    return files
+
+
+def class_text(classes: list[str]) -> str:
+    """Return the text of ClassInd.txt: one class a line, indexed if a class's own name begins like an index."""
+    indexed = any(re.match(r"\d+[\s,]", name) for name in classes)
+    return "".join(f"{i},{name}\n" if indexed else f"{name}\n" for i, name in enumerate(classes, 1))
+
+
+def _csv_text(names: Iterable[str], classes: list[str], lengths: dict[str, int]) -> str:
+    """Return lines `Class/video,num_frames`, ordered by class index, then name."""
+    names = list(names)
+    label = class_labels(classes, (name.split("/")[0] for name in names))
+    out = io.StringIO()
+    rows = sorted(names, key=lambda name: (label[name.split("/")[0]], name))
+    csv.writer(out, lineterminator="\n").writerows((name, lengths[name]) for name in rows)
+    return out.getvalue()
+
+
+def _source_text(sources: Iterable[str]) -> str:
+    return json.dumps({source: i for i, source in enumerate(sorted(sources))}, indent=0)
+
+
+def unchanged(folder: Path, checksums: Mapping[str, int]) -> set[str]:
+    """Return the names of those files of a split folder that still have the checksums of :func:`write_files`."""
+    return {name for name, checksum in checksums.items()
+            if (folder / name).is_file() and zlib.crc32((folder / name).read_bytes()) == checksum}
+
+
+def write_files(folder: Path, files: dict[str, str], overwrite: bool, own: Collection[str] = ()) -> dict[str, int]:
+    """Write a split folder. A ClassInd.txt that lists the same classes in another notation stays as it is.
+
+    Args:
+        overwrite: replace files of other content, and remove csv lists of other splits.
+        own: files that may be replaced or removed all the same.
+
+    Returns:
+        Checksums of the files that are ours, by name: not of a ClassInd.txt that was there before.
+
+    Raises:
+        DataError: a file exists with other content, and may not be overwritten; nothing is written then.
+    """
+    changed = {}
+    for name, text in files.items():
+        path = folder / name
+        if name == CLASS_LIST and path.is_file() and class_text(read_classes(path)) == text:
+            continue
+        if path.exists() and path.read_bytes() != text.encode() and not (overwrite or name in own):
+            raise DataError(f"{path} exists with other content: add --overwrite to replace it, or remove it")
+        changed[path] = text
+    given = (folder / CLASS_LIST).is_file() and CLASS_LIST not in own
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in {*own, *(path.name for path in folder.glob("*_split*.csv") if overwrite)} - set(files):
+        (folder / name).unlink()
+    for path, text in changed.items():
+        write_text(path, text)
+    return {name: zlib.crc32(text.encode()) for name, text in files.items() if name != CLASS_LIST or not given}
+
+
+def row_counts(files: Mapping[str, str]) -> dict[str, int]:
+    """Return the number of videos in each csv list."""
+    return {name: text.count("\n") for name, text in files.items() if name.endswith(".csv")}
 
 
 def count_frames(data: Iterable[Path]) -> dict[str, int]:
@@ -70,17 +218,16 @@ def main() -> None:
     require_writable(folder / "ClassInd.txt")
     lengths = count_frames(options.data)
     if options.name == "k400":
-        if options.splits is None or not options.splits.is_dir():
-            raise OptionError("K400's splits come from its lists: --splits is the folder of train.csv and val.csv")
+        if options.splits is None:
+            raise OptionError("K400's splits come from its lists: give the folder of train.csv and val.csv as --splits")
         files = k400_files(options.splits, lengths)
     else:
         splits = plan_splits(options.name, lengths, options.splits, options.seed, options.allow_missing,
                              options.num_splits)
         classes = class_list(options.name, options.split_root, options.splits, videos_of(splits), options.overwrite)
         files = split_files(classes, splits, lengths)
-        warn_untested(splits)
     write_files(folder, files, options.overwrite)
-    for name, rows in check_rows(folder, lengths).items():
+    for name, rows in row_counts(files).items():
         say(f"{folder / name}: {rows} videos")
 
 

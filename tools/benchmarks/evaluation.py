@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from backbone.select_backbone import fold_batchnorm
 from dataset.transforms.photometric import PhotometricRecipe
 from dataset.transforms.presets import CropsTransform
 from eval import network
 from eval.retrieval import video_features
 from eval.windows import crop_probabilities, read_samples, window_clips
-from model.folding import fold_batchnorm
 from tools.benchmarks import data
 from tools.benchmarks.data import Sizes
 from tools.benchmarks.loader import PlainReader, crop_window

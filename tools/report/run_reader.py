@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from engine.logger import FILE as METRICS
-from engine.retention import resumable
 from engine.run_folder import RUN_FILE as STARTS
+from engine.run_folder import resumable
 from utils.errors import CheckpointError, OptionError
 from utils.files import read_json
 

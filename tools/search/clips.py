@@ -20,18 +20,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from backbone.select_backbone import fold_batchnorm
 from dataset.clip_sampler import windows
 from dataset.loader import init_worker, items
 from dataset.residual import residual_image
 from dataset.transforms.photometric import stack_params
 from dataset.transforms.presets import NULL, CropsTransform
 from engine import checkpoint
+from engine.compatibility import facts_of
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.device import check_clips, choose_precision, move
-from engine.facts import facts_of
 from eval import network, options
 from eval.retrieval import fingerprint, video_features
-from model.folding import fold_batchnorm
 from process_data.src import video_io
 from process_data.src.flow import flow_image, make_flow
 from process_data.src.video_io import VideoError, next_frame, opened, require_two_frames, silence_decoder
@@ -125,9 +125,10 @@ def describe(path: str | Path, *, view: str = "rgb", **given: Any) -> EncoderSpe
         view: what it was trained on, where the file does not say.
         given: net, seq_len, ds and img_dim, where they differ from the training's.
     """
-    facts = facts_of(checkpoint.load(path).get("options"))
-    found = {name: given.get(name) or facts.get(name, value) for name, value in PUBLISHED.items()}
-    return EncoderSpec(os.path.abspath(path), fingerprint(str(path)), facts.get("stream", view).lower(), **found)
+    trained = checkpoint.load(path).get("options") or {}
+    found = {name: given.get(name) or trained.get(name, value) for name, value in PUBLISHED.items()}
+    stream = facts_of(trained).get("stream", view).lower()
+    return EncoderSpec(os.path.abspath(path), fingerprint(str(path)), stream, **found)
 
 
 def load_encoder(spec: str | Path | EncoderSpec, batch_size: int = 32) -> Encoder:

@@ -1,0 +1,167 @@
+"""What a checkpoint says of itself, compared with a command: may the run resume from it, may the command use it?
+
+Published files say nothing of themselves, and are accepted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from dataset import catalog
+from engine.optimizer import LrSchedule, Optimizer, resumed_lr
+from utils import distributed
+from utils.console import one_line, warn
+from utils.errors import CheckpointError
+
+# Options that may differ when a run resumes: paths, output, checkpoints, launch. Any other changes the result.
+FREE = frozenset((
+    "workers", "print_freq", "save_freq", "save_steps", "eval_freq", "prefix", "name_prefix", "data_root", "split_root",
+    "resume", "test", "pretrain", "start_epoch", "reset_lr", "accept_changes", "deterministic", "compile",
+    "gpu", "local_rank", "world_size", "rank", "dist_url", "dist_backend", "dist_timeout",
+    "multiprocessing_distributed", "num_seq", "center_crop", "five_crop", "ten_crop", "retrieval", "dirname", "gallery",
+    "crops", "progressive", "health_clips", "health_freq", "knn_freq",
+    "precision"))  # compared in "made_with", with its default filled in
+RATE = frozenset(("lr", "schedule", "cos", "epochs"))  # see _rate_differs
+Facts = dict[str, Any]  # by the names below; a fact that is not known is left out
+SIZES = ("seq_len", "ds", "img_dim")
+# What to say where a fact of a checkpoint differs from what a command needs.
+WORDS = {
+    "stream": "was trained on {then}, and is to see {now}: check the order of the files, --dataset (NAME-f is the "
+              "second view), --reverse and --second_view",
+    "classes": "was trained on other classes ({then}, the dataset has {now}): give the --dataset and --split_root it "
+               "was trained with",
+    "split": "was trained on split {then}, which holds test videos of split {now}: give the --which_split it was "
+             "trained on",
+    **{size: f"was trained with --{size} {{then}}, and is used with --{size} {{now}}" for size in SIZES},
+}
+
+
+@dataclass
+class TrainState:
+    """Position within a training run."""
+
+    epoch: int = 0  # the current one, 0-based
+    batch: int = 0  # steps done in this epoch
+    iteration: int = 0  # steps done in total
+    best_acc: float = 0.0  # top-1, 0-1
+    progress: Mapping[str, Any] | None = None  # meters and random generators, if resuming mid-epoch
+
+
+def state_of(saved: Mapping[str, Any], loader: DataLoader) -> TrainState:
+    """Return the position of a checkpoint; CheckpointError if it lies beyond the end of an epoch."""
+    progress = _progress_of(saved)
+    per_step, samples = samples_per_step(loader), int(progress["samples"])
+    if samples >= (len(loader) + 1) * per_step:  # another batch size may leave a remainder
+        raise CheckpointError(f"the checkpoint is {samples} samples into an epoch of {len(loader) * per_step}: it is "
+                              "damaged, or from another dataset")
+    best: Any = saved.get("best_acc")  # other software may write percent, or anything
+    best = float(best) if isinstance(best, int | float) or getattr(best, "shape", None) == () else 0.0
+    return TrainState(int(progress["epoch"]), samples // per_step, int(saved.get("iteration") or 0),
+                      best if 0 <= best <= 1 else 0.0, progress if samples else None)
+
+
+def samples_per_step(loader: DataLoader) -> int:
+    """Return the number of clips per step, over all processes."""
+    assert loader.batch_size is not None
+    return loader.batch_size * distributed.world_size()
+
+
+def _progress_of(saved: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a checkpoint's "progress"; without one of ours it is at the end of its epoch."""
+    found = saved.get("progress")
+    if isinstance(found, Mapping) and all(isinstance(found.get(name), int) for name in ("epoch", "samples")):
+        return found
+    return {"epoch": saved["epoch"] + 1, "samples": 0}
+
+
+def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], rates: LrSchedule, reset_lr: bool) -> None:
+    """Restore moments, loss scale and, unless ``reset_lr``, the starting learning rate."""
+    optimizer.load_state_dict(saved["optimizer"] or {})  # None or {} in slim published files
+    optimizer.load_scaler(saved.get("scaler"))
+    if not reset_lr:
+        optimizer.base_lr = resumed_lr(saved["optimizer"], rates.factor(int(saved["epoch"])), rates.lr)
+
+
+def refuse_changes(saved: Mapping[str, Any], options: Mapping[str, Any], made_with: Mapping[str, Any], path: str | Path
+                   ) -> None:
+    """Raise CheckpointError if a run with these options from the start would not have reached this checkpoint.
+
+    More --epochs, or a --schedule that differs only in the future, are fine. ``made_with`` has other facts that affect
+    the result.
+    """
+    then = saved.get("options")
+    if not isinstance(then, Mapping):
+        return
+    compared = [name for name in options if name in then and name not in FREE | RATE]
+    progress = _progress_of(saved)
+    begun = progress["epoch"] + (progress["samples"] > 0)  # epochs
+    if not options.get("reset_lr") and _rate_differs(then, options, begun):
+        compared.append("cos" if then["cos"] != options["cos"] else "epochs" if options["cos"] else "schedule")
+    changes = [f"--{name.replace('moco_', 'moco-')} {_shown(then[name])} (now {_shown(options[name])})"
+               for name in compared if then[name] != options[name]]
+    before = saved.get("made_with")
+    if isinstance(before, Mapping):
+        changes += [f"{name} {_shown(before[name])} (now {value})" for name, value in made_with.items()
+                    if name in before and before[name] != value]
+    if changes:
+        raise CheckpointError(f"{path} was made with {', '.join(changes)}: the result would differ. Give the "
+                              "same options, or resume anyway with --accept_changes")
+
+
+def _rate_differs(then: Mapping[str, Any], now: Mapping[str, Any], begun: int) -> bool:
+    """Return whether the schedule differs in an epoch begun so far; the starting rate is the checkpoint's anyway."""
+    if not set(then) >= RATE:
+        return False
+    one, two = (LrSchedule(1.0, tuple(options["schedule"]), options["cos"], options["epochs"])
+                for options in (then, now))
+    return any(one.factor(epoch) != two.factor(epoch) for epoch in range(begun))
+
+
+def _shown(value: object) -> str:
+    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return one_line(" ".join(text.split()), 100)
+
+
+def facts_of(options: object, classes: object = None) -> Facts:
+    """Return what the options of a command say of its network; nothing if there are none, as in published files.
+
+    ``classes`` are names by label, if the network learns or is tested by labels.
+    """
+    found = catalog.NAME.fullmatch(str(options.get("dataset", ""))) if isinstance(options, Mapping) else None
+    if not isinstance(options, Mapping) or not found:
+        return {}
+    is_second = found["streams"] == "-f" or (found["streams"] == "-2stream" and options.get("reverse"))
+    facts = {"stream": options.get("second_view", "flow") if is_second else "RGB", "dataset": found["base"],
+             "split": options.get("which_split", 1), "classes": classes if isinstance(classes, list | tuple) else None,
+             **{name: options.get(name) for name in SIZES}}
+    return {name: value for name, value in facts.items() if value is not None}
+
+
+def learnt_by_labels(options: object) -> bool:
+    """Return whether a file with these options is a classifier's or UberNCE's."""
+    return isinstance(options, Mapping) and ("train_what" in options or options.get("model") == "ubernce")
+
+
+def check_facts(saved: Mapping[str, Any], path: str | Path, needed: Facts, accept: bool = False) -> None:
+    """Refuse a checkpoint that was trained on another stream, class list, or with labels on another split.
+
+    Other sizes of clips, and without labels another split, are a warning; with ``accept`` everything is.
+    """
+    labelled = learnt_by_labels(saved.get("options"))
+    then = facts_of(saved.get("options"), saved.get("classes") if labelled else None)
+    for name, words in WORDS.items():
+        if name not in then or name not in needed:
+            continue
+        one, two = then[name], needed[name]
+        if name == "classes":
+            one, two = next((pair for pair in zip_longest(one, two, fillvalue="none") if pair[0] != pair[1]), ("", ""))
+        if one == two or (name == "split" and then["dataset"] != needed["dataset"]):
+            continue
+        message = f"{path} {words.format(then=one_line(str(one), 80), now=one_line(str(two), 80))}"
+        if not accept and (name in ("stream", "classes") or (name == "split" and labelled)):
+            raise CheckpointError(f"{message}, or go on with --accept_changes")
+        warn(message)
