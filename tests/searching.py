@@ -42,8 +42,8 @@ class Colours:
     calls = 0
     limit = 1000
 
-    def __call__(self, samples: list[dict]) -> np.ndarray:
+    def __call__(self, samples: list[dict]) -> torch.Tensor:
         if Colours.calls >= Colours.limit:
             raise KeyboardInterrupt
         Colours.calls += len(samples)
-        return np.stack([colours(sample["clips"][0, 0].numpy()) for sample in samples])
+        return torch.from_numpy(np.stack([colours(sample["clips"][0, 0].numpy()) for sample in samples]))

@@ -1,6 +1,5 @@
 """Film strips, contact sheets and the colours of flow, against plain loops and the writer of the flow frames."""
 
-import base64
 import math
 from itertools import pairwise
 
@@ -84,15 +83,6 @@ def test_a_film_strip_has_evenly_spaced_frames_side_by_side():
     assert strip[0, 20:22].tolist() == [[128, 128, 128]] * 2
     noise = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3)).astype(np.uint8)
     assert np.array_equal(pictures.film_strip(noise, 12), noise[0].repeat(3, 0).repeat(3, 1))
-
-
-def test_a_data_uri_holds_the_picture_in_its_colours():
-    image = np.zeros((16, 16, 3), np.uint8)
-    image[..., 0] = 200
-    head, code = pictures.data_uri(image).split(",")
-    assert head == "data:image/jpeg;base64"
-    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(code), np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    assert np.abs(decoded[8, 8].astype(int) - (200, 0, 0)).max() < 8
 
 
 def test_a_contact_sheet_lines_up_its_tiles_and_cuts_long_captions():

@@ -68,7 +68,7 @@ def test_features_are_those_of_retrieval_on_the_same_frames(place):
     settings = ClipSettings(specs, short_side=24, clip_seconds=1.0)
     clips = [clip for name in ("long.avi", "short.avi") for clip in video_clips(place / name, settings)]
     assert [round((clip.end - clip.start) * RATE) for clip in clips] == [15, 15, 22]
-    found = [torch.from_numpy(load_encoder(spec, batch_size=5)([clip.samples[i] for clip in clips]))
+    found = [load_encoder(spec, batch_size=5)([clip.samples[i] for clip in clips])
              for i, spec in enumerate(specs)]
     expected = [of_retrieval(place, "mine"), of_retrieval(place, "mine-f"), of_retrieval(place, "mine-f", "residual")]
     for ours, theirs in zip(found, expected, strict=True):

@@ -1,7 +1,12 @@
-"""Survey a dataset: its lists and LMDBs, dropped videos, leaks between train and test, still and damaged frames."""
+"""Survey a dataset: its lists and LMDBs, dropped videos, leaks and copies between train and test, damaged frames.
+
+The fingerprint of a video is a few frames, evenly spaced so that lengths may differ, in grey at 8 x 8 pixels and
+without their brightness. Two videos are nearly equal if their mean pictures are alike and change alike; videos that
+stand still, or show one colour, are like many others, so they have to be equal.
+"""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,6 +15,7 @@ import numpy as np
 
 from dataset.catalog import DatasetSpec
 from dataset.clip_sampler import too_short
+from dataset.jpeg import MAX_BYTES
 from dataset.lmdb_reader import LmdbReader
 from dataset.video_index import class_labels, read_classes, read_index, read_rows, source_ids, video_name
 from tools.pictures import evenly_spaced
@@ -23,11 +29,18 @@ GROUP = re.compile(r"_g(\d+)(_c\d+)?$")  # in UCF101's names: videos of a class 
 FRAMES = 8  # evenly spaced in a video of a sample, each with the one after it
 BATCH = 32  # frames decoded at a time
 STILL_LEVELS, STILL_SHARE = 10, 0.001  # nothing moves if a smaller share of the pixels changes by more grey levels
+SIDE = 8  # pixels of a fingerprint's frames
+MOST_LOOK = 10.0  # grey levels between two mean pictures that are alike
+LEAST_CORRELATION = 0.8  # of the changes of two videos; of different real ones at most 0.54
+SAME = 1e-4  # squared grey levels between two mean pictures that are the same
+MOVING, FLAT = 1.5, 2.0  # grey levels: less change stands still, less contrast is one colour
+BLOCK = 1024  # videos compared at a time
+MOST_VIDEOS = 10_000  # of a list; of more, so many are drawn
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset, and the clips that a training takes from it."""
+    """A dataset, and the clips that training takes from it."""
 
     spec: DatasetSpec
     data_root: Path  # folder of the LMDBs
@@ -42,7 +55,7 @@ class Dataset:
         return {kind: path for kind, path in zip(("RGB", "flow"), paths, strict=True) if path.exists()}
 
     def csv(self, split: int, part: str) -> Path:
-        """Return the list of a part."""
+        """Return the path of a part's list."""
         return self.spec.csv(self.split_root, split, train=part == "train")
 
     def splits(self, wanted: int | None = None) -> list[int]:
@@ -102,7 +115,6 @@ class Lmdb:
     parts: list[str]  # "train", "test"
     num_frames: dict[str, int]  # of every video
     decoded: dict[str, int] = field(default_factory=dict)  # decoded frames by video
-    sizes: dict[str, int] = field(default_factory=dict)  # decoded frames by "width x height"
     damaged: dict[str, dict[int, str]] = field(default_factory=dict)  # what is wrong, by video and frame
     still: dict[str, float] = field(default_factory=dict)  # share of frames that do not move, if above half; RGB only
 
@@ -120,7 +132,6 @@ def survey_split(dataset: Dataset, number: int) -> Split:
 
 
 def _read_part(dataset: Dataset, number: int, part: str, classes: Sequence[str]) -> Part:
-    # A training's read_index neither names what it drops nor looks further once it refuses a list.
     csv, rules = dataset.csv(number, part), dataset.spec.rules()
     readers = dataset.spec.readers(dataset.data_root, train=part == "train")
     paths, counts = read_rows(csv)
@@ -160,15 +171,7 @@ def find_leaks(train: Collection[str], test: Collection[str], sources: dict[str,
 
 
 def check_lmdbs(dataset: Dataset, sample: int | None, seed: int) -> list[Lmdb]:
-    """Decode frames of the LMDBs of a dataset.
-
-    Args:
-        sample: how many videos of each LMDB, drawn at random, have some frames decoded; None decodes everything.
-        seed: of the draw.
-
-    Raises:
-        DataError: an LMDB is damaged as a whole.
-    """
+    """Decode frames of a random ``sample`` of the videos of each LMDB; every frame of all videos if it is None."""
     found: dict[Path, Lmdb] = {}  # K400 has others for each part
     for part in PARTS:
         for kind, path in dataset.lmdbs(part).items():
@@ -195,9 +198,8 @@ def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None)
     found.decoded[name] = len(indices)
     damaged: dict[int, str] = {}
     moves: list[bool] = []
-    last: tuple[int, np.ndarray] | None = None
-    for start in range(0, len(indices), BATCH):
-        batch = indices[start:start + BATCH]
+    last, before = -2, np.empty(0, np.uint8)
+    for batch in np.split(indices, range(BATCH, len(indices), BATCH)):
         try:
             _, images, faults = reader.read(name, batch)
         except DataError as error:
@@ -207,13 +209,88 @@ def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None)
         for index, image in zip(batch.tolist(), images, strict=True):
             if index in faults:
                 continue
-            size = f"{image.shape[1]} x {image.shape[0]}"
-            found.sizes[size] = found.sizes.get(size, 0) + 1
-            if last and last[0] == index - 1 and last[1].shape == image.shape:
-                changed = cv2.absdiff(last[1], image).max(axis=2) > STILL_LEVELS
+            if last == index - 1 and before.shape == image.shape:
+                changed = cv2.absdiff(before, image).max(axis=2) > STILL_LEVELS
                 moves.append(bool(changed.mean() >= STILL_SHARE))
-            last = index, image
+            last, before = index, image
     if damaged:
         found.damaged[name] = damaged
     if found.kind == "RGB" and sum(moves) < len(moves) / 2:
         found.still[name] = round(1 - sum(moves) / len(moves), 3)
+
+
+def compare_videos(dataset: Dataset, splits: Sequence[Split], seed: int) -> dict[str, str]:
+    """Add the copies across each split to its leaks; return what is wrong with unreadable videos, by name."""
+    prints: dict[tuple[str, str], np.ndarray] = {}  # by LMDB and video
+    problems: dict[str, str] = {}
+    readers = {part: LmdbReader(next(iter(paths.values()))) for part in PARTS if (paths := dataset.lmdbs(part))}
+    drawn: dict[tuple[int, str], list[str]] = {}
+    for split in splits:
+        for part, reader in readers.items():
+            names = split.parts[part].names if part in split.parts else []
+            rows = np.random.default_rng(seed).permutation(len(names))[:MOST_VIDEOS]
+            drawn[split.number, part] = [names[row] for row in sorted(rows) if names[row] in reader]
+    todo = {(readers[part].path, name): readers[part] for (_, part), names in drawn.items() for name in names}
+    with Progress(len(todo), "comparing") as progress:
+        for (path, name), reader in todo.items():
+            try:
+                prints[path, name] = fingerprint(reader, name)
+            except DataError as error:
+                problems[name] = str(error)
+            progress.step()
+    for split in splits:
+        sides = [{name: prints[readers[part].path, name] for name in drawn.get((split.number, part), [])
+                  if name not in problems} for part in PARTS]
+        split.leaks.extend(Leak("copy", name, copies, [name]) for name, copies in find_copies(*sides).items())
+    return problems
+
+
+def fingerprint(reader: LmdbReader, name: str) -> np.ndarray:
+    """Return float32 (FRAMES, SIDE * SIDE) of a video.
+
+    Raises:
+        DataError: none of its frames can be read, or together they take more memory than training and evaluation allow.
+    """
+    count = reader.num_frames(name)
+    numbers = ((np.arange(FRAMES) + 0.5) * count / FRAMES).astype(np.int64)
+    [frames] = reader.clips(name, numbers[None], damaged=[])
+    if count * frames[0].nbytes > MAX_BYTES:
+        raise DataError(f"its {count} frames take {count * frames[0].nbytes / 2**30:.1f} GiB decoded, more than "
+                        f"{MAX_BYTES >> 30}: cut the video into several, or make its frames smaller")
+    small = [cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32), (SIDE, SIDE),
+                        interpolation=cv2.INTER_AREA).ravel() for frame in frames]
+    return np.stack(small) - np.mean(small, axis=1, keepdims=True)
+
+
+def find_copies(train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """Find the copies of each test video in train by their fingerprints; equal names are none."""
+    copies: dict[str, list[str]] = {}
+    if not train or not test:
+        return copies
+    train_names, test_names, gallery = list(train), list(test), _parts(list(train.values()))
+    for start in range(0, len(test), BLOCK):
+        names = test_names[start:start + BLOCK]
+        for i, j in zip(*_pairs(_parts([test[name] for name in names]), gallery), strict=True):
+            if names[i] != train_names[j]:
+                copies.setdefault(names[i], []).append(train_names[j])
+    return copies
+
+
+def _parts(fingerprints: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Return mean pictures (N, 64), and changes of length 1, (N, F * 64), 0 where nothing moves."""
+    prints = np.stack(fingerprints)
+    look = prints.mean(axis=1, dtype=np.float64)
+    change = (prints - look[:, None]).reshape(len(prints), -1)
+    level = np.sqrt((change ** 2).mean(axis=1, keepdims=True))
+    return look, np.where(level < MOVING, 0, change / np.maximum(level, MOVING) / np.sqrt(change.shape[1]))
+
+
+def _pairs(queries: tuple[np.ndarray, np.ndarray], gallery: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Return the rows of the videos that are copies of each other, (P,) and (P,)."""
+    (look, change), (other_look, other_change) = queries, gallery
+    square = ((look ** 2).mean(axis=1)[:, None] + (other_look ** 2).mean(axis=1)
+              - 2 / look.shape[1] * look @ other_look.T)
+    near = (change @ other_change.T > LEAST_CORRELATION) & (square < MOST_LOOK ** 2)
+    still, other_still = (np.abs(each).sum(axis=1) == 0 for each in (change, other_change))
+    pictured = look.std(axis=1) > FLAT
+    return np.nonzero(near | (still & pictured)[:, None] & other_still & (square < SAME))

@@ -12,8 +12,8 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
-from statistics import median_low
 
 import numpy as np
 from PIL import Image
@@ -22,8 +22,7 @@ from dataset import catalog
 from dataset.lmdb_reader import LmdbReader
 from engine.options import SECOND_VIEWS, add_roots, positive_int, seed, whole_number
 from tools import pictures
-from tools.copies import look_through
-from tools.dataset_survey import PARTS, TOO_SHORT, Dataset, Lmdb, Split, check_lmdbs, survey_split
+from tools.dataset_survey import PARTS, TOO_SHORT, Dataset, Lmdb, Split, check_lmdbs, compare_videos, survey_split
 from tools.pictures import Tile
 from utils import launch
 from utils.console import inline, one_line, say, table
@@ -31,7 +30,7 @@ from utils.errors import DataError
 from utils.files import atomic_write, write_json
 from utils.parser import Parser
 
-MOST_LEAKS, MOST_CLASSES = 10, 24  # lines of each
+MOST_LEAKS = 10  # lines
 STRIP_FRAMES, STRIP_HEIGHT = 8, 96  # of a film strip; pixels
 
 
@@ -52,8 +51,8 @@ def make_parser() -> Parser:
     add("--seed", type=seed, default=0, help="seed of the videos that are decoded and drawn")
     add("--strict", action="store_true", help="exit with 3 if there are no leaks but other issues")
     add = parser.topic("output")
-    add("--out", type=Path, metavar="FOLDER", help="folder of the pictures (default: runs/inspect_NAME)")
-    add("--clips", type=whole_number, default=4, metavar="N", help="videos on each picture; 0 draws none")
+    add("--out", type=Path, metavar="FOLDER", help="folder of the picture (default: runs/inspect_NAME)")
+    add("--clips", type=whole_number, default=4, metavar="N", help="videos of each part to draw; 0: none")
     add("--json", type=Path, metavar="FILE", help="also write all that was found, every name included")
     return parser
 
@@ -65,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                       args.seq_len, args.ds)
     splits = [survey_split(dataset, number) for number in dataset.splits(args.which_split)]
     lmdbs = check_lmdbs(dataset, None if args.all else args.sample, args.seed)
-    problems = look_through(dataset, splits, args.seed)
+    problems = compare_videos(dataset, splits, args.seed)
     issues, any_leak = list(find_issues(splits, lmdbs, problems)), any(split.leaks for split in splits)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
@@ -74,13 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                                "splits": [asdict(split) for split in splits]})
     for line in report(dataset, splits, lmdbs, issues):
         say(line)
-    out = args.out or Path("runs", f"inspect_{args.dataset}")
-    for title, part in splits[0].parts.items() if args.clips else ():
-        if sheet := draw_sheet(dataset, title, part.kept, args.clips, args.seed):
-            out.mkdir(parents=True, exist_ok=True)
-            with atomic_write(out / f"contact_sheet_{title}.png") as file:
-                sheet.save(file, format="PNG")
-            say(inline(f"drew {out}/contact_sheet_{title}.png"))
+    kept = {title: part.kept for title, part in splits[0].parts.items()}
+    if args.clips and (sheet := draw_sheet(dataset, kept, args.clips, args.seed)):
+        out = args.out or Path("runs", f"inspect_{args.dataset}")
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_write(out / "contact_sheet.png") as file:
+            sheet.save(file, format="PNG")
+        say(inline(f"drew {out}/contact_sheet.png"))
     return 1 if any_leak else 3 if args.strict and issues else 0
 
 
@@ -88,18 +87,15 @@ def report(dataset: Dataset, splits: Sequence[Split], lmdbs: Sequence[Lmdb], iss
     """Yield the lines for the console."""
     every = f", every {dataset.ds} frames" if dataset.ds > 1 else ""
     yield f"{dataset.spec.name}: clips of {counted(dataset.seq_len, 'frame')}{every}\n"
-    rows = [[lmdb.kind, ", ".join(lmdb.parts), f"{len(lmdb.num_frames):,}", f"{sum(lmdb.num_frames.values()):,}",
-             f"{sum(lmdb.decoded.values()):,} of {counted(len(lmdb.decoded), 'video')}",
-             f"{sum(map(len, lmdb.damaged.values())):,}", f"{len(lmdb.still):,}" if lmdb.kind == "RGB" else "-",
-             max(lmdb.sizes, key=lmdb.sizes.__getitem__, default="") + " ..." * (len(lmdb.sizes) > 1)]
-            for lmdb in lmdbs]
-    yield table(["LMDB", "of", "videos", "frames", "decoded", "damaged", "still videos", "pixels"], rows)
-    yield from (f"{lmdb.kind}: {one_line(lmdb.path)}" for lmdb in lmdbs)
+    yield table(["LMDB", "videos", "frames", "decoded", "damaged", "still videos"], [
+        _row(f"{lmdb.kind} of {' and '.join(lmdb.parts)}", len(lmdb.num_frames), sum(lmdb.num_frames.values()),
+             sum(lmdb.decoded.values()), sum(map(len, lmdb.damaged.values())), len(lmdb.still)) for lmdb in lmdbs])
+    yield "\n" + table(["list", "videos", "kept", "too short", "frames a video", "videos a class"], [
+        _row(f"split {split.number}, {title}", len(part.names), len(part.kept), len(part.dropped.get(TOO_SHORT, [])),
+             _span(part.num_frames), _span(Counter(split.class_of(part.kept)).values()))
+        for split in splits for title, part in split.parts.items()])
     for split in splits:
-        yield "\n" + _part_table(split)
-        yield from (f"{title}: {one_line(part.csv)}" for title, part in split.parts.items())
-        yield "\n" + _class_table(split)
-        yield f"\nleaks between train and test: {leak_counts(split) or 'none'}"
+        yield f"\nsplit {split.number}, leaks between train and test: {leak_counts(split) or 'none'}"
         for leak in split.leaks[:MOST_LEAKS]:
             yield (f"  {leak.kind} {one_line(leak.what)}: {counted(len(leak.train), 'video')} in train "
                    f"({one_line(leak.train[0])}), {len(leak.test):,} in test ({one_line(leak.test[0])})")
@@ -109,30 +105,12 @@ def report(dataset: Dataset, splits: Sequence[Split], lmdbs: Sequence[Lmdb], iss
     yield from (f"  - {one_line(line, 400)}" for line in issues)
 
 
-def _part_table(split: Split) -> str:
-    parts = split.parts.values()
-    rows = {"videos listed": [len(part.names) for part in parts]}
-    for reason in dict.fromkeys(reason for part in parts for reason in part.dropped):
-        rows[f"dropped, {reason}"] = [len(part.dropped.get(reason, [])) for part in parts]
-    rows["kept"] = [len(part.kept) for part in parts]
-    for name, function in (("fewest", min), ("median", median_low), ("most", max)):
-        rows[f"frames a video, {name}"] = [function(part.num_frames or [0]) for part in parts]
-    return table([f"split {split.number}", *split.parts],
-                 [[title, *(f"{value:,}" for value in values)] for title, values in rows.items()])
+def _row(title: str, *values: int | str) -> list[str]:
+    return [title, *(value if isinstance(value, str) else f"{value:,}" for value in values)]
 
 
-def _class_table(split: Split) -> str:
-    columns: dict[str, Counter[str]] = {}
-    for title, part in split.parts.items():
-        kept = [(label, split.sources[name]) for label, name in zip(split.class_of(part.kept), part.kept, strict=True)]
-        columns[f"{title} videos"] = Counter(name for name, _ in kept)
-        columns[f"{title} sources"] = Counter(name for name, _ in set(kept))
-    shown, title = sorted(split.classes, key=lambda name: -next(iter(columns.values()))[name]), ""
-    if len(shown) > MOST_CLASSES:
-        title = f"the largest and the smallest of {len(shown)} classes:\n"
-        shown = shown[:MOST_CLASSES // 2] + shown[-MOST_CLASSES // 2:]
-    return title + table(["class", *columns], [
-        [one_line(name, 40), *(f"{count[name]:,}" for count in columns.values())] for name in shown])
+def _span(counts: Collection[int]) -> str:
+    return f"{min(counts):,} - {max(counts):,}" if counts else "-"
 
 
 def find_issues(splits: Sequence[Split], lmdbs: Sequence[Lmdb], problems: Mapping[str, str] | None = None
@@ -193,17 +171,12 @@ def _examples(names: Collection[str], what: str, noun: str = "video") -> str:
     return f"{counted(len(names), noun)}{what}: {', '.join(list(names)[:3])}{more}"
 
 
-def draw_sheet(dataset: Dataset, title: str, names: Sequence[str], videos: int, seed: int) -> Image.Image | None:
-    """Draw film strips of some videos of a part, RGB above flow; None if none of them can be read."""
-    readers = {kind: LmdbReader(path) for kind, path in dataset.lmdbs(title).items()}
+def draw_sheet(dataset: Dataset, parts: Mapping[str, Sequence[str]], videos: int, seed: int) -> Image.Image | None:
+    """Draw film strips of some videos of each part, RGB above flow; None if none of them can be read."""
     found: dict[str, dict[str, np.ndarray]] = {}
-    for name in np.random.default_rng(seed).permutation(names).tolist():
-        with suppress(DataError):  # the report names it
-            count = min(reader.num_frames(name) for reader in readers.values())
-            indices = pictures.evenly_spaced(count, STRIP_FRAMES)
-            found[name] = {kind: reader.frames(name, indices) for kind, reader in readers.items()}
-        if len(found) == videos:
-            break
+    for title, names in parts.items():
+        shuffled = np.random.default_rng(seed).permutation(names).tolist()
+        found |= {f"{title}: {name}": frames for name, frames in islice(_read(dataset, title, shuffled), videos)}
     motions = [pictures.flow_from_frames(frames["flow"]) for frames in found.values() if "flow" in frames]
     scale = pictures.flow_scale(*motions) if motions else 1.0
     rows = []
@@ -215,7 +188,16 @@ def draw_sheet(dataset: Dataset, title: str, names: Sequence[str], videos: int, 
             rows.append([Tile(pictures.film_strip(images, STRIP_HEIGHT), [one_line(name, 80), size])])
     if rows and motions:
         rows[0].append(pictures.flow_legend(scale))
-    return pictures.contact_sheet(rows, f"{dataset.spec.base}: {title}") if rows else None
+    return pictures.contact_sheet(rows, dataset.spec.base) if rows else None
+
+
+def _read(dataset: Dataset, part: str, names: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yield frames of each video that can be read, by "RGB" and "flow"; the report names the others."""
+    readers = {kind: LmdbReader(path) for kind, path in dataset.lmdbs(part).items()}
+    for name in names:
+        with suppress(DataError):
+            numbers = pictures.evenly_spaced(min(reader.num_frames(name) for reader in readers.values()), STRIP_FRAMES)
+            yield name, {kind: reader.frames(name, numbers) for kind, reader in readers.items()}
 
 
 if __name__ == "__main__":

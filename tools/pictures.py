@@ -49,11 +49,9 @@ def data_uri(image: np.ndarray, quality: int = 80) -> str:
 
 
 def flow_from_frames(frames: np.ndarray) -> np.ndarray:
-    """Decode stored flow frames, uint8 (..., H, W, 3), whose channels are 128, y, x.
+    """Decode stored flow frames, uint8 (..., H, W, 3): motion (x, y) in pixels a frame, float32 (..., H, W, 2).
 
-    Returns:
-        Motion (x, y) in pixels a frame, float32 (..., H, W, 2), to the right and down. Less than two grey levels count
-        as 0: rounding and JPEG compression alone cause that much.
+    Less than two grey levels count as 0: rounding and JPEG compression alone cause that much.
     """
     motion = frames[..., [2, 1]] * np.float32(FLOW_STEP) - np.float32(BOUND)  # 0 lies between 127 and 128
     return np.where(np.abs(motion) < 2 * FLOW_STEP, np.float32(0), motion)
@@ -68,14 +66,7 @@ def flow_scale(*motions: np.ndarray) -> float:
 def flow_to_colour(motion: np.ndarray, scale: float | None = None) -> np.ndarray:
     """Colour motion by Middlebury's wheel: hue is direction, saturation is speed, white is no motion.
 
-    The wheel is that of Baker et al., "A Database and Evaluation Methodology for Optical Flow", IJCV 2011.
-
-    Args:
-        motion: (x, y) in pixels a frame, float (..., H, W, 2).
-        scale: lowest speed shown in full colour; default: `flow_scale` of this motion.
-
-    Returns:
-        uint8 (..., H, W, 3).
+    ``motion`` is (x, y) in pixels a frame, (..., H, W, 2); ``scale`` the lowest speed shown in full colour.
     """
     scale = flow_scale(motion) if scale is None else scale
     speed = np.hypot(motion[..., 0], motion[..., 1])[..., None]

@@ -1,9 +1,10 @@
-"""The retrieval gallery, the map of the features, and film strips of the clips that a page shows."""
+"""Galleries of a run's page, with their film strips: nearest neighbours, a map of the features, and mined positives."""
 
-import math
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -13,24 +14,29 @@ from torch import Tensor
 from dataset import catalog
 from dataset.lmdb_reader import LmdbReader
 from dataset.residual import ResidualReader
+from dataset.transforms.presets import PretrainTransform, to_blocks
+from dataset.video_dataset import VideoDataset
 from dataset.video_index import video_name
+from engine import checkpoint
+from engine.config import DataConfig, ModelConfig, take
 from eval import protocols
 from eval.retrieval import FeatureSet, load_both
+from model.cascade import stage_views
+from model.pretrain import CoCLR
 from tools import pictures
 from utils.console import one_line
-from utils.errors import DataError
+from utils.errors import CheckpointError, DataError
 
 NEAREST = 5
 MAX_POINTS = 4000  # on the map
-FRAMES, HIGHEST, LOWEST, QUALITY = 4, 96, 36, 60  # of a film strip: frames, height in pixels, JPEG quality
-STRIP_PIXELS = 2.7e7  # of all strips of a page: about 8 MB of base64
+FRAMES, HEIGHT, QUALITY = 4, 64, 60  # of a film strip: frames, pixels, JPEG quality
+SHOWN = 6  # survivors shown per stage; twice as many for the last
 
 
 @dataclass(frozen=True)
 class Source:
     """One stream of the training or test videos of a dataset."""
 
-    name: str  # "train rgb" or the like
     kind: str  # "rgb", "flow" or "residual"
     reader: LmdbReader | ResidualReader
 
@@ -39,7 +45,7 @@ def sources(dataset: str, second_view: str, data_root: str, part: str) -> dict[s
     """Return the streams ("rgb", "flow") of a part ("train" or "test") whose LMDBs exist."""
     spec = replace(catalog.parse(dataset), second_view=second_view)
     readers = zip(spec.streams, spec.readers(Path(data_root), train=part == "train"), strict=True)
-    return {stream: Source(f"{part} {stream}", second_view if stream == "flow" else "rgb", reader)
+    return {stream: Source(second_view if stream == "flow" else "rgb", reader)
             for stream, reader in readers if Path(reader.path).exists()}
 
 
@@ -47,31 +53,28 @@ def sources(dataset: str, second_view: str, data_root: str, part: str) -> dict[s
 class Strips:
     """A page's film strips, each stored once however often it is shown."""
 
-    images: dict[str, str] = field(default_factory=dict)  # as data URIs by id, once made
+    images: dict[str, str] = field(default_factory=dict)  # data URIs by id
     failed: Counter[str] = field(default_factory=Counter)  # how many could not be read, by reason
-    _wanted: dict[tuple[str, str], tuple[str, Source]] = field(default_factory=dict)
+    _ids: dict[tuple[str, str, str], str] = field(default_factory=dict)  # by view, LMDB and video
 
-    def want(self, source: Source | None, video: str) -> str:
-        """Request a strip of "Class/video" and return its id; "" without a source."""
+    def add(self, source: Source | None, video: str) -> str:
+        """Draw a strip of "Class/video", unless it is there, and return its id; "" without a source."""
         if source is None:
             return ""
-        return self._wanted.setdefault((source.name, video), (f"s{len(self._wanted)}", source))[0]
-
-    def make(self) -> None:
-        """Make all strips; the more there are, the smaller they get."""
-        pixels = STRIP_PIXELS / FRAMES / max(1, len(self._wanted))  # of a frame, 4:3
-        height = round(min(HIGHEST, max(LOWEST, math.sqrt(pixels * 3 / 4))))
-        for (_, video), (identity, source) in self._wanted.items():
-            try:
-                count = source.reader.num_frames(video)
-                frames = source.reader.frames(video, pictures.evenly_spaced(count, FRAMES))
-            except (DataError, OSError) as error:
-                self.failed[one_line(str(error).replace(video, "..."))] += 1
-                continue
-            if source.kind == "flow":
-                frames = pictures.flow_to_colour(pictures.flow_from_frames(frames))
-            strip = pictures.film_strip(frames, min(height, frames.shape[1]))
-            self.images[identity] = pictures.data_uri(strip, QUALITY)
+        key = source.kind, str(source.reader.path), video
+        if key in self._ids:
+            return self._ids[key]
+        identity = self._ids[key] = f"s{len(self._ids)}"
+        try:
+            numbers = pictures.evenly_spaced(source.reader.num_frames(video), FRAMES)
+            frames = source.reader.frames(video, numbers)
+        except (DataError, OSError) as error:
+            self.failed[one_line(str(error).replace(video, "..."))] += 1
+            return identity
+        if source.kind == "flow":
+            frames = pictures.flow_to_colour(pictures.flow_from_frames(frames))
+        self.images[identity] = pictures.data_uri(pictures.film_strip(frames, HEIGHT), QUALITY)
+        return identity
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,6 @@ class Retrieved:
 
     folder: Path
     dataset: str  # in the names of the files
-    made_from: dict[str, Any]  # the note that retrieval wrote beside the features
     query: FeatureSet  # test clips
     gallery: FeatureSet  # training clips
     sim: Tensor  # cosines of centred features, (Q, 5), best first
@@ -93,53 +95,39 @@ class Retrieved:
 
     @property
     def classes(self) -> dict[int, str]:
-        """Class names by label, as in the videos' paths, in the order of labels."""
+        """Class names by label, in the order of labels."""
         named = {int(label): video_name(name).split("/")[0] for each in (self.gallery, self.query)
                  for label, name in zip(each.labels, each.names, strict=True)}
         return dict(sorted(named.items()))
 
 
 def load(folder: Path, dataset: str) -> Retrieved:
-    """Read features, and rank the training clips for each query.
-
-    Raises:
-        OptionError, CheckpointError: files are missing, damaged, or do not belong together.
-    """
+    """Read features, and rank the training clips for each query."""
     query, gallery = load_both(folder, dataset)
     sim = protocols.similarity(query.features, gallery.features)
-    nearest = sim.topk(min(NEAREST, sim.shape[1]), dim=1)
-    return Retrieved(folder, dataset, dict(query.made_from), query, gallery, *nearest)
+    return Retrieved(folder, dataset, query, gallery, *sim.topk(min(NEAREST, sim.shape[1]), dim=1))
 
 
 def retrieval_cards(found: Retrieved, most: int, frames: dict[str, Source], strips: Strips) -> list[dict[str, Any]]:
     """Return at most ``most`` queries, evenly spaced in the list, with their nearest training clips.
 
-    Args:
-        found: the retrieval.
-        most: number of queries.
-        frames: sources of "test" and "train" clips, if they are there.
-        strips: the page's film strips.
-
-    Returns:
-        {"row", "name", "class", "strip", "near": [{"name", "class", "strip", "sim", "right"}, ...]} of each query.
+    ``frames`` has the sources of "test" and "train" clips, if they are there.
     """
     def clip(videos: FeatureSet, row: int, part: str) -> dict[str, Any]:
-        video = video_name(videos.names[row])
-        label, name = video.split("/")
-        return {"name": name, "class": label, "strip": strips.want(frames.get(part), video)}
+        return _clip(video_name(videos.names[row]), strips, frames.get(part))
     return [{"row": row, **clip(found.query, row, "test"),
              "near": [{**clip(found.gallery, int(other), "train"), "sim": float(sim), "right": bool(hit)}
                       for sim, other, hit in zip(found.sim[row], found.index[row], found.hits[row], strict=True)]}
             for row in pictures.evenly_spaced(len(found.query.names), most).tolist()]
 
 
-def feature_map(found: Retrieved) -> dict[str, Any]:
-    """Project test clips on the two principal components of their features, centred and L2-normalised.
+def _clip(video: str, strips: Strips, *streams: Source | None) -> dict[str, Any]:
+    label, name = video.split("/")
+    return {"name": name, "class": label, "strips": [strips.add(source, video) for source in streams]}
 
-    Returns:
-        "shares": of the variance along x and y. "classes". "points": {"x", "y", "class" (its number), "right", "row",
-        "text" (lines to show)} of each clip.
-    """
+
+def feature_map(found: Retrieved) -> dict[str, Any]:
+    """Project test clips on the two principal components of their features, centred and L2-normalised."""
     places, shares = principal(protocols.centre_and_normalise(found.query.features))
     number = {label: place for place, label in enumerate(found.classes)}
     points = []
@@ -157,3 +145,84 @@ def principal(rows: Tensor) -> tuple[np.ndarray, list[float]]:
     pad = torch.nn.functional.pad  # a single row has a single direction
     shares = pad(s.square() / s.square().sum().clamp(min=1e-12), (0, 1))
     return pad(u * s, (0, 1))[:, :2].numpy(), shares[:2].tolist()
+
+
+@dataclass(frozen=True)
+class Query:
+    """A training clip and the queue entries that it mined."""
+
+    row: int  # in the dataset
+    stages: list[Tensor]  # queue entries that survived each stage, by the similarity of its view, best first
+    sims: dict[str, Tensor]  # cosines to the whole queue in the "own" and the "other" view, (K,) each
+    right: Tensor  # entries of the query's class, but not of its own source, (K,) bool
+    allowed: Tensor  # entries that are not of the query's own source, (K,) bool
+
+
+def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: Strips) -> dict[str, Any]:
+    """Mine positives for ``count`` training clips in a checkpoint's queue, as the next step would (CPR, section 3.2).
+
+    Returns:
+        "size": queue length. "names": of the "own" and "other" view. "recall", "chance": means over the queries.
+        "cards": of the queries, best first.
+    """
+    config, model = take(DataConfig, options), take(ModelConfig, options).build()
+    if not isinstance(model, CoCLR) or model.topk == 0:
+        raise CheckpointError("the run mines nothing (--topk 0)")
+    dataset = config.build("train", PretrainTransform(config.img_dim))
+    saved = checkpoint.load(path, require=("state_dict", "epoch"))
+    checkpoint.load_state(model, saved["state_dict"])
+    rows = (saved.get("label_ring") or {}).get("rows")  # dataset row of each queue entry, (K,)
+    if rows is None or not model.queue_is_full:
+        raise CheckpointError("the checkpoint's queue is not full, or does not record its videos")
+    videos = torch.as_tensor(dataset.index.sources)
+    if int(rows.max()) >= len(videos) or not torch.equal(videos[rows], model.queue_vname):
+        raise CheckpointError("the checkpoint's queue holds videos that do not match the training list: check "
+                              "--split_root and --data_root")
+    epoch = (saved.get("progress") or {"epoch": saved["epoch"] + 1})["epoch"]  # the next one, or the one it is in
+    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(config.seed))[:count]
+    streams = sources(config.dataset, config.second_view, config.data_root, "train")
+    own, other = (config.second_view, "RGB") if options["reverse"] else ("RGB", config.second_view)
+    names, views = {"own": own, "other": other}, stage_views(model.stage, model.first)
+
+    def clip(row: int) -> dict[str, Any]:
+        return _clip(dataset.index.names[row], strips, streams.get("rgb"), streams.get("flow"))
+
+    def card(query: Query) -> dict[str, Any]:
+        stages, before, hits = [], len(rows), 0
+        for number, (view, kept) in enumerate(zip(views, query.stages, strict=True), start=1):
+            hits = int(query.right[kept].sum())
+            entries = [{**clip(int(rows[k])), **{name: float(sims[k]) for name, sims in query.sims.items()},
+                        "right": bool(query.right[k]) if query.allowed[k] else None, "mined": k in query.stages[-1]}
+                       for k in kept[:SHOWN * (2 if number == len(views) else 1)].tolist()]
+            stages.append({"title": f"Stage {number}: {view} view ({names[view]})", "kept": len(kept),
+                           "before": before, "hits": hits, "entries": entries})
+            before = len(kept)
+        return {**clip(query.row), "recall": hits / max(1, int(query.allowed[query.stages[-1]].sum())),
+                "chance": float(query.right.sum() / query.allowed.sum().clamp(min=1)), "stages": stages}
+
+    cards = [card(query) for part in chosen.split(options["batch_size"]) if len(part) > 1  # BatchNorm needs two clips
+             for query in mine(model, dataset, part.tolist(), rows, epoch)]
+    if not cards:
+        raise CheckpointError(f"{config.dataset} has too few training videos to mine")
+    means = {name: fmean(card[name] for card in cards) for name in ("recall", "chance")}
+    return {"size": len(rows), "names": names, **means, "cards": sorted(cards, key=lambda card: -card["recall"])}
+
+
+@torch.no_grad()
+def mine(model: CoCLR, dataset: VideoDataset, batch_rows: list[int], rows: Tensor, epoch: int) -> Iterator[Query]:
+    """Mine positives for training clips (``batch_rows`` of the dataset) in the model's queue.
+
+    ``rows`` are the dataset rows of the queue entries, (K,); ``epoch`` seeds the draws of clips and augmentation.
+    """
+    labels, views = torch.as_tensor(dataset.index.labels), stage_views(model.stage, model.first)
+    model.train()  # BatchNorm uses batch statistics, as in the run; the model is discarded afterwards
+    batch = torch.utils.data.default_collate([dataset[epoch, row] for row in batch_rows])
+    blocks = to_blocks(batch, "cpu")  # (B, 2 clips, 2 streams, 3, T, H, W)
+    _, _, mining = model(blocks[:, 0], blocks[:, 1], batch["source"], return_mining=True)
+    own = mining.own * (model.T if model.anchor == "query" else 1.0)  # cosines
+    for i, row in enumerate(batch_rows):
+        sims = {"own": own[i], "other": mining.other[i]}
+        stages = [kept[i][sims[view][kept[i]].argsort(descending=True)]
+                  for view, kept in zip(views, mining.stages, strict=True)]
+        allowed = ~mining.excluded[i]
+        yield Query(row, stages, sims, allowed & (labels[rows] == labels[row]), allowed)

@@ -1,4 +1,4 @@
-"""Results and confusion matrices, read from the files of a run's evaluations."""
+"""Numbers of a run's page: results, confusion matrices, and curves of the metrics."""
 
 import re
 from collections import Counter
@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from dataset import catalog
 from dataset.video_index import class_labels, video_name
+from engine.config import ModelConfig, take
 from eval.merge_2stream_prob import read_probabilities
+from model.cascade import stage_sizes, stage_views
 from tools.report.galleries import Retrieved
 from tools.report.run_reader import Run
 from utils.errors import CheckpointError, DataError
@@ -22,7 +25,38 @@ FILE = re.compile(r"(?P<retrieval>.+)_recall\.json|(?P<checkpoint>.+?)-(lp-(?P<f
                   r"(-(?P<crops>center|five|ten))?\.json")
 TRAINED = {"last": "linear probe", "ft": "finetuning"}
 CROPS = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}
-WORST = 8  # confusions listed beside a matrix
+MAX_POINTS = 400  # per line
+STAGES = "Precision of each stage"
+# Title, unit of y, explanation, and lines by name as KIND/TITLE/VALUE of metrics.jsonl. An empty title matches any; the
+# kind "seconds" takes the seconds of the lines of steps. A fourth part divides the value.
+CHARTS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
+    ("Loss", "nats", "Epoch means; the faint line shows every logged step.", {
+        "training": "epoch/train/loss", "validation": "epoch/val/loss", "log": "steps/train/loss"}),
+    ("Accuracy", "share", "Whether the class, or in a pretraining a positive, is among the highest logits. Validation "
+     "takes 30 % of the test videos.", {
+        "top-1": "epoch/train/top1", "top-5": "epoch/train/top5", "validation top-1": "epoch/val/top1",
+        "validation top-5": "epoch/val/top5", "own key, top-1": "epoch/train/self_top1",
+        "own key, top-5": "epoch/train/self_top5"}),
+    ("Positive mining recall (PMR)", "share", "Share of the mined queue entries that have the query's class.", {
+        "PMR": "epoch/train/recall", "best mined entry": "epoch/train/mining_r1", "chance": "epoch/train/chance"}),
+    (STAGES, "share", "Share of a stage's survivors that have the query's class: each stage should beat the "
+     "previous one.", {}),
+    ("Class mining recall", "share", "Share of a class's videos that its queries mined in an epoch.", {
+        "median over classes": "mining//cmr_median", "videos ever mined": "mining//mined_videos"}),
+    ("Agreement of the two views", "agreement", "Overlap of the two views' nearest neighbours: 0 is chance, 1 means "
+     "the same.", {"nearest queue entries": "epoch/train/agreement", "5 nearest clips": "health//agreement"}),
+    ("Second clip of a video is the nearest", "share", "Needs no labels: the mining view should be well above a random "
+     "network.", {"trained view": "health//second_own", "mining view": "health//second_other",
+                  "random network": "health//second_random"}),
+    ("Effective rank of the keys", "directions", "Near 1 the embeddings have collapsed.", {
+        "trained view's queue": "mining//rank_own", "mining view's queue": "mining//rank_other",
+        "queue": "queue//rank_own"}),
+    ("kNN accuracy", "share", "Test videos classified by their nearest training videos.", {
+        "weighted kNN, top-1": "knn//knn_top1", "weighted kNN, top-5": "knn//knn_top5", "R@1": "knn//r1"}),
+    ("Time of a step", "seconds", "On the main process, averaged since the previous log line.", {
+        "step": "seconds/train/step", "waiting for data": "seconds/train/data"}),
+    ("Learning rate", "learning rate", "", {"learning rate": "epoch/train/lr"}),
+)
 
 
 @dataclass(frozen=True)
@@ -36,9 +70,9 @@ class Result:
 
 
 def read_results(run: Run, notes: list[str]) -> list[Result]:
-    """Read the results of a run and of runs started from it: the newest of each protocol and checkpoint.
+    """Read the newest result of each protocol and checkpoint of a run and of runs started from it.
 
-    Unreadable files are reported in ``notes``.
+    Unreadable files are added to ``notes``.
     """
     found: dict[tuple[str, str], Result] = {}
     for owner, path, match in _files(run):
@@ -63,7 +97,7 @@ def read_results(run: Run, notes: list[str]) -> list[Result]:
 
 
 def _files(run: Run) -> Iterator[tuple[Run, Path, re.Match[str]]]:
-    """Yield the evaluation files of a run and of runs started from it, newest first, with the run they belong to."""
+    """Yield the evaluation files of a run and of runs started from it, newest first, with their run."""
     for owner in [run] if run.is_classifier else [run, *run.downstream()]:
         for path in owner.files("*.json"):
             if match := FILE.fullmatch(path.name):
@@ -71,7 +105,6 @@ def _files(run: Run) -> Iterator[tuple[Run, Path, re.Match[str]]]:
 
 
 def _what(owner: Run, match: re.Match[str], crops: str) -> str:
-    """Name the protocol and the dataset of an evaluation."""
     if not crops:
         return f"linear probe on stored features of {match['features']}"
     trained = TRAINED.get(owner.options.get("train_what", ""), "classifier")
@@ -79,12 +112,9 @@ def _what(owner: Run, match: re.Match[str], crops: str) -> str:
 
 
 def confusions(run: Run, split_root: str, notes: list[str]) -> list[dict[str, Any]]:
-    """Count the confusions of each classifier that saved its probabilities, ten-crop tests first.
-
-    Unreadable files are reported in ``notes``.
-    """
+    """Count the confusions of each classifier that saved its probabilities; unreadable files go to ``notes``."""
     found = []
-    for owner, path, match in sorted(_files(run), key=lambda each: (each[2]["crops"] != "ten", each[1].name)):
+    for owner, path, match in _files(run):
         if match["kind"] == "prob":
             title = f"{_what(owner, match, match['crops'])}, {match['checkpoint']}"
             try:
@@ -96,11 +126,7 @@ def confusions(run: Run, split_root: str, notes: list[str]) -> list[dict[str, An
 
 
 def of_probabilities(rows: Mapping[str, Tensor], classes: Sequence[str], title: str) -> dict[str, Any]:
-    """Count confusions with the most probable class; ``rows`` has probabilities (classes,) by csv path.
-
-    Raises:
-        CheckpointError: the classes of the rows do not match.
-    """
+    """Count confusions with the most probable class; ``rows`` has probabilities (classes,) by csv path."""
     names = [video_name(path).split("/")[0] for path in rows]
     label_of = class_labels(classes, names)
     true = [label_of.get(name, -1) for name in names]
@@ -121,11 +147,50 @@ def of_neighbours(found: Retrieved) -> dict[str, Any]:
 
 
 def _matrix(title: str, classes: Sequence[str], true: list[int], predicted: list[int]) -> dict[str, Any]:
-    """Return "title", "classes", "total", "accuracy" (0-1), the nonzero "cells" [true, predicted, clips], and
-    "worst": the most frequent confusions [true class, predicted class, clips, share of the true class's clips]."""
-    counts, totals = Counter(zip(true, predicted, strict=True)), Counter(true)
-    wrong = [(classes[t], classes[s], n, n / totals[t]) for (t, s), n in counts.items() if t != s]
+    """Return "title", "classes", "total", "accuracy" (0-1), and the nonzero "cells" [true, predicted, clips]."""
+    counts = Counter(zip(true, predicted, strict=True))
     return {"title": title, "classes": classes, "total": len(true),
-            "accuracy": 1 - sum(n for _, _, n, _ in wrong) / len(true),
-            "cells": [(t, s, n) for (t, s), n in counts.items()],
-            "worst": sorted(wrong, key=lambda row: row[2:], reverse=True)[:WORST]}
+            "accuracy": sum(n for (t, p), n in counts.items() if t == p) / len(true),
+            "cells": [(t, p, n) for (t, p), n in counts.items()]}
+
+
+def draw(run: Run, other: Run | None = None) -> list[dict[str, Any]]:
+    """Build every chart for which the run has values; a second run's lines are dashed."""
+    found = []
+    runs = [(run, "")] + ([(other, ", second run")] if other else [])
+    for title, unit, about, lines in CHARTS:
+        drawn = []
+        for each, suffix in runs:
+            for colour, (name, value) in enumerate((_stages(run) if title == STAGES else lines).items()):
+                x, y = points(each, value)
+                faint = value.startswith("steps")
+                if x:
+                    drawn.append({"name": name + suffix, "x": x, "y": y, "colour": 0 if faint else colour,
+                                  "dashed": bool(suffix), "faint": faint})
+        if not all(line["dashed"] for line in drawn):
+            found.append({"title": title, "unit": unit, "about": about, "lines": drawn})
+    return found
+
+
+def points(run: Run, value: str) -> tuple[list[float], list[float]]:
+    """Return steps and values of a line of `CHARTS`, in order, averaged over neighbours if there are too many."""
+    kind, title, name, *divisor = value.split("/")
+    kind, column = ("steps", "seconds") if kind == "seconds" else (kind, "values")
+    rows = sorted((line["done"], line[column][name] / int("".join(divisor) or 1))
+                  for line in run.lines(kind, title or None) if name in line.get(column, {}))
+    if not rows:
+        return [], []
+    x, y = np.array([part.mean(axis=0) for part in np.array_split(rows, min(len(rows), MAX_POINTS))]).T.tolist()
+    return x, y
+
+
+def _stages(run: Run) -> dict[str, str]:
+    """Return a line for each stage of the cascade; none if the options are unknown."""
+    if not run.options.get("topk"):
+        return {}
+    config = take(ModelConfig, run.options)
+    stage = config.stage if config.cascade else 1
+    views = stage_views(stage, config.cascade_first)
+    sizes = stage_sizes(config.moco_k, config.topk, config.ratio, stage)
+    return {f"stage {i}, {view} view, keeps {size}": f"epoch/train/stage{i}_hits/{size}"
+            for i, (view, size) in enumerate(zip(views, sizes, strict=True), start=1)}

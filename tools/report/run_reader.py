@@ -15,17 +15,18 @@ from utils.errors import CheckpointError, OptionError
 from utils.files import read_json
 
 FEATURES = "_test_feature.pth.tar"  # suffix of a test set's feature file, see eval/retrieval.py
+PLACES = ("", "model", "feature", "model/feature")  # of evaluations, below the folder given
 
 
 @dataclass(frozen=True)
 class Run:
-    """The readable contents of a run folder."""
+    """The contents of a run folder."""
 
     folder: Path
     asked: Path  # the path given: that folder, or one inside it
     starts: list[dict[str, Any]]  # entries of run.json, the latest last
-    metrics: list[dict[str, Any]]  # lines of metrics.jsonl, see `read_metrics`
-    notes: list[str]  # what could not be read, one sentence each
+    metrics: list[dict[str, Any]]  # lines of metrics.jsonl
+    notes: list[str]  # what could not be read
 
     @property
     def options(self) -> dict[str, Any]:
@@ -63,8 +64,8 @@ class Run:
         return dict(sorted(found.items()))
 
     def files(self, pattern: str) -> list[Path]:
-        """Files that match a pattern in the folder given and below it, newest first."""
-        return sorted(self.asked.rglob(pattern), key=lambda path: (-path.stat().st_mtime, path))
+        """Result files that match a pattern, newest first."""
+        return sorted(_files(self.asked, pattern), key=lambda path: (-path.stat().st_mtime, path))
 
     def shown(self, path: Path) -> str:
         """A path relative to the run folder."""
@@ -78,17 +79,13 @@ class Run:
 
 
 def read_run(path: str | Path) -> Run:
-    """Read the run in a folder, or in one of its parents if that is a folder inside a run, such as model/.
-
-    Raises:
-        OptionError: there is no such folder, or no run in it.
-    """
+    """Read the run in a folder, or in one of its parents if that is a folder inside a run, such as model/."""
     asked, notes = Path(path).resolve(), []
     hint = "give ckpt/log-PREFIX/RUN, or log-eval-PREFIX/RUN"
     if not asked.is_dir():
         raise OptionError(f"there is no run folder {path}: {hint}")
     folder = next((place for place in (asked, *list(asked.parents)[:3]) if _is_run(place)), None)
-    if not folder and not any(asked.rglob(f"*{FEATURES}")):
+    if not folder and not _files(asked, f"*{FEATURES}"):
         raise OptionError(f"{path} is not a run folder: it has no {STARTS}, {METRICS}, model/ or features; {hint}")
     folder, starts = folder or asked, []
     try:
@@ -101,16 +98,16 @@ def read_run(path: str | Path) -> Run:
     return Run(folder, asked, starts, metrics, notes)
 
 
+def _files(folder: Path, pattern: str) -> list[Path]:
+    return [path for place in PLACES for path in (folder / place).glob(pattern)]
+
+
 def _is_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in (STARTS, METRICS)) or bool(resumable(folder / "model"))
 
 
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Read a metrics.jsonl, which may be missing; see `engine.logger.MetricsLogger`.
-
-    Returns:
-        The lines, without repetitions that a resumed run may write, and the number of unreadable ones.
-    """
+    """Return the lines of a metrics.jsonl and the number of unreadable ones; a repeated line replaces the earlier."""
     found: dict[tuple, dict[str, Any]] = {}
     damaged = 0
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:

@@ -24,22 +24,16 @@ from utils.console import inline, say
 from utils.files import write_json
 from utils.parser import Parser
 
-INDEX = """make an index of videos, or bring it up to date
-
-    python -m tools.search index CKPT VIDEO_DIR --out video_index
-"""
-SEARCH = """look a video up in an index
-
-    python -m tools.search search video_index clip.mp4 -k 10
-"""
-
 
 def make_parser() -> Parser:
     """Build the parser; ``run`` of its result is the function of the command."""
     parser = Parser(prog="python -m tools.search", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_index(commands.add_parser("index", description=INDEX, help=INDEX.partition("\n")[0]))
-    _add_search(commands.add_parser("search", description=SEARCH, help=SEARCH.partition("\n")[0]))
+    for name, add, about, example in (
+            ("index", _add_index, "make an index of videos, or bring it up to date", "CKPT VIDEO_DIR --out index"),
+            ("search", _add_search, "look a video up in an index", "index clip.mp4 -k 10")):
+        description = f"{about}\n\n    python -m tools.search {name} {example}\n"
+        add(commands.add_parser(name, description=description, help=about))
     return parser
 
 
@@ -53,7 +47,7 @@ def _add_index(parser: Parser) -> None:
         "down to this short side first, as prepare.py does; 0: never")
     add("--clip_seconds", type=positive_float, default=default.clip_seconds, metavar="SECONDS", help="cut longer "
         "videos into clips of this length; a rest of less than half joins the clip before")
-    add("--flow", choices=METHODS, default=default.flow, help="method of flow; take that of the training")
+    add("--flow", choices=METHODS, default=default.flow, help="flow method; use the one the encoder was trained with")
     add = parser.topic("method")
     add("--two_stream", default="", metavar="CKPT", help="a second encoder, of flow or residual frames; similarities "
         "are added, as merge_2stream_prob.py does")
@@ -76,7 +70,7 @@ def _add_search(parser: Parser) -> None:
     add("-k", type=positive_int, default=10, metavar="CLIPS", help="how many clips to show")
     add("--exclude_self", action="store_true", help="leave the clips of CLIP itself out; else they are marked")
     add("--json", default="", metavar="FILE", help="also write the answer as JSON")
-    add("--html", default="", metavar="FILE", help="where the page goes (default: search.html in INDEX)")
+    add("--html", default="", metavar="FILE", help="the page (default: search.html in INDEX)")
 
 
 def _index(args: Namespace) -> None:

@@ -8,16 +8,16 @@ import bisect
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from backbone.select_backbone import fold_batchnorm
@@ -32,16 +32,16 @@ from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.device import check_clips, choose_precision, move
 from eval import network, options
 from eval.retrieval import fingerprint, video_features
+from process_data.src import video_io
 from process_data.src.flow import flow_image, make_flow
 from process_data.src.video_io import VideoError, next_frame, opened, require_two_frames, silence_decoder
 from utils.errors import OptionError
 
 DEFAULT_RATE, MAX_RATE = 25.0, 1000.0  # frames a second: assumed where a file gives no plausible rate; the highest
-GROUP = 16  # clips whose windows share batches, which short videos would not fill
 MIN_FRAMES = 4  # of a clip: flow needs two frames on either side of a cut
 # What published checkpoints, which hold no options, were trained with.
 PUBLISHED: dict[str, Any] = {"net": "s3d", "seq_len": 32, "ds": 1, "img_dim": 128}
-Encoder = Callable[[Sequence[dict[str, Any]]], np.ndarray]  # see `load_encoder`
+Encoder = Callable[[Sequence[dict[str, Any]]], Tensor]  # see `load_encoder`
 FlowMethod = Callable[[np.ndarray, np.ndarray], np.ndarray]  # see `process_data.src.flow.make_flow`
 
 
@@ -89,6 +89,34 @@ class Clip:
     samples: tuple[dict[str, Any], ...]  # the input of each encoder, as `eval.windows.window_clips` takes it
 
 
+def find_videos(places: Iterable[str]) -> list[str]:
+    """Return single files, and videos in and below folders, but for hidden ones; name files that are passed over."""
+    found: set[str] = set()
+    others: list[Path] = []
+    for place in places:
+        if not os.path.lexists(place):
+            raise OptionError(f"there is no {place}: check the path and its disk, or make a new index without it")
+        if not os.path.isdir(place):
+            found.add(place)
+            continue
+        for path in video_io.walk(Path(place)):
+            if video_io.looks_like_video(path.name):
+                found.add(str(path))
+            else:
+                others.append(path)
+    video_io.name_passed_over(others)
+    return sorted(found)
+
+
+def state_of(path: str) -> tuple[int, int]:
+    """Return the size of a file (-1 without one), and the time of its last change in ns."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return -1, 0
+    return found.st_size, found.st_mtime_ns
+
+
 def describe(path: str | Path, *, view: str = "rgb", **given: Any) -> EncoderSpec:
     """Read from a checkpoint what its encoder is.
 
@@ -96,29 +124,19 @@ def describe(path: str | Path, *, view: str = "rgb", **given: Any) -> EncoderSpe
         path: the checkpoint.
         view: what it was trained on, where the file does not say.
         given: net, seq_len, ds and img_dim, where they differ from the training's.
-
-    Raises:
-        CheckpointError: there is no such checkpoint, or it is damaged.
     """
-    facts = facts_of(checkpoint.load(path).get("options"))
-    found = {name: given.get(name) or facts.get(name, value) for name, value in PUBLISHED.items()}
-    return EncoderSpec(os.path.abspath(path), fingerprint(str(path)), facts.get("stream", view).lower(), **found)
+    trained = checkpoint.load(path).get("options") or {}
+    found = {name: given.get(name) or trained.get(name, value) for name, value in PUBLISHED.items()}
+    stream = facts_of(trained).get("stream", view).lower()
+    return EncoderSpec(os.path.abspath(path), fingerprint(str(path)), stream, **found)
 
 
 def load_encoder(spec: str | Path | EncoderSpec, batch_size: int = 32) -> Encoder:
-    """Load the encoder of a checkpoint, or of what :func:`describe` says of one.
-
-    Args:
-        spec: the checkpoint.
-        batch_size: windows in a batch.
+    """Load the encoder of a checkpoint; ``batch_size`` counts windows.
 
     Returns:
         A function from the samples of N clips to the means over their windows, float32 (N, F), neither centred nor
         normalised.
-
-    Raises:
-        CheckpointError: the file is missing or damaged, or has no backbone or another one.
-        OptionError: the network cannot take such clips.
     """
     spec = spec if isinstance(spec, EncoderSpec) else describe(spec)
     device = options.devices(None)[0]
@@ -132,11 +150,11 @@ def load_encoder(spec: str | Path | EncoderSpec, batch_size: int = 32) -> Encode
         use_2d_where_faster([net], device)
     check_convolutions([net.backbone], (spec.seq_len, spec.img_dim, spec.img_dim), precision)
     features = partial(video_features, net, batch_size=batch_size, device=device, normalise=True)
-    return lambda samples: features([sample | {"index": i} for i, sample in enumerate(samples)]).numpy()
+    return lambda samples: features([sample | {"index": i} for i, sample in enumerate(samples)])
 
 
 def embed(paths: Sequence[str], settings: ClipSettings, encoders: Sequence[Encoder], workers: int = 0
-          ) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray] | str]]:
+          ) -> Iterator[tuple[str, tuple[Tensor, Tensor] | str]]:
     """Decode video files, in this process if there are no workers, and run the settings' encoders on their clips.
 
     Yields:
@@ -148,22 +166,18 @@ def embed(paths: Sequence[str], settings: ClipSettings, encoders: Sequence[Encod
     loader = DataLoader(_VideoClips(paths, settings), batch_size=None, num_workers=min(workers, len(paths)),
                         worker_init_fn=_init_worker, multiprocessing_context="spawn" if workers else None,
                         prefetch_factor=2 if workers else None, generator=torch.Generator())
-    decoded = items(loader)
-    while group := list(islice(decoded, GROUP)):
-        clips = [(path, clip) for path, clip in group if isinstance(clip, Clip)]
-        if clips:
-            parts = [encode([clip.samples[i] for _, clip in clips]) for i, encode in enumerate(encoders)]
-            for (path, clip), row in zip(clips, np.concatenate(parts, axis=1), strict=True):
-                rows[path].append(row)
-                seconds[path].append((clip.start, clip.end))
-        for path, problem in group:
-            if isinstance(problem, str):  # the video ends here
-                features, times = np.array(rows.pop(path, [])), np.array(seconds.pop(path, []))
-                yield path, problem or (features, times)
+    for path, found in items(loader):
+        if isinstance(found, Clip):
+            parts = [encode([sample]) for encode, sample in zip(encoders, found.samples, strict=True)]
+            rows[path].append(torch.cat(parts, dim=1))
+            seconds[path].append((found.start, found.end))
+        else:  # the video ends here
+            features, times = rows.pop(path, []), seconds.pop(path, [])
+            yield path, found or (torch.cat(features), torch.tensor(times, dtype=torch.float64))
 
 
 class _VideoClips(IterableDataset):
-    """Path and each clip of each video, then path and why it cannot be used, or ""; loader workers share the videos."""
+    """Yields path and clip of each clip, then path and why the video cannot be used, or ""."""
 
     def __init__(self, paths: Sequence[str], settings: ClipSettings) -> None:
         self.paths, self.settings = paths, settings
@@ -188,11 +202,7 @@ def _init_worker(worker: int) -> None:
 
 
 def video_clips(path: Path, settings: ClipSettings) -> Iterator[Clip]:
-    """Decode a video file once and yield its clips in order; memory holds the crops of one and a half clips.
-
-    Raises:
-        VideoError: the file cannot be opened or decoded; the message does not name it.
-    """
+    """Decode a video file once and yield its clips in order; memory holds the crops of one and a half clips."""
     crops = [CropsTransform(encoder.img_dim) for encoder in settings.encoders]
     estimate, before = make_flow(settings.flow), None
     times: list[float] = []  # of the frames, in seconds
@@ -215,7 +225,7 @@ def video_clips(path: Path, settings: ClipSettings) -> Iterator[Clip]:
 
 
 def _interval(times: Sequence[float]) -> float:
-    """Return the mean time between frames."""
+    """Mean time between frames."""
     return (times[-1] - times[0]) / (len(times) - 1)
 
 
@@ -256,10 +266,7 @@ def _image(view: str, before: np.ndarray, frame: np.ndarray, estimate: FlowMetho
 
 
 def _clip(frames: Sequence[list[np.ndarray]], start: float, end: float, settings: ClipSettings) -> Clip:
-    """Make a clip of frames, each with its image for each encoder.
-
-    The first flow or residual image belongs to the cut, and is left out.
-    """
+    """Make a clip of frames; the first flow or residual image belongs to the cut, and is left out."""
     samples = []
     for i, encoder in enumerate(settings.encoders):
         images = [own[i] for own in frames][0 if encoder.view == "rgb" else 1:]

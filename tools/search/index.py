@@ -5,31 +5,89 @@ a set by its own, and L2-normalised. The inner product of two rows is then the s
 is how `merge_2stream_prob.py` fuses them.
 """
 
-import json
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
+import cv2
 import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from engine import checkpoint
 from eval.retrieval import fingerprint
-from process_data.src.video_io import looks_like_video, name_passed_over, walk
-from tools.search.answer import Answer, Hit
-from tools.search.clips import ClipSettings, Encoder, EncoderSpec, describe, embed, load_encoder
-from utils.console import Progress, inline, one_line, say
+from process_data.src.video_io import VideoError, next_frame, opened, silence_decoder
+from tools import pages
+from tools.pictures import data_uri, film_strip
+from tools.search.clips import ClipSettings, Encoder, EncoderSpec, describe, embed, find_videos, load_encoder, state_of
+from utils.console import Progress, inline, say, table
 from utils.errors import CheckpointError, OptionError
-from utils.files import atomic_write, lock, remove_partial
+from utils.files import lock, remove_partial
 
-FILE = "index.npz"
+FILE = "index.pt"
 SAVE_SECONDS = 120.0  # what a process that is killed loses at most
-State = tuple[int, int]  # of a file: bytes (-1 if it cannot be read), and time of the last change in ns
+STRIP_FRAMES, STRIP_HEIGHT = 4, 160  # of a film strip; pixels
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A clip that was found."""
+
+    rank: int  # from 1
+    similarity: float  # cosine of centred features, -1 to 1; with two streams the sum, -2 to 2
+    by_stream: dict[str, float]  # the same of each stream, by its view
+    path: str  # of the video
+    name: str  # its path, from the indexed folder on
+    start: float  # seconds in the video
+    end: float
+    query_start: float  # seconds in the query, of its clip that is most similar
+    query_end: float
+    is_query: bool  # the video is the query itself
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The most similar clips, best first."""
+
+    query: str  # path
+    query_clips: int  # that the query was cut into
+    hits: Sequence[Hit]
+    about: str  # the index in words
+
+    def table(self) -> str:
+        """Return a table for the console."""
+        names = [name for name, _ in self._facts(self.hits[0])] if self.hits else []
+        return table(["video", *names], [
+            [f"{hit.rank} {inline(hit.name)}{' (the query)' if hit.is_query else ''}",
+             *(value for _, value in self._facts(hit))] for hit in self.hits])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same for a file: {"query": path, "about": ..., "hits": [{"rank": 1, ...}, ...]}."""
+        return {"query": self.query, "about": self.about, "hits": [asdict(hit) for hit in self.hits]}
+
+    def gallery(self, path: str | Path) -> Path:
+        """Write the page, in place of a file of that name; its film strips are read from the videos now."""
+        clips = [{"name": hit.name, "link": f"{Path(hit.path).as_uri()}#t={hit.start:.3f}", "rank": hit.rank,
+                  "strip": clip_strip(hit.path, hit.start, hit.end), "facts": self._facts(hit),
+                  "is_query": hit.is_query} for hit in self.hits]
+        end = max((hit.query_end for hit in self.hits), default=0.0)
+        query = {"name": Path(self.query).name, "link": Path(self.query).as_uri(), "rank": 0, "facts": [],
+                 "strip": clip_strip(self.query, 0.0, end), "is_query": True}
+        pages.write(Path(path), "search.html", query=query, clips=clips, about=self.about)
+        return Path(path)
+
+    def _facts(self, hit: Hit) -> list[tuple[str, str]]:
+        """Fields of a hit, as shown in the table and on the page."""
+        streams = hit.by_stream if len(hit.by_stream) > 1 else {}
+        facts = [("similarity", f"{hit.similarity:.4f}"), *((name, f"{value:.4f}") for name, value in streams.items()),
+                 ("time", time_span(hit.start, hit.end))]
+        return facts + ([("time in query", time_span(hit.query_start, hit.query_end))] if self.query_clips > 1 else [])
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +95,9 @@ class Video:
     """A video file as it was read."""
 
     path: str  # absolute
-    state: State  # of the file then
-    features: np.ndarray  # of its clips, float32 (n, S * F), as the encoders gave them
-    seconds: np.ndarray  # start and end of each clip, float64 (n, 2)
-    problem: str = ""  # why it cannot be used, and so has no clips
+    state: tuple[int, int]  # of the file then, see `state_of`
+    features: Tensor  # of its clips, float32 (n, S * F), as the encoders gave them
+    seconds: Tensor  # start and end of each clip, float64 (n, 2)
 
 
 @dataclass(eq=False)
@@ -66,14 +123,10 @@ class VideoIndex:
 
         Args:
             settings: of the clips, or just a checkpoint.
-            places: folders, searched with all below, and files; those that the index has already may be left out.
+            places: folders and files; those that the index has already may be left out.
             folder: of the index.
             batch_size: windows in a batch.
             workers: processes that decode; 0 decodes in this one.
-
-        Raises:
-            OptionError: a place is not there, no video can be used, or the index was made with something else.
-            CheckpointError: the checkpoint or the index is damaged.
         """
         folder = Path(folder)
         settings = settings if isinstance(settings, ClipSettings) else ClipSettings((describe(settings),))
@@ -83,32 +136,33 @@ class VideoIndex:
         files = {video.path for video in old.videos}
         known = [place for place in old.places if place not in files or os.path.lexists(place)]  # a file may be gone
         found = list(dict.fromkeys([*known, *map(os.path.abspath, places)]))
-        states = find_videos(found)
+        states = {path: state_of(path) for path in find_videos(found)}
         kept = [video for video in old.videos if states.get(video.path) == video.state]
         index = cls(folder, settings, found, kept.copy(), batch_size)
         folder.mkdir(parents=True, exist_ok=True)
         with lock(folder, "indexing"):
             remove_partial(folder)
-            index._read(states, workers)
-        for video in index.videos:
-            if video.problem:
-                say(inline(f"left out {video.path}: {video.problem}"))
-        if not len(index):
-            raise OptionError(f"{', '.join(found) or 'no folder was named'}: no video file there that can be used, so "
-                              "there is nothing to search: nothing was written")
+            problems = index._read(states, workers)
+        for path, problem in problems.items():
+            say(inline(f"left out {path}: {problem}"))
+        if not index.videos:
+            raise OptionError(f"{', '.join(found) or 'no folder was named'}: no usable video files, so there is "
+                              "nothing to search: nothing was written")
         say(f"{len(index.videos) - len(kept)} files new or changed, {len(kept)} as before\nindex of {index.about}")
         return index
 
-    def _read(self, states: dict[str, State], workers: int) -> None:
-        """Read the files that the index does not have yet, and save it; an interruption keeps what was read."""
+    def _read(self, states: dict[str, tuple[int, int]], workers: int) -> dict[str, str]:
+        """Read new files, save the index even if interrupted, and return why files were left out."""
         todo = sorted(states.keys() - {video.path for video in self.videos})
-        before, start = len(self), time.monotonic()
-        saved = start
+        before, saved = len(self), time.monotonic()
+        start, problems = saved, dict[str, str]()
         try:
             with Progress(len(todo), "index") as progress:
                 for path, found in embed(todo, self.settings, self.encoders, workers) if todo else ():
-                    rows = found if isinstance(found, tuple) else (np.empty((0, 0)), np.empty((0, 2)), found)
-                    self.videos.append(Video(path, states[path], *rows))
+                    if isinstance(found, str):
+                        problems[path] = found
+                    else:
+                        self.videos.append(Video(path, states[path], *found))
                     progress.step()
                     if time.monotonic() - saved > SAVE_SECONDS:
                         self.save()
@@ -117,41 +171,31 @@ class VideoIndex:
             self.save()
         clips, seconds = len(self) - before, time.monotonic() - start
         say(f"{clips} new clips in {seconds:.1f} s: {clips / seconds:.3g} clips/s" if clips else "no new clips")
+        return problems
 
     def save(self) -> None:
         """Write the index, if anything can be found in it."""
-        if not len(self):
-            return
         self.videos.sort(key=lambda video: video.path)
-        about = {"settings": asdict(self.settings), "places": self.places,
-                 "videos": [(video.path, video.state, video.problem, len(video.seconds)) for video in self.videos]}
-        with atomic_write(self.folder / FILE) as file:
-            np.savez(file, about=np.array(json.dumps(about)), features=self._all("features"),
-                     seconds=self._all("seconds"))
+        if self.videos:
+            checkpoint.save(self.folder / FILE, {
+                "settings": asdict(self.settings), "places": self.places,
+                "files": [(video.path, video.state, len(video.seconds)) for video in self.videos],
+                "features": torch.cat([video.features for video in self.videos]),
+                "seconds": torch.cat([video.seconds for video in self.videos])})
 
     @classmethod
     def open(cls, folder: str | Path) -> "VideoIndex":
-        """Open the index of a folder.
-
-        Raises:
-            OptionError: there is no index.
-            CheckpointError: the index is damaged.
-        """
+        """Open the index of a folder."""
         path = Path(folder) / FILE
         if not path.is_file():
             raise OptionError(f"there is no index in {folder}: make one with python -m tools.search index CHECKPOINT "
                               f"VIDEO_DIR --out {folder}")
-        try:
-            with np.load(path) as arrays:
-                about, features, seconds = json.loads(str(arrays["about"])), arrays["features"], arrays["seconds"]
-            ends = np.cumsum([clips for *_, clips in about["videos"]])[:-1]
-            videos = [Video(name, tuple(state), rows, times, problem) for (name, state, problem, _), rows, times in zip(
-                about["videos"], np.split(features, ends), np.split(seconds, ends), strict=True)]
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-            raise CheckpointError(f"{path} is damaged, or of an earlier version ({one_line(str(error))}): remove it, "
-                                  "and make the index again") from error
-        specs = tuple(EncoderSpec(**spec) for spec in about["settings"].pop("encoders"))
-        return cls(Path(folder), ClipSettings(specs, **about["settings"]), about["places"], videos)
+        saved = checkpoint.load(path, require=("settings", "places", "files", "features", "seconds"))
+        clips = [count for *_, count in saved["files"]]
+        videos = [Video(name, state, features, seconds) for (name, state, _), features, seconds in zip(
+            saved["files"], saved["features"].split(clips), saved["seconds"].split(clips), strict=True)]
+        specs = tuple(EncoderSpec(**spec) for spec in saved["settings"].pop("encoders"))
+        return cls(Path(folder), ClipSettings(specs, **saved["settings"]), saved["places"], videos)
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -160,48 +204,36 @@ class VideoIndex:
     @property
     def about(self) -> str:
         """Describe the index in words."""
-        usable = sum(not video.problem for video in self.videos)
-        return f"{len(self)} clips of {usable} videos, {' and '.join(map(str, self.settings.encoders))}"
+        encoders = " and ".join(map(str, self.settings.encoders))
+        return f"{len(self)} clips of {len(self.videos)} videos, {encoders}"
 
     def search(self, video: str | Path, k: int = 10, *, exclude_self: bool = False) -> Answer:
         """Find the k clips most similar to any clip of a video, which need not be in the index.
 
         A video longer than a clip is cut as those of the index are, and each clip of the index is compared with the
-        clip of the query that is most similar to it.
-
-        Args:
-            video: the query.
-            k: number of clips.
-            exclude_self: leave out the query's own clips, where it is in the index; otherwise they are marked.
-
-        Raises:
-            OptionError: the video cannot be decoded.
-            CheckpointError: the checkpoint is gone, or is another one.
+        clip of the query that is most similar to it. The query's own clips are marked, or left out.
         """
         path = os.path.abspath(video)
         own = [each for each in self.videos if os.path.realpath(each.path) == os.path.realpath(path)]
-        if own and own[0].state == file_state(path) and not own[0].problem:
+        if own and own[0].state == state_of(path):
             query = own[0]
         else:
             [(_, made)] = embed([path], self.settings, self.encoders)
             if isinstance(made, str):
-                raise OptionError(f"{path} cannot be searched for: {made}")
-            query = Video(path, file_state(path), *made)
+                raise OptionError(f"{path} cannot be used as a query: {made}")
+            query = Video(path, state_of(path), *made)
         pieces, rows = self._unit(query.features), self._rows
-        count = min(k + exclude_self * sum(len(each.seconds) for each in own), len(rows))
-        sims, near = faiss.knn(pieces, rows, count, metric=faiss.METRIC_INNER_PRODUCT)  # (Q, count), the best first
-        best: dict[int, int] = {}  # row -> clip of the query that is most similar to it; the best row first
-        for place in np.argsort(-sims, axis=None, kind="stable"):
-            best.setdefault(int(near.flat[place]), int(place) // count)
-        videos, seconds = [each for each in self.videos for _ in each.seconds], self._all("seconds")
-        found = [row for row in best if not (exclude_self and videos[row] in own)][:k]
+        sims, nearest = faiss.knn(rows, pieces, 1, metric=faiss.METRIC_INNER_PRODUCT)  # of each clip: (N, 1), (N, 1)
+        clips = [(each, span) for each in self.videos for span in each.seconds.tolist()]
+        order = [row for row in np.argsort(-sims[:, 0], kind="stable") if not (exclude_self and clips[row][0] in own)]
         hits = []
-        for rank, row in enumerate(found, start=1):
-            parts = (pieces[best[row]] * rows[row]).reshape(len(self.settings.encoders), -1).sum(axis=1).tolist()
+        for rank, row in enumerate(order[:k], start=1):
+            (found, (start, end)), piece = clips[row], nearest[row, 0]
+            query_start, query_end = query.seconds[piece].tolist()
+            parts = (pieces[piece] * rows[row]).reshape(len(self.settings.encoders), -1).sum(axis=1).tolist()
             by_stream = {spec.view: part for spec, part in zip(self.settings.encoders, parts, strict=True)}
-            (start, end), (query_start, query_end) = seconds[row].tolist(), query.seconds[best[row]].tolist()
-            hits.append(Hit(rank, sum(parts), by_stream, videos[row].path, self._name(videos[row].path), start, end,
-                            query_start, query_end, videos[row] in own))
+            hits.append(Hit(rank, sum(parts), by_stream, found.path, self._name(found.path), start, end, query_start,
+                            query_end, found in own))
         return Answer(path, len(query.seconds), hits, self.about)
 
     def _name(self, path: str) -> str:
@@ -211,60 +243,43 @@ class VideoIndex:
 
     @cached_property
     def encoders(self) -> list[Encoder]:
-        """The encoders, loaded at their first use.
-
-        Raises:
-            CheckpointError: a checkpoint is gone, or is another one.
-        """
+        """The encoders, loaded at their first use."""
         for spec in self.settings.encoders:
             if not os.path.isfile(spec.path) or fingerprint(spec.path) != spec.sha256:
                 raise CheckpointError(f"{spec.path} is gone, or is not the checkpoint that the index was made with "
                                       f"(sha256 {spec.sha256[:12]}...): if it has moved, give its new place to index")
         return [load_encoder(spec, self.batch_size) for spec in self.settings.encoders]
 
-    def _all(self, name: str) -> np.ndarray:
-        """Return the features or seconds of all clips."""
-        return np.concatenate([getattr(video, name) for video in self.videos if not video.problem])
-
-    @cached_property
-    def _centre(self) -> np.ndarray:
-        features = self._all("features")
-        return features.mean(axis=0) if len(features) > 1 else np.zeros_like(features[0])  # one is its own mean
-
     @cached_property
     def _rows(self) -> np.ndarray:
-        return self._unit(self._all("features"))
+        return self._unit(torch.cat([video.features for video in self.videos]))
 
-    def _unit(self, features: np.ndarray) -> np.ndarray:
-        """Centre features (N, S * F), and L2-normalise the part of each stream."""
-        rows = torch.from_numpy(features - self._centre).unflatten(1, (len(self.settings.encoders), -1))
+    @cached_property
+    def _centre(self) -> Tensor | float:
+        features = torch.cat([video.features for video in self.videos])
+        return features.mean(dim=0) if len(features) > 1 else 0.0  # a single clip would be its own mean
+
+    def _unit(self, features: Tensor) -> np.ndarray:
+        rows = (features - self._centre).unflatten(1, (len(self.settings.encoders), -1))
         return F.normalize(rows, dim=2).flatten(1).numpy()
 
 
-def find_videos(places: Iterable[str]) -> dict[str, State]:
-    """Return the state of each file by path: single files, and the videos in and below folders, but for hidden ones.
-
-    Files that are passed over are named.
-    """
-    found: set[str] = set()
-    others: list[Path] = []
-    for place in places:
-        if not os.path.lexists(place):
-            raise OptionError(f"there is no {place}: check the path and its disk, or make a new index without it")
-        if not os.path.isdir(place):
-            found.add(place)
-            continue
-        files = list(walk(Path(place)))
-        found.update(str(path) for path in files if looks_like_video(path.name))
-        others += [path for path in files if not looks_like_video(path.name)]
-    name_passed_over(others)
-    return {path: file_state(path) for path in sorted(found)}
-
-
-def file_state(path: str) -> State:
-    """Return what changes when a file does, without reading it."""
+def clip_strip(path: str, start: float, end: float) -> str:
+    """Return frames from the middles of equal parts of a clip (seconds in the video) as a data URI; "" for no video."""
+    silence_decoder()
+    frames = []
     try:
-        found = os.stat(path)
-    except OSError:
-        return -1, 0
-    return found.st_size if os.access(path, os.R_OK) else -1, found.st_mtime_ns
+        with opened(Path(path)) as capture:
+            for seconds in start + (end - start) * (np.arange(STRIP_FRAMES) + 0.5) / STRIP_FRAMES:
+                capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * float(seconds))
+                if (frame := next_frame(capture, STRIP_HEIGHT)) is not None:
+                    frames.append(frame[..., ::-1])
+    except (VideoError, cv2.error):
+        pass  # it was there when it was indexed: the page says that it is gone
+    return data_uri(film_strip(np.stack(frames), STRIP_HEIGHT)) if frames else ""
+
+
+def time_span(start: float, end: float) -> str:
+    """Format seconds as "0:12.0-0:22.0"; minutes go on beyond 59."""
+    minutes = [divmod(round(10 * seconds), 600) for seconds in (start, end)]
+    return "-".join(f"{minute}:{tenths // 10:02d}.{tenths % 10}" for minute, tenths in minutes)
