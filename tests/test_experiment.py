@@ -224,7 +224,7 @@ def test_a_grid_continues_after_a_stop_and_collects_what_its_commands_wrote(in_p
     check_numbers(found, tmp_path / "work" / "rendered" / "seed0")
 
     for name, value, said in (
-            ("typical", 0.5, "'render' was made with --typical 1.0, and would be made with --typical 0.5"),
+            ("typical", 0.5, "'render' was run with --typical 1.0, but the options now give --typical 0.5"),
             ("moco_m", 0.9, "RGB' was made with --moco-m 0.99, and would be made with --moco-m 0.9")):
         monkeypatch.setattr(run, "GRIDS", {"tiny": replace(GRIDS["tiny"], **{name: value})})
         argv = ["--grid", "tiny", "--out", str(tmp_path / "work"), "--sets", "rendered", "--seeds", "0"]
