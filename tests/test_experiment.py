@@ -225,7 +225,7 @@ def test_a_grid_continues_after_a_stop_and_collects_what_its_commands_wrote(in_p
 
     for name, value, said in (
             ("typical", 0.5, "'render' was run with --typical 1.0, but the options now give --typical 0.5"),
-            ("moco_m", 0.9, "RGB' was made with --moco-m 0.99, and would be made with --moco-m 0.9")):
+            ("moco_m", 0.9, "RGB' was run with --moco-m 0.99, but the options now give --moco-m 0.9")):
         monkeypatch.setattr(run, "GRIDS", {"tiny": replace(GRIDS["tiny"], **{name: value})})
         argv = ["--grid", "tiny", "--out", str(tmp_path / "work"), "--sets", "rendered", "--seeds", "0"]
         assert launch.exit_code(lambda argv=argv: run.main(argv)) == 2
