@@ -30,13 +30,13 @@ Facts = dict[str, Any]  # by the names below; a fact that is not known is left o
 SIZES = ("seq_len", "ds", "img_dim")
 # What to say where a fact of a checkpoint differs from what a command needs.
 WORDS = {
-    "stream": "was trained on {then}, and is to see {now}: check the order of the files, --dataset (NAME-f is the "
+    "stream": "was trained on {then} but is needed for {now}: check the order of the files, --dataset (NAME-f is the "
               "second view), --reverse and --second_view",
     "classes": "was trained on other classes ({then}, the dataset has {now}): give the --dataset and --split_root it "
                "was trained with",
     "split": "was trained on split {then}, which holds test videos of split {now}: give the --which_split it was "
              "trained on",
-    **{size: f"was trained with --{size} {{then}}, and is used with --{size} {{now}}" for size in SIZES},
+    **{size: f"was trained with --{size} {{then}} but is used with --{size} {{now}}" for size in SIZES},
 }
 
 

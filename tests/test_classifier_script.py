@@ -161,7 +161,7 @@ def test_retrieval_of_both_streams_then_probe_and_fusion(run, place, capsys):
 
 
 @pytest.mark.parametrize(("words", "complaint"), [
-    (["--dataset", "ucf101-f"], "was trained on RGB, and is to see flow"),
+    (["--dataset", "ucf101-f"], "was trained on RGB but is needed for flow"),
     (["--which_split", "2"], "was trained on split 1, which holds test videos of split 2"),
     (["--which_split", "2", "--retrieval"], "was trained on split 1"),
     (["--split_root", "other"], "other classes (ApplyEyeMakeup, the dataset has ClassA)")])

@@ -34,7 +34,7 @@ def said(saved: dict, needed: dict, capsys, classes: object = None, accept: bool
     ({"dataset": "ucf101-f", "second_view": "residual"}, "residual")])
 def test_a_file_of_another_stream_is_refused(change, stream, needed, wanted, capsys):
     words = said({"options": PRETRAINING | change}, CLASSIFIER | needed, capsys)
-    assert words == "" if stream == wanted else f"was trained on {stream}, and is to see {wanted}" in words
+    assert words == "" if stream == wanted else f"was trained on {stream} but is needed for {wanted}" in words
     assert said({}, CLASSIFIER | needed, capsys) == ""  # a published file
 
 
@@ -42,7 +42,7 @@ def test_a_file_of_another_stream_is_refused(change, stream, needed, wanted, cap
     (CLASSIFIER, {"which_split": 2}, "error: x.pth.tar was trained on split 1, which holds test videos of split 2: "),
     (UBERNCE, {"which_split": 3}, "error: "), (PRETRAINING, {"which_split": 2}, "warning: "),
     (CLASSIFIER, {"which_split": 2, "dataset": "hmdb51"}, ""),  # another set's split says nothing
-    (PRETRAINING, {"img_dim": 64}, "warning: x.pth.tar was trained with --img_dim 128, and is used with --img_dim "),
+    (PRETRAINING, {"img_dim": 64}, "warning: x.pth.tar was trained with --img_dim 128 but is used with --img_dim "),
     ({"dataset": ["?"]}, {}, ""), ("none", {}, ""), ({"net": "s3d"}, {"net": "r50"}, "")])
 def test_network_split_and_sizes(options, needed, words, capsys):
     found = said({"options": options}, CLASSIFIER | needed, capsys)

@@ -108,7 +108,8 @@ def test_files_start_and_test_their_own_stream_alone(capsys):
     assert not list(Path("ckpt/log-pretrain").glob("no*"))
     assert run(main_nce, f"--epochs 1 --pretrain {paths['flow']} --accept_changes --seq_len 4") == 0
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
-    assert len(warnings) == 2 and "and is to see RGB" in warnings[0] and "--seq_len 8, and is used with" in warnings[1]
+    assert len(warnings) == 2 and "but is needed for RGB" in warnings[0]
+    assert "--seq_len 8 but is used with" in warnings[1]
 
 
 def test_a_pretrained_start_of_infonce_takes_the_whole_file():

@@ -1,4 +1,4 @@
-"""Crop, resize and flip frames in uint8, as Pillow does; this runs in the processes of a loader.
+"""Crop, resize and flip frames in uint8, as Pillow does, in the loader processes.
 
 Frames are uint8 (T, H, W, 3). The random crop is that of CoCLR's released code.
 """
