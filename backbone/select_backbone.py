@@ -14,6 +14,7 @@ from backbone.s3dg import S3D
 # Each builds an nn.Module with an int attribute `feature_size`, its number of output channels.
 NETWORKS: dict[str, Callable[[], Any]] = {
     "s3d": S3D,
+    "s3d_small": partial(S3D, scale=0.25),  # 0.5 M parameters, for CPUs
     "s3dg": partial(S3D, gating=True),
     "r50": ResNet2d3d,
 }

@@ -97,6 +97,15 @@ def test_state_dicts_have_exactly_the_published_keys():
     assert r50 == published["r50"]
 
 
+def test_the_small_network_has_the_layers_of_s3d_at_a_quarter_of_the_widths():
+    with torch.device("meta"):
+        (full, _), (small, sizes) = select_backbone("s3d"), select_backbone("s3d_small")
+    for (name, wide), (same, narrow) in zip(full.named_parameters(), small.named_parameters(), strict=True):
+        inputs = () if wide.dim() == 1 else (3 if wide.shape[1] == 3 else wide.shape[1] // 4, *wide.shape[2:])
+        assert name == same and narrow.shape == (wide.shape[0] // 4, *inputs), name
+    assert sizes == {"feature_size": 256} and sum(each.numel() for each in small.parameters()) == 500_120
+
+
 def test_both_names_of_a_layer_are_one_tensor():
     s3d, _ = select_backbone("s3d")
     assert s3d.Mixed_3b.branch0[0].conv.weight is s3d.block3[1].branch0[0].conv.weight
@@ -178,5 +187,5 @@ def test_folding_whole_networks_changes_rounding_alone(network):
 
 
 def test_unknown_network_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"'s3dx'.*s3d, s3dg, r50"):
+    with pytest.raises(ValueError, match=r"'s3dx'.*s3d, s3d_small, s3dg, r50"):
         select_backbone("s3dx")
