@@ -18,6 +18,7 @@ from pathlib import Path
 
 from utils.console import protect_streams, say_error, set_rank
 from utils.errors import OptionError, UserError
+from utils.files import naming
 from utils.stop import EXIT_CODE, StopRequested, handle_signals
 
 CGROUPS, CGROUPS_OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -41,7 +42,14 @@ def run(main: Callable[[], int | None]) -> None:
         os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", "ascii")}
         os.execv(sys.executable, sys.orig_argv)
     protect_streams()
-    code = exit_code(main)
+
+    def all_said() -> int | None:
+        code = main()
+        with naming("standard output"):  # if its disk was too full for what was printed
+            sys.stdout.buffer.flush()
+        return code
+
+    code = exit_code(all_said)
     for child in multiprocessing.active_children():  # loader workers, possibly in the middle of a sample
         child.kill()
     if _was_distributed:
