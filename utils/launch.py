@@ -42,14 +42,7 @@ def run(main: Callable[[], int | None]) -> None:
         os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", "ascii")}
         os.execv(sys.executable, sys.orig_argv)
     protect_streams()
-
-    def all_said() -> int | None:
-        code = main()
-        with naming("standard output"):  # if its disk was too full for what was printed
-            sys.stdout.buffer.flush()
-        return code
-
-    code = exit_code(all_said)
+    code = exit_code(main)
     for child in multiprocessing.active_children():  # loader workers, possibly in the middle of a sample
         child.kill()
     if _was_distributed:
@@ -64,7 +57,10 @@ def exit_code(main: Callable[[], int | None]) -> int:
     """Call ``main`` like :func:`run`, but return the exit code."""
     global _was_distributed
     try:
-        return main() or 0
+        code = main() or 0
+        with naming("standard output"):  # if its disk was too full for what was printed
+            getattr(sys.stdout, "buffer", sys.stdout).flush()
+        return code
     except UserError as error:
         return _refuse(message_of(error))
     except OSError as error:
