@@ -153,7 +153,8 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: 
     missing = [key for key in own if key not in given and own[key].data_ptr() not in there]
     unused = [key for key in given if key not in own]
     shapes = [key for key in loaded if own[key].shape != given[key].shape]
-    lost = [key for key in missing if not key.startswith(tuple(may_miss))]
+    lost = [key for key in missing if not key.startswith(tuple(may_miss))
+            and not key.endswith(".num_batches_tracked")]  # nothing uses it, and old or exported files lack it
     extra = [key for key in unused if not key.startswith(tuple(may_have))]
     if lost or extra or shapes:
         raise CheckpointError(_differences(own, given, shapes, lost, extra))

@@ -54,7 +54,9 @@ def load_backbone(net: nn.Module, path: str | Path, needed: Facts | None = None,
     """
     content = checkpoint.load(path)
     check_facts(content, path, needed or {}, accept)
-    state = checkpoint.renamed(content["state_dict"], {ENCODER: BACKBONE})
+    own = {key.removeprefix(BACKBONE): key for key in net.state_dict()}  # a file of a backbone alone has no prefix
+    state = {own.get(key, key): value for key, value in
+             checkpoint.renamed(content["state_dict"], {ENCODER: BACKBONE}).items()}
     backbone = {key: value for key, value in state.items() if key.startswith(BACKBONE)}
     if not backbone:
         raise CheckpointError(f"{path} has no {ENCODER}* and no {BACKBONE}* entries, but "

@@ -145,6 +145,13 @@ def test_expected_differences_are_reported_and_the_rest_loaded():
     assert model[0].weight.eq(2).all() and not model[1].weight.eq(2).all()
 
 
+def test_the_batches_that_a_batchnorm_has_seen_may_be_missing():
+    model = nn.BatchNorm1d(3)
+    given = {key: value for key, value in state(model).items() if key != "num_batches_tracked"}
+    load_state(nn.ModuleDict({"bn": model}), {f"bn.{key}": value for key, value in given.items()})
+    assert model.weight.eq(2).all() and model.running_var.eq(2).all()
+
+
 @pytest.mark.parametrize(("change", "words"), [
     (lambda s: s.pop("bias"), "1 tensors are not in the file (bias)"),
     (lambda s: s.update(extra=torch.ones(1)), "unknown to the model (extra)"),

@@ -94,11 +94,14 @@ def test_head_of_each_way_of_training(tiny, train_what, flags, head):
     assert net.use_l2_norm == (train_what == "last")
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_backbone_of_a_pretraining_file(tiny, tmp_path, prefix):
+@pytest.mark.parametrize(("prefix", "rename"), [("", ""), ("module.", ""), ("", "encoder_q.0."),
+                                                ("model.", "encoder_q.0.")])
+def test_backbone_of_a_pretraining_file(tiny, tmp_path, prefix, rename):
+    """With ``rename`` the file has nothing but the backbone, whose keys then have no prefix."""
     source, net = InfoNCE("any", dim=4, K=8), network.build(4, "any", "ft")
     before = net.final_fc[1].weight.clone()
-    state = {prefix + key: value for key, value in source.state_dict().items()}
+    state = {prefix + key.removeprefix(rename): value for key, value in source.state_dict().items()
+             if key.startswith(rename)}
     checkpoint.save(tmp_path / "pre.pth.tar", {"state_dict": state})
     network.load_backbone(net, tmp_path / "pre.pth.tar")
     for key, value in source.encoder_q[0].state_dict().items():

@@ -144,11 +144,11 @@ def speak() -> None:
         file.write("done")
 
 
-def end_of(before, monkeypatch, tmp_path) -> Fork:
+def end_of(before, monkeypatch, tmp_path, code: int = 0) -> Fork:
     """Run `speak` to its end after a change of the standard streams."""
     monkeypatch.chdir(tmp_path)
     node = fork(speak, "node", before=before)
-    assert node.end() == 0 and Path("work").read_text() == "done"
+    assert node.end() == code and Path("work").read_text() == "done"
     return node
 
 
@@ -171,3 +171,11 @@ def test_work_goes_on_where_nobody_reads(stream, monkeypatch, tmp_path):
             os.close(other)
             sys.stdout = os.fdopen(own, "w")
     assert end_of(before, monkeypatch, tmp_path).err.read_text() == ""
+
+
+def test_work_goes_on_where_the_disk_of_the_output_is_full(monkeypatch, tmp_path):
+    def before() -> None:
+        sys.stdout = open("/dev/full", "w")  # noqa: SIM115
+    found = end_of(before, monkeypatch, tmp_path, code=2).errors()
+    assert found == ["error: cannot read or write standard output (No space left on device): check the path, the "
+                     "rights and the space"]

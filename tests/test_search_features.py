@@ -140,9 +140,10 @@ def test_a_checkpoint_says_what_it_was_trained_with(place, tmp_path):
                             dataset="mine-2stream-2clip", second_view="residual")
     spec = describe(path, ds=2, view="rgb")
     assert (spec.net, spec.seq_len, spec.ds, spec.img_dim, spec.view) == ("r50", 16, 2, 64, "residual")
-    torch.save({"state_dict": {}}, path)
-    spec = describe(path, view="flow")
-    assert (spec.net, spec.seq_len, spec.ds, spec.img_dim, spec.view) == ("s3d", 32, 1, 128, "flow")
+    for options in (None, "lr 0.1", ["adam"], {"net": "resnet50", "dataset": "ucf101"}, {"dataset": "a-2clip"}):
+        torch.save({"state_dict": {}, "options": options}, path)  # of other software, or published
+        spec = describe(path, view="flow")
+        assert (spec.net, spec.seq_len, spec.ds, spec.img_dim, spec.view) == ("s3d", 32, 1, 128, "flow")
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         describe(tmp_path / "z.pth.tar")
     with pytest.raises(OptionError, match="--img_dim 4"):  # too small for the network

@@ -249,7 +249,7 @@ def fingerprint(reader: LmdbReader, name: str) -> np.ndarray:
     """Return float32 (FRAMES, SIDE * SIDE) of a video.
 
     Raises:
-        DataError: none of its frames can be read, or together they take more memory than training and evaluation allow.
+        DataError: none of its frames can be read, or together they are more than evaluation reads at once.
     """
     count = reader.num_frames(name)
     numbers = ((np.arange(FRAMES) + 0.5) * count / FRAMES).astype(np.int64)

@@ -120,7 +120,7 @@ def find_issues(splits: Sequence[Split], lmdbs: Sequence[Lmdb], problems: Mappin
     for split in splits:
         yield from _split_issues(split)
     if problems:
-        yield f"{_examples(problems, ' beyond what training or evaluation reads')}: {next(iter(problems.values()))}"
+        yield f"{_examples(problems, ' that evaluation reads slowly, or not at all')}: {next(iter(problems.values()))}"
     for lmdb in lmdbs:
         where = f"{lmdb.kind} LMDB of {' and '.join(lmdb.parts)}"
         if lmdb.damaged:

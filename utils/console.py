@@ -38,7 +38,7 @@ def is_main() -> bool:
 
 
 class _Console(io.TextIOWrapper):
-    """Standard output or error that escapes what it cannot show, and goes on without a reader, as after ``| head``."""
+    """Standard output or error that escapes what it cannot show, and goes on without a reader or space on its disk."""
 
     def write(self, text: str) -> int:
         with self._unread():
@@ -54,9 +54,10 @@ class _Console(io.TextIOWrapper):
         try:
             yield
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):  # a reader or a terminal that is gone
+            if error.errno in (errno.EPIPE, errno.EIO):  # a reader that is gone, as after ``| head``, or a terminal
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            elif error.errno not in (errno.ENOSPC, errno.EDQUOT):  # of these `launch.run` tells at the end
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
 
 
 def protect_streams() -> None:

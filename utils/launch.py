@@ -18,6 +18,7 @@ from pathlib import Path
 
 from utils.console import protect_streams, say_error, set_rank
 from utils.errors import OptionError, UserError
+from utils.files import naming
 from utils.stop import EXIT_CODE, StopRequested, handle_signals
 
 CGROUPS, CGROUPS_OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
@@ -56,7 +57,10 @@ def exit_code(main: Callable[[], int | None]) -> int:
     """Call ``main`` like :func:`run`, but return the exit code."""
     global _was_distributed
     try:
-        return main() or 0
+        code = main() or 0
+        with naming("standard output"):  # if its disk was too full for what was printed
+            getattr(sys.stdout, "buffer", sys.stdout).flush()
+        return code
     except UserError as error:
         return _refuse(message_of(error))
     except OSError as error:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from backbone.select_backbone import fold_batchnorm
+from backbone.select_backbone import NETWORKS, fold_batchnorm
 from dataset.clip_sampler import windows
 from dataset.loader import init_worker, items
 from dataset.residual import residual_image
@@ -30,7 +30,8 @@ from engine import checkpoint
 from engine.compatibility import facts_of
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.device import check_clips, choose_precision, move
-from eval import network, options
+from eval import network
+from eval.options import devices
 from eval.retrieval import fingerprint, video_features
 from process_data.src import video_io
 from process_data.src.flow import flow_image, make_flow
@@ -125,7 +126,8 @@ def describe(path: str | Path, *, view: str = "rgb", **given: Any) -> EncoderSpe
         view: what it was trained on, where the file does not say.
         given: net, seq_len, ds and img_dim, where they differ from the training's.
     """
-    trained = checkpoint.load(path).get("options") or {}
+    options = checkpoint.load(path).get("options")
+    trained = options if facts_of(options) and str(options.get("net")) in NETWORKS else {}  # else other software's
     found = {name: given.get(name) or trained.get(name, value) for name, value in PUBLISHED.items()}
     stream = facts_of(trained).get("stream", view).lower()
     return EncoderSpec(os.path.abspath(path), fingerprint(str(path)), stream, **found)
@@ -139,7 +141,7 @@ def load_encoder(spec: str | Path | EncoderSpec, batch_size: int = 32) -> Encode
         normalised.
     """
     spec = spec if isinstance(spec, EncoderSpec) else describe(spec)
-    device = options.devices(None)[0]
+    device = devices(None)[0]
     check_clips(network.build_on_meta(spec.net, "last", training=False), spec.net, 1, spec.seq_len, spec.img_dim)
     net = network.build(1, spec.net, "last").eval()
     network.load_backbone(net, spec.path)
