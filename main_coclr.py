@@ -80,7 +80,8 @@ class CoclrTask(PretrainTask):
 
 def make_parser() -> Parser:
     """Build the option parser."""
-    parser = pretraining_parser(__doc__, dataset="ucf101-2stream-2clip", models=["coclr"])
+    parser = pretraining_parser(__doc__, dataset="ucf101-2stream-2clip", models=["coclr"],
+                                main="moco_k topk cascade stage ratio reverse")
     add_mining(parser)
     parser.topic("checkpoints")("--pretrain", nargs=2, default=["random", "random"], metavar=("CKPT_A", "CKPT_B"),
                                 help="A starts the trained encoder, B the one that mines; 'random' means none")

@@ -86,6 +86,14 @@ def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], rates: LrS
         optimizer.base_lr = resumed_lr(saved["optimizer"], rates.factor(int(saved["epoch"])), rates.lr)
 
 
+def with_schedule(options: Mapping[str, Any], saved: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Fill in the schedule where it is not given: the resumed checkpoint's, or after four fifths."""
+    then = (saved or {}).get("options")
+    own = then.get("schedule") if isinstance(then, Mapping) else None
+    found = (each for each in (options["schedule"], own, [max(1, options["epochs"] * 4 // 5)]) if each is not None)
+    return {**options, "schedule": next(found)}
+
+
 def refuse_changes(saved: Mapping[str, Any], options: Mapping[str, Any], made_with: Mapping[str, Any], path: str | Path
                    ) -> None:
     """Raise CheckpointError if a run with these options from the start would not have reached this checkpoint.

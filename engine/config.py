@@ -109,7 +109,7 @@ class TrainConfig:
 
     batch_size: int
     lr: float
-    schedule: list[int]
+    schedule: list[int] | None  # None: see engine.compatibility.with_schedule
     cos: bool
     wd: float
     epochs: int
@@ -132,7 +132,7 @@ class TrainConfig:
     @property
     def rates(self) -> LrSchedule:
         """The learning rate by epoch."""
-        return LrSchedule(self.lr, tuple(self.schedule), self.cos, self.epochs)
+        return LrSchedule(self.lr, tuple(self.schedule or ()), self.cos, self.epochs)
 
 
 def configs_of(options: Mapping[str, Any]) -> tuple[ModelConfig, DataConfig, TrainConfig]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engine.device import STEPS, Precision
+from utils.console import track
 from utils.errors import OptionError
 
 # Largest errors that rounding explains, in rounding steps. Measured on a CPU over all layers of S3D and ResNet-50: up
@@ -76,7 +77,7 @@ def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int]
         kinds.setdefault((repr(encoders[0].get_submodule(name)), shape), []).append(name)
     allowed = ALLOWED_STEPS[precision.name] * STEPS[precision.name]
     replaced = []
-    for (_, shape), names in kinds.items():
+    for (_, shape), names in track(kinds.items(), len(kinds), "check convolutions", "layer"):
         conv = encoders[0].get_submodule(names[0])
         assert isinstance(conv, nn.Conv3d)
         # On inputs of depth 6 and 7, oneDNN 3.12 (torch 2.14.1) computes a wrong weight gradient of S3D's first

@@ -19,7 +19,7 @@ from engine.device import move
 from model.momentum import embed, make_encoder
 from model.pretrain import CoCLR
 from utils import distributed
-from utils.console import say, warn
+from utils.console import say, track, warn
 
 NEAREST = 5  # neighbours per clip
 CALIBRATION = 4  # batches for the BatchNorm statistics of a random network
@@ -159,7 +159,9 @@ class HealthProbe:
             sims.append(z @ z.T)
         if n:
             values["agreement"] = float(agreement(sims[0], sims[1], ~same, n))
-        say(f"health: {2 * len(self.rows)} clips of both views measured in {time.perf_counter() - start:.1f} s")
+        own, other = (f"{100 * values[f'second_{view}']:.0f} %" for view in views)
+        say(f"health: the second clip of a video is nearest for {own} of {2 * len(self.rows)} clips, in the view that "
+            f"mines for {other}; {time.perf_counter() - start:.1f} s")
         return values
 
     def miner(self, model: CoCLR) -> Clips:
@@ -206,5 +208,5 @@ class HealthProbe:
         """Yield blocks (B, 2 clips, S views, 3, T, H, W) of these videos on the device, with their batches."""
         loader = DataLoader(self.dataset, batch_size=self.batch_size, sampler=[(0, row) for row in rows.tolist()],
                             num_workers=self.workers, generator=torch.Generator())
-        for batch in items(loader):
+        for batch in track(items(loader), len(loader), "health", "step"):
             yield to_blocks(batch, self.device), batch

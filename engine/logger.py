@@ -4,7 +4,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from utils.console import duration, say, shows_bars
+from utils.console import PERIOD, duration, say, shows_bars
 from utils.files import naming, write_text
 from utils.metrics import Meters, Values
 
@@ -35,7 +35,7 @@ class MetricsLogger:
     """
 
     def __init__(self, folder: Path | None = None, epoch: int = 0, iteration: int = 0) -> None:
-        self._folder = folder
+        self.folder = folder
         if folder is not None:
             if (folder / FILE).exists():
                 _remove_later_lines(folder / FILE, epoch, iteration)
@@ -47,27 +47,30 @@ class MetricsLogger:
     def log(self, kind: str, epoch: int, done: int, values: dict[str, float], *, title: str = "",
             seconds: dict[str, float] | None = None, **more: object) -> None:
         """Log values by name; ``more`` goes only to metrics.jsonl."""
-        if self._folder is None:
+        if self.folder is None:
             return
         record = {"kind": kind, **({"title": title} if title else {}), "epoch": epoch, "done": done, "values": values,
                   **({"seconds": seconds} if seconds else {}), **more}
-        path = self._folder / FILE
+        path = self.folder / FILE
         with naming(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(record)) + "\n")
+        if kind == "steps" and title != "train":
+            return  # steps of an evaluation are no points in training time: TensorBoard gets their mean alone
         group = {"steps": title, "epoch": f"{title}_epoch"}.get(kind, kind)
-        scalars = {**values, **{f"{name}_seconds": value for name, value in (seconds or {}).items()}}
+        scalars = {name: value for name, value in values.items() if (kind, name) != ("epoch", "lr")}  # in the steps
+        scalars |= {f"{name}_seconds": value for name, value in (seconds or {}).items()}
         self._write_event(step=done, summary=Summary(value=[
             Summary.Value(tag=f"{group}/{name}", simple_value=value) for name, value in scalars.items()]))
 
     def _write_event(self, **event: object) -> None:
-        assert self._folder is not None
-        with naming(self._folder / "img/events"):
+        assert self.folder is not None
+        with naming(self.folder / "img/events"):
             self._events.write_event(Event(wall_time=time.time(), **event))
             self._events.flush()
 
     def close(self) -> None:
         """Close the files."""
-        if self._folder is not None:
+        if self.folder is not None:
             self._events.close()
 
 
@@ -101,8 +104,9 @@ class EpochLog:
     """The progress bar, printed lines and logged means of one pass over a loader."""
 
     def __init__(self, loader: DataLoader, title: str, epoch: int, meters: Meters, print_freq: int,
-                 logger: MetricsLogger) -> None:
+                 logger: MetricsLogger, health: Callable[[int], str] = lambda _: "") -> None:
         self.title, self.epoch, self.meters, self.print_freq, self.logger = title, epoch, meters, print_freq, logger
+        self._health = health
         self._total, self._done, self._steps, self._waiting = len(loader), 0, 0, 0.0
         self._bar = tqdm(desc=f"{title} {epoch}", total=self._total, disable=not shows_bars(), leave=False,
                          dynamic_ncols=True)
@@ -117,7 +121,8 @@ class EpochLog:
             yield batch
 
     def add(self, values: Values, iteration: int, steps_left: int = 0, weight: int = 1) -> bool:
-        """Add a step of this weight; print a line at the first step, every ``print_freq`` steps, and at the last.
+        """Add a step of this weight; print a line at the first step, every ``print_freq`` steps or half minute,
+        and at the last.
 
         Returns:
             True if a line was printed, for which the device was synchronised.
@@ -126,13 +131,13 @@ class EpochLog:
         number, self._done, self._steps = self._done, self._done + 1, self._steps + 1
         self._bar.update()
         self._mark = time.perf_counter()
-        if number % self.print_freq and self._done < self._total:
+        if number % self.print_freq and self._done < self._total and self._mark - self._start < PERIOD:
             return False
         means = self.meters.window()  # waits for the device
         now = time.perf_counter()
         seconds = {"data": self._waiting / self._steps, "step": (now - self._start) / self._steps}
         self._start, self._mark, self._waiting, self._steps = now, now, 0.0, 0
-        text = f"{text_of(means)}  data {seconds['data']:.3f}s  step {seconds['step']:.3f}s"
+        text = f"{brief(means, self._health(iteration))}  data {seconds['data']:.2f} s  step {seconds['step']:.2f} s"
         text += f"  {duration(steps_left * seconds['step'])} left" if steps_left else ""
         self._bar.set_postfix_str(text, refresh=False)
         say(f"{self.title} epoch {self.epoch} [{self._done}/{self._total}]  {text}", terminal=self._bar.disable)
@@ -143,9 +148,16 @@ class EpochLog:
         """Print, log and return the means over the pass and all processes."""
         self._bar.close()
         means = self.meters.means()
-        say(f"{self.title} epoch {self.epoch} mean: {text_of(means)}")
+        text = brief(means, self._health(iteration)) if self.logger.folder else text_of(means)  # what is not logged
+        say(f"{self.title} epoch {self.epoch} mean: {text}")
         self.logger.log("epoch", self.epoch, iteration, means, title=self.title)
         return means
+
+
+def brief(values: Means, health: str) -> str:
+    """Format loss, top-1 and a word on the health."""
+    top1 = f"top-1 {100 * values['top1']:.0f} %" if "top1" in values else ""
+    return "  ".join(filter(None, (f"loss {values['loss']:.3g}", top1, health)))
 
 
 def text_of(values: Means) -> str:

@@ -133,6 +133,7 @@ class Monitors:
     mining: MiningMonitor | None = None
     health: HealthProbe | None = None
     knn: Callable[..., dict[str, float]] | None = None  # see eval.knn.KnnMonitor.measure
+    collapsed: bool = False  # the queue, when it was last measured
 
     def before_training(self, trainer: Trainer) -> None:
         """Measure the initial state."""
@@ -150,7 +151,8 @@ class Monitors:
                 trainer.log("mining", epoch, values,
                             classes={self.classes[label]: recall for label, recall in recalls.items()})
         rank = values.get("rank_own", math.inf)
-        if rank < COLLAPSED and distributed.is_main():
+        self.collapsed = rank < COLLAPSED
+        if self.collapsed and distributed.is_main():
             warn(f"the embeddings have nearly collapsed: the queue's keys vary in {rank:.2f} of {self.model.dim} "
                  "directions (effective rank), so top-1 and loss mean little: try a smaller --lr (docs/mining.md)")
         if self.health is not None and self._is_due(epoch, self.train.health_freq):
@@ -161,7 +163,7 @@ class Monitors:
         if self.knn is not None and self._is_due(epoch, self.train.knn_freq):
             values = self.knn(self.model.encoder_q[0], self.dtype, title=f"knn epoch {epoch}",
                               after_video=trainer.poll)
-            trainer.log("knn", epoch, values, quiet=True)
+            trainer.log("knn", epoch, values)
 
     def _is_due(self, epoch: int, every: int) -> bool:
         return (epoch + 1) % every == 0 or epoch == self.train.epochs - 1

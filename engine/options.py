@@ -11,7 +11,7 @@ from engine.device import STEPS
 from utils.distributed import TIMEOUT
 from utils.errors import OptionError
 from utils.launch import allotted_cores
-from utils.parser import Parser
+from utils.parser import HIDDEN, Parser
 
 DATA_ROOT, SPLIT_ROOT = str(catalog.DATA_ROOT), str(catalog.SPLIT_ROOT)  # as text: checkpoints hold the options
 SECOND_VIEWS = catalog.SECOND_VIEWS
@@ -44,6 +44,8 @@ non_negative_float = number(float, 0)
 share = number(float, 0, 1)
 TOPK = 5
 SEEDS = 1 << 43  # generators take 63 bits: 43 for the seed, 20 for the epoch
+# Shown by --help, of every training script.
+MAIN = "dataset data_root net batch_size lr epochs pretrain resume precision workers "
 open_share = number(float, 0, 1, open_low=True, open_high=True)
 
 
@@ -82,8 +84,7 @@ def add_clips(parser: Parser) -> None:
     add("--img_dim", type=positive_int, default=128, metavar="PIXELS", help="side of the input frames in pixels")
 
 
-def add_shared(parser: Parser, *, dataset: str, num_seq: int, schedule: Sequence[int], wd: float, prefix: str,
-               workers: int) -> None:
+def add_shared(parser: Parser, *, dataset: str, num_seq: int, wd: float, prefix: str, workers: int) -> None:
     """Add the options that pretraining and evaluation share, with the defaults that differ.
 
     ``--model``, ``--pretrain`` and ``--gpu`` differ in form: each script adds its own.
@@ -91,13 +92,13 @@ def add_shared(parser: Parser, *, dataset: str, num_seq: int, schedule: Sequence
     add = parser.topic("data")
     add("--dataset", default=dataset, metavar="NAME", help="dataset name, with its views")
     add_clips(parser)
-    add("--num_seq", type=positive_int, default=num_seq, metavar="CLIPS", help=f"clips per sample; always {num_seq}")
+    add("--num_seq", type=positive_int, default=num_seq, metavar="CLIPS", help=HIDDEN)
     add_roots(parser)
     add = parser.topic("training")
     add("--batch_size", type=positive_int, default=32, metavar="CLIPS", help="clips per process and step")
     add("--lr", type=positive_float, default=1e-3, help="initial learning rate")
-    add("--schedule", type=whole_number, nargs="*", default=list(schedule), metavar="EPOCH",
-        help="epochs at which lr drops to a tenth")
+    add("--schedule", type=whole_number, nargs="*", default=None, metavar="EPOCH", help="epochs at which lr drops to "
+        "a tenth; no number: never (default: four fifths of --epochs; a resumed run keeps its own)")
     add("--cos", action="store_true", help="cosine learning rate instead of --schedule")
     add("--wd", type=non_negative_float, default=wd, help="weight decay")
     add("--epochs", type=positive_int, default=10, help="number of epochs")
@@ -136,12 +137,13 @@ def check_shared(num_seq: int, needed: int, resume: str, test: str, start_epoch:
         raise OptionError(f"--start_epoch {start_epoch} leaves nothing to train before --epochs {epochs}")
 
 
-def pretraining_parser(description: str, *, dataset: str, models: Sequence[str]) -> Parser:
+def pretraining_parser(description: str, *, dataset: str, models: Sequence[str], main: str) -> Parser:
     """Build the options that main_nce.py and main_coclr.py share; ``--pretrain`` differs in form."""
-    parser = Parser(description)
-    add_shared(parser, dataset=dataset, num_seq=2, schedule=(120, 160), wd=1e-5, prefix="pretrain", workers=16)
+    parser = Parser(description, MAIN + main)
+    add_shared(parser, dataset=dataset, num_seq=2, wd=1e-5, prefix="pretrain", workers=16)
     add = parser.topic("method")
-    add("--model", default=models[0], choices=list(models), help="contrastive model")
+    add("--model", default=models[0], choices=list(models),
+        help="contrastive model" if len(models) > 1 else HIDDEN)
     add("--moco-dim", type=positive_int, default=128, metavar="D", help="embedding size")
     add("--moco-k", type=positive_int, default=2048, metavar="K", help="queue length, in clips")
     add("--moco-m", type=share, default=0.999, metavar="SHARE", help="momentum of the key encoder, 0-1")
@@ -175,7 +177,7 @@ def _add_processes(parser: Parser) -> None:
     add("--dist-timeout", type=positive_float, default=TIMEOUT, metavar="SECONDS", help="end the run if a process "
         "does not answer the others for this long")
     add("--multiprocessing-distributed", action="store_true", help="start one process per GPU of this node")
-    add("--local_rank", "--local-rank", type=int, default=None, metavar="N", help="set by torch.distributed.launch")
+    add("--local_rank", "--local-rank", type=int, default=None, help=HIDDEN)  # by torch.distributed.launch
 
 
 def add_mining(parser: Parser) -> None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -158,6 +158,12 @@ class PretrainTask(Task):
         self.model.train()
         self.generator.manual_seed((self.train.seed << 20) + epoch)
 
+    def health(self, iteration: int) -> str:
+        """Return whether the queue is still filling, and whether it had collapsed when it was last measured."""
+        written = iteration * self.train.batch_size * self.dist.world_size >= self.model.K or self.origin
+        full = self.model.queue_is_full if isinstance(self.model, CoCLR) else written
+        return "filling" if not full else "collapsed" if self.monitors.collapsed else "ok"
+
     def end_epoch(self, epoch: int, trainer: Trainer) -> None:
         """Measure queue, mining and health."""
         self.monitors.end_epoch(epoch, trainer)
@@ -198,6 +204,8 @@ def make_trainer(task: PretrainTask, folder: Path, resumed: str, options: Mappin
         # Only the main process reads, since other machines may lack the file. Nothing above may fail in just one
         # process, or the main one would wait for it.
         saved = distributed.from_main(lambda: checkpoint.load(resumed, checkpoint.RESUME)) if resumed else None
+        options = compatibility.with_schedule(options, saved)
+        train = task.train = replace(train, schedule=options["schedule"])
         loader = task.make_loader("train")
         task.set_monitors(videos_of(loader), knn)
         made_with = {"processes": distributed.world_size(), "precision": task.precision.name,

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 
 from dataset.loader import batches
 from engine.compatibility import TrainState, samples_per_step
-from engine.logger import EpochLog, Means, MetricsLogger, text_of
+from engine.logger import EpochLog, Means, MetricsLogger
 from engine.optimizer import Optimizer
 from engine.run_folder import CheckpointManager
 from utils import distributed
@@ -30,6 +30,10 @@ class Task:
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:
         """Return "loss" and metrics of a batch as 0-d tensors; if the loss needs no gradient, nothing is updated."""
         raise NotImplementedError
+
+    def health(self, iteration: int) -> str:
+        """Return a word for the progress lines: filling (its queue), ok, collapsed; empty if there is no queue."""
+        return ""
 
     def end_epoch(self, epoch: int, trainer: "Trainer") -> None:
         """Measure and log, on all processes."""
@@ -88,7 +92,8 @@ class Trainer:
                 task.begin_epoch(epoch)
                 self._restore_meters(task)
                 damage.reset()
-                log = EpochLog(self.loader, "train", epoch, self._meters, self.print_freq, self.logger)
+                log = EpochLog(self.loader, "train", epoch, self._meters, self.print_freq, self.logger,
+                               task.health)
                 for batch in log.timed(batches(self.loader, epoch, state.batch), start=state.batch):
                     optimizer.zero_grad()
                     values = task.step(batch, epoch, state.iteration)
@@ -117,10 +122,8 @@ class Trainer:
         return evaluate(step, loader, title=title, epoch=self.state.epoch, print_freq=self.print_freq,
                         device=self.device, logger=self.logger, iteration=self.state.iteration, poll=self.poll)
 
-    def log(self, kind: str, epoch: int, values: Means, *, quiet: bool = False, **more: Any) -> None:
-        """Log and print values measured after an epoch; -1 means before the first."""
-        if not quiet:
-            say(f"{kind} epoch {epoch}: {text_of(values)}" if epoch >= 0 else f"{kind}: {text_of(values)}")
+    def log(self, kind: str, epoch: int, values: Means, **more: Any) -> None:
+        """Log values measured after an epoch; -1 means before the first."""
         self.logger.log(kind, epoch, self.state.iteration, values, **more)
 
     def poll(self) -> None:

@@ -40,7 +40,7 @@ class Probe:
     lr: float = 1.0
     wd: float = 1e-3
     epochs: int = 100
-    schedule: tuple[int, ...] = (60, 80)
+    schedule: Sequence[int] | None = None
     batch_size: int = 1024
     final_bn: bool = False
     eval_freq: int = 5
@@ -71,8 +71,8 @@ def make_parser() -> Parser:
     add("--lr", type=options.positive_float, default=1.0, help="learning rate at the start")
     add("--wd", type=options.non_negative_float, default=1e-3, help="weight decay")
     add("--epochs", type=options.positive_int, default=100, help="epochs in all")
-    add("--schedule", type=options.whole_number, nargs="*", default=[60, 80], metavar="EPOCH",
-        help="epochs at which lr falls to a tenth")
+    add("--schedule", type=options.whole_number, nargs="*", default=None, metavar="EPOCH",
+        help="epochs at which lr falls to a tenth (default: three and four fifths of --epochs)")
     add("--batch_size", type=options.positive_int, default=1024, metavar="FEATURES", help="features per step, at most")
     add("--seed", type=options.seed, default=0, help="seed of the layer's weights and the order")
     parser.topic("evaluation")("--eval_freq", type=options.whole_number, default=5, metavar="EPOCHS",
@@ -98,7 +98,8 @@ def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: in
     # Batches of nearly the same size, none of a single row, which BatchNorm cannot train on.
     batches = min(-(-len(train.names) // probe.batch_size), len(train.names) // 2)
     best: Outcome | None = None
-    rates = LrSchedule(probe.lr, tuple(probe.schedule), False, probe.epochs)
+    schedule = tuple(max(1, probe.epochs * n // 5) for n in (3, 4)) if probe.schedule is None else tuple(probe.schedule)
+    rates = LrSchedule(probe.lr, schedule, False, probe.epochs)
     for epoch in range(probe.epochs):
         optimizer.param_groups[0]["lr"] = probe.lr * rates.factor(epoch)
         layer.train()

@@ -34,7 +34,7 @@ from dataset.transforms.presets import ClassifierTransform, CropsTransform
 from dataset.video_dataset import VideoDataset, videos_of
 from engine import run_folder
 from engine.checkpoint import RESUME
-from engine.compatibility import TrainState, facts_of, refuse_changes, restore_optimizer, state_of
+from engine.compatibility import TrainState, facts_of, refuse_changes, restore_optimizer, state_of, with_schedule
 from engine.config import DataConfig, TrainConfig, take
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.device import (
@@ -135,14 +135,16 @@ def train(args: Namespace, devices: Devices) -> None:
                                          scaler=precision.scaler())
     made_with = {"gpus": len(devices), "precision": precision.name, "training set": sets["train"].fingerprint}
     state = TrainState(epoch=config.start_epoch)
-    if resumed:
-        saved, _ = network.load_classifier(net, resumed, RESUME)
+    saved = network.load_classifier(net, resumed, RESUME)[0] if resumed else None
+    given = with_schedule(vars(args), saved)
+    config = take(TrainConfig, given)
+    if saved is not None:
         restore_optimizer(optimizer, saved, config.rates, config.reset_lr)
         if not config.accept_changes:
-            refuse_changes(saved, vars(args), made_with, resumed)
+            refuse_changes(saved, given, made_with, resumed)
         state = state_of(saved, loader)
         start = f"resumed from {resumed} after {state.iteration} steps"
-    with catch_signals(), run_folder.open_run(folder, resumed, state, vars(args), made_with) as logger:
+    with catch_signals(), run_folder.open_run(folder, resumed, state, given, made_with) as logger:
         say_block({
             "run": f"{KINDS.get(args.train_what, 'training of everything at one learning rate,')} {args.net}",
             "data": describe(data, sets, f"{len(sets['train'])} training and {len(sets['val'])} validation videos; "
@@ -155,7 +157,7 @@ def train(args: Namespace, devices: Devices) -> None:
         task = finetune.Finetuning(place(net, devices, precision, data.clip, config.compile), optimizer,
                                    args.train_what, config.rates, config.seed, val, devices[0], precision.dtype)
         checkpoints = CheckpointManager(folder / "model", keep_all="k400" in data.dataset, resumed=resumed)
-        info = {"options": vars(args), "made_with": made_with, "code": code_version(),
+        info = {"options": given, "made_with": made_with, "code": code_version(),
                 "classes": list(sets["train"].index.classes)}
         Trainer(loader, optimizer, devices[0], epochs=config.epochs, state=state, checkpoints=checkpoints,
                 logger=logger, save_freq=args.eval_freq, save_steps=config.save_steps, print_freq=config.print_freq,

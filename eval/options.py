@@ -7,9 +7,9 @@ from pathlib import Path
 
 import torch
 
-from engine.options import add_shared, check_shared, number, positive_int, seed
+from engine.options import MAIN, add_shared, check_shared, number, positive_int, seed
 from utils.errors import OptionError
-from utils.parser import Parser
+from utils.parser import HIDDEN, Parser
 
 FEATURES = "feature"  # default of --dirname
 RANDOM = "random"  # in place of a checkpoint: random weights
@@ -30,8 +30,8 @@ def parse(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
 
 def make_parser(description: str) -> Parser:
     """Build the parser of the options."""
-    parser = Parser(description)
-    add_shared(parser, dataset="ucf101", num_seq=1, schedule=(60, 80), wd=1e-3, prefix="linclr", workers=8)
+    parser = Parser(description, MAIN + "train_what test retrieval ten_crop")
+    add_shared(parser, dataset="ucf101", num_seq=1, wd=1e-3, prefix="linclr", workers=8)
     parser.topic("data")("--which_split", type=positive_int, default=1, metavar="N", help="split of the dataset (k400 "
                          "has one, ucf101 and hmdb51 have three)")
     parser.topic("checkpoints")("--pretrain", default="", metavar="CKPT", help="start from this pretraining file; "
@@ -41,7 +41,7 @@ def make_parser(description: str) -> Parser:
     parser.topic("hardware")("--gpu", type=gpu_list, default=None, metavar="0,1", help="GPUs to use, among the visible "
                              "ones (default: all)")
     add = parser.topic("method")
-    add("--model", choices=["lincls"], default="lincls", help="the classifier: a linear layer on the backbone")
+    add("--model", choices=["lincls"], default="lincls", help=HIDDEN)
     add("--num_fc", type=positive_int, default=1, metavar="LAYERS", help="fully connected layers of the classifier")
     add("--dropout", type=number(float, 0, 1, open_high=True), default=0.9, metavar="SHARE",
         help="dropout before the last layer, 0 to below 1; a linear probe has none")

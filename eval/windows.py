@@ -19,7 +19,7 @@ from dataset.transforms.photometric import photometric
 from dataset.video_dataset import VideoDataset
 from engine.trainer import DamageCounter
 from eval import protocols
-from utils.console import Progress, mark_best, paint_table, percent, percentages, say, table
+from utils.console import mark_best, paint_table, percent, percentages, say, table, track
 from utils.files import write_json
 
 Chunk = tuple[tuple[int, int], Tensor]  # (row of the dataset's index, crop), (W, ...) rows or clips
@@ -42,13 +42,11 @@ def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, t
                         generator=torch.Generator(), pin_memory=device.type == "cuda",
                         prefetch_factor=2 if workers else None)
     damage = damage or DamageCounter(dataset, sum(map(int, dataset.index.num_frames)))
-    with Progress(len(loader), title) as progress:
-        for sample in items(loader):
-            for part in range(sample.pop("parts", 1)):  # of a long video this process reads the others
-                sample = dataset.sample(0, sample["index"], part) if part else sample
-                damage.add({"index": torch.tensor([sample["index"]]), "damaged": sample["damaged"][None]})
-                yield sample
-            progress.step()
+    for sample in track(items(loader), len(loader), title):
+        for part in range(sample.pop("parts", 1)):  # of a long video this process reads the others
+            sample = dataset.sample(0, sample["index"], part) if part else sample
+            damage.add({"index": torch.tensor([sample["index"]]), "damaged": sample["damaged"][None]})
+            yield sample
 
 
 def window_clips(samples: Iterable[dict], device: torch.device | str) -> Iterator[Chunk]:

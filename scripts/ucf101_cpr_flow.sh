@@ -8,10 +8,9 @@
 # the newest checkpoint; RESTARTS=3 lets it do so by itself after a crash (default 0).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-own=${1:?the first argument is FLOW_INFONCE.pth.tar}
-other=${2:?the second argument is RGB_CYCLE1.pth.tar}
+[ -n "${2:-}" ] || { echo "error: give FLOW_INFONCE.pth.tar and RGB_CYCLE1.pth.tar" >&2; exit 2; }
 exec torchrun --standalone --nproc_per_node="${GPUS:-2}" --max-restarts="${RESTARTS:-0}" \
     main_coclr.py --net s3d --topk 5 --moco-k 2048 --reverse \
     --dataset ucf101-2stream-2clip --seq_len 32 --ds 1 --batch_size 16 \
     --epochs 100 --schedule 80 --name_prefix Cycle1-RGBMining_Cascade_ -j 8 --resume auto \
-    --pretrain "$own" "$other" --cascade --stage 7 --ratio 0.5 "${@:3}"
+    --pretrain "$1" "$2" --cascade --stage 7 --ratio 0.5 "${@:3}"

@@ -8,6 +8,7 @@
 # Given again, the command resumes from the newest checkpoint.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+[ -n "${1:-}" ] || { echo "error: give PRETRAINED.pth.tar" >&2; exit 2; }
 exec python eval/main_classifier.py --net s3d --dataset ucf101 --seq_len 32 --ds 1 --batch_size 32 \
     --train_what ft --epochs 500 --schedule 400 450 --resume auto \
-    --pretrain "${1:?the first argument is PRETRAINED.pth.tar}" "${@:2}"
+    --pretrain "$1" "${@:2}"

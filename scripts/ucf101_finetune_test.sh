@@ -6,6 +6,7 @@
 # Expect: top-1 of at least 81.4, CoCLR paper; with the flow model 83.8, CPR paper
 set -euo pipefail
 cd "$(dirname "$0")/.."
+[ -n "${1:-}" ] || { echo "error: give FINETUNED.pth.tar" >&2; exit 2; }
 exec python eval/main_classifier.py --net s3d --dataset ucf101 --seq_len 32 --ds 1 --batch_size 32 \
     --train_what ft --epochs 500 --schedule 400 450 \
-    --test "${1:?the first argument is FINETUNED.pth.tar}" --ten_crop "${@:2}"
+    --test "$1" --ten_crop "${@:2}"

@@ -6,5 +6,6 @@
 # Expect: R@1 51.8, released RGB checkpoint of CoCLR; both streams of CPR 56.7, CPR paper
 set -euo pipefail
 cd "$(dirname "$0")/.."
+[ -n "${1:-}" ] || { echo "error: give PRETRAINED.pth.tar" >&2; exit 2; }
 exec python eval/main_classifier.py --net s3d --dataset ucf101 --seq_len 32 --ds 1 \
-    --test "${1:?the first argument is PRETRAINED.pth.tar}" --retrieval "${@:2}"
+    --test "$1" --retrieval "${@:2}"

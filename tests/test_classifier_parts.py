@@ -15,7 +15,7 @@ from utils.launch import allotted_cores
 
 DEFAULTS = {  # names and defaults that users' scripts rely on
     "net": "s3d", "dataset": "ucf101", "seq_len": 32, "num_seq": 1, "ds": 1, "batch_size": 32, "lr": 1e-3,
-    "schedule": [60, 80], "wd": 1e-3, "epochs": 10, "start_epoch": 0, "gpu": None, "print_freq": 5, "img_dim": 128,
+    "schedule": None, "wd": 1e-3, "epochs": 10, "start_epoch": 0, "gpu": None, "print_freq": 5, "img_dim": 128,
     "prefix": "linclr", "workers": min(8, allotted_cores()), "cos": False, "reset_lr": False, "model": "lincls",
     "num_fc": 1,
     "which_split": 1, "dropout": 0.9, "train_what": "last", "eval_freq": 1, "retrieval": False, "dirname": "feature",

@@ -6,6 +6,7 @@ import os
 import pty
 import sys
 import termios
+import time
 from pathlib import Path
 
 import noise
@@ -79,6 +80,15 @@ def test_the_best_of_each_column_is_marked():
     (172_790, "2 days 0 h"), (187_200, "2 days 4 h")])
 def test_durations(seconds, text):
     assert duration(seconds) == text
+
+
+def test_a_pipe_gets_a_line_every_period_even_while_one_item_lasts(monkeypatch, capsys):
+    assert list(console.track("ab", 2, "quick")) == ["a", "b"]
+    monkeypatch.setattr(console, "PERIOD", 0.1)
+    for _ in console.track("ab", 2, "long"):
+        time.sleep(0.25)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "long: 0 of 2 videos" and lines[-1].startswith("long: 1 of 2 videos, about ")
 
 
 @pytest.fixture

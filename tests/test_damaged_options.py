@@ -28,7 +28,8 @@ def test_options_from_yaml(tmp_path):
 
     def read() -> None:
         found = main_nce.parse(["--config", str(path)])
-        assert type(found.moco_k) is int and type(found.lr) is float and all(type(x) is int for x in found.schedule)
+        assert type(found.moco_k) is int and type(found.lr) is float
+        assert all(type(x) is int for x in found.schedule or [])
     refusals = 0
     for data in damaged(OPTIONS, 100):
         path.write_bytes(data)

@@ -238,9 +238,9 @@ def check_numbers(found: dict, folder: Path) -> None:
     method = found["runs"]["coclr"]["0"]
     recall, = folder.glob("ckpt/log-pretrain/coclr_*/model/feature/rendered_recall.json")
     assert method["measures"]["RGB R@1"] == json.loads(recall.read_text())["1"]
-    log, = folder.glob("ckpt/log-pretrain/coclr_*/img/train.log")
-    last = re.findall(r"train epoch 1 mean: .*recall ([\d.e-]+)", log.read_text())[-1]
-    assert method["measures"]["PMR"] == pytest.approx(100 * float(last), rel=1e-3)
+    log, = folder.glob("ckpt/log-pretrain/coclr_*/metrics.jsonl")
+    last = [line for line in map(json.loads, log.read_text().splitlines()) if line["kind"] == "epoch"][-1]
+    assert last["epoch"] == 1 and method["measures"]["PMR"] == pytest.approx(100 * last["values"]["recall"])
     assert {"both R@20", "flow probe"} <= set(method["measures"])
     assert found["summary"]["coclr"]["PMR"]["mean"] == statistics.fmean([method["measures"]["PMR"]])
     assert any(command.startswith("python '$ROOT/main_coclr.py'") or command.startswith("python $ROOT/main_coclr.py")

@@ -11,7 +11,7 @@ import pytest
 import cotrain
 from eval import main_classifier
 from eval import options as classifier
-from utils.parser import TOPICS, Parser
+from utils.parser import HIDDEN, TOPICS, Parser
 
 ROOT = Path(__file__).parents[1]
 FILES = [path.relative_to(ROOT) for path in sorted(ROOT.rglob("*.py"))
@@ -55,15 +55,20 @@ def test_scripts_are_found():
     assert {"main_nce.py", "main_coclr.py", "cotrain.py", "-m tools.search index"} <= set(PARSERS) and len(PARSERS) > 12
 
 
-def test_every_option_has_a_topic_a_text_and_a_default(script):
+def test_every_option_has_a_topic_a_text_and_a_default(script, capsys):
     _, parser, text = script
     shown = {flag: entry for entries in options_of(text).values() for flag, entry in entries.items()}
-    options = set(parser._options.values())
-    assert len(shown) == len(options) + 3  # --help, --config, --print-completion
+    options = {option for option in parser._options.values() if option.help != HIDDEN}
+    assert len(shown) == len(options) + 4  # --help, --help-all, --config, --print-completion
     for option in options:
         entry = shown[option.option_strings[-1]]
         assert option.help.partition(" (default: ")[0].strip(), entry
         assert ("(default: " in entry) == (option.nargs != 0 and not option.required), entry
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    short = [flag for entries in options_of(capsys.readouterr().out).values() for flag in entries]
+    main = {parser._options[name].option_strings[-1] for name in parser._main}
+    assert main <= set(short) and (len(short) <= 20 or not main)
 
 
 def test_the_help_ends_with_an_example_that_the_script_takes(script):

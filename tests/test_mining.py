@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 import statistics
 from pathlib import Path
 from statistics import NormalDist
@@ -176,7 +177,7 @@ def lines(prefix: str) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_a_run_prints_its_mining_measures(capsys):
+def test_a_run_logs_its_mining_measures_and_prints_one_word(capsys):
     assert run(main_coclr, "--epochs 3 --cascade --stage 2 --health_freq 2") == 0
     mining = [line for line in lines("coclr") if line["kind"] == "mining"]
     assert [line["epoch"] for line in mining] == [1, 2]  # the queue is full after the first
@@ -191,7 +192,9 @@ def test_a_run_prints_its_mining_measures(capsys):
     assert {"recall", "chance", "mining_r1", "stage1_hits", "stage2_hits", "agreement"} <= set(means[1])
     out = capsys.readouterr().out
     assert "the view that mines is not clearly better than a random network" in out  # it is one
-    assert "health: 16 clips of both views measured in" in out
+    assert re.search(r"^health: the second clip of a video is nearest for \d+ % of 16 clips, in the view", out, re.M)
+    assert re.findall(r"^train epoch (\d) \[1/.*top-1 \d+ %  (\w+)  data ", out, re.M) == [
+        ("0", "filling"), ("1", "ok"), ("2", "collapsed" if mining[0]["values"]["rank_own"] < 1.5 else "ok")]
 
 
 class Coded(noise.Noise):

@@ -14,7 +14,7 @@ from utils.launch import allotted_cores
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {
-    "net": "s3d", "seq_len": 32, "num_seq": 2, "ds": 1, "batch_size": 32, "lr": 1e-3, "schedule": [120, 160],
+    "net": "s3d", "seq_len": 32, "num_seq": 2, "ds": 1, "batch_size": 32, "lr": 1e-3, "schedule": None,
     "wd": 1e-5, "epochs": 10, "start_epoch": 0, "gpu": None, "print_freq": 5, "img_dim": 128, "prefix": "pretrain",
     "workers": min(16, allotted_cores()), "resume": "", "test": "", "cos": False, "reset_lr": False, "save_freq": 1,
     "name_prefix": "", "seed": 0, "dist_backend": "nccl", "multiprocessing_distributed": False, "local_rank": None,
@@ -48,7 +48,8 @@ def test_both_spellings_of_the_local_rank(flag):
     ("--moco-k -4", "--moco-k"), ("--ratio 1", "--ratio: '1' is not a number between 0 and 1"),
     ("--ratio 0", "--ratio"), ("--ratio nan", "--ratio"), ("--lr 0", "--lr: '0' is not a number above 0"),
     ("--lr inf", "--lr"), ("--seq_len 3.5", "whole number"), ("--stage x", "--stage"), ("--moco-m 1.1", "--moco-m"),
-    ("--num_seq 3", "always uses 2"), ("--model moco", "invalid choice"), ("--epoch 4", "unrecognized"),
+    ("--num_seq 3", "always uses 2"), ("--model moco", "invalid choice"),
+    ("--epoch 4", "no option --epoch; the nearest is --epochs "),
     ("--schedule 5 -1", "--schedule"), ("--start_epoch 10", "nothing to train"), ("--pretrain random", "--pretrain"),
     ("--seed 8796093022208", "below 8796093022208"), (f"--seed 1{'0' * 400}", "too large"),
     ("--dist-url udp://x:1", "tcp://HOST:PORT"), ("--dist-url tcp://x", "tcp://HOST:PORT"),

@@ -13,7 +13,7 @@ import main_coclr
 import main_nce
 from tools.search.__main__ import make_parser as search_parser
 from utils.errors import OptionError
-from utils.parser import Parser
+from utils.parser import HIDDEN, Parser
 
 ROOT = Path(__file__).parents[1]
 YAML = """
@@ -45,7 +45,7 @@ def make_parser(parser: Parser | None = None) -> Parser:
     add("-j", "--workers", type=int, default=16, help="loader processes")
     add("-k", type=int, default=10, help="rows of the table")
     add("--name_prefix", default="", help="first part of the name")
-    add("--local_rank", "--local-rank", type=int, help="set by the launcher")
+    add("--local_rank", "--local-rank", type=int, help=HIDDEN)
     add("--out", type=Path, metavar="FOLDER", help="where the results go")
     return parser
 
@@ -61,7 +61,8 @@ def config(folder: Path, text: str) -> list[str]:
 
 @pytest.mark.parametrize(("text", "flags"), [
     (YAML, FLAGS), ("", ""), ("# nothing\n", ""), ("schedule: []\n", "--schedule"), ("progressive: []\n", ""),
-    ("moco_k: 4096\n", "--moco-k 4096"), ("schedule: 7\n", "--schedule 7"), ("k: 3\nj: 2\n", "-k 3 -j 2"),
+    ("moco_k: 4096\nname-prefix: a", "--moco_k 4096 --name-prefix a"),
+    ("schedule: 7\n", "--schedule 7"), ("k: 3\nj: 2\n", "-k 3 -j 2"),
     ("local-rank: 3\n", "--local-rank 3"), ("pretrain: [a b, c]\nreverse: yes\n", "--pretrain a\u00a0b c --reverse"),
     ("progressive:\n- 1\n- 2\n", "--progressive 1 2"), ("name_prefix: -x\n", "--name_prefix=-x"),
     ("name_prefix: null\nlr: ~\nschedule:\n", ""), ("out: a\n", "--out a")])
@@ -128,13 +129,30 @@ def test_a_wrong_flag_is_not_blamed_on_the_file(tmp_path):
 
 @pytest.mark.parametrize(("argv", "words"), [
     (["--config"], "expected one argument"), (["--config", "a", "--config=b"], "give one file"),
-    (["--config", "nowhere.yaml"], "nowhere.yaml"), (["--config", "."], "directory"),
-    (["--sched", "3"], "unrecognized arguments: --sched 3"), (["--lr"], "argument --lr: expected one argument"),
+    (["--config", "no.yaml"], r"^--config no.yaml cannot be read \(No such file or directory\): check the path "),
+    (["--config", "."], "directory"), (["--hlep"], "no option --hlep; the nearest is --help"), (["-x"], "no option -x"),
+    (["--name_prefx=a"], "no option --name_prefx; the nearest is --name_prefix"), (["--xyz"], "no option --xyz "),
+    (["--sched", "3"], "no option --sched; the nearest is --schedule"),
+    (["--lr"], "argument --lr: expected one argument"),
     (["--net", "x"], "argument --net: invalid choice: 'x'"), (["3"], "unrecognized arguments: 3")])
 def test_a_mistake_on_the_command_line_is_one_line(argv, words):
     with pytest.raises(OptionError, match=words) as caught:
         parse(*argv)
-    assert "\n" not in str(caught.value) and str(caught.value).endswith("(--help lists the options)")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_option_is_named_before_missing_ones_and_help_shows_those_that_matter(capsys):
+    parser = make_parser(Parser("Train.", "lr out", prog="train.py"))
+    parser.topic("data")("--videos", required=True, metavar="FOLDER", help="videos")
+    with pytest.raises(OptionError, match=r"^there is no option --vidoes; the nearest is --videos \(--help-all lists"):
+        parser.parse_args(["--vidoes", "x"])
+    for flag in ("--help-all", "--help"):
+        with pytest.raises(SystemExit):
+            parser.parse_args([flag])
+    every, _, short = capsys.readouterr().out.partition("usage: ")[2].partition("usage: ")
+    assert "--lr" in short and "--out" in short and "--moco-k" not in short and "--local-rank" not in every
+    assert "--help-all" in short and "--moco-k" in every and "--schedule" in every
+    assert parser.parse_args(["--videos", "x", "--moco_k=3", "--name-prefix", "a b"]).moco_k == 3
 
 
 @pytest.mark.parametrize("argv", ["a b --lr 2 -k 3", "--lr 2 a b -k 3", "a --lr 2 b -k 3", "a --config FILE b",

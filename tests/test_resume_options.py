@@ -12,7 +12,7 @@ import torch
 import main_coclr
 import main_nce
 from engine import checkpoint
-from engine.compatibility import refuse_changes
+from engine.compatibility import refuse_changes, with_schedule
 from utils import files, provenance
 from utils.errors import CheckpointError
 
@@ -62,7 +62,7 @@ def test_changed_options_that_affect_the_result_are_named(capsys):
     before = path.read_bytes()
     for options, named in (
             ("--moco-m 0.9", "--moco-m 0.999 (now 0.9)"), ("--wd 0.1", "--wd 1e-05 (now 0.1)"),
-            ("--seed 3", "--seed 0 (now 3)"), ("--schedule 1", "--schedule 120 160 (now 1)"),
+            ("--seed 3", "--seed 0 (now 3)"), ("--schedule 0", "--schedule 1 (now 0)"),
             ("--cos", "--cos False (now True)"),
             ("--moco-t 0.1 --wd 0.2", "--wd 1e-05 (now 0.2), --moco-t 0.07 (now 0.1)")):
         assert run(f"--epochs 3 --resume {path} {options}") == 2
@@ -71,7 +71,15 @@ def test_changed_options_that_affect_the_result_are_named(capsys):
     assert path.read_bytes() == before
     assert run(f"--epochs 3 --resume {path} {options} --accept_changes") == 0
     path = model() / "epoch2.pth.tar"  # a schedule that differs in the future alone is no change
-    assert run(f"--epochs 4 --resume {path} {options} -j 1 --print_freq 1 --save_steps 1 --schedule 120 160 7") == 0
+    assert run(f"--epochs 4 --resume {path} {options} -j 1 --print_freq 1 --save_steps 1 --schedule 1 7") == 0
+
+
+def test_a_schedule_that_is_not_given_fits_the_epochs_or_stays():
+    assert [with_schedule({"schedule": None, "epochs": n}, None)["schedule"] for n in (1, 2, 50, 100)] == [
+        [1], [1], [40], [80]]
+    for given, then, expected in ((None, [3], [3]), ([], [3], []), ([2], [3], [2]), (None, None, [40])):
+        saved = {"options": {"schedule": then, "epochs": 5}}
+        assert with_schedule({"schedule": given, "epochs": 50}, saved)["schedule"] == expected
 
 
 def test_another_training_set_is_a_change_that_matters():

@@ -57,3 +57,12 @@ def test_launcher_becomes_a_training_that_resumes_when_it_is_run_again(script, p
     assert all("--resume auto" in call and call.endswith("--lr 0.5") for call in calls)
     if torchrun.exists():
         assert "--max-restarts=0" in calls[0] and "--max-restarts=3" in calls[1]
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*_*.s[hb]*")), ids=lambda path: path.name)
+def test_a_missing_checkpoint_is_one_line(script, tmp_path):
+    if "$1" in script.read_text():
+        done = subprocess.run(["bash", str(script)], env=os.environ | {"SLURM_SUBMIT_DIR": str(tmp_path)},
+                              capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: give ") and done.stderr.count("\n") == 1

@@ -3,6 +3,7 @@ metrics.jsonl and TensorBoard, and removed again by a resumed run.
 """
 
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -87,20 +88,21 @@ def test_the_trainer_calls_the_hooks_in_order(tmp_path):
 def test_means_iterations_and_lines(tmp_path, capsys):
     def step(batch):
         value = batch["value"].mean()
-        return {"loss": value} | ({"late": torch.tensor(8.0)} if value > 202 else {})
+        return {"loss": value, "top1": value / 1000} | ({"late": torch.tensor(8.0)} if value > 202 else {})
     log = MetricsLogger(tmp_path)
     with log_file(tmp_path / "log"):
         means = evaluate(step, loader(), title="val", epoch=2, print_freq=3, device=CPU, logger=log, iteration=10)
-    assert means == {"loss": 203.0, "late": 8.0}
+    assert means == {"loss": 203.0, "top1": pytest.approx(0.203), "late": 8.0}
     text = capsys.readouterr().out
     assert text == (tmp_path / "log").read_text()
     lines = text.splitlines()
     assert len(lines) == 4
-    assert lines[1].startswith("val epoch 2 [4/7]  loss 202  late 8  data ") and "step" in lines[1]
-    assert lines[3] == "val epoch 2 mean: loss 203  late 8"
+    assert re.fullmatch(r"val epoch 2 \[4/7\]  loss 202  top-1 20 %  data \d+\.\d\d s  step \d+\.\d\d s", lines[1])
+    assert lines[3] == "val epoch 2 mean: loss 203  top-1 20 %"
+    assert set(shown(tmp_path)) == {("val_epoch/loss", 10), ("val_epoch/top1", 10), ("val_epoch/late", 10)}
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["values"] for line in logged] == [{"loss": 200.0}, {"loss": 202.0, "late": 8.0},
-                                                   {"loss": 205.0, "late": 8.0}, {"loss": 203.0, "late": 8.0}]
+    assert [line["values"]["loss"] for line in logged] == [200, 202, 205, 203]
+    assert [line["values"].get("late") for line in logged] == [None, 8, 8, 8]
     assert all(line["done"] == 10 and line["epoch"] == 2 for line in logged)
 
 
@@ -205,4 +207,4 @@ def test_tensorboard_shows_every_point_once_after_a_resume(iteration, tmp_path, 
     write(0)
     once = shown(tmp_path)
     write(iteration)
-    assert shown(tmp_path) == once and len(once) == 12 + 3 * 3
+    assert shown(tmp_path) == once and len(once) == 12 + 2 * 3

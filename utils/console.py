@@ -8,16 +8,18 @@ import io
 import os
 import re
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
 
 from tqdm import tqdm
 
 from utils.files import naming
 
+T = TypeVar("T")
 COLUMN = 10  # width of the first column of `say_block`
 PERIOD = 30.0  # seconds between progress lines where there is no bar
 STYLES = {"title": "1", "best": "1;32", "warning": "33", "error": "31"}  # ANSI: bold, bold green, yellow, red
@@ -127,28 +129,37 @@ class Progress:
 
     def __init__(self, total: int, title: str, unit: str = "video") -> None:
         self._total, self._title, self._unit, self._done = total, title, unit, 0
-        self._start = self._printed = time.monotonic()
-        self._plain = not shows_bars()
+        self._start, self._plain, self._ended = time.monotonic(), not shows_bars(), threading.Event()
         self._bar = tqdm(total=total, desc=printable(title), unit=unit, smoothing=0.05, disable=self._plain,
-                         dynamic_ncols=True)
+                         leave=False, dynamic_ncols=True)
 
     def __enter__(self) -> "Progress":
+        if self._plain and is_main():
+            threading.Thread(target=self._print_lines, daemon=True).start()  # on time even if one item lasts
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
         self._bar.close()
 
     def step(self) -> None:
         """Count one more item."""
         self._done += 1
         self._bar.update()
-        now = time.monotonic()
-        if self._plain and is_main() and (self._done == self._total or now - self._printed >= PERIOD):
-            self._printed = now
-            left = (now - self._start) / self._done * (self._total - self._done)
-            eta = f", about {duration(left)} left" if self._done < self._total else ""
-            print(printable(f"{self._title}: {self._done} of {self._total} {self._unit}s{eta}"), file=sys.stderr,
-                  flush=True)
+
+    def _print_lines(self) -> None:
+        while not self._ended.wait(PERIOD):
+            done, seconds = self._done, time.monotonic() - self._start
+            eta = f", about {duration(seconds / done * (self._total - done))} left" if done else ""
+            print(printable(f"{self._title}: {done} of {self._total} {self._unit}s{eta}"), file=sys.stderr, flush=True)
+
+
+def track(items: Iterable[T], total: int, title: str, unit: str = "video") -> Iterator[T]:
+    """Yield the items, and show the progress."""
+    with Progress(total, title, unit) as progress:
+        for item in items:
+            yield item
+            progress.step()
 
 
 def shows_bars() -> bool:

@@ -89,7 +89,7 @@ def exit_code(main: Callable[[], int | None]) -> int:
 
 
 def allotted_cores() -> int:
-    """Return how many cores this process may use: by its CPU affinity, and the limits of its control groups."""
+    """Return how many cores this process may use: by CPU affinity, control groups and launcher."""
     cores = float(len(os.sched_getaffinity(0)))
     with suppress(OSError):
         for line in CGROUPS_OF_PROCESS.read_text().splitlines():
@@ -101,7 +101,7 @@ def allotted_cores() -> int:
                         with suppress(OSError, ValueError):  # no such file; "max"
                             quota, period = map(int, " ".join((group / name).read_text() for name in files).split())
                             cores = min(cores, quota / period if quota > 0 else cores)
-    return max(1, math.ceil(cores))
+    return max(1, math.ceil(cores / max(1, _number("LOCAL_WORLD_SIZE"))))
 
 
 def started() -> None:

@@ -18,6 +18,7 @@ from configargparse import ConfigFileParserException
 from utils.errors import OptionError
 
 PATHS = re.compile("FOLDER|FILE|CKPT|_DIR|INDEX|CLIP|RESULT")  # in the metavar of an option that takes a path
+HIDDEN = argparse.SUPPRESS  # help of an option that is accepted, but not shown
 TOPICS = ("data", "method", "training", "evaluation", "checkpoints", "hardware", "output", "general")
 # shtab completes the word after a command, but ours is python or torchrun: hand the rest of the line to the script's
 # own completion.
@@ -37,17 +38,29 @@ complete -o bashdefault -o default -F _complete_script python python3 torchrun
 """
 
 
+class _Help(argparse._HelpAction):
+    """Print the help and exit: --help that of the options that matter most, --help-all of all."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        for action in parser._actions if parser._main and option_string != "--help-all" else ():
+            if action.dest not in (*parser._main, "help", "help_all"):
+                action.help = HIDDEN
+        super().__call__(parser, namespace, values, option_string)
+
+
 class Parser(configargparse.ArgumentParser):
     """Parses options, and reports each mistake as a one-line OptionError.
 
     ``parser.topic("data")("--dataset", ...)`` adds an option. The first paragraph of the description (the script's
-    docstring) opens the help, and the rest, usually examples, closes it. Abbreviations are refused. ``--config`` reads
-    options from a YAML file; the command line wins.
+    docstring) opens the help, and the rest, usually examples, closes it. ``main`` names the options that ``--help``
+    shows, by default all. Abbreviations are refused; dashes and underscores are the same. ``--config`` reads options
+    from a YAML file; the command line wins.
     """
 
-    def __init__(self, description: str | None = None, **settings: Any) -> None:
+    def __init__(self, description: str | None = None, main: str = "", **settings: Any) -> None:
         head, _, rest = (description or "").strip().partition("\n\n")
-        self._options: dict[str, argparse.Action] = {}  # by each name that YAML may use
+        self._main = main.split()
+        self._options: dict[str, argparse.Action] = {}  # by name, with underscores
         self._required: list[str] = []  # words of the usage
         self._commands: Any = None
         super().__init__(
@@ -57,7 +70,8 @@ class Parser(configargparse.ArgumentParser):
             config_file_open_func=functools.partial(open, encoding="utf-8"), **settings)
         self._topics = {topic: self.add_argument_group(topic) for topic in TOPICS}
         general = self._topics["general"]
-        general.add_argument("-h", "--help", action="help", help="show this help and exit")
+        general.add_argument("-h", "--help", action=_Help, help="show this help and exit")
+        general.add_argument("--help-all", action=_Help, help="show every option and exit")
         general.add_argument("--config", is_config_file_arg=True, metavar="FILE", type=functools.partial(_path, str),
                              help="read options from this YAML file, in lines like batch_size: 16; options on the "
                              "command line win")
@@ -69,8 +83,8 @@ class Parser(configargparse.ArgumentParser):
         def add(*flags: str, help: str, **settings: Any) -> argparse.Action:
             option = self._topics[name].add_argument(*flags, help=help, **settings)
             if option.option_strings:
-                self._options |= dict.fromkeys([flag.lstrip("-") for flag in flags] + [option.dest], option)
-            if option.nargs != 0 and not option.required and "(default:" not in help:
+                self._options |= {_name(flag): option for flag in (*flags, option.dest)}
+            if option.nargs != 0 and not option.required and "(default:" not in help and help != HIDDEN:
                 shown = option.default if isinstance(option.default, list | tuple) else [option.default]
                 text = " ".join(str(value) for value in shown if value is not None).replace("%", "%%")
                 option.help = f"{help} (default: {text or 'none'})"
@@ -102,12 +116,25 @@ class Parser(configargparse.ArgumentParser):
         words = list(sys.argv[1:] if args is None else args)
         if self._commands and words and words[0] in self._commands.choices:
             return self._commands.choices[words[0]].parse_args(words[1:], namespace)
+        end = words.index("--") if "--" in words else len(words)
+        words[:end] = map(self._spelt, words[:end])
         if sum(word.partition("=")[0] == "--config" for word in words) > 1:
             self.error("--config is given more than once: give one file")
         options = (super().parse_args if self._commands else self.parse_intermixed_args)(words, namespace)
         for name in ("config", "print_completion"):
             vars(options).pop(name, None)
         return options
+
+    def _spelt(self, word: str) -> str:
+        """Return an argument with its option as it was declared; report an option that does not exist."""
+        flag, sign, value = word.partition("=")
+        flags = {_name(known): known for known in self._option_string_actions}
+        if flag.startswith("--") and _name(flag) in flags:
+            return flags[_name(flag)] + sign + value
+        if " " not in word and re.match("--?[a-zA-Z]", word) and word[:2] not in flags.values():
+            near = difflib.get_close_matches(_name(flag), flags, n=1)
+            self.error(f"there is no option {flag}" + (f"; the nearest is {flags[near[0]]}" if near else ""))
+        return word
 
     def get_possible_config_keys(self, action: argparse.Action) -> list[str]:
         """Return the key that OptionsFile uses for an option."""
@@ -121,7 +148,9 @@ class Parser(configargparse.ArgumentParser):
             for action, _ in settings.values() if kind == "config_file" else []:
                 if message.startswith(f"argument {'/'.join(action.option_strings)}: "):
                     raise OptionError(f"{path}: {message}")
-        raise OptionError(f"{message} (--help lists the options)")
+        message = re.sub(r"Unable to open config file: (.*)\. Error: \[Errno \d+\] ([^:]*):.*",
+                         r"--config \1 cannot be read (\2): check the path", message)
+        raise OptionError(f"{message} ({'--help-all' if self._main else '--help'} lists the options)")
 
 
 def _path(kind: type[str] | type[Path], text: str) -> str | Path:
@@ -132,6 +161,11 @@ def _path(kind: type[str] | type[Path], text: str) -> str | Path:
         if unset := re.search(r"\$\{?([A-Za-z_]\w*)", path):
             raise argparse.ArgumentTypeError(f"{text}: the environment has no variable {unset[1]}")
     return kind(path)
+
+
+def _name(flag: str) -> str:
+    """Return an option's name in one spelling: --moco-k -> moco_k."""
+    return flag.lstrip("-").replace("-", "_")
 
 
 class OptionsFile(configargparse.ConfigFileParser):
@@ -152,14 +186,15 @@ class OptionsFile(configargparse.ConfigFileParser):
         found: dict[str, str | list[str] | None] = {}
         for key, value in root.value if root else []:
             place, name = f"{stream.name}, line {key.start_mark.line + 1}", str(key.value)
-            if name not in self.options:
-                near = difflib.get_close_matches(name, self.options, n=1, cutoff=0)
+            option = self.options.get(_name(name))
+            if option is None:
+                near = difflib.get_close_matches(_name(name), self.options, n=1, cutoff=0)
                 hint = f"the nearest is {near[0]}" if near else "give --config after the command"
                 raise ConfigFileParserException(f"{place}: there is no option {name!r}; {hint}")
-            flag = self.options[name].option_strings[-1]
+            flag = option.option_strings[-1]
             if flag in found:
                 raise ConfigFileParserException(f"{place}: {name} has been set above already: delete one of the two")
-            found[flag] = _value(self.options[name], value, f"{place}: {name}")
+            found[flag] = _value(option, value, f"{place}: {name}")
         return {flag: value for flag, value in found.items() if value is not None}
 
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from dataset.jpeg import MAX_BYTES
 from process_data.src.flow import METHODS, NO_FLOW, coded_frames
 from process_data.src.video_io import Timing, VideoError, find_videos, short_name, silence_decoder
-from utils.console import Progress, say, warn
+from utils.console import say, track, warn
 from utils.errors import DataError, OptionError
 from utils.files import lock, naming, read_json, require_writable, write_json
 from utils.launch import allotted_cores, run
@@ -80,15 +80,13 @@ def process(task: Task, jobs: Jobs, videos: Mapping[str, Path], workers: int, ti
     if len(jobs) < len(videos):
         say(f"{len(videos) - len(jobs)} of {len(videos)} videos are done already")
     left_out, rates = 0, {}
-    with Progress(len(jobs), title) as progress:
-        for name, outcome in _results(task, jobs, workers):
-            left_out += bool(outcome.left_out)
-            if outcome.left_out or outcome.damage:  # said at once: a run may be stopped before its end
-                warn(f"left out {videos[name]}: {outcome.left_out}" if outcome.left_out
-                     else f"{videos[name]}: {outcome.damage}")
-            if outcome.rate:
-                rates[name] = f"{videos[name]} ({outcome.rate})"
-            progress.step()
+    for name, outcome in track(_results(task, jobs, workers), len(jobs), title):
+        left_out += bool(outcome.left_out)
+        if outcome.left_out or outcome.damage:  # said at once: a run may be stopped before its end
+            warn(f"left out {videos[name]}: {outcome.left_out}" if outcome.left_out
+                 else f"{videos[name]}: {outcome.damage}")
+        if outcome.rate:
+            rates[name] = f"{videos[name]} ({outcome.rate})"
     if rates:
         examples = ", ".join(rates[name] for name in sorted(rates)[:3])
         warn(f"{len(rates)} of {len(jobs)} videos have a frame rate that varies or is implausible, such as {examples}; "

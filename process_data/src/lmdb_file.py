@@ -18,7 +18,7 @@ import msgpack
 
 from dataset.lmdb_pages import frame_spans
 from dataset.lmdb_reader import LmdbReader
-from utils.console import Progress
+from utils.console import track
 from utils.errors import DataError
 from utils.files import naming, write_text
 
@@ -73,18 +73,16 @@ def _fill(path: Path, order: list[str], load: Callable[[str], Pieces]) -> None:
     # Through a writable map the library copies a value from one file to the other; otherwise it would hold all of it.
     with (lmdb.open(str(path), subdir=False, map_size=SPARE, lock=False, sync=False, meminit=False, writemap=True)
           as environment, TemporaryFile(dir=path.parent) as file):
-        with Progress(len(order), f"write {path.stem}") as progress:
-            for name in sorted(order):  # class by class
-                keys.append(b"%09d" % index[name])
-                file.seek(0)
-                size = sum(file.write(piece) for piece in load(name))
-                file.flush()
-                if size > MAX_VALUE:
-                    raise DataError(f"{name} takes {size} bytes: {TOO_LONG}")
-                with mmap(file.fileno(), size, access=ACCESS_READ) as value:
-                    lengths.append(frame_spans(memoryview(value), [])[0])
-                    _put(environment, path, keys[-1], value)
-                progress.step()
+        for name in track(sorted(order), len(order), f"write {path.stem}"):  # class by class
+            keys.append(b"%09d" % index[name])
+            file.seek(0)
+            size = sum(file.write(piece) for piece in load(name))
+            file.flush()
+            if size > MAX_VALUE:
+                raise DataError(f"{name} takes {size} bytes: {TOO_LONG}")
+            with mmap(file.fileno(), size, access=ACCESS_READ) as value:
+                lengths.append(frame_spans(memoryview(value), [])[0])
+                _put(environment, path, keys[-1], value)
         for key, entry in (("keys", keys), ("len", len(keys)), ("order", order), ("vlen", lengths)):
             _put(environment, path, f"__{key}__".encode(), msgpack.packb(entry, use_bin_type=True))
         environment.sync(True)

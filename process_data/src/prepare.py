@@ -45,7 +45,7 @@ from process_data.src.write_csv import (
     unchanged,
     write_files,
 )
-from utils.console import say_block
+from utils.console import say_block, track
 from utils.errors import OptionError
 from utils.files import atomic_write, lock, remove_partial, require_writable, write_json
 from utils.launch import run
@@ -163,7 +163,7 @@ def write_lmdbs(layout: Layout, videos: Mapping[str, Path], settings: Mapping[st
                 overwrite: bool) -> None:
     """Write the LMDB of each stream; what an earlier run of the same settings has made of a video is kept."""
     method, short_side, strict = (settings[key] for key in SETTINGS)
-    marks = {name: fingerprint(path) for name, path in videos.items()}
+    marks = {name: fingerprint(path) for name, path in track(videos.items(), len(videos), "look at")}
     record = begin(layout, settings, overwrite)
     write_json(layout.record, record, indent=1)
     made = record["streams"]
