@@ -18,7 +18,7 @@ from dataset.loader import make_loader
 from dataset.transforms.presets import PretrainTransform
 from dataset.video_dataset import VideoDataset, videos_of
 from engine import checkpoint, compatibility, device, run_folder
-from engine.compatibility import TrainState
+from engine.compatibility import TrainState, samples_per_step
 from engine.config import DataConfig, ModelConfig, TrainConfig
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.health import HealthProbe
@@ -28,7 +28,7 @@ from engine.trainer import Task, Trainer, evaluate
 from model.momentum import check_queue, make_encoder
 from model.pretrain import CoCLR
 from utils import distributed, launch
-from utils.console import log_file, say, say_block
+from utils.console import log_file, say, say_block, warn
 from utils.distributed import DistInfo
 from utils.errors import CheckpointError, OptionError
 from utils.provenance import code_version
@@ -65,6 +65,11 @@ def check_sizes(model: ModelConfig, data: DataConfig, batch_size: int, processes
     with torch.device("meta"):
         encoder = make_encoder(model.net, model.moco_dim)
     device.check_clips(encoder.train(train), model.net, batch_size, data.seq_len, data.img_dim)
+
+
+def fitting_queue(videos: int, step: int) -> int:
+    """Return the longest queue, up to 2048, that is a multiple of a step's clips and at most half the videos."""
+    return max(1, min(2048, videos // 2) // step) * step
 
 
 class PretrainTask(Task):
@@ -139,6 +144,14 @@ class PretrainTask(Task):
             device.set_tf32(precision.name == "tf32")
             say(check_convolutions(self.model.encoders(), self.data.clip, precision))
 
+    def check_steps(self, loader: DataLoader, state: TrainState) -> None:
+        """Warn of a queue that is longer than the training set."""
+        videos = len(videos_of(loader))
+        if videos < self.model.K and distributed.is_main():
+            warn(f"the queue of {self.model.K} clips (--moco-k) is longer than the training set of {videos} videos: "
+                 f"it holds several clips of each, most of them old; {fitting_queue(videos, samples_per_step(loader))} "
+                 "fits")
+
     def start(self, trainer: Trainer) -> None:
         """Check the convolutions, wrap the model in DDP if there are several processes, and measure the initial state.
 
@@ -161,6 +174,11 @@ class PretrainTask(Task):
     def end_epoch(self, epoch: int, trainer: Trainer) -> None:
         """Measure queue, mining and health."""
         self.monitors.end_epoch(epoch, trainer)
+
+    def score(self, trainer: Trainer) -> float:
+        """Return top-1, or 0 until an epoch has run on a queue of real keys: random ones are easily told apart."""
+        filled = self.model.K / samples_per_step(trainer.loader)
+        return super().score(trainer) if trainer.state.iteration - len(trainer.loader) >= filled else 0.0
 
     def after_save(self, epoch: int, trainer: Trainer) -> None:
         """Measure the features by kNN."""
@@ -210,6 +228,7 @@ def make_trainer(task: PretrainTask, folder: Path, resumed: str, options: Mappin
             compatibility.restore_optimizer(task.optimizer, saved, train.rates, train.reset_lr)
             state = compatibility.state_of(saved, loader)
             del saved  # hundreds of megabytes
+        task.check_steps(loader, state)
         checkpoints = run_folder.CheckpointManager(folder / "model", "k400" in task.data.dataset, resumed)
         with run_folder.open_run(folder, resumed, state, options, made_with) as logger:
             launch.started()
@@ -274,10 +293,10 @@ def _remaining(task: PretrainTask, state: TrainState) -> str:
 
 
 def report(task: PretrainTask, epochs: int, folder: Path) -> None:
-    """Print the last checkpoint and the next command."""
+    """Print the checkpoint to take, the last, and the next command."""
     path = run_folder.last_checkpoint(folder, epochs)
     spec = catalog.parse(task.data.dataset, task.data.second_view)
     dataset = f"{spec.base}-f" if spec.streams == ("flow",) or task.config.reverse else spec.base
-    say(f"last checkpoint: {path}")
+    say(f"last checkpoint: {path} (the one to use: model_best files have the best top-1, not the best features)")
     say(f"next: python eval/main_classifier.py --dataset {dataset} --net {task.config.net} --seq_len "
         f"{task.data.seq_len} --img_dim {task.data.img_dim} --ds {task.data.ds} --test {path} --retrieval")
