@@ -20,25 +20,19 @@ A small run on one GPU or a CPU: ``python main_coclr.py --dataset NAME-2stream-2
 ``python -m torch.distributed.launch`` and ``srun`` work as well.
 """
 
-import math
 from argparse import Namespace
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from torch.utils.data import DataLoader
-
-from dataset.video_dataset import videos_of
 from engine import checkpoint, pretraining, run_folder
 from engine.checkpoint import first_keys, load_state, renamed
-from engine.compatibility import TrainState, samples_per_step
 from engine.config import configs_of
 from engine.options import TOPK, add_mining, check_shared, pretraining_parser
-from engine.pretraining import PretrainTask, fitting_queue
+from engine.pretraining import PretrainTask
 from engine.steps import coclr_step, draw_self_mask
 from eval.knn import knn_monitor
-from model.cascade import stage_views
 from model.pretrain import CoCLR
 from utils import distributed, launch
 from utils.console import say
@@ -65,21 +59,6 @@ class CoclrTask(PretrainTask):
         if not full and self.model.queue_is_full:
             say(f"the queue is full after {iteration + 1} steps: mining and training begin")
         return values
-
-    def check_steps(self, loader: DataLoader, state: TrainState) -> None:
-        """Raise OptionError if the queue would not be full before the last step: until then nothing is trained."""
-        super().check_steps(loader, state)
-        step, missing = samples_per_step(loader), int((self.model.queue_label == -1).sum())
-        left = (self.train.epochs - state.epoch) * len(loader) - state.batch
-        if 0 < left <= missing / step:
-            raise OptionError(
-                "this run would train nothing: CoCLR mines and trains once its queue is full, which takes "
-                f"{math.ceil(missing / step)} more steps of {step} clips (--moco-k {self.model.K}), but {left} are "
-                f"left ({len(loader)} per epoch): take more --epochs, or a --moco-k such as "
-                f"{fitting_queue(len(videos_of(loader)), step)} in a new run")
-        if self.model.stage > 1 and "own" not in stage_views(self.model.stage, self.model.first):
-            say(f"note: a cascade of {self.model.stage} stages ranks by the other view each time, which is plain "
-                "top-k: take --stage 3 or more, or --cascade_first own")
 
     def load_pretrained(self, own: str, other: str) -> None:
         """Load encoder_q and encoder_k from one file's encoder_q, the sampler from another's; 'random' skips one."""
