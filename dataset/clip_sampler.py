@@ -76,4 +76,13 @@ class Windows:
         return windows(num_frames, self.seq_len, self.ds)
 
 
+class TwoTimes(Windows):
+    """Two windows, a quarter and three quarters into a video; the same one where there is no other."""
+
+    def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
+        """Return the frames of both, int64 (2, seq_len)."""
+        rows = windows(num_frames, self.seq_len, self.ds)
+        return rows[[len(rows) // 4, 3 * len(rows) // 4]]
+
+
 Sampler = RandomClips | Windows

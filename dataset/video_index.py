@@ -49,6 +49,13 @@ def read_classes(path: Path) -> list[str]:
     return classes
 
 
+def require_labels(classes: Sequence[str], what: str) -> None:
+    """Raise DataError if there is a single class, where `what` needs labels."""
+    if len(classes) < 2:
+        raise DataError(f"{what} needs labels, but {classes[0]} is the only class of this dataset: there is nothing to "
+                        "learn (main_classifier.py --test CKPT --retrieval measures features without labels)")
+
+
 def class_key(name: str) -> str:
     """Return a class name for comparison, whatever its case, spaces or underscores, and Unicode form."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
@@ -150,6 +157,11 @@ class VideoIndex:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the videos are labelled: with one class, whatever is measured by labels is perfect."""
+        return len(self.classes) > 1
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "VideoIndex":
         """Return the index of some rows (m,), in their order."""

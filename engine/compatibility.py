@@ -28,6 +28,8 @@ FREE = frozenset((
 RATE = frozenset(("lr", "schedule", "cos", "epochs"))  # see _rate_differs
 Facts = dict[str, Any]  # by the names below; a fact that is not known is left out
 SIZES = ("seq_len", "ds", "img_dim")
+# What the published checkpoints, which hold no options, were trained with.
+PUBLISHED: dict[str, Any] = {"net": "s3d", "seq_len": 32, "ds": 1, "img_dim": 128, "second_view": "flow"}
 # What to say where a fact of a checkpoint differs from what a command needs.
 WORDS = {
     "stream": "was trained on {then} but is needed for {now}: check the order of the files, --dataset (NAME-f is the "
@@ -139,6 +141,12 @@ def facts_of(options: object, classes: object = None) -> Facts:
              "split": options.get("which_split", 1), "classes": classes if isinstance(classes, list | tuple) else None,
              **{name: options.get(name) for name in SIZES}}
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def trained_with(options: object) -> dict[str, Any]:
+    """Return network, clip sizes and second view by a checkpoint's options; without any, those of published ones."""
+    found = options if isinstance(options, Mapping) else {}
+    return {name: found.get(name, value) for name, value in PUBLISHED.items()}
 
 
 def learnt_by_labels(options: object) -> bool:

@@ -6,7 +6,8 @@ Embeddings z are unit rows (N, D). Rows i of z1 and z2 are two clips of one vide
 import copy
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from utils import distributed
 from utils.console import say, warn
 
 NEAREST = 5  # neighbours per clip
-CALIBRATION = 4  # batches for the BatchNorm statistics of a random network
+CALIBRATION = 4  # at most so many batches for the BatchNorm statistics of a random network
 CLEARLY_BETTER = 2.0  # standard deviations by which the miner should beat a random network
 Clips = tuple[Tensor, Tensor]  # embeddings of two clips of each video, (N, D) each
 
@@ -67,17 +68,22 @@ def effective_rank(z: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+def overlap(one: Tensor, two: Tensor, n: int) -> Tensor:
+    """Return the share of the n most similar entries of each row that two views' similarities, (B, K), share: (B,)."""
+    lists = [rows.topk(n, dim=1).indices for rows in (one, two)]
+    return (lists[0][:, :, None] == lists[1][:, None, :]).any(dim=2).float().mean(dim=1)
+
+
+@torch.no_grad()
 def agreement(one: Tensor, two: Tensor, allowed: Tensor, n: int) -> Tensor:
     """Measure how well two views agree on the n nearest entries, 0-d: 0 is chance, 1 means the same entries.
 
     It is (overlap - chance) / (1 - chance), with the overlap as a share of n, and chance = n / number of candidates.
     ``one`` and ``two`` are the views' similarities, ``allowed`` the candidates, (B, K) each.
     """
-    lists = [rows.masked_fill(~allowed, float("-inf")).topk(n, dim=1).indices for rows in (one, two)]
-    both = lists[0][:, :, None] == lists[1][:, None, :]  # (B, n, n)
-    overlap = both.any(dim=2).float().mean(dim=1)
+    shared = overlap(*(rows.masked_fill(~allowed, float("-inf")) for rows in (one, two)), n)
     chance = (n / allowed.sum(dim=1).clamp(min=n)).clamp(max=1)
-    return ((overlap - chance) / (1 - chance).clamp(min=1e-6)).mean()
+    return ((shared - chance) / (1 - chance).clamp(min=1e-6)).mean()
 
 
 def sign_test(one: Tensor, two: Tensor) -> float:
@@ -96,6 +102,19 @@ def sign_test(one: Tensor, two: Tensor) -> float:
     tail = (2 * sum(math.comb(n, k) for k in range(wins + 1, n + 1)) + math.comb(n, wins)) / 2**(n + 1)
     z = -float(torch.special.ndtri(torch.tensor(max(tail, 1e-300), dtype=torch.float64)))
     return z if a > b else -z if b > a else 0.0
+
+
+@torch.no_grad()
+def calibrate(encoder: nn.Module, batches: Iterable[Tensor], dtype: torch.dtype | None = None) -> None:
+    """Measure the BatchNorm statistics of an untrained encoder on some batches of clips, and leave it in eval mode."""
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.momentum = None  # cumulative average over batches
+    encoder.train()
+    for clips in islice(batches, CALIBRATION):
+        with torch.autocast(clips.device.type, dtype=dtype, enabled=dtype is not None):
+            encoder(clips)
+    encoder.eval()
 
 
 MEASURES = {"spread": spread, "rank": effective_rank}  # of unit rows (N, D)
@@ -175,19 +194,14 @@ class HealthProbe:
             distributed.broadcast(buffer)
         return self._embed(encoder, model.own_view)
 
-    @torch.no_grad()
     def _random_encoder(self, view: int) -> nn.Module:
         """Build an untrained network, its BatchNorm statistics measured on the first clips."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             encoder = make_encoder(self.network, self.dim)
         move(encoder, self.device)
-        for module in encoder.modules():
-            if isinstance(module, nn.BatchNorm3d):
-                module.momentum = None  # cumulative average over batches
-        encoder.train()
-        for blocks, _ in self._blocks(self.rows[:CALIBRATION * self.batch_size]):
-            embed(encoder, blocks[:, :, view].flatten(0, 1), self.dtype)
+        blocks = self._blocks(self.rows[:CALIBRATION * self.batch_size])
+        calibrate(encoder, (each[:, :, view].flatten(0, 1) for each, _ in blocks), self.dtype)
         return encoder
 
     @torch.no_grad()

@@ -26,11 +26,14 @@ COLLAPSED = 1.5  # effective rank of the queue: 1.0 in runs that failed, at leas
 
 
 class MiningMonitor:
-    """Measures mining at each step, and counts over an epoch how often each video is mined."""
+    """Measures mining at each step, and counts over an epoch how often each video is mined.
 
-    def __init__(self, K: int, labels: ArrayLike = (), sources: ArrayLike = (), device: torch.device | str = "cpu"
-                 ) -> None:
-        self.ring = LabelRing(K, device)
+    Without ``has_labels``, when all videos are of one class, nothing is measured by labels.
+    """
+
+    def __init__(self, K: int, labels: ArrayLike = (), sources: ArrayLike = (), device: torch.device | str = "cpu",
+                 has_labels: bool = True) -> None:
+        self.ring, self.has_labels = LabelRing(K, device), has_labels
         labels = np.asarray(labels, dtype=np.int64)
         self._counts = len(labels) > 0
         pairs, pair_of_row = np.unique(np.stack([labels, np.asarray(sources, np.int64)]), axis=1, return_inverse=True)
@@ -61,11 +64,14 @@ class MiningMonitor:
             self._mined.index_add_(0, rows, valid.flatten().long())
             self._found.index_add_(0, self._pair_of_row[rows], hits.flatten().long())
             self._counted = True
+        found = {"agreement": agreement(mining.other, mining.own, allowed, mined.shape[1])}
+        if not self.has_labels:
+            return found
         values = {"recall": hits.sum() / valid.sum().clamp(min=1), "chance": right.sum() / allowed.sum().clamp(min=1),
                   "mining_r1": hits[:, 0].sum() / valid[:, 0].sum().clamp(min=1)}
         values |= {f"stage{i}_hits": right.gather(1, kept).sum(dim=1).float().mean()
                    for i, kept in enumerate(mining.stages, start=1)}
-        return values | {"agreement": agreement(mining.other, mining.own, allowed, mined.shape[1])}
+        return values | found
 
     def end_epoch(self, queues: Mapping[str, Tensor]) -> tuple[dict[str, float], dict[int, float]]:
         """Return the epoch's measures, and class mining recall by class; reset the counts. All processes call this.
@@ -80,7 +86,8 @@ class MiningMonitor:
         self._found.zero_()
         self._mined.zero_()
         self._counted = False
-        classes, counts = class_recalls(found, self._class_of_pair), mined.double()
+        classes = class_recalls(found, self._class_of_pair) if self.has_labels else {}
+        counts = mined.double()
         values = {"cmr_median": median(classes.values())} if classes else {}
         values |= {"mined_videos": float((counts > 0).double().mean()),
                    "most_mined": float(counts.max() / counts.mean())}

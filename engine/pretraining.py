@@ -1,5 +1,6 @@
 """What main_nce.py and main_coclr.py share: a task that lacks only its step, set-up, resuming, and reporting."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -17,18 +18,20 @@ from dataset import catalog
 from dataset.loader import make_loader
 from dataset.transforms.presets import PretrainTransform
 from dataset.video_dataset import VideoDataset, videos_of
+from dataset.video_index import require_labels
 from engine import checkpoint, compatibility, device, run_folder
-from engine.compatibility import TrainState
+from engine.compatibility import TrainState, samples_per_step
 from engine.config import DataConfig, ModelConfig, TrainConfig
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.health import HealthProbe
 from engine.monitors import MiningMonitor, Monitors
 from engine.optimizer import Optimizer
 from engine.trainer import Task, Trainer, evaluate
+from model.cascade import stage_views
 from model.momentum import check_queue, make_encoder
 from model.pretrain import CoCLR
 from utils import distributed, launch
-from utils.console import log_file, say, say_block
+from utils.console import log_file, say, say_block, warn
 from utils.distributed import DistInfo
 from utils.errors import CheckpointError, OptionError
 from utils.provenance import code_version
@@ -65,6 +68,11 @@ def check_sizes(model: ModelConfig, data: DataConfig, batch_size: int, processes
     with torch.device("meta"):
         encoder = make_encoder(model.net, model.moco_dim)
     device.check_clips(encoder.train(train), model.net, batch_size, data.seq_len, data.img_dim)
+
+
+def fitting_queue(videos: int, step: int) -> int:
+    """Return the longest queue, up to 2048, that is a multiple of a step's clips and at most half the videos."""
+    return max(1, min(2048, videos // 2) // step) * step
 
 
 class PretrainTask(Task):
@@ -107,18 +115,17 @@ class PretrainTask(Task):
         classes = catalog.class_names(self.data.dataset, self.data.split_root) if labels else None
         compatibility.check_facts(saved, path, compatibility.facts_of(options, classes), self.train.accept_changes)
 
-    def set_monitors(self, videos: VideoDataset | None = None, knn: Callable[..., dict[str, float]] | None = None
-                     ) -> None:
-        """Set up the monitors; without the training videos only what a step measures."""
-        train = self.train
+    def set_monitors(self, videos: VideoDataset, knn: Callable[..., dict[str, float]] | None = None, *,
+                     training: bool = True) -> None:
+        """Set up the monitors; without ``training`` only what a step measures."""
+        train, index = self.train, videos.index
         self.monitors = Monitors(self.model, self.precision.dtype, train, knn=knn)
         if not isinstance(self.model, CoCLR):
             return
-        labels, sources = (videos.index.labels, videos.index.sources) if videos is not None else ((), ())
-        self.monitors.mining = MiningMonitor(self.model.K, labels, sources, self.device)
-        if videos is not None:
-            self.monitors.classes = videos.index.classes
-        if videos is not None and train.health_clips:
+        labels, sources = (index.labels, index.sources) if training else ((), ())
+        self.monitors.mining = MiningMonitor(self.model.K, labels, sources, self.device, index.has_labels)
+        self.monitors.classes = index.classes
+        if training and train.health_clips:
             self.monitors.health = HealthProbe(
                 videos, train.health_clips, img_dim=self.data.img_dim, batch_size=train.batch_size,
                 workers=train.workers, seed=train.seed, network=self.config.net, dim=self.model.dim,
@@ -138,6 +145,27 @@ class PretrainTask(Task):
         for precision in ([device.Precision("fp32", self.device)] if first else []) + [self.precision]:
             device.set_tf32(precision.name == "tf32")
             say(check_convolutions(self.model.encoders(), self.data.clip, precision))
+
+    def check_steps(self, loader: DataLoader, state: TrainState) -> None:
+        """Raise UserError if this run would train nothing or learn nothing; warn of a queue that is too long."""
+        model, step, index = self.model, samples_per_step(loader), videos_of(loader).index
+        fitting = fitting_queue(len(index.names), step)
+        if self.config.model == "ubernce":
+            require_labels(index.classes, "--model ubernce")
+        if isinstance(model, CoCLR):
+            missing, per_epoch = int((model.queue_label == -1).sum()), len(loader)
+            left = (self.train.epochs - state.epoch) * per_epoch - state.batch
+            if 0 < left <= missing / step:
+                raise OptionError(
+                    "this run would train nothing: CoCLR mines and trains once its queue is full, which takes "
+                    f"{math.ceil(missing / step)} more steps of {step} clips (--moco-k {model.K}), but {left} are left "
+                    f"({per_epoch} per epoch): take more --epochs, or a --moco-k such as {fitting} in a new run")
+            if model.stage > 1 and "own" not in stage_views(model.stage, model.first):
+                say(f"note: a cascade of {model.stage} stages ranks by the other view each time, which is plain top-k: "
+                    "take --stage 3 or more, or --cascade_first own")
+        if len(index.names) < model.K and distributed.is_main():
+            warn(f"the queue of {model.K} clips (--moco-k) is longer than the training set of {len(index.names)} "
+                 f"videos: it holds several clips of each, most of them old; {fitting} fits")
 
     def start(self, trainer: Trainer) -> None:
         """Check the convolutions, wrap the model in DDP if there are several processes, and measure the initial state.
@@ -161,6 +189,11 @@ class PretrainTask(Task):
     def end_epoch(self, epoch: int, trainer: Trainer) -> None:
         """Measure queue, mining and health."""
         self.monitors.end_epoch(epoch, trainer)
+
+    def score(self, trainer: Trainer) -> float:
+        """Return top-1, or 0 until an epoch has run on a queue of real keys: random ones are easily told apart."""
+        filled = self.model.K / samples_per_step(trainer.loader)
+        return super().score(trainer) if trainer.state.iteration - len(trainer.loader) >= filled else 0.0
 
     def after_save(self, epoch: int, trainer: Trainer) -> None:
         """Measure the features by kNN."""
@@ -210,6 +243,7 @@ def make_trainer(task: PretrainTask, folder: Path, resumed: str, options: Mappin
             compatibility.restore_optimizer(task.optimizer, saved, train.rates, train.reset_lr)
             state = compatibility.state_of(saved, loader)
             del saved  # hundreds of megabytes
+        task.check_steps(loader, state)
         checkpoints = run_folder.CheckpointManager(folder / "model", "k400" in task.data.dataset, resumed)
         with run_folder.open_run(folder, resumed, state, options, made_with) as logger:
             launch.started()
@@ -229,9 +263,9 @@ def test(task: PretrainTask, path: str) -> None:
     """Measure a checkpoint's pretext metrics on the validation split, with a log beside it if it can be there."""
     saved = checkpoint.load(path)
     task.check(saved, path)
-    task.set_monitors()
-    task.load(saved, path)
     loader = task.make_loader("val")
+    task.set_monitors(videos_of(loader), training=False)
+    task.load(saved, path)
     task.model.eval()
     log = Path(path).with_name(Path(path).name.removesuffix(".pth.tar") + "-test.log")
     with torch.no_grad(), log_file(log) if os.access(log.parent, os.W_OK) else nullcontext():
@@ -274,10 +308,9 @@ def _remaining(task: PretrainTask, state: TrainState) -> str:
 
 
 def report(task: PretrainTask, epochs: int, folder: Path) -> None:
-    """Print the last checkpoint and the next command."""
+    """Print the checkpoint to take, the last, and the next command."""
     path = run_folder.last_checkpoint(folder, epochs)
     spec = catalog.parse(task.data.dataset, task.data.second_view)
     dataset = f"{spec.base}-f" if spec.streams == ("flow",) or task.config.reverse else spec.base
-    say(f"last checkpoint: {path}")
-    say(f"next: python eval/main_classifier.py --dataset {dataset} --net {task.config.net} --seq_len "
-        f"{task.data.seq_len} --img_dim {task.data.img_dim} --ds {task.data.ds} --test {path} --retrieval")
+    say(f"last checkpoint: {path} (the one to use: model_best files have the best top-1, not the best features)")
+    say(f"next: python eval/main_classifier.py --dataset {dataset} --test {path} --retrieval")

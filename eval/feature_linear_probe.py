@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dataset import catalog
+from dataset.video_index import require_labels
 from engine import options
 from engine.config import take
 from engine.optimizer import LrSchedule
@@ -143,9 +144,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = Path(args.test)  # a file of the folder, or the folder itself
     places = [path / args.dirname, path.parent / args.dirname, Path(args.dirname)]  # as `output_folders` chooses them
     folder = next((place for place in places if place.is_dir()), places[1])
-    num_class = len(catalog.class_names(args.dataset, args.split_root))
-    train, test = load_splits(folder, args.dataset, num_class, args.normalize, devices(None)[0])
-    best = train_probe(train, test, take(Probe, vars(args)), num_class)
+    classes = catalog.class_names(args.dataset, args.split_root)
+    require_labels(classes, "a linear probe")
+    train, test = load_splits(folder, args.dataset, len(classes), args.normalize, devices(None)[0])
+    best = train_probe(train, test, take(Probe, vars(args)), len(classes))
     name = f"{path.name}-lp-{args.dataset}"
     write_json(folder / f"{name}-prob.json",
                {video: [row.tolist()] for video, row in zip(test.names, best.prob, strict=True)})

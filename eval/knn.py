@@ -45,6 +45,8 @@ def query_and_gallery(data: DataConfig, reverse: bool = False) -> tuple[VideoDat
     data = replace(data, dataset=name, which_split=1, second_view=data.second_view if name.endswith("-f") else "flow")
     try:
         query, gallery = (data.build(mode, CropsTransform(data.img_dim)) for mode in ("query", "gallery"))
+        if not gallery.index.has_labels:
+            raise DataError(f"those of {name} are all of one class, so that every neighbour would be right")
         if len(query) < 2 or len(gallery) < 2:  # one video, less the mean of its set, has no direction
             raise DataError(f"the test or training split of {name} has a single video")
     except DataError as error:

@@ -32,6 +32,7 @@ from dataset import catalog
 from dataset.loader import make_loader
 from dataset.transforms.presets import ClassifierTransform, CropsTransform
 from dataset.video_dataset import VideoDataset, videos_of
+from dataset.video_index import require_labels
 from engine import run_folder
 from engine.checkpoint import RESUME
 from engine.compatibility import TrainState, facts_of, refuse_changes, restore_optimizer, state_of
@@ -47,7 +48,7 @@ from engine.device import (
 )
 from engine.run_folder import CheckpointManager
 from engine.trainer import Trainer
-from eval import finetune, network, options, retrieval, windows
+from eval import finetune, label_free, network, options, retrieval, windows
 from eval.options import RANDOM
 from eval.protocols import CROP_SETS
 from model.classifier import LinearClassifier
@@ -65,7 +66,7 @@ Devices = list[torch.device]
 
 def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace:
     """Parse and check the options, dataset and files; checkpoints of a planned command need not exist yet."""
-    args = options.parse(argv, __doc__)
+    args = options.parse(argv, __doc__, planned)
     spec = catalog.parse(args.dataset, args.second_view)
     if spec.clips != 1 or len(spec.streams) != 1:
         raise OptionError(f"--dataset {args.dataset} is for pretraining: a classifier takes {spec.base} or "
@@ -125,6 +126,7 @@ def train(args: Namespace, devices: Devices) -> None:
                                train=mode == "train", seed=config.seed, rank=0, world_size=1, device=devices[0])
                    for mode in ("train", "val"))
     sets = {"train": videos_of(loader), "val": videos_of(val)}
+    require_labels(sets["train"].index.classes, "a classifier")
     net = build(args, len(sets["train"].index.classes))
     start = f"{RANDOM} weights, seed {config.seed}"
     if args.pretrain not in ("", RANDOM) and not resumed:
@@ -176,6 +178,8 @@ def test(args: Namespace, devices: Devices) -> None:
         modes = {"test": "test"} | ({"train": GALLERIES[args.gallery]} if args.retrieval else {})
         sets = {split: data.build(mode, CropsTransform(data.img_dim, crops=args.crops or 1))
                 for split, mode in modes.items()}
+        if not args.retrieval:
+            require_labels(sets["test"].index.classes, "the test of a classifier")
         net = build(args, len(sets["test"].index.classes))
         start = f"{RANDOM} weights, seed {args.seed}"
         if args.test != RANDOM and args.retrieval:
@@ -199,7 +203,13 @@ def test(args: Namespace, devices: Devices) -> None:
             job = retrieval.FeatureJob(features, args.dataset, made_from, args.gallery,
                                        normalise=args.train_what == "last", batch_size=batch_size,
                                        workers=args.workers, device=device, dtype=precision.dtype)
-            retrieval.report(job, *(retrieval.split_features(ready, *each, job) for each in sets.items()))
+            found = [retrieval.split_features(ready, *each, job) for each in sets.items()]
+            measures = None
+            if not sets["test"].index.has_labels:
+                untrained = build(args, 1).to(device).eval()
+                videos = data.build("test", CropsTransform(data.img_dim, p=0.0))  # without jitter
+                measures = label_free.measure(untrained if args.test == RANDOM else ready, untrained, videos, job)
+            retrieval.report(job, *found, measures)
         else:
             samples = windows.read_samples(sets["test"], workers=args.workers, device=device, title="test")
             prob = windows.crop_probabilities(ready, samples, batch_size, device, precision.dtype)

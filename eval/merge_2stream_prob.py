@@ -22,13 +22,14 @@ import torch
 from torch import Tensor
 
 from dataset import catalog
-from dataset.video_index import class_labels, video_name
+from dataset.video_index import class_labels, require_labels, video_name
+from engine.health import NEAREST, overlap
 from engine.options import SPLIT_ROOT
 from eval import protocols
 from eval.retrieval import FeatureSet, load_both, refuse_other_origin, report_recall
 from eval.windows import report_accuracy
 from utils import launch
-from utils.console import one_line, percentages, say
+from utils.console import one_line, percent, percentages, say
 from utils.errors import CheckpointError, OptionError
 from utils.files import read_json, write_json
 from utils.parser import Parser
@@ -135,8 +136,13 @@ def merge_probabilities(rgb: FeatureSet, flow: FeatureSet) -> dict[str, dict[int
 
 def merge_similarities(query: tuple[FeatureSet, FeatureSet], gallery: tuple[FeatureSet, FeatureSet]
                        ) -> dict[str, dict[int, float]]:
-    """Compute {"RGB" | "flow" | "both": {k: recall@k in 0-1}} of matched features, "both" by summed similarities."""
+    """Compute {"RGB" | "flow" | "both": {k: recall@k in 0-1}} of matched features, "both" by summed similarities.
+
+    Without labels it is {"both": {"agreement": share of the 5 nearest that both streams have in common}}.
+    """
     rgb, flow = (protocols.similarity(q.features, g.features) for q, g in zip(query, gallery, strict=True))
+    if len(torch.cat([query[0].labels, gallery[0].labels]).unique()) < 2:
+        return {"both": {"agreement": float(overlap(rgb, flow, min(NEAREST, rgb.shape[1])).mean())}}
     return {name: protocols.recall_at_k(sim, query[0].labels, gallery[0].labels)
             for name, sim in (("RGB", rgb), ("flow", flow), ("both", rgb + flow))}
 
@@ -147,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     one, two = Path(args.prob1), Path(args.prob2)
     if args.mode == "c":
         classes = catalog.class_names(args.dataset, args.split_root)
+        require_labels(classes, "--mode c")
         rgb, flow = match(*(label_probabilities(read_probabilities(path), classes) for path in (one, two)))
         videos, shares = len(rgb.names), merge_probabilities(rgb, flow)
         report_accuracy(shares, videos)
@@ -156,7 +163,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         (rgb, rgb_gallery), (flow, flow_gallery) = (load_both(folder, name) for folder, name in streams)
         query, gallery = match(rgb, flow, what="queries"), match(rgb_gallery, flow_gallery, what="gallery videos")
         videos, shares = len(query[0].names), merge_similarities(query, gallery)
-        report_recall(shares, len(gallery[0].names))
+        if "agreement" in shares["both"]:
+            say(f"no labels: the streams share {percent(shares['both']['agreement'])} % of the {NEAREST} nearest, "
+                f"{percent(min(1, NEAREST / len(gallery[0].names)))} % by chance")
+        else:
+            report_recall(shares, len(gallery[0].names))
     if args.output:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(args.output), {"videos": videos} | {name: percentages(each) for name, each in shares.items()})

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import torch
 
+from engine import checkpoint
+from engine.compatibility import PUBLISHED, trained_with
 from engine.options import add_shared, check_shared, number, positive_int, seed
+from utils.console import say
 from utils.errors import OptionError
 from utils.parser import Parser
 
@@ -15,8 +18,11 @@ FEATURES = "feature"  # default of --dirname
 RANDOM = "random"  # in place of a checkpoint: random weights
 
 
-def parse(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
-    """Parse and check the command line; ``crops`` is 0 (no crop test), 1, 5 or 10."""
+def parse(argv: Sequence[str] | None, description: str, planned: bool = False) -> argparse.Namespace:
+    """Parse and check the command line; ``crops`` is 0 (no crop test), 1, 5 or 10.
+
+    The network and the sizes of clips that are not given are the checkpoint's, unless the command is only planned.
+    """
     args = make_parser(description).parse_args(argv)
     check_shared(args.num_seq, 1, args.resume, args.test, args.start_epoch, args.epochs)
     asked = 10 if args.ten_crop else 5 if args.five_crop else 1 if args.center_crop else 0
@@ -25,6 +31,15 @@ def parse(argv: Sequence[str] | None, description: str) -> argparse.Namespace:
     if args.retrieval and asked:
         raise OptionError("--retrieval always uses the centre crop: give either --retrieval or a crop test")
     args.crops = 0 if args.retrieval else asked or 1
+    path = next((path for path in (args.resume, args.test, args.pretrain) if not planned and Path(path).is_file()), "")
+    if args.second_view is None and not args.dataset.endswith("-f"):
+        args.second_view = "flow"  # of no effect
+    missing = [name for name in PUBLISHED if getattr(args, name) is None]
+    saved = checkpoint.load(path).get("options") if path and missing else None
+    found = trained_with(saved)
+    vars(args).update((name, found[name]) for name in missing)
+    if saved and missing:
+        say(f"{' '.join(f'--{name} {found[name]}' for name in missing)}, as {path} was trained with")
     return args
 
 
@@ -40,6 +55,10 @@ def make_parser(description: str) -> Parser:
                                 "validations, which write checkpoints")
     parser.topic("hardware")("--gpu", type=gpu_list, default=None, metavar="0,1", help="GPUs to use, among the visible "
                              "ones (default: all)")
+    for option in parser._actions:
+        if option.dest in PUBLISHED:
+            option.default = None
+            option.help = str(option.help).replace("(default: ", "(default: as the checkpoint says, or else ")
     add = parser.topic("method")
     add("--model", choices=["lincls"], default="lincls", help="the classifier: a linear layer on the backbone")
     add("--num_fc", type=positive_int, default=1, metavar="LAYERS", help="fully connected layers of the classifier")

@@ -161,14 +161,21 @@ def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: Featu
     return result
 
 
-def report(job: FeatureJob, query: FeatureSet, gallery: FeatureSet) -> None:
-    """Rank the gallery for each query; print and write the recalls, and write the similarities."""
+def report(job: FeatureJob, query: FeatureSet, gallery: FeatureSet, label_free: Mapping[str, float] | None = None
+           ) -> None:
+    """Rank the gallery for each query; print and write the recalls, and write the similarities.
+
+    Without labels every recall is 100 %: ``label_free`` measures are written in their place.
+    """
     sim = protocols.similarity(query.features.to(job.device), gallery.features.to(job.device)).cpu()  # (Q, G)
-    recall = protocols.recall_at_k(sim, query.labels, gallery.labels)
     checkpoint.save(job.folder / f"{job.dataset}_sim.pth.tar", sim)
     say(f"{len(query.names)} queries in a gallery of {len(gallery.names)} videos")
-    report_recall({job.dataset: recall}, len(gallery.names))
-    write_json(job.folder / f"{job.dataset}_recall.json", percentages(recall))
+    if label_free is None:
+        recall = protocols.recall_at_k(sim, query.labels, gallery.labels)
+        report_recall({job.dataset: recall}, len(gallery.names))
+        write_json(job.folder / f"{job.dataset}_recall.json", percentages(recall))
+    else:
+        write_json(job.folder / f"{job.dataset}_label_free.json", label_free)
     say(f"features and similarities: {job.folder}")
 
 

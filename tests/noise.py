@@ -32,7 +32,7 @@ class Noise(Dataset):
         self.streams = streams
         rows = np.arange(8)
         self.index = SimpleNamespace(labels=rows % 2, sources=rows // 2, classes=["A", "B"],
-                                     names=[f"Class/v_{row}" for row in rows], report="")
+                                     names=[f"Class/v_{row}" for row in rows], report="", has_labels=True)
 
     def __len__(self) -> int:
         return 8

@@ -110,7 +110,7 @@ def test_commands_of_a_page():
 
 CLIPS = "--seq_len 8 --ds 1 --img_dim 32"
 ROOTS = "--data_root data --split_root splits"
-TRAINING = f"{CLIPS} -j 0 --batch_size 4 --moco-k 320 --epochs 1 --schedule 1 {ROOTS}"
+TRAINING = f"{CLIPS} -j 0 --batch_size 4 --moco-k 4 --epochs 1 --schedule 1 {ROOTS}"
 # The first hour: how commands begin, what makes them small (of an option given twice the last one counts), and what
 # they leave, with the name that the pages have for it.
 FIRST_HOUR = [
@@ -120,7 +120,7 @@ FIRST_HOUR = [
      {"ckpt/log-pretrain/*mine-2clip*/model/epoch0.pth.tar": "{rgb_infoNCE_checkpoint.pth.tar}"}),
     ("main_nce.py --dataset mine-f-2clip", TRAINING,
      {"ckpt/log-pretrain/*mine-f-2clip*/model/epoch0.pth.tar": "{flow_infoNCE_checkpoint.pth.tar}"}),
-    ("main_coclr.py --dataset mine-2stream-2clip", f"{TRAINING} --health_clips 4",
+    ("main_coclr.py --dataset mine-2stream-2clip", f"{TRAINING} --health_clips 4 --topk 2 --stage 2",
      {"ckpt/log-pretrain/coclr*/model/epoch0.pth.tar": "{rgb_cycle1_checkpoint.pth.tar}",
       "ckpt/log-pretrain/coclr*": "ckpt/log-pretrain/RUN"}),
     ("cotrain.py --dataset mine", f"--seq_len 8 --batch_size 4 --moco-k 320 {ROOTS} --dry_run --cycles 1 --gpus 1 "

@@ -12,7 +12,7 @@ from engine import checkpoint, steps
 from engine.config import configs_of
 from engine.monitors import MiningMonitor
 from engine.optimizer import Optimizer
-from engine.trainer import Trainer
+from engine.trainer import Task, Trainer
 from model.loss import coclr_loss
 from model.pretrain import InfoNCE
 from utils import distributed, launch
@@ -36,7 +36,8 @@ def run(script, options: str, dataset: str = "") -> int:
 
 
 def newest(prefix: str, epoch: int) -> Path:
-    [path] = Path("ckpt/log-pretrain").glob(f"{prefix}*/model/epoch{epoch}.pth.tar")
+    [path] = [path for path in Path("ckpt/log-pretrain").glob(f"{prefix}*/model/*epoch{epoch}.pth.tar")
+              if not path.name.startswith("model_best")]
     return path
 
 
@@ -57,7 +58,7 @@ def test_what_a_run_leaves(capsys):
 
 
 def test_nothing_is_trained_until_the_queue_is_full(capsys):
-    assert run(main_coclr, "--epochs 1") == 0  # two steps of four fill the queue of eight
+    assert run(main_coclr, "--epochs 2") == 0  # two steps of four fill the queue of eight: the first epoch
     saved = checkpoint.load(newest("coclr", 0))
     assert saved["optimizer"]["state"] == {}
     torch.manual_seed(0)
@@ -68,7 +69,43 @@ def test_nothing_is_trained_until_the_queue_is_full(capsys):
         else:
             assert torch.equal(saved["state_dict"][name], value), name
     assert not torch.equal(saved["state_dict"]["queue"], fresh.queue)
-    assert "recall" not in capsys.readouterr().out
+    assert "recall" not in capsys.readouterr().out.partition("train epoch 1")[0]
+
+
+def test_a_run_that_would_train_nothing_is_refused(capsys):
+    assert run(main_coclr, "--epochs 1") == 2  # its two steps of four only fill the queue of eight
+    [line] = capsys.readouterr().err.splitlines()
+    assert "takes 2 more steps of 4 clips (--moco-k 8), but 2 are left (2 per epoch)" in line
+    assert "a --moco-k such as 4 in a new run" in line and not list(Path().glob("ckpt/*/*"))
+    assert run(main_coclr, "--epochs 2 --save_freq 1") == 0
+    assert run(main_coclr, "--epochs 2 --name_prefix long --moco-k 16") == 2  # longer than the training set, too
+    assert "the queue of 16 clips (--moco-k) is longer than the training set of 8 videos" in capsys.readouterr().out
+
+
+def test_a_resumed_run_counts_what_its_queue_holds():
+    assert run(main_coclr, "--epochs 4 --moco-k 16") == 0
+    path = newest("coclr", 3)
+    saved = checkpoint.load(path)
+    for epochs, filled, code in ((5, 8, 2), (5, 12, 0), (6, 4, 0)):
+        saved["state_dict"]["queue_label"] = torch.where(torch.arange(16) < filled, 1, -1)
+        checkpoint.save(path, saved)
+        assert run(main_coclr, f"--epochs {epochs} --moco-k 16 --resume {path}") == code
+
+
+@pytest.mark.parametrize(("script", "options", "first"), [
+    (main_nce, "--moco-k 8", 2), (main_nce, "--moco-k 4", 2), (main_nce, "--moco-k 12", 3), (main_coclr, "", 2)])
+def test_no_epoch_is_the_best_before_one_has_run_on_a_full_queue(script, options, first, monkeypatch):
+    """Two steps of four clips an epoch: a queue of 8 is full after the first epoch, and of 12 inside the second."""
+    monkeypatch.setattr(Task, "score", lambda self, trainer: 1 / (1 + trainer.state.epoch))  # the first looks best
+    assert run(script, f"--epochs 4 {options}") == 0
+    [folder] = Path("ckpt/log-pretrain").iterdir()
+    assert [path.name for path in (folder / "model").glob("model_best*")] == [f"model_best_epoch{first - 1}.pth.tar"]
+
+
+def test_a_cascade_that_is_plain_topk_says_so(capsys):
+    for stage, said in ((2, True), (3, False)):
+        assert run(main_coclr, f"--epochs 2 --cascade --stage {stage} --ratio 0.5 --name_prefix s{stage}") == 0
+        assert ("which is plain top-k" in capsys.readouterr().out) == said
 
 
 def test_a_pretrained_start_of_coclr(capsys):
@@ -88,7 +125,7 @@ def test_a_pretrained_start_of_coclr(capsys):
         if key.startswith("encoder_q."):
             assert torch.equal(state[key.replace("encoder_q.", "sampler.")], value)
     assert torch.equal(model.queue, queue)
-    assert run(main_coclr, f"--epochs 1 --pretrain {rgb} random") == 0
+    assert run(main_coclr, f"--epochs 2 --pretrain {rgb} random") == 0
     assert "into encoder_q and encoder_k: " in capsys.readouterr().out
 
 
@@ -100,7 +137,7 @@ def test_files_start_and_test_their_own_stream_alone(capsys):
     assert checkpoint.load(paths["rgb"])["classes"] == ["A", "B"]
     both = "{rgb} {flow}".format(**paths), "{flow} {rgb}".format(**paths)
     for order, reverse in ((0, ""), (1, "--reverse")):
-        assert run(main_coclr, f"--epochs 1 {reverse} --name_prefix ok{order} --pretrain {both[order]}") == 0
+        assert run(main_coclr, f"--epochs 2 {reverse} --name_prefix ok{order} --pretrain {both[order]}") == 0
         assert run(main_coclr, f"--epochs 1 {reverse} --name_prefix no{order} --pretrain {both[1 - order]}") == 2
     assert run(main_nce, f"--test {paths['flow']}") == run(main_nce, f"--pretrain {paths['flow']}") == 2
     errors = capsys.readouterr().err.splitlines()

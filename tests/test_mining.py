@@ -276,7 +276,7 @@ def test_health_on_two_processes_equals_one(tmp_path):
     from interrupted import train  # forks, which must come before anything starts threads
 
     def main() -> int:
-        return run(main_coclr, "--epochs 1 --batch_size 2 --moco-k 16")
+        return run(main_coclr, "--epochs 1 --batch_size 2 --moco-k 4")
     values = []
     for processes in (1, 2):
         assert train(main, processes=processes) == [0] * processes
@@ -289,5 +289,5 @@ def test_health_on_two_processes_equals_one(tmp_path):
 @pytest.mark.parametrize("clips", [1, 5])
 def test_health_works_for_any_number_of_clips(clips):
     """Also where a batch of one is left over, which BatchNorm could not take."""
-    assert run(main_coclr, f"--epochs 1 --health_clips {clips}") == 0
+    assert run(main_coclr, f"--epochs 2 --health_clips {clips}") == 0
     assert lines("coclr")[0]["kind"] == "health"

@@ -133,9 +133,9 @@ def test_impossible_phases_are_refused(options, words, tmp_path):
 
 
 def test_an_existing_later_phase_is_refused_before_the_first_starts(capsys):
-    assert run(main_coclr, "--epochs 1 --topk 2") == 0
+    assert run(main_coclr, "--epochs 2 --topk 2") == 0
     capsys.readouterr()
-    assert run(main_coclr, "--epochs 1 --progressive 1 2") == 2
+    assert run(main_coclr, "--epochs 2 --progressive 1 2") == 2
     assert "already holds a run" in capsys.readouterr().err and folders("coclr") == ["coclr-top2"]
 
 
@@ -145,6 +145,6 @@ def test_a_cascade_too_deep_for_a_later_phase_is_refused_at_the_start():
 
 
 def test_a_later_phase_with_another_start_is_not_resumed(capsys):
-    assert run(main_coclr, "--epochs 1 --topk 2") == 0
+    assert run(main_coclr, "--epochs 2 --topk 2") == 0
     assert run(main_coclr, "--epochs 2 --progressive 1 2 --resume auto") == 2
     assert "was started from random random" in capsys.readouterr().err and folders("coclr") == ["coclr-top2"]

@@ -124,7 +124,7 @@ def test_two_runs_cannot_train_in_one_folder(capsys):
 
 
 def test_a_run_folder_records_how_it_was_made():
-    assert run("--epochs 1 --topk 2", main_coclr) == 0
+    assert run("--epochs 1 --topk 2 --moco-k 4", main_coclr) == 0
     [start] = starts()
     assert start["options"]["topk"] == 2 and start["options"]["epochs"] == 1
     assert start["environment"]["packages"]["torch"] == torch.__version__.partition("+")[0]
@@ -132,7 +132,7 @@ def test_a_run_folder_records_how_it_was_made():
     assert "training set" in start and start["command"]
     lines = [json.loads(line) for line in (noise.run_folder() / "metrics.jsonl").read_text().splitlines()]
     assert [(line["kind"], line["done"]) for line in lines] == [
-        ("health", 0), ("steps", 1), ("steps", 3), ("steps", 4), ("epoch", 4), ("health", 4)]
+        ("health", 0), ("steps", 1), ("steps", 3), ("steps", 4), ("epoch", 4), ("mining", 4), ("health", 4)]
     assert all(value is None or value == value for line in lines for value in line["values"].values())
     (noise.run_folder() / "run.json").write_text("{ cut sho")  # does not keep a run from starting
-    assert run("--epochs 2 --topk 2 --resume auto", main_coclr) == 0 and len(starts()) == 1
+    assert run("--epochs 2 --topk 2 --moco-k 4 --resume auto", main_coclr) == 0 and len(starts()) == 1

@@ -58,12 +58,12 @@ def checkout(tmp_path, monkeypatch):
 
 def test_training_runs_as_published(checkout):
     [command] = [each for each in published(ROOT / "README.md") if "main_coclr.py" in each.words]
-    small = "--seq_len 8 --img_dim 32 --batch_size 2 -j 0 --epochs 1 --moco-k 320 --health_clips 4"
+    small = "--seq_len 8 --img_dim 32 --batch_size 2 -j 0 --epochs 6 --moco-k 20 --ratio 0.9 --health_clips 4"
     done = subprocess.run([sys.executable, *command.words[1:], *small.split()], cwd=checkout, text=True,
                           env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    [path] = checkout.glob("ckpt/log-pretrain/*/model/epoch0.pth.tar")
-    assert path.parents[1].name == ("Cycle1-FlowMining_Cascade_flow_debugcoclr-top5_k320_ucf101-2stream-2clip-32_s3d_"
+    [path] = checkout.glob("ckpt/log-pretrain/*/model/epoch5.pth.tar")
+    assert path.parents[1].name == ("Cycle1-FlowMining_Cascade_flow_debugcoclr-top5_k20_ucf101-2stream-2clip-32_s3d_"
                                     "bs2_lr0.001_seq2_len8_ds1")
     saved = torch.load(path, weights_only=True)
     assert {"epoch", "state_dict", "best_acc", "optimizer", "iteration"} <= set(saved)

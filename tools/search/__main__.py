@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backbone.select_backbone import NETWORKS
+from engine.compatibility import PUBLISHED
 from engine.device import keep_freed_memory
 from engine.options import SECOND_VIEWS, positive_float, positive_int, whole_number
 from process_data.src.flow import METHODS
-from tools.search.clips import PUBLISHED, ClipSettings, describe
+from tools.search.clips import ClipSettings, describe
 from tools.search.index import VideoIndex
 from utils import launch
 from utils.console import inline, say
@@ -75,7 +76,7 @@ def _add_search(parser: Parser) -> None:
 
 def _index(args: Namespace) -> None:
     keep_freed_memory()
-    given = {name: getattr(args, name) for name in PUBLISHED}
+    given = {name: getattr(args, name, None) for name in PUBLISHED}
     encoders = [describe(args.checkpoint, view=args.view, **given)]
     if args.two_stream:
         encoders.append(describe(args.two_stream, view="flow", **given))

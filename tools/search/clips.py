@@ -27,7 +27,7 @@ from dataset.residual import residual_image
 from dataset.transforms.photometric import stack_params
 from dataset.transforms.presets import NULL, CropsTransform
 from engine import checkpoint
-from engine.compatibility import facts_of
+from engine.compatibility import facts_of, trained_with
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.device import check_clips, choose_precision, move
 from eval import network, options
@@ -39,8 +39,6 @@ from utils.errors import OptionError
 
 DEFAULT_RATE, MAX_RATE = 25.0, 1000.0  # frames a second: assumed where a file gives no plausible rate; the highest
 MIN_FRAMES = 4  # of a clip: flow needs two frames on either side of a cut
-# What published checkpoints, which hold no options, were trained with.
-PUBLISHED: dict[str, Any] = {"net": "s3d", "seq_len": 32, "ds": 1, "img_dim": 128}
 Encoder = Callable[[Sequence[dict[str, Any]]], Tensor]  # see `load_encoder`
 FlowMethod = Callable[[np.ndarray, np.ndarray], np.ndarray]  # see `process_data.src.flow.make_flow`
 
@@ -125,8 +123,8 @@ def describe(path: str | Path, *, view: str = "rgb", **given: Any) -> EncoderSpe
         view: what it was trained on, where the file does not say.
         given: net, seq_len, ds and img_dim, where they differ from the training's.
     """
-    trained = checkpoint.load(path).get("options") or {}
-    found = {name: given.get(name) or trained.get(name, value) for name, value in PUBLISHED.items()}
+    trained = checkpoint.load(path).get("options")
+    found = {name: given.get(name) or value for name, value in trained_with(trained).items() if name != "second_view"}
     stream = facts_of(trained).get("stream", view).lower()
     return EncoderSpec(os.path.abspath(path), fingerprint(str(path)), stream, **found)
 
