@@ -19,7 +19,7 @@ from engine.config import ModelConfig, take
 from eval.protocols import recall_at_k, similarity
 from model import momentum
 from tools.report import galleries, results
-from tools.report.__main__ import Report, main
+from tools.report.__main__ import main, make_report
 from tools.report.galleries import Strips
 from tools.report.run_reader import Run, read_metrics, read_run
 from utils import launch
@@ -43,7 +43,8 @@ def test_a_page_is_self_contained(made, capsys):
     cards = [attrs for attrs in page.all("li") if "data-row" in attrs]
     assert len(cards) == len(made.data.test)
     assert {card["data-class"] for card in cards} == {name.split("/")[0] for name in made.data.test}
-    assert [point["row"] for point in page.json["figures"]["map"]["points"]] == list(range(len(made.data.test)))
+    rows = [point["row"] for point in page.json["figures"]["map"]["points"]]
+    assert rows == [*range(len(made.data.test)), *[None] * len(made.data.train)]
     [matrix] = page.json["figures"]["confusion"]
     assert sum(count for *_, count in matrix["cells"]) == len(made.data.test)
     assert "Plotly" in page.text and len(page.text) < 7e6
@@ -85,9 +86,12 @@ def test_a_second_run_is_compared_with_the_first(made, tmp_path):
     write_json(other / "model/feature/mine_recall.json", {"1": 30.9, "5": 62.3})
     page = page_of(made.folder, "--against", str(other), "--mining_clips", "0")
     names = [line["name"] for chart in page.json["figures"]["curves"] for line in chart["lines"]]
-    assert "PMR" in names and "PMR, second run" in names
+    [first, second] = [run.title + f", lr {lr}" for run, lr in ((read_run(other), "0.001"), (read_run(other), "0.003"))]
+    assert {f"{first}: PMR", f"{second}: PMR", first, second} <= {*names}
+    assert max(len(chart["lines"]) for chart in page.json["figures"]["curves"]) == 6
     table = re.sub(r"<[^>]+>|\s+", " ", page.text[page.text.index('id="results"'):page.text.index('id="curves"')])
-    assert re.search("retrieval on mine +model/feature +50.0 +75.0 +retrieval on mine, second run .* 30.9 +62.3", table)
+    assert re.search(rf"retrieval on mine +{re.escape(first)}: model/feature.* 50.0 +chance 33.3 +75.0 +.* "
+                     rf"retrieval on mine +{re.escape(second)}: model/feature +30.9 +62.3", table)
     assert re.findall('class="differs"><dt>(.*?)</dt>', page.text) == ["lr"]
 
 
@@ -149,8 +153,8 @@ def test_bad_input_is_refused_in_one_line(made, tmp_path, monkeypatch, capsys, w
 
 
 def test_a_folder_of_features_below_a_run_is_enough(made):
-    report = Report(read_run(made.features), clips=2, mining_clips=0)
-    assert report.run.folder.resolve() == made.folder.resolve() and report.warnings == []
+    report = make_report(str(made.features), clips=2, mining_clips=0)
+    assert report.folder.resolve() == made.folder.resolve() and report.warnings == []
     section = next(section for section in report.sections if section.name == "retrieval")
     assert len(section.content["cards"]) == 2
     assert len(report.strips.images) > 2  # the run says where the frames are
@@ -193,11 +197,11 @@ def test_the_map_has_the_two_directions_of_most_variance(made):
         assert shares[axis] == pytest.approx(values[-1 - axis] / values.sum(), abs=1e-5)
     assert np.isfinite(galleries.principal(torch.ones(1, 4))[0]).all()  # a single clip
     found = galleries.load(made.features, "mine")
-    drawn = galleries.feature_map(found)
-    assert [point["row"] for point in drawn["points"]] == list(range(len(made.data.test)))
-    for point, video in zip(drawn["points"], made.data.test, strict=True):
-        assert drawn["classes"][point["class"]] == video.split("/")[0] and point["text"][0] == video
-        assert point["right"] == bool(found.hits[point["row"], 0])
+    drawn = galleries.feature_map(found, {made.data.test[0]: "a.mp4"})
+    for i, (point, video) in enumerate(zip(drawn["points"], made.data.test + made.data.train, strict=True)):
+        assert drawn["groups"][point["group"]] == video.split("/")[0] and point["text"][0] == video
+        assert point["row"] == (i if i < len(made.data.test) else None) and (point["link"] == "a.mp4") == (i == 0)
+        assert point["right"] == (i >= len(made.data.test) or bool(found.hits[i, 0]))
 
 
 def test_confusions_by_loops(made):
@@ -221,22 +225,23 @@ def test_each_strip_is_made_once_and_those_that_cannot_be_read_are_counted(made)
     store = Strips()
     assert store.add(None, "A/a") == ""
     assert [store.add(source, name) for name in (made.data.train[0], "No/video") * 2] == ["s0", "s1"] * 2
-    assert list(store.images) == ["s0"] and list(store.failed.values()) == [1]
+    assert {*store.images} == {"s0", "wheel"} and list(store.failed.values()) == [1]
 
 
 def test_curves_are_those_of_the_metrics(made, monkeypatch):
     run = read_run(made.folder)
     lines = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
-    drawn = {line["name"]: (line["x"], line["y"]) for chart in results.draw(run) for line in chart["lines"]}
+    drawn = {line["name"]: (line["x"], line["y"]) for chart in results.draw({"": [(0, run)]}) for line in chart["lines"]}
     epochs = [line for line in lines if line["kind"] == "epoch"]
-    assert drawn["PMR"] == ([line["done"] for line in epochs], [line["values"]["recall"] for line in epochs])
-    hits = [line["values"]["stage2_hits"] / 3 for line in epochs]
+    assert drawn["PMR"] == ([line["done"] for line in epochs], [100 * line["values"]["recall"] for line in epochs])
+    hits = [100 * line["values"]["stage2_hits"] / 3 for line in epochs]
     assert drawn["stage 2, own view, keeps 3"][1] == pytest.approx(hits)
     steps = [{"kind": "steps", "title": "train", "done": i, "values": {}, "seconds": {"step": 2.0 * i}}
              for i in range(1000)]
     monkeypatch.setattr(results, "MAX_POINTS", 10)
-    x, y = results.points(Run(made.folder, made.folder, [], steps, []), "seconds/train/step")
-    assert (x[0], y[0], len(x)) == (49.5, 99.0, 10)
+    timed = Run(made.folder, made.folder, [], steps, [])
+    x, y = results.points([(0, timed), (1000, timed)], "seconds/train/step")
+    assert (x[0], y[0], len(x), y[10], x[11], y[11]) == (49.5, 99.0, 21, None, 1049.5, 99.0)
 
 
 def gallery(made, path=None, **changed):
