@@ -22,6 +22,7 @@ from tools.report import galleries, results
 from tools.report.__main__ import main, make_report
 from tools.report.galleries import Strips
 from tools.report.run_reader import Run, read_metrics, read_run
+from tools.report.verdict import better_than_random, verdict
 from utils import launch
 from utils.errors import CheckpointError, OptionError
 from utils.files import write_json
@@ -86,13 +87,94 @@ def test_a_second_run_is_compared_with_the_first(made, tmp_path):
     write_json(other / "model/feature/mine_recall.json", {"1": 30.9, "5": 62.3})
     page = page_of(made.folder, "--against", str(other), "--mining_clips", "0")
     names = [line["name"] for chart in page.json["figures"]["curves"] for line in chart["lines"]]
-    [first, second] = [run.title + f", lr {lr}" for run, lr in ((read_run(other), "0.001"), (read_run(other), "0.003"))]
+    first, second = (f"{read_run(other).title}, lr {lr}" for lr in ("0.001", "0.003"))
     assert {f"{first}: PMR", f"{second}: PMR", first, second} <= {*names}
     assert max(len(chart["lines"]) for chart in page.json["figures"]["curves"]) == 6
     table = re.sub(r"<[^>]+>|\s+", " ", page.text[page.text.index('id="results"'):page.text.index('id="curves"')])
     assert re.search(rf"retrieval on mine +{re.escape(first)}: model/feature.* 50.0 +chance 33.3 +75.0 +.* "
                      rf"retrieval on mine +{re.escape(second)}: model/feature +30.9 +62.3", table)
     assert re.findall('class="differs"><dt>(.*?)</dt>', page.text) == ["lr"]
+
+
+def test_a_set_of_one_class_has_numbers_without_labels_and_file_names(tmp_path):
+    run = tmp_path / "ckpt/log-pretrain/run"
+    splits, videos = tmp_path / "splits/mine", tmp_path / "films [1]"
+    for folder in (run, splits, videos):
+        folder.mkdir(parents=True)
+    (splits / "ClassInd.txt").write_text("1 all\n")
+    options = {"dataset": "mine-2stream-2clip", "split_root": str(splits.parent), "model": "coclr", "batch_size": 4,
+               "moco_k": 8, "topk": 2, "cascade": True}
+    write_json(run / "run.json", {"starts": [{"options": options, "processes": 1}]})
+    values = {"loss": 1.0, "recall": 1.0, "chance": 1.0, "top1": 0.5}
+    (run / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in [
+        {"kind": "epoch", "title": "train", "epoch": 0, "done": 2, "values": values},
+        {"kind": "mining", "epoch": 0, "done": 2, "values": {"cmr_median": 1, "rank_own": 1.2}, "classes": {"all": 1}},
+        {"kind": "health", "epoch": -1, "done": 0, "values": {"better": 1, "second_other": .25, "second_random": .1}}]))
+    made_run.add_features(run / "model/feature", "mine", ["all/q0", "all/q1"], [f"all/g{i}" for i in range(9)])
+    write_json(run / "model/feature/mine_label_free.json", {"second_clip": 63.0, "second_clip_random": 21.0,
+                                                            "effective_rank": 5.9, "effective_rank_random": 2.0,
+                                                            "videos": 20})
+    (videos / "g3.mp4").touch()
+    page = page_of(run, "--videos", str(videos))
+    shown = page.text[:page.text.index('<script type="application')]
+    assert not re.search(r"R@\d|PMR|CMR|✓ right|✗ wrong|right or|data-right|Confusion|Class mining", shown)
+    assert "63.0<small>random weights 21.0" in shown and "5.9<small>random weights 2.0" in shown and ">g3.mp4<" in shown
+    links = {point["text"][0]: point["link"] for point in page.json["figures"]["map"]["points"]}
+    assert links["all/g3"] == "../../../films%20%5B1%5D/g3.mp4" and links["all/q0"] == ""
+    found = [(finding.question, finding.good, finding.answer) for finding in verdict(read_run(run))]
+    assert [good for _, good, _ in found] == [False, False, False] and "nothing was trained" in found[0][2]
+    assert [chart["title"] for chart in page.json["figures"]["curves"]][:2] == ["Loss", "Accuracy"]
+
+
+def test_chance_and_random_weights_by_simulation():
+    query, gallery = torch.tensor([0, 0, 0, 1]), torch.tensor([0] * 3 + [1] * 9)
+    draws = [torch.randperm(12, generator=torch.Generator().manual_seed(i))[:2] for i in range(4000)]
+    hits = np.mean([[bool((gallery[draw] == label).any()) for label in query] for draw in draws])
+    assert results.chance(query, gallery, 2) == pytest.approx(100 * hits, abs=1.5)
+    assert results.chance(query, gallery, 50) == 100
+
+    def findings(own: float, random: float, **more: float) -> list:
+        return better_than_random({name: {"retrieval": {"1": value, **more}}
+                                   for name, value in (("RGB", own), ("random RGB", random))})
+    rng = np.random.default_rng(0)
+    chances = [rng.binomial(200, .3, 20000) / 2, rng.binomial(200, .2, 20000) / 2]
+    error = np.std(chances[0] - chances[1])  # of the difference, in percentage points
+    for difference in (1.8, 2.2):
+        [finding] = findings(20 + difference * error, 20.0, videos=200)
+        assert finding.good == (difference > 2)
+    assert findings(60.0, 20.0)[0].good is None and not findings(0.0, 20.0, videos=50)[0].good
+    numbers = {"second_clip": 63.0, "second_clip_random": 21.0, "videos": 20}
+    [free] = better_than_random({"flow": {"retrieval": numbers}})
+    assert free.good and str(free).startswith("✓ Are the flow features better than random weights? yes: second clip")
+
+
+def test_a_whole_cotraining_has_one_page(made, tmp_path):
+    runs = {"InfoNCE RGB": made.folder, "cycle 1 RGB": made.folder, "cycle 1 flow": made.folder}
+    retrieval = {"1": 50.0, "5": 75.0}
+    write_json(tmp_path / "results.json", {
+        "dataset": "mine", "cycles": 1, "models": {}, "warnings": ["it was <late>"], "commands": {},
+        "runs": {step: os.path.relpath(folder, tmp_path) for step, folder in runs.items()},
+        "results": {"RGB": {"retrieval": retrieval, "probe": {"1": 40.0}}, "random RGB": {"retrieval": {"1": 30.0}},
+                    "both": {"retrieval": retrieval}},
+        "hours": {"asked": 0.25, "estimated": 0.2, "taken": 0.31}, "settings": [["moco_k", 8, "half of 16 videos"]]})
+    (tmp_path / "settings.yaml").write_text(f"videos: {tmp_path}\n")
+    name = made.data.train[0]
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / f"{name}.mp4").touch()
+    page = page_of(tmp_path)
+    assert "CoCLR + CPR on mine, RGB and flow" in page.text and "it was &lt;late&gt;" in page.text
+    shown = re.sub(r"<[^>]+>|\s+", " ", page.text[:page.text.index('<script type="application')])
+    for words in ("moco_k 8 half of 16 videos", "50.0 random weights 30.0", "50.0 chance 33.3", "0.31 taken; asked"):
+        assert words in re.sub(" +", " ", shown)
+    assert f"{name}.mp4" in page.json["links"].values()
+    loss = page.json["figures"]["curves"][0]
+    last = max(line["done"] for line in read_run(made.folder).metrics)
+    assert loss["marks"] == [[0, "InfoNCE"], [last, "cycle 1"]]
+    assert [line["name"] for line in loss["lines"]] == ["RGB", "flow"]
+    rgb, flow = (line["x"] for line in loss["lines"])
+    assert flow == [x + last for x in rgb[:len(flow)]] and rgb[-1] == flow[-1]
+    assert [*page.json["figures"]] == ["curves", "map-RGB", "map-flow"]
+    assert launch.exit_code(lambda: main([str(tmp_path), "--against", str(made.folder)])) == 2
 
 
 HOSTILE = ['</script><img src=x onerror=alert(1)>', '"><b onmouseover=alert(1)>', "{{ 7 * 7 }}", "<!--", "\u2028&amp;"]
@@ -231,7 +313,8 @@ def test_each_strip_is_made_once_and_those_that_cannot_be_read_are_counted(made)
 def test_curves_are_those_of_the_metrics(made, monkeypatch):
     run = read_run(made.folder)
     lines = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
-    drawn = {line["name"]: (line["x"], line["y"]) for chart in results.draw({"": [(0, run)]}) for line in chart["lines"]}
+    charts = results.draw({"": [(0, run)]})
+    drawn = {line["name"]: (line["x"], line["y"]) for chart in charts for line in chart["lines"]}
     epochs = [line for line in lines if line["kind"] == "epoch"]
     assert drawn["PMR"] == ([line["done"] for line in epochs], [100 * line["values"]["recall"] for line in epochs])
     hits = [100 * line["values"]["stage2_hits"] / 3 for line in epochs]

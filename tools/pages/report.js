@@ -20,7 +20,7 @@ for (const gallery of document.querySelectorAll("section:has(> .cards)")) {
     part("status").textContent = found.length ? Math.min(shown, found.length) + " of " + found.length + " queries" : "No such query.";
     part("more").hidden = shown >= found.length;
   };
-  for (const name of ["class", "right", "name"]) part(name)?.addEventListener("input", () => { shown = STEP; filter(); });
+  for (const type of ["input", "change"]) gallery.addEventListener(type, () => { shown = STEP; filter(); });
   part("more").addEventListener("click", () => { shown += STEP; filter(); });
   filter();
 }

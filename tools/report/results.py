@@ -54,7 +54,7 @@ class Chart(NamedTuple):
 
 
 CHARTS = (
-    Chart("Loss", "nats", "Epoch means; the faint line shows every logged step.", {
+    Chart("Loss", "nats", "Epoch means; of a single run faintly every logged step.", {
         "training": "epoch/train/loss", "validation": "epoch/val/loss", "log": "steps/train/loss"}),
     Chart("Accuracy", "%", "Whether the class, or in a pretraining a positive, is among the highest logits. Validation "
           "takes 30 % of the test videos.", {

@@ -94,12 +94,12 @@ def compare(question: str, measure: str, value: float, other: str, base: float, 
 
 
 def together(verdicts: Mapping[str, list[Finding]]) -> list[Finding]:
-    """Merge the verdicts of several trainings, by name: one finding a question, which names those that failed it."""
+    """Merge the verdicts of several trainings, by name: one finding a question, with the first training that fails."""
     merged = []
     for question in dict.fromkeys(each.question for found in verdicts.values() for each in found):
-        found = {name: each for name, all_ in verdicts.items() for each in all_ if each.question == question}
-        bad = {name: each for name, each in found.items() if each.good is False}
-        answer = "; ".join(f"{name}: {each.answer}" for name, each in (bad or dict(list(found.items())[-1:])).items())
-        everywhere = "" if bad or len(found) == 1 else f"in all {len(found)} trainings; "
-        merged.append(Finding(question, everywhere + answer, not bad))
+        found = [(name, each) for name, all_ in verdicts.items() for each in all_ if each.question == question]
+        bad = [(name, each) for name, each in found if each.good is False]
+        name, shown = (bad or found[::-1])[0]
+        several = f"in {len(bad)} of {len(found)} trainings no; " if bad else f"in all {len(found)} trainings; "
+        merged.append(Finding(question, f"{several if len(found) > 1 else ''}{name}: {shown.answer}", not bad))
     return merged
