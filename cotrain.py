@@ -1,28 +1,34 @@
-"""Train and evaluate everything with one command: InfoNCE on RGB and on flow, cycles of co-training (CoCLR with cascade
-positive retrieval), and the evaluation of the final models.
+"""Train and evaluate everything with one command, from a folder of videos to a page of results and a search:
 
+    python cotrain.py --videos FOLDER --out runs/mine --hours 8
     python cotrain.py --dataset ucf101 --out runs/ucf101 --gpus 2
     python cotrain.py --dataset ucf101 --out runs/ucf101 --gpus 2 --dry_run      # the commands, as a shell script
 
-Each cycle trains the RGB encoder with positives mined in flow, then the flow encoder with positives mined by the new
-RGB encoder; both start from the previous cycle's models (CoCLR, arXiv 2010.09709, section 3.2). Both final models, and
-the fusion of the two streams, are evaluated by retrieval, linear probe and finetuning, the last two with ten crops.
-Each step is a command of this project, printed before it runs; all files go into --out. To train without flow, use
---second_view residual.
+InfoNCE on RGB and on flow, then cycles of co-training (CoCLR with cascade positive retrieval): each cycle trains the
+RGB encoder with positives mined in flow, then the flow encoder with positives mined by the new RGB encoder; both start
+from the previous cycle's models (CoCLR, arXiv 2010.09709, section 3.2). Both final models, and the fusion of the two
+streams, are evaluated by retrieval, and where there are labels by linear probe and finetuning with ten crops. To train
+without flow, use --second_view residual.
 
-If it is stopped for any reason, the same command continues where it left off. --infonce_rgb and --infonce_flow reuse
-existing checkpoints. Pass options to a single script as a quoted string:
+--videos prepares the dataset first. With it, or with --hours, settings that are not given are chosen from data, machine
+and time, and shown with their reasons; --dataset alone takes the published ones. All are kept in OUT/settings.yaml,
+which --config reads. Each step is a command of this project, printed before it runs; all files go into --out. If it is
+stopped for any reason, the same command continues where it left off. --infonce_rgb and --infonce_flow reuse existing
+checkpoints. Pass options to a single script as a quoted string:
 
-    python cotrain.py --dataset mine --moco-k 256 --infonce_options "--moco-m 0.99" \\
-        --coclr_options "--cascade --stage 5 --ratio 0.5 --topk 3 --moco-m 0.99" --finetune_options "--batch_size 8"
+    python cotrain.py --dataset mine --moco-k 256 --infonce_options "--wd 1e-4" \\
+        --coclr_options "--cascade --stage 5 --ratio 0.5 --topk 3" --finetune_options "--batch_size 8"
 """
 
-import argparse
-import shlex
+import os
+import shutil
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,14 +37,20 @@ import main_nce
 from dataset import catalog
 from dataset.loader import make_loader
 from dataset.transforms.presets import PretrainTransform
-from engine import pretraining
+from engine import auto, cotrain_options, pretraining
+from engine.auto import PUBLISHED, Setting
 from engine.config import DataConfig, configs_of, take
-from engine.options import add_clips, add_roots, positive_int, seed, whole_number
+from engine.cotrain_options import EVALUATIONS, EXTRA, SETTINGS, advised, epoch_words, method_words
+from engine.cotrain_options import joined as joined  # for those that pass a command line on
 from engine.run_folder import last_checkpoint
 from eval import main_classifier
+from tools.report.__main__ import main as write_report
+from tools.report.cotrain_results import show
+from tools.search.__main__ import main as search
 from utils import launch
-from utils.console import mark_best, paint_table, say, table
-from utils.errors import CheckpointError, OptionError
+from utils.console import duration, say, say_block, warn
+from utils.distributed import DistInfo
+from utils.errors import CheckpointError
 from utils.files import read_json, write_json
 from utils.parser import Parser
 from utils.runner import Runner, Step, as_script
@@ -49,28 +61,24 @@ SCRIPTS = {"main_nce.py": main_nce, "main_coclr.py": main_coclr, CLASSIFIER: mai
 STREAMS = {"RGB": "", "flow": "-f"}  # in the order of a cycle; the suffix of the dataset's name
 # Within a cycle: the stream to train, the one that mines, part of the run folder's name, further options.
 ALTERNATION = (("RGB", "flow", "FlowMining_", ()), ("flow", "RGB", "RGBMining_", ("--reverse",)))
-EVALUATIONS = ("retrieval", "probe", "finetune")
-# Published epochs, and those at which the learning rate drops.
-EPOCHS = {"infonce": (300, (250, 280)), "coclr": (100, (80,)), "probe": (100, (60, 80)), "finetune": (500, (400, 450))}
-EXTRA = {"infonce": "main_nce.py", "coclr": "main_coclr.py", "probe": "the linear probe",
-         "finetune": "finetuning and its test"}
-CASCADE = "--cascade --stage 7 --ratio 0.5 --topk 5"
 CLASSIFIER_OPTIONS = {"probe": ["--train_what", "last", "--optim", "sgd", "--lr", "0.1"],
                       "finetune": ["--train_what", "ft"]}
-# Options that cotrain.py sets itself, or that would change where a step's results go.
-RESERVED = {"--dataset", "--pretrain", "--resume", "--test", "--prefix", "--name_prefix", "--reverse", "--epochs",
-            "--start_epoch", "--retrieval", "--gpu", "--local_rank", "--local-rank", "--world-size", "--rank",
-            "--multiprocessing-distributed", "--second_view", "--center_crop", "--five_crop", "--ten_crop", "--dirname",
-            "--config", "--print-completion"}
-KS = ("1", "5", "10", "20", "50")
+ESTIMATE = "estimate.json"  # in the work folder: seconds by the kind of a step
 
 
 class Plan:
-    """The steps to run, each stream's final checkpoint, and the files that will hold the results."""
+    """The steps to run, each stream's final checkpoint, and the files that will hold the results.
 
-    def __init__(self, args: Namespace) -> None:
-        self.args, self.steps = args, list[Step]()
-        self.batches: dict[str, tuple[DataConfig, int, int]] = {}  # by dataset: clips per process, and processes
+    ``seconds``: estimates by the kind of a step, as far as there are some.
+    """
+
+    def __init__(self, args: Namespace, seconds: Mapping[str, float]) -> None:
+        self.args, self.steps, self.seconds = args, list[Step](), seconds
+        self.labels = len(catalog.class_names(args.dataset, args.split_root)) > 1
+        test = catalog.parse(args.dataset).csv(Path(args.split_root or catalog.SPLIT_ROOT), 1, train=False)
+        skipped = set(args.skip) if test.is_file() and test.stat().st_size else set(EVALUATIONS)
+        # By step: its kind, clips per process, and processes.
+        self.batches: dict[str, tuple[str, DataConfig, int, int]] = {}
         self.models: dict[str, str] = {}
         # By stream ("both" for the fusion) and evaluation: a JSON file, and the key in it (None for all of it).
         self.results: dict[str, dict[str, tuple[str, str | None]]] = {}
@@ -86,8 +94,8 @@ class Plan:
                 self.models[own] = self._pretrain(
                     f"cycle {cycle} {own}", "coclr", f"{args.dataset}-2stream-2clip", "flow", *reverse,
                     "--name_prefix", f"Cycle{cycle}-{prefix}", "--pretrain", self.models[own], self.models[other])
-        for evaluation in EVALUATIONS:
-            if evaluation not in args.skip:
+        for evaluation in EVALUATIONS if self.labels else EVALUATIONS[:1]:
+            if evaluation not in skipped:
                 self._evaluate(evaluation)
 
     def _infonce(self, stream: str) -> str:
@@ -102,27 +110,30 @@ class Plan:
 
     def _pretrain(self, name: str, method: str, dataset: str, stream: str, *words: str) -> str:
         """Plan a pretraining; return the checkpoint."""
-        return self._train(name, EXTRA[method], "--dataset", dataset, *self._second_view(stream), "--batch_size",
-                           str(self.args.batch_size), "--moco-k", str(self.args.moco_k), *self._schedule(method),
-                           *words)
+        return self._train(name, method, EXTRA[method], "--dataset", dataset, *self._second_view(stream),
+                           *method_words(vars(self.args), method), *epoch_words(vars(self.args), method), *words)
 
-    def _train(self, name: str, script: str, *words: str) -> str:
+    def _train(self, name: str, kind: str, script: str, *words: str) -> str:
         """Plan a training, and return its last checkpoint."""
         argv = [*self.common, *words, "--resume", "auto"]
-        options = SCRIPTS[script].parse(argv, planned=True)
         processes = 1 if script == CLASSIFIER else self.args.gpus
         launcher = ["torchrun", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else ["python"]
-        if script == CLASSIFIER:
-            argv += self._gpus()
-        else:
-            model, data, _ = configs_of(vars(options))
-            pretraining.check_sizes(model, data, options.batch_size, processes)
-            if script == "main_coclr.py":
-                options = main_coclr.phases(options)[-1]
-        self.batches[options.dataset] = take(DataConfig, vars(options)), options.batch_size, processes
+        with advised(name, kind, vars(self.args)):
+            options = SCRIPTS[script].parse(argv, planned=True)
+            if script != CLASSIFIER:
+                model, data, _ = configs_of(vars(options))
+                pretraining.check_sizes(model, data, options.batch_size, processes)
+        if script == "main_coclr.py":
+            options = main_coclr.phases(options)[-1]
+        argv += self._gpus() if script == CLASSIFIER else []
+        self.batches[name] = kind, take(DataConfig, vars(options)), options.batch_size, processes
         product = last_checkpoint(SCRIPTS[script].run_folder_of(options), options.epochs)
-        self.steps.append(Step(name, (*launcher, str(ROOT / script), *argv), product))
+        self._add(kind, name, (*launcher, str(ROOT / script), *argv), product, rest="*.pth.tar",
+                  advice=f"cotrain.py passes options on by --{kind}_options; ")
         return str(product)
+
+    def _add(self, kind: str, *step: Any, **more: Any) -> None:
+        self.steps.append(Step(*step, **more, seconds=self.seconds.get(kind, 0.0)))
 
     def _evaluate(self, evaluation: str) -> None:
         """Plan an evaluation of both final models and their fusion."""
@@ -132,33 +143,37 @@ class Plan:
             words = ["--dataset", dataset, *self._second_view(stream)]
             if evaluation == "retrieval":
                 made.append(str(Path(model).parent / "feature"))
-                result: tuple[str, str | None] = (f"{made[-1]}/{dataset}_recall.json", None)
-                self._test(name, result[0], model, *words, "--retrieval")
+                kind = "recall" if self.labels else "label_free"
+                result: tuple[str, str | None] = (f"{made[-1]}/{dataset}_{kind}.json", None)
+                self._test("retrieval", name, result[0], model, *words, "--retrieval")
+                if self.labels:
+                    self._test_random(f"random {stream}", dataset, *words, "--retrieval")
             else:
-                words += [*CLASSIFIER_OPTIONS[evaluation], *self._schedule(evaluation)]
-                classifier = self._train(name, CLASSIFIER, *words, "--pretrain", model)
+                words += [*CLASSIFIER_OPTIONS[evaluation], *epoch_words(vars(self.args), evaluation)]
+                classifier = self._train(name, evaluation, CLASSIFIER, *words, "--pretrain", model)
                 made.append(f"{classifier}-prob-ten.json")
                 result = (f"{classifier}-acc-ten.json", "ten")
-                self._test(f"{name} test", result[0], classifier, *words, "--ten_crop")
+                self._test("test", f"{name} test", result[0], classifier, *words, "--ten_crop")
             self.results.setdefault(stream, {})[evaluation] = result
         both = f"results/{evaluation}_both.json"
         sources = tuple(Path(self.results[stream][evaluation][0]) for stream in STREAMS)
         roots = self.common[self.common.index("--split_root"):][:2] if "--split_root" in self.common else []
         self.results.setdefault("both", {})[evaluation] = (both, "both")
-        self.steps.append(Step(f"{evaluation} both", (
+        self._add("both", f"{evaluation} both", (
             "python", str(ROOT / MERGE), "--mode", "s" if evaluation == "retrieval" else "c", "--dataset",
             self.args.dataset, *roots, "--prob1", made[0], "--prob2", made[1], "--output", both),
-            Path(both), sources, shown=5))
+            Path(both), sources, shown=5)
 
-    def _test(self, name: str, result: str, model: str, *words: str) -> None:
+    def _test(self, kind: str, name: str, result: str, model: str, *words: str) -> None:
         argv = [*self.common, *words, *self._gpus(), "--test", model]
-        self.steps.append(Step(name, ("python", str(ROOT / CLASSIFIER), *argv), Path(result), (Path(model),), shown=4))
+        self._add(kind, name, ("python", str(ROOT / CLASSIFIER), *argv), Path(result),
+                  () if model == "random" else (Path(model),), shown=4)
 
-    def _schedule(self, name: str) -> list[str]:
-        """Return --epochs, --schedule scaled from the published one, and the quoted options."""
-        (whole, falls), epochs = EPOCHS[name], getattr(self.args, f"{name}_epochs")
-        scaled = sorted({round(epochs * fall / whole) for fall in falls})
-        return ["--epochs", str(epochs), "--schedule", *map(str, scaled), *getattr(self.args, f"{name}_options")]
+    def _test_random(self, name: str, dataset: str, *words: str) -> None:
+        planned = main_classifier.parse([*self.common, *words, "--test", "random"], planned=True)
+        result = main_classifier.random_weights(planned).parent / "feature" / f"{dataset}_recall.json"
+        self.results[name] = {"retrieval": (str(result), None)}
+        self._test("retrieval", f"retrieval {name}", str(result), "random", *words)
 
     def _second_view(self, stream: str) -> list[str]:
         """Return --second_view where a command needs it: not for RGB, nor for flow, the default."""
@@ -172,9 +187,12 @@ class Plan:
 
     def check_data(self) -> None:
         """Open the lists and LMDBs of all trainings, to raise UserError now rather than days later."""
-        for data, batch_size, processes in self.batches.values():
-            make_loader(data.build("train", PretrainTransform(data.img_dim)), batch_size=batch_size, workers=0,
-                        train=True, seed=0, rank=0, world_size=processes, device=torch.device("cpu"))
+        for name, (kind, data, batch_size, processes) in self.batches.items():
+            with advised(name, kind, vars(self.args)):
+                dataset = data.build("train", PretrainTransform(data.img_dim))
+                make_loader(dataset, batch_size=batch_size, workers=0, train=True, seed=0, rank=0, world_size=processes,
+                            device=torch.device("cpu"))
+                self.videos = len(dataset)
 
     def collect(self) -> dict[str, dict[str, dict[str, float]]]:
         """Read the results, in percent: {stream: {evaluation: {"1": R@1 or top-1, "5": ...}}}."""
@@ -186,105 +204,120 @@ class Plan:
         return found
 
 
-def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
-    """Format a table: R@k of retrieval, top-1 of probe and finetuning with ten crops."""
-    used = [name for name in EVALUATIONS if any(name in columns for columns in numbers.values())]
-    columns = [(name, k) for name in used for k in (KS if name == "retrieval" else KS[:1])]
-    heads = [f"R@{k}" if name == "retrieval" else f"{name}, ten crops" for name, k in columns]
-    rows = [[stream, *(f"{row[name][k]:.2f}" for name, k in columns)] for stream, row in numbers.items()]
-    return table(["percent", *heads], mark_best(rows))
+def prepare(args: Namespace) -> Step:
+    """Return the step that makes LMDBs and splits of the videos."""
+    flow = args.flow if args.second_view == "flow" else "none"
+    words = ["--videos", args.videos, "--name", args.dataset, "--labels", args.labels or "auto", "--flow", flow,
+             "--seed", args.seed, "--data_root", args.data_root, "--split_root", args.split_root]
+    return Step("prepare", ("python", str(ROOT / "process_data/src/prepare.py"), *map(str, words)),
+                Path(args.split_root, args.dataset, "video_source.json"), shown=9)
 
 
-def report(plan: Plan) -> None:
-    """Print the results, and write results.json to the work folder."""
-    numbers, args = plan.collect(), plan.args
-    write_json(args.out / "results.json", {
-        "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models, "results": numbers,
-        "commands": {step.name: step.shell for step in plan.steps}})
-    if numbers:
-        say("")
-        say(results_table(numbers), paint=paint_table)
-    say(f"all numbers, checkpoints and commands: {args.out / 'results.json'}")
-    say(f"next: python -m tools.report {Path(args.out, plan.models['RGB']).parents[1]}")
+def settle(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, float]]:
+    """Choose what is not given, by measured steps; return it, and the seconds of each kind of step."""
+    given = {name: value for name in PUBLISHED if (value := getattr(args, name)) is not None}
+    if not (args.videos or args.hours):
+        return [Setting(name, given.get(name, value), "given" if name in given else "published")
+                for name, value in PUBLISHED.items()], {}
+    start, seconds = time.perf_counter(), dict[str, float]()
+    facts = auto.read_facts(args.dataset, args.data_root, args.split_root, args.second_view, args.hours, spent)
+    now = with_settings(args, auto.choose(facts, given))
+    common, batch = Plan(now, {}).common, str(now.batch_size)
+    say("timing a few steps of training")
+    for method, make, views in (("infonce", main_nce.NceTask, ""), ("coclr", main_coclr.CoclrTask, "-2stream")):
+        words = ["--dataset", f"{args.dataset}{views}-2clip", "--batch_size", batch, "--moco-k", batch]  # soon full
+        words += ["--topk", "1", "--health_clips", "0", "--second_view", args.second_view] * (method == "coclr")
+        config = configs_of(vars(SCRIPTS[EXTRA[method]].parse([*common, *words], planned=True)))
+        dist = DistInfo(0, 0, 1, main_classifier.options.devices(None)[0], None)
+        seconds[method] = auto.seconds_per_step(make(*config, dist))
+    facts = replace(facts, seconds=seconds, spent=spent + time.perf_counter() - start)
+    settings = auto.choose(facts, given)
+    values = {name: value for name, value, _ in settings}
+    return settings, auto.costs(facts, values) | {"all": facts.spent + auto.total(facts, values)}
+
+
+def with_settings(args: Namespace, settings: Sequence[Setting]) -> Namespace:
+    """Return options with settings in them."""
+    return Namespace(**vars(args) | PUBLISHED | {name: value for name, value, _ in settings})
+
+
+def finish(plan: Plan, runner: Runner, settings: list[Setting], warnings: list[str]) -> None:
+    """Write models, index, results.json and report; print the results and what comes next."""
+    args, out = plan.args, plan.args.out
+    for stream, model in plan.models.items():
+        shutil.copyfile(out / model, out / f".{stream.lower()}.tmp")
+        os.replace(out / f".{stream.lower()}.tmp", out / f"{stream.lower()}.pth.tar")
+    if args.videos:
+        with runner.timed("search index"):
+            search(["index", str(out / "rgb.pth.tar"), str(args.videos), "--two_stream", str(out / "flow.pth.tar"),
+                    "--flow", args.flow, "-j", str(args.workers), "--out", str(out / "index")])
+    runs = {step.name: str(step.product.parents[1]) for step in plan.steps if step.rest and step.product}
+    estimated, taken = plan.seconds.get("all"), sum(step.get("seconds", 0.0) for step in runner.record().values())
+    content = {
+        "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models,
+        "results": plan.collect(), "commands": {step.name: step.shell for step in plan.steps}, "runs": runs,
+        "labels": plan.labels, "warnings": [*warnings, *runner.warnings(plan.steps)], "settings": settings,
+        "hours": {"asked": args.hours, "estimated": estimated and round(estimated / 3600, 3),
+                  "taken": round(taken / 3600, 3)}}
+    write_json(out / "results.json", content)
+    with runner.timed("report"):
+        write_report([str(out)])
+    show(out, content)
 
 
 def make_parser() -> Parser:
     """Build the option parser."""
-    parser = Parser(__doc__)
-    parser.topic("data")("--dataset", default="ucf101", metavar="NAME", help="dataset name without suffix")
-    add_clips(parser)
-    add_roots(parser, None, None)  # each script has its own defaults
-    add = parser.topic("method")
-    add("--cycles", type=whole_number, default=2, metavar="N", help="cycles of co-training; 0 evaluates InfoNCE")
-    add("--moco-k", type=positive_int, default=2048, metavar="K", help="queue length, in clips")
-    add = parser.topic("training")
-    add("--batch_size", type=positive_int, default=16, metavar="CLIPS", help="clips per process and step of "
-        "pretraining (classifiers: 32 per GPU, or as --probe_options and --finetune_options say)")
-    add("--seed", type=seed, default=0, help="seed of every step")
-    for name, (epochs, _) in EPOCHS.items():
-        add(f"--{name}_epochs", type=positive_int, default=epochs, metavar="EPOCHS",
-            help=f"epochs of {name}; its schedule scales with them")
-    for name, script in EXTRA.items():
-        add(f"--{name}_options", type=words, default=words(CASCADE if name == "coclr" else ""), metavar="'OPTIONS'",
-            help=f"more options for {script}, quoted")
-    add = parser.topic("checkpoints")
-    add("--infonce_rgb", type=Path, metavar="CKPT", help="use this checkpoint instead of training InfoNCE on RGB")
-    add("--infonce_flow", type=Path, metavar="CKPT", help="likewise for flow")
-    parser.topic("evaluation")("--skip", nargs="+", default=[], choices=EVALUATIONS, help="evaluations to leave out")
-    add = parser.topic("hardware")
-    add("--gpus", "--nproc_per_node", type=positive_int, default=1, metavar="N",
-        help="processes of a pretraining (torchrun), and GPUs of a classifier")
-    add("-j", "--workers", type=whole_number, default=min(8, launch.allotted_cores()), metavar="PROCESSES",
-        help="loader processes; 0 loads in the main process")
-    add = parser.topic("output")
-    add("--out", type=Path, metavar="FOLDER", help="work folder for all files (default: runs/DATASET)")
-    add("--dry_run", action="store_true", help="print the commands and whether they are done, without running any")
-    return parser
+    return cotrain_options.make_parser(__doc__)
 
 
-def words(text: str) -> list[str]:
-    """Argparse type: split a quoted string of options."""
-    try:
-        parts = shlex.split(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be split into options ({error})") from error
-    own = [part for part in parts if part.partition("=")[0] in RESERVED]
-    if own:
-        raise argparse.ArgumentTypeError(f"{own[0]} is set by cotrain.py itself")
-    return parts
-
-
-def joined(argv: Sequence[str]) -> list[str]:
-    """Join --NAME_options and its quoted string with "=": argparse would take the string's dashes for options."""
-    quoted, left = {f"--{name}_options" for name in EXTRA}, iter(argv)
-    return [f"{word}={next(left, '')}" if word in quoted else word for word in left]
-
-
-def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """Parse and check the options."""
-    args = make_parser().parse_args(joined(sys.argv[1:] if argv is None else argv))
-    spec = catalog.parse(args.dataset)
-    if spec.base != args.dataset:
-        raise OptionError(f"--dataset {args.dataset} has a suffix: give the plain name, {spec.base}; both streams are "
-                          "used")
-    args.out = (args.out or Path("runs", args.dataset)).resolve()
-    return args
+def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, list[Setting]]:
+    """Parse and check the options; return the settings, too, if the run has begun."""
+    return cotrain_options.parse(sys.argv[1:] if argv is None else argv, __doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all steps, or print them with ``--dry_run``."""
-    args = parse(argv)
-    plan, runner = Plan(args), Runner(args.out)
+    args, settings = parse(argv)
+    kept, runner, first, warnings = args, Runner(args.out), list[Step](), list[str]()
+    if args.videos:
+        args = Namespace(**vars(args) | {"data_root": args.data_root or str(args.out / "data"),
+                                         "split_root": args.split_root or str(args.out / "splits")})
+        first = [prepare(args)]
+        if not first[0].is_done(args.out):
+            if args.dry_run:
+                say(f"{as_script(first, args.out)}\n\n# what comes after it follows from the data")
+                return 0
+            with runner.open():
+                runner.run(first)
+    if settings:
+        seconds = read_json(args.out / ESTIMATE) if (args.out / ESTIMATE).is_file() else {}
+    else:
+        settings, seconds = settle(args, runner.record().get("prepare", {}).get("seconds", 0.0))
+    plan = Plan(with_settings(args, settings), seconds)
+    plan.steps[:0] = first
     runner.check(plan.steps)
     plan.check_data()
     if args.dry_run:
         say(as_script(plan.steps, args.out))
         return 0
     with runner.open():
+        if not (args.out / SETTINGS).is_file():
+            write_json(args.out / ESTIMATE, seconds)
+            cotrain_options.keep(settings, vars(with_settings(kept, settings)), args.out)
+            if seconds:
+                say_block({"\nsettings": [f"{name:15} {value!s:10} {why}" for name, value, why in settings]})
+        if args.videos and plan.videos < auto.FEW:
+            warnings.append(f"{plan.videos} training videos: below some {auto.FEW} training hardly pays; published "
+                            f"weights find similar videos without it: python -m tools.search index CKPT {args.videos}")
+        if (args.hours or 0) * 3600 < seconds.get("all", 0) and args.hours:
+            warnings.append(f"--hours {args.hours:g} is too short: the least that can teach anything takes about "
+                            f"{duration(seconds['all'])}")
+        for line in warnings:
+            warn(line)
         done = sum(step.is_done(args.out) for step in plan.steps)
         say(f"{done} of {len(plan.steps)} steps are done; the printed commands run in {args.out}")
         runner.run(plan.steps)
-    report(plan)
+        finish(plan, runner, settings, warnings)
     return 0
 
 

@@ -15,6 +15,7 @@ import pytest
 import cotrain
 import main_coclr
 import main_nce
+from engine import auto
 from eval import main_classifier, merge_2stream_prob, options
 from model import classifier, momentum
 from utils import launch
@@ -71,7 +72,8 @@ def test_which_checkpoint_goes_into_which_training_of_two_cycles(run, small_netw
     commands = planned(out)
     names = [line.split(". ")[1] for line in out.splitlines() if line.startswith("# ")]
     assert names == ["InfoNCE RGB", "InfoNCE flow", "cycle 1 RGB", "cycle 1 flow", "cycle 2 RGB", "cycle 2 flow",
-                     "retrieval RGB", "retrieval flow", "retrieval both",
+                     "retrieval RGB", "retrieval random RGB", "retrieval flow", "retrieval random flow",
+                     "retrieval both",
                      "probe RGB", "probe RGB test", "probe flow", "probe flow test", "probe both",
                      "finetune RGB", "finetune RGB test", "finetune flow", "finetune flow test", "finetune both"]
     by_name = dict(zip(names, commands, strict=True))
@@ -114,15 +116,18 @@ def test_every_printed_command_is_one_of_its_script(run, small_network, tmp_path
 @pytest.mark.parametrize(("words", "complaint"), [
     (["--coclr_options", "--cascade --stage 7 --topk 2"], "the cascade is too deep"),
     (["--coclr_options", "--topk 9"], "topk must lie"),
+    (["--coclr_options", "", "--topk", "9"], "(option of cotrain.py: --topk)"),
     (["--nproc_per_node", "3"], "must be a multiple"),
-    (["--img_dim", "2"], "--img_dim 2"), (["--batch_size", "32", "--moco-k", "32"], "fewer than one batch"),
-    (["--finetune_options", ""], "fewer than one batch"),
-    (["--infonce_options", "--lr 0"], "--lr"), (["--infonce_options", "--nonsense"], "--nonsense"),
+    (["--img_dim", "2"], "step 'InfoNCE RGB': batches of --batch_size 4 clips"),
+    (["--batch_size", "32", "--moco-k", "32"], "fewer than one batch"),
+    (["--finetune_options", ""], "step 'finetune RGB': the training set has only 18 clips, fewer than one batch"),
+    (["--infonce_options", "--lr 0"], "(option of cotrain.py: --infonce_options)"),
+    (["--infonce_options", "--nonsense"], "--nonsense"),
     (["--infonce_options", "--lr '1"], "cannot be split into options"),
     (["--probe_options", "--test x"], "--test is set by cotrain.py itself"),
     (["--coclr_options", "--second_view residual"], "--second_view is set by cotrain.py itself"),
     (["--dataset", "ucf101-f"], "has a suffix"), (["--dataset", "nowhere"], "nowhere"),
-    (["--infonce_rgb", "nowhere.pth.tar"], "there is no checkpoint nowhere.pth.tar"),
+    (["--infonce_rgb", "nowhere.pth.tar"], "nowhere.pth.tar: check --infonce_rgb"),
 ])
 def test_what_cannot_work_is_refused_before_anything_runs(run, small_network, place, tmp_path, capsys, words,
                                                           complaint):
@@ -141,11 +146,17 @@ def small_network(monkeypatch):
 
 @pytest.fixture
 def forked(monkeypatch, small_network):
-    """Have steps run in forks; returns (names of those run, {name: how one is stopped})."""
+    """Have steps run in forks; returns (names of those run, {name: how one is stopped, or a file's content})."""
     ran, stops = [], {}
+    for page in ("write_report", "search"):
+        monkeypatch.setattr(cotrain, page, lambda words, page=page: ran.append((page, words)))
 
     def execute(runner, step, log):
         ran.append(step.name)
+        if callable(stops.get(step.name)):
+            log.touch()
+            stops[step.name](runner.out / step.product)
+            return 0
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(runner.out)
             patch.setattr(sys, "argv", list(step.command[1:]))
@@ -167,18 +178,21 @@ def test_a_killed_alternation_continues_and_repeats_nothing(run, place, tmp_path
     assert ran == ["InfoNCE RGB", "InfoNCE flow", "cycle 1 RGB"] and len(first) == 2
     ran.clear()
     assert run(*words, "--dry_run") == 0
-    assert "# 2. InfoNCE flow: done already" in (plan := capsys.readouterr().out) and len(planned(plan)) == 10
+    assert "# 2. InfoNCE flow: done already" in (plan := capsys.readouterr().out) and len(planned(plan)) == 12
     assert run(*words) == 0
-    assert ran == ["cycle 1 RGB", "cycle 1 flow", "retrieval RGB", "retrieval flow", "retrieval both", "finetune RGB",
-                   "finetune RGB test", "finetune flow", "finetune flow test", "finetune both"]
+    page = ("write_report", [str(tmp_path)])
+    assert ran == ["cycle 1 RGB", "cycle 1 flow", "retrieval RGB", "retrieval random RGB", "retrieval flow",
+                   "retrieval random flow", "retrieval both", "finetune RGB", "finetune RGB test", "finetune flow",
+                   "finetune flow test", "finetune both", page]
     assert "epochs 1 to 2" in (tmp_path / "logs/cycle_1_RGB.log").read_text()
-    assert {path: path.stat().st_mtime_ns for path in first} == first
+    assert {path: path.stat().st_mtime_ns for path in first if path.exists()}.items() <= first.items()
     check_results(tmp_path, capsys.readouterr().out)
     ran.clear()
-    assert run(*words) == 0 and ran == []
+    assert run(*words) == 0 and ran == [page]
     check_refusals(run, words, tmp_path, capsys)
     next(tmp_path.glob("log-eval-*/*-f-*/model/*-acc-ten.json")).unlink()
-    assert run(*words) == 0 and ran == ["finetune flow test", "finetune both"]
+    ran.clear()
+    assert run(*words) == 0 and ran == ["finetune flow test", "finetune both", page]
 
 
 def check_results(out: Path, shown: str) -> None:
@@ -187,6 +201,15 @@ def check_results(out: Path, shown: str) -> None:
     rgb, both = results["results"]["RGB"], results["results"]["both"]
     written = json.loads(next(out.glob("ckpt/**/Cycle1-Flow*/model/feature/ucf101_recall.json")).read_text())
     assert rgb["retrieval"] == written and list(written) == ["1", "5", "10", "20", "50"]
+    assert results["labels"] and results["hours"]["taken"] > 0 and ["cycles", 1, "given"] in results["settings"]
+    random, = out.glob("log-eval-*/ucf101-32*_pt=random/model/feature/ucf101_recall.json")
+    assert results["results"]["random RGB"]["retrieval"] == json.loads(random.read_text())
+    assert list(results["runs"]) == ["InfoNCE RGB", "InfoNCE flow", "cycle 1 RGB", "cycle 1 flow", "finetune RGB",
+                                     "finetune flow"]
+    for folder in results["runs"].values():
+        [kept] = (out / folder).glob("model/*.pth.tar")
+        assert kept.name in ("epoch0.pth.tar", "epoch2.pth.tar")
+    assert (out / "flow.pth.tar").read_bytes() == (out / results["models"]["flow"]).read_bytes()
     accuracy, = out.glob("log-eval-*/ucf101-32*/model/*-acc-ten.json")
     assert rgb["finetune"] == json.loads(accuracy.read_text())["ten"]
     assert both["finetune"] == json.loads((out / "results/finetune_both.json").read_text())["both"]
@@ -201,20 +224,61 @@ def check_results(out: Path, shown: str) -> None:
 def check_refusals(run, words: list[str], out: Path, capsys) -> None:
     """What is there was made with other options, or from other files."""
     given, = out.glob("ckpt/log-pretrain/infonce_k8_ucf101-2clip*/model/epoch0.pth.tar")
-    for more, complaint in ((["--seed", "1"], "was run with --seed 0, but the options now give --seed 1"),
-                            (["--infonce_rgb", str(given)], "was run with --pretrain ckpt/log-pretrain/infonce"),
-                            (["--finetune_options", "--batch_size 2 --optim adam --save_steps 3 --wd 0.5"], "")):
+    kept = out / "settings.yaml"
+    for more, complaint in ((["--seed", "1"], f"--seed is 1 here, but 0 in {kept}, from which the run continues"),
+                            (["--infonce_rgb", str(given)], f"--infonce_rgb is {given} here, but None in"),
+                            (["--finetune_options", "--wd 0.5"], "is --wd 0.5 here, but --batch_size 2 in")):
         capsys.readouterr()
-        code = run(*words, *more, "--dry_run")
-        captured = capsys.readouterr()
-        if complaint:
-            assert code == 2 and complaint in captured.err and captured.err.count("\n") == 1
-        else:  # another weight decay names another folder, so that its training is new
-            assert code == 0 and len(planned(captured.out)) == 5
+        assert run(*words, *more, "--dry_run") == 2
+        error = capsys.readouterr().err
+        assert complaint in error and error.count("\n") == 1
+    settings = kept.read_text()
+    kept.write_text(settings.replace("seed: 0", "seed: 1"))
+    assert launch.exit_code(lambda: cotrain.main(["--out", str(out)])) == 2
+    assert "was run with --seed 0, but the options now give --seed 1" in capsys.readouterr().err
+    kept.write_text(settings)
+    assert launch.exit_code(lambda: cotrain.main(["--config", str(kept), "--out", str(out), "--dry_run"])) == 0
+    capsys.readouterr()
     assert run(*words, "--infonce_rgb", str(given), "--out", str(out / "other"), "--dry_run") == 0
     commands = planned(capsys.readouterr().out)
-    assert len(commands) == 11 and value(commands[1], "--pretrain") == [str(given)]
+    assert len(commands) == 13 and value(commands[1], "--pretrain") == [str(given)]
     assert "-f-2clip" in value(commands[0], "--dataset")[0] and not (out / "other").exists()
+
+
+def test_a_folder_of_videos_without_labels(tmp_path, forked, monkeypatch, capsys):
+    """Prepared by a miniature, evaluated by numbers made up; killed after its settings are chosen."""
+    ran, stops = forked
+    (videos := tmp_path / "some videos").mkdir()
+    out, words = tmp_path / "out", ["--videos", str(videos), "--out", str(tmp_path / "out"), "--net", "s3d",
+                                    "--infonce_epochs", "1", "--hours", "0.01", "-j", "0"]
+    made = {"second_clip": 60.0, "second_clip_random": 20.0, "effective_rank": 5.5, "videos": 8, "hits": 5}
+
+    def write(content):
+        return lambda path: path.parent.mkdir(exist_ok=True) or path.write_text(json.dumps(content))
+    stops |= {"prepare": lambda path: miniature.make(out, "videos", classes=1, groups=16, clips=2),
+              "retrieval RGB": write(made), "retrieval flow": write(made), "cycle 1 RGB": interrupted.Stop("kill", 6),
+              "retrieval both": write({"both": {"agreement": 41.0}})}
+    monkeypatch.setattr(auto, "LONG", 0.0)
+    assert run_in(out, *words, "--dry_run") == 0 and "prepare.py" in capsys.readouterr().out and not out.exists()
+    assert run_in(out, *words) == 2 and ran[-1] == "cycle 1 RGB"
+    shown = capsys.readouterr().out
+    assert re.search(r"moco_k +12 +at most half of 24 training videos", shown) and "hardly pays" in shown
+    monkeypatch.setattr(auto, "choose", None)
+    assert run_in(out, *words) == 0
+    index = ["index", f"{out}/rgb.pth.tar", str(videos), "--two_stream", f"{out}/flow.pth.tar", "--flow", "dis"]
+    assert ran[-2][1][:7] == index and ran[-1] == ("write_report", [str(out)])
+    assert ran.count("prepare") == 1 and not [name for name in ran if "random" in name or "probe" in name]
+    results, shown = json.loads((out / "results.json").read_text()), capsys.readouterr().out
+    assert results["results"]["RGB"]["retrieval"] == made and not results["labels"]
+    assert results["hours"]["asked"] == 0.01 and results["hours"]["estimated"] > 0.01
+    assert [line.partition(":")[0] for line in results["warnings"][:2]] == ["24 training videos",
+                                                                            "--hours 0.01 is too short"]
+    assert all(f"warning: {line}" in shown for line in results["warnings"])
+    assert shown.splitlines()[-1] == f"open this page: {out}/report.html"
+
+
+def run_in(out: Path, *words: str) -> int:
+    return launch.exit_code(lambda: cotrain.main(words))
 
 
 def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):

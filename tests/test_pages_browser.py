@@ -2,11 +2,14 @@
 
 import json
 import shutil
+import subprocess
+from functools import partial
 from pathlib import Path
 
 import made_run
 import noise
 import pytest
+from searching import write_video
 from test_search import answer_of
 
 from model import momentum
@@ -33,9 +36,12 @@ def page(tmp_path_factory) -> Path:
     made = made_run.make(root)
     made_run.add_features(made.features, "mine", [*made.data.test, *(f"x/{HOSTILE}/v{i}" for i in range(40))],
                           [*made.data.train, *(f"x/{HOSTILE}/w{i}" for i in range(3))])
+    first, _ = (write_video(root / f"videos/{video}.avi", frames=20) for video in made.data.test[:2])
+    subprocess.run(["ffmpeg", "-v", "error", "-i", first, first.with_suffix(".webm")], check=True)
+    first.unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(momentum, "select_backbone", noise.small_backbone)
-        assert launch.exit_code(lambda: main([str(made.folder)])) == 0
+        assert launch.exit_code(lambda: main([str(made.folder), "--videos", str(root / "videos")])) == 0
     return made.folder / "report.html"
 
 
@@ -91,7 +97,7 @@ def brightness(browser, script: str) -> int:
 def test_it_opens_without_errors_and_without_network(browser, page):
     scroll_through(browser)
     assert requests(browser) == {page.as_uri()}
-    images = browser.find_elements(By.CSS_SELECTOR, "#cards img.strip")
+    images = browser.find_elements(By.CSS_SELECTOR, ".cards img.strip")
     assert images and images[0].get_property("naturalWidth") > 100 and images[0].get_attribute("alt")
 
 
@@ -112,27 +118,40 @@ def test_a_phone_needs_no_scrolling_sideways_and_dark_mode_reaches_the_charts(br
 
 def test_filters_choose_cards_and_the_map_shows_them(browser):
     def cards() -> list:
-        return browser.find_elements(By.CSS_SELECTOR, "#cards > li:not([hidden])")
+        return browser.find_elements(By.CSS_SELECTOR, ".cards > li:not([hidden])")
     assert len(cards()) == 24
-    browser.find_element(By.ID, "r-more").click()
-    assert len(cards()) == 46 and not browser.find_element(By.ID, "r-more").is_displayed()
-    Select(browser.find_element(By.ID, "r-class")).select_by_visible_text("ApplyEyeMakeup")
+    part = partial(browser.find_element, By.CLASS_NAME)
+    part("r-more").click()
+    assert len(cards()) == 46 and not part("r-more").is_displayed()
+    Select(part("r-class")).select_by_visible_text("ApplyEyeMakeup")
     assert {card.get_attribute("data-class") for card in cards()} == {"ApplyEyeMakeup"}
-    Select(browser.find_element(By.ID, "r-class")).select_by_value("")
+    Select(part("r-class")).select_by_value("")
     counts = []
     for value in ("right", "wrong"):
-        Select(browser.find_element(By.ID, "r-right")).select_by_value(value)
+        Select(part("r-right")).select_by_value(value)
         assert {card.get_attribute("data-right") for card in cards()} == {value}
-        counts.append(int(browser.find_element(By.ID, "r-status").text.split(" of ")[1].split()[0]))
+        counts.append(int(part("r-status").text.split(" of ")[1].split()[0]))
     assert sum(counts) == 46 and min(counts) > 0
     scroll_through(browser)
     names = [text.get_property("textContent") for text in browser.find_elements(By.CSS_SELECTOR, ".legendtext")]
     assert HOSTILE in names
     point = browser.find_element(By.CSS_SELECTOR, ".map .point")
     ActionChains(browser).move_to_element(point).perform()
-    card = browser.find_element(By.ID, "map-card")
+    card = part("map-card")
     WebDriverWait(browser, 30).until(lambda _: card.find_elements(By.TAG_NAME, "li"))
     assert len(card.find_elements(By.TAG_NAME, "li")) == 5
+
+
+def test_a_click_plays_the_video_or_enlarges_the_strip(browser):
+    """Of the first clip there is a video, of the second one that no browser plays, of the others none."""
+    strips = browser.find_elements(By.CSS_SELECTOR, ".cards > li > .film")
+    for strip, shown in zip(strips, ("video", "img", "img"), strict=False):
+        strip.click()
+        WebDriverWait(browser, 30).until(lambda _, it=shown: browser.execute_script(f"""
+            const it = document.querySelector("#viewer[open] {it}");
+            return it && (it.videoWidth || it.naturalWidth)"""))
+        browser.find_element(By.CSS_SELECTOR, "#viewer button").click()
+    browser.get_log("browser")  # of the file that does not play
 
 
 def test_a_browser_shows_the_page_of_a_search(driver, tmp_path):

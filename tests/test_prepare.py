@@ -13,9 +13,10 @@ import pytest
 from preparing import call, decoded, killed_after, refusal, script, stored, write_video
 
 from dataset import catalog
-from dataset.video_index import read_classes
+from dataset.video_index import read_classes, source_of
 from process_data.src import convert_video_to_lmdb, extract_ff, prepare
 from process_data.src.flow import flow_image, make_flow
+from process_data.src.splits import plan_splits
 from process_data.src.video_io import find_videos, short_name, shrink
 from utils import files
 
@@ -95,9 +96,32 @@ def test_splits_and_report(prepared):
     home, done = prepared
     assert rows(home / "splits/mine/test_split01.csv") == [["Slide/v_Slide_g01_c01", "4"], ["Spin/v_Spin_g01_c01", "4"]]
     assert (home / "splits/mine/ClassInd.txt").read_text() == "Slide\nSpin\n"
+    assert "TV-L1 flow of some 28 frames, " in done.stdout and "on 2 processes; --flow dis" in done.stdout
     assert "v_Slide_g01_c02.mp4: does not decode" in done.stdout and "1 left out: Slide/v_Slide_g01_c02" in done.stdout
     lmdbs = {f"mine_{stream}.lmdb{end}" for stream in ("frame", "tvl1_frame") for end in ("", "-order")}
     assert {path.name for path in (home / "data/mine").iterdir()} == lmdbs | {".lock", "mine_prepare.json"}
+
+
+@pytest.mark.parametrize(("files", "classes"), [
+    ("A/1 A/2 B/1 B/2 C/1", "A B C"), ("1 2 3 4", "all"), ("A/1 A/2 B/1", "all"), ("A/1 A/2 B/1 B/2 3", "all"),
+    ("A/x/1 A/x/2 B/x/1 B/x/2", "all"), ("A/1 A/2", "all")])
+def test_folders_are_classes_where_each_video_lies_in_one(tmp_path, capsys, files, classes):
+    for name in files.split():
+        (tmp_path / f"{name}.avi").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.avi").touch()
+    found = find_videos(tmp_path, "auto")
+    assert {name.split("/")[0] for name in found} == set(classes.split()) and len(found) == len(files.split())
+    assert capsys.readouterr().out.startswith("no labels: all videos" if classes == "all" else "labels: the folders")
+    assert {name.split("/")[0] for name in find_videos(tmp_path, "none")} == {"all"}
+
+
+def test_without_labels_a_tenth_is_held_out_whole_source_by_source(capsys):
+    for videos, held in ((59, 0), (60, 20), (160, 20), (300, 30)):
+        [(train, test)] = plan_splits("mine", [f"all/{i:03d}" for i in range(videos)], None)
+        assert len(test) == held and len(train) == videos - held and len({*train, *test}) == videos
+        assert ("are held out" if held else "no videos are held out") in capsys.readouterr().out
+    [(train, test)] = plan_splits("mine", [f"all/v_{i // 3}_c{i % 3}" for i in range(90)], None, seed=1)
+    assert 18 <= len(test) <= 20 and not {source_of(name) for name in train} & {source_of(name) for name in test}
 
 
 def test_a_finished_dataset_stays_as_it_is(videos, prepared, capsys):

@@ -19,9 +19,10 @@ from engine.config import ModelConfig, take
 from eval.protocols import recall_at_k, similarity
 from model import momentum
 from tools.report import galleries, results
-from tools.report.__main__ import Report, main
+from tools.report.__main__ import main, make_report
 from tools.report.galleries import Strips
 from tools.report.run_reader import Run, read_metrics, read_run
+from tools.report.verdict import better_than_random, verdict
 from utils import launch
 from utils.errors import CheckpointError, OptionError
 from utils.files import write_json
@@ -43,7 +44,8 @@ def test_a_page_is_self_contained(made, capsys):
     cards = [attrs for attrs in page.all("li") if "data-row" in attrs]
     assert len(cards) == len(made.data.test)
     assert {card["data-class"] for card in cards} == {name.split("/")[0] for name in made.data.test}
-    assert [point["row"] for point in page.json["figures"]["map"]["points"]] == list(range(len(made.data.test)))
+    rows = [point["row"] for point in page.json["figures"]["map"]["points"]]
+    assert rows == [*range(len(made.data.test)), *[None] * len(made.data.train)]
     [matrix] = page.json["figures"]["confusion"]
     assert sum(count for *_, count in matrix["cells"]) == len(made.data.test)
     assert "Plotly" in page.text and len(page.text) < 7e6
@@ -85,10 +87,94 @@ def test_a_second_run_is_compared_with_the_first(made, tmp_path):
     write_json(other / "model/feature/mine_recall.json", {"1": 30.9, "5": 62.3})
     page = page_of(made.folder, "--against", str(other), "--mining_clips", "0")
     names = [line["name"] for chart in page.json["figures"]["curves"] for line in chart["lines"]]
-    assert "PMR" in names and "PMR, second run" in names
+    first, second = (f"{read_run(other).title}, lr {lr}" for lr in ("0.001", "0.003"))
+    assert {f"{first}: PMR", f"{second}: PMR", first, second} <= {*names}
+    assert max(len(chart["lines"]) for chart in page.json["figures"]["curves"]) == 6
     table = re.sub(r"<[^>]+>|\s+", " ", page.text[page.text.index('id="results"'):page.text.index('id="curves"')])
-    assert re.search("retrieval on mine +model/feature +50.0 +75.0 +retrieval on mine, second run .* 30.9 +62.3", table)
+    assert re.search(rf"retrieval on mine +{re.escape(first)}: model/feature.* 50.0 +chance 33.3 +75.0 +.* "
+                     rf"retrieval on mine +{re.escape(second)}: model/feature +30.9 +62.3", table)
     assert re.findall('class="differs"><dt>(.*?)</dt>', page.text) == ["lr"]
+
+
+def test_a_set_of_one_class_has_numbers_without_labels_and_file_names(tmp_path):
+    run = tmp_path / "ckpt/log-pretrain/run"
+    splits, videos = tmp_path / "splits/mine", tmp_path / "films [1]"
+    for folder in (run, splits, videos):
+        folder.mkdir(parents=True)
+    (splits / "ClassInd.txt").write_text("1 all\n")
+    options = {"dataset": "mine-2stream-2clip", "split_root": str(splits.parent), "model": "coclr", "batch_size": 4,
+               "moco_k": 8, "topk": 2, "cascade": True}
+    write_json(run / "run.json", {"starts": [{"options": options, "processes": 1}]})
+    values = {"loss": 1.0, "recall": 1.0, "chance": 1.0, "top1": 0.5}
+    (run / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in [
+        {"kind": "epoch", "title": "train", "epoch": 0, "done": 2, "values": values},
+        {"kind": "mining", "epoch": 0, "done": 2, "values": {"cmr_median": 1, "rank_own": 1.2}, "classes": {"all": 1}},
+        {"kind": "health", "epoch": -1, "done": 0, "values": {"better": 1, "second_other": .25, "second_random": .1}}]))
+    made_run.add_features(run / "model/feature", "mine", ["all/q0", "all/q1"], [f"all/g{i}" for i in range(9)])
+    write_json(run / "model/feature/mine_label_free.json", {"second_clip": 63.0, "second_clip_random": 21.0,
+                                                            "effective_rank": 5.9, "effective_rank_random": 2.0,
+                                                            "videos": 20})
+    (videos / "g3.mp4").touch()
+    page = page_of(run, "--videos", str(videos))
+    shown = page.text[:page.text.index('<script type="application')]
+    assert not re.search(r"R@\d|PMR|CMR|✓ right|✗ wrong|right or|data-right|Confusion|Class mining", shown)
+    assert "63.0<small>random weights 21.0" in shown and "5.9<small>random weights 2.0" in shown and ">g3.mp4<" in shown
+    links = {point["text"][0]: point["link"] for point in page.json["figures"]["map"]["points"]}
+    assert links["all/g3"] == "../../../films%20%5B1%5D/g3.mp4" and links["all/q0"] == ""
+    found = [(finding.question, finding.good, finding.answer) for finding in verdict(read_run(run))]
+    assert [good for _, good, _ in found] == [False, False, False] and "nothing was trained" in found[0][2]
+    assert [chart["title"] for chart in page.json["figures"]["curves"]][:2] == ["Loss", "Accuracy"]
+
+
+def test_chance_and_random_weights_by_simulation():
+    query, gallery = torch.tensor([0, 0, 0, 1]), torch.tensor([0] * 3 + [1] * 9)
+    draws = [torch.randperm(12, generator=torch.Generator().manual_seed(i))[:2] for i in range(4000)]
+    hits = np.mean([[bool((gallery[draw] == label).any()) for label in query] for draw in draws])
+    assert results.chance(query, gallery, 2) == pytest.approx(100 * hits, abs=1.5)
+    assert results.chance(query, gallery, 50) == 100
+
+    def findings(own: float, random: float, **more: float) -> list:
+        return better_than_random({name: {"retrieval": {"1": value, **more}}
+                                   for name, value in (("RGB", own), ("random RGB", random))})
+    rng = np.random.default_rng(0)
+    chances = [rng.binomial(200, .3, 20000) / 2, rng.binomial(200, .2, 20000) / 2]
+    error = np.std(chances[0] - chances[1])  # of the difference, in percentage points
+    for difference in (1.8, 2.2):
+        [finding] = findings(20 + difference * error, 20.0, videos=200)
+        assert finding.good == (difference > 2)
+    assert findings(60.0, 20.0)[0].good is None and not findings(0.0, 20.0, videos=50)[0].good
+    numbers = {"second_clip": 63.0, "second_clip_random": 21.0, "videos": 20}
+    [free] = better_than_random({"flow": {"retrieval": numbers}})
+    assert free.good and str(free).startswith("✓ Are the flow features better than random weights? yes: second clip")
+
+
+def test_a_whole_cotraining_has_one_page(made, tmp_path):
+    runs = {"InfoNCE RGB": made.folder, "cycle 1 RGB": made.folder, "cycle 1 flow": made.folder}
+    retrieval = {"1": 50.0, "5": 75.0}
+    write_json(tmp_path / "results.json", {
+        "dataset": "mine", "cycles": 1, "models": {}, "warnings": ["it was <late>"], "commands": {},
+        "runs": {step: os.path.relpath(folder, tmp_path) for step, folder in runs.items()},
+        "results": {"RGB": {"retrieval": retrieval, "probe": {"1": 40.0}}, "random RGB": {"retrieval": {"1": 30.0}},
+                    "both": {"retrieval": retrieval}},
+        "hours": {"asked": 0.25, "estimated": 0.2, "taken": 0.31}, "settings": [["moco_k", 8, "half of 16 videos"]]})
+    (tmp_path / "settings.yaml").write_text(f"videos: {tmp_path}\n")
+    name = made.data.train[0]
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / f"{name}.mp4").touch()
+    page = page_of(tmp_path)
+    assert "CoCLR + CPR on mine, RGB and flow" in page.text and "it was &lt;late&gt;" in page.text
+    shown = re.sub(r"<[^>]+>|\s+", " ", page.text[:page.text.index('<script type="application')])
+    for words in ("moco_k 8 half of 16 videos", "50.0 random weights 30.0", "50.0 chance 33.3", "0.31 taken; asked"):
+        assert words in re.sub(" +", " ", shown)
+    assert f"{name}.mp4" in page.json["links"].values()
+    loss = page.json["figures"]["curves"][0]
+    last = max(line["done"] for line in read_run(made.folder).metrics)
+    assert loss["marks"] == [[0, "InfoNCE"], [last, "cycle 1"]]
+    assert [line["name"] for line in loss["lines"]] == ["RGB", "flow"]
+    rgb, flow = (line["x"] for line in loss["lines"])
+    assert flow == [x + last for x in rgb[:len(flow)]] and rgb[-1] == flow[-1]
+    assert [*page.json["figures"]] == ["curves", "map-RGB", "map-flow"]
+    assert launch.exit_code(lambda: main([str(tmp_path), "--against", str(made.folder)])) == 2
 
 
 HOSTILE = ['</script><img src=x onerror=alert(1)>', '"><b onmouseover=alert(1)>', "{{ 7 * 7 }}", "<!--", "\u2028&amp;"]
@@ -149,8 +235,8 @@ def test_bad_input_is_refused_in_one_line(made, tmp_path, monkeypatch, capsys, w
 
 
 def test_a_folder_of_features_below_a_run_is_enough(made):
-    report = Report(read_run(made.features), clips=2, mining_clips=0)
-    assert report.run.folder.resolve() == made.folder.resolve() and report.warnings == []
+    report = make_report(str(made.features), clips=2, mining_clips=0)
+    assert report.folder.resolve() == made.folder.resolve() and report.warnings == []
     section = next(section for section in report.sections if section.name == "retrieval")
     assert len(section.content["cards"]) == 2
     assert len(report.strips.images) > 2  # the run says where the frames are
@@ -193,11 +279,11 @@ def test_the_map_has_the_two_directions_of_most_variance(made):
         assert shares[axis] == pytest.approx(values[-1 - axis] / values.sum(), abs=1e-5)
     assert np.isfinite(galleries.principal(torch.ones(1, 4))[0]).all()  # a single clip
     found = galleries.load(made.features, "mine")
-    drawn = galleries.feature_map(found)
-    assert [point["row"] for point in drawn["points"]] == list(range(len(made.data.test)))
-    for point, video in zip(drawn["points"], made.data.test, strict=True):
-        assert drawn["classes"][point["class"]] == video.split("/")[0] and point["text"][0] == video
-        assert point["right"] == bool(found.hits[point["row"], 0])
+    drawn = galleries.feature_map(found, {made.data.test[0]: "a.mp4"})
+    for i, (point, video) in enumerate(zip(drawn["points"], made.data.test + made.data.train, strict=True)):
+        assert drawn["groups"][point["group"]] == video.split("/")[0] and point["text"][0] == video
+        assert point["row"] == (i if i < len(made.data.test) else None) and (point["link"] == "a.mp4") == (i == 0)
+        assert point["right"] == (i >= len(made.data.test) or bool(found.hits[i, 0]))
 
 
 def test_confusions_by_loops(made):
@@ -221,22 +307,24 @@ def test_each_strip_is_made_once_and_those_that_cannot_be_read_are_counted(made)
     store = Strips()
     assert store.add(None, "A/a") == ""
     assert [store.add(source, name) for name in (made.data.train[0], "No/video") * 2] == ["s0", "s1"] * 2
-    assert list(store.images) == ["s0"] and list(store.failed.values()) == [1]
+    assert {*store.images} == {"s0", "wheel"} and list(store.failed.values()) == [1]
 
 
 def test_curves_are_those_of_the_metrics(made, monkeypatch):
     run = read_run(made.folder)
     lines = [json.loads(line) for line in (made.folder / "metrics.jsonl").read_text().splitlines()]
-    drawn = {line["name"]: (line["x"], line["y"]) for chart in results.draw(run) for line in chart["lines"]}
+    charts = results.draw({"": [(0, run)]})
+    drawn = {line["name"]: (line["x"], line["y"]) for chart in charts for line in chart["lines"]}
     epochs = [line for line in lines if line["kind"] == "epoch"]
-    assert drawn["PMR"] == ([line["done"] for line in epochs], [line["values"]["recall"] for line in epochs])
-    hits = [line["values"]["stage2_hits"] / 3 for line in epochs]
+    assert drawn["PMR"] == ([line["done"] for line in epochs], [100 * line["values"]["recall"] for line in epochs])
+    hits = [100 * line["values"]["stage2_hits"] / 3 for line in epochs]
     assert drawn["stage 2, own view, keeps 3"][1] == pytest.approx(hits)
     steps = [{"kind": "steps", "title": "train", "done": i, "values": {}, "seconds": {"step": 2.0 * i}}
              for i in range(1000)]
     monkeypatch.setattr(results, "MAX_POINTS", 10)
-    x, y = results.points(Run(made.folder, made.folder, [], steps, []), "seconds/train/step")
-    assert (x[0], y[0], len(x)) == (49.5, 99.0, 10)
+    timed = Run(made.folder, made.folder, [], steps, [])
+    x, y = results.points([(0, timed), (1000, timed)], "seconds/train/step")
+    assert (x[0], y[0], len(x), y[10], x[11], y[11]) == (49.5, 99.0, 21, None, 1049.5, 99.0)
 
 
 def gallery(made, path=None, **changed):

@@ -137,6 +137,35 @@ def test_a_product_counts_while_it_is_not_older_than_its_inputs(tmp_path):
     assert not made.is_done(tmp_path)
 
 
+def test_progress_and_warnings_of_a_running_step(tmp_path, capsys, monkeypatch):
+    """A plain pipe gets a line now and then; the times of the steps to come are added."""
+    log, later = tmp_path / "one.log", [Step("two", (), seconds=60), Step("three", (), seconds=120)]
+    log.write_text("train epoch 0 [1/2]  loss 9  3 h left\n")  # of an earlier start
+    line = runner.ProgressLine("[1/3 one]", log, Step("one", (), seconds=600), later)
+    assert line.text(line._start + 30) == "running for 30 s, about 10 min left, in all 12 min"
+    monkeypatch.setattr(runner, "PERIOD", 0)
+    for text, shown in (
+            ("train epoch 3 [5/12]  loss 4.21  top1 0.1  data 0.1s  step 0.2s  2 h 20 min left\nhalf a l",
+             "train epoch 3 [5/12], loss 4.21, about 2 h 20 min left, in all 2 h 23 min"),
+            ("ine\nframes: 3 of 20 videos, about 42 s left\n", "frames: 3 of 20 videos, about 42 s left, in all 4 min"),
+            ("frames: 20 of 20 videos\nwarning: odd\n", "frames: 20 of 20 videos, about 10 min left, in all 13 min")):
+        with open(log, "a") as file:
+            file.write(text)
+        line.update()
+        assert capsys.readouterr().err == f"[1/3 one] {shown}\n"
+    later[0] = Step("two", ())
+    assert line.text(line._start).endswith("then 2 more steps")
+
+
+def test_warnings_of_all_steps_and_files_that_are_of_no_use(tmp_path):
+    code = "open('one', 'w').close(); open('one.old', 'w').close(); print('warning:  slow\\nwarning: slow')"
+    warned = step("one", code)
+    steps = [Step(warned.name, warned.command, warned.product, rest="one*"), step("two")]
+    assert run(tmp_path, *steps) == 0
+    assert Runner(tmp_path).warnings(steps) == ["one: slow"] and not (tmp_path / "one.old").exists()
+    assert (tmp_path / "one").exists()
+
+
 def test_a_product_of_another_command_is_refused(tmp_path, capsys):
     code = "open('one', 'w').close()"
     commands = [("python", "-c", code, "--lr", lr, "--seed", "0") for lr in "12"]

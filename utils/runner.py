@@ -1,6 +1,7 @@
 """Run commands one after another in a work folder; stop at any point, and continue with the same call.
 
 A step whose product exists is skipped. A step that was interrupted resumes if its command says so (``--resume auto``).
+While a step runs, its latest progress is shown: on a terminal in one line, elsewhere in a line every half minute.
 """
 
 import os
@@ -11,11 +12,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.console import printable, say
+from utils.console import PERIOD, duration, printable, say, shows_bars
 from utils.errors import OptionError, TrainingError
 from utils.files import lock, read_json, write_json
 from utils.stop import EXIT_CODE, StopRequested, end_with_parent, handle_signals
@@ -26,6 +27,11 @@ RECORD = "steps.json"  # in the work folder: {step: {"command": ..., "seconds": 
 SECONDS_TO_END = 5  # after Ctrl-C, which the terminal also sends to the step
 LINES_OF_FAILURE = 20
 WIDTH = 150  # longer log lines are cut on the console
+POLL = 1.0  # seconds between looks at a running step
+# A line of a training ("train epoch 3 [5/12]  loss 4.21  ...  12 min left"), or of `utils.console.Progress`.
+PROGRESS = re.compile(r"(?P<done>\w+ epoch \d+ \[\d+/\d+\]|[\w ]+: \d+ of \d+ \w+)"
+                      r"(?:.*?\b(?P<loss>loss [\d.e+-]+))?(?:.*?(?P<left>(?:\b\d+ [a-z]+ )+)left)?")
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,9 @@ class Step:
     product: Path | None = None  # file that the step writes; without one it always runs
     inputs: tuple[Path, ...] = ()  # the step runs again if one of these is newer than the product
     shown: int = 1  # log lines to show at the end
+    seconds: float = 0.0  # how long it will take; 0 if that is not known
+    advice: str = ""  # added where it fails
+    rest: str = ""  # pattern of files beside the product that are of no use once it is there
 
     @property
     def shell(self) -> str:
@@ -49,6 +58,12 @@ class Step:
             return False
         made, *inputs = ((out / path).stat().st_mtime_ns for path in (self.product, *self.inputs))
         return made >= max(inputs, default=0)
+
+    def tidy(self, out: Path) -> None:
+        """Remove the files that are of no use any more."""
+        for path in (out / self.product).parent.glob(self.rest) if self.product and self.rest else ():
+            if path != out / self.product:
+                path.unlink()
 
 
 def as_script(steps: Sequence[Step], out: Path) -> str:
@@ -67,6 +82,7 @@ class Runner:
         self.out = out
         self._stop: list[int] = []  # signals received
         self._child: subprocess.Popen | None = None
+        self._ran = set[str]()  # names of steps
 
     @contextmanager
     def open(self) -> Iterator["Runner"]:
@@ -91,10 +107,32 @@ class Runner:
         self.check(steps)
         for number, step in enumerate(steps, start=1):
             title = f"[{number}/{len(steps)} {step.name}]"
-            if step.is_done(self.out):
+            if not step.is_done(self.out):
+                self.run_step(step, title, [each for each in steps[number:] if not each.is_done(self.out)])
+            elif step.name not in self._ran:
                 say(f"{title} done already")
-            else:
-                self.run_step(step, title)
+            step.tidy(self.out)
+
+    def warnings(self, steps: Sequence[Step]) -> list[str]:
+        """Return the warnings in the steps' logs, each once, with the step's name."""
+        found = [f"{step.name}: {text}" for step in steps if self.log(step).is_file() for text in re.findall(
+            "^warning: *(.*)$", self.log(step).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)]
+        return list(dict.fromkeys(map(printable, found)))
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Add the time of what happens in the context to the record, under a name."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            before, seconds = self.record().get(name, {}), time.perf_counter() - start
+            write_json(self.out / RECORD, self.record() | {
+                name: before | {"seconds": round(before.get("seconds", 0.0) + seconds, 1)}}, indent=1)
+
+    def log(self, step: Step) -> Path:
+        """Return the path of a step's log."""
+        return self.out / "logs" / f"{step.name.replace(' ', '_')}.log"
 
     def check(self, steps: Sequence[Step]) -> None:
         """Raise OptionError if a step was done by a different command."""
@@ -106,18 +144,21 @@ class Runner:
                 raise OptionError(f"step {step.name!r} was run with {old}, but the options now give {new}: use "
                                   f"the same options, another --out, or remove {self.out / step.product}")
 
-    def run_step(self, step: Step, title: str = "") -> None:
-        """Run a step, done or not; raises like :meth:`run`."""
+    def run_step(self, step: Step, title: str = "", later: Sequence[Step] = ()) -> None:
+        """Run a step, done or not, with others to come; raises like :meth:`run`."""
         if self._stop:
             say(f"stopping on {signal.Signals(self._stop[0]).name}: the same command continues from here")
             raise StopRequested
-        log = self.out / "logs" / f"{step.name.replace(' ', '_')}.log"
-        say(f"\n{title or f'[{step.name}]'}\n$ {step.shell}")
-        record, start = self.record(), time.perf_counter()
-        code = self._execute(step, log)
+        log, title = self.log(step), title or f"[{step.name}]"
+        say(f"\n{title}\n$ {step.shell}")
+        self._ran.add(step.name)
+        write_json(self.out / RECORD, self.record() | {
+            step.name: self.record().get(step.name, {}) | {"command": step.shell}}, indent=1)
+        start = time.perf_counter()
+        with self.timed(step.name):
+            self._progress = ProgressLine(title, log, step, later)
+            code = self._execute(step, log)
         seconds = time.perf_counter() - start
-        total = round(record.get(step.name, {}).get("seconds", 0.0) + seconds, 1)
-        write_json(self.out / RECORD, record | {step.name: {"command": step.shell, "seconds": total}}, indent=1)
         if code == EXIT_CODE or (code and self._stop):
             say(f"  stopped: the same command continues from here; log {log}")
             raise StopRequested
@@ -127,7 +168,8 @@ class Runner:
         if code:
             reasons = [line for line in lines if line.startswith("error")] or lines[-1:] or ["no output"]
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
-            raise TrainingError(f"step {step.name!r} {how}: {reasons[-1]} (log: {log}; the same command continues)")
+            raise TrainingError(f"step {step.name!r} {how}: {reasons[-1]} ({step.advice}log: {log}; the same command "
+                                "continues)")
         say(f"  {seconds:.0f} s, log {log}")
         if step.product is not None and not step.is_done(self.out):
             raise TrainingError(f"step {step.name!r} has not written {self.out / step.product}: see {log}")
@@ -148,7 +190,10 @@ class Runner:
         try:
             if self._stop:  # it arrived before the child did
                 child.send_signal(signal.SIGTERM)
-            return child.wait()
+            while True:
+                with suppress(subprocess.TimeoutExpired):
+                    return child.wait(POLL)
+                self._progress.update()
         except KeyboardInterrupt:
             say(f"  waiting for {step.name} to end; another Ctrl-C kills it")
             try:
@@ -158,9 +203,60 @@ class Runner:
                 child.wait()
             raise
         finally:
+            self._progress.close()
             child.kill()  # does nothing if it has ended
             child.wait()
             self._child = None
+
+
+class ProgressLine:
+    """The progress of a running step, read from its log, and the time that it and the steps after it will take."""
+
+    def __init__(self, title: str, log: Path, step: Step, later: Sequence[Step]) -> None:
+        self.title, self.log, self.step, self.later = title, log, step, later
+        self._offset = log.stat().st_size if log.is_file() else 0
+        self._start = self._shown = time.monotonic()
+        self._found: re.Match[str] | None = None
+        self._bars = shows_bars()
+
+    def update(self) -> None:
+        """Show the latest progress, unless it is too early for another line."""
+        with open(self.log, "rb") as file:
+            file.seek(self._offset)
+            lines = file.read().rpartition(b"\n")[0] + b"\n"
+        self._offset += len(lines) if len(lines) > 1 else 0
+        for line in lines.decode(errors="replace").splitlines():
+            self._found = PROGRESS.match(line) or self._found
+        now = time.monotonic()
+        if self._bars:
+            line = f"{self.title} {self.text(now)}"[:os.get_terminal_size(sys.stderr.fileno()).columns - 1]
+            print(f"\r{printable(line)}\x1b[K", end="", file=sys.stderr, flush=True)
+        elif now - self._shown >= PERIOD:
+            self._shown = now
+            print(printable(f"{self.title} {self.text(now)}"), file=sys.stderr, flush=True)
+
+    def text(self, now: float) -> str:
+        """Return what there is to say: what is done, the loss, the time left of the step and of all."""
+        passed, found = now - self._start, self._found
+        known = self.step.seconds > 0 or bool(found and found["left"])
+        left = _seconds(found["left"]) if found and found["left"] else max(0.0, self.step.seconds - passed)
+        parts = [found["done"], found["loss"]] if found else [f"running for {duration(passed)}"]
+        parts.append(f"about {duration(left)} left" if left else "")
+        if known and all(step.seconds for step in self.later):
+            parts.append(f"in all {duration(left + sum(step.seconds for step in self.later))}" if self.later else "")
+        else:
+            parts.append(f"then {len(self.later)} more steps" if self.later else "")
+        return ", ".join(filter(None, parts))
+
+    def close(self) -> None:
+        """Remove the line from the terminal."""
+        if self._bars:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def _seconds(text: str) -> float:
+    """Read what `utils.console.duration` writes."""
+    return sum(int(number) * UNITS[unit[0]] for number, unit in re.findall(r"(\d+) ([a-z]+)", text))
 
 
 def _options(command: str) -> set[str]:

@@ -1,16 +1,21 @@
 """Optical flow between neighbouring frames, and both as JPEGs."""
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from itertools import islice, pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from process_data.src.video_io import Timing, VideoError, read_frames, require_two_frames
+from utils.console import duration
 
 BOUND = 20.0  # pixels; larger displacements are clipped
 QUALITY = 100  # JPEG
 METHODS = ("tvl1", "dis")
+COUNTED = 50  # videos whose frames are counted for an estimate
 NO_FLOW = "none"  # in place of a method: frames alone
 
 
@@ -25,6 +30,30 @@ def make_flow(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
                                        else cv2.DISOpticalFlow.create())
     return lambda first, second: estimator.calc(
         first, second, None)  # type: ignore[call-overload]  # None makes a new array, which OpenCV's stubs do not know
+
+
+def tvl1_cost(videos: Sequence[Path], short_side: int, workers: int) -> str:
+    """Estimate how long TV-L1 takes for some videos, from the first frames of one; "" if none can be read."""
+    counts = [timing.promised for path in videos[:COUNTED] if (timing := _timing(path)).promised > 0]
+    for path in videos[:COUNTED] if counts else ():
+        with suppress(VideoError, cv2.error):
+            frames = [cv2.cvtColor(each, cv2.COLOR_BGR2GRAY) for each in islice(read_frames(path, short_side), 3)]
+            estimate, begun = make_flow("tvl1"), time.perf_counter()
+            pairs = [estimate(first, second) for first, second in pairwise(frames)]
+            if pairs:
+                each = (time.perf_counter() - begun) / len(pairs)
+                total = sum(counts) / len(counts) * len(videos)
+                return (f"TV-L1 flow of some {total:.0f} frames, {each:.2g} s each: about "
+                        f"{duration(total * each / workers)} on {workers} processes; --flow dis is some 300 times "
+                        "faster, and coarser")
+    return ""
+
+
+def _timing(path: Path) -> Timing:
+    timing = Timing()
+    with suppress(VideoError):
+        next(read_frames(path, timing=timing), None)
+    return timing
 
 
 def flow_image(flow: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ from process_data.src.extract_ff import (
     process,
     read_settings,
 )
-from process_data.src.flow import NO_FLOW, coded_frames
+from process_data.src.flow import NO_FLOW, coded_frames, tvl1_cost
 from process_data.src.lmdb_file import MAX_VALUE, TOO_LONG, Pieces, check_lmdbs, list_header, pack_frame, write_lmdb
 from process_data.src.splits import add_split_options, plan_splits, videos_of
 from process_data.src.video_io import Timing, VideoError, find_videos
@@ -45,7 +45,7 @@ from process_data.src.write_csv import (
     unchanged,
     write_files,
 )
-from utils.console import say_block, track
+from utils.console import say, say_block, track
 from utils.errors import OptionError
 from utils.files import atomic_write, lock, remove_partial, require_writable, write_json
 from utils.launch import run
@@ -175,6 +175,8 @@ def write_lmdbs(layout: Layout, videos: Mapping[str, Path], settings: Mapping[st
         remove_partial(stream.folder)
     jobs = {name: (path, [stream.file(marks[name]) for stream in streams.values()], short_side, method, strict)
             for name, path in videos.items() if not all(marks[name] in stream for stream in streams.values())}
+    if method == "tvl1" and (cost := tvl1_cost([job[0] for job in jobs.values()], short_side, workers)):
+        say(cost)
     process(pack_video, jobs, videos, workers, "frames" if method == NO_FLOW else "frames and flow")
     done = [name for name in videos if all(marks[name] in stream for stream in streams.values())]
     for key, stream in streams.items():
@@ -203,6 +205,9 @@ def make_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.topic("data")
     add("--videos", type=Path, required=True, metavar="FOLDER", help="folder of Class/video files")
+    add("--labels", choices=["folders", "none", "auto"], default="folders", help="classes: the folders, or "
+        "none, with all videos in one class; auto: folders where every video lies one folder deep, and two or more "
+        "folders have two or more")
     add("--name", required=True, help="name of the dataset, as in --dataset")
     add("--splits", type=Path, metavar="FOLDER", help="folder of official lists (trainlist01.txt, testlist01.txt, "
         "classInd.txt; hmdb51: *_test_split1.txt) (default: none, by source group, else random)")
@@ -224,7 +229,7 @@ def main() -> None:
     if options.name == "k400":
         raise OptionError("K400 has two LMDBs a stream: use extract_ff.py, convert_video_to_lmdb.py and write_csv.py")
     layout = Layout(options.name, options.data_root, options.split_root, options.flow)
-    videos = find_videos(options.videos)
+    videos = find_videos(options.videos, options.labels)
     splits = plan_splits(options.name, videos, options.splits, options.seed, options.allow_missing, options.num_splits)
     made_from = f"{options.splits}, seed {options.seed}"
     own = unchanged(layout.splits, read_settings(layout.record).get("lists", {}).get(made_from, {}))

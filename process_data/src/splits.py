@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePath
 
 from dataset.video_index import class_key, source_of
-from utils.console import warn
+from utils.console import say, warn
 from utils.errors import DataError, OptionError
 from utils.files import read_text
 from utils.parser import Parser
@@ -19,6 +19,7 @@ Split = tuple[list[str], list[str]]  # names of training and of test videos
 Lists = tuple[list[str], list[str], list[str]]  # paths of training and of test videos, and of those used for neither
 TEST_SHARE = 0.28  # 7 of UCF101's 25 groups
 SPLITS = 3  # of a set without lists
+HELD_OUT = 20  # least videos that tell something of those that are not trained on
 
 
 def add_split_options(parser: Parser) -> None:
@@ -42,7 +43,10 @@ def plan_splits(name: str, videos: Iterable[str], official: Path | None, seed: i
     if official is None:
         if name == "hmdb51":
             raise OptionError("HMDB51's splits come from its lists: give the folder of *_test_split1.txt as --splits")
-        splits = ucf101_splits(videos) if name == "ucf101" else source_splits(videos, seed, count or SPLITS)
+        if name != "ucf101" and count is None and len({video.split("/")[0] for video in videos}) < 2:
+            splits = [held_out_split(videos, seed)]
+        else:
+            splits = ucf101_splits(videos) if name == "ucf101" else source_splits(videos, seed, count or SPLITS)
     else:
         if not official.is_dir():
             raise OptionError(f"no folder {official}: --splits is the (unpacked) folder of the official lists")
@@ -155,6 +159,24 @@ def source_splits(names: Iterable[str], seed: int = 0, count: int = SPLITS) -> l
             tested[split].update(sources[(split * block + i) % len(sources)] for i in range(block))
     return [([name for name, own in source.items() if own not in test],
              [name for name, own in source.items() if own in test]) for test in tested]
+
+
+def held_out_split(names: Iterable[str], seed: int = 0) -> Split:
+    """Split a set without labels: hold out a tenth of its videos, at least 20, but none if that is over a third.
+
+    A source is held out whole, and only if it is no more than what is still wanted.
+    """
+    by_source: dict[str, list[str]] = {}
+    for name in sorted(names):
+        by_source.setdefault(source_of(name), []).append(name)
+    videos = sum(map(len, by_source.values()))
+    wanted, held = max(round(videos / 10), HELD_OUT), set[str]()
+    for source in random.Random(seed).sample(sorted(by_source), len(by_source)) if 3 * wanted <= videos else []:
+        if len(held) + len(by_source[source]) <= wanted:
+            held.update(by_source[source])
+    say(f"{len(held)} of {videos} videos are held out: they are not trained on, and check what was learnt" if held else
+        f"no videos are held out: a check needs {wanted}, and there are {videos}")
+    return [name for name in sorted(names) if name not in held], sorted(held)
 
 
 def list_folder(folder: Path, pattern: str) -> Path:

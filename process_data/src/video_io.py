@@ -4,15 +4,15 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
 
 from dataset.jpeg import MAX_PIXELS
-from utils.console import warn
+from utils.console import say, warn
 from utils.errors import DataError
 
 SUFFIXES = {
@@ -121,22 +121,38 @@ def name_passed_over(paths: Iterable[Path]) -> None:
         warn(f"files passed over: {len(paths)}, such as {', '.join(sorted(examples.values())[:5])}")
 
 
-def find_videos(folder: Path) -> dict[str, Path]:
+def name_classes(places: Collection[PurePath]) -> bool:
+    """Return whether the folders of these relative paths are classes.
+
+    They are if every video lies exactly one folder deep, and two or more folders have two or more videos each.
+    """
+    folders = Counter(place.parent for place in places)
+    return all(len(place.parts) == 2 for place in places) and sum(count > 1 for count in folders.values()) > 1
+
+
+def find_videos(folder: Path, labels: str = "folders") -> dict[str, Path]:
     """Find the videos of a folder and all below: {"Class/video": path}, sorted by name.
 
     Class/day2/x.mp4 is Class/x, or where the class has several x, Class/day2_x; a video in no class folder is of the
     class "all". Other files are passed over by name.
+
+    Args:
+        labels: "none": all videos are of the class "all"; "auto": they are unless :func:`name_classes`.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: give the folder that holds Class/video files")
     files = list(walk(folder))
     videos = [path for path in files if looks_like_video(path.name) and path.is_file()]
     name_passed_over(path for path in files if path not in videos)
+    if labels == "auto":
+        labels = "folders" if name_classes([path.relative_to(folder) for path in videos]) else "none"
+        say("labels: the folders are classes (--labels none: all videos are one)" if labels == "folders" else
+            f"no labels: all videos are of one class, {LOOSE!r} (--labels folders: the folders are classes)")
     loose = [path for path in videos if path.parent == folder]
-    if 0 < len(loose) < len(videos):
+    if 0 < len(loose) < len(videos) and labels == "folders":
         warn(f"videos in no class folder, taken as class {LOOSE!r}: {len(loose)}, such as {loose[0]}")
-    places = {path: (LOOSE,) * (path.parent == folder) + path.relative_to(folder).with_suffix("").parts
-              for path in videos}
+    places = {path: (LOOSE,) * (labels == "none" or path.parent == folder)
+              + path.relative_to(folder).with_suffix("").parts for path in videos}
     count = Counter((label, video) for label, *_, video in places.values())
     found: dict[str, Path] = {}
     for path, (label, *between, video) in places.items():

@@ -1,26 +1,54 @@
 "use strict";
-// Fills in film strips, filters the retrieval gallery, and draws the charts with plotly.
-const [figures, strips] = ["figures", "strips"].map((id) => JSON.parse(document.getElementById(id).textContent));
+// Fills in film strips, plays videos, filters the retrieval galleries, and draws the charts with plotly.
+const [figures, strips, links] = ["figures", "strips", "links"].map((id) => JSON.parse(document.getElementById(id).textContent));
 const get = (id) => document.getElementById(id);
 const STEP = 24; // cards that appear at a time
 const SHAPES = ["circle", "square", "triangle-up", "diamond"];
 const COLOURS = 7; // of the palette
+const DASHES = ["solid", "dash", "dot"];
 
-const cards = [...document.querySelectorAll("#cards > li")];
-let shown = STEP;
-function filter() {
-  const label = get("r-class").value, right = get("r-right").value;
-  const found = cards.filter(({dataset}) => (!label || dataset.class === label) && (!right || dataset.right === right));
-  for (const card of cards) card.hidden = true;
-  for (const card of found.slice(0, shown)) card.hidden = false;
-  get("r-status").textContent = found.length ? Math.min(shown, found.length) + " of " + found.length + " queries" : "No such query.";
-  get("r-more").hidden = shown >= found.length;
-}
-if (cards.length) {
-  for (const id of ["r-class", "r-right"]) get(id).addEventListener("change", () => { shown = STEP; filter(); });
-  get("r-more").addEventListener("click", () => { shown += STEP; filter(); });
+for (const gallery of document.querySelectorAll("section:has(> .cards)")) {
+  const part = (name) => gallery.querySelector(".r-" + name), value = (name) => part(name)?.value ?? "";
+  const cards = [...gallery.querySelectorAll(".cards > li")];
+  let shown = STEP;
+  const filter = () => {
+    const [label, right, name] = ["class", "right", "name"].map(value);
+    const found = cards.filter(({dataset}) => (!label || dataset.class === label) && (!right || dataset.right === right)
+      && dataset.name.toLowerCase().includes(name.toLowerCase()));
+    for (const card of cards) card.hidden = true;
+    for (const card of found.slice(0, shown)) card.hidden = false;
+    part("status").textContent = found.length ? Math.min(shown, found.length) + " of " + found.length + " queries" : "No such query.";
+    part("more").hidden = shown >= found.length;
+  };
+  for (const type of ["input", "change"]) gallery.addEventListener(type, () => { shown = STEP; filter(); });
+  part("more").addEventListener("click", () => { shown += STEP; filter(); });
   filter();
 }
+
+// A click on a strip plays its video; where there is none, or the browser cannot play it, the strip is enlarged.
+const viewer = get("viewer");
+function view(name, strip, link) {
+  const place = viewer.querySelector("div"), image = new Image();
+  image.alt = name;
+  if (strip) image.src = strip;
+  place.replaceChildren(image);
+  if (link) {
+    const video = document.createElement("video");
+    Object.assign(video, {controls: true, autoplay: true, loop: true, muted: true, src: link});
+    video.addEventListener("error", () => place.replaceChildren(image));
+    place.replaceChildren(video);
+  }
+  viewer.querySelector("span").textContent = name;
+  viewer.showModal();
+}
+viewer.addEventListener("close", () => viewer.querySelector("div").replaceChildren());
+viewer.addEventListener("click", ({target}) => { if (target === viewer) viewer.close(); });
+document.addEventListener("click", (event) => {
+  const image = event.target.closest(".film")?.querySelector("img");
+  if (!image) return;
+  event.preventDefault(); // in a summary, which it would open
+  view(image.alt.replace("film strip of ", ""), image.src, links[image.dataset.strip]);
+});
 
 // plotly takes names as HTML.
 const plain = (text) => text.replace(/[&<>]/g, (sign) => ({"&": "&amp;", "<": "&lt;", ">": "&gt;"})[sign]);
@@ -43,21 +71,24 @@ function layout(settings) {
 }
 
 function drawCurves(place) {
-  const chart = figures.curves[place.dataset.number];
+  const chart = figures[place.dataset.of][place.dataset.number], percent = chart.unit === "%" ? " %" : "";
+  const marks = chart.marks.length > 1 ? chart.marks : [];
   const traces = chart.lines.map((line) => ({
-    x: line.x, y: line.y, name: line.name,
+    x: line.x, y: line.y, name: plain(line.name),
     mode: line.x.length < 16 ? "lines+markers" : "lines", opacity: line.faint ? 0.3 : 1, marker: {size: 5},
-    line: {color: colour("c" + line.colour % COLOURS), width: line.faint ? 1 : 2, dash: line.dashed ? "dash" : "solid"},
-    hoverinfo: line.faint ? "skip" : undefined, hovertemplate: line.faint ? undefined : "%{y:.4~g}",
+    line: {color: colour("c" + line.colour % COLOURS), width: line.faint ? 1 : 2, dash: DASHES[line.dash % DASHES.length]},
+    hoverinfo: line.faint ? "skip" : undefined, hovertemplate: line.faint ? undefined : "%{y:.4~g}" + percent,
   }));
   Plotly.react(place, traces, layout({
     hovermode: "x unified", xaxis: {title: {text: "training steps"}, hoverformat: ".0f"},
+    shapes: marks.map(([x]) => ({type: "line", x0: x, x1: x, yref: "paper", y0: 0, y1: 1, line: {dash: "dot", width: 1, color: colour("soft")}})),
+    annotations: marks.map(([x, text]) => ({x, y: 1, yref: "paper", xanchor: "left", yanchor: "top", showarrow: false, text: plain(text), font: {size: 9}})),
     yaxis: {title: {text: chart.unit}, rangemode: chart.title === "Loss" ? "normal" : "tozero"},
   }), CONFIG);
 }
 
 function drawConfusion(place) {
-  const {classes: names, cells} = figures.confusion[place.dataset.number];
+  const {classes: names, cells} = figures[place.dataset.of][place.dataset.number];
   const classes = names.map(plain), totals = classes.map(() => 0);
   const side = Math.min(place.clientWidth, 560), cell = side / classes.length;
   const table = (value) => classes.map(() => classes.map(() => value));
@@ -77,12 +108,13 @@ function drawConfusion(place) {
 }
 
 function drawMap(place) {
-  const traces = figures.map.classes.map((name, i) => {
-    const points = figures.map.points.filter((point) => point.class === i), shape = SHAPES[Math.floor(i / COLOURS) % SHAPES.length];
+  const {groups, points: all} = figures[place.dataset.of];
+  const traces = groups.map((name, i) => {
+    const points = all.filter(({group}) => group === i), shape = SHAPES[Math.floor(i / COLOURS) % SHAPES.length];
     return {
-      x: points.map(({x}) => x), y: points.map(({y}) => y), customdata: points.map(({row}) => row), name: plain(name),
+      x: points.map(({x}) => x), y: points.map(({y}) => y), customdata: points, name: plain(name),
       text: points.map(({text}) => text.map(plain).join("<br>")), mode: "markers", hovertemplate: "%{text}<extra></extra>",
-      marker: {color: colour("c" + i % COLOURS), size: 8, symbol: points.map(({right}) => right ? shape : shape + "-open")},
+      marker: {color: colour("c" + i % COLOURS), size: points.map(({row}) => row === null ? 5 : 9), opacity: points.map(({row}) => row === null ? 0.6 : 1), symbol: points.map(({right}) => right ? shape : shape + "-open")},
     };
   });
   const legend = narrow() ? {orientation: "h", y: -0.05} : {};
@@ -93,8 +125,10 @@ function drawMap(place) {
   }), MAP_CONFIG);
 }
 
-function showCard({points: [point]}) {
-  const card = document.querySelector(`#cards > li[data-row="${point.customdata}"]`), panel = get("map-card");
+function showCard(place, point) {
+  if (point.row === null) return;
+  const stream = place.dataset.of.replace("map", "retrieval"), panel = place.parentElement.querySelector(".map-card");
+  const card = document.querySelector(`#${stream} .cards > li[data-row="${point.row}"]`);
   if (card) {
     panel.replaceChildren(...card.cloneNode(true).childNodes);
     panel.querySelectorAll("img[data-strip]").forEach(reveal);
@@ -112,7 +146,13 @@ function reveal(place) {
     return;
   }
   DRAW[place.dataset.figure](place);
-  if (place.dataset.figure === "map") for (const event of ["plotly_hover", "plotly_click"]) place.on(event, showCard);
+  if (place.dataset.figure === "map") {
+    place.on("plotly_hover", ({points: [{customdata}]}) => showCard(place, customdata));
+    place.on("plotly_click", ({points: [{customdata: point}]}) => {
+      showCard(place, point);
+      if (point.link) view(point.text[0], "", point.link);
+    });
+  }
   drawn.add(place);
 }
 const observer = new IntersectionObserver((entries) => {

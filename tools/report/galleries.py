@@ -1,11 +1,13 @@
 """Galleries of a run's page, with their film strips: nearest neighbours, a map of the features, and mined positives."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from statistics import fmean
 from typing import Any
+from urllib.parse import quote, unquote
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from eval import protocols
 from eval.retrieval import FeatureSet, load_both
 from model.cascade import stage_views
 from model.pretrain import CoCLR
+from process_data.src.video_io import find_videos
 from tools import pictures
 from utils.console import one_line
 from utils.errors import CheckpointError, DataError
@@ -51,9 +54,11 @@ def sources(dataset: str, second_view: str, data_root: str, part: str) -> dict[s
 
 @dataclass
 class Strips:
-    """A page's film strips, each stored once however often it is shown."""
+    """A page's film strips, each stored once however often it is shown, and the videos behind them."""
 
+    files: Mapping[str, str] = field(default_factory=dict)  # relative URLs of videos, by "Class/video"
     images: dict[str, str] = field(default_factory=dict)  # data URIs by id
+    links: dict[str, str] = field(default_factory=dict)  # of the videos, by id
     failed: Counter[str] = field(default_factory=Counter)  # how many could not be read, by reason
     _ids: dict[tuple[str, str, str], str] = field(default_factory=dict)  # by view, LMDB and video
 
@@ -65,6 +70,8 @@ class Strips:
         if key in self._ids:
             return self._ids[key]
         identity = self._ids[key] = f"s{len(self._ids)}"
+        if video in self.files:
+            self.links[identity] = self.files[video]
         try:
             numbers = pictures.evenly_spaced(source.reader.num_frames(video), FRAMES)
             frames = source.reader.frames(video, numbers)
@@ -73,8 +80,18 @@ class Strips:
             return identity
         if source.kind == "flow":
             frames = pictures.flow_to_colour(pictures.flow_from_frames(frames))
+            self.images.setdefault("wheel", pictures.data_uri(pictures.flow_legend(1.0).image))
         self.images[identity] = pictures.data_uri(pictures.film_strip(frames, HEIGHT), QUALITY)
         return identity
+
+
+def video_links(folder: str | None, page: Path) -> dict[str, str]:
+    """Return the URLs, relative to a page, of the videos of a folder by "Class/video"; none if it is not there."""
+    try:
+        found = find_videos(Path(folder)) if folder else {}
+    except DataError:
+        return {}
+    return {name: quote(os.fsencode(os.path.relpath(path, page.resolve().parent))) for name, path in found.items()}
 
 
 @dataclass(frozen=True)
@@ -100,6 +117,11 @@ class Retrieved:
                  for label, name in zip(each.labels, each.names, strict=True)}
         return dict(sorted(named.items()))
 
+    @property
+    def has_labels(self) -> bool:
+        """False if all clips are of one class."""
+        return len(self.classes) > 1
+
 
 def load(folder: Path, dataset: str) -> Retrieved:
     """Read features, and rank the training clips for each query."""
@@ -123,20 +145,31 @@ def retrieval_cards(found: Retrieved, most: int, frames: dict[str, Source], stri
 
 def _clip(video: str, strips: Strips, *streams: Source | None) -> dict[str, Any]:
     label, name = video.split("/")
-    return {"name": name, "class": label, "strips": [strips.add(source, video) for source in streams]}
+    file = PurePosixPath(unquote(strips.files[video])).name if video in strips.files else name
+    return {"name": name, "class": label, "file": file, "strips": [strips.add(source, video) for source in streams]}
 
 
-def feature_map(found: Retrieved) -> dict[str, Any]:
-    """Project test clips on the two principal components of their features, centred and L2-normalised."""
-    places, shares = principal(protocols.centre_and_normalise(found.query.features))
-    number = {label: place for place, label in enumerate(found.classes)}
+def feature_map(found: Retrieved, links: Mapping[str, str]) -> dict[str, Any]:
+    """Project all clips on the two principal components of their features, centred and L2-normalised as in retrieval.
+
+    Test clips come first, and have the "row" of their card; the groups are classes, or without labels the two parts.
+    """
+    parts = (found.query, "test clips"), (found.gallery, "training clips")
+    places, shares = principal(torch.cat([protocols.centre_and_normalise(part.features) for part, _ in parts]))
+    names = [video_name(name) for part, _ in parts for name in part.names]
+    labels = torch.cat([part.labels for part, _ in parts]).tolist()
+    tests, number = len(found.query.names), {label: place for place, label in enumerate(found.classes)}
     points = []
-    for row in pictures.evenly_spaced(len(found.query.names), MAX_POINTS).tolist():
-        near = video_name(found.gallery.names[int(found.index[row, 0])])
-        points.append({"x": float(places[row, 0]), "y": float(places[row, 1]), "row": row,
-                       "class": number[int(found.query.labels[row])], "right": bool(found.hits[row, 0]),
-                       "text": [video_name(found.query.names[row]), f"nearest: {near}, {found.sim[row, 0]:.3f}"]})
-    return {"shares": shares, "classes": list(found.classes.values()), "points": points}
+    for row in pictures.evenly_spaced(len(names), MAX_POINTS).tolist():
+        test, text = row < tests, [names[row]]
+        if test:
+            text += [f"nearest: {names[tests + int(found.index[row, 0])]}, {found.sim[row, 0]:.3f}"]
+        points.append({"x": float(places[row, 0]), "y": float(places[row, 1]), "row": row if test else None,
+                       "group": number[labels[row]] if found.has_labels else int(not test), "text": text,
+                       "right": not test or not found.has_labels or bool(found.hits[row, 0]),
+                       "link": links.get(names[row], "")})
+    groups = list(found.classes.values()) if found.has_labels else [title for _, title in parts]
+    return {"shares": shares, "groups": groups, "labels": found.has_labels, "points": points}
 
 
 def principal(rows: Tensor) -> tuple[np.ndarray, list[float]]:
@@ -205,7 +238,8 @@ def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: S
     if not cards:
         raise CheckpointError(f"{config.dataset} has too few training videos to mine")
     means = {name: fmean(card[name] for card in cards) for name in ("recall", "chance")}
-    return {"size": len(rows), "names": names, **means, "cards": sorted(cards, key=lambda card: -card["recall"])}
+    return {"size": len(rows), "names": names, "labels": len(dataset.index.classes) > 1, **means,
+            "cards": sorted(cards, key=lambda card: -card["recall"])}
 
 
 @torch.no_grad()

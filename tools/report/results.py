@@ -1,61 +1,88 @@
 """Numbers of a run's page: results, confusion matrices, and curves of the metrics."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from dataset import catalog
 from dataset.video_index import class_labels, video_name
+from engine import checkpoint
 from engine.config import ModelConfig, take
 from eval.merge_2stream_prob import read_probabilities
 from model.cascade import stage_sizes, stage_views
+from tools.pictures import evenly_spaced
 from tools.report.galleries import Retrieved
-from tools.report.run_reader import Run
-from utils.errors import CheckpointError, DataError
+from tools.report.run_reader import TRAINED, Cotraining, Run
+from utils.errors import CheckpointError, DataError, UserError
 from utils.files import read_json
 
-# Files written by evaluations: retrieval, linear probe on stored features, and crop tests.
-FILE = re.compile(r"(?P<retrieval>.+)_recall\.json|(?P<checkpoint>.+?)-(lp-(?P<features>.+)-)?(?P<kind>acc|prob)"
-                  r"(-(?P<crops>center|five|ten))?\.json")
-TRAINED = {"last": "linear probe", "ft": "finetuning"}
+Parts = Sequence[tuple[int, Run]]  # of a training: the steps before it, and its run
+
+# Files written by evaluations: retrieval, with labels and without, linear probe on stored features, and crop tests.
+FILE = re.compile(r"(?P<retrieval>.+)_(recall|label_free)\.json|(?P<checkpoint>.+?)-(lp-(?P<features>.+)-)?"
+                  r"(?P<kind>acc|prob)(-(?P<crops>center|five|ten))?\.json")
 CROPS = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}
+# Numbers of a set without labels, with those of random weights beside them as NAME_random.
+LABEL_FREE = {"second_clip": "second clip nearest, %", "effective_rank": "effective rank",
+              "agreement": "streams agree, %"}
+RANDOM = "random weights"
+LINES = 6  # most of them in a chart
 MAX_POINTS = 400  # per line
 STAGES = "Precision of each stage"
-# Title, unit of y, explanation, and lines by name as KIND/TITLE/VALUE of metrics.jsonl. An empty title matches any; the
-# kind "seconds" takes the seconds of the lines of steps. A fourth part divides the value.
-CHARTS: tuple[tuple[str, str, str, dict[str, str]], ...] = (
-    ("Loss", "nats", "Epoch means; the faint line shows every logged step.", {
+
+
+class Chart(NamedTuple):
+    """A chart: its lines are KIND/TITLE/VALUE of metrics.jsonl by name, the most important first.
+
+    An empty TITLE matches any; the kind "seconds" takes the seconds of the lines of steps. A fourth part divides.
+    """
+
+    title: str
+    unit: str  # of y; "%" multiplies by 100
+    about: str
+    lines: dict[str, str]
+    by_labels: bool = False  # left out where the dataset has a single class
+
+
+CHARTS = (
+    Chart("Loss", "nats", "Epoch means; of a single run faintly every logged step.", {
         "training": "epoch/train/loss", "validation": "epoch/val/loss", "log": "steps/train/loss"}),
-    ("Accuracy", "share", "Whether the class, or in a pretraining a positive, is among the highest logits. Validation "
-     "takes 30 % of the test videos.", {
-        "top-1": "epoch/train/top1", "top-5": "epoch/train/top5", "validation top-1": "epoch/val/top1",
-        "validation top-5": "epoch/val/top5", "own key, top-1": "epoch/train/self_top1",
-        "own key, top-5": "epoch/train/self_top5"}),
-    ("Positive mining recall (PMR)", "share", "Share of the mined queue entries that have the query's class.", {
-        "PMR": "epoch/train/recall", "best mined entry": "epoch/train/mining_r1", "chance": "epoch/train/chance"}),
-    (STAGES, "share", "Share of a stage's survivors that have the query's class: each stage should beat the "
-     "previous one.", {}),
-    ("Class mining recall", "share", "Share of a class's videos that its queries mined in an epoch.", {
-        "median over classes": "mining//cmr_median", "videos ever mined": "mining//mined_videos"}),
-    ("Agreement of the two views", "agreement", "Overlap of the two views' nearest neighbours: 0 is chance, 1 means "
-     "the same.", {"nearest queue entries": "epoch/train/agreement", "5 nearest clips": "health//agreement"}),
-    ("Second clip of a video is the nearest", "share", "Needs no labels: the mining view should be well above a random "
-     "network.", {"trained view": "health//second_own", "mining view": "health//second_other",
-                  "random network": "health//second_random"}),
-    ("Effective rank of the keys", "directions", "Near 1 the embeddings have collapsed.", {
-        "trained view's queue": "mining//rank_own", "mining view's queue": "mining//rank_other",
-        "queue": "queue//rank_own"}),
-    ("kNN accuracy", "share", "Test videos classified by their nearest training videos.", {
-        "weighted kNN, top-1": "knn//knn_top1", "weighted kNN, top-5": "knn//knn_top5", "R@1": "knn//r1"}),
-    ("Time of a step", "seconds", "On the main process, averaged since the previous log line.", {
+    Chart("Accuracy", "%", "Whether the class, or in a pretraining a positive, is among the highest logits. Validation "
+          "takes 30 % of the test videos.", {
+              "top-1": "epoch/train/top1", "top-5": "epoch/train/top5", "validation top-1": "epoch/val/top1",
+              "validation top-5": "epoch/val/top5", "own key, top-1": "epoch/train/self_top1",
+              "own key, top-5": "epoch/train/self_top5"}),
+    Chart("Positive mining recall (PMR)", "%", "Share of the mined queue entries that have the query's class.", {
+        "PMR": "epoch/train/recall", "chance": "epoch/train/chance",
+        "best mined entry": "epoch/train/mining_r1"}, True),
+    Chart(STAGES, "%", "Share of a stage's survivors that have the query's class: each stage should beat the previous "
+          "one.", {}, True),
+    Chart("Class mining recall", "%", "Share of a class's videos that its queries mined in an epoch.", {
+        "median over classes": "mining//cmr_median"}, True),
+    Chart("Videos mined", "%", "Share of the videos that a query mined in an epoch.", {
+        "ever mined": "mining//mined_videos"}),
+    Chart("Agreement of the two views", "%", "Overlap of the two views' nearest neighbours: 0 is chance, 100 % means "
+          "the same.", {"nearest queue entries": "epoch/train/agreement", "5 nearest clips": "health//agreement"}),
+    Chart("Second clip of a video is the nearest", "%", "Needs no labels: the mining view should be well above a "
+          "random network.", {"trained view": "health//second_own", "random network": "health//second_random",
+                       "mining view": "health//second_other"}),
+    Chart("Effective rank of the keys", "directions", "Near 1 the embeddings have collapsed.", {
+        "trained view's queue": "mining//rank_own", "queue": "queue//rank_own",
+        "mining view's queue": "mining//rank_other"}),
+    Chart("kNN accuracy", "%", "Test videos classified by their nearest training videos.", {
+        "weighted kNN, top-1": "knn//knn_top1", "weighted kNN, top-5": "knn//knn_top5", "R@1": "knn//r1"}, True),
+    Chart("Time of a step", "seconds", "On the main process, averaged since the previous log line.", {
         "step": "seconds/train/step", "waiting for data": "seconds/train/data"}),
-    ("Learning rate", "learning rate", "", {"learning rate": "epoch/train/lr"}),
+    Chart("Learning rate", "learning rate", "", {"learning rate": "epoch/train/lr"}),
 )
 
 
@@ -65,8 +92,42 @@ class Result:
 
     kind: str  # "retrieval" or "classification"
     what: str  # protocol and dataset, in the same words for every run
-    scores: dict[str, float]  # percent by "R@1", "top-1", ...
-    checkpoint: str  # the evaluated one
+    scores: dict[str, float]  # by "R@1", "top-1", ...: percent, unless the name says otherwise
+    of: str  # the evaluated checkpoint
+    beside: dict[str, str] = field(default_factory=dict)  # chance or random weights, in words, by the same names
+    videos: int | None = None  # queries of a retrieval
+
+
+def retrieval_result(what: str, content: Mapping[str, Any], of: str, random: Mapping[str, float],
+                     labels: tuple[Tensor, Tensor] | None) -> Result:
+    """Put the numbers of a retrieval beside those of random weights, else of chance where the labels are known."""
+    if not any(name in content for name in LABEL_FREE):
+        scores = {f"R@{k}": value for k, value in content.items() if k.isdecimal()}
+        beside = {name: f"{RANDOM} {random[name[2:]]:.1f}" if name[2:] in random else
+                  f"chance {chance(*labels, int(name[2:])):.1f}" for name in scores if labels or name[2:] in random}
+        return Result("retrieval", what, scores, of, beside, len(labels[0]) if labels else None)
+    scores = {title: content[name] for name, title in LABEL_FREE.items() if name in content}
+    beside = {title: f"{RANDOM} {content[f'{name}_random']:.1f}" for name, title in LABEL_FREE.items()
+              if f"{name}_random" in content}
+    return Result("retrieval", what, scores, of, beside, content.get("videos"))
+
+
+def chance(query: Tensor, gallery: Tensor, k: int) -> float:
+    """Return how many percent of queries have their class among k gallery videos drawn at random, by labels."""
+    size, k = len(gallery), min(k, len(gallery))
+    hit = {label: 1 - math.comb(size - int((gallery == label).sum()), k) / math.comb(size, k)
+           for label in query.unique().tolist()}
+    return 100 * fmean(hit[label] for label in query.tolist())
+
+
+def labels_beside(path: Path, dataset: str) -> tuple[Tensor, Tensor] | None:
+    """Read the labels of queries and gallery that lie beside a result; None without them."""
+    try:
+        query, gallery = (torch.as_tensor(checkpoint.read(path.with_name(f"{dataset}_{part}_label.pth.tar")))
+                          for part in ("test", "train"))
+    except (UserError, OSError, ValueError, TypeError):
+        return None
+    return query, gallery
 
 
 def read_results(run: Run, notes: list[str]) -> list[Result]:
@@ -76,24 +137,38 @@ def read_results(run: Run, notes: list[str]) -> list[Result]:
     """
     found: dict[tuple[str, str], Result] = {}
     for owner, path, match in _files(run):
-        if match["kind"] == "prob":
+        if match["kind"] == "prob" or not (run.has_labels or path.name.endswith("_label_free.json")):
             continue
         try:
             content = read_json(path)
         except CheckpointError as error:
             notes.append(str(error))
             continue
-        if match["retrieval"]:
-            kind, prefix, checkpoint = "retrieval", "R@", run.shown(path.parent)
-            tests = {f"retrieval on {match['retrieval']}": content}
-        else:
-            kind, prefix, checkpoint = "classification", "top-", match["checkpoint"]
-            tests = {_what(owner, match, crops): scores  # a crop test also has the scores of fewer crops
-                     for crops, scores in (content if match["crops"] else {"": content}).items()}
-        for what, scores in tests.items():
-            named = {f"{prefix}{k}": value for k, value in scores.items() if k.isdecimal()}
-            found.setdefault((what, checkpoint), Result(kind, what, named, checkpoint))
+        if dataset := match["retrieval"]:
+            rows = [retrieval_result(f"retrieval on {dataset}", content, run.shown(path.parent), {},
+                                     labels_beside(path, dataset))]
+        else:  # a crop test also has the scores of fewer crops
+            rows = [Result("classification", _what(owner, match, crops),
+                           {f"top-{k}": value for k, value in scores.items() if k.isdecimal()}, match["checkpoint"])
+                    for crops, scores in (content if match["crops"] else {"": content}).items()]
+        for row in rows:
+            found.setdefault((row.what, row.of), row)
     return list(found.values())
+
+
+def of_cotraining(work: Cotraining, labels: tuple[Tensor, Tensor] | None) -> list[Result]:
+    """Return the results of both final models and of their fusion, beside those of random weights."""
+    found, rows = [], work.content["results"]
+    for stream, row in rows.items():
+        random = rows.get(f"random {stream}", {})
+        for evaluation, content in row.items() if not stream.startswith("random ") else ():
+            what = "RGB + flow" if stream == "both" else stream
+            if evaluation == "retrieval":
+                found.append(retrieval_result(what, content, "", random.get("retrieval", {}), labels))
+            else:
+                scores = {f"top-{k}": value for k, value in content.items() if k.isdecimal()}
+                found.append(Result("classification", f"{what}, {evaluation}", scores, "ten crops"))
+    return found
 
 
 def _files(run: Run) -> Iterator[tuple[Run, Path, re.Match[str]]]:
@@ -154,43 +229,57 @@ def _matrix(title: str, classes: Sequence[str], true: list[int], predicted: list
             "cells": [(t, p, n) for (t, p), n in counts.items()]}
 
 
-def draw(run: Run, other: Run | None = None) -> list[dict[str, Any]]:
-    """Build every chart for which the run has values; a second run's lines are dashed."""
-    found = []
-    runs = [(run, "")] + ([(other, ", second run")] if other else [])
-    for title, unit, about, lines in CHARTS:
+def draw(series: Mapping[str, Parts], marks: Sequence[tuple[int, str]] = ()) -> list[dict[str, Any]]:
+    """Build every chart for which there are values, of trainings by name; several share its lines.
+
+    A training may have parts, one after the other; ``marks`` says at which steps they begin.
+    """
+    found, single = [], len(series) == 1
+    first = next((parts[-1][1] for parts in series.values()), None)
+    for chart in CHARTS:
+        if first is None or (chart.by_labels and not first.has_labels):
+            continue
+        lines = _stages(first) if chart.title == STAGES else chart.lines
+        scale = 100 if chart.unit == "%" else 1
+        read = {name: {label: points(parts, value, scale) for label, parts in series.items()}
+                for name, value in lines.items() if single or not value.startswith("steps")}
+        read = {name: each for name, each in read.items() if any(x for x, _ in each.values())}
         drawn = []
-        for each, suffix in runs:
-            for colour, (name, value) in enumerate((_stages(run) if title == STAGES else lines).items()):
-                x, y = points(each, value)
-                faint = value.startswith("steps")
-                if x:
-                    drawn.append({"name": name + suffix, "x": x, "y": y, "colour": 0 if faint else colour,
-                                  "dashed": bool(suffix), "faint": faint})
-        if not all(line["dashed"] for line in drawn):
-            found.append({"title": title, "unit": unit, "about": about, "lines": drawn})
+        for number, name in enumerate([*read][:LINES // len(series)]):
+            for place, (label, (x, y)) in enumerate(read[name].items()):
+                both, faint = f"{label}: {name}" if len(read) > 1 else label, lines[name].startswith("steps")
+                drawn.append({"name": name if single else both, "x": x, "y": y, "faint": faint,
+                              "colour": place if not single else 0 if faint else number, "dash": number * (not single)})
+        if drawn := [line for line in drawn if line["x"]]:
+            found.append({"title": chart.title, "unit": chart.unit, "about": chart.about, "lines": drawn,
+                          "marks": marks})
     return found
 
 
-def points(run: Run, value: str) -> tuple[list[float], list[float]]:
-    """Return steps and values of a line of `CHARTS`, in order, averaged over neighbours if there are too many."""
+def points(parts: Parts, value: str, scale: float = 1) -> tuple[list[float], list[float | None]]:
+    """Return steps and values of a line of `CHARTS`, in order, averaged over neighbours if there are too many.
+
+    Between the parts of a training there is a gap, None.
+    """
     kind, title, name, *divisor = value.split("/")
     kind, column = ("steps", "seconds") if kind == "seconds" else (kind, "values")
-    rows = sorted((line["done"], line[column][name] / int("".join(divisor) or 1))
-                  for line in run.lines(kind, title or None) if name in line.get(column, {}))
-    if not rows:
-        return [], []
-    x, y = np.array([part.mean(axis=0) for part in np.array_split(rows, min(len(rows), MAX_POINTS))]).T.tolist()
+    x, y = list[float](), list[float | None]()
+    for before, run in parts:
+        rows = sorted((before + line["done"], scale * line[column][name] / int("".join(divisor) or 1))
+                      for line in run.lines(kind, title or None) if name in line.get(column, {}))
+        if rows:
+            means = [part.mean(axis=0).tolist() for part in np.array_split(rows, min(len(rows), MAX_POINTS))]
+            x, y = [*x, *x[-1:], *(step for step, _ in means)], [*y, *[None][:len(y)], *(mean for _, mean in means)]
     return x, y
 
 
 def _stages(run: Run) -> dict[str, str]:
-    """Return a line for each stage of the cascade; none if the options are unknown."""
+    """Return a line for stages of the cascade, evenly spaced if there are many; none if the options are unknown."""
     if not run.options.get("topk"):
         return {}
     config = take(ModelConfig, run.options)
     stage = config.stage if config.cascade else 1
-    views = stage_views(stage, config.cascade_first)
-    sizes = stage_sizes(config.moco_k, config.topk, config.ratio, stage)
+    stages = list(enumerate(zip(stage_views(stage, config.cascade_first),
+                                stage_sizes(config.moco_k, config.topk, config.ratio, stage), strict=True), start=1))
     return {f"stage {i}, {view} view, keeps {size}": f"epoch/train/stage{i}_hits/{size}"
-            for i, (view, size) in enumerate(zip(views, sizes, strict=True), start=1)}
+            for i, (view, size) in (stages[n] for n in evenly_spaced(stage, LINES))}

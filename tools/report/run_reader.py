@@ -1,21 +1,32 @@
-"""Read a run folder: starts, options, metrics, checkpoints, and results inside it."""
+"""Read a run folder (starts, options, metrics, checkpoints, results inside it), and a work folder of cotrain.py."""
 
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from dataset import catalog
+from engine.compatibility import facts_of
 from engine.logger import FILE as METRICS
 from engine.run_folder import RUN_FILE as STARTS
 from engine.run_folder import resumable
-from utils.errors import CheckpointError, OptionError
+from utils.console import one_line
+from utils.errors import CheckpointError, OptionError, UserError
 from utils.files import read_json
 
 FEATURES = "_test_feature.pth.tar"  # suffix of a test set's feature file, see eval/retrieval.py
 PLACES = ("", "model", "feature", "model/feature")  # of evaluations, below the folder given
+METHODS = {"infonce": "InfoNCE", "ubernce": "UberNCE", "coclr": "CoCLR"}
+TRAINED = {"last": "linear probe", "ft": "finetuning"}
+# Options that tell runs apart, the most telling first.
+TELLING = ("net", "dataset", "second_view", "epochs", "batch_size", "lr", "moco_k", "moco_m", "seq_len", "img_dim",
+           "seed", "topk", "stage", "ratio")
 
 
 @dataclass(frozen=True)
@@ -32,6 +43,24 @@ class Run:
     def options(self) -> dict[str, Any]:
         """Options of the latest start; empty without a run.json."""
         return self.starts[-1]["options"] if self.starts else {}
+
+    @property
+    def title(self) -> str:
+        """The training in a few words: CoCLR + CPR on ucf101, RGB."""
+        facts, options = facts_of(self.options), self.options
+        method = TRAINED.get(options.get("train_what", "")) or METHODS.get(options.get("model", ""))
+        if not facts or not method:
+            return one_line(self.folder.name, 40)
+        return f"{method}{' + CPR' * bool(options.get('cascade'))} on {facts['dataset']}, {facts['stream']}"
+
+    @cached_property
+    def has_labels(self) -> bool:
+        """False where the dataset has a single class: nothing that compares classes means anything then."""
+        options = self.options
+        try:
+            return len(catalog.class_names(options["dataset"], self.working_folder / options["split_root"])) > 1
+        except (UserError, KeyError, TypeError):  # no options, or no class list: chance is 1 with a single class
+            return min((values["chance"] for values in self.epochs.values() if "chance" in values), default=0.0) < 1
 
     @property
     def is_classifier(self) -> bool:
@@ -63,6 +92,12 @@ class Run:
             found.setdefault(line["epoch"], {}).update(line["values"])
         return dict(sorted(found.items()))
 
+    @cached_property
+    def last(self) -> dict[str, float]:
+        """The last value of each metric of an epoch."""
+        lines = [*self.lines("queue"), *self.lines("mining"), *self.lines("epoch", "train")]
+        return {name: value for line in lines for name, value in line["values"].items()}
+
     def files(self, pattern: str) -> list[Path]:
         """Result files that match a pattern, newest first."""
         return sorted(_files(self.asked, pattern), key=lambda path: (-path.stat().st_mtime, path))
@@ -81,7 +116,7 @@ class Run:
 def read_run(path: str | Path) -> Run:
     """Read the run in a folder, or in one of its parents if that is a folder inside a run, such as model/."""
     asked, notes = Path(path).resolve(), []
-    hint = "give ckpt/log-PREFIX/RUN, or log-eval-PREFIX/RUN"
+    hint = "give ckpt/log-PREFIX/RUN, log-eval-PREFIX/RUN, or cotrain.py's --out when it is done"
     if not asked.is_dir():
         raise OptionError(f"there is no run folder {path}: {hint}")
     folder = next((place for place in (asked, *list(asked.parents)[:3]) if _is_run(place)), None)
@@ -119,3 +154,44 @@ def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
         except (ValueError, KeyError, TypeError, AttributeError):
             damaged += 1
     return list(found.values()), damaged
+
+
+@dataclass(frozen=True)
+class Cotraining:
+    """The work folder of a finished cotrain.py."""
+
+    folder: Path
+    content: dict[str, Any]  # of results.json
+    runs: dict[str, Run]  # by step ("cycle 1 RGB"), in the order of training
+
+    @property
+    def title(self) -> str:
+        """The whole in a few words."""
+        cascade = any(run.options.get("cascade") for run in self.runs.values())
+        method = ("CoCLR" + " + CPR" * cascade) if self.content["cycles"] else "InfoNCE"
+        return f"{method} on {self.content['dataset']}, RGB and flow"
+
+    def phases(self) -> dict[str, dict[str, Run]]:
+        """The runs by phase ("InfoNCE", "cycle 1") and stream."""
+        found: dict[str, dict[str, Run]] = {}
+        for step, run in self.runs.items():
+            phase, _, stream = step.rpartition(" ")
+            found.setdefault(phase, {})[stream] = run
+        return found
+
+
+def read_cotraining(path: str | Path) -> Cotraining | None:
+    """Read a work folder of cotrain.py; None if the folder is not one."""
+    folder = Path(path).resolve()
+    content = read_json(folder / "results.json") if (folder / "results.json").is_file() else {}
+    if "runs" not in content:
+        return None
+    return Cotraining(folder, content, {step: read_run(folder / place) for step, place in content["runs"].items()})
+
+
+def videos_of(work_folder: Path) -> str | None:
+    """Return the folder of videos that cotrain.py was given, by the settings in its work folder."""
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
+        settings = yaml.safe_load((work_folder / "settings.yaml").read_text(encoding="utf-8"))
+        return settings.get("videos") if isinstance(settings, dict) else None
+    return None

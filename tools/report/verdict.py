@@ -1,0 +1,105 @@
+"""The verdict on a training and on its features: does what the other numbers rest on hold?"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from engine.health import CLEARLY_BETTER
+from engine.monitors import COLLAPSED
+from tools.pages import percent
+from tools.report.run_reader import Run
+
+STANDARD_ERRORS = 2.0  # by which features should beat random weights, or chance
+SECOND_CLIP = "second clip of a held-out video nearest"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A question and its answer."""
+
+    question: str
+    answer: str
+    good: bool | None = None  # None: it cannot be told
+
+    @property
+    def mark(self) -> str:
+        """The judgement as a sign."""
+        return {True: "✓", False: "✗", None: "?"}[self.good]
+
+    def __str__(self) -> str:
+        return f"{self.mark} {self.question} {self.answer}"
+
+
+def verdict(run: Run) -> list[Finding]:
+    """Judge a pretraining by its metrics; what they do not tell is left out."""
+    return list(_findings(run)) if run.metrics and not run.is_classifier else []
+
+
+def _findings(run: Run) -> Iterator[Finding]:
+    size, batch = (run.options.get(name) for name in ("moco_k", "batch_size"))
+    if size and batch:
+        per_step = batch * run.starts[-1].get("processes", 1)
+        needed, done = math.ceil(size / per_step), max(line["done"] for line in run.metrics)
+        full = f"yes, after {needed} of {done} steps"
+        vain = "nothing was trained" if run.options.get("model") == "coclr" else "keys were told from random vectors"
+        empty = f"no: {done} steps bring {done * per_step} of its {size} entries, so {vain}: take a smaller --moco-k"
+        yield Finding("Was the queue filled?", full if done > needed else empty, done > needed)
+    last = run.last
+    if ranks := [last[name] for name in ("rank_own", "rank_other") if name in last]:
+        low = min(ranks)
+        yield Finding("Are the embeddings spread out?", f"{'yes' if low >= COLLAPSED else 'no, they have collapsed'}: "
+                      f"they vary in {low:.1f} directions (effective rank; 1 is collapsed)", low >= COLLAPSED)
+    if before := next((line["values"] for line in run.lines("health") if "better" in line["values"]), None):
+        good = before["better"] >= CLEARLY_BETTER
+        shares = [percent(before[name]) for name in ("second_other", "second_random")]
+        yield Finding("Is the miner better than random weights?", f"{'yes' if good else 'not clearly'}: second clip of "
+                      f"a video nearest for {shares[0]} %, random weights {shares[1]} % "
+                      f"({before['better']:+.1f} standard deviations)", good)
+    if run.has_labels and {"recall", "chance"} <= set(last):
+        good = last["recall"] > last["chance"]
+        yield Finding("Are mined positives right more often than by chance?", f"{'yes' if good else 'no'}: "
+                      f"{percent(last['recall'])} % in the last epoch, by chance {percent(last['chance'])} %", good)
+
+
+def better_than_random(results: Mapping[str, Mapping[str, Any]], videos: int | None = None) -> list[Finding]:
+    """Judge the features of each stream in cotrain.py's results beside random weights.
+
+    ``videos``: number of test videos, where the results do not say.
+    """
+    found = []
+    for stream, row in results.items():
+        numbers, base = row.get("retrieval", {}), results.get(f"random {stream}", {}).get("retrieval", {})
+        if "second_clip_random" in numbers:
+            measure, value, random = SECOND_CLIP, numbers["second_clip"], numbers["second_clip_random"]
+        elif "1" in numbers and "1" in base:
+            measure, value, random = "R@1", numbers["1"], base["1"]
+        else:
+            continue
+        found.append(compare(f"Are the {stream} features better than random weights?", measure, value,
+                             "random weights", random, numbers.get("videos", videos)))
+    return found
+
+
+def compare(question: str, measure: str, value: float, other: str, base: float, count: int | None) -> Finding:
+    """Judge whether a percentage of ``count`` videos is above that of chance or of random weights (``other``)."""
+    text = f"{measure} {value:.1f} %, {other} {base:.1f} %"
+    if not count:
+        return Finding(question, f"{text}; of how many videos is unknown")
+    shares = [(share / 100 * count + 1) / (count + 2) for share in ((value,) if other == "chance" else (value, base))]
+    errors = (value - base) / 100 / math.sqrt(sum(share * (1 - share) for share in shares) / count)
+    good = errors > STANDARD_ERRORS
+    answer = "yes" if good else "not clearly" if errors > 0 else "no"
+    return Finding(question, f"{answer}: {text} of {count} videos ({errors:+.1f} standard errors)", good)
+
+
+def together(verdicts: Mapping[str, list[Finding]]) -> list[Finding]:
+    """Merge the verdicts of several trainings, by name: one finding a question, with the first training that fails."""
+    merged = []
+    for question in dict.fromkeys(each.question for found in verdicts.values() for each in found):
+        found = [(name, each) for name, all_ in verdicts.items() for each in all_ if each.question == question]
+        bad = [(name, each) for name, each in found if each.good is False]
+        name, shown = (bad or found[::-1])[0]
+        several = f"in {len(bad)} of {len(found)} trainings no; " if bad else f"in all {len(found)} trainings; "
+        merged.append(Finding(question, f"{several if len(found) > 1 else ''}{name}: {shown.answer}", not bad))
+    return merged
