@@ -1,4 +1,4 @@
-"""Render a video set whose classes need both views: a class is a motion, which flow shows, of an object, which RGB shows.
+"""Render a video set whose classes need both views: a motion, which flow shows, of an object, which RGB shows.
 
     python -m experiments.synthetic --out videos --contact_sheet contact_sheet.png
 
@@ -126,8 +126,7 @@ def clip_frames(name: str, group: int, clip: int, spec: RenderSpec) -> np.ndarra
     frames = []
     for pose in np.stack(np.broadcast_arrays(*MOTIONS[motion](steps, float(rng.choice([-1, 1])))), axis=1):
         behind = _moved(scene, FOLLOW * pose, pivot, place)
-        pose = pose + (0, 0, turned, 0)
-        front, opacity = (_moved(each, pose, pivot, pivot) for each in (layer, mask))
+        front, opacity = (_moved(each, pose + np.array([0, 0, turned, 0]), pivot, pivot) for each in (layer, mask))
         frame = light * (behind * (1 - opacity[..., None]) + front * opacity[..., None])
         small = cv2.resize(frame.astype(np.float32), spec.size, interpolation=cv2.INTER_AREA)
         frames.append(np.clip(small, 0, 255).round().astype(np.uint8))
@@ -193,7 +192,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise OptionError(f"--contact_sheet {args.contact_sheet}: give a name that ends in .png or .jpg")
     spec = RenderSpec(frames=args.frames, pace=args.pace, swapped=args.swapped, seed=args.seed)
     videos = render(args.out, spec, groups=args.groups, clips=args.clips)
-    say(f"{videos} videos of {args.frames} frames, {spec.size[0]}x{spec.size[1]}, {len(CLASSES)} classes, in {args.out}")
+    width, height = spec.size
+    say(f"{videos} videos of {args.frames} frames, {width}x{height}, {len(CLASSES)} classes, in {args.out}")
     if args.contact_sheet:
         write_contact_sheet(args.contact_sheet, spec)
         say(f"contact sheet: {args.contact_sheet}")
