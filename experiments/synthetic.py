@@ -109,12 +109,21 @@ def draw_object(look: Look, height: int, width: int) -> tuple[np.ndarray, np.nda
     return (level[..., None] * look.colour).astype(np.uint8), mask.astype(np.float32) / 255
 
 
+def content(name: str, rng: np.random.Generator, swapped: float) -> tuple[str, str]:
+    """Draw the motion and the object of a clip: its class's, or in a share of the clips each, one of them from all."""
+    motion, thing = CLASSES[name]
+    draw = rng.random()
+    if draw < swapped:
+        motion = str(rng.choice(list(MOTIONS)))
+    elif draw < 2 * swapped:
+        thing = str(rng.choice(list(OBJECTS)))
+    return motion, thing
+
+
 def clip_frames(name: str, group: int, clip: int, spec: RenderSpec) -> np.ndarray:
     """Render a clip of a class in a scene, uint8 BGR (T, H, W, 3); its draws depend on these arguments alone."""
     rng = np.random.default_rng([spec.seed, group, clip, zlib.crc32(name.encode())])
-    motion, thing = CLASSES[name]
-    for swap in rng.permutation(2)[:1] if rng.random() < 2 * spec.swapped else ():  # the object or the motion, not both
-        motion, thing = (str(rng.choice(list(MOTIONS))), thing) if swap else (motion, str(rng.choice(list(OBJECTS))))
+    motion, thing = content(name, rng, spec.swapped)
     width, height = (SUPERSAMPLING * side for side in spec.size)
     scene = background(np.random.default_rng([spec.seed, group]), height, width)
     layer, mask = draw_object(OBJECTS[thing], height, width)
