@@ -21,7 +21,7 @@ A small run on one GPU or a CPU: ``python main_coclr.py --dataset NAME-2stream-2
 """
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from engine.config import configs_of
 from engine.options import TOPK, add_mining, check_shared, pretraining_parser
 from engine.pretraining import PretrainTask
 from engine.steps import coclr_step, draw_self_mask
+from engine.trainer import Trainer
 from eval.knn import knn_monitor
 from model.pretrain import CoCLR
 from utils import distributed, launch
@@ -42,6 +43,7 @@ from utils.metrics import Values
 from utils.parser import Parser
 
 ENCODERS = ("encoder_q.", "encoder_k.", "sampler.")
+FROZEN = "frozen_own_view"  # in a checkpoint, beside state_dict: {"encoder": state dict, "queue": (D, K)}
 
 
 class CoclrTask(PretrainTask):
@@ -59,6 +61,25 @@ class CoclrTask(PretrainTask):
         if not full and self.model.queue_is_full:
             say(f"the queue is full after {iteration + 1} steps: mining and training begin")
         return values
+
+    def start(self, trainer: Trainer) -> None:
+        """Freeze the own view if it is to be, unless a resumed run has done so."""
+        if self.model.own_view_is_frozen and not self.model.frozen_own_view():
+            self.model.freeze_own_view()
+        super().start(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the published keys, what a resumed run needs, and the frozen own view."""
+        frozen = self.model.frozen_own_view()
+        return super().state_dict() | ({FROZEN: frozen} if frozen else {})
+
+    def load(self, saved: Mapping[str, Any], path: str) -> None:
+        """Load weights, labels of the queue, and the frozen own view."""
+        super().load(saved, path)
+        if self.model.own_view_is_frozen:
+            if not isinstance(saved.get(FROZEN), Mapping):
+                raise CheckpointError(f"{path} has no {FROZEN}: it was not trained with --own_view frozen")
+            self.model.freeze_own_view(saved[FROZEN])
 
     def load_pretrained(self, own: str, other: str) -> None:
         """Load encoder_q and encoder_k from one file's encoder_q, the sampler from another's; 'random' skips one."""

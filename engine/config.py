@@ -8,7 +8,7 @@ from dataset import catalog
 from dataset.video_dataset import Transform, VideoDataset
 from engine.optimizer import LrSchedule
 from model.momentum import MomentumContrast
-from model.pretrain import CoCLR, InfoNCE, UberNCE, check_mining
+from model.pretrain import CoCLR, InfoNCE, UberNCE, check_mining, mining_rule
 
 T = TypeVar("T")
 
@@ -77,19 +77,26 @@ class ModelConfig:
     cascade: bool = False
     cascade_anchor: str = "query"
     cascade_first: str = "other"
+    mining: str | None = None
+    own_view: str = "current"
+
+    @property
+    def rule(self) -> str:
+        """How positives are mined: "topk", "cascade" or "fused"; ModelError if the options contradict each other."""
+        return mining_rule(self.mining, self.cascade)
 
     def check(self) -> None:
         """Raise ModelError for mining options that cannot work or would have no effect."""
         if self.model == "coclr":
-            check_mining(self.moco_k, self.topk, self.ratio, self.stage, self.cascade, self.cascade_anchor,
-                         self.cascade_first)
+            check_mining(self.moco_k, self.topk, self.ratio, self.stage, self.rule, self.cascade_anchor,
+                         self.cascade_first, self.own_view)
 
     def build(self) -> MomentumContrast:
         """Build the model with new weights; raises like :meth:`check`."""
         moco = self.net, self.moco_dim, self.moco_k, self.moco_m, self.moco_t
         if self.model == "coclr":
-            return CoCLR(*moco, self.topk, self.ratio, self.stage, self.reverse, self.cascade,
-                         anchor=self.cascade_anchor, first=self.cascade_first)
+            return CoCLR(*moco, self.topk, self.ratio, self.stage, self.reverse, self.cascade, mining=self.mining,
+                         anchor=self.cascade_anchor, first=self.cascade_first, own_view=self.own_view)
         return {"infonce": InfoNCE, "ubernce": UberNCE}[self.model](*moco)
 
     def describe(self, second_view: str, trained_second_view: str) -> str:
@@ -98,9 +105,10 @@ class ModelConfig:
         if self.model != "coclr":
             return f"{self.model} with {self.net} on two clips of {trained_second_view or 'RGB'}; {moco}"
         own, other = (second_view, "RGB") if self.reverse else ("RGB", second_view)
-        cascade = f" by a cascade of {self.stage} stages of ratio {self.ratio:g}" if self.cascade else ""
-        return (f"coclr with {self.net}: {own} learns from the top {self.topk} positives mined in {other}{cascade}; "
-                f"{moco}")
+        how = {"topk": "", "fused": ", by the sum of both views' ranks",
+               "cascade": f" by a cascade of {self.stage} stages of ratio {self.ratio:g}"}[self.rule]
+        how += f", {own} ranked as it was at the start" if self.own_view == "frozen" else ""
+        return f"coclr with {self.net}: {own} learns from the top {self.topk} positives mined in {other}{how}; {moco}"
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from backbone.select_backbone import NETWORKS
 from dataset import catalog
 from engine.device import STEPS
+from model.pretrain import MINING, OWN_VIEWS
 from utils.distributed import TIMEOUT
 from utils.errors import OptionError
 from utils.launch import allotted_cores
@@ -188,6 +189,10 @@ def add_mining(parser: Parser) -> None:
         "topk, such as 1 2 5, each for all --epochs, from the previous one's weights")
     add("--reverse", action="store_true", help="train the flow encoder and mine in RGB")
     add("--cascade", action="store_true", help="mine by cascade positive retrieval")
+    add("--mining", choices=MINING, default=None, help="how to mine: topk, by the other view alone (CoCLR); cascade "
+        "(CPR), like --cascade; or fused, by the sum of both views' ranks (default: topk, or as --cascade says)")
+    add("--own_view", choices=OWN_VIEWS, default="current", help="what ranks the own view in cascade and fused: the "
+        "encoder that is trained (CPR), or a frozen copy of it, taken when the run starts, for one more forward a step")
     add("--ratio", type=open_share, default=0.5, metavar="SHARE", help="share that each stage of the cascade keeps, "
         "between 0 and 1")
     add("--stage", type=positive_int, default=7, metavar="N", help="stages of the cascade")

@@ -41,7 +41,8 @@ def nce_folder(model: ModelConfig, data: DataConfig, train: TrainConfig, *, pref
 
 def coclr_folder(model: ModelConfig, data: DataConfig, train: TrainConfig, *, prefix: str, name_prefix: str) -> Path:
     """Return the run folder of main_coclr.py, relative to the working directory."""
-    mining = f"top{model.topk}{'-R' if model.reverse else ''}"
+    mining = (f"top{model.topk}{'-R' if model.reverse else ''}{'-fused' if model.rule == 'fused' else ''}"
+              f"{'-frozen' if model.own_view == 'frozen' else ''}")
     return Path("ckpt", f"log-{prefix}", _fit(f"{name_prefix}{model.model}-{mining}_{_settings(model, data, train)}"))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import main_coclr
 from cotrain import CLASSIFIER, MERGE, ROOT, SCRIPTS
 from engine.run_folder import last_checkpoint
 from eval import main_classifier
@@ -32,15 +33,27 @@ def cascade_title(stage: int, ratio: float) -> str:
     return f"s = {stage}, r = {ratio}"
 
 
+def _cpr(stage: int, *options: str, title: str = "CPR") -> Method:
+    return Method(f"{title}, {cascade_title(stage, 0.5)}", "mining",
+                  ("--cascade", "--stage", str(stage), "--ratio", "0.5", *options))
+
+
+FROZEN = ("--own_view", "frozen")
 METHODS: Mapping[str, Method] = {
     "random": Method("random weights", "random"),
     "infonce": Method("InfoNCE", "infonce"),
     "infonce_longer": Method("InfoNCE, as long as CoCLR", "longer"),
     "coclr": Method("CoCLR", "mining"),
-    **{f"cpr_s{stage}_r{ratio}": Method(f"CPR, {cascade_title(stage, ratio)}", "mining",
-                                        ("--cascade", "--stage", str(stage), "--ratio", str(ratio)))
-       for stage in (3, 5, 7) for ratio in (0.5, 0.8)},
+    "cpr": _cpr(3),
+    "cpr_frozen": _cpr(3, *FROZEN, title="CPR, own view frozen"),
+    "fused_frozen": Method("fused ranks, own view frozen", "mining", ("--mining", "fused", *FROZEN)),
     "ubernce": Method("UberNCE (with labels)", "ubernce"),
+    # of the extended grid
+    "cpr_s7": _cpr(7),
+    "cpr_s7_frozen": _cpr(7, *FROZEN, title="CPR, own view frozen"),
+    "cpr_first_own": _cpr(3, "--cascade_first", "own", title="CPR, own view first"),
+    "fused": Method("fused ranks", "mining", ("--mining", "fused")),
+    "progressive": _cpr(3, "--progressive", "1", "2", "5", title="CPR, progressive"),
 }
 
 
@@ -50,29 +63,27 @@ class Grid:
 
     methods: tuple[str, ...]  # the most informative first, in case the grid is stopped
     seeds: tuple[int, ...] = (0, 1, 2)
-    # of the rendered set, see rendered_set.py
-    classes: int = 10
-    groups: int = 24
+    # of the synthetic set, see synthetic.py
+    groups: int = 60
     clips: int = 2
     frames: int = 20
-    size: str = "64x48"
     pace: float = 1.6
-    spread: float = 0.2
-    typical: float = 1.0
-    muted: float = 0.3
+    swapped: float = 0.1
     # of the trainings
-    net: str = "s3d"
+    net: str = "s3d_small"
     seq_len: int = 8
+    ds: int = 1
     img_dim: int = 32
     workers: int = 0
-    precision: str = "bf16"
-    batch_size: int = 16
-    moco_k: int = 128
+    precision: str = "fp32"
+    batch_size: int = 32
+    moco_k: int = 1024
     moco_m: float = 0.99
-    lr: float = 3e-4
+    lr: float = 5e-4  # of InfoNCE and UberNCE
+    coclr_lr: float = 1e-4
     topk: int = 5
-    infonce_epochs: int = 12  # of InfoNCE and UberNCE
-    coclr_epochs: int = 9  # of CoCLR and CPR
+    infonce_epochs: int = 40  # of InfoNCE and UberNCE
+    coclr_epochs: int = 20  # of CoCLR and CPR
     # overrides for the real clips, of which there are fewer
     fights: Mapping[str, Any] = field(default_factory=dict)
 
@@ -81,12 +92,14 @@ class Grid:
         return replace(self, fights={}, **(self.fights if name == "fights" else {}))
 
 
+HEADLINE = ("random", "infonce", "infonce_longer", "coclr", "cpr", "cpr_frozen", "fused_frozen", "ubernce")
+# 113 training clips of the real set make 7 steps of 16 an epoch.
+REAL = {"batch_size": 16, "moco_k": 64, "img_dim": 64, "infonce_epochs": 60, "coclr_epochs": 30}
 GRIDS: Mapping[str, Grid] = {
-    # 113 training clips of the real set make 7 steps an epoch; the rendered set makes 21.
-    "reduced": Grid(("random", "infonce", "infonce_longer", "coclr", "cpr_s3_r0.8", "ubernce"),
-                    fights={"moco_k": 64, "infonce_epochs": 24, "coclr_epochs": 18}),
-    "tiny": Grid(("infonce", "coclr"), seeds=(0, 1), classes=2, groups=4, clips=4, frames=16, size="32x32",
-                 batch_size=2, moco_k=8, topk=2, infonce_epochs=1, coclr_epochs=2),
+    "headline": Grid(HEADLINE, fights=REAL),
+    "extended": Grid(tuple(METHODS), fights=REAL),
+    "tiny": Grid(("infonce", "coclr"), seeds=(0, 1), groups=3, clips=1, frames=16, batch_size=2, moco_k=8, topk=2,
+                 infonce_epochs=1, coclr_epochs=2),
 }
 
 
@@ -117,6 +130,7 @@ class MethodPlan:
     steps: list[Step] = field(default_factory=list)  # except those shared with earlier methods
     measures: dict[str, tuple[str, tuple[str, ...]]] = field(default_factory=dict)  # a file and the keys in it
     run: str = ""  # run folder of the RGB encoder, if it was trained to mine or to be mined for
+    features: dict[str, tuple[str, str]] = field(default_factory=dict)  # by stream: folder, and the dataset's name
 
 
 class SeedPlan:
@@ -125,9 +139,9 @@ class SeedPlan:
     def __init__(self, grid: Grid, dataset: str, seed: int, out: Path, splits: str) -> None:
         self.grid, self.dataset, self.out = grid, dataset, out
         self._splits = ["--split_root", f"../{splits}"]
-        self._common = ["--net", grid.net, "--seq_len", str(grid.seq_len), "--img_dim", str(grid.img_dim), "--seed",
-                        str(seed), "-j", str(grid.workers), "--precision", grid.precision, "--data_root", "../data",
-                        *self._splits]
+        self._common = ["--net", grid.net, "--seq_len", str(grid.seq_len), "--ds", str(grid.ds), "--img_dim",
+                        str(grid.img_dim), "--seed", str(seed), "-j", str(grid.workers), "--precision", grid.precision,
+                        "--data_root", "../data", *self._splits]
         self.steps: list[Step] = []
         self.methods: dict[str, MethodPlan] = {}  # with those that they start from
         self._models: dict[tuple[str, str], str] = {}  # (method, stream) -> checkpoint
@@ -158,6 +172,8 @@ class SeedPlan:
             models[rgb] = self._train(f"{name} RGB", COCLR, f"{self.dataset}-2stream-2clip", grid.coclr_epochs,
                                       "--topk", str(grid.topk), "--health_freq", "5", *method.options, "--pretrain",
                                       models["infonce", "RGB"], models[flow])
+        plan.features = {stream: (str(Path(model).parent / "feature"), f"{self.dataset}{SUFFIXES[stream]}")
+                         for stream, model in (("RGB", models[rgb]), ("flow", models[flow])) if model != "random"}
         if method.kind in ("infonce", "mining"):
             plan.run = str(Path(models[rgb]).parents[1])
         self._evaluate(name, plan, rgb, flow)
@@ -169,11 +185,16 @@ class SeedPlan:
     def _train(self, title: str, script: str, dataset: str, epochs: int, *words: str) -> str:
         """Add a pretraining, whose learning rate drops after four fifths; return the path of its last checkpoint."""
         grid = self.grid
-        words = (*self._common, "--dataset", dataset, "--batch_size", str(grid.batch_size), "--lr", str(grid.lr),
+        lr = grid.coclr_lr if "--pretrain" in words else grid.lr
+        if "--progressive" in words:  # three phases, together as long as the others
+            epochs //= 3
+        words = (*self._common, "--dataset", dataset, "--batch_size", str(grid.batch_size), "--lr", str(lr),
                  "--moco-k", str(grid.moco_k), "--moco-m", str(grid.moco_m), "--save_freq", str(epochs), "--epochs",
                  str(epochs), "--schedule", str(round(epochs * 4 / 5)), "--name_prefix", f"{title.split()[0]}_",
                  *words, "--resume", "auto")
         options = SCRIPTS[script].parse(words, planned=True)
+        if script == COCLR:
+            options = main_coclr.phases(options)[-1]
         path = last_checkpoint(SCRIPTS[script].run_folder_of(options), options.epochs)
         self._step(title, path, script, *words)
         return str(path)

@@ -1,6 +1,6 @@
 """Results of an experiment: collected from the files of its runs, and written as tables and a figure.
 
-    python -m experiments.report --results experiments/results/reduced.json --out experiments/made/report
+    python -m experiments.report --results experiments/results/headline.json --out experiments/made/report
 
 Writes OUT/experiment_results.md, with a table for each set, and OUT/experiment_mining.png, the positive mining recall
 over epochs.
@@ -19,8 +19,11 @@ matplotlib.use("agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from torch.nn.functional import normalize
 
+from eval.retrieval import load_features
 from experiments.plan import METHODS, ROOT, Grid, MethodPlan, SeedPlan
+from experiments.synthetic import CLASSES
 from tools.report.run_reader import read_run
 from utils import launch
 from utils.console import say
@@ -29,10 +32,16 @@ from utils.parser import Parser
 from utils.provenance import code_version
 from utils.runner import Runner
 
-COLUMNS = ("RGB R@1", "RGB R@5", "RGB R@10", "RGB R@20", "flow R@1", "both R@1", "RGB probe", "PMR", "median CMR")
-# Taken from the last epoch: (kind of line, name) in metrics.jsonl -> name in the results.
-MINING = {("epoch", "recall"): "PMR", ("epoch", "chance"): "PMR by chance", ("epoch", "mining_r1"): "mining R@1",
-          ("mining", "cmr_median"): "median CMR"}
+COLUMNS = ("RGB R@1", "RGB R@5", "flow R@1", "both R@1", "RGB probe", "RGB motion", "RGB object", "PMR", "median CMR",
+           "rank")
+# Taken from the last epoch: (kind of line, name) in metrics.jsonl -> name in the results, and a factor.
+MINING = {("epoch", "recall"): ("PMR", 100), ("epoch", "chance"): ("PMR by chance", 100),
+          ("mining", "cmr_median"): ("median CMR", 100), ("mining", "rank_own"): ("rank", 1)}
+# Named before the runs; what else the tables show is descriptive.
+COMPARISONS = (("cpr", "coclr"), ("cpr_frozen", "coclr"), ("fused_frozen", "coclr"))
+COMPARED = ("RGB R@1", "RGB probe", "both R@1")
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 95 %, by degrees of freedom
+NEAREST = 5
 
 
 def mean_and_std(values: Iterable[float]) -> dict[str, float]:
@@ -67,10 +76,41 @@ def _collect_run(method: MethodPlan, out: Path, seconds: Mapping[str, float]) ->
             value = value[key]
         measures[name] = value
     last = {line["kind"]: line["values"] for line in epochs}
-    measures |= {title: 100 * last[kind][name] for (kind, name), title in MINING.items() if name in last.get(kind, {})}
+    measures |= {title: factor * last[kind][name] for (kind, name), (title, factor) in MINING.items()
+                 if name in last.get(kind, {})}
+    for stream, (folder, dataset) in method.features.items():
+        measures |= {f"{stream} {what}": value for what, value in knowledge(out / folder, dataset).items()}
     return {"commands": [step.shell.replace(str(ROOT), "$ROOT") for step in method.steps],
             "seconds": round(sum(seconds.get(step.name, 0.0) for step in method.steps), 1), "measures": measures,
             "journal": epochs}
+
+
+def knowledge(folder: Path, dataset: str) -> dict[str, float]:
+    """Measure what features know: the shares of a test clip's nearest training clips with its motion and its object.
+
+    Returns:
+        {"motion": percent, "object": percent}; empty for sets other than the synthetic one.
+    """
+    test, train = (load_features(folder, dataset, split) for split in ("test", "train"))
+    parts = [[CLASSES.get(Path(name).parent.name, ("", "")) for name in each.names] for each in (test, train)]
+    if ("", "") in parts[0]:
+        return {}
+    sims = normalize(test.features) @ normalize(train.features).T
+    nearest = sims.topk(min(NEAREST, len(train.names)), dim=1).indices.tolist()
+    return {what: 100 * statistics.fmean(parts[1][j][i] == own[i] for own, row in zip(parts[0], nearest, strict=True)
+                                         for j in row) for i, what in enumerate(("motion", "object"))}
+
+
+def paired(runs: Mapping[str, Mapping[str, Any]], one: str, two: str, measure: str) -> dict[str, float] | None:
+    """Compare two methods seed by seed: mean difference with its 95 % t-interval; None below two common seeds."""
+    values = [runs[one][seed]["measures"][measure] - runs[two][seed]["measures"][measure]
+              for seed in runs.get(one, {}) if seed in runs.get(two, {})
+              and all(measure in runs[name][seed]["measures"] for name in (one, two))]
+    if len(values) < 2:
+        return None
+    half = T95[min(len(values) - 2, len(T95) - 1)] * statistics.stdev(values) / len(values) ** 0.5
+    mean = statistics.fmean(values)
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": len(values)}
 
 
 def summarise(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, dict[str, float]]]:
@@ -98,6 +138,12 @@ def text(content: Mapping[str, Any]) -> str:
         table = [["method", *COLUMNS], ["---", *("---:" for _ in COLUMNS)], *rows]
         parts += [f"## {name}", f"Percent, mean ± standard deviation over {seeds} seeds; chance {found['chance']:.1f}.",
                   "\n".join("| " + " | ".join(line) + " |" for line in table)]
+        for one, two in COMPARISONS:
+            found_pairs = {measure: paired(found["runs"], one, two, measure) for measure in COMPARED}
+            told = [f"{measure} {pair['mean']:+.1f} ({pair['low']:+.1f} to {pair['high']:+.1f})"
+                    for measure, pair in found_pairs.items() if pair]
+            parts += [f"{title_of(one)} minus {title_of(two)}, mean and 95 % interval over pairs of one seed: "
+                      f"{', '.join(told)}."] if told else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -153,8 +199,8 @@ def recall_curve(seeds: Mapping[str, Mapping[str, Any]], measure: str = "recall"
 def make_parser() -> Parser:
     """Define the options."""
     parser = Parser(description=__doc__)
-    parser.topic("data")("--results", type=Path, default=ROOT / "experiments" / "results" / "reduced.json",
-                         metavar="FILE", help="results of experiments.run (default: experiments/results/reduced.json)")
+    parser.topic("data")("--results", type=Path, default=ROOT / "experiments" / "results" / "headline.json",
+                         metavar="FILE", help="results of experiments.run (default: experiments/results/headline.json)")
     parser.topic("output")("--out", type=Path, default=ROOT / "experiments" / "made" / "report", metavar="FOLDER",
                            help="folder to write to (default: experiments/made/report/)")
     return parser

@@ -1,4 +1,4 @@
-"""The experiment: does cascade positive retrieval work, on a rendered set whose classes are motions and on real clips?
+"""The experiment: which mining makes better features, on clips whose classes need both views and on real ones?
 
     python -m experiments.run
     python -m experiments.run --validation --change lr=1e-3 methods=infonce,coclr
@@ -23,7 +23,7 @@ from dataset import catalog
 from engine.options import seed
 from experiments import report
 from experiments.plan import GRIDS, ROOT, Grid, SeedPlan, changed
-from experiments.rendered_set import MOTIONS
+from experiments.synthetic import CLASSES
 from utils import launch
 from utils.console import say
 from utils.errors import OptionError
@@ -34,16 +34,16 @@ from utils.runner import Runner, Step, as_script
 FIGHTS = ROOT / "shared" / "data" / "fights"  # real clips: videos/ and splits/
 FIGHTS_SIDE = 96  # pixels: short side of the real videos' frames
 HELD_OUT = 3  # groups of each class
-RENDERED = ("classes", "groups", "clips", "frames", "size", "pace", "spread", "typical", "muted")
+RENDERED = ("groups", "clips", "frames", "pace", "swapped")  # settings of the grid that synthetic.py takes
 
 
 def make_parser() -> Parser:
     """Define the options."""
     parser = Parser(__doc__)
-    sets = ["rendered", "fights"] if (FIGHTS / "videos").is_dir() else ["rendered"]
+    sets = ["synthetic", "fights"] if (FIGHTS / "videos").is_dir() else ["synthetic"]
     parser.topic("data")("--sets", nargs="+", choices=sets, default=sets, help="video sets")
     add = parser.topic("method")
-    add("--grid", choices=list(GRIDS), default="reduced", help="methods to train, and for how long")
+    add("--grid", choices=list(GRIDS), default="headline", help="methods to train, and for how long")
     add("--change", nargs="+", default=[], metavar="NAME=VALUE", help="other settings, with --validation")
     parser.topic("training")("--seeds", nargs="+", type=seed, metavar="SEED", help="seeds (default: those of the grid)")
     parser.topic("evaluation")("--validation", action="store_true", help="hold out three training groups and test on "
@@ -68,18 +68,18 @@ def parse(argv: Sequence[str] | None = None) -> Namespace:
 
 
 def make_set(name: str, folder: Path, grid: Grid) -> None:
-    """Create what is missing of the data/ and splits/ of a set, "rendered" or "fights", in a folder.
+    """Create what is missing of the data/ and splits/ of a set, "synthetic" or "fights", in a folder.
 
     Raises:
         OptionError: the folder was made with other settings.
     """
     source = ["--videos", str(FIGHTS / "videos"), "--splits", str(FIGHTS / "splits"), "--short_side", str(FIGHTS_SIDE)]
     steps = list[Step]()
-    if name == "rendered":
-        source, last = ["--videos", "videos"], list(MOTIONS)[grid.classes - 1]
+    if name == "synthetic":
+        source, last = ["--videos", "videos"], list(CLASSES)[-1]
         video = Path(f"videos/{last}/v_{last}_g{grid.groups:02d}_c{grid.clips:02d}.avi")  # written last
         words = [word for option in RENDERED for word in (f"--{option}", str(getattr(grid, option)))]
-        script = str(ROOT / "experiments/rendered_set.py")
+        script = str(ROOT / "experiments/synthetic.py")
         steps = [Step("render", ("python", script, "--out", "videos", *words), video)]
         if not (folder / video).is_file():
             shutil.rmtree(folder / "videos", ignore_errors=True)  # left by a run that was stopped

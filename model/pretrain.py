@@ -6,6 +6,7 @@ updates the key encoder and the queue.
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from backbone.select_backbone import fold_batchnorm
-from model.cascade import cascade_stages, stage_sizes, stage_views
+from model.cascade import cascade_stages, fused_topk, stage_sizes, stage_views
 from model.momentum import MomentumContrast, embed, freeze, make_encoder
 from utils import distributed
 from utils.errors import ModelError
+
+MINING = ("topk", "cascade", "fused")
+OWN_VIEWS = ("current", "frozen")
 
 
 class InfoNCE(MomentumContrast):
@@ -76,7 +80,7 @@ class Mining:
     """What one forward of CoCLR mined."""
 
     other: Tensor  # similarities to the queue in the other view, (B, K)
-    own: Tensor  # the same in the own view, (B, K); divided by T unless the anchor is the key
+    own: Tensor  # the same in the own view, (B, K), divided by T where they are logits
     excluded: Tensor  # queue entries of the query's own source, (B, K) bool
     stages: list[Tensor]  # queue indices that survive each stage, (B, size) int64; the last are mined, best first
 
@@ -91,6 +95,9 @@ class CoCLR(MomentumContrast):
         stage: number of stages.
         reverse: train the flow encoder and mine in RGB.
         cascade: mine by cascade positive retrieval instead of plain top-k; only then do ratio and stage count.
+        mining: "topk", "cascade" or "fused" (see :func:`model.cascade.fused_topk`); None: as ``cascade`` says.
+        own_view: what ranks the own view: "current", the encoder being trained (CPR), or "frozen", the encoder as it
+            was when :meth:`freeze_own_view` was called. The latter costs one more forward a step, without gradients.
         anchor: what the cascade compares with the own view's queue: the "query" q, as released, or the "key" k, the
             paper's positive variant (CPR, section 3.2).
         first: view that stage 1 ranks by, "other" or "own".
@@ -102,14 +109,17 @@ class CoCLR(MomentumContrast):
     queue_second: Tensor  # kf, the keys in the other view, (D, K)
     queue_vname: Tensor  # source ids, (K,) int64, -1 for entries not yet written
     queue_label: Tensor  # (K,) int64, -1 for entries not yet written
+    queue_frozen: Tensor  # keys of the frozen own view, (D, K); in no state dict
     memory_index_record: Tensor  # 0 ... K-1, int64; unused, but part of published files
 
     def __init__(self, network: str, dim: int = 128, K: int = 2048, m: float = 0.999, T: float = 0.07, topk: int = 5,
                  ratio: float = 0.5, stage: int = 3, reverse: bool = False, cascade: bool = False, *,
-                 anchor: str = "query", first: str = "other") -> None:
-        check_mining(K, topk, ratio, stage, cascade, anchor, first)  # before building anything
+                 mining: str | None = None, anchor: str = "query", first: str = "other", own_view: str = "current"
+                 ) -> None:
+        self.mining = mining_rule(mining, cascade)
+        check_mining(K, topk, ratio, stage, self.mining, anchor, first, own_view)  # before building anything
         super().__init__(network, dim, K, m, T)
-        self.topk, self.ratio, self.stage = topk, ratio, stage if cascade else 1
+        self.topk, self.ratio, self.stage = topk, ratio, stage if self.mining == "cascade" else 1
         self.anchor, self.first = anchor, first
         self.own_view, self.other_view = (1, 0) if reverse else (0, 1)
         self.sampler = make_encoder(network, dim)
@@ -120,7 +130,12 @@ class CoCLR(MomentumContrast):
         self.register_buffer("queue_label", torch.full((K,), -1, dtype=torch.long))
         self.register_buffer("memory_index_record", torch.arange(K))
         self._full = False
-        self._folded: list[nn.Module] = []  # in a list, to keep it out of the state dict
+        self.own_view_is_frozen = own_view == "frozen"
+        # Lists, and a buffer that is not persistent, stay out of the state dict.
+        self._frozen: list[nn.Module] = []  # the encoder of the frozen own view
+        self._folded: list[nn.Module] = []  # for inference: the sampler, and the encoder of the frozen own view
+        if self.own_view_is_frozen:
+            self.register_buffer("queue_frozen", torch.zeros(dim, K), persistent=False)
         self.register_load_state_dict_post_hook(lambda module, _: module._forget())
 
     def _forget(self) -> None:
@@ -128,19 +143,49 @@ class CoCLR(MomentumContrast):
         self._full, self._folded = False, []
 
     def _apply(self, *given: Any, **settings: Any) -> "CoCLR":
-        """Move or convert the model, and drop the folded miner."""
+        """Move or convert the model, and drop the folded copies."""
         self._folded = []
+        for encoder in self._frozen:
+            encoder._apply(*given, **settings)
         return super()._apply(*given, **settings)
 
-    def miner(self) -> nn.Module:
-        """Return the frozen sampler as a copy for inference, with BatchNorm folded into its convolutions."""
+    @property
+    def views(self) -> list[str]:
+        """The view that each stage of the mining ranks by: "other", "own", or "both"."""
+        return ["both"] if self.mining == "fused" else stage_views(self.stage, self.first)
+
+    @property
+    def own_temperature(self) -> float:
+        """What the own view's similarities are divided by: T where they are the logits."""
+        return self.T if self.anchor == "query" and not self.own_view_is_frozen else 1.0
+
+    def freeze_own_view(self, saved: Mapping[str, Any] | None = None) -> None:
+        """Rank the own view by a copy of encoder_q from now on, or restore the :meth:`frozen_own_view` of a run.
+
+        It is the encoder of the moment at which mining was as good as it gets from outside: one that is being trained
+        on its own choices agrees with itself more and more.
+        """
+        encoder = copy.deepcopy(self.encoder_q)
+        freeze(encoder)
+        self._frozen, self._folded = [encoder.eval()], []
+        if saved is not None:
+            encoder.load_state_dict(saved["encoder"])
+            self.queue_frozen.copy_(saved["queue"])
+
+    def frozen_own_view(self) -> dict[str, Any]:
+        """Return what ranks the own view, for a checkpoint; empty if that is not frozen."""
+        return {"encoder": self._frozen[0].state_dict(), "queue": self.queue_frozen} if self._frozen else {}
+
+    def miners(self) -> list[nn.Module]:
+        """Return the sampler and, if there is one, the frozen own view, as copies with folded BatchNorm."""
         if not self._folded:
-            folded = copy.deepcopy(self.sampler)
-            fold_batchnorm(folded)
-            if self.sampler._compiled_call_impl is not None:  # a copy is not compiled
-                folded.compile()
-            self._folded = [folded]
-        return self._folded[0]
+            for encoder in (self.sampler, *self._frozen):
+                folded = copy.deepcopy(encoder)
+                fold_batchnorm(folded)
+                if self.sampler._compiled_call_impl is not None:  # a copy is not compiled
+                    folded.compile()
+                self._folded.append(folded)
+        return self._folded
 
     def train(self, mode: bool = True) -> "CoCLR":
         """Set training or evaluation mode; the sampler always stays in evaluation mode."""
@@ -175,14 +220,23 @@ class CoCLR(MomentumContrast):
             self.update_key_encoder()
         with torch.no_grad():
             k, k_all = self.embed_keys(block2[:, self.own_view], dtype, generator)  # (B, D), (W*B, D)
-            kf = embed(self.miner(), block2[:, self.other_view], dtype)  # (B, D)
+            sampler, *frozen = self.miners()
+            kf = embed(sampler, block2[:, self.other_view], dtype)  # (B, D)
         logits = self.logits(q, k)  # (B, 1+K)
-        own = logits[:, 1:].detach() if self.anchor == "query" else k @ self.queue  # (B, K)
+        if frozen:
+            with torch.no_grad():
+                own_key = embed(frozen[0], block2[:, self.own_view], dtype)  # (B, D)
+            own = own_key @ self.queue_frozen  # (B, K)
+        else:
+            own = logits[:, 1:].detach() if self.anchor == "query" else k @ self.queue  # (B, K)
         mask, mining = self.positives(kf, own, source)  # (B, 1+K)
         if training:
             sources = distributed.all_gather(source)  # (W*B,)
-            self.enqueue({"queue": k_all, "queue_second": distributed.all_gather(kf), "queue_vname": sources,
-                          "queue_label": torch.ones_like(sources)})
+            columns = {"queue": k_all, "queue_second": distributed.all_gather(kf), "queue_vname": sources,
+                       "queue_label": torch.ones_like(sources)}
+            if frozen:
+                columns["queue_frozen"] = distributed.all_gather(own_key)
+            self.enqueue(columns)
         return (logits, mask, mining) if return_mining else (logits, mask)
 
     @torch.no_grad()
@@ -202,24 +256,41 @@ class CoCLR(MomentumContrast):
         if not (self.topk and self.queue_is_full):
             return mask, None
         other = kf @ self.queue_second  # (B, K)
-        stages = cascade_stages(other, own, same_source, self.topk, self.ratio, self.stage,
-                                first=self.first if self.stage > 1 else "other")
+        if self.mining == "fused":
+            stages = [fused_topk(other, own, same_source, self.topk)]
+        else:
+            stages = cascade_stages(other, own, same_source, self.topk, self.ratio, self.stage,
+                                    first=self.first if self.stage > 1 else "other")
         mask.scatter_(1, stages[-1] + 1, 1.0)
         return mask, Mining(other, own, same_source, stages)
 
 
-def check_mining(K: int, topk: int, ratio: float, stage: int, cascade: bool, anchor: str = "query",
-                 first: str = "other") -> None:
+def mining_rule(mining: str | None, cascade: bool) -> str:
+    """Return "topk", "cascade" or "fused"; ModelError if the two arguments contradict each other."""
+    if cascade and mining not in (None, "cascade"):
+        raise ModelError(f"--mining {mining} and --cascade contradict each other: omit one of them")
+    return mining or ("cascade" if cascade else "topk")
+
+
+def check_mining(K: int, topk: int, ratio: float, stage: int, mining: str, anchor: str = "query", first: str = "other",
+                 own_view: str = "current") -> None:
     """Raise ModelError for arguments of :class:`CoCLR` that cannot work or would have no effect."""
     if not 0 <= topk <= K:
         raise ModelError(f"topk must lie between 0 and the queue's length {K}, but is {topk}")
+    cascade = mining == "cascade"
     if cascade:
         stage_sizes(K, topk, ratio, stage)
-    if anchor not in ("query", "key") or first not in ("other", "own"):
-        raise ModelError(f"the anchor must be query or key, and the first view other or own, not {anchor} and {first}")
+    for name, value, known in (("mining", mining, MINING), ("anchor", anchor, ("query", "key")),
+                               ("first view", first, ("other", "own")), ("own view", own_view, OWN_VIEWS)):
+        if value not in known:
+            raise ModelError(f"the {name} must be {' or '.join(known)}, not {value}")
     if first == "own" and not (cascade and stage > 1):
         raise ModelError("the own view can come first only in a cascade of at least two stages (--cascade, --stage): "
                          "the last stage always ranks by the other view")
-    if anchor == "key" and not (cascade and "own" in stage_views(stage, first)):
-        raise ModelError("the key can be the anchor only in a cascade that ranks by the own view (--cascade, and "
-                         "--stage 3 or more, or 2 with the own view first)")
+    ranks_own = mining == "fused" or (cascade and "own" in stage_views(stage, first))
+    if own_view == "frozen" and not ranks_own:
+        raise ModelError("the own view can be frozen only where it ranks: --mining fused, or a cascade (--cascade) "
+                         "with --stage 3 or more, or 2 with the own view first")
+    if anchor == "key" and (not (cascade and ranks_own) or own_view == "frozen"):
+        raise ModelError("the key can be the anchor only in a cascade that ranks by the own view, not frozen "
+                         "(--cascade with --stage 3 or more, or 2 with the own view first)")

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from model.cascade import cascade_topk, stage_sizes
+from model.cascade import cascade_topk, fused_topk, stage_sizes
 from utils.errors import ModelError
 
 
@@ -99,3 +99,16 @@ def test_a_view_that_is_not_there_is_refused():
 def test_the_refusal_gives_the_numbers():
     with pytest.raises(ModelError, match=r"queue 64, ratio 0\.5 and 6 stages keep 32, 16, 8, 4, 2, 5 entries"):
         stage_sizes(64, 5, 0.5, 6)
+
+
+def test_fused_ranks_by_loops():
+    """The rank of an entry is the number of entries that lie nearer; an excluded one comes after all others."""
+    other, own = torch.randn(3, 40), torch.randn(3, 40)
+    excluded = torch.rand(3, 40) < 0.1
+    for b, got in enumerate(fused_topk(other, own, excluded, 6).tolist()):
+        cost = {}
+        for j in range(40):
+            ranks = [sum((bool(excluded[b, i]), -float(row[b, i])) < (bool(excluded[b, j]), -float(row[b, j]))
+                         for i in range(40)) for row in (other, own)]
+            cost[j] = bool(excluded[b, j]), sum(ranks), ranks[0]
+        assert got == sorted(cost, key=cost.__getitem__)[:6] and not excluded[b, got].any()

@@ -28,10 +28,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_changes_have_the_type_of_the_setting():
-    grid = changed(GRIDS["tiny"], ["lr=1e-3", "moco_k=32", "methods=infonce,coclr", "size=64x48"])
-    assert (grid.lr, grid.moco_k, grid.methods, grid.size) == (1e-3, 32, ("infonce", "coclr"), "64x48")
+    grid = changed(GRIDS["tiny"], ["lr=1e-3", "moco_k=32", "methods=infonce,coclr", "net=s3d"])
+    assert (grid.lr, grid.moco_k, grid.methods, grid.net) == (1e-3, 32, ("infonce", "coclr"), "s3d")
     assert changed(grid, ["seeds=3,4"]).seeds == (3, 4)
-    assert changed(GRIDS["reduced"], ["moco_k=32"]).on("fights").moco_k == 32  # on every set
+    assert changed(GRIDS["headline"], ["moco_k=32"]).on("fights").moco_k == 32  # on every set
     for wrong in ("lr", "lr=", "depth=3", "moco_k=many", "methods=simclr", "fights=3"):
         with pytest.raises(OptionError):
             changed(GRIDS["tiny"], [wrong])
@@ -62,8 +62,7 @@ def test_settings_are_not_changed_where_test_groups_are_tested():
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory):
     """All methods, on validation lists."""
-    grid = replace(GRIDS["reduced"], methods=tuple(METHODS), moco_k=1024)
-    return SeedPlan(grid, "rendered", 7, tmp_path_factory.mktemp("plan"), "splits-validation")
+    return SeedPlan(GRIDS["extended"], "synthetic", 7, tmp_path_factory.mktemp("plan"), "splits-validation")
 
 
 def following(option: str, command: tuple[str, ...]) -> tuple[str, ...]:
@@ -84,9 +83,10 @@ def test_every_command_starts_from_what_an_earlier_one_leaves(plan):
 def test_the_plan_has_all_methods_with_their_options_and_reads_the_validation_lists_alone(plan):
     assert set(plan.methods) == set(METHODS)
     commands = {step.name: step.command for step in plan.steps}
-    for stage, ratio in ((3, 0.5), (5, 0.8)):
-        words = commands[f"cpr_s{stage}_r{ratio} RGB"]
-        assert following("--stage", words)[0] == str(stage) and following("--ratio", words)[0] == str(ratio)
+    for name, stage in (("cpr", "3"), ("cpr_s7_frozen", "7")):
+        assert following("--stage", commands[f"{name} RGB"])[0] == stage
+        assert ("frozen" in commands[f"{name} RGB"]) == name.endswith("frozen")
+    assert following("--mining", commands["fused_frozen RGB"])[0] == "fused"
     for words in commands.values():
         assert [words[i + 1] for i, word in enumerate(words) if word == "--split_root"] == ["../splits-validation"]
 
@@ -98,8 +98,17 @@ def test_no_epoch_is_chosen_by_test_videos(plan):
 
 
 def test_a_method_includes_the_method_it_starts_from(tmp_path):
-    plan = SeedPlan(changed(GRIDS["tiny"], ["methods=coclr"]), "rendered", 0, tmp_path, "splits")
+    plan = SeedPlan(changed(GRIDS["tiny"], ["methods=coclr"]), "synthetic", 0, tmp_path, "splits")
     assert list(plan.methods) == ["infonce", "coclr"]
+
+
+def test_paired_differences_have_the_interval_of_student():
+    runs = {name: {str(seed): {"measures": {"RGB R@1": value}} for seed, value in enumerate(values)}
+            for name, values in (("cpr", [20.0, 23, 21, 24, 30]), ("coclr", [19.0, 20, 22, 20, 25]))}
+    found, differences = report.paired(runs, "cpr", "coclr", "RGB R@1"), [1, 3, -1, 4, 5]
+    half = 2.7764 * statistics.stdev(differences) / 5 ** 0.5  # t of 4 degrees of freedom, 97.5 %
+    assert found == pytest.approx({"mean": 2.4, "low": 2.4 - half, "high": 2.4 + half, "n": 5}, rel=1e-3)
+    assert report.paired(runs, "cpr", "fused_frozen", "RGB R@1") is None
 
 
 def mined_by_loops(views: dict[str, np.ndarray], order: list[str], sizes: list[int], i: int, own_source: np.ndarray
@@ -203,7 +212,7 @@ def in_process(monkeypatch):
 
 def run_tiny(folder: Path, *words: str) -> dict:
     assert run.main(["--grid", "tiny", "--out", str(folder / "work"), "--results", str(folder / "results.json"),
-                     "--sets", "rendered", "--seeds", "0", *words]) == 0
+                     "--sets", "synthetic", "--seeds", "0", *words]) == 0
     return json.loads((folder / "results.json").read_text())
 
 
@@ -213,7 +222,7 @@ def test_a_grid_continues_after_a_stop_and_collects_what_its_commands_wrote(in_p
         run_tiny(tmp_path)
     assert not (tmp_path / "results.json").exists()
     in_process.stop_at = sys.maxsize
-    found = run_tiny(tmp_path)["sets"]["rendered"]
+    found = run_tiny(tmp_path)["sets"]["synthetic"]
     assert len(in_process.ran) == len(set(in_process.ran))
     steps = list(in_process.ran)
     run_tiny(tmp_path)
@@ -221,22 +230,22 @@ def test_a_grid_continues_after_a_stop_and_collects_what_its_commands_wrote(in_p
 
     assert set(found["runs"]) == {"infonce", "coclr"}
     assert str(tmp_path) not in json.dumps(found["runs"]) and str(ROOT) not in json.dumps(found["runs"])
-    check_numbers(found, tmp_path / "work" / "rendered" / "seed0")
+    check_numbers(found, tmp_path / "work" / "synthetic" / "seed0")
 
     for name, value, said in (
-            ("typical", 0.5, "'render' was run with --typical 1.0, but the options now give --typical 0.5"),
+            ("swapped", 0.5, "'render' was run with --swapped 0.1, but the options now give --swapped 0.5"),
             ("moco_m", 0.9, "RGB' was run with --moco-m 0.99, but the options now give --moco-m 0.9")):
         monkeypatch.setattr(run, "GRIDS", {"tiny": replace(GRIDS["tiny"], **{name: value})})
-        argv = ["--grid", "tiny", "--out", str(tmp_path / "work"), "--sets", "rendered", "--seeds", "0"]
+        argv = ["--grid", "tiny", "--out", str(tmp_path / "work"), "--sets", "synthetic", "--seeds", "0"]
         assert launch.exit_code(lambda argv=argv: run.main(argv)) == 2
         assert said in capsys.readouterr().err and in_process.ran == steps
 
 
 def check_numbers(found: dict, folder: Path) -> None:
     """Compare what was collected with the files of the run, found by their names."""
-    assert found["chance"] == 50.0
+    assert found["chance"] == 6.25
     method = found["runs"]["coclr"]["0"]
-    recall, = folder.glob("ckpt/log-pretrain/coclr_*/model/feature/rendered_recall.json")
+    recall, = folder.glob("ckpt/log-pretrain/coclr_*/model/feature/synthetic_recall.json")
     assert method["measures"]["RGB R@1"] == json.loads(recall.read_text())["1"]
     log, = folder.glob("ckpt/log-pretrain/coclr_*/metrics.jsonl")
     last = [line for line in map(json.loads, log.read_text().splitlines()) if line["kind"] == "epoch"][-1]

@@ -1,5 +1,6 @@
 """Where the paper and the released system differ: each switch's effect on the mined set, and progressive training."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -8,13 +9,13 @@ import torch
 from interrupted import Stop, train
 from noise import small_backbone
 from test_cascade import cascade_by_loops
-from test_main_pretrain import newest, on_noise, run  # noqa: F401
+from test_main_pretrain import SMALL, newest, on_noise, run  # noqa: F401
 
 import main_coclr
 from engine import checkpoint
 from engine.steps import draw_self_mask
 from model import momentum
-from model.cascade import cascade_topk, stage_views
+from model.cascade import cascade_topk, fused_topk, stage_views
 from model.pretrain import CoCLR
 from utils.errors import ModelError, OptionError
 
@@ -69,7 +70,47 @@ def test_the_anchor_of_the_own_view(small, anchor):
     assert not torch.equal(expected, other_way)
 
 
+@pytest.mark.parametrize("rule", ["cascade", "fused"])
+def test_a_frozen_own_view_ranks_as_the_encoder_did(small, rule):
+    """However encoder_q is trained, the mined set is that of the copy, in a queue of its own embeddings."""
+    model = CoCLR("s3d", 8, 8, topk=2, ratio=0.5, stage=3, mining=rule, own_view="frozen")
+    for parameter in model.parameters():
+        parameter.data.normal_()
+    keys = set(model.state_dict())
+    model.freeze_own_view()
+    before = copy.deepcopy(model.encoder_q).eval()
+    assert set(model.state_dict()) == keys and "queue_frozen" not in keys
+    queues: dict[str, list] = {"own": [], "other": []}
+    for step in range(4):
+        blocks = torch.randn(2, 4, 2, 3, 8, 32, 32)
+        _, mask, mining = model(blocks[0], blocks[1], 4 * step + torch.arange(4), return_mining=True)
+        with torch.no_grad():
+            own, other = (momentum.embed(encoder, blocks[1, :, view])
+                          for encoder, view in ((before, 0), (model.sampler, 1)))
+        if step >= 2:  # the queue of two steps is full
+            parts = [torch.cat([queues[name][i] for i in ((0, 1) if step == 2 else (2, 1))]) for name in queues]
+            views = other @ parts[1].T, own @ parts[0].T, torch.zeros(4, 8, dtype=torch.bool)
+            expected = fused_topk(*views, 2) if rule == "fused" else cascade_by_loops(*views, 2, 0.5, 3)
+            assert torch.equal(mining.stages[-1], expected) and torch.equal(mining.own, mining.own.clamp(-1.01, 1.01))
+            assert torch.equal(mask[:, 1:].nonzero()[:, 1].view(4, 2), expected.sort(dim=1).values)
+        queues["own"].append(own)
+        queues["other"].append(other)
+        for parameter in model.encoder_q.parameters():  # a step of any size
+            parameter.data += torch.randn_like(parameter)
+
+
+def test_folder_names_gain_a_word_for_rules_beyond_the_papers():
+    words = {"--mining cascade --stage 3": "", "--mining topk": "", "--mining fused": "-fused",
+             "--cascade --stage 3 --own_view frozen": "-frozen"}
+    for number, (options, word) in enumerate(words.items()):
+        args = main_coclr.parse([*SMALL, "--topk", "2", *options.split(), "--name_prefix", str(number)])
+        assert main_coclr.run_folder_of(args).name.split("_k")[0] == f"{number}coclr-top2{word}"
+
+
 @pytest.mark.parametrize(("settings", "words"), [
+    ({"cascade": True, "mining": "topk"}, "contradict"), ({"mining": "best"}, "topk or cascade or fused"),
+    ({"own_view": "frozen"}, "only where it ranks"), ({"mining": "cascade", "stage": 2, "own_view": "frozen"}, "ranks"),
+    ({"mining": "cascade", "anchor": "key", "own_view": "frozen"}, "own view, not frozen"),
     ({"first": "own"}, "own view can come first only"), ({"first": "own", "cascade": True, "stage": 1}, "two stages"),
     ({"anchor": "key"}, "only in a cascade"), ({"anchor": "k", "cascade": True}, "query or key"),
     ({"anchor": "key", "cascade": True, "stage": 2}, "ranks by the own view")])

@@ -21,7 +21,8 @@ COMMON = "--seq_len 8 --img_dim 32 --moco-k 8 --moco-dim 8 -j 0 --print_freq 3 -
 CASES = {
     "nce": (main_nce, "--dataset noise-2clip --batch_size 2 --model ubernce --cos"),
     "fp16": (main_nce, "--dataset noise-2clip --batch_size 2 --precision fp16 --fp32_steps 3"),
-    "coclr": (main_coclr, "--dataset noise-2stream-2clip --batch_size 2 --topk 2 --cascade --stage 2 --schedule 2")}
+    "coclr": (main_coclr, "--dataset noise-2stream-2clip --batch_size 2 --topk 2 --cascade --stage 2 --schedule 2"),
+    "frozen": (main_coclr, "--dataset noise-2stream-2clip --batch_size 2 --topk 2 --mining fused --own_view frozen")}
 STEPS = 12
 cases = pytest.mark.parametrize("case", ["nce", "coclr"])
 
@@ -58,7 +59,8 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("case", "stop"), [("nce", Stop("usr1", 4)), ("nce", Stop("term", 11)),
-                                            ("coclr", Stop("term", 7)), ("fp16", Stop("term", 6))], ids=str)
+                                            ("coclr", Stop("term", 7)), ("frozen", Stop("term", 7)),
+                                            ("fp16", Stop("term", 6))], ids=str)
 def test_a_run_asked_to_stop_saves_what_is_done_and_resumes(case, stop, whole):
     assert train(case, "asked", stop=stop) == [EXIT_CODE], said()
     assert f"stopping on SIG{stop.how.upper()}" in said()
@@ -92,8 +94,8 @@ def test_a_run_killed_anywhere_resumes_from_its_last_checkpoint(case, stop, whol
     assert list(model.glob(".*")) == []
 
 
-@cases
-@pytest.mark.parametrize("stop", [Stop("term", 5, rank=1), Stop("kill", 7)], ids=str)
+@pytest.mark.parametrize(("case", "stop"), [("nce", Stop("kill", 7)), ("coclr", Stop("term", 5, rank=1)),
+                                            ("frozen", Stop("kill", 7))], ids=str)
 def test_two_processes_stop_and_resume_together(case, stop, whole):
     codes = train(case, "two", "--save_steps 3", processes=2, stop=stop)
     assert codes == [-9 if stop.how == "kill" else EXIT_CODE] * 2, said() + said(1)
