@@ -85,7 +85,7 @@ def test_flags_on_the_pages_are_options():
               if "def make_parser() ->" in (ROOT / path).read_text()]
     parsers = [classifier.make_parser(""), *(make() for make in makers)]
     parsers += [each for parser in parsers for each in getattr(parser._commands, "choices", {}).values()]
-    options = {flag for parser in parsers for flag in FLAG.findall(parser.format_help())} | OF_OTHERS
+    options = {flag for parser in parsers for flag in parser._option_string_actions} | OF_OTHERS
     assert "--cascade" in options and "--nonsense" not in options
     pages = [page for page in PAGES if page.name not in ("README.md", "api.md")]
     assert {page.name: unknown for page in pages if (unknown := set(FLAG.findall(prose(page))) - options)} == {}
