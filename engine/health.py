@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ def agreement(one: Tensor, two: Tensor, allowed: Tensor, n: int) -> Tensor:
     It is (overlap - chance) / (1 - chance), with the overlap as a share of n, and chance = n / number of candidates.
     ``one`` and ``two`` are the views' similarities, ``allowed`` the candidates, (B, K) each.
     """
-    shared = overlap(*(rows.masked_fill(~allowed, float("-inf")) for rows in (one, two)), n)
+    shared = overlap(one.masked_fill(~allowed, float("-inf")), two.masked_fill(~allowed, float("-inf")), n)
     chance = (n / allowed.sum(dim=1).clamp(min=n)).clamp(max=1)
     return ((shared - chance) / (1 - chance).clamp(min=1e-6)).mean()
 
@@ -105,7 +106,7 @@ def sign_test(one: Tensor, two: Tensor) -> float:
 
 
 @torch.no_grad()
-def calibrate(encoder: nn.Module, batches: Iterable[Tensor], dtype: torch.dtype | None = None) -> None:
+def calibrate(encoder: Any, batches: Iterable[Tensor], dtype: torch.dtype | None = None) -> None:
     """Measure the BatchNorm statistics of an untrained encoder on some batches of clips, and leave it in eval mode."""
     for module in encoder.modules():
         if isinstance(module, nn.BatchNorm3d):

@@ -34,7 +34,8 @@ def measure(net: nn.Module, untrained: nn.Module, videos: VideoDataset, job: Fea
     pairs = VideoDataset(videos.readers, index, TwoTimes(seq_len, ds), videos.transform, by_epoch=False)
     batches = rebatch((clips for _, clips in _chunks(pairs, job)), max(2, job.batch_size))
     calibrate(untrained.backbone, (clips for clips in batches if len(clips) > 1), job.dtype)
-    found, hits, rows = {}, [], []
+    found: dict[str, float] = {}
+    hits, rows = [], []
     for name, end, each in (("features", "", net), ("random weights", "_random", untrained)):
         z = _embed(each, pairs, job)
         hits.append(instance_hits(*z.chunk(2)))

@@ -205,13 +205,13 @@ def test(args: Namespace, devices: Devices) -> None:
             job = retrieval.FeatureJob(features, args.dataset, made_from, args.gallery,
                                        normalise=args.train_what == "last", batch_size=batch_size,
                                        workers=args.workers, device=device, dtype=precision.dtype)
-            found = [retrieval.split_features(ready, *each, job) for each in sets.items()]
+            query, gallery = (retrieval.split_features(ready, *each, job) for each in sets.items())
             measures = None
             if not sets["test"].index.has_labels:
                 untrained = build(args, 1).to(device).eval()
                 videos = data.build("test", CropsTransform(data.img_dim, p=0.0))  # without jitter
                 measures = label_free.measure(untrained if args.test == RANDOM else ready, untrained, videos, job)
-            retrieval.report(job, *found, measures)
+            retrieval.report(job, query, gallery, measures)
         else:
             samples = windows.read_samples(sets["test"], workers=args.workers, device=device, title="test")
             prob = windows.crop_probabilities(ready, samples, batch_size, device, precision.dtype)

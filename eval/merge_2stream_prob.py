@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -128,14 +129,14 @@ def _bare_names(paths: list[str]) -> list[str]:
     return names
 
 
-def merge_probabilities(rgb: FeatureSet, flow: FeatureSet) -> dict[str, dict[int, float]]:
+def merge_probabilities(rgb: FeatureSet, flow: FeatureSet) -> dict[str, dict[Any, float]]:
     """Compute {"RGB" | "flow" | "both": {1: top-1 in 0-1, 5: top-5}} of matched probabilities and of their mean."""
     streams = {"RGB": rgb.features, "flow": flow.features, "both": (rgb.features + flow.features) / 2}
     return {name: protocols.topk_accuracy(prob, rgb.labels) for name, prob in streams.items()}
 
 
 def merge_similarities(query: tuple[FeatureSet, FeatureSet], gallery: tuple[FeatureSet, FeatureSet]
-                       ) -> dict[str, dict[int, float]]:
+                       ) -> dict[str, dict[Any, float]]:
     """Compute {"RGB" | "flow" | "both": {k: recall@k in 0-1}} of matched features, "both" by summed similarities.
 
     Without labels it is {"both": {"agreement": share of the 5 nearest that both streams have in common}}.
