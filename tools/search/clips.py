@@ -126,7 +126,7 @@ def describe(path: str | Path, *, view: str = "rgb", **given: Any) -> EncoderSpe
         view: what it was trained on, where the file does not say.
         given: net, seq_len, ds and img_dim, where they differ from the training's.
     """
-    options = checkpoint.load(path).get("options")
+    options: Any = checkpoint.load(path).get("options")
     trained = options if facts_of(options) and str(options.get("net")) in NETWORKS else {}  # else other software's
     found = {name: given.get(name) or trained.get(name, value) for name, value in PUBLISHED.items()}
     stream = facts_of(trained).get("stream", view).lower()
