@@ -168,7 +168,8 @@ def test_streams_with_too_few_videos_in_common_name_some(rgb, flow, words):
 
 @pytest.mark.parametrize(("one", "two", "common"), [
     (["A/v.avi", "/x/A/w.mp4"], ["A/v/", "y/A/w"], 2), (["A/v.1", "A/v.2"], ["A/v.1", "A/v.2"], 2),
-    (["A/x.avi", "A/x.mp4"], ["A/x.avi", "A/x.mp4"], 2), (["A/v", "x/A/v"], ["A/v", "A/w"], None)])
+    (["A/x.avi", "A/x.mp4"], ["A/x.avi", "A/x.mp4"], 2), (["Yo Yo/v", "Yo Yo/w"], ["yo_yo/w", "Yo_Yo/v"], 2),
+    (["a b/v", "a_b/v"], ["a_b/v", "a b/v"], 2), (["A/v", "x/A/v"], ["A/v", "A/w"], None)])
 def test_videos_match_whatever_their_folders_and_endings(one, two, common):
     sets = [FeatureSet(torch.ones(2, 3), torch.zeros(2), names) for names in (one, two)]
     with nullcontext() if common else pytest.raises(CheckpointError, match="A/v is listed twice"):
