@@ -168,6 +168,8 @@ def of_cotraining(work: Cotraining, labels: tuple[Tensor, Tensor] | None) -> lis
             else:
                 scores = {f"top-{k}": value for k, value in content.items() if k.isdecimal()}
                 found.append(Result("classification", f"{what}, {evaluation}", scores, "ten crops"))
+    if not found:
+        raise UserError("Nothing was evaluated: see the warnings above.")
     return found
 
 
