@@ -234,5 +234,5 @@ class CotrainReport(Report):
             marks.append((before, phase))
             for stream, run in runs.items():
                 found.setdefault(stream, []).append((before, run))
-            before += max((line["done"] for run in runs.values() for line in run.metrics), default=0)
+            before += max((line.get("done", 0) for run in runs.values() for line in run.metrics), default=0)
         return found, marks

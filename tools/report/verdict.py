@@ -40,7 +40,7 @@ def _findings(run: Run) -> Iterator[Finding]:
     size, batch = (run.options.get(name) for name in ("moco_k", "batch_size"))
     if size and batch:
         per_step = batch * run.starts[-1].get("processes", 1)
-        needed, done = math.ceil(size / per_step), max(line["done"] for line in run.metrics)
+        needed, done = math.ceil(size / per_step), max(line.get("done", 0) for line in run.metrics)
         full = f"yes, after {needed} of {done} steps"
         vain = "nothing was trained" if run.options.get("model") == "coclr" else "keys were told from random vectors"
         empty = f"no: {done} steps bring {done * per_step} of its {size} entries, so {vain}: take a smaller --moco-k"
