@@ -1,20 +1,33 @@
 """Build the classifier of an evaluation, and load it from files of pretraining or finetuning."""
 
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from backbone.select_backbone import fold_batchnorm
+from dataset.clip_sampler import windows
+from dataset.transforms.photometric import stack_params
+from dataset.transforms.presets import NULL, CropsTransform
 from engine import checkpoint
 from engine.compatibility import Facts, check_facts
+from engine.convolutions import check_convolutions, use_2d_where_faster
+from engine.device import check_clips, choose_precision, move
+from eval import options
+from eval.retrieval import video_features
 from model.classifier import LinearClassifier
 from utils.errors import CheckpointError
 
 ENCODER = "encoder_q.0."  # the backbone in a pretraining file
 BACKBONE = "backbone."  # the backbone in a classifier's file
 HEAD = ("final_fc.", "final_bn.")
+# What published checkpoints, which hold no options, were trained with.
+PUBLISHED: dict[str, Any] = {"net": "s3d", "seq_len": 32, "ds": 1, "img_dim": 128}
 
 
 def build(num_class: int, network: str, train_what: str, *, dropout: float = 0.9, final_bn: bool = False,
@@ -87,3 +100,57 @@ def load_classifier(net: nn.Module, path: str | Path, require: Iterable[str] = (
         raise CheckpointError(f"{path} is a classifier of {len(state[last])} classes, but the dataset has "
                               f"{len(model[last])}: give the --dataset it was trained on")
     return content, f"classifier: {checkpoint.load_state(net, state)} from {path}"
+
+
+def trained_with(path: str | Path, **given: Any) -> dict[str, Any]:
+    """Return the options of a checkpoint's training, at least those of `PUBLISHED`; ``given`` ones win unless None."""
+    saved = checkpoint.load(path).get("options") or {}
+    return {**PUBLISHED, **saved, **{name: value for name, value in given.items() if value is not None}}
+
+
+def load_encoder(path: str | Path, batch_size: int = 32, **given: Any) -> "Encoder":
+    """Load the encoder of a pretraining or classifier's file, published ones included, on the GPU if there is one.
+
+    ``batch_size`` counts windows; ``given`` are net, seq_len, ds and img_dim, if they shall not be the training's.
+    """
+    name, *sizes = map(trained_with(path, **given).get, PUBLISHED)
+    check_clips(build_on_meta(name, "last", training=False), name, 1, sizes[0], sizes[2])
+    net = build(1, name, "last").eval()
+    load_backbone(net, path)
+    fold_batchnorm(net)
+    return Encoder(net, *sizes, batch_size)
+
+
+class Encoder:
+    """A backbone that makes features of clips as retrieval does; made by :func:`load_encoder`."""
+
+    def __init__(self, net: LinearClassifier, seq_len: int, ds: int, img_dim: int, batch_size: int) -> None:
+        self.net, self.seq_len, self.ds, self.batch_size = net, seq_len, ds, batch_size
+        self.device, self.crop = options.devices(None)[0], CropsTransform(img_dim)
+        precision = choose_precision(None, self.device)
+        move(net, self.device)
+        if precision.name == "fp32":
+            use_2d_where_faster([net], self.device)
+        check_convolutions([net.backbone], (seq_len, img_dim, img_dim), precision)
+
+    def __call__(self, clips: Iterable[np.ndarray], *, unit: bool = True) -> Tensor:
+        """Return the means over all windows of the centre crops of clips, float32 (B, F), on the CPU.
+
+        Args:
+            clips: RGB frames, or stored flow or residual frames for such an encoder, uint8 (B, T, H, W, 3); those of
+                img_dim x img_dim pixels are not cropped.
+            unit: whether to normalise the rows.
+        """
+        rows = video_features(self.net, map(self._sample, count(), clips), batch_size=self.batch_size,
+                              device=self.device, normalise=True)
+        return F.normalize(rows) if unit else rows
+
+    def _sample(self, number: int, clip: np.ndarray) -> dict[str, Any]:
+        """Make what `eval.windows.window_clips` takes."""
+        frames, side = np.asarray(clip), self.crop.img_dim
+        frames = frames if frames.shape[1:3] == (side, side) else self.crop.cut(frames)[0]
+        rows = windows(len(frames), self.seq_len, self.ds)
+        distinct, places = np.unique(rows, return_inverse=True)
+        return {"index": number, "clips": torch.from_numpy(frames[distinct])[None, None],
+                "windows": torch.from_numpy(places.reshape(rows.shape)),
+                "photometric": stack_params([NULL.draw(np.random.default_rng(0), 1, len(distinct))])}

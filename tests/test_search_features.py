@@ -17,7 +17,7 @@ from dataset.transforms.presets import CropsTransform
 from eval import network, retrieval
 from process_data.src.flow import flow_images
 from process_data.src.video_io import read_frames
-from tools.search import ClipSettings, describe, load_encoder
+from tools.search import ClipSettings, describe
 from tools.search.__main__ import main
 from tools.search.clips import EncoderSpec, video_clips
 from utils import launch
@@ -68,8 +68,8 @@ def test_features_are_those_of_retrieval_on_the_same_frames(place):
     settings = ClipSettings(specs, short_side=24, clip_seconds=1.0)
     clips = [clip for name in ("long.avi", "short.avi") for clip in video_clips(place / name, settings)]
     assert [round((clip.end - clip.start) * RATE) for clip in clips] == [15, 15, 22]
-    found = [load_encoder(spec, batch_size=5)([clip.samples[i] for clip in clips])
-             for i, spec in enumerate(specs)]
+    found = [network.load_encoder(spec.path, 5, seq_len=SEQ_LEN, ds=DS, img_dim=SIDE)(
+        [clip.frames[i] for clip in clips], unit=False) for i, spec in enumerate(specs)]
     expected = [of_retrieval(place, "mine"), of_retrieval(place, "mine-f"), of_retrieval(place, "mine-f", "residual")]
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -93,8 +93,8 @@ def test_clips_share_out_the_frames_of_a_video(tmp_path, frames):
     images = np.ascontiguousarray(np.stack(list(read_frames(path)))[..., ::-1])
     crops = CropsTransform(8).cut(images)[0]
     for clip, start, count in zip(clips, np.cumsum([0, *counts]), counts, strict=False):
-        rgb, residual = (sample["clips"][0, 0].numpy() for sample in clip.samples)
-        np.testing.assert_array_equal(rgb, crops[start:start + count])  # windows of 4 begin at every frame
+        rgb, residual = clip.frames
+        np.testing.assert_array_equal(rgb, crops[start:start + count])
         assert len(residual) == count - 1
 
 
@@ -146,7 +146,7 @@ def test_a_checkpoint_says_what_it_was_trained_with(place, tmp_path):
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         describe(tmp_path / "z.pth.tar")
     with pytest.raises(OptionError, match="--img_dim 4"):  # too small for the network
-        load_encoder(describe(place / "rgb.pth.tar", img_dim=4))
+        network.load_encoder(place / "rgb.pth.tar", img_dim=4)
 
 
 def test_the_command_line_from_videos_to_an_answer(place, capsys, monkeypatch):
