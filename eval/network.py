@@ -147,7 +147,7 @@ class Encoder:
 
     def _sample(self, number: int, clip: np.ndarray) -> dict[str, Any]:
         """Make what `eval.windows.window_clips` takes."""
-        frames, side = np.asarray(clip), self.crop.img_dim
+        frames, side = np.ascontiguousarray(clip), self.crop.img_dim
         frames = frames if frames.shape[1:3] == (side, side) else self.crop.cut(frames)[0]
         rows = windows(len(frames), self.seq_len, self.ds)
         distinct, places = np.unique(rows, return_inverse=True)

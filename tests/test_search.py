@@ -155,6 +155,24 @@ def test_an_interruption_keeps_what_was_embedded(place, read, first):
     assert len(build("videos")) == (4 if first else 8) and len(read) == 1
 
 
+def test_what_is_known_of_the_encoder_is_kept_and_shown(place, monkeypatch, capsys):
+    checked: list[int] = []
+    monkeypatch.setattr(search_index, "LEAST", 4)
+    notes = [("weak", True)]
+    monkeypatch.setattr(search_index, "check_encoders", lambda paths, *_: checked.append(len(paths)) or notes)
+    build("videos"), build()
+    assert checked == [4] and capsys.readouterr().out.count("warning: weak") == 2
+    write_video(place / "videos/new.avi", 8, 9)
+    build()
+    assert checked == [4, 5]
+    answer = VideoIndex.open("index").search("videos/a.avi")
+    assert "Warning: weak" in Page(answer.gallery("page.html").read_text()).shown
+    [(meaning, _), _] = answer.notes
+    rows = unit(np.concatenate(list(features(build()).values())))
+    middle = np.median((rows @ rows.T)[~np.eye(5, dtype=bool)])
+    assert float(meaning.split("above ")[1].split(",")[0]) == pytest.approx(middle, abs=0.1)  # of random pairs
+
+
 def test_two_streams_are_side_by_side_and_their_similarities_added(place):
     write_checkpoint(place / "flow.pth.tar", dataset="mine-f-2clip", second_view="residual")
     settings = ClipSettings((describe("rgb.pth.tar"), describe("flow.pth.tar")))

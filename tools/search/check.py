@@ -18,11 +18,10 @@ from engine.health import CLEARLY_BETTER, instance_hits, sign_test
 from eval import network
 from process_data.src.video_io import VideoError
 from tools.search.clips import ClipSettings, EncoderSpec, video_clips
-from utils.console import percent, say
+from utils.console import Progress
 
-VIDEOS, LEAST = 64, 20  # of a check; fewer show nothing
-BATCH, CALIBRATION = 16, 64  # clips; those that give a random network its BatchNorm statistics
-CEILING = 0.9  # share of hits of random weights that leaves no room for better ones
+VIDEOS, LEAST = 48, 20  # of a check; fewer show nothing
+CEILING = 90  # percent of hits of random weights that leaves no room for better ones
 PLAN = Plan((0, 1), ((0, NULL), (1, NULL)))
 Note = tuple[str, bool]  # a sentence, and whether it is a warning
 
@@ -32,21 +31,29 @@ def check_encoders(paths: Iterable[str], settings: ClipSettings, encoders: Seque
     pairs = list(islice(_pairs(paths, settings), VIDEOS))
     if len(pairs) < LEAST:
         return []
-    say(f"comparing with random weights on {len(pairs)} videos")
     notes = []
-    for spec, encoder, own in zip(settings.encoders, encoders, zip(*pairs, strict=True), strict=True):
-        clips = [pair[end] for end in (0, 1) for pair in own]
-        rows = [encode(clips, unit=False) for encode in (encoder, _random_encoder(spec, clips))]
-        hits, by_chance = (instance_hits(*F.normalize(each - each.mean(dim=0)).chunk(2)) for each in rows)
-        notes.append(verdict(spec.view, hits, by_chance))
+    with Progress(4 * len(pairs) * len(encoders), "comparing with random weights", "clip") as progress:
+        for spec, encoder, own in zip(settings.encoders, encoders, zip(*pairs, strict=True), strict=True):
+            clips = [pair[end] for end in (0, 1) for pair in own]
+            both = (_hits(encode, clips, progress) for encode in (encoder, _random_encoder(spec)))
+            notes.append(verdict(spec.view, *both))
     return notes
+
+
+def _hits(encode: network.Encoder, clips: Sequence[np.ndarray], progress: Progress) -> torch.Tensor:
+    rows = []
+    for clip in clips:
+        rows.append(encode([clip], unit=False))
+        progress.step()
+    features = torch.cat(rows)
+    return instance_hits(*F.normalize(features - features.mean(dim=0)).chunk(2))
 
 
 def verdict(view: str, hits: torch.Tensor, by_chance: torch.Tensor) -> Note:
     """Say what hits of an encoder and of random weights, (2N,) bool, show."""
-    shares = [float(each.float().mean()) for each in (hits, by_chance)]
-    what = (f"of {len(hits) // 2} videos, the other end is nearest for {percent(shares[0])} % of the ends, with random "
-            f"weights for {percent(shares[1])} %")
+    shares = [100 * float(each.float().mean()) for each in (hits, by_chance)]
+    what = (f"of {len(hits) // 2} videos, the other end is nearest for {shares[0]:.0f} % of the ends, with random "
+            f"weights for {shares[1]:.0f} %")
     if sign_test(hits, by_chance) >= CLEARLY_BETTER:
         return f"the {view} encoder is better than random weights: {what}", False
     if shares[1] >= CEILING:
@@ -74,14 +81,12 @@ def _ends(frames: np.ndarray, length: int, rng: np.random.Generator) -> list[np.
     return [np.clip(one * rng.uniform(0.6, 1.4), 0, 255).astype(np.uint8), two]
 
 
-def _random_encoder(spec: EncoderSpec, clips: Sequence[np.ndarray]) -> network.Encoder:
+def _random_encoder(spec: EncoderSpec) -> network.Encoder:
+    """Return a network whose random weights keep the scale of their input; BatchNorm, left as it is, would not help."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = network.build(1, spec.net, "last").train()
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            module.momentum = None  # cumulative average over batches
-    encoder = network.Encoder(net, spec.seq_len, spec.ds, spec.img_dim, BATCH)
-    encoder(clips[:CALIBRATION])
-    net.eval()
-    return encoder
+        net = network.build(1, spec.net, "last").eval()
+        for module in net.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight)
+    return network.Encoder(net, spec.seq_len, spec.ds, spec.img_dim, 1)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from zipfile import ZipFile
 
 import faiss
 import numpy as np
@@ -197,10 +198,13 @@ class VideoIndex:
         The features of S encoders are side by side, neither centred nor normalised.
         """
         clips = [len(video.seconds) for video in self.videos]
-        with atomic_write(Path(path)) as file:
-            np.savez(file, file=np.repeat([video.path for video in self.videos], clips),
-                     seconds=torch.cat([video.seconds for video in self.videos]).numpy(),
-                     feature=torch.cat([video.features for video in self.videos]).numpy())
+        arrays = {"file": np.repeat([video.path for video in self.videos], clips),
+                  "seconds": torch.cat([video.seconds for video in self.videos]).numpy(),
+                  "feature": torch.cat([video.features for video in self.videos]).numpy()}
+        with atomic_write(Path(path)) as file, ZipFile(file, "w") as archive:
+            for name, array in arrays.items():  # np.savez takes none with the name "file"
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
 
     def _meaning(self) -> list[Note]:
         """Say what a similarity means, beside random pairs of clips of different videos."""
