@@ -113,12 +113,13 @@ def load_encoder(path: str | Path, batch_size: int = 32, **given: Any) -> "Encod
 
     ``batch_size`` counts windows; ``given`` are net, seq_len, ds and img_dim, if they shall not be the training's.
     """
-    name, *sizes = map(trained_with(path, **given).get, PUBLISHED)
-    check_clips(build_on_meta(name, "last", training=False), name, 1, sizes[0], sizes[2])
-    net = build(1, name, "last").eval()
+    found = trained_with(path, **given)
+    network, seq_len, ds, img_dim = (found[name] for name in PUBLISHED)
+    check_clips(build_on_meta(network, "last", training=False), network, 1, seq_len, img_dim)
+    net = build(1, network, "last").eval()
     load_backbone(net, path)
     fold_batchnorm(net)
-    return Encoder(net, *sizes, batch_size)
+    return Encoder(net, seq_len, ds, img_dim, batch_size)
 
 
 class Encoder:
