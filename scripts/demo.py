@@ -16,8 +16,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cotrain
-import main_nce
-from cotrain import CLASSIFIER, ROOT
+from cotrain import CLASSIFIER, ROOT, SCRIPTS
 from engine.options import positive_int
 from engine.run_folder import last_checkpoint
 from tools.search.__main__ import main as search
@@ -50,7 +49,8 @@ def co_train(args: Namespace, videos: Path) -> None:
     """Prepare the clips, train both streams, evaluate them, write the page and the search index."""
     cotrain.main(["--videos", str(videos), "--labels", "folders", "--out", str(args.out / "run"), *CLIPS, *QUEUE,
                   "--lr", LR, "--infonce_epochs", str(args.epochs), "--cycles", "1", "--coclr_epochs",
-                  str(args.coclr_epochs), "--coclr_options", f"{MINING} --lr {COCLR_LR}", "--skip", "probe", "finetune"])
+                  str(args.coclr_epochs), "--coclr_options", f"{MINING} --lr {COCLR_LR}",
+                  "--skip", "probe", "finetune"])
 
 
 def train_as_long(args: Namespace, found: Mapping[str, Any]) -> dict[str, float]:
@@ -60,7 +60,8 @@ def train_as_long(args: Namespace, found: Mapping[str, Any]) -> dict[str, float]
     roots = ["--data_root", str(out / "data"), "--split_root", str(out / "splits")]
     words = ["--dataset", "videos-2clip", *CLIPS, *QUEUE, *roots, "--lr", COCLR_LR, "--epochs", str(args.coclr_epochs),
              "--save_freq", str(args.coclr_epochs), "--pretrain", str(start), "--resume", "auto"]
-    model = last_checkpoint(main_nce.run_folder_of(main_nce.parse(words, planned=True)), args.coclr_epochs)
+    script = SCRIPTS["main_nce.py"]
+    model = last_checkpoint(script.run_folder_of(script.parse(words, planned=True)), args.coclr_epochs)
     recall = model.parent / "feature" / "videos_recall.json"
     test = ("--dataset", "videos", *roots, "-j", "1", "--test", str(model), "--retrieval")
     with Runner(out).open() as runner:
