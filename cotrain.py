@@ -291,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warn(line)
         done = sum(step.is_done(args.out) for step in plan.steps)
         say(f"{done} of {len(plan.steps)} steps are done; the printed commands run in {args.out}")
-        runner.run(plan.steps)
+        runner.run(plan.steps, sum(seconds.get(kind, 0.0) for kind in ("index", "report")))
         finish(plan, runner, settings, warnings)
     return 0
 

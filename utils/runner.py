@@ -96,8 +96,8 @@ class Runner:
         if self._child is not None:
             self._child.send_signal(signal.SIGTERM)  # the only one that torchrun forwards in turn
 
-    def run(self, steps: Sequence[Step]) -> None:
-        """Run the steps that are not done, in order.
+    def run(self, steps: Sequence[Step], after: float = 0.0) -> None:
+        """Run the steps that are not done, in order; ``after``: seconds of what follows them.
 
         Raises:
             OptionError: a product was made by a different command.
@@ -108,7 +108,8 @@ class Runner:
         for number, step in enumerate(steps, start=1):
             title = f"[{number}/{len(steps)} {step.name}]"
             if not step.is_done(self.out):
-                self.run_step(step, title, [each for each in steps[number:] if not each.is_done(self.out)])
+                later = [each for each in steps[number:] if not each.is_done(self.out)]
+                self.run_step(step, title, [*later, Step("rest", (), seconds=after)] if after else later)
             elif step.name not in self._ran:
                 say(f"{title} done already")
             step.tidy(self.out)
