@@ -16,15 +16,7 @@ def _conv(in_planes: int, planes: int, kernel: tuple, stride: tuple = (1, 1, 1))
 
 
 class Bottleneck(nn.Module):
-    """Bottleneck of t x 1 x 1, 1 x 3 x 3 (strided in space) and 1 x 1 x 1 convolutions with a shortcut.
-
-    Args:
-        in_planes: input channels.
-        width: inner channels; the output has four times as many.
-        stride: spatial stride.
-        temporal: kernel size t of the first convolution.
-        final_relu: apply a ReLU to the sum.
-    """
+    """Bottleneck of temporal x 1 x 1, 1 x 3 x 3 (strided in space) and 1 x 1 x 1 convolutions with a shortcut."""
 
     def __init__(self, in_planes: int, width: int, stride: int, temporal: int, final_relu: bool = True) -> None:
         super().__init__()
@@ -51,20 +43,11 @@ class Bottleneck(nn.Module):
 
 
 class ResNet2d3d(nn.Module):
-    """2D-3D ResNet-50; the last block's ReLU comes at the end of the network.
+    """2D-3D ResNet-50; the last block's ReLU comes at the end of the network."""
 
-    Args:
-        input_channel: channels of the clips (3 for RGB, and for flow, which is stored as an image).
-    """
-
-    layer1: nn.Sequential
-    layer2: nn.Sequential
-    layer3: nn.Sequential
-    layer4: nn.Sequential
-
-    def __init__(self, input_channel: int = 3) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.conv1 = _conv(input_channel, 64, (5, 7, 7), (2, 2, 2))
+        self.conv1 = _conv(3, 64, (5, 7, 7), (2, 2, 2))
         self.bn1 = nn.BatchNorm3d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
@@ -83,5 +66,6 @@ class ResNet2d3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map clips (B, 3, T, H, W) to features (B, 2048, T/2, H/32, W/32)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        for number in range(1, 1 + len(LAYERS)):
+            x = getattr(self, f"layer{number}")(x)
         return self.relu(x)

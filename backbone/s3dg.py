@@ -98,15 +98,9 @@ class InceptionBlock3d(nn.Module):
 
 
 class S3D(nn.Module):
-    """S3D up to its last Inception block.
+    """S3D up to its last Inception block, with feature gating (S3D-G) or not, and all widths times `scale`."""
 
-    Args:
-        input_channel: channels of the clips (3 for RGB, and for flow, which is stored as an image).
-        gating: add feature gating (S3D-G).
-        scale: factor on all widths.
-    """
-
-    def __init__(self, input_channel: int = 3, gating: bool = False, scale: float = 1.0) -> None:
+    def __init__(self, gating: bool = False, scale: float = 1.0) -> None:
         super().__init__()
         stem = {name: round(scale * width) for name, width in STEM_WIDTHS.items()}
         self.feature_size = stem["Conv_2c"]  # grows with each Inception block
@@ -117,7 +111,7 @@ class S3D(nn.Module):
             self.feature_size = block.out_planes
             return block
 
-        self._register_block(1, Conv_1a=STConv3d(input_channel, stem["Conv_1a"], 7, 2, 3))
+        self._register_block(1, Conv_1a=STConv3d(3, stem["Conv_1a"], 7, 2, 3))
         self._register_block(2, MaxPool_2a=_space_pool(), Conv_2b=BasicConv3d(stem["Conv_1a"], stem["Conv_2b"]),
                              Conv_2c=STConv3d(stem["Conv_2b"], stem["Conv_2c"], 3, 1, 1))
         self._register_block(3, MaxPool_3a=_space_pool(), **{f"Mixed_3{c}": mixed(f"Mixed_3{c}") for c in "bc"})

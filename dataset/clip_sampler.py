@@ -50,7 +50,7 @@ def too_short(num_frames: int | np.ndarray, seq_len: int, ds: int, rule: LengthR
 
 @dataclass(frozen=True)
 class RandomClips:
-    """Clips at independent random starts."""
+    """Draws clips at independent random starts, int64 (clips, seq_len)."""
 
     seq_len: int
     ds: int
@@ -58,13 +58,12 @@ class RandomClips:
     windowed: bool = False  # whether the transform gets them as windows of shared frames
 
     def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw the frames of the clips, int64 (clips, seq_len)."""
         return np.stack([random_clip(num_frames, self.seq_len, self.ds, rng) for _ in range(self.clips)])
 
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows of a video; nothing is random."""
+    """Returns all windows of a video, int64 (W, seq_len); nothing is random."""
 
     seq_len: int
     ds: int
@@ -72,7 +71,6 @@ class Windows:
     windowed: bool = True
 
     def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-        """Return the frames of the windows, int64 (W, seq_len)."""
         return windows(num_frames, self.seq_len, self.ds)
 
 
@@ -80,7 +78,6 @@ class TwoTimes(Windows):
     """Two windows, a quarter and three quarters into a video; the same one where there is no other."""
 
     def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-        """Return the frames of both, int64 (2, seq_len)."""
         rows = windows(num_frames, self.seq_len, self.ds)
         return rows[[len(rows) // 4, 3 * len(rows) // 4]]
 

@@ -20,12 +20,8 @@ def decode(jpegs: Sequence[memoryview]) -> tuple[np.ndarray, dict[int, str]]:
     Where simplejpeg, which is faster, refuses an image, OpenCV tries: it also reads PNGs, and JPEGs with harmless
     faults. Both decode the JPEGs that they accept to the same pixels.
 
-    Returns:
-        uint8 RGB (N, H, W, 3), and what is wrong with each image that does not decode or is of another size than most;
-        its pixels are undefined. Where no image decodes, H and W are 0.
-
-    Raises:
-        ValueError: together they take more than 4 GiB.
+    Returns uint8 RGB (N, H, W, 3), and what is wrong with each image that does not decode or is of another size than
+    most; its pixels are undefined. Where no image decodes, H and W are 0. ValueError if they take more than 4 GiB.
     """
     sizes: dict[int, tuple[int, int]] = {}
     faults: dict[int, str] = {}

@@ -58,14 +58,10 @@ class Value:
 
 
 def frame_spans(value: memoryview, frames: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
-    """Find byte strings in a msgpack list by walking the headers before them; no string is touched.
+    """Find byte strings in a msgpack list (else DamagedError) by walking the headers before them; none is touched.
 
-    Returns:
-        The number of elements by the list's header, and (start, end) of each of `frames`, ascending, up to the first
-        that is damaged, cut off or not in the list.
-
-    Raises:
-        DamagedError: the value is no list.
+    Returns the number of elements by the list's header, and (start, end) of each of `frames`, ascending, up to the
+    first that is damaged, cut off or not in the list.
     """
     try:
         count, place = _header(value, 0, LIST_HEADERS, SHORT_LIST)
@@ -108,11 +104,10 @@ def data_file(path: str | os.PathLike) -> Path:
 
 def stamp(path: str | os.PathLike) -> tuple[int, ...]:
     """Return what changes when an LMDB is replaced or written to; empty if there is none."""
-    try:
+    with suppress(FileNotFoundError):
         found = os.stat(data_file(path))
-    except FileNotFoundError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return ()
 
 
 class PageReader:

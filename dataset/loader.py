@@ -64,12 +64,7 @@ def make_loader(dataset: Dataset, *, batch_size: int, workers: int, train: bool,
                 world_size: int, device: torch.device) -> DataLoader:
     """Make a loader of a training set, shuffled and without its last incomplete batch, or of all of a validation set.
 
-    Args:
-        batch_size: clips per process, at most.
-        workers: loader processes; 0 loads in this one.
-
-    Raises:
-        OptionError: a training set has not even one batch for each process.
+    `batch_size` is of a process; OptionError if a training set has not even one batch for each process.
     """
     assert isinstance(dataset, Sized)
     if train and len(dataset) < batch_size * world_size:
@@ -86,8 +81,7 @@ def make_loader(dataset: Dataset, *, batch_size: int, workers: int, train: bool,
 def batches(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[Any]:
     """Yield the batches of an epoch from number ``start`` on. Lost workers are replaced, without losing a batch.
 
-    Raises:
-        TrainingError: workers were lost again and again, or cannot send their clips.
+    TrainingError if workers were lost again and again, or cannot send their clips.
     """
     sampler, lost, number = loader.sampler, 0, start
     assert isinstance(sampler, EpochSampler) and loader.batch_size is not None
@@ -109,12 +103,7 @@ def batches(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[Any]:
 
 
 def items(loader: DataLoader) -> Iterator[Any]:
-    """Yield what any loader yields.
-
-    Raises:
-        LostWorkerError: a worker was lost.
-        TrainingError: shared memory or file handles ran out, here or in a worker.
-    """
+    """Yield what any loader yields; LostWorkerError, or TrainingError if shared memory or file handles ran out."""
     if loader.num_workers:
         allow_files(8 * loader.num_workers + 16)  # pipes, and the tensors that are on their way
     try:

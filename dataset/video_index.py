@@ -10,11 +10,11 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from dataset.clip_sampler import LengthRule, too_short
+from dataset.residual import Reader
 from utils import files
 from utils.errors import DataError
 
@@ -121,16 +121,6 @@ def source_ids(names: list[str], path: Path, *, by_video: bool) -> np.ndarray:
     new = {source: number for number, source in enumerate(missing, start=max(known.values(), default=-1) + 1)}
     return np.array([new[source] if number is None else number for source, number in zip(sources, ids, strict=True)],
                     dtype=np.int64)
-
-
-class Reader(Protocol):
-    """What the index needs of an LMDB."""
-
-    path: str
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def num_frames(self, name: str) -> int: ...
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,6 @@ class DataConfig:
         return self.seq_len, self.img_dim, self.img_dim
 
     def describe(self) -> str:
-        """Describe the clips."""
         every = f", every {self.ds}th frame" if self.ds > 1 else ""
         return f"clips of {self.seq_len} frames{every}, {self.img_dim} px"
 
@@ -100,7 +99,6 @@ class ModelConfig:
         return {"infonce": InfoNCE, "ubernce": UberNCE}[self.model](*moco)
 
     def describe(self, second_view: str, trained_second_view: str) -> str:
-        """Describe the method."""
         moco = f"D {self.moco_dim}, queue of {self.moco_k}, momentum {self.moco_m:g}, temperature {self.moco_t:g}"
         if self.model != "coclr":
             return f"{self.model} with {self.net} on two clips of {trained_second_view or 'RGB'}; {moco}"
@@ -139,7 +137,6 @@ class TrainConfig:
 
     @property
     def rates(self) -> LrSchedule:
-        """The learning rate by epoch."""
         return LrSchedule(self.lr, tuple(self.schedule or ()), self.cos, self.epochs)
 
 

@@ -26,7 +26,10 @@ BATCH = 2
 
 
 class Conv3dAs2d(nn.Conv3d):
-    """An ``nn.Conv3d`` that fits :func:`fits_2d`, computed as a 2-D convolution."""
+    """An ``nn.Conv3d`` that fits :func:`fits_2d`, computed as a 2-D convolution.
+
+    It can become the class of a layer, whose parameters, state-dict keys and hooks stay.
+    """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         assert not isinstance(self.padding, str)  # see fits_2d
@@ -49,11 +52,6 @@ def fits_2d(conv: nn.Conv3d) -> bool:
     return (over_space or over_time) and conv.padding_mode == "zeros" and conv.dilation == (1, 1, 1)
 
 
-def use_2d(conv: nn.Conv3d) -> None:
-    """Compute a layer that fits as a 2-D convolution; its parameters, state-dict keys and hooks stay."""
-    conv.__class__ = Conv3dAs2d
-
-
 def use_2d_where_faster(encoders: Iterable[nn.Module], device: torch.device) -> None:
     """Use the 2-D form in float32 on a CPU with one thread, torchrun's default.
 
@@ -63,7 +61,7 @@ def use_2d_where_faster(encoders: Iterable[nn.Module], device: torch.device) -> 
     if device.type == "cpu" and torch.get_num_threads() == 1:
         for conv in (module for encoder in encoders for module in encoder.modules()):
             if type(conv) is nn.Conv3d and fits_2d(conv):
-                use_2d(conv)
+                conv.__class__ = Conv3dAs2d
 
 
 def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int], precision: Precision) -> str:
@@ -90,7 +88,7 @@ def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int]
                  if isinstance(layer := encoder.get_submodule(name), nn.Conv3d)]
         if type(conv) is nn.Conv3d and fits_2d(conv):
             for layer in convs:
-                use_2d(layer)
+                layer.__class__ = Conv3dAs2d
             if conv_error(conv, shape, precision) <= allowed:
                 replaced.append(f"{', '.join(names)} (off by {error:.2g} of its norm)")
                 continue

@@ -69,7 +69,6 @@ class Optimizer:
             group["lr"] = lr * group["scale"]
 
     def zero_grad(self) -> None:
-        """Free the gradients."""
         self.inner.zero_grad(set_to_none=True)
 
     def backward(self, loss: Tensor) -> None:

@@ -47,10 +47,8 @@ def set_mode(net: nn.Module, train_what: str, training: bool) -> None:
 def load_backbone(net: nn.Module, path: str | Path, needed: Facts | None = None, accept: bool = False) -> str:
     """Load a classifier's backbone from a pretraining or classifier's file, whose "state_dict" is enough.
 
-    `needed` and `accept` are those of :func:`engine.compatibility.check_facts`.
-
-    Returns what was loaded, in words; raises CheckpointError if the file has no backbone, or one of another network or
-    stream, or cannot be read.
+    `needed` and `accept` are those of :func:`engine.compatibility.check_facts`. Returns what was loaded, in words;
+    CheckpointError if the file has no backbone, or one of another network or stream, or cannot be read.
     """
     content = checkpoint.load(path)
     check_facts(content, path, needed or {}, accept)
@@ -70,8 +68,7 @@ def load_classifier(net: nn.Module, path: str | Path, require: Iterable[str] = (
                     needed: Facts | None = None, accept: bool = False) -> tuple[dict, str]:
     """Load the whole classifier from a file of finetuning or of a linear probe, which must have the keys `require`.
 
-    Returns the file's content, and what was loaded, in words; raises CheckpointError if the file is of a pretraining,
-    another network, head or set of classes, or cannot be read.
+    Returns the file's content, and what was loaded, in words; CheckpointError if the file does not fit.
     """
     content = checkpoint.load(path, require)
     check_facts(content, path, needed or {}, accept)

@@ -5,9 +5,8 @@ them. Windows of all crops and videos are packed into batches of one size, which
 video has a single window. The rows come back per video and crop, in the order of the dataset.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import torch
@@ -22,7 +21,8 @@ from eval import protocols
 from utils.console import mark_best, paint_table, percent, percentages, say, table, track
 from utils.files import write_json
 
-Chunk = tuple[tuple[int, int], Tensor]  # (row of the dataset's index, crop), (W, ...) rows or clips
+Key = tuple[int, int]  # row of the dataset's index, crop
+Chunk = tuple[Key, Tensor]  # (W, ...) rows or clips
 CROP_TITLES = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}
 
 
@@ -30,12 +30,8 @@ def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, t
                  damage: DamageCounter | None = None) -> Iterator[dict]:
     """Yield the samples of a dataset in an evaluation mode one by one, in its order, and show the progress.
 
-    Args:
-        damage: counts frames that cannot be read; None for a new counter over all frames of the videos.
-
-    Raises:
-        DataError: a video cannot be read.
-        TrainingError: more than 1 % of the frames cannot be read, or a loader worker was lost.
+    `damage` counts frames that cannot be read, by default those of all videos. Raises DataError for a video that cannot
+    be read, TrainingError if more than 1 % of the frames cannot, or a loader worker was lost.
     """
     # Its own generator: otherwise a training that also measures would draw other numbers than one that does not.
     loader = DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=init_worker,
@@ -65,47 +61,22 @@ def window_clips(samples: Iterable[dict], device: torch.device | str) -> Iterato
             yield (int(sample["index"]), crop), clips.permute(0, 4, 1, 2, 3)
 
 
-def rebatch(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Join pieces (n_i, ...) and cut them into batches of exactly `size` rows; the last one may be smaller."""
-    waiting: list[Tensor] = []
-    for piece in pieces:
-        waiting.append(piece)
-        count = sum(map(len, waiting))
-        if count >= size:
-            joined = torch.cat(waiting)
-            whole = count // size * size
-            yield from joined[:whole].split(size)
-            waiting = [joined[whole:].clone()]  # a copy lets the large tensor go
-    if sum(map(len, waiting)):
-        yield torch.cat(waiting)
+def packed(chunks: Iterable[Chunk], size: int) -> Iterator[tuple[tuple[Key, ...], Tensor]]:
+    """Join the rows of chunks into batches of exactly `size` rows, with the key of each; the last may be smaller."""
+    rows = ((key, clips[i:i + 1]) for key, clips in chunks for i in range(len(clips)))
+    while batch := list(islice(rows, size)):
+        keys, clips = zip(*batch, strict=True)
+        yield keys, torch.cat(clips)
 
 
 def apply_packed(net: Callable[[Tensor], Tensor], chunks: Iterable[Chunk], batch_size: int) -> Iterator[Chunk]:
     """Run `net` on the rows of all chunks in full batches; yield the outputs of each video and crop."""
-    for _, of_video in groupby(_outputs(net, chunks, batch_size), key=lambda chunk: chunk[0][0]):
-        rows: dict[tuple[int, int], list[Tensor]] = {}
-        for key, part in of_video:  # several of a long video
-            rows.setdefault(key, []).append(part)
-        yield from ((key, torch.cat(parts) if len(parts) > 1 else parts[0]) for key, parts in rows.items())
-
-
-def _outputs(net: Callable[[Tensor], Tensor], chunks: Iterable[Chunk], batch_size: int) -> Iterator[Chunk]:
-    """Run `net` on the rows of all chunks in full batches; yield each chunk's key with its rows of the output."""
-    pending: deque[tuple[tuple[int, int], int]] = deque()  # key and number of rows of each chunk, oldest first
-
-    def clips() -> Iterator[Tensor]:
-        for key, rows in chunks:
-            pending.append((key, len(rows)))
-            yield rows
-
-    done = None
-    for batch in rebatch(clips(), batch_size):
-        output = net(batch)
-        done = output if done is None else torch.cat([done, output])
-        while pending and pending[0][1] <= len(done):
-            key, count = pending.popleft()
-            yield key, done[:count]
-            done = done[count:]
+    outputs = (row for keys, clips in packed(chunks, batch_size) for row in zip(keys, net(clips).split(1), strict=True))
+    for _, of_video in groupby(outputs, key=lambda row: row[0][0]):
+        rows: dict[Key, list[Tensor]] = {}
+        for key, row in of_video:  # of a long video, those of a crop come in several parts
+            rows.setdefault(key, []).append(row)
+        yield from ((key, torch.cat(parts)) for key, parts in rows.items())
 
 
 @torch.inference_mode()

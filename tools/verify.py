@@ -44,7 +44,6 @@ class Result(NamedTuple):
 
 
 def read_table() -> list[Published]:
-    """Read the published numbers."""
     row = re.compile(r"^\| (\w+ on [^|]*) \| ([^|]*) \| ([\d.]+) \| ([\d.]+) \|", re.MULTILINE)
     return [Published(training, measure, float(value), float(tolerance))
             for training, measure, value, tolerance in row.findall(read_text(PAGE))]
@@ -144,7 +143,6 @@ def _same(one: str, other: str) -> bool:
 
 
 def make_parser() -> Parser:
-    """Define the options."""
     parser = Parser(description=__doc__)
     parser.add_argument("results", nargs="+", metavar="RUN_OR_RESULT", type=Path, help="run folder, work folder of "
                         "cotrain.py, or output of merge_2stream_prob.py")

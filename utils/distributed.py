@@ -30,7 +30,6 @@ class DistInfo:
     local_rank: int
     world_size: int
     device: torch.device
-    backend: str | None  # None without a process group
 
 
 _host: dist.ProcessGroup | None = None  # a gloo group of all processes: exchanges on the host, which wait for no device
@@ -52,7 +51,6 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Wait for all processes."""
     if world_size() > 1:
         dist.barrier()
 
@@ -72,8 +70,6 @@ def all_gather(tensor: Tensor) -> Tensor:
 @torch.no_grad()
 def all_to_all(tensor: Tensor, send: list[int], receive: list[int]) -> Tensor:
     """Send ``send[r]`` of the contiguous rows to each process r, and return the ``receive[r]`` rows from each."""
-    if world_size() == 1:
-        return tensor
     received = tensor.new_empty((sum(receive), *tensor.shape[1:]))
     dist.all_to_all_single(received, tensor, receive, send)
     return received
@@ -85,16 +81,6 @@ def broadcast(tensor: Tensor, src: int = 0) -> Tensor:
     if world_size() > 1:
         dist.broadcast(tensor, src)
     return tensor
-
-
-@torch.no_grad()
-def reduce_mean(tensor: Tensor) -> Tensor:
-    """Return the mean over all processes as a new tensor."""
-    if world_size() == 1:
-        return tensor.clone()
-    total = tensor.clone()
-    dist.all_reduce(total)
-    return total / world_size()
 
 
 def start_sum(count: int) -> tuple[Tensor, dist.Work]:
@@ -133,18 +119,11 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
     """Choose the device, and if there are several processes, join their group.
 
     The launch is read from the environment of ``torchrun`` or ``torch.distributed.launch``, else that of SLURM's
-    ``srun``, else ``world_size`` and ``rank``. Without any of these the process is alone.
-
-    Args:
-        local_rank: as passed by launchers that give an option.
-        gpu: device of a single process.
-        backend: "nccl" falls back to "gloo" where there is no GPU, and says so.
-        world_size, rank: of processes launched by hand, else -1.
-        timeout: seconds to wait for the other processes.
+    ``srun``, else ``world_size`` and ``rank``. Without any of these the process is alone, on ``gpu``.
 
     Raises:
         OptionError: the launch contradicts itself, or asks for a GPU that does not exist.
-        TrainingError: the process group could not be formed in time.
+        TrainingError: the process group could not be formed in ``timeout`` seconds.
     """
     launched = _launched()
     if launched is not None:
@@ -155,10 +134,10 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
             raise OptionError(f"--world-size {world_size} needs --rank 0 ... {world_size - 1}, but --rank is {rank}")
         local_rank = rank if local_rank is None else local_rank
     else:
-        return DistInfo(0, 0, 1, _device(gpu or 0), None)
+        return DistInfo(0, 0, 1, _device(gpu or 0))
     device = _device(local_rank)
     if world_size == 1:
-        return DistInfo(0, local_rank, 1, device, None)
+        return DistInfo(0, local_rank, 1, device)
     set_rank(rank)
     if backend == "nccl" and device.type == "cpu":
         say("no GPU found: the process group uses gloo instead of nccl")
@@ -181,7 +160,7 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
         raise TrainingError(missed.format(one_line(str(error)))) from error
     finally:
         watch.cancel()
-    return DistInfo(rank, local_rank, world_size, device, backend)
+    return DistInfo(rank, local_rank, world_size, device)
 
 
 def _check_url(url: str) -> None:

@@ -51,7 +51,6 @@ def parse_sizes(settings: Sequence[str], device: torch.device) -> Sizes:
 
 
 def make_parser() -> Parser:
-    """Return the parser of the command line."""
     parser = Parser(prog="python -m tools.benchmarks", description=__doc__)
     parser.add_argument("sizes", nargs="*", help="tiny, or NAME=VALUE[,VALUE]; see tools/benchmarks/__init__.py")
     add = parser.topic("method")
@@ -63,7 +62,6 @@ def make_parser() -> Parser:
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """Describe the machine."""
     info = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
     return {"cpu": model[1] if model else platform.machine(), "cores": os.cpu_count() or 0, "threads": THREADS,

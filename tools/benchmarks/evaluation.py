@@ -49,7 +49,6 @@ class Split:
         return net.eval()
 
     def samples(self) -> Iterator[dict]:
-        """Read what the evaluation scripts read."""
         return read_samples(self.dataset, workers=0, device=self.sizes.device, title="bench")
 
     @torch.inference_mode()

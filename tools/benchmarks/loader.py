@@ -16,9 +16,10 @@ import msgpack
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.utils.data import default_collate
+from torchvision.transforms import InterpolationMode, functional
 
 from dataset import catalog
 from dataset.transforms import geometry
@@ -34,7 +35,9 @@ QUALITY = {"rgb": 75, "flow": 85}
 GRAIN = {"rgb": 3.0, "flow": 0.5}  # grey levels of noise, which set the size of the JPEGs
 SPEED = 3  # pixels a frame
 GREY_LEVEL = 1 / (255 * min(STD))  # of a normalised value
-ENHANCE = {BRIGHTNESS: ImageEnhance.Brightness, CONTRAST: ImageEnhance.Contrast, SATURATION: ImageEnhance.Color}
+ADJUST = {BRIGHTNESS: functional.adjust_brightness, CONTRAST: functional.adjust_contrast,
+          SATURATION: functional.adjust_saturation, HUE: functional.adjust_hue}
+BICUBIC = InterpolationMode.BICUBIC
 
 
 def jpegs(stream: str, height: int, width: int, seed: int) -> list[bytes]:
@@ -87,31 +90,21 @@ class PlainReader:
         self.keys = {name.decode(): b"%09d" % number for number, name in enumerate(order)}
 
     def value(self, name: str) -> list[bytes]:
-        """Return the JPEGs of all frames of a video."""
         with self.env.begin() as transaction:
             return msgpack.unpackb(transaction.get(self.keys[name]), raw=True)
 
     def frames(self, name: str, indices: np.ndarray) -> list[Image.Image]:
-        """Decode the frames of a clip."""
         images = self.value(name)
         return [Image.open(io.BytesIO(images[i])).convert("RGB") for i in indices]
-
-
-def shift_hue(image: Image.Image, factor: float) -> Image.Image:
-    """Shift the hue by a share of the circle."""
-    h, s, v = image.convert("HSV").split()
-    shifted = (np.asarray(h).astype(np.int16) + int(factor * 255)).astype(np.uint8)
-    return Image.merge("HSV", (Image.fromarray(shifted), s, v)).convert("RGB")
 
 
 def photometric(image: Image.Image, params: dict, channel: int) -> Image.Image:
     """Apply to one frame the jitter in its drawn order, channel replacement and blur."""
     if params["jitter"]:
         for operation in params["order"]:
-            factor = float(params["factor"][operation])
-            image = shift_hue(image, factor) if operation == HUE else ENHANCE[int(operation)](image).enhance(factor)
+            image = ADJUST[operation](image, float(params["factor"][operation]))
     if channel >= 0:
-        image = Image.merge("RGB", [image.split()[channel]] * 3)
+        image = Image.merge("RGB", [image.getchannel(channel)] * 3)
     if params["sigma"] > 0:
         image = image.filter(ImageFilter.GaussianBlur(float(params["sigma"])))
     return image
@@ -119,18 +112,14 @@ def photometric(image: Image.Image, params: dict, channel: int) -> Image.Image:
 
 def to_tensor(images: list[Image.Image]) -> Tensor:
     """Convert frames to a normalised float clip (3, T, h, w), contiguous."""
-    frames = []
-    for image in images:
-        frame = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
-        frames.append((frame - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])
-    return torch.stack(frames, dim=1)
+    return torch.stack([functional.normalize(functional.to_tensor(image), MEAN, STD) for image in images], dim=1)
 
 
 def resized_crop(image: Image.Image, box: geometry.Box | None, size: int) -> Image.Image:
     """Resize a window of a frame, or all of it, to a square of this side."""
-    if box is not None:
-        image = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
-    return image.resize((size, size), Image.Resampling.BICUBIC)
+    if box is None:
+        return functional.resize(image, [size, size], BICUBIC)
+    return functional.resized_crop(image, *box, [size, size], BICUBIC)
 
 
 def pretraining_sample(dataset: VideoDataset, readers: list[PlainReader], epoch: int, row: int) -> Tensor:
@@ -152,26 +141,19 @@ def _view(streams: list[list[Image.Image]], recipe: PhotometricRecipe, size: int
     for images, channels in zip(streams, params["channel"], strict=True):
         images = [photometric(resized_crop(image, box, size), params, int(channel))
                   for image, channel in zip(images, channels, strict=True)]
-        made.append(to_tensor([ImageOps.mirror(image) for image in images] if flipped else images))
+        made.append(to_tensor([functional.hflip(image) for image in images] if flipped else images))
     return torch.stack(made)
 
 
 def crop_window(images: list[Image.Image], crop: int, params: dict, size: int) -> Tensor:
     """Make one of the ten crops of a window of a video, jittered, float (3, T, h, w)."""
-    images = [_at_least(image, CROP) for image in images]
+    if min(images[0].size) < CROP:
+        images = [functional.resize(image, CROP, BICUBIC) for image in images]
     box = geometry.corner_boxes(images[0].height, images[0].width, CROP)[crop % 5]
     made = [resized_crop(image, box, size) for image in images]
     if crop >= 5:
-        made = [ImageOps.mirror(image) for image in made]
+        made = [functional.hflip(image) for image in made]
     return to_tensor([photometric(image, params, -1) for image in made])
-
-
-def _at_least(image: Image.Image, size: int) -> Image.Image:
-    width, height = image.size
-    if min(width, height) >= size:
-        return image
-    shape = (int(size * width / height), size) if height < width else (size, int(size * height / width))
-    return image.resize(shape, Image.Resampling.BICUBIC)
 
 
 def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:

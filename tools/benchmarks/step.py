@@ -63,10 +63,8 @@ def plain_cascade(query: Tensor, key: Tensor, queues: tuple[Tensor, Tensor], exc
 
 
 def cascade_cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
-    """Yield a case for each queue length and batch size."""
-    for K in sizes.queues:
-        for B in sizes.batches:
-            yield _cascade_case(sizes, K, B)
+    """Return a case for each queue length and batch size."""
+    return (_cascade_case(sizes, K, B) for K in sizes.queues for B in sizes.batches)
 
 
 def _cascade_case(sizes: Sizes, K: int, B: int) -> Case:
@@ -142,7 +140,6 @@ class Ours:
         self.monitor = MiningMonitor(sizes.queue, device=sizes.device)
 
     def step(self, batch: dict, iteration: int) -> float:
-        """Take a step; returns its loss."""
         self.optimizer.zero_grad()
         loss = coclr_step(self.model, batch, self.precision.device, self.monitor,
                           without_self=draw_self_mask(SEED, 0, iteration), dtype=self.precision.dtype)["loss"]
@@ -161,16 +158,17 @@ class Plain:
                                           weight_decay=WD, foreach=False)
 
     def step(self, batch: dict, iteration: int) -> float:
-        """Take a step; returns its loss."""
         model = self.model
         clips = batch["floats"].to(self.device, self.kind)  # (B, 2 clips, 2 streams, 3, T, H, W)
         source = batch["source"].to(self.device)
-        q = self._embed(model.encoder_q, clips[:, 0, 0])
+
+        def embed(encoder: torch.nn.Module, view: Tensor) -> Tensor:
+            return F.normalize(encoder(view.contiguous()).flatten(1), dim=1)
+        q = embed(model.encoder_q, clips[:, 0, 0])
         with torch.no_grad():
             for key, query in zip(model.encoder_k.parameters(), model.encoder_q.parameters(), strict=True):
                 key.data = key.data * model.m + query.data * (1 - model.m)
-            k = self._embed(model.encoder_k, clips[:, 1, 0])
-            kf = self._embed(model.sampler, clips[:, 1, 1])
+            k, kf = embed(model.encoder_k, clips[:, 1, 0]), embed(model.sampler, clips[:, 1, 1])
         logits = torch.cat([(q * k).sum(1, keepdim=True), q @ model.queue.clone().detach()], dim=1) / model.T
         mask = self._positives(q.detach(), kf, source)
         loss = coclr_loss(logits, drop_self(mask) if draw_self_mask(SEED, 0, iteration) else mask)
@@ -179,9 +177,6 @@ class Plain:
         self.optimizer.step()
         model.enqueue({"queue": k, "queue_second": kf, "queue_vname": source, "queue_label": torch.ones_like(source)})
         return float(loss.detach())
-
-    def _embed(self, encoder: torch.nn.Module, clips: Tensor) -> Tensor:
-        return F.normalize(encoder(clips.contiguous()).flatten(1), dim=1)
 
     def _positives(self, q: Tensor, kf: Tensor, source: Tensor) -> Tensor:
         same_source = source[:, None] == self.model.queue_vname[None]
@@ -213,9 +208,9 @@ def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
                    plain=lambda: plain.step(batch, 0), ours=lambda: lower.step(batch, 0), agree=_both_finite)
 
 
-def _both_finite(plain: float, ours: float) -> str:
-    if not (np.isfinite(plain) and np.isfinite(ours)):
-        raise Disagreement(f"losses {plain} in float32 and {ours} in the lower precision")
+def _both_finite(*losses: float) -> str:
+    if not np.isfinite(losses).all():
+        raise Disagreement(f"the losses, in float32 and in the lower precision, are {losses}")
     return "both losses are finite"
 
 
