@@ -4,6 +4,8 @@ Each layer is registered under two names: its row of the Inception table (``Mixe
 (``block3.1``). Published checkpoints hold both, and other code must be able to load ours with strict key matching.
 """
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
@@ -32,17 +34,12 @@ def _space_pool() -> nn.MaxPool3d:
     return nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
 
 
-class BasicConv3d(nn.Module):
+class BasicConv3d(nn.Sequential):
     """1x1x1 convolution, BatchNorm, ReLU."""
 
     def __init__(self, in_planes: int, out_planes: int) -> None:
-        super().__init__()
-        self.conv = _conv(in_planes, out_planes, (1, 1, 1), (1, 1, 1), (0, 0, 0))
-        self.bn = nn.BatchNorm3d(out_planes)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))
+        super().__init__(OrderedDict(conv=_conv(in_planes, out_planes, (1, 1, 1), (1, 1, 1), (0, 0, 0)),
+                                     bn=nn.BatchNorm3d(out_planes), relu=nn.ReLU(inplace=True)))
 
 
 class STConv3d(nn.Module):

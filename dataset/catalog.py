@@ -119,9 +119,6 @@ def build(name: str, mode: str, *, transform: Transform, data_root: str | os.Pat
             the same), "gallery" (of a training video) or "gallery_windows" (all windows of the training videos).
         data_root, split_root: folders of LMDBs and splits; None for the repository's own.
         second_view: "flow", or "residual" (made from RGB) for "-f" and the second of "-2stream".
-
-    Raises:
-        DataError: there is no such dataset, or files are missing, damaged or inconsistent.
     """
     assert mode in MODES, mode
     spec, train = parse(name, second_view), mode in ("train", "gallery", "gallery_windows")

@@ -5,7 +5,6 @@ forked process shares the parent's.
 """
 
 import math
-import operator
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -176,11 +175,10 @@ def _open(path: str) -> OpenFile:
         ids = {name.decode(): number for number, name in enumerate(order)}
         places = [int(key) for key in keys]
         num_frames = np.zeros(len(order), dtype=np.int32)
-        num_frames[places] = [operator.index(length) for length in lengths]
-        if not len(order) == len(places) == len(lengths):
-            raise ValueError(f"{len(order)}, {len(places)} and {len(lengths)} entries")
-        if len(ids) < len(order) or sorted(places) != list(range(len(order))) or (num_frames < 0).any():
-            raise ValueError("a video is listed twice, or has fewer than 0 frames")
+        num_frames[places] = lengths
+        if (not len(ids) == len(order) == len(lengths) or sorted(places) != list(range(len(order)))
+                or (num_frames < 0).any()):
+            raise ValueError("a video is missing or listed twice, or has fewer than 0 frames")
     except (ValueError, IndexError, AttributeError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: __order__, __keys__ and __vlen__ are inconsistent ({error}): rebuild the LMDB"
                         ) from error

@@ -80,8 +80,8 @@ class KnnMonitor:
             distributed.broadcast(buffer)
         fold_batchnorm(net)
         with torch.no_grad():
-            features = [self._features(net, dtype, part, after_video) for part in (0, 1)]
-        found = neighbour_scores(*features, *self.labels, self.classes, self.k)
+            query, gallery = (self._features(net, dtype, part, after_video) for part in (0, 1))
+        found = neighbour_scores(query, gallery, self.labels[0], self.labels[1], self.classes, self.k)
         say(f"{title}: {'  '.join(f'{name} {value:.4g}' for name, value in found.items())}")
         return found
 

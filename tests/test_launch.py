@@ -205,11 +205,11 @@ def test_mistakes_of_programs_are_not_hidden(error):
 @pytest.mark.parametrize(("local_rank", "reports"), [("0", True), ("1", False), (None, False)])
 def test_before_processes_meet_one_of_each_machine_reports(local_rank, reports, monkeypatch, capsys):
     monkeypatch.setenv("RANK", "8")
-    monkeypatch.setenv("WORLD_SIZE", "x")
+    monkeypatch.setenv("WORLD_SIZE", "16")
     if local_rank is not None:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
     assert launch.exit_code(distributed.init) == 2
-    assert capsys.readouterr().err.startswith("error (process 8): the environment has WORLD_SIZE") == reports
+    assert capsys.readouterr().err.startswith("error (process 8): MASTER_ADDR:MASTER_PORT: ':' is not") == reports
 
 
 def test_incomplete_launcher_settings(monkeypatch):

@@ -202,13 +202,11 @@ def destroy() -> None:
 def _launched() -> tuple[int, int, int | None] | None:
     """Return rank, number of processes and local rank from the environment of torchrun or srun, if it is one's."""
     if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
-        rank, size = _number("RANK"), _number("WORLD_SIZE")
-        if rank >= size:
-            raise OptionError(f"the environment has RANK={rank}, but WORLD_SIZE={size}")
-        return rank, size, _number("LOCAL_RANK") if "LOCAL_RANK" in os.environ else None
+        local_rank = os.environ.get("LOCAL_RANK")
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(local_rank) if local_rank else None
     # Only srun sets SLURM_STEP_NUM_TASKS: a plain python in an allocation is a single process.
     if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= os.environ.keys():
-        rank, size = _number("SLURM_PROCID"), _number("SLURM_STEP_NUM_TASKS")
+        rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
         if size > 1 and "MASTER_ADDR" not in os.environ:
             raise OptionError("SLURM started several tasks, but MASTER_ADDR is not set: export it in the batch script, "
                               "MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)")
@@ -216,15 +214,8 @@ def _launched() -> tuple[int, int, int | None] | None:
         job, step = (int(text) if (text := os.environ.get(name, "")).isdecimal() else 0
                      for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
         os.environ.setdefault("MASTER_PORT", str(15000 + (31 * job + step) % 16384))
-        return rank, size, _number("SLURM_LOCALID") if "SLURM_LOCALID" in os.environ else 0
+        return rank, size, int(os.environ.get("SLURM_LOCALID", 0))
     return None
-
-
-def _number(name: str) -> int:
-    text = os.environ[name]
-    if not text.isdecimal():
-        raise OptionError(f"the environment has {name}={text!r}, not a whole number: let torchrun or srun set it")
-    return int(text)
 
 
 def _device(index: int) -> torch.device:

@@ -42,9 +42,9 @@ def parse_sizes(settings: Sequence[str], device: torch.device) -> Sizes:
         name, _, value = setting.partition("=")
         if name not in defaults:
             raise OptionError(f"no size {name!r}: give tiny, or NAME=VALUE with NAME one of {', '.join(defaults)}")
-        default = defaults[name]
         try:
-            changed[name] = (tuple(map(int, value.split(","))) if isinstance(default, tuple) else type(default)(value))
+            kind = type(defaults[name])
+            changed[name] = tuple(map(int, value.split(","))) if kind is tuple else kind(value)
         except ValueError:
             raise OptionError(f"{setting}: {value!r} is not a number") from None
     return replace(Sizes(device=device), **changed)
