@@ -12,7 +12,8 @@ from pathlib import Path
 from dataset.clip_sampler import RandomClips, Sampler, Windows
 from dataset.lmdb_reader import LmdbReader
 from dataset.residual import PairReader, Reader, ResidualReader
-from dataset.video_dataset import Transform, VideoDataset
+from dataset.transforms.presets import Transform
+from dataset.video_dataset import VideoDataset
 from dataset.video_index import IndexRules, read_classes, read_index
 from utils.errors import DataError
 

@@ -45,10 +45,6 @@ class FrameReader:
         """Read frames int64 (N,) of "Class/video", distinct and ascending, perhaps with others; may raise DataError."""
         raise NotImplementedError
 
-    def frame_bytes(self, name: str) -> int:
-        """Return the bytes that a frame of a video takes when decoded; 1 if its first frames cannot be read."""
-        raise NotImplementedError
-
     def frames(self, name: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read frames `indices` (T,) of a video, uint8 RGB (T, H, W, 3). Raises as :meth:`clips`."""
         return self.clips(name, np.asarray(indices)[None])[0]
@@ -115,6 +111,7 @@ class LmdbReader(FrameReader):
         return int(self._file().num_frames[self._id(name)])
 
     def frame_bytes(self, name: str) -> int:
+        """Return the bytes that a frame of a video takes when decoded; 1 if its first frames cannot be read."""
         view, first = self.value(name).view, range(min(8, self.num_frames(name)))
         with suppress(DamagedError):
             for start, end in frame_spans(view, first)[1]:

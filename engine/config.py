@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from dataset import catalog
-from dataset.video_dataset import Transform, VideoDataset
+from dataset.transforms.presets import Transform
+from dataset.video_dataset import VideoDataset
 from engine.optimizer import LrSchedule
 from model.momentum import MomentumContrast
 from model.pretrain import CoCLR, InfoNCE, UberNCE, check_mining, mining_rule

@@ -100,13 +100,8 @@ def report_crops(prob: Tensor, labels: Tensor) -> dict[str, dict[int, float]]:
         if crops <= prob.shape[1]:
             mean = torch.stack([protocols.crop_mean(video, crops) for video in prob])
             results[name] = protocols.topk_accuracy(mean, labels)
-    report_accuracy({CROP_TITLES[name]: top for name, top in results.items()}, len(prob))
+    report_shares(f"{len(prob)} videos", "top-{} %", {CROP_TITLES[name]: top for name, top in results.items()})
     return results
-
-
-def report_accuracy(rows: dict[str, dict[int, float]], videos: int) -> None:
-    """Print a table of top-1 and top-5 in %, from rows {name: {1: share in 0-1, 5: share}}."""
-    report_shares(f"{videos} videos", "top-{} %", rows)
 
 
 def report_shares(title: str, column: str, rows: dict[str, dict[int, float]]) -> None:

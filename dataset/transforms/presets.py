@@ -145,6 +145,9 @@ class CropsTransform(OneClip):
         return clips + [geometry.flip(clip) for clip in clips][:self.crops - len(clips)]
 
 
+Transform = PretrainTransform | ClassifierTransform | CropsTransform
+
+
 def to_blocks(batch: Mapping[str, Any], device: torch.device | str) -> Tensor:
     """Augment and normalise the clips of a batch on the training device: float32 (B, V, S, 3, T, h, w).
 

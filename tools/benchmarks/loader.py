@@ -24,8 +24,8 @@ from torchvision.transforms import InterpolationMode, functional
 from dataset import catalog
 from dataset.transforms import geometry
 from dataset.transforms.photometric import BRIGHTNESS, CONTRAST, HUE, MEAN, SATURATION, STD, PhotometricRecipe
-from dataset.transforms.presets import CROP, P_FLIP, PretrainTransform, to_blocks
-from dataset.video_dataset import Transform, VideoDataset
+from dataset.transforms.presets import CROP, P_FLIP, PretrainTransform, Transform, to_blocks
+from dataset.video_dataset import VideoDataset
 from process_data.src.lmdb_file import pack, write_lmdb
 from tools.benchmarks import Case, Disagreement, Sizes
 
