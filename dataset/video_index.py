@@ -35,10 +35,7 @@ def _read_text(path: Path, what: str) -> str:
 
 
 def read_classes(path: Path) -> list[str]:
-    """Read class names in label order, the 0-based line number, from lines "class", "index,class" or "index class".
-
-    Raises DataError if the file is missing or empty, has an empty line inside, or lists a class twice.
-    """
+    """Read class names in label order, the 0-based line number, from lines "class", "index,class" or "index class"."""
     lines = [line.strip() for line in _read_text(path, "class list").rstrip().splitlines()]
     classes = [INDEX.sub("", line, count=1) if INDEX.match(line) else line for line in lines]
     if not classes or "" in classes:
@@ -168,11 +165,8 @@ class VideoIndex:
 def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, seq_len: int, ds: int) -> VideoIndex:
     """Read the usable videos of a csv list; ClassInd.txt and video_source.json lie beside it.
 
-    Clips have `seq_len` frames, every `ds`-th.
-
-    Raises:
-        DataError: a file is missing or damaged, a class is not in the list, more than 5 % of the rows are missing
-            from an LMDB (or are of unlisted classes, K400), a row has more frames than the LMDB, or no video is left.
+    DataError if a file is missing or damaged, a class is not in the list, more than 5 % of the rows are missing from an
+    LMDB (or are of unlisted classes, K400), a row has more frames than the LMDB, or no video is left.
     """
     class_list = csv_path.with_name("ClassInd.txt")
     classes = read_classes(class_list)

@@ -79,10 +79,7 @@ class Finetuning(Task):
 
 
 def report_result(what: str, end: TrainState, epochs: int, folder: Path) -> Path:
-    """Print the best validation top-1 of a run, and write it into best.json of its folder.
-
-    Returns the best checkpoint, or the last one if no validation was above 0 %.
-    """
+    """Print the best validation top-1 of a run, write best.json, and return the best checkpoint, else the last."""
     best = next(reversed(numbered(folder / "model", BEST).values()), None)
     write_json(folder / "best.json", {"validation_top1": round(100 * end.best_acc, 4), "epochs": epochs,
                                       "checkpoint": f"model/{best.name}" if best else None})

@@ -37,10 +37,7 @@ def single_stream_name(name: str, reverse: bool = False) -> str:
 
 
 def query_and_gallery(data: DataConfig, reverse: bool = False) -> tuple[VideoDataset, VideoDataset]:
-    """Open the test and the training videos of split 1, one clip of each, in the centre crop.
-
-    Raises DataError if files of either set are missing, damaged or empty, or it has a single video.
-    """
+    """Open the test and the training videos of split 1, one clip of each; DataError if either cannot be measured."""
     name = single_stream_name(data.dataset, reverse)
     data = replace(data, dataset=name, which_split=1, second_view=data.second_view if name.endswith("-f") else "flow")
     try:
@@ -56,10 +53,7 @@ def query_and_gallery(data: DataConfig, reverse: bool = False) -> tuple[VideoDat
 
 
 class KnnMonitor:
-    """Measures an encoder without changing it or any global random generator.
-
-    Each of several processes embeds its share of the videos, and all of them find the same numbers.
-    """
+    """Measures an encoder without changing it or any global generator; each process embeds a share of the videos."""
 
     def __init__(self, query: VideoDataset, gallery: VideoDataset, *, batch_size: int, workers: int,
                  device: torch.device, k: int = K) -> None:

@@ -40,28 +40,6 @@ def test_every_value_is_that_of_lmdb(tmp_path, count, folder):
         assert reader.value(absent) is None
 
 
-def test_replaced_and_deleted_values(tmp_path):
-    path = write(tmp_path / "file.lmdb", {b"%09d" % i: b"old" * 3000 for i in range(500)})
-    env = lmdb.open(str(path), subdir=False, map_size=1 << 26, lock=False)
-    with env.begin(write=True) as transaction:
-        for i in range(0, 500, 3):
-            transaction.put(b"%09d" % i, b"new" * i)
-        for i in range(1, 500, 3):
-            transaction.delete(b"%09d" % i)
-    env.close()
-    reader = PageReader(path)
-    assert all(reader.value(key).view == value for key, value in stored(path).items())
-    assert all(reader.value(b"%09d" % i) is None for i in range(1, 500, 3))
-
-
-def test_an_empty_lmdb_has_no_values(tmp_path):
-    path = tmp_path / "file.lmdb"
-    with lmdb.open(str(path), subdir=False, lock=False) as env, env.begin(write=True) as transaction:
-        transaction.put(b"a", b"b")
-        transaction.delete(b"a")
-    assert PageReader(path).value(b"a") is None
-
-
 strings = st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 70000).map(bytes)), max_size=40)
 
 

@@ -98,16 +98,6 @@ def test_weighted_knn_against_loops(k, classes, monkeypatch):
     assert list(found) == [1, 5]
 
 
-def test_votes_are_those_of_the_loops_up_to_the_nearest_ones():
-    rng = np.random.default_rng(2)
-    sim, label = rng.uniform(-1, 1, (5, 12)), rng.integers(0, LABELS, 12)
-    found = protocols.knn_votes(torch.tensor(sim), torch.tensor(label), LABELS + 1, 7, 0.07)
-    for row, votes in zip(sim.tolist(), found.tolist(), strict=True):
-        expected = loop_votes(row, label.tolist(), 7, 0.07)
-        nearest = math.exp(max(row) / 0.07)
-        assert votes == pytest.approx([expected.get(c, 0.0) / nearest for c in range(LABELS + 1)])
-
-
 @pytest.mark.parametrize(("k", "T"), [(1, 0.07), (200, 1e-4)])
 def test_weighted_knn_of_the_nearest_alone_is_recall_at_1(k, T):
     """With one neighbour, or with a temperature at which only the nearest one's vote counts (exp(1 / T) overflows)."""

@@ -40,25 +40,20 @@ class Queue(NamedTuple):
     of_class: Tensor
 
 
-def make_queue(K: int, seed: int = 0) -> Queue:
-    generator = torch.Generator().manual_seed(seed)
-    counts = [round(share * K) for share in SHARES]
-    kinds = torch.arange(5).repeat_interleave(torch.tensor([*counts, K - sum(counts)]))
-    points = torch.tensor(CENTRES)[kinds] + SPREAD * torch.randn(K, 2, generator=generator)
+def make_queue() -> Queue:
+    generator = torch.Generator().manual_seed(0)
+    counts = [round(share * QUEUE) for share in SHARES]
+    kinds = torch.arange(5).repeat_interleave(torch.tensor([*counts, QUEUE - sum(counts)]))
+    points = torch.tensor(CENTRES)[kinds] + SPREAD * torch.randn(QUEUE, 2, generator=generator)
     own, other = points.tanh().T  # similarities lie between -1 and 1
     return Queue(other, own, kinds == 3, kinds == 0)
 
 
-def survivors(queue: Queue, topk: int, ratio: float, stage: int) -> list[Tensor]:
-    """Return the entries that survive each stage, bool (K,) each."""
-    stages = cascade_stages(queue.other[None], queue.own[None], queue.excluded[None], topk, ratio, stage)
-    return [torch.zeros_like(queue.excluded).index_fill(0, indices[0], True) for indices in stages]
-
-
 def draw_cascade(output: Path) -> None:
     """Draw a panel for the queue, and one for each stage with what it drops and keeps, and its threshold."""
-    queue, views = make_queue(QUEUE), stage_views(STAGE)
-    kept = [~queue.excluded, *survivors(queue, TOPK, RATIO, STAGE)]
+    queue, views = make_queue(), stage_views(STAGE)
+    stages = cascade_stages(queue.other[None], queue.own[None], queue.excluded[None], TOPK, RATIO, STAGE)
+    kept = [~queue.excluded, *(torch.zeros_like(queue.excluded).index_fill(0, rows[0], True) for rows in stages)]
     rows = -(-len(kept) // COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(10, 2.75 * rows + 0.5), sharex=True, sharey=True,
                                 facecolor="white")

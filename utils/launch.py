@@ -123,11 +123,7 @@ def message_of(error: Exception) -> str:
 
 
 def _refuse(message: str) -> int:
-    """Report why this process ends, and return exit code 2.
-
-    During start-up only the first process that failed reports; before there is a process group, the first one on each
-    machine.
-    """
+    """Report why this process ends, during start-up for all (before they meet, for all of a machine); return 2."""
     if _in_group():
         from utils import distributed
         reports = _started or distributed.rank() == distributed.failed(True)[0]

@@ -151,9 +151,8 @@ Transform = PretrainTransform | ClassifierTransform | CropsTransform
 def to_blocks(batch: Mapping[str, Any], device: torch.device | str) -> Tensor:
     """Augment and normalise the clips of a batch on the training device: float32 (B, V, S, 3, T, h, w).
 
-    The clips of one view and stream, [:, v, s], lie in one piece of channels-last memory, as the encoders want them.
-
-    A batch has "clips" uint8 (B, V, S, T, h, w, 3) and "photometric" (B, V, ...).
+    A batch has "clips" uint8 (B, V, S, T, h, w, 3) and "photometric" (B, V, ...). The clips of one view and stream,
+    [:, v, s], lie in one piece of channels-last memory, as the encoders want them.
     """
     clips = batch["clips"].to(device, non_blocking=True)
     b, v, s = clips.shape[:3]

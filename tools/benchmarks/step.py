@@ -38,11 +38,8 @@ def plain_cascade(query: Tensor, key: Tensor, queues: tuple[Tensor, Tensor], exc
                   ) -> Tensor:
     """Mine in the usual way: loop over samples, and gather features; returns queue indices (B, topk).
 
-    Args:
-        query: embeddings in the own view, (B, D); key: in the other.
-        queues: of the own and the other view, (D, K) each.
-        excluded: entries that must not be mined, bool (B, K).
-        sizes: number of entries that each stage keeps.
+    Queries in the own view and keys in the other are (B, D), the queues of both (D, K), the `excluded` entries bool
+    (B, K); `sizes` are the numbers of entries that the stages keep.
     """
     B, K = excluded.shape
     own, other = (queue.t().expand(B, -1, -1) for queue in queues)  # (B, kept, D)
