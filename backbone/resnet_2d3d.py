@@ -18,7 +18,7 @@ def _conv(in_planes: int, planes: int, kernel: tuple, stride: tuple = (1, 1, 1))
 class Bottleneck(nn.Module):
     """Bottleneck of temporal x 1 x 1, 1 x 3 x 3 (strided in space) and 1 x 1 x 1 convolutions with a shortcut."""
 
-    def __init__(self, in_planes: int, width: int, stride: int, temporal: int, final_relu: bool = True) -> None:
+    def __init__(self, in_planes: int, width: int, stride: int, temporal: int) -> None:
         super().__init__()
         out = width * EXPANSION
         space = (1, stride, stride)
@@ -32,18 +32,16 @@ class Bottleneck(nn.Module):
         self.downsample = None
         if stride != 1 or in_planes != out:
             self.downsample = nn.Sequential(_conv(in_planes, out, (1, 1, 1), space), nn.BatchNorm3d(out))
-        self.final_relu = final_relu
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out)) + shortcut
-        return self.relu(out) if self.final_relu else out
+        return self.relu(self.bn3(self.conv3(out)) + shortcut)
 
 
 class ResNet2d3d(nn.Module):
-    """2D-3D ResNet-50; the last block's ReLU comes at the end of the network."""
+    """2D-3D ResNet-50."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,9 +51,8 @@ class ResNet2d3d(nn.Module):
         self.maxpool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
         in_planes = 64
         for number, (width, blocks, stride, temporal) in enumerate(LAYERS, start=1):
-            last = number == len(LAYERS)
-            layer = [Bottleneck(in_planes if i == 0 else width * EXPANSION, width, stride if i == 0 else 1, temporal,
-                                final_relu=not (last and i == blocks - 1)) for i in range(blocks)]
+            layer = [Bottleneck(in_planes if i == 0 else width * EXPANSION, width, stride if i == 0 else 1, temporal)
+                     for i in range(blocks)]
             self.add_module(f"layer{number}", nn.Sequential(*layer))
             in_planes = width * EXPANSION
         self.feature_size = in_planes
@@ -68,4 +65,4 @@ class ResNet2d3d(nn.Module):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for number in range(1, 1 + len(LAYERS)):
             x = getattr(self, f"layer{number}")(x)
-        return self.relu(x)
+        return x

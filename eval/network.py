@@ -19,10 +19,7 @@ HEAD = ("final_fc.", "final_bn.")
 
 def build(num_class: int, network: str, train_what: str, *, dropout: float = 0.9, final_bn: bool = False,
           num_fc: int = 1) -> LinearClassifier:
-    """Build a classifier: "last" is L2 norm, BatchNorm and linear layer, anything else dropout and linear layer.
-
-    `final_bn` puts a BatchNorm before the final layer whatever `train_what`.
-    """
+    """Build a classifier: "last" is L2 norm, BatchNorm and linear layer, anything else dropout and linear layer."""
     probe = train_what == "last"
     return LinearClassifier(num_class, network=network, dropout=dropout, use_dropout=not probe, use_l2_norm=probe,
                             use_final_bn=probe or final_bn, num_fc=num_fc)

@@ -86,11 +86,9 @@ def crop_probabilities(net: nn.Module, samples: Iterable[dict], batch_size: int,
 
     `net` is a classifier in evaluation mode; `batch_size` counts windows; for `samples` see :func:`window_clips`.
     """
-    videos: dict[int, list[Tensor]] = {}
     rows = apply_packed(lambda clips: net(clips, dtype)[0].softmax(dim=1), window_clips(samples, device), batch_size)
-    for (video, _crop), prob in rows:
-        videos.setdefault(video, []).append(protocols.window_mean(prob))
-    return torch.stack([torch.stack(videos[i]) for i in sorted(videos)]).cpu()
+    keys, means = zip(*((key, protocols.window_mean(prob)) for key, prob in rows), strict=True)
+    return torch.stack(means).unflatten(0, (-1, 1 + keys[-1][1])).cpu()
 
 
 def report_crops(prob: Tensor, labels: Tensor) -> dict[str, dict[int, float]]:
