@@ -5,7 +5,6 @@ It draws in the same order as ours, so both give the same sample up to rounding.
 """
 
 import io
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,8 +30,8 @@ from tools.benchmarks import Case, Disagreement, Sizes
 
 NAME = "bench"
 CYCLE = 48  # different frames of a video; longer videos repeat them
-QUALITY = {"rgb": 75, "flow": 85}
-GRAIN = {"rgb": 3.0, "flow": 0.5}  # grey levels of noise, which set the size of the JPEGs
+# Pixels between the texture's random values; grey levels of noise, which set the size of the JPEGs; their quality.
+STREAMS = {"rgb": (12, 3.0, 75), "flow": (40, 0.5, 85)}
 SPEED = 3  # pixels a frame
 GREY_LEVEL = 1 / (255 * min(STD))  # of a normalised value
 ADJUST = {BRIGHTNESS: functional.adjust_brightness, CONTRAST: functional.adjust_contrast,
@@ -42,18 +41,17 @@ BICUBIC = InterpolationMode.BICUBIC
 
 def jpegs(stream: str, height: int, width: int, seed: int) -> list[bytes]:
     """Make the different frames of a video: a moving texture with noise; flow is smooth, with 128 in channel 0."""
-    rng = np.random.default_rng(seed)
-    cells = {"rgb": 12, "flow": 40}[stream]  # pixels between the texture's random values
+    rng, (cells, grain, quality) = np.random.default_rng(seed), STREAMS[stream]
     wide = width + SPEED * CYCLE
     coarse = rng.integers(0, 256, (height // cells + 2, wide // cells + 2, 3)).astype(np.uint8)
     texture = cv2.resize(coarse, (wide, height), interpolation=cv2.INTER_CUBIC)
     images = []
     for start in range(0, SPEED * CYCLE, SPEED):
-        image = texture[:, start:start + width] + rng.normal(0, GRAIN[stream], (height, width, 1))
+        image = texture[:, start:start + width] + rng.normal(0, grain, (height, width, 1))
         image = np.clip(image, 0, 255).astype(np.uint8)
         if stream == "flow":
             image[..., 2] = 128
-        images.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY[stream]])[1].tobytes())
+        images.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
     return images
 
 
@@ -80,11 +78,10 @@ def build(folder: Path, suffix: str, mode: str, transform: Transform, sizes: Siz
 
 
 class PlainReader:
-    """Reads videos by unpacking their whole values, from a copy: a process can open an LMDB only once."""
+    """Reads videos by unpacking their whole values."""
 
     def __init__(self, path: str) -> None:
-        copy = shutil.copyfile(path, path + ".plain")
-        self.env = lmdb.open(copy, readonly=True, lock=False, subdir=False, readahead=False)
+        self.env = lmdb.open(path, readonly=True, lock=False, subdir=False, readahead=False)
         with self.env.begin() as transaction:
             order = msgpack.unpackb(transaction.get(b"__order__"), raw=True)
         self.keys = {name.decode(): b"%09d" % number for number, name in enumerate(order)}
