@@ -20,10 +20,9 @@ def clip_from(start: int, num_frames: int, seq_len: int, ds: int) -> np.ndarray:
 
 
 def random_clip(num_frames: int, seq_len: int, ds: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a clip at a random start, int64 (seq_len,).
+    """Draw a clip, int64 (seq_len,), that starts uniformly in 0 ... num_frames - seq_len*ds - 1.
 
-    A video longer than the clip's span starts uniformly in 0 ... num_frames - seq_len*ds - 1, a shorter one at an
-    offset in 0 ... ds-1.
+    A video that is no longer than the clip's span starts at an offset in 0 ... ds-1.
     """
     starts = num_frames - seq_len * ds
     if starts <= 0:

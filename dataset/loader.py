@@ -64,10 +64,7 @@ def make_loader(dataset: Dataset, *, batch_size: int, workers: int, train: bool,
 
 
 def batches(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[Any]:
-    """Yield the batches of an epoch from number ``start`` on. Lost workers are replaced, without losing a batch.
-
-    TrainingError if workers were lost again and again, or cannot send their clips.
-    """
+    """Yield the batches of an epoch from number ``start`` on; lost workers are replaced, without losing a batch."""
     sampler, lost, number = loader.sampler, 0, start
     assert isinstance(sampler, EpochSampler) and loader.batch_size is not None
     while True:

@@ -44,8 +44,7 @@ def set_mode(net: nn.Module, train_what: str, training: bool) -> None:
 def load_backbone(net: nn.Module, path: str | Path, needed: Facts | None = None, accept: bool = False) -> str:
     """Load a classifier's backbone from a pretraining or classifier's file, whose "state_dict" is enough.
 
-    `needed` and `accept` are those of :func:`engine.compatibility.check_facts`. Returns what was loaded, in words;
-    CheckpointError if the file has no backbone, or one of another network or stream, or cannot be read.
+    `needed` and `accept` are those of :func:`engine.compatibility.check_facts`. Returns what was loaded, in words.
     """
     content = checkpoint.load(path)
     check_facts(content, path, needed or {}, accept)

@@ -30,8 +30,7 @@ def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, t
                  damage: DamageCounter | None = None) -> Iterator[dict]:
     """Yield the samples of a dataset in an evaluation mode one by one, in its order, and show the progress.
 
-    `damage` counts frames that cannot be read, by default those of all videos. Raises DataError for a video that cannot
-    be read, TrainingError if more than 1 % of the frames cannot, or a loader worker was lost.
+    `damage` counts frames that cannot be read, by default of all videos; more than 1 % are a TrainingError.
     """
     # Its own generator: otherwise a training that also measures would draw other numbers than one that does not.
     loader = DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=init_worker,

@@ -34,8 +34,6 @@ COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors torch.compile r
 def run(main: Callable[[], int | None]) -> None:
     """Call ``main`` and exit: with its result or 0; 2 for a :class:`UserError`; 1 if another process was lost; 75 after
     a signal, if the run can be resumed; 130 for Ctrl-C.
-
-    During start-up one process reports for all; after :func:`started` each reports its own errors.
     """
     if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
         # Names of files are UTF-8 even where the console is not: start again, knowing that.

@@ -177,10 +177,7 @@ def replace_channels(values: Tensor, channel: Tensor) -> Tensor:
 
 
 def blur_matrices(sigma: np.ndarray, size: int) -> np.ndarray:
-    """Return Gaussian blurs of a row of pixels, whose ends are repeated, as matrices, float32 (R, size, size).
-
-    Their standard deviations `sigma`, (R,), are in pixels.
-    """
+    """Return blurs of a row of pixels, ends repeated, float32 (R, size, size), by deviations (R,) in pixels."""
     reach = np.ceil(BLUR_REACH * sigma[:, None].astype(np.float64))  # (R, 1)
     taps = np.arange(-int(reach.max()), int(reach.max()) + 1)
     weights = np.exp(-0.5 * (taps / sigma[:, None].astype(np.float64)) ** 2) * (np.abs(taps) <= reach)  # (R, taps)

@@ -13,7 +13,7 @@ from dataset.transforms.presets import CropsTransform
 from eval import network
 from eval.retrieval import video_features
 from eval.windows import crop_probabilities, read_samples, window_clips
-from tools.benchmarks import Case, Disagreement, Sizes
+from tools.benchmarks import Case, Sizes
 from tools.benchmarks.loader import PlainReader, build, crop_window, make_set
 
 COSINE = 0.999  # of features from pixels that differ by rounding
@@ -92,12 +92,12 @@ def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
 def _agree_features(plain: Tensor, ours: Tensor) -> str:
     cosine = float(F.cosine_similarity(plain, ours[:, None], dim=2).min())  # of one crop
     if not cosine >= COSINE:
-        raise Disagreement(f"features have a cosine of {cosine}")
+        raise AssertionError(f"features have a cosine of {cosine}")
     return f"cosine of features at least {COSINE} ({cosine:.6f})"
 
 
 def _agree_probabilities(plain: Tensor, ours: Tensor) -> str:
     apart = float((plain.log() - ours.log()).abs().max())
     if not apart <= PROBABILITY:
-        raise Disagreement(f"probabilities are {apart:.1%} apart")
+        raise AssertionError(f"probabilities are {apart:.1%} apart")
     return f"probabilities within {PROBABILITY:.0%} of each other ({apart:.2%})"

@@ -26,7 +26,7 @@ from dataset.transforms.photometric import BRIGHTNESS, CONTRAST, HUE, MEAN, SATU
 from dataset.transforms.presets import CROP, P_FLIP, PretrainTransform, Transform, to_blocks
 from dataset.video_dataset import VideoDataset
 from process_data.src.lmdb_file import pack, write_lmdb
-from tools.benchmarks import Case, Disagreement, Sizes
+from tools.benchmarks import Case, Sizes
 
 NAME = "bench"
 CYCLE = 48  # different frames of a video; longer videos repeat them
@@ -184,5 +184,5 @@ def _agree(plain: list[Tensor], ours: Tensor) -> str:
     apart = float((theirs.mean(dim=(-2, -1)) - ours.mean(dim=(-2, -1))).abs().max()) / GREY_LEVEL
     far = float(((theirs - ours).abs() > 4 * GREY_LEVEL).float().mean())
     if apart > 1 or far > 0.01:
-        raise Disagreement(f"a frame's mean is {apart:.2f} grey levels apart, {far:.2%} of the pixels more than 4")
+        raise AssertionError(f"a frame's mean is {apart:.2f} grey levels apart, {far:.2%} of the pixels more than 4")
     return f"frame means within 1 grey level ({apart:.2f}); {1 - far:.2%} of the pixels within 4"

@@ -24,7 +24,7 @@ from engine.steps import coclr_step, draw_self_mask
 from model.cascade import cascade_topk, stage_sizes
 from model.loss import coclr_loss, drop_self
 from model.pretrain import CoCLR
-from tools.benchmarks import Case, Disagreement, Sizes
+from tools.benchmarks import Case, Sizes
 
 LR, WD, SEED = 1e-3, 1e-5, 0
 TOLERANCE = 1e-5  # of losses in float64
@@ -82,7 +82,7 @@ def _cascade_case(sizes: Sizes, K: int, B: int) -> Case:
 
     def equal(plain: list[Tensor], ours: list[Tensor]) -> str:
         if not torch.equal(torch.stack(plain), torch.stack(ours)):
-            raise Disagreement("the mined entries differ")
+            raise AssertionError("the mined entries differ")
         return "equal"
 
     return Case("cascade", f"K={K} B={B}", plain, ours, equal, bound=bound, units=len(batches),
@@ -207,7 +207,7 @@ def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
 
 def _both_finite(*losses: float) -> str:
     if not np.isfinite(losses).all():
-        raise Disagreement(f"the losses, in float32 and in the lower precision, are {losses}")
+        raise AssertionError(f"the losses, in float32 and in the lower precision, are {losses}")
     return "both losses are finite"
 
 
@@ -223,5 +223,5 @@ def agreement_in_float64(sizes: Sizes) -> str:
     losses = np.array([[version.step(batch, i) for version in versions] for i, batch in enumerate(batches)])
     apart = float(np.abs(losses[:, 0] - losses[:, 1]).max())
     if not apart <= TOLERANCE:
-        raise Disagreement(f"in float64 the losses are {apart:.3g} apart: {losses.tolist()}")
+        raise AssertionError(f"in float64 the losses are {apart:.3g} apart: {losses.tolist()}")
     return f"float64: losses within {TOLERANCE:g} over {small.steps} steps ({apart:.1g})"
