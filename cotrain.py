@@ -218,7 +218,7 @@ def settle(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, floa
         words = ["--dataset", f"{args.dataset}{views}-2clip", "--batch_size", batch, "--moco-k", batch]  # soon full
         words += ["--topk", "1", "--health_clips", "0", "--second_view", args.second_view] * (method == "coclr")
         config = configs_of(vars(SCRIPTS[EXTRA[method]].parse([*common, *words], planned=True)))
-        dist = DistInfo(0, 0, 1, main_classifier.options.devices(None)[0], None)
+        dist = DistInfo(0, 0, 1, main_classifier.options.devices(None)[0])
         seconds[method] = auto.seconds_per_step(make(*config, dist))
     facts = replace(facts, seconds=seconds, spent=spent + time.perf_counter() - start)
     settings = auto.choose(facts, given)
