@@ -334,11 +334,31 @@ def gallery(made, path=None, **changed):
     return galleries.mining_gallery(run.options | roots | changed, path or run.checkpoint, 12, Strips())
 
 
-def plain_stage(candidates: list[int], similarity: torch.Tensor, excluded: list[bool], size: int) -> list[int]:
-    return sorted(candidates, key=lambda j: (excluded[j], -float(similarity[j])))[:size]
+def cascade_by_loops(sims: dict, excluded: list[bool]) -> list[list[int]]:
+    kept, stages = list(range(len(excluded))), []
+    for view, size in zip(("other", "own", "other"), (5, 3, 2), strict=True):
+        kept = sorted(kept, key=lambda j: (excluded[j], -float(sims[view][j])))[:size]
+        stages.append(kept)
+    return stages
 
 
-def test_what_is_mined_is_what_the_next_step_would_mine(made):
+def fused_by_loops(sims: dict, excluded: list[bool]) -> list[list[int]]:
+    order = {view: sorted(range(len(excluded)), key=lambda j: (excluded[j], -float(row[j])))
+             for view, row in sims.items()}
+    ranks = [(order["own"].index(j) + order["other"].index(j), order["other"].index(j)) for j in range(len(excluded))]
+    return [sorted(range(len(excluded)), key=ranks.__getitem__)[:2]]
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory):
+    """A run that mined by fused ranks, its own view frozen."""
+    return made_run.make(tmp_path_factory.mktemp("fused"), ["--mining", "fused", "--own_view", "frozen"])
+
+
+@pytest.mark.parametrize("rule", ["cascade", "fused"])
+def test_what_is_mined_is_what_the_next_step_would_mine(made, request, rule):
+    if rule == "fused":
+        made = request.getfixturevalue("fused")
     saved = checkpoint.load(read_run(made.folder).checkpoint)
     state, queue_rows = saved["state_dict"], saved["label_ring"]["rows"]
     model = take(ModelConfig, read_run(made.folder).options).build()
@@ -347,31 +367,50 @@ def test_what_is_mined_is_what_the_next_step_would_mine(made):
                             data_root=made.data.data_root, split_root=made.data.split_root, seed=0)
     index = dataset.index
     batch_rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:4].tolist()
-    queries = list(galleries.mine(model, dataset, batch_rows, queue_rows, 2))
     blocks = to_blocks(torch.utils.data.default_collate([dataset[2, row] for row in batch_rows]), torch.device("cpu"))
+    own_block, own_queue = blocks[:, 0, 0], state["queue"]
+    if rule == "fused":
+        own_block, own_queue = blocks[:, 1, 0], saved["frozen_own_view"]["queue"]
+        model.encoder_q.load_state_dict(saved["frozen_own_view"]["encoder"])
+        model.encoder_q.eval()
     with torch.no_grad():
-        q = momentum.embed(model.encoder_q, blocks[:, 0, 0])
-        kf = momentum.embed(model.sampler, blocks[:, 1, 1])
-    cards = {card["name"]: card for card in gallery(made)["cards"]}
-    for i, (row, query) in enumerate(zip(batch_rows, queries, strict=True)):
+        q, kf = momentum.embed(model.encoder_q, own_block), momentum.embed(model.sampler, blocks[:, 1, 1])
+    content = gallery(made)
+    cards = {card["name"]: card for card in content["cards"]}
+    names = [index.names[row].split("/")[1] for row in queue_rows]
+    for i, row in enumerate(batch_rows):
         card = cards[index.names[row].split("/")[1]]
-        sims = {"own": q[i] @ state["queue"], "other": kf[i] @ state["queue_second"]}
+        sims = {"own": q[i] @ own_queue, "other": kf[i] @ state["queue_second"]}
         own_source = [int(index.sources[other]) == int(index.sources[row]) for other in queue_rows]
         right = [index.labels[other] == index.labels[row] and not own_source[j] for j, other in enumerate(queue_rows)]
-        kept = list(range(8))
-        for view, size, stage, shown in zip(("other", "own", "other"), (5, 3, 2), query.stages, card["stages"],
-                                            strict=True):
-            before, kept = len(kept), plain_stage(kept, sims[view], own_source, size)
-            assert sorted(stage.tolist()) == sorted(kept)
-            assert (shown["kept"], shown["before"], shown["hits"]) == (size, before, sum(right[j] for j in kept))
-            assert [entry["name"] for entry in shown["entries"]] == [
-                index.names[queue_rows[j]].split("/")[1] for j in stage.tolist()]
-            assert [entry["right"] for entry in shown["entries"]] == [
-                None if own_source[j] else bool(right[j]) for j in stage.tolist()]
-        assert query.stages[-1].tolist() == kept  # the mined ones, best first
-        assert query.sims["own"].tolist() == pytest.approx(sims["own"].tolist(), abs=1e-5)
-        taken = [j for j in kept if not own_source[j]]
+        found = (cascade_by_loops if rule == "cascade" else fused_by_loops)(sims, own_source)
+        before = 8
+        for kept, shown in zip(found, card["stages"], strict=True):
+            assert (shown["kept"], shown["before"], shown["hits"]) == (len(kept), before, sum(right[j] for j in kept))
+            assert sorted(entry["name"] for entry in shown["entries"]) == sorted(names[j] for j in kept)
+            before = len(kept)
+            for entry in shown["entries"]:
+                j = names.index(entry["name"])
+                assert entry["right"] == (None if own_source[j] else bool(right[j]))
+                assert entry["mined"] == (j in found[-1])
+                assert [entry["own"], entry["other"]] == pytest.approx([float(sims["own"][j]), float(sims["other"][j])],
+                                                                      abs=1e-5)
+        assert [entry["name"] for entry in card["stages"][-1]["entries"]] == [names[j] for j in found[-1]]  # best first
+        taken = [j for j in found[-1] if not own_source[j]]
         assert card["recall"] == pytest.approx(sum(right[j] for j in taken) / max(1, len(taken)))
+
+
+def test_a_run_with_fused_ranks_and_a_frozen_own_view_has_its_page(fused, tmp_path):
+    page = page_of(fused.folder)
+    assert "CoCLR + fused ranks on mine, RGB" in page.text and "Stage 1: both views (RGB + flow)</h3>" in re.sub(
+        r" keeps 2 of 8", "", page.text)
+    assert "stage 1, both views, keeps 2" in {line["name"] for chart in page.json["figures"]["curves"]
+                                              for line in chart["lines"]}
+    saved = checkpoint.load(read_run(fused.folder).checkpoint)
+    del saved["frozen_own_view"]
+    checkpoint.save(tmp_path / "without", saved)
+    with pytest.raises(CheckpointError, match="it has no 'frozen_own_view'"):
+        gallery(fused, tmp_path / "without")
 
 
 def test_a_queue_of_unknown_videos_and_a_run_that_does_not_mine_are_refused(made, tmp_path):

@@ -20,7 +20,7 @@ from engine.config import ModelConfig, take
 from eval.merge_2stream_prob import read_probabilities
 from model.cascade import stage_sizes, stage_views
 from tools.pictures import evenly_spaced
-from tools.report.galleries import Retrieved
+from tools.report.galleries import VIEWS, Retrieved
 from tools.report.run_reader import TRAINED, Cotraining, Run
 from utils.errors import CheckpointError, DataError, UserError
 from utils.files import read_json
@@ -277,12 +277,12 @@ def points(parts: Parts, value: str, scale: float = 1) -> tuple[list[float], lis
 
 
 def _stages(run: Run) -> dict[str, str]:
-    """Return a line for stages of the cascade, evenly spaced if there are many; none if the options are unknown."""
+    """Return a line for stages of the mining, evenly spaced if there are many; none if the options are unknown."""
     if not run.options.get("topk"):
         return {}
     config = take(ModelConfig, run.options)
-    stage = config.stage if config.cascade else 1
-    stages = list(enumerate(zip(stage_views(stage, config.cascade_first),
-                                stage_sizes(config.moco_k, config.topk, config.ratio, stage), strict=True), start=1))
-    return {f"stage {i}, {view} view, keeps {size}": f"epoch/train/stage{i}_hits/{size}"
-            for i, (view, size) in (stages[n] for n in evenly_spaced(stage, LINES))}
+    plain = {"topk": ["other"], "fused": ["both"]}  # in one stage
+    views = plain.get(config.rule) or stage_views(config.stage, config.cascade_first)
+    sizes = stage_sizes(config.moco_k, config.topk, config.ratio, len(views))
+    return {f"stage {i + 1}, {VIEWS[views[i]]}, keeps {sizes[i]}": f"epoch/train/stage{i + 1}_hits/{sizes[i]}"
+            for i in evenly_spaced(len(views), LINES)}

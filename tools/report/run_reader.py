@@ -13,6 +13,7 @@ import yaml
 
 from dataset import catalog
 from engine.compatibility import facts_of
+from engine.config import ModelConfig, take
 from engine.logger import FILE as METRICS
 from engine.run_folder import RUN_FILE as STARTS
 from engine.run_folder import resumable
@@ -26,7 +27,7 @@ METHODS = {"infonce": "InfoNCE", "ubernce": "UberNCE", "coclr": "CoCLR"}
 TRAINED = {"last": "linear probe", "ft": "finetuning"}
 # Options that tell runs apart, the most telling first.
 TELLING = ("net", "dataset", "second_view", "epochs", "batch_size", "lr", "moco_k", "moco_m", "seq_len", "img_dim",
-           "seed", "topk", "stage", "ratio")
+           "seed", "topk", "mining", "own_view", "stage", "ratio")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,13 @@ class Run:
         method = TRAINED.get(options.get("train_what", "")) or METHODS.get(options.get("model", ""))
         if not facts or not method:
             return one_line(self.folder.name, 40)
-        return f"{method}{' + CPR' * bool(options.get('cascade'))} on {facts['dataset']}, {facts['stream']}"
+        return f"{method}{self.mining} on {facts['dataset']}, {facts['stream']}"
+
+    @property
+    def mining(self) -> str:
+        """What a title says of how positives are mined; "" for plain top-k and for what mines nothing."""
+        rules = {"cascade": " + CPR", "fused": " + fused ranks"}
+        return rules.get(take(ModelConfig, self.options).rule, "") if self.options.get("model") == "coclr" else ""
 
     @cached_property
     def has_labels(self) -> bool:
@@ -167,8 +174,8 @@ class Cotraining:
     @property
     def title(self) -> str:
         """The whole in a few words."""
-        cascade = any(run.options.get("cascade") for run in self.runs.values())
-        method = ("CoCLR" + " + CPR" * cascade) if self.content["cycles"] else "InfoNCE"
+        mining = max((run.mining for run in self.runs.values()), default="")
+        method = f"CoCLR{mining}" if self.content["cycles"] else "InfoNCE"
         return f"{method} on {self.content['dataset']}, RGB and flow"
 
     def phases(self) -> dict[str, dict[str, Run]]:
