@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from statistics import fmean
 from typing import Any
@@ -47,7 +47,7 @@ class Source:
 
 def sources(dataset: str, second_view: str, data_root: str, part: str) -> dict[str, Source]:
     """Return the streams ("rgb", "flow") of a part ("train" or "test") whose LMDBs exist."""
-    spec = replace(catalog.parse(dataset), second_view=second_view)
+    spec = catalog.parse(dataset, second_view)
     readers = zip(spec.streams, spec.readers(Path(data_root), train=part == "train"), strict=True)
     return {stream: Source(second_view if stream == "flow" else "rgb", reader)
             for stream, reader in readers if Path(reader.path).exists()}
@@ -176,9 +176,8 @@ def feature_map(found: Retrieved, links: Mapping[str, str]) -> dict[str, Any]:
 def principal(rows: Tensor) -> tuple[np.ndarray, list[float]]:
     """Project rows onto their two principal components: coordinates (N, 2), and each one's share of variance."""
     u, s, _ = torch.linalg.svd((rows - rows.mean(dim=0)).double(), full_matrices=False)
-    pad = torch.nn.functional.pad  # a single row has a single direction
-    shares = pad(s.square() / s.square().sum().clamp(min=1e-12), (0, 1))
-    return pad(u * s, (0, 1))[:, :2].numpy(), shares[:2].tolist()
+    shares = s.square() / s.square().sum().clamp(min=1e-12)
+    return (u * s)[:, :2].numpy(), shares[:2].tolist()
 
 
 def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: Strips) -> dict[str, Any]:

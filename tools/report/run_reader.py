@@ -71,7 +71,7 @@ class Run:
 
     @property
     def is_classifier(self) -> bool:
-        """True if a linear probe or a finetuning was trained here."""
+        """Whether a linear probe or a finetuning was trained here."""
         return "train_what" in self.options
 
     @property
@@ -82,10 +82,8 @@ class Run:
     @cached_property
     def working_folder(self) -> Path:
         """The folder in which the run was started, to which paths among its options are relative."""
-        for parent in self.folder.parents:
-            if parent.name == "ckpt" or parent.name.startswith("log-eval-"):
-                return parent.parent
-        return self.folder.parent
+        return next((parent.parent for parent in self.folder.parents
+                     if parent.name == "ckpt" or parent.name.startswith("log-eval-")), self.folder.parent)
 
     def lines(self, kind: str, title: str | None = None) -> Iterator[dict[str, Any]]:
         """Metrics lines of a kind and, if given, a title."""
@@ -126,7 +124,8 @@ def read_run(path: str | Path) -> Run:
     hint = "give ckpt/log-PREFIX/RUN, log-eval-PREFIX/RUN, or cotrain.py's --out when it is done"
     if not asked.is_dir():
         raise OptionError(f"there is no run folder {path}: {hint}")
-    folder = next((place for place in (asked, *list(asked.parents)[:3]) if _is_run(place)), None)
+    folder = next((place for place in (asked, *list(asked.parents)[:3]) if resumable(place / "model")
+                   or any((place / name).exists() for name in (STARTS, METRICS))), None)
     if not folder and not _files(asked, f"*{FEATURES}"):
         raise OptionError(f"{path} is not a run folder: it has no {STARTS}, {METRICS}, model/ or features; {hint}")
     folder, starts = folder or asked, []
@@ -144,23 +143,17 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     return [path for place in PLACES for path in (folder / place).glob(pattern)]
 
 
-def _is_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (STARTS, METRICS)) or bool(resumable(folder / "model"))
-
-
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the lines of a metrics.jsonl and the number of unreadable ones; a repeated line replaces the earlier."""
-    found: dict[tuple, dict[str, Any]] = {}
-    damaged = 0
+    """Return the lines of a metrics.jsonl, without values that were not finite, and the number of unreadable ones."""
+    lines, damaged = list[dict[str, Any]](), 0
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             line = json.loads(text)
-            line["values"] = {name: value for name, value in line["values"].items() if value is not None}  # null: NaN
-            when = line["done"] if line["kind"] == "steps" else line["epoch"]
-            found[line["kind"], line.get("title"), when] = line
+            finite = {name: value for name, value in line["values"].items() if value is not None}
+            lines.append(line | {"values": finite})
         except (ValueError, KeyError, TypeError, AttributeError):
             damaged += 1
-    return list(found.values()), damaged
+    return lines, damaged
 
 
 @dataclass(frozen=True)
@@ -178,27 +171,17 @@ class Cotraining:
         method = f"CoCLR{mining}" if self.content["cycles"] else "InfoNCE"
         return f"{method} on {self.content['dataset']}, RGB and flow"
 
-    def phases(self) -> dict[str, dict[str, Run]]:
-        """The runs by phase ("InfoNCE", "cycle 1") and stream."""
-        found: dict[str, dict[str, Run]] = {}
-        for step, run in self.runs.items():
-            phase, _, stream = step.rpartition(" ")
-            found.setdefault(phase, {})[stream] = run
-        return found
-
 
 def read_cotraining(path: str | Path) -> Cotraining | None:
     """Read a work folder of cotrain.py; None if the folder is not one."""
     folder = Path(path).resolve()
     content = read_json(folder / "results.json") if (folder / "results.json").is_file() else {}
-    if "runs" not in content:
-        return None
-    return Cotraining(folder, content, {step: read_run(folder / place) for step, place in content["runs"].items()})
+    runs = {step: read_run(folder / place) for step, place in content.get("runs", {}).items()}
+    return Cotraining(folder, content, runs) if runs else None
 
 
 def videos_of(work_folder: Path) -> str | None:
     """Return the folder of videos that cotrain.py was given, by the settings in its work folder."""
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        settings = yaml.safe_load((work_folder / "settings.yaml").read_text(encoding="utf-8"))
-        return settings.get("videos") if isinstance(settings, dict) else None
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
+        return yaml.safe_load((work_folder / "settings.yaml").read_text(encoding="utf-8")).get("videos")
     return None
