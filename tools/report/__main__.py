@@ -10,7 +10,6 @@ show only the evaluations there (RUN/model/feature). The page says what is missi
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from engine.options import positive_int, whole_number
 from tools.report.page import CotrainReport, Report, RunReport
@@ -41,16 +40,6 @@ def make_parser() -> Parser:
     return parser
 
 
-def make_report(path: str, against: Sequence[str] = (), **options: Any) -> Report:
-    """Read a run folder or a work folder of cotrain.py, and build its page."""
-    if work := read_cotraining(path):
-        if against:
-            raise OptionError(f"{path} is the work folder of cotrain.py: --against compares run folders, such as "
-                              f"{next(iter(work.runs.values())).folder}")
-        return CotrainReport(work, **options)
-    return RunReport(read_run(path), [read_run(each) for each in against], **options)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page, and print the verdict and which sections it has."""
     args = make_parser().parse_args(argv)
@@ -60,9 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if len(args.against) >= LINES:
         raise OptionError(f"--against {' '.join(args.against)}: no chart shows more than {LINES} lines, so give "
                           f"{LINES - 1} runs at most")
-    report = make_report(args.run, args.against, clips=args.clips, mining_clips=args.mining_clips,
-                         dataset=args.dataset, data_root=args.data_root, split_root=args.split_root,
-                         videos=args.videos, out=out)
+    names = "clips", "mining_clips", "dataset", "data_root", "split_root", "videos"
+    options = {name: getattr(args, name) for name in names} | {"out": out}
+    if not (work := read_cotraining(args.run)):
+        report: Report = RunReport(read_run(args.run), [read_run(path) for path in args.against], **options)
+    elif args.against:
+        raise OptionError(f"{args.run} is the work folder of cotrain.py: --against compares run folders, such as "
+                          f"{next(iter(work.runs.values())).folder}")
+    else:
+        report = CotrainReport(work, **options)
     size = report.write(out)
     for warning in report.warnings:
         warn(warning)

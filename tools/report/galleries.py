@@ -34,22 +34,15 @@ MAX_POINTS = 4000  # on the map
 FRAMES, HEIGHT, QUALITY = 4, 64, 60  # of a film strip: frames, pixels, JPEG quality
 SHOWN = 6  # survivors shown per stage; twice as many for the last
 VIEWS = {"own": "own view", "other": "other view", "both": "both views"}  # that a stage ranks by
+Source = tuple[str, LmdbReader | ResidualReader]  # "rgb", "flow" or "residual", and where its frames are
 FROZEN = "frozen_own_view"  # of a checkpoint, see main_coclr.py
-
-
-@dataclass(frozen=True)
-class Source:
-    """One stream of the training or test videos of a dataset."""
-
-    kind: str  # "rgb", "flow" or "residual"
-    reader: LmdbReader | ResidualReader
 
 
 def sources(dataset: str, second_view: str, data_root: str, part: str) -> dict[str, Source]:
     """Return the streams ("rgb", "flow") of a part ("train" or "test") whose LMDBs exist."""
     spec = catalog.parse(dataset, second_view)
     readers = zip(spec.streams, spec.readers(Path(data_root), train=part == "train"), strict=True)
-    return {stream: Source(second_view if stream == "flow" else "rgb", reader)
+    return {stream: (second_view if stream == "flow" else "rgb", reader)
             for stream, reader in readers if Path(reader.path).exists()}
 
 
@@ -67,19 +60,19 @@ class Strips:
         """Draw a strip of "Class/video", unless it is there, and return its id; "" without a source."""
         if source is None:
             return ""
-        key = source.kind, str(source.reader.path), video
+        kind, reader = source
+        key = kind, str(reader.path), video
         if key in self._ids:
             return self._ids[key]
         identity = self._ids[key] = f"s{len(self._ids)}"
         if video in self.files:
             self.links[identity] = self.files[video]
         try:
-            numbers = pictures.evenly_spaced(source.reader.num_frames(video), FRAMES)
-            frames = source.reader.frames(video, numbers)
+            frames = reader.frames(video, pictures.evenly_spaced(reader.num_frames(video), FRAMES))
         except (DataError, OSError) as error:
             self.failed[one_line(str(error).replace(video, "..."))] += 1
             return identity
-        if source.kind == "flow":
+        if kind == "flow":
             frames = pictures.flow_to_colour(pictures.flow_from_frames(frames))
             self.images.setdefault("wheel", pictures.data_uri(pictures.flow_legend(1.0).image))
         self.images[identity] = pictures.data_uri(pictures.film_strip(frames, HEIGHT), QUALITY)
@@ -136,15 +129,17 @@ def retrieval_cards(found: Retrieved, most: int, frames: dict[str, Source], stri
 
     ``frames`` has the sources of "test" and "train" clips, if they are there.
     """
-    def clip(videos: FeatureSet, row: int, part: str) -> dict[str, Any]:
-        return _clip(video_name(videos.names[row]), strips, frames.get(part))
-    return [{"row": row, **clip(found.query, row, "test"),
-             "near": [{**clip(found.gallery, int(other), "train"), "sim": float(sim), "right": bool(hit)}
-                      for sim, other, hit in zip(found.sim[row], found.index[row], found.hits[row], strict=True)]}
-            for row in pictures.evenly_spaced(len(found.query.names), most).tolist()]
+    cards = []
+    for row in pictures.evenly_spaced(len(found.query.names), most).tolist():
+        near = [{**_clip(found.gallery.names[other], strips, frames.get("train")), "sim": sim, "right": right}
+                for sim, other, right in zip(*(each[row].tolist() for each in (found.sim, found.index, found.hits)),
+                                             strict=True)]
+        cards.append({"row": row, **_clip(found.query.names[row], strips, frames.get("test")), "near": near})
+    return cards
 
 
-def _clip(video: str, strips: Strips, *streams: Source | None) -> dict[str, Any]:
+def _clip(path: str, strips: Strips, *streams: Source | None) -> dict[str, Any]:
+    video = video_name(path)
     label, name = video.split("/")
     file = PurePosixPath(unquote(strips.files[video])).name if video in strips.files else name
     return {"name": name, "class": label, "file": file, "strips": [strips.add(source, video) for source in streams]}

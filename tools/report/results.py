@@ -102,12 +102,14 @@ def retrieval_result(what: str, content: Mapping[str, Any], of: str, random: Map
     """Put the numbers of a retrieval beside those of random weights, else of chance where the labels are known."""
     names = {**LABEL_FREE, **{k: f"R@{k}" for k in content if k.isdecimal()}}
     scores = {title: content[name] for name, title in names.items() if name in content}
-    ranks = [int(k) for k in content if k.isdecimal()] if labels else []
-    beside = {f"R@{k}": ("chance", chance(*labels, k)) for k in ranks}
-    base = {f"{name}_random": value for name, value in random.items()} | content
+    beside, videos = dict[str, tuple[str, float]](), content.get("videos")
+    if labels and "1" in content:
+        beside = {f"R@{k}": ("chance", chance(*labels, int(k))) for k in content if k.isdecimal()}
+        videos = len(labels[0])
+    base = {**{f"{name}_random": value for name, value in random.items()}, **content}
     beside |= {title: (RANDOM, base[f"{name}_random"]) for name, title in names.items()
                if f"{name}_random" in base and title in scores}
-    return Result("retrieval", what, scores, of, beside, len(labels[0]) if ranks else content.get("videos"))
+    return Result("retrieval", what, scores, of, beside, videos)
 
 
 def chance(query: Tensor, gallery: Tensor, k: int) -> float:

@@ -71,7 +71,7 @@ class Run:
 
     @property
     def is_classifier(self) -> bool:
-        """Whether a linear probe or a finetuning was trained here."""
+        """Whether this is a linear probe or a finetuning."""
         return "train_what" in self.options
 
     @property
