@@ -19,13 +19,16 @@ the same command continues where it left off. Pass options to a single script as
 """
 
 import os
+import re
 import shutil
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,10 +37,9 @@ import main_nce
 from dataset import catalog
 from dataset.loader import make_loader
 from dataset.transforms.presets import PretrainTransform
-from engine import auto, cotrain_options, pretraining
-from engine.auto import PUBLISHED, Setting
+from engine import auto, pretraining
+from engine.auto import EVALUATIONS, EXTRA, PUBLISHED, SETTINGS, Setting
 from engine.config import DataConfig, configs_of, take
-from engine.cotrain_options import EVALUATIONS, EXTRA, SETTINGS, advised, epoch_words, method_words
 from engine.run_folder import last_checkpoint
 from eval import main_classifier
 from tools.report.__main__ import main as write_report
@@ -46,7 +48,7 @@ from tools.search.__main__ import main as search
 from utils import launch
 from utils.console import say, say_block, warn
 from utils.distributed import DistInfo
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, UserError
 from utils.files import read_json, write_json
 from utils.parser import Parser
 from utils.runner import Runner, Step, as_script
@@ -58,6 +60,45 @@ STREAMS = {"RGB": "", "flow": "-f"}  # in the order of a cycle; the suffix of th
 # Within a cycle: the stream to train, the one that mines, part of the run folder's name, further options.
 ALTERNATION = (("RGB", "flow", "FlowMining_", ()), ("flow", "RGB", "RGBMining_", ("--reverse",)))
 ESTIMATE = "estimate.json"  # in the work folder: seconds by the kind of a step
+# Published epochs, and those at which the learning rate drops.
+FALLS = {"infonce": (300, (250, 280)), "coclr": (100, (80,)), "probe": (100, (60, 80)), "finetune": (500, (400, 450))}
+ALWAYS = {"probe": ("--train_what", "last", "--optim", "sgd", "--lr", "0.1"), "finetune": ("--train_what", "ft")}
+
+
+def epoch_words(values: Mapping[str, Any], name: str) -> list[str]:
+    """Return what a kind of training always has, its --epochs and --schedule, scaled, and the quoted options."""
+    (whole, falls), epochs = FALLS[name], values[f"{name}_epochs"]
+    scaled = sorted({round(epochs * fall / whole) for fall in falls})
+    found = list(ALWAYS.get(name, ()))
+    if found and values["videos"]:  # a small set has no batch of 32, the scripts' default
+        found += ["--batch_size", str(values["batch_size"])]
+    return [*found, "--epochs", str(epochs), "--schedule", *map(str, scaled), *values[f"{name}_options"]]
+
+
+def method_words(values: Mapping[str, Any], method: str) -> list[str]:
+    """Return the options of a pretraining; what its script has by default is left out."""
+    found = ["--batch_size", str(values["batch_size"]), "--moco-k", str(values["moco_k"])]
+    for flag, name in (("--lr", "lr"), ("--moco-m", "moco_m")):
+        found += [flag, f"{values[name]:g}"] if values[name] != PUBLISHED[name] else []
+    if method == "coclr" and not values["coclr_options"]:
+        found += ["--cascade", "--stage", str(values["stage"]), "--ratio", str(values["ratio"])] * (
+            values["mining"] == "cascade")
+        found += ["--topk", str(values["topk"])]
+    return found
+
+
+@contextmanager
+def advised(name: str, kind: str, values: Mapping[str, Any]) -> Iterator[None]:
+    """Add to what a step refuses its name, and the option of cotrain.py that changes it."""
+    try:
+        yield
+    except UserError as error:
+        quoted, found = values[f"{kind}_options"], re.findall(r"--[a-z][\w-]*|\b(?:topk|stage)\b", str(error))
+        own = [word for word in found if word.strip("-").replace("-", "_") in values
+               and f"--{word.strip('-')}" not in quoted]
+        flag = f"--{own[0].strip('-')}" if own and kind not in ALWAYS else f"--{kind}_options"
+        hint = "" if flag in found else f" (option of cotrain.py: {flag})"  # else the message names it
+        raise type(error)(f"step {name!r}: {error}{hint}") from error
 
 
 class Plan:
@@ -256,12 +297,12 @@ def finish(plan: Plan, runner: Runner, settings: list[Setting], warnings: list[s
 
 def make_parser() -> Parser:
     """Build the option parser."""
-    return cotrain_options.make_parser(__doc__)
+    return auto.make_parser(__doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all steps, or print them with ``--dry_run``."""
-    args, settings = cotrain_options.parse(sys.argv[1:] if argv is None else argv, __doc__)
+    args, settings = auto.parse(sys.argv[1:] if argv is None else argv, __doc__)
     runner, first = Runner(args.out), [prepare(args)] if args.videos else []
     if first and not first[0].is_done(args.out):
         if args.dry_run:
@@ -283,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with runner.open():
         if not (args.out / SETTINGS).is_file():
             write_json(args.out / ESTIMATE, seconds)
-            cotrain_options.keep(settings, vars(with_settings(args, settings)), args.out)
+            auto.keep(settings, vars(with_settings(args, settings)), args.out)
             if seconds:
                 say_block({"\nsettings": [f"{name:15} {value!s:10} {why}" for name, value, why in settings]})
         warnings = auto.doubts(plan.videos, args.videos, args.hours, seconds.get("all", 0.0))

@@ -46,9 +46,10 @@ from engine.device import (
     keep_freed_memory,
     use_deterministic_kernels,
 )
+from engine.health import untrained
 from engine.run_folder import CheckpointManager
 from engine.trainer import Trainer
-from eval import finetune, label_free, network, options, retrieval, windows
+from eval import finetune, network, options, retrieval, windows
 from eval.options import RANDOM
 from eval.protocols import CROP_SETS
 from model.classifier import LinearClassifier
@@ -208,9 +209,10 @@ def test(args: Namespace, devices: Devices) -> None:
             query, gallery = (retrieval.split_features(ready, *each, job) for each in sets.items())
             measures = None
             if not sets["test"].index.has_labels:
-                untrained = build(args, 1).to(device).eval()
+                random = untrained(lambda: network.build(1, args.net, args.train_what), args.seed).to(device)
                 videos = data.build("test", CropsTransform(data.img_dim, p=0.0))  # without jitter
-                measures = label_free.measure(untrained if args.test == RANDOM else ready, untrained, videos, job)
+                measures = retrieval.measure_without_labels(random if args.test == RANDOM else ready, random, videos,
+                                                            job)
             retrieval.report(job, query, gallery, measures)
         else:
             samples = windows.read_samples(sets["test"], workers=args.workers, device=device, title="test")

@@ -16,12 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dataset.clip_sampler import TwoTimes
+from dataset.clip_sampler import windows as clip_windows
 from dataset.video_dataset import VideoDataset
 from engine import checkpoint
+from engine.health import CLEARLY_BETTER, effective_rank, instance_hits, sign_test
 from eval import protocols
 from eval.options import RANDOM
 from eval.windows import apply_packed, read_samples, report_shares, window_clips
-from utils.console import inline, one_line, percentages, say
+from utils.console import inline, one_line, paint_table, percent, percentages, say, table, warn
 from utils.errors import CheckpointError, OptionError
 from utils.files import read_json, write_json
 
@@ -159,6 +162,44 @@ def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: Featu
     result = FeatureSet(features, torch.as_tensor(index.labels, dtype=torch.int64), list(index.paths))
     save_features(job.folder, job.dataset, split, result, made_from)
     return result
+
+
+def measure_without_labels(net: nn.Module, random: nn.Module, videos: VideoDataset, job: FeatureJob
+                           ) -> dict[str, float]:
+    """Measure two clips of each video, of different times and without augmentation; print and return the result.
+
+    Videos too short for a second clip are left out.
+
+    Returns:
+        "second_clip", the percentage of the 2 x "videos" clips whose nearest is the other clip of their video, and
+        "hits", their number; "effective_rank"; all three for ``random`` weights as "..._random"; and "better", by how
+        many standard deviations (:func:`engine.health.sign_test`). With fewer than two videos, "videos" alone.
+    """
+    seq_len, ds = videos.sampler.seq_len, videos.sampler.ds
+    index = videos.index.take([row for row, n in enumerate(videos.index.num_frames)
+                               if len(clip_windows(n, seq_len, ds)) > 1])
+    if len(index) < 2:
+        warn(f"only {len(index)} of {len(videos)} held-out videos are long enough for a second clip: their features "
+             "cannot be judged without labels; take a smaller --seq_len or --ds, or hold out more videos")
+        return {"videos": len(index)}
+    pairs = VideoDataset(videos.readers, index, TwoTimes(seq_len, ds), videos.transform, by_epoch=False)
+    found: dict[str, float] = {}
+    hits, rows = [], []
+    for name, end, each in (("features", "", net), ("random weights", "_random", random)):
+        clips = window_clips(read_samples(pairs, workers=job.workers, device=job.device, title="second clips"),
+                             job.device)
+        of_video = dict(apply_packed(lambda clips, net=each: net(clips, job.dtype)[1], clips, job.batch_size))
+        both = torch.stack([of_video[key] for key in sorted(of_video)])  # (N, 2, F)
+        z = protocols.centre_and_normalise(both.transpose(0, 1).flatten(0, 1))  # first clips, then second ones
+        hits.append(instance_hits(*z.chunk(2)))
+        share, rank = float(hits[-1].float().mean()), float(effective_rank(z))
+        rows.append([name, percent(share), f"{rank:.1f}"])
+        found |= {f"second_clip{end}": 100 * share, f"hits{end}": int(hits[-1].sum()), f"effective_rank{end}": rank}
+    found["better"] = sign_test(*hits)
+    say(table([f"{len(index)} held-out videos", "second clip nearest, %", "effective rank"], rows), paint=paint_table)
+    if net is not random and found["better"] < CLEARLY_BETTER:
+        warn(f"the features are not clearly better than random weights ({found['better']:+.1f} standard deviations)")
+    return {name: round(value, 4) for name, value in found.items()} | {"videos": len(index)}
 
 
 def report(job: FeatureJob, query: FeatureSet, gallery: FeatureSet, label_free: Mapping[str, float] | None = None

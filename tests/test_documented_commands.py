@@ -18,7 +18,7 @@ import pytest
 from documented import PAGES, ROOT, Command, commands, shell_text
 from torch.distributed.launch import parse_args
 
-from engine.cotrain_options import joined
+from engine.auto import joined
 from eval import main_classifier, options
 from model import classifier, momentum
 from utils import launch

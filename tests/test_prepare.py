@@ -15,9 +15,8 @@ from preparing import call, decoded, killed_after, refusal, script, stored, writ
 from dataset import catalog
 from dataset.video_index import read_classes, source_of
 from process_data.src import convert_video_to_lmdb, extract_ff, prepare
-from process_data.src.flow import flow_image, make_flow
 from process_data.src.splits import plan_splits
-from process_data.src.video_io import find_videos, short_name, shrink
+from process_data.src.video_io import find_videos, flow_image, make_flow, short_name, shrink
 from utils import files
 
 
@@ -132,11 +131,11 @@ def test_a_finished_dataset_stays_as_it_is(videos, prepared, capsys):
     assert (home / "data/mine/mine_frame.lmdb").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(("function", "calls"), [("pack_video", 3), ("write_lmdb", 1), ("write_files", 0)])
+@pytest.mark.parametrize(("function", "calls"), [("pack_video", 3), ("write_lmdb", 1), ("write_csv.write_files", 0)])
 def test_a_killed_run_continues_to_the_same_result(videos, with_dis, tmp_path, capsys, function, calls):
     killed_after("prepare.py", function, calls, arguments(videos, tmp_path))
     complete = list((tmp_path / "data/mine").glob("*.lmdb"))
-    assert len(complete) == {"write_lmdb": 1, "write_files": 2}.get(function, 0)
+    assert len(complete) == {"write_lmdb": 1, "write_csv.write_files": 2}.get(function, 0)
     assert not list(tmp_path.glob("splits/mine/*.csv"))
     assert call(prepare.main, *arguments(videos, tmp_path)) == 0
     done = {"pack_video": "2 of 7 videos are done", "write_lmdb": "6 of 7 videos are done"}.get(function, "")

@@ -15,8 +15,7 @@ from searching import RATE, write_checkpoint, write_video
 from dataset import catalog
 from dataset.transforms.presets import CropsTransform
 from eval import network, retrieval
-from process_data.src.flow import flow_images
-from process_data.src.video_io import read_frames
+from process_data.src.video_io import flow_images, read_frames
 from tools.search import ClipSettings, VideoIndex, describe
 from tools.search.__main__ import main
 from tools.search.check import LEAST, check_encoders, verdict

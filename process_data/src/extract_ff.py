@@ -23,8 +23,16 @@ import cv2
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataset.jpeg import MAX_BYTES
-from process_data.src.flow import METHODS, NO_FLOW, coded_frames
-from process_data.src.video_io import Timing, VideoError, find_videos, short_name, silence_decoder
+from process_data.src.video_io import (
+    METHODS,
+    NO_FLOW,
+    Timing,
+    VideoError,
+    coded_frames,
+    find_videos,
+    short_name,
+    silence_decoder,
+)
 from utils.console import say, track, warn
 from utils.errors import DataError, OptionError
 from utils.files import lock, naming, read_json, require_writable, write_json

@@ -22,29 +22,18 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataset.lmdb_reader import LmdbReader
-from process_data.src.extract_ff import (
-    SETTINGS,
-    Outcome,
-    add_extraction_options,
-    difference,
-    outcome_of,
-    process,
-    read_settings,
+from process_data.src import extract_ff, write_csv
+from process_data.src.convert_video_to_lmdb import (
+    MAX_VALUE,
+    TOO_LONG,
+    Pieces,
+    check_lmdbs,
+    list_header,
+    pack_frame,
+    write_lmdb,
 )
-from process_data.src.flow import NO_FLOW, coded_frames, tvl1_cost
-from process_data.src.lmdb_file import MAX_VALUE, TOO_LONG, Pieces, check_lmdbs, list_header, pack_frame, write_lmdb
 from process_data.src.splits import add_split_options, plan_splits, videos_of
-from process_data.src.video_io import Timing, VideoError, find_videos
-from process_data.src.write_csv import (
-    CLASS_LIST,
-    SHIPPED,
-    check_name,
-    class_list,
-    row_counts,
-    split_files,
-    unchanged,
-    write_files,
-)
+from process_data.src.video_io import NO_FLOW, Timing, VideoError, coded_frames, find_videos, tvl1_cost
 from utils.console import say, say_block, track
 from utils.errors import OptionError
 from utils.files import atomic_write, lock, remove_partial, require_writable, write_json
@@ -105,7 +94,7 @@ def fingerprint(path: Path) -> str:
     return found.hexdigest()[:32]
 
 
-def pack_video(video: Path, outputs: Sequence[Path], short_side: int, method: str, strict: bool) -> Outcome:
+def pack_video(video: Path, outputs: Sequence[Path], short_side: int, method: str, strict: bool) -> extract_ff.Outcome:
     """Write the packed frames of a video, and with a second output its flow; memory holds one frame."""
     timing, count = Timing(), 0
     try:
@@ -122,12 +111,12 @@ def pack_video(video: Path, outputs: Sequence[Path], short_side: int, method: st
                     if file.tell() > MAX_VALUE:
                         raise VideoError(TOO_LONG)
                 count += 1
-            outcome = outcome_of(timing, strict)
+            outcome = extract_ff.outcome_of(timing, strict)
             for less, file in enumerate(files):
                 file.seek(0)
                 file.write(list_header(count - less))
     except VideoError as error:
-        return Outcome(left_out=str(error))
+        return extract_ff.Outcome(left_out=str(error))
     return outcome
 
 
@@ -143,8 +132,8 @@ def begin(layout: Layout, settings: Mapping[str, Any], overwrite: bool) -> dict[
     Raises:
         OptionError: files of other settings are in the way; nothing is touched then.
     """
-    record = read_settings(layout.record)
-    changes = difference(record.get("settings", {}), settings)
+    record = extract_ff.read_settings(layout.record)
+    changes = extract_ff.difference(record.get("settings", {}), settings)
     if record and not changes and not (overwrite and set(layout.lmdbs) <= set(record["streams"])):
         return record
     if record and not overwrite:
@@ -162,7 +151,7 @@ def begin(layout: Layout, settings: Mapping[str, Any], overwrite: bool) -> dict[
 def write_lmdbs(layout: Layout, videos: Mapping[str, Path], settings: Mapping[str, Any], workers: int,
                 overwrite: bool) -> None:
     """Write the LMDB of each stream; what an earlier run of the same settings has made of a video is kept."""
-    method, short_side, strict = (settings[key] for key in SETTINGS)
+    method, short_side, strict = (settings[key] for key in extract_ff.SETTINGS)
     marks = {name: fingerprint(path) for name, path in track(videos.items(), len(videos), "look at")}
     record = begin(layout, settings, overwrite)
     write_json(layout.record, record, indent=1)
@@ -177,7 +166,7 @@ def write_lmdbs(layout: Layout, videos: Mapping[str, Path], settings: Mapping[st
             for name, path in videos.items() if not all(marks[name] in stream for stream in streams.values())}
     if method == "tvl1" and (cost := tvl1_cost([job[0] for job in jobs.values()], short_side, workers)):
         say(cost)
-    process(pack_video, jobs, videos, workers, "frames" if method == NO_FLOW else "frames and flow")
+    extract_ff.process(pack_video, jobs, videos, workers, "frames" if method == NO_FLOW else "frames and flow")
     done = [name for name in videos if all(marks[name] in stream for stream in streams.values())]
     for key, stream in streams.items():
         write_lmdb(stream.lmdb, done, partial(stream.load, marks))
@@ -215,37 +204,38 @@ def make_parser() -> Parser:
     add = parser.topic("output")
     add("--data_root", type=Path, default=REPOSITORY / "data", metavar="FOLDER", help="where LMDBs go (default: data/ "
         "of the repository)")
-    add("--split_root", type=Path, default=SHIPPED, metavar="FOLDER", help="where splits go (default: "
+    add("--split_root", type=Path, default=write_csv.SHIPPED, metavar="FOLDER", help="where splits go (default: "
         "process_data/data/ of the repository)")
     add("--overwrite", action="store_true", help="replace what an earlier run has written")
-    add_extraction_options(parser)
+    extract_ff.add_extraction_options(parser)
     return parser
 
 
 def main() -> None:
     """Prepare a dataset."""
     options = make_parser().parse_args()
-    check_name(options.name)
+    write_csv.check_name(options.name)
     if options.name == "k400":
         raise OptionError("K400 has two LMDBs a stream: use extract_ff.py, convert_video_to_lmdb.py and write_csv.py")
     layout = Layout(options.name, options.data_root, options.split_root, options.flow)
     videos = find_videos(options.videos, options.labels)
     splits = plan_splits(options.name, videos, options.splits, options.seed, options.allow_missing, options.num_splits)
     made_from = f"{options.splits}, seed {options.seed}"
-    own = unchanged(layout.splits, read_settings(layout.record).get("lists", {}).get(made_from, {}))
-    classes = class_list(options.name, options.split_root, options.splits, videos_of(splits),
-                         options.overwrite or CLASS_LIST in own)
-    for path in (*layout.lmdbs.values(), layout.splits / CLASS_LIST):
+    earlier = extract_ff.read_settings(layout.record).get("lists", {})
+    own = write_csv.unchanged(layout.splits, earlier.get(made_from, {}))
+    classes = write_csv.class_list(options.name, options.split_root, options.splits, videos_of(splits),
+                                   options.overwrite or write_csv.CLASS_LIST in own)
+    for path in (*layout.lmdbs.values(), layout.splits / write_csv.CLASS_LIST):
         require_writable(path)
     layout.record.parent.mkdir(parents=True, exist_ok=True)
     with lock(layout.record.parent, "preparing"):
-        settings = {key: getattr(options, key) for key in SETTINGS}
+        settings = {key: getattr(options, key) for key in extract_ff.SETTINGS}
         write_lmdbs(layout, videos, settings, options.workers, options.overwrite)
         lengths = check_lmdbs(*layout.lmdbs.values())
-        files = split_files(classes, splits, lengths)
-        lists = write_files(layout.splits, files, options.overwrite, own)
-        write_json(layout.record, read_settings(layout.record) | {"lists": {made_from: lists}}, indent=1)
-        summarize(layout, videos, lengths, row_counts(files))
+        files = write_csv.split_files(classes, splits, lengths)
+        lists = write_csv.write_files(layout.splits, files, options.overwrite, own)
+        write_json(layout.record, extract_ff.read_settings(layout.record) | {"lists": {made_from: lists}}, indent=1)
+        summarize(layout, videos, lengths, write_csv.row_counts(files))
 
 
 if __name__ == "__main__":

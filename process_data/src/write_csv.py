@@ -23,8 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataset.video_index import class_labels, read_classes, source_of
-from process_data.src.convert_video_to_lmdb import find_folders, frame_files
-from process_data.src.lmdb_file import frame_counts
+from process_data.src.convert_video_to_lmdb import find_folders, frame_counts, frame_files
 from process_data.src.splits import (
     Split,
     add_split_options,
