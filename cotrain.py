@@ -60,31 +60,9 @@ STREAMS = {"RGB": "", "flow": "-f"}  # in the order of a cycle; the suffix of th
 # Within a cycle: the stream to train, the one that mines, part of the run folder's name, further options.
 ALTERNATION = (("RGB", "flow", "FlowMining_", ()), ("flow", "RGB", "RGBMining_", ("--reverse",)))
 ESTIMATE = "estimate.json"  # in the work folder: seconds by the kind of a step
-# Published epochs, and those at which the learning rate drops.
-FALLS = {"infonce": (300, (250, 280)), "coclr": (100, (80,)), "probe": (100, (60, 80)), "finetune": (500, (400, 450))}
+# Epochs at which the learning rate drops, of those in PUBLISHED.
+FALLS = {"infonce": (250, 280), "coclr": (80,), "probe": (60, 80), "finetune": (400, 450)}
 ALWAYS = {"probe": ("--train_what", "last", "--optim", "sgd", "--lr", "0.1"), "finetune": ("--train_what", "ft")}
-
-
-def epoch_words(values: Mapping[str, Any], name: str) -> list[str]:
-    """Return what a kind of training always has, its --epochs and --schedule, scaled, and the quoted options."""
-    (whole, falls), epochs = FALLS[name], values[f"{name}_epochs"]
-    scaled = sorted({round(epochs * fall / whole) for fall in falls})
-    found = list(ALWAYS.get(name, ()))
-    if found and values["videos"]:  # a small set has no batch of 32, the scripts' default
-        found += ["--batch_size", str(values["batch_size"])]
-    return [*found, "--epochs", str(epochs), "--schedule", *map(str, scaled), *values[f"{name}_options"]]
-
-
-def method_words(values: Mapping[str, Any], method: str) -> list[str]:
-    """Return the options of a pretraining; what its script has by default is left out."""
-    found = ["--batch_size", str(values["batch_size"]), "--moco-k", str(values["moco_k"])]
-    for flag, name in (("--lr", "lr"), ("--moco-m", "moco_m")):
-        found += [flag, f"{values[name]:g}"] if values[name] != PUBLISHED[name] else []
-    if method == "coclr" and not values["coclr_options"]:
-        found += ["--cascade", "--stage", str(values["stage"]), "--ratio", str(values["ratio"])] * (
-            values["mining"] == "cascade")
-        found += ["--topk", str(values["topk"])]
-    return found
 
 
 @contextmanager
@@ -144,9 +122,22 @@ class Plan:
         return self._pretrain(f"InfoNCE {stream}", "infonce", f"{args.dataset}{STREAMS[stream]}-2clip", stream)
 
     def _pretrain(self, name: str, method: str, dataset: str, stream: str, *words: str) -> str:
-        """Plan a pretraining; return the checkpoint."""
-        return self._train(name, method, EXTRA[method], "--dataset", dataset, *self._second_view(stream),
-                           *method_words(vars(self.args), method), *epoch_words(vars(self.args), method), *words)
+        """Plan a pretraining; return the checkpoint. What its script has by default is left out of the command."""
+        args = self.args
+        found = ["--batch_size", str(args.batch_size), "--moco-k", str(args.moco_k)]
+        for flag, value, usual in (("--lr", args.lr, PUBLISHED["lr"]), ("--moco-m", args.moco_m, PUBLISHED["moco_m"])):
+            found += [flag, f"{value:g}"] if value != usual else []
+        if method == "coclr" and not args.coclr_options:
+            found += ["--cascade", "--stage", str(args.stage), "--ratio", str(args.ratio)] * (args.mining == "cascade")
+            found += ["--topk", str(args.topk)]
+        return self._train(name, method, EXTRA[method], "--dataset", dataset, *self._second_view(stream), *found,
+                           *self._epochs(method), *words)
+
+    def _epochs(self, kind: str) -> list[str]:
+        """Return --epochs and --schedule, scaled, of a kind of training, and the quoted options."""
+        epochs = vars(self.args)[f"{kind}_epochs"]
+        falls = sorted({round(epochs * fall / PUBLISHED[f"{kind}_epochs"]) for fall in FALLS[kind]})
+        return ["--epochs", str(epochs), "--schedule", *map(str, falls), *vars(self.args)[f"{kind}_options"]]
 
     def _train(self, name: str, kind: str, script: str, *words: str) -> str:
         """Plan a training, and return its last checkpoint."""
@@ -184,7 +175,10 @@ class Plan:
                 if self.labels:
                     self._test_random(f"random {stream}", dataset, *words, "--retrieval")
             else:
-                words += epoch_words(vars(self.args), evaluation)
+                words += ALWAYS[evaluation]
+                if self.args.videos:  # a small set has no batch of 32, the script's default
+                    words += ["--batch_size", str(self.args.batch_size)]
+                words += self._epochs(evaluation)
                 classifier = self._train(name, evaluation, CLASSIFIER, *words, "--pretrain", model)
                 made.append(f"{classifier}-prob-ten.json")
                 result = (f"{classifier}-acc-ten.json", "ten")

@@ -153,7 +153,9 @@ def phases(args: Namespace) -> list[Namespace]:
 def run_folder_of(args: Namespace) -> Path:
     """Return the run folder for these options, relative to the working directory."""
     model, data, train = configs_of(vars(args))
-    return run_folder.coclr_folder(model, data, train, prefix=args.prefix, name_prefix=args.name_prefix)
+    start = (f"{args.name_prefix}{args.model}-top{args.topk}{'-R' if args.reverse else ''}"
+             f"{'-fused' if model.rule == 'fused' else ''}{'-frozen' if args.own_view == 'frozen' else ''}")
+    return run_folder.pretraining_folder(model, data, train, prefix=args.prefix, start=start)
 
 
 def check_folders(all_phases: list[Namespace]) -> None:

@@ -81,10 +81,11 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
 
 def run_folder_of(args: Namespace) -> Path:
     """Return the run folder of these options, relative to the working directory."""
-    return run_folder.classifier_folder(
-        take(DataConfig, vars(args)), model=args.model, net=args.net, optim=args.optim,
-        batch_size=len(options.devices(args.gpu)) * args.batch_size, lr=args.lr, dropout=args.dropout, wd=args.wd,
-        train_what=args.train_what, prefix=args.prefix, pretrain=args.pretrain)
+    name, optimizer = take(DataConfig, vars(args)).name, {"sgd": "SGD", "adam": "Adam"}[args.optim]
+    return Path(f"log-eval-{args.prefix}", run_folder.fitting_name(
+        f"{name}-{args.img_dim}_sp{args.which_split}_{args.model}_{args.net}_{optimizer}"
+        f"_bs{len(options.devices(args.gpu)) * args.batch_size}_lr{args.lr}_dp{args.dropout}_wd{args.wd}_seq1"
+        f"_len{args.seq_len}_ds{args.ds}_train-{args.train_what}{run_folder.started_from(args.pretrain)}"))
 
 
 def build(args: Namespace, classes: int) -> LinearClassifier:

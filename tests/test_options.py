@@ -7,8 +7,8 @@ import torch
 
 import main_coclr
 import main_nce
-from engine.config import DataConfig
-from engine.run_folder import choose, classifier_folder, folder_of, make
+from engine.run_folder import choose, folder_of, make
+from eval import main_classifier
 from utils.errors import CheckpointError, OptionError
 from utils.launch import allotted_cores
 
@@ -105,9 +105,8 @@ def test_nce():
 
 @pytest.mark.parametrize(("optim", "word"), [("adam", "Adam"), ("sgd", "SGD")])
 def test_classifier(optim, word):
-    data = DataConfig("ucf101", "data", "splits", seq_len=32, ds=1, img_dim=128)
-    assert str(classifier_folder(data, model="lincls", net="s3d", optim=optim, batch_size=64, lr=1e-3, dropout=0.9,
-                                 wd=1e-3, train_what="ft", prefix="linclr", pretrain="x/model/epoch1.pth.tar")) == (
+    words = f"--optim {optim} --batch_size 64 --train_what ft --gpu 0 --pretrain x/model/epoch1.pth.tar"
+    assert str(main_classifier.run_folder_of(main_classifier.parse(words.split(), planned=True))) == (
         f"log-eval-linclr/ucf101-128_sp1_lincls_s3d_{word}_bs64_lr0.001_dp0.9_wd0.001_seq1_len32_ds1_train-ft"
         "_pt=x-model-epoch1.pth.tar")
 
