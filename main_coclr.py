@@ -52,7 +52,6 @@ class CoclrTask(PretrainTask):
     model: CoCLR
 
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:
-        """Return loss, metrics and mining measures of a batch."""
         assert self.monitors.mining is not None
         full = self.model.queue_is_full
         values = coclr_step(self.network, batch, self.device, self.monitors.mining,
@@ -69,12 +68,10 @@ class CoclrTask(PretrainTask):
         super().start(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the published keys, what a resumed run needs, and the frozen own view."""
         frozen = self.model.frozen_own_view()
         return super().state_dict() | ({FROZEN: frozen} if frozen else {})
 
     def load(self, saved: Mapping[str, Any], path: str) -> None:
-        """Load weights, labels of the queue, and the frozen own view."""
         super().load(saved, path)
         if self.model.own_view_is_frozen:
             if not isinstance(saved.get(FROZEN), Mapping):

@@ -42,7 +42,6 @@ class NceTask(PretrainTask):
     """PretrainTask by InfoNCE or UberNCE."""
 
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:
-        """Return loss and metrics of a batch."""
         return STEPS[self.config.model](self.network, batch, self.device, dtype=self.use_precision(iteration),
                                         generator=self.generator)
 

@@ -186,7 +186,6 @@ class PretrainTask(Task):
             self.monitors.before_training(trainer)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set learning rate, train mode and the seed of the clip shuffle."""
         self.optimizer.set_lr(self.optimizer.base_lr * self.train.rates.factor(epoch))
         self.model.train()
         self.generator.manual_seed((self.train.seed << 20) + epoch)
@@ -198,7 +197,6 @@ class PretrainTask(Task):
         return "filling" if not full else "collapsed" if self.monitors.collapsed else "ok"
 
     def end_epoch(self, epoch: int, trainer: Trainer) -> None:
-        """Measure queue, mining and health."""
         self.monitors.end_epoch(epoch, trainer)
 
     def score(self, trainer: Trainer) -> float:
@@ -207,7 +205,6 @@ class PretrainTask(Task):
         return super().score(trainer) if trainer.state.iteration - len(trainer.loader) >= filled else 0.0
 
     def after_save(self, epoch: int, trainer: Trainer) -> None:
-        """Measure the features by kNN."""
         self.monitors.after_save(epoch, trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,7 +217,6 @@ class PretrainTask(Task):
         return content
 
     def generators(self) -> dict[str, torch.Generator]:
-        """Return the generator of the clip shuffle."""
         return {"shuffle": self.generator}
 
     def load(self, saved: Mapping[str, Any], path: str) -> None:

@@ -56,7 +56,7 @@ def test_what_looks_like_a_video_is_tried_and_the_rest_is_named(tmp_path, capsys
 @pytest.mark.parametrize(("script", "options"), [(extract_ff, EXTRACT), (prepare, PREPARE)])
 def test_a_video_that_cannot_be_used_is_left_out_with_a_reason(monkeypatch, capsys, script, options):
     monkeypatch.setattr(video_io, "MAX_PIXELS", 4000)
-    monkeypatch.setattr(prepare, "MAX_VALUE", 100_000)
+    monkeypatch.setattr(prepare.to_lmdb, "MAX_VALUE", 100_000)
     for group in (1, 2):
         write_video(Path(f"videos/A/v_g0{group}_c01.avi"))
     write_video(Path("videos/A/huge.avi"), size=(32, 128), code="FFV1")
@@ -76,7 +76,7 @@ def test_a_video_that_cannot_be_used_is_left_out_with_a_reason(monkeypatch, caps
 
 def test_a_video_that_cannot_fit_is_left_out_before_its_flow_is_estimated(monkeypatch):
     write_video(Path("videos/A/v_g01_c01.avi"), frames=30)
-    monkeypatch.setattr(prepare, "MAX_VALUE", 20_000)
+    monkeypatch.setattr(prepare.to_lmdb, "MAX_VALUE", 20_000)
     monkeypatch.setattr(video_io, "flow_image", None)
     outcome = prepare.pack_video(Path("videos/A/v_g01_c01.avi"), [Path("rgb"), Path("flow")], 0, "dis", False)
     assert "cut it into several" in outcome.left_out

@@ -131,14 +131,15 @@ def test_a_finished_dataset_stays_as_it_is(videos, prepared, capsys):
     assert (home / "data/mine/mine_frame.lmdb").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize(("function", "calls"), [("pack_video", 3), ("write_lmdb", 1), ("write_csv.write_files", 0)])
+@pytest.mark.parametrize(("function", "calls"), [("pack_video", 3), ("to_lmdb.write_lmdb", 1),
+                                                 ("write_csv.write_files", 0)])
 def test_a_killed_run_continues_to_the_same_result(videos, with_dis, tmp_path, capsys, function, calls):
     killed_after("prepare.py", function, calls, arguments(videos, tmp_path))
     complete = list((tmp_path / "data/mine").glob("*.lmdb"))
-    assert len(complete) == {"write_lmdb": 1, "write_csv.write_files": 2}.get(function, 0)
+    assert len(complete) == {"to_lmdb.write_lmdb": 1, "write_csv.write_files": 2}.get(function, 0)
     assert not list(tmp_path.glob("splits/mine/*.csv"))
     assert call(prepare.main, *arguments(videos, tmp_path)) == 0
-    done = {"pack_video": "2 of 7 videos are done", "write_lmdb": "6 of 7 videos are done"}.get(function, "")
+    done = {"pack_video": "2 of 7 videos are done", "to_lmdb.write_lmdb": "6 of 7 videos are done"}.get(function, "")
     assert done in capsys.readouterr().out
     for path in ("data/mine/mine_frame.lmdb", "data/mine/mine_tvl1_frame.lmdb"):
         assert stored(tmp_path / path) == stored(with_dis / path)
@@ -252,7 +253,7 @@ def grow(folder):
     return ["Extra/v_Extra_g01_c01", "Slide/v_Slide_g04_c01", "Spin/v_Spin_g01_c01", "Slide/v_Slide_g01_c02"]
 
 
-@pytest.mark.parametrize("interrupted", [None, ("pack_video", 1), ("write_lmdb", 1)])
+@pytest.mark.parametrize("interrupted", [None, ("pack_video", 1), ("to_lmdb.write_lmdb", 1)])
 def test_a_folder_that_grows_keeps_what_was_made_of_other_videos(videos, with_dis, tmp_path, monkeypatch, interrupted):
     shutil.copytree(videos, tmp_path / "videos")
     shutil.copytree(with_dis, tmp_path, dirs_exist_ok=True)
@@ -267,7 +268,7 @@ def test_a_folder_that_grows_keeps_what_was_made_of_other_videos(videos, with_di
         return original(video, *args)
     monkeypatch.setattr(prepare, "pack_video", pack_video)
     assert call(prepare.main, *command) == 0
-    expected = {None: new, ("pack_video", 1): new[1:], ("write_lmdb", 1): new[-1:]}[interrupted]
+    expected = {None: new, ("pack_video", 1): new[1:], ("to_lmdb.write_lmdb", 1): new[-1:]}[interrupted]
     assert sorted(decoded_again) == sorted(expected)
     assert call(prepare.main, *arguments(tmp_path / "videos", tmp_path / "fresh")) == 0
     for stream in ("frame", "tvl1_frame"):

@@ -22,16 +22,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataset.lmdb_reader import LmdbReader
+from process_data.src import convert_video_to_lmdb as to_lmdb
 from process_data.src import extract_ff, write_csv
-from process_data.src.convert_video_to_lmdb import (
-    MAX_VALUE,
-    TOO_LONG,
-    Pieces,
-    check_lmdbs,
-    list_header,
-    pack_frame,
-    write_lmdb,
-)
 from process_data.src.splits import add_split_options, plan_splits, videos_of
 from process_data.src.video_io import NO_FLOW, Timing, VideoError, coded_frames, find_videos, tvl1_cost
 from utils.console import say, say_block, track
@@ -72,7 +64,7 @@ class Stream:
     def __contains__(self, mark: str) -> bool:
         return mark in self._names or self.file(mark).is_file()
 
-    def load(self, marks: Mapping[str, str], name: str) -> Pieces:
+    def load(self, marks: Mapping[str, str], name: str) -> to_lmdb.Pieces:
         """Yield the value of a video in pieces, by its name and the fingerprints of all."""
         mark = marks[name]
         if not self.file(mark).is_file():
@@ -101,20 +93,20 @@ def pack_video(video: Path, outputs: Sequence[Path], short_side: int, method: st
         with ExitStack() as stack:
             files = [stack.enter_context(atomic_write(path)) for path in outputs]
             for file in files:
-                file.write(list_header(0))
+                file.write(to_lmdb.list_header(0))
             for coded in coded_frames(video, short_side, method, timing):
-                if not count and method != NO_FLOW and len(coded[0]) * timing.promised > MAX_VALUE / 4:
+                if not count and method != NO_FLOW and len(coded[0]) * timing.promised > to_lmdb.MAX_VALUE / 4:
                     require_fit(video, short_side)  # before hours of flow
                 for file, jpeg in zip(files, coded, strict=False):
                     if jpeg is not None:
-                        file.write(pack_frame(jpeg))
-                    if file.tell() > MAX_VALUE:
-                        raise VideoError(TOO_LONG)
+                        file.write(to_lmdb.pack_frame(jpeg))
+                    if file.tell() > to_lmdb.MAX_VALUE:
+                        raise VideoError(to_lmdb.TOO_LONG)
                 count += 1
             outcome = extract_ff.outcome_of(timing, strict)
             for less, file in enumerate(files):
                 file.seek(0)
-                file.write(list_header(count - less))
+                file.write(to_lmdb.list_header(count - less))
     except VideoError as error:
         return extract_ff.Outcome(left_out=str(error))
     return outcome
@@ -122,8 +114,8 @@ def pack_video(video: Path, outputs: Sequence[Path], short_side: int, method: st
 
 def require_fit(video: Path, short_side: int) -> None:
     """Raise a VideoError if the frames of a video are too much for one value."""
-    if sum(len(jpeg) for jpeg, _ in coded_frames(video, short_side, NO_FLOW)) > MAX_VALUE:
-        raise VideoError(TOO_LONG)
+    if sum(len(jpeg) for jpeg, _ in coded_frames(video, short_side, NO_FLOW)) > to_lmdb.MAX_VALUE:
+        raise VideoError(to_lmdb.TOO_LONG)
 
 
 def begin(layout: Layout, settings: Mapping[str, Any], overwrite: bool) -> dict[str, Any]:
@@ -169,7 +161,7 @@ def write_lmdbs(layout: Layout, videos: Mapping[str, Path], settings: Mapping[st
     extract_ff.process(pack_video, jobs, videos, workers, "frames" if method == NO_FLOW else "frames and flow")
     done = [name for name in videos if all(marks[name] in stream for stream in streams.values())]
     for key, stream in streams.items():
-        write_lmdb(stream.lmdb, done, partial(stream.load, marks))
+        to_lmdb.write_lmdb(stream.lmdb, done, partial(stream.load, marks))
         made[key] = marks
         write_json(layout.record, record, indent=1)
         shutil.rmtree(stream.folder)
@@ -205,7 +197,7 @@ def make_parser() -> Parser:
     add("--data_root", type=Path, default=REPOSITORY / "data", metavar="FOLDER", help="where LMDBs go (default: data/ "
         "of the repository)")
     add("--split_root", type=Path, default=write_csv.SHIPPED, metavar="FOLDER", help="where splits go (default: "
-        "process_data/data/ of the repository)")
+        "the repository\'s process_data/data/)")
     add("--overwrite", action="store_true", help="replace what an earlier run has written")
     extract_ff.add_extraction_options(parser)
     return parser
@@ -231,7 +223,7 @@ def main() -> None:
     with lock(layout.record.parent, "preparing"):
         settings = {key: getattr(options, key) for key in extract_ff.SETTINGS}
         write_lmdbs(layout, videos, settings, options.workers, options.overwrite)
-        lengths = check_lmdbs(*layout.lmdbs.values())
+        lengths = to_lmdb.check_lmdbs(*layout.lmdbs.values())
         files = write_csv.split_files(classes, splits, lengths)
         lists = write_csv.write_files(layout.splits, files, options.overwrite, own)
         write_json(layout.record, extract_ff.read_settings(layout.record) | {"lists": {made_from: lists}}, indent=1)

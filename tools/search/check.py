@@ -16,7 +16,7 @@ from engine.health import CLEARLY_BETTER, instance_hits, sign_test, untrained
 from eval import network, protocols
 from process_data.src.video_io import VideoError
 from tools.search.clips import ClipSettings, video_clips
-from utils.console import Progress
+from utils.console import track
 
 VIDEOS, LEAST = 48, 20  # of a check; fewer show nothing
 CEILING = 90  # percent of hits of random weights that leaves no room for better ones
@@ -30,21 +30,15 @@ def check_encoders(paths: Iterable[str], settings: ClipSettings, encoders: Seque
     if len(pairs) < LEAST:
         return []
     notes = []
-    with Progress(4 * len(pairs) * len(encoders), "comparing with random weights", "clip") as progress:
-        for spec, encoder, own in zip(settings.encoders, encoders, zip(*pairs, strict=True), strict=True):
-            clips = [pair[end] for end in (0, 1) for pair in own]
-            net = untrained(lambda spec=spec: network.build(1, spec.net, "last"))
-            random = network.Encoder(net, spec.seq_len, spec.ds, spec.img_dim, 1)
-            notes.append(verdict(spec.view, *(_hits(encode, clips, progress) for encode in (encoder, random))))
+    for spec, encoder, own in zip(settings.encoders, encoders, zip(*pairs, strict=True), strict=True):
+        clips = [pair[end] for end in (0, 1) for pair in own]
+        net = untrained(lambda spec=spec: network.build(1, spec.net, "last"))
+        random = network.Encoder(net, spec.seq_len, spec.ds, spec.img_dim, encoder.batch_size)
+        rows = (encode(track(clips, len(clips), "comparing with random weights", "clip"), unit=False)
+                for encode in (encoder, random))
+        notes.append(verdict(spec.view, *(instance_hits(*protocols.centre_and_normalise(each).chunk(2))
+                                          for each in rows)))
     return notes
-
-
-def _hits(encode: network.Encoder, clips: Sequence[np.ndarray], progress: Progress) -> torch.Tensor:
-    rows = []
-    for clip in clips:
-        rows.append(encode([clip], unit=False))
-        progress.step()
-    return instance_hits(*protocols.centre_and_normalise(torch.cat(rows)).chunk(2))
 
 
 def verdict(view: str, hits: torch.Tensor, by_chance: torch.Tensor) -> Note:
