@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from eval import feature_linear_probe, main_classifier, merge_2stream_prob
-from model import classifier, momentum
 from model.pretrain import InfoNCE
 from utils import launch
 
@@ -32,8 +31,7 @@ def place(tmp_path_factory):
     miniature.make(folder, classes=3, groups=8, clips=1, seed=1)  # 18 training and 6 test videos
     (folder / PRETRAINED).parent.mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (momentum, classifier):
-            patch.setattr(module, "select_backbone", noise.small_backbone)
+        noise.install_network(patch.setattr)
         patch.chdir(folder)
         torch.save({"epoch": 5, "state_dict": InfoNCE("s3d", dim=8, K=8).state_dict(), "best_acc": 0.5,
                     "iteration": 9}, PRETRAINED)

@@ -17,7 +17,6 @@ import torch
 
 from experiments import report, run, study
 from experiments.plan import GRIDS, METHODS, SeedPlan, changed
-from model import classifier, momentum
 from process_data.src.splits import source_splits
 from utils import launch
 from utils.errors import OptionError
@@ -188,8 +187,7 @@ class InProcess:
 def in_process(monkeypatch):
     executor = InProcess()
     monkeypatch.setattr(Runner, "_execute", lambda *given: executor(*given))
-    for module in (momentum, classifier):
-        monkeypatch.setattr(module, "select_backbone", noise.small_backbone)
+    noise.install_network(monkeypatch.setattr)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     return executor
 

@@ -7,7 +7,7 @@ import torch
 
 import main_coclr
 import main_nce
-from engine.run_folder import choose, folder_of, make
+from engine.run_folder import choose, make
 from eval import main_classifier
 from utils.errors import CheckpointError, OptionError
 from utils.launch import allotted_cores
@@ -38,11 +38,6 @@ def test_defaults_of_main_coclr():
     assert args["pretrain"] == ["random", "random"]
 
 
-@pytest.mark.parametrize("flag", ["--local_rank=3", "--local-rank=3"])
-def test_both_spellings_of_the_local_rank(flag):
-    assert main_nce.parse([flag]).local_rank == 3
-
-
 @pytest.mark.parametrize(("options", "words"), [
     ("--batch_size 0", "--batch_size: '0' is not a whole number of at least 1"),
     ("--moco-k -4", "--moco-k"), ("--ratio 1", "--ratio: '1' is not a number between 0 and 1"),
@@ -65,12 +60,6 @@ def test_wrong_values_are_named_in_one_line(options, words):
 def test_a_missing_file_is_an_error(options, tmp_path):
     with pytest.raises(CheckpointError, match=r"there is no checkpoint .*Random"):
         main_nce.parse([options, str(tmp_path / "Random")])
-
-
-def test_resume_and_test_exclude_each_other(tmp_path):
-    (tmp_path / "x").touch()
-    with pytest.raises(OptionError, match="exclude"):
-        main_nce.parse(["--resume", str(tmp_path / "x"), "--test", str(tmp_path / "x")])
 
 
 def test_the_largest_seed_makes_a_seed_of_every_epoch():
@@ -125,7 +114,7 @@ def made(folder: Path, *names: str) -> Path:
     return folder / "model" / names[0]
 
 
-def test_a_run_goes_into_a_free_folder_or_that_of_its_checkpoint(tmp_path, capsys):
+def test_a_run_goes_into_a_free_folder_or_that_of_its_checkpoint(tmp_path, monkeypatch, capsys):
     new, other, outside = tmp_path / "new", made(tmp_path / "run", "epoch3.pth.tar"), tmp_path / "epoch3.pth.tar"
     outside.touch()
     assert choose("", new, "--prefix") == (new, "") and not new.exists()
@@ -137,15 +126,8 @@ def test_a_run_goes_into_a_free_folder_or_that_of_its_checkpoint(tmp_path, capsy
     for resume in ("", str(outside)):
         with pytest.raises(OptionError, match=r"holds a run \(last: model_best_epoch20\): .*--resume auto.*--prefix"):
             choose(resume, new, "--prefix")
-    assert choose(str(last), new, "--prefix") == (new, str(last))
-
-
-def test_the_folder_of_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(last.parent)
+    for path in (str(last), last.name):
+        assert choose(path, tmp_path / "other", "--prefix") == (new, path)
     with pytest.raises(CheckpointError, match="check the path"):
-        folder_of(tmp_path / "run" / "model" / "epoch3.pth.tar")
-    path = made(tmp_path / "run", "epoch3.pth.tar")
-    assert folder_of(path) == tmp_path / "run"
-    monkeypatch.chdir(path.parent)
-    assert folder_of(path.name) == tmp_path / "run"
-    (tmp_path / path.name).touch()
-    assert folder_of(tmp_path / path.name) is None
+        choose("epoch4.pth.tar", new, "--prefix")
