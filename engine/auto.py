@@ -3,9 +3,8 @@
 :func:`choose` is the rule, a pure function. :func:`read_facts` and :func:`seconds_per_step` find out what it needs.
 """
 
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -18,10 +17,10 @@ from dataset import catalog
 from dataset.loader import batches
 from dataset.video_dataset import videos_of
 from dataset.video_index import read_rows, video_name
-from engine.pretraining import PretrainTask
+from engine.pretraining import PretrainTask, fitting_queue
+from utils.console import duration
 from utils.launch import allotted_cores
 
-LONGEST_QUEUE = 2048  # published
 LARGE = 2000  # training videos from which on published values hold
 FEW = 100  # videos below which training hardly pays
 EPOCHS, CPU_EPOCHS, LEAST_EPOCHS = 300, 60, 5  # of InfoNCE: published and most, on a CPU, and least
@@ -33,7 +32,7 @@ SURVIVORS = 16  # of a cascade's last but one stage, at least
 # What cotrain.py does where nothing is chosen automatically.
 PUBLISHED: dict[str, Any] = {
     "net": "s3d", "gpus": 1, "workers": min(8, allotted_cores()), "seq_len": 32, "ds": 1, "img_dim": 128,
-    "batch_size": 16, "moco_k": LONGEST_QUEUE, "mining": "cascade", "stage": 7, "ratio": 0.5, "topk": 5, "cycles": 2,
+    "batch_size": 16, "moco_k": 2048, "mining": "cascade", "stage": 7, "ratio": 0.5, "topk": 5, "cycles": 2,
     "infonce_epochs": EPOCHS, "coclr_epochs": 100, "probe_epochs": 100, "finetune_epochs": 500, "lr": 1e-3,
     "moco_m": 0.999}
 
@@ -63,11 +62,6 @@ class Facts:
     seconds: Mapping[str, float] = field(default_factory=dict)  # per step of "infonce" and "coclr", by measurement
 
 
-def fitting_queue(videos: int, step: int) -> int:
-    """Return the longest queue, up to 2048, that is a multiple of a step's clips and at most half the videos."""
-    return max(1, min(LONGEST_QUEUE, videos // 2) // step) * step
-
-
 def choose(facts: Facts, given: Mapping[str, Any] | None = None) -> list[Setting]:
     """Choose all settings; those given stay as they are, and the others fit them."""
     rows = _Rows(given or {})
@@ -80,6 +74,21 @@ def choose(facts: Facts, given: Mapping[str, Any] | None = None) -> list[Setting
     rows.add("moco_m", 0.999 if steps >= 10_000 else 0.99,
              f"a memory of {'1,000' if steps >= 10_000 else '100'} steps, where InfoNCE has {steps:,}")
     return rows.settings
+
+
+def published(given: Mapping[str, Any]) -> list[Setting]:
+    """Return the published settings, but for those given."""
+    return [Setting(name, given.get(name, value), "given" if name in given else "published")
+            for name, value in PUBLISHED.items()]
+
+
+def doubts(videos: int, folder: Path | None, hours: float | None, seconds: float) -> list[str]:
+    """Warn of videos too few to train on, and of hours fewer than the estimate."""
+    found = [f"{videos} training videos: below some {FEW} training hardly pays; published weights find similar videos "
+             f"without it: python -m tools.search index CKPT {folder}"] if folder and videos < FEW else []
+    if hours and 3600 * hours < seconds:
+        found.append(f"--hours {hours:g} is too short: the least that can teach anything takes {duration(seconds)}")
+    return found
 
 
 class _Rows(dict[str, Any]):
@@ -129,7 +138,7 @@ def _choose_sizes(facts: Facts, rows: _Rows) -> None:
 def _choose_method(facts: Facts, rows: _Rows) -> None:
     """Choose the queue, how positives are mined in it, and how often the streams take turns."""
     rows.add("moco_k", fitting_queue(facts.videos, _step(rows)),
-             f"at most half of {facts.videos} training videos, up to {LONGEST_QUEUE}")
+             f"at most half of {facts.videos} training videos, up to 2048")
     queue = rows["moco_k"]
     rows.add("mining", "cascade", "published")
     rows.add("ratio", 0.5, "published")
@@ -181,7 +190,7 @@ def costs(facts: Facts, values: Mapping[str, Any]) -> dict[str, float]:
     for kind, passes in (("probe", 1), ("finetune", 3)):
         epochs = values.get(f"{kind}_epochs", 0)
         found[kind] = START + epochs * (clip * (passes * facts.videos + 0.3 * facts.tested) + EPOCH)
-    clips = facts.videos + windows
+    clips = (facts.videos + windows) * (1 if facts.labels else 2)  # without labels random weights, too
     return found | {"retrieval": START + clips * clip, "test": START + 10 * windows * clip, "both": START,
                     "index": START + facts.spent + 8 * (facts.videos + facts.tested) * clip, "report": PAGE}
 
@@ -232,23 +241,3 @@ def seconds_per_step(task: PretrainTask) -> float:
             elif done >= WARM_UP + FEWEST and seconds > LONG:
                 return seconds / (done - WARM_UP)
     raise AssertionError("unreachable")
-
-
-def to_yaml(values: Mapping[str, Any], reasons: Mapping[str, str]) -> str:
-    """Format options as lines that ``--config`` reads, each with its reason as a comment."""
-    shown = {name: _yaml(value) for name, value in values.items() if value is not None}
-    return "".join(f"{name}: {text}{f'  # {reasons[name]}' if name in reasons else ''}\n"
-                   for name, text in shown.items())
-
-
-def _yaml(value: Any) -> str:
-    if isinstance(value, bool | int | float):
-        return str(value).lower()
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{', '.join(map(_yaml, value))}]"
-    return "'" + str(value).replace("'", "''") + "'"
-
-
-def reasons_in(text: str) -> dict[str, str]:
-    """Read the reasons from the text of :func:`to_yaml`."""
-    return dict(re.findall(r"^(\w+): .*?  # (.*)$", text, re.MULTILINE))

@@ -138,12 +138,12 @@ def _shown(value: object) -> str:
 
 
 def facts_of(options: object, classes: object = None) -> Facts:
-    """Return what the options of a command say of its network; nothing if there are none, as in published files.
+    """Return what the options of a command say of its network; nothing if there are none, or other software's.
 
     ``classes`` are names by label, if the network learns or is tested by labels.
     """
     found = catalog.NAME.fullmatch(str(options.get("dataset", ""))) if isinstance(options, Mapping) else None
-    if not isinstance(options, Mapping) or not found:
+    if not isinstance(options, Mapping) or not found or options.get("net") not in NETWORKS:
         return {}
     is_second = found["streams"] == "-f" or (found["streams"] == "-2stream" and options.get("reverse"))
     facts = {"stream": options.get("second_view", "flow") if is_second else "RGB", "dataset": found["base"],
@@ -152,11 +152,13 @@ def facts_of(options: object, classes: object = None) -> Facts:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def trained_with(options: object) -> dict[str, Any]:
-    """Return network, clip sizes and second view by a checkpoint's options; without any, those of published ones."""
-    ours = isinstance(options, Mapping) and facts_of(options) and str(options.get("net")) in NETWORKS
-    found = options if ours and isinstance(options, Mapping) else {}
-    return {name: found.get(name, value) for name, value in PUBLISHED.items()}
+def trained_with(options: object, **given: Any) -> dict[str, Any]:
+    """Return network, clip sizes and second view by a checkpoint's options; without any, those of published ones.
+
+    ``given`` values win, unless they are None.
+    """
+    found = options if isinstance(options, Mapping) and facts_of(options) else {}
+    return {name: given.get(name) or found.get(name, value) for name, value in PUBLISHED.items()}
 
 
 def learnt_by_labels(options: object) -> bool:
