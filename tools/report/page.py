@@ -58,7 +58,7 @@ class Report:
             content = make()
         except (UserError, OSError) as error:
             missing = one_line(str(error), 600)
-        self.sections.append(Section(template, f"{title}{', ' * bool(of)}{of}", content, missing, of))
+        self.sections.append(Section(template, f"{title} ({of})" if of else title, content, missing, of))
         return content
 
     def root(self, run: Run, option: str, default: str | Path) -> str:
@@ -217,10 +217,10 @@ class CotrainReport(Report):
         self.findings = [*better_than_random(work.content["results"], len(labels[0]) if labels else None),
                          *together({step: verdict(run) for step, run in work.runs.items()})]
         for row in rows or []:
-            name, value = next(iter(row.scores.items()), ("", 0.0))
-            self.tiles.append((row.what, f"{value:.1f} %", "; ".join([name.removesuffix(", %"),
-                                                                       *filter(None, [row.beside.get(name)])])))
-        hours = {name: value for name, value in work.content.get("hours", {}).items() if value is not None}
+            name, value = next(iter(row.scores.items()))
+            beside = row.beside.get(name, "")
+            self.tiles.append((row.what, f"{value:.1f} %", f"{name.removesuffix(', %')}{'; ' * bool(beside)}{beside}"))
+        hours = {name: value for name, value in (work.content.get("hours") or {}).items() if value is not None}
         if "taken" in hours:
             others = ", ".join(f"{name} {value:.2g}" for name, value in hours.items() if name != "taken")
             self.tiles.append(("hours", f"{hours['taken']:.2g}", f"taken{'; ' * bool(others)}{others}"))
@@ -234,5 +234,5 @@ class CotrainReport(Report):
             marks.append((before, phase))
             for stream, run in runs.items():
                 found.setdefault(stream, []).append((before, run))
-            before += max((line["done"] for run in runs.values() for line in run.metrics), default=0)
+            before += max((line.get("done", 0) for run in runs.values() for line in run.metrics), default=0)
         return found, marks

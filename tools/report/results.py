@@ -101,15 +101,16 @@ class Result:
 def retrieval_result(what: str, content: Mapping[str, Any], of: str, random: Mapping[str, float],
                      labels: tuple[Tensor, Tensor] | None) -> Result:
     """Put the numbers of a retrieval beside those of random weights, else of chance where the labels are known."""
-    if not any(name in content for name in LABEL_FREE):
-        scores = {f"R@{k}": value for k, value in content.items() if k.isdecimal()}
-        beside = {name: f"{RANDOM} {random[name[2:]]:.1f}" if name[2:] in random else
-                  f"chance {chance(*labels, int(name[2:])):.1f}" for name in scores if labels or name[2:] in random}
-        return Result("retrieval", what, scores, of, beside, len(labels[0]) if labels else None)
-    scores = {title: content[name] for name, title in LABEL_FREE.items() if name in content}
-    beside = {title: f"{RANDOM} {content[f'{name}_random']:.1f}" for name, title in LABEL_FREE.items()
-              if f"{name}_random" in content}
-    return Result("retrieval", what, scores, of, beside, content.get("videos"))
+    names = {**LABEL_FREE, **{k: f"R@{k}" for k in content if k.isdecimal()}}
+    scores = {title: content[name] for name, title in names.items() if name in content}
+    beside, queries = {}, content.get("videos")
+    if labels and "1" in content:
+        beside = {f"R@{k}": f"chance {chance(*labels, int(k)):.1f}" for k in content if k.isdecimal()}
+        queries = len(labels[0])
+    base = {**{f"{name}_random": value for name, value in random.items()}, **content}
+    beside |= {title: f"{RANDOM} {base[f'{name}_random']:.1f}" for name, title in names.items()
+               if f"{name}_random" in base and title in scores}
+    return Result("retrieval", what, scores, of, beside, queries)
 
 
 def chance(query: Tensor, gallery: Tensor, k: int) -> float:
@@ -168,6 +169,8 @@ def of_cotraining(work: Cotraining, labels: tuple[Tensor, Tensor] | None) -> lis
             else:
                 scores = {f"top-{k}": value for k, value in content.items() if k.isdecimal()}
                 found.append(Result("classification", f"{what}, {evaluation}", scores, "ten crops"))
+    if not found:
+        raise UserError("Nothing was evaluated: see the warnings above.")
     return found
 
 

@@ -40,7 +40,7 @@ def _findings(run: Run) -> Iterator[Finding]:
     size, batch = (run.options.get(name) for name in ("moco_k", "batch_size"))
     if size and batch:
         per_step = batch * run.starts[-1].get("processes", 1)
-        needed, done = math.ceil(size / per_step), max(line["done"] for line in run.metrics)
+        needed, done = math.ceil(size / per_step), max(line.get("done", 0) for line in run.metrics)
         full = f"yes, after {needed} of {done} steps"
         vain = "nothing was trained" if run.options.get("model") == "coclr" else "keys were told from random vectors"
         empty = f"no: {done} steps bring {done * per_step} of its {size} entries, so {vain}: take a smaller --moco-k"
@@ -98,8 +98,7 @@ def together(verdicts: Mapping[str, list[Finding]]) -> list[Finding]:
     merged = []
     for question in dict.fromkeys(each.question for found in verdicts.values() for each in found):
         found = [(name, each) for name, all_ in verdicts.items() for each in all_ if each.question == question]
-        bad = [(name, each) for name, each in found if each.good is False]
-        name, shown = (bad or found[::-1])[0]
-        several = f"in {len(bad)} of {len(found)} trainings no; " if bad else f"in all {len(found)} trainings; "
-        merged.append(Finding(question, f"{several if len(found) > 1 else ''}{name}: {shown.answer}", not bad))
+        bad = [f"{name}: {each.answer}" for name, each in found if each.good is False]
+        merged.append(Finding(question, f"not in {len(bad)} of {len(found)} trainings; {bad[0]}" if bad else
+                              f"yes, in all {len(found)} trainings", not bad))
     return merged
