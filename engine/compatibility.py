@@ -152,11 +152,14 @@ def facts_of(options: object, classes: object = None) -> Facts:
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def trained_with(options: object) -> dict[str, Any]:
-    """Return network, clip sizes and second view by a checkpoint's options; without any, those of published ones."""
+def trained_with(options: object, **given: Any) -> dict[str, Any]:
+    """Return network, clip sizes and second view by a checkpoint's options; without any, those of published ones.
+
+    ``given`` values win, unless they are None.
+    """
     ours = isinstance(options, Mapping) and facts_of(options) and str(options.get("net")) in NETWORKS
     found = options if ours and isinstance(options, Mapping) else {}
-    return {name: found.get(name, value) for name, value in PUBLISHED.items()}
+    return {name: given.get(name) or found.get(name, value) for name, value in PUBLISHED.items()}
 
 
 def learnt_by_labels(options: object) -> bool:

@@ -147,25 +147,30 @@ class PretrainTask(Task):
             say(check_convolutions(self.model.encoders(), self.data.clip, precision))
 
     def check_steps(self, loader: DataLoader, state: TrainState) -> None:
-        """Raise UserError if this run would train nothing or learn nothing; warn of a queue that is too long."""
-        model, step, index = self.model, samples_per_step(loader), videos_of(loader).index
-        fitting = fitting_queue(len(index.names), step)
+        """Raise UserError if the steps of this run would train nothing, or UberNCE has nothing to learn."""
+        step, index = samples_per_step(loader), videos_of(loader).index
         if self.config.model == "ubernce":
             require_labels(index.classes, "--model ubernce")
-        if isinstance(model, CoCLR):
-            missing, per_epoch = int((model.queue_label == -1).sum()), len(loader)
-            left = (self.train.epochs - state.epoch) * per_epoch - state.batch
+        if isinstance(self.model, CoCLR):
+            missing = int((self.model.queue_label == -1).sum())
+            left = (self.train.epochs - state.epoch) * len(loader) - state.batch
             if 0 < left <= missing / step:
                 raise OptionError(
                     "this run would train nothing: CoCLR mines and trains once its queue is full, which takes "
-                    f"{math.ceil(missing / step)} more steps of {step} clips (--moco-k {model.K}), but {left} are left "
-                    f"({per_epoch} per epoch): take more --epochs, or a --moco-k such as {fitting} in a new run")
-            if model.stage > 1 and "own" not in stage_views(model.stage, model.first):
-                say(f"note: a cascade of {model.stage} stages ranks by the other view each time, which is plain top-k: "
-                    "take --stage 3 or more, or --cascade_first own")
-        if len(index.names) < model.K and distributed.is_main():
-            warn(f"the queue of {model.K} clips (--moco-k) is longer than the training set of {len(index.names)} "
-                 f"videos: it holds several clips of each, most of them old; {fitting} fits")
+                    f"{math.ceil(missing / step)} more steps of {step} clips (--moco-k {self.model.K}), but {left} are "
+                    f"left ({len(loader)} per epoch): take more --epochs, or a --moco-k such as "
+                    f"{fitting_queue(len(index.names), step)} in a new run")
+
+    def warn_of_settings(self, loader: DataLoader) -> None:
+        """Warn of a queue that is longer than the training set, and of a cascade without effect."""
+        model, videos = self.model, len(videos_of(loader))
+        if videos < model.K and distributed.is_main():
+            warn(f"the queue of {model.K} clips (--moco-k) is longer than the training set of {videos} videos: it "
+                 f"holds several clips of each, most of them old; {fitting_queue(videos, samples_per_step(loader))} "
+                 "fits")
+        if isinstance(model, CoCLR) and model.stage > 1 and "own" not in stage_views(model.stage, model.first):
+            say(f"note: a cascade of {model.stage} stages ranks by the other view each time, which is plain top-k: "
+                "take --stage 3 or more, or --cascade_first own")
 
     def start(self, trainer: Trainer) -> None:
         """Check the convolutions, wrap the model in DDP if there are several processes, and measure the initial state.
@@ -256,6 +261,7 @@ def make_trainer(task: PretrainTask, folder: Path, resumed: str, options: Mappin
         with run_folder.open_run(folder, resumed, state, options, made_with) as logger:
             launch.started()
             announce(task, loader, folder, state, resumed)
+            task.warn_of_settings(loader)
             trainer = Trainer(loader, task.optimizer, task.device, epochs=train.epochs, state=state,
                               checkpoints=checkpoints, logger=logger, save_freq=train.save_freq,
                               save_steps=train.save_steps, print_freq=train.print_freq,

@@ -1,14 +1,25 @@
 """Build the classifier of an evaluation, and load it from files of pretraining or finetuning."""
 
 from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from backbone.select_backbone import fold_batchnorm
+from dataset.clip_sampler import windows
+from dataset.transforms.photometric import stack_params
+from dataset.transforms.presets import NULL, CropsTransform
 from engine import checkpoint
-from engine.compatibility import Facts, check_facts
+from engine.compatibility import Facts, check_facts, trained_with
+from engine.convolutions import check_convolutions, use_2d_where_faster
+from engine.device import check_clips, choose_precision, move
+from eval import options
+from eval.retrieval import video_features
 from model.classifier import LinearClassifier
 from utils.errors import CheckpointError
 
@@ -89,3 +100,52 @@ def load_classifier(net: nn.Module, path: str | Path, require: Iterable[str] = (
         raise CheckpointError(f"{path} is a classifier of {len(state[last])} classes, but the dataset has "
                               f"{len(model[last])}: give the --dataset it was trained on")
     return content, f"classifier: {checkpoint.load_state(net, state)} from {path}"
+
+
+def load_encoder(path: str | Path, batch_size: int = 32, **given: Any) -> "Encoder":
+    """Load the encoder of a pretraining or classifier's file, published ones included, on the GPU if there is one.
+
+    ``batch_size`` counts windows; ``given`` are net, seq_len, ds and img_dim, if they shall not be the training's.
+    """
+    found = trained_with(checkpoint.load(path).get("options"), **given)
+    name, seq_len, img_dim = found["net"], found["seq_len"], found["img_dim"]
+    check_clips(build_on_meta(name, "last", training=False), name, 1, seq_len, img_dim)
+    net = build(1, name, "last").eval()
+    load_backbone(net, path)
+    fold_batchnorm(net)
+    return Encoder(net, seq_len, found["ds"], img_dim, batch_size)
+
+
+class Encoder:
+    """A backbone that makes features of clips as retrieval does; made by :func:`load_encoder`."""
+
+    def __init__(self, net: LinearClassifier, seq_len: int, ds: int, img_dim: int, batch_size: int) -> None:
+        self.net, self.seq_len, self.ds, self.batch_size = net, seq_len, ds, batch_size
+        self.device, self.crop = options.devices(None)[0], CropsTransform(img_dim)
+        precision = choose_precision(None, self.device)
+        move(net, self.device)
+        if precision.name == "fp32":
+            use_2d_where_faster([net], self.device)
+        check_convolutions([net.backbone], (seq_len, img_dim, img_dim), precision)
+
+    def __call__(self, clips: Iterable[np.ndarray], *, unit: bool = True) -> Tensor:
+        """Return the means over all windows of the centre crops of clips, float32 (B, F), on the CPU.
+
+        Args:
+            clips: RGB frames, or stored flow or residual frames for such an encoder, uint8 (B, T, H, W, 3); those of
+                img_dim x img_dim pixels are not cropped.
+            unit: whether to normalise the rows.
+        """
+        rows = video_features(self.net, map(self._sample, count(), clips), batch_size=self.batch_size,
+                              device=self.device, normalise=True)
+        return F.normalize(rows) if unit else rows
+
+    def _sample(self, number: int, clip: np.ndarray) -> dict[str, Any]:
+        """Make what `eval.windows.window_clips` takes."""
+        frames, side = np.ascontiguousarray(clip), self.crop.img_dim
+        frames = frames if frames.shape[1:3] == (side, side) else self.crop.cut(frames)[0]
+        rows = windows(len(frames), self.seq_len, self.ds)
+        distinct, places = np.unique(rows, return_inverse=True)
+        return {"index": number, "clips": torch.from_numpy(frames[distinct])[None, None],
+                "windows": torch.from_numpy(places.reshape(rows.shape)),
+                "photometric": stack_params([NULL.draw(np.random.default_rng(0), 1, len(distinct))])}

@@ -12,7 +12,6 @@ from torch.nn.functional import normalize
 import main_coclr
 import main_nce
 from dataset import catalog
-from dataset.clip_sampler import TwoTimes, windows
 from dataset.transforms.photometric import photometric
 from dataset.transforms.presets import CropsTransform
 from engine import checkpoint, health
@@ -123,10 +122,3 @@ def test_what_needs_labels_is_refused(place, capsys):
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(errors) == 6 and all("needs labels, but video is the only class" in line for line in errors[:5])
     assert "all of one class" in errors[5] and not list(Path("ckpt/log-pretrain").glob("*nce*"))
-
-
-@pytest.mark.parametrize("frames", [8, 12, 40, 100])
-def test_two_times_of_a_video(frames):
-    rows = [tuple(row) for row in windows(frames, 8, 1)]
-    first, second = (rows.index(tuple(row)) for row in TwoTimes(8, 1)(frames, None))
-    assert (second > first) == (len(rows) > 1) and (second - first) * 8 >= 3 * (len(rows) - 1)

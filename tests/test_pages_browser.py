@@ -161,8 +161,15 @@ def test_a_browser_shows_the_page_of_a_search(driver, tmp_path):
         emulate(driver, width, scheme)
         driver.get(page.as_uri())
         wide, strips = driver.execute_script("""return [document.documentElement.scrollWidth,
-            [...document.images].filter((image) => image.naturalWidth > 0 && image.offsetWidth > 200).length]""")
+            [...document.querySelectorAll("video")].filter((it) => it.poster && it.offsetWidth > 200).length]""")
         assert wide <= width and strips == 3
         light = brightness(driver, "getComputedStyle(document.body).backgroundColor")
         assert light > 600 if scheme == "light" else light < 150
     assert driver.get_log("browser") == [] and requests(driver) == {page.as_uri()}
+    columns = "getComputedStyle(document.querySelector('.hits')).gridTemplateColumns.split(' ').length"
+    assert driver.execute_script(f"return {columns}") == 1
+    emulate(driver, 1280, "light")
+    assert driver.execute_script(f"return {columns}") == 3
+    driver.find_element(By.TAG_NAME, "video").click()  # of an AVI, which no browser plays
+    WebDriverWait(driver, 30).until(lambda _: driver.find_elements(By.CSS_SELECTOR, "img.still"))
+    assert "cannot play" in driver.find_element(By.CLASS_NAME, "query").text

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from process_data.src.video_io import read_frames
 from tools.search import Answer, ClipSettings, Hit, VideoIndex, clips, describe
 from tools.search import index as search_index
 from tools.search.__main__ import main
+from tools.search.answer import clip_strip, time_span
 from tools.search.clips import EncoderSpec
-from tools.search.index import Video, clip_strip, time_span
+from tools.search.index import Video
 from utils import launch
 from utils.errors import CheckpointError, OptionError
 
@@ -31,7 +33,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Colours, "calls", 0)
     monkeypatch.setattr(Colours, "limit", 1000)
-    monkeypatch.setattr(search_index, "load_encoder", lambda spec, batch_size: Colours())
+    monkeypatch.setattr(search_index, "load_encoder", lambda path, batch_size, **sizes: Colours())
     for seed, name in enumerate(NAMES):
         write_video(tmp_path / "videos" / name, 8, seed)
     write_checkpoint(tmp_path / "rgb.pth.tar")
@@ -153,6 +155,24 @@ def test_an_interruption_keeps_what_was_embedded(place, read, first):
     assert len(build("videos")) == (4 if first else 8) and len(read) == 1
 
 
+def test_what_is_known_of_the_encoder_is_kept_and_shown(place, monkeypatch, capsys):
+    checked: list[int] = []
+    monkeypatch.setattr(search_index, "LEAST", 4)
+    notes = [("weak", True)]
+    monkeypatch.setattr(search_index, "check_encoders", lambda paths, *_: checked.append(len(paths)) or notes)
+    build("videos"), build()
+    assert checked == [4] and capsys.readouterr().out.count("warning: weak") == 2
+    write_video(place / "videos/new.avi", 8, 9)
+    build()
+    assert checked == [4, 5]
+    answer = VideoIndex.open("index").search("videos/a.avi")
+    assert "Warning: weak" in Page(answer.gallery("page.html").read_text()).shown
+    [(meaning, _), _] = answer.notes
+    rows = unit(np.concatenate(list(features(build()).values())))
+    middle = np.median((rows @ rows.T)[~np.eye(5, dtype=bool)])
+    assert float(meaning.split("above ")[1].split(",")[0]) == pytest.approx(middle, abs=0.1)  # of random pairs
+
+
 def test_two_streams_are_side_by_side_and_their_similarities_added(place):
     write_checkpoint(place / "flow.pth.tar", dataset="mine-f-2clip", second_view="residual")
     settings = ClipSettings((describe("rgb.pth.tar"), describe("flow.pth.tar")))
@@ -267,10 +287,12 @@ def answer_of(folder: Path) -> Answer:
 
 def test_on_the_page_names_are_text_and_nothing_is_loaded(tmp_path):
     page = Page(answer_of(tmp_path).gallery(tmp_path / "page.html").read_text())
-    assert not {"script", "iframe"} & {tag for tag, _ in page.tags}
-    strips, links = ([attrs[name] for attrs in page.all(tag)] for tag, name in (("img", "src"), ("a", "href")))
+    assert [tag for tag, _ in page.tags].count("script") == 1 and not page.all("img")
+    strips, videos, links = ([attrs[name] for attrs in page.all(tag)] for tag, name in (
+        ("video", "poster"), ("video", "src"), ("a", "href")))
     assert len(strips) == 3 and all(source.startswith("data:image/jpeg;base64,") for source in strips)
-    assert len(links) == 4 and all(link.startswith("file:///") and "<" not in link for link in links)
+    assert links == [*videos, quote(BREAK.encode("utf-8", "surrogateescape")) + "#t=0.00,2.00"]
+    assert videos == [f"query.avi{time}" for time in ("#t=0.00,2.00",) * 2] + [f"{quote(EVIL)}#t=0.00,2.00"]
     assert EVIL in page.shown and SCRIPT in page.shown and '[2J "\'&\\udc80.avi' in page.shown
     assert page.shown.count("cannot be read any more") == 1 and page.shown.count("(the query)") == 1
 

@@ -17,8 +17,9 @@ from dataset.transforms.presets import CropsTransform
 from eval import network, retrieval
 from process_data.src.flow import flow_images
 from process_data.src.video_io import read_frames
-from tools.search import ClipSettings, describe, load_encoder
+from tools.search import ClipSettings, VideoIndex, describe
 from tools.search.__main__ import main
+from tools.search.check import LEAST, check_encoders, verdict
 from tools.search.clips import EncoderSpec, video_clips
 from utils import launch
 from utils.errors import CheckpointError, OptionError
@@ -47,7 +48,9 @@ def place(tmp_path_factory):
                          {name: [png(flow) for _, flow in made[1:]] for name, made in pairs.items()})
     miniature._write_splits(miniature.Miniature("mine", root / "data", root / "splits", ["A"], list(pieces),
                                                 list(pieces), {name: len(made) for name, made in pairs.items()}))
-    torch.save({"epoch": 5, "state_dict": pretrained_state()}, root / "rgb.pth.tar")
+    published = {f"module.{key}": value for key, value in pretrained_state().items()}  # as by PyTorch 1.4, in DDP
+    torch.save({"epoch": 5, "state_dict": published, "best_acc": np.float64(0.5)}, root / "rgb.pth.tar",
+               _use_new_zipfile_serialization=False)
     return root
 
 
@@ -68,13 +71,45 @@ def test_features_are_those_of_retrieval_on_the_same_frames(place):
     settings = ClipSettings(specs, short_side=24, clip_seconds=1.0)
     clips = [clip for name in ("long.avi", "short.avi") for clip in video_clips(place / name, settings)]
     assert [round((clip.end - clip.start) * RATE) for clip in clips] == [15, 15, 22]
-    found = [load_encoder(spec, batch_size=5)([clip.samples[i] for clip in clips])
-             for i, spec in enumerate(specs)]
+    found = [network.load_encoder(spec.path, 5, seq_len=SEQ_LEN, ds=DS, img_dim=SIDE)(
+        [clip.frames[i] for clip in clips], unit=False) for i, spec in enumerate(specs)]
     expected = [of_retrieval(place, "mine"), of_retrieval(place, "mine-f"), of_retrieval(place, "mine-f", "residual")]
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(found[0], found[1], atol=1e-2) and not torch.allclose(found[1], found[2], atol=1e-3)
     assert torch.pdist(found[0]).min() > 1e-3  # the features tell clips apart
+    frames = [np.stack(list(read_frames(place / name, 24)))[..., ::-1] for name in ("long.avi", "short.avi")]
+    rows = network.load_encoder(place / "rgb.pth.tar", seq_len=SEQ_LEN, ds=DS, img_dim=SIDE)(
+        [frames[0][:LENGTH], frames[0][LENGTH:], frames[1]])
+    torch.testing.assert_close(rows, torch.nn.functional.normalize(expected[0]), rtol=1e-4, atol=1e-5)
+
+
+def test_an_encoder_is_compared_with_random_weights(tmp_path):
+    """One that knows the video, one that knows nothing; both see the same ends of the videos."""
+    paths = [str(write_video(tmp_path / f"{seed}.avi", 12, seed)) for seed in range(LEAST + 1)]
+    Path(paths[0]).write_text("no video")
+    settings = ClipSettings((EncoderSpec("", "", "rgb", "s3d_small", 8, 1, 32),))
+    shapes: list[tuple[int, ...]] = []
+
+    def perfect(clips: list[np.ndarray], unit: bool) -> torch.Tensor:
+        shapes.append(clips[0].shape)
+        return torch.eye(LEAST)[(len(shapes) - 1) % LEAST][None]
+
+    def blind(clips: list[np.ndarray], unit: bool) -> torch.Tensor:
+        return torch.from_numpy(np.random.default_rng(len(clips[0]) + int(clips[0].sum())).normal(size=(1, 8)))
+
+    [(text, bad)] = check_encoders(paths, settings, [perfect])
+    assert not bad and f"of {LEAST} videos, the other end is nearest for 100 %" in text
+    assert shapes == [(6, 32, 32, 3)] * 2 * LEAST
+    [(text, bad)] = check_encoders(paths, settings, [blind])
+    assert bad and text.startswith("the rgb encoder is hardly better than random weights")
+    assert check_encoders(paths[1:-1], settings, [perfect]) == []  # too few to tell
+
+
+def test_a_check_that_cannot_tell_blames_the_videos():
+    hits = torch.ones(2 * LEAST, dtype=torch.bool)
+    text, bad = verdict("rgb", hits, hits)
+    assert not bad and text.startswith("these videos do not tell a good rgb encoder from a bad one")
 
 
 @pytest.mark.parametrize("frames", [2, 22, 23, 37, 38, 60])
@@ -93,8 +128,8 @@ def test_clips_share_out_the_frames_of_a_video(tmp_path, frames):
     images = np.ascontiguousarray(np.stack(list(read_frames(path)))[..., ::-1])
     crops = CropsTransform(8).cut(images)[0]
     for clip, start, count in zip(clips, np.cumsum([0, *counts]), counts, strict=False):
-        rgb, residual = (sample["clips"][0, 0].numpy() for sample in clip.samples)
-        np.testing.assert_array_equal(rgb, crops[start:start + count])  # windows of 4 begin at every frame
+        rgb, residual = clip.frames
+        np.testing.assert_array_equal(rgb, crops[start:start + count])
         assert len(residual) == count - 1
 
 
@@ -147,7 +182,7 @@ def test_a_checkpoint_says_what_it_was_trained_with(place, tmp_path):
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         describe(tmp_path / "z.pth.tar")
     with pytest.raises(OptionError, match="--img_dim 4"):  # too small for the network
-        load_encoder(describe(place / "rgb.pth.tar", img_dim=4))
+        network.load_encoder(place / "rgb.pth.tar", img_dim=4)
 
 
 def test_the_command_line_from_videos_to_an_answer(place, capsys, monkeypatch):
@@ -170,4 +205,11 @@ def test_the_command_line_from_videos_to_an_answer(place, capsys, monkeypatch):
     assert "data:image/jpeg" in Path("index/search.html").read_text()
     hits = json.loads(Path("answer.json").read_text())["hits"]
     assert hits[0]["name"] == "videos/short.avi" and len(hits) == 2 and hits[0]["end"] == pytest.approx(22 / RATE)
+    run("export", "index", "clips.npz")
+    exported, index = np.load("clips.npz"), VideoIndex.open("index")
+    assert [Path(file).name for file in exported["file"]] == ["long.avi", "long.avi", "short.avi"]
+    for name, dtype in (("features", np.float32), ("seconds", np.float64)):
+        rows = exported[name.replace("features", "feature")]
+        np.testing.assert_array_equal(rows, np.concatenate([getattr(video, name) for video in index.videos]))
+        assert rows.dtype == dtype
     assert run("search", "index", "long.avi", "--exclude_self", "--html", "x.html").count("long.avi") == 0

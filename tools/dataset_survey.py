@@ -18,7 +18,7 @@ from dataset.clip_sampler import too_short
 from dataset.jpeg import MAX_BYTES
 from dataset.lmdb_reader import LmdbReader
 from dataset.video_index import class_labels, read_classes, read_index, read_rows, source_ids, video_name
-from tools.pictures import evenly_spaced
+from tools.pictures import evenly_spaced, flow_from_frames
 from utils.console import Progress
 from utils.errors import DataError
 
@@ -26,9 +26,11 @@ PARTS = ("train", "test")
 TOO_SHORT = "too short"
 MOST_SPLITS = 999  # looked for
 GROUP = re.compile(r"_g(\d+)(_c\d+)?$")  # in UCF101's names: videos of a class and group are cut from one recording
-FRAMES = 8  # evenly spaced in a video of a sample, each with the one after it
+FRAMES = 8  # of a fingerprint, evenly spaced in the video
+MOST_FRAMES = 256  # decoded of a video of a sample, evenly spaced, each with the one after it
 BATCH = 32  # frames decoded at a time
 STILL_LEVELS, STILL_SHARE = 10, 0.001  # nothing moves if a smaller share of the pixels changes by more grey levels
+FLOW_SPEED, FLOW_SHARE = 0.6, 0.005  # flow shows none if a smaller share moves faster, in pixels; JPEG alone makes 0.55
 SIDE = 8  # pixels of a fingerprint's frames
 MOST_LOOK = 10.0  # grey levels between two mean pictures that are alike
 LEAST_CORRELATION = 0.8  # of the changes of two videos; of different real ones at most 0.54
@@ -116,7 +118,8 @@ class Lmdb:
     num_frames: dict[str, int]  # of every video
     decoded: dict[str, int] = field(default_factory=dict)  # decoded frames by video
     damaged: dict[str, dict[int, str]] = field(default_factory=dict)  # what is wrong, by video and frame
-    still: dict[str, float] = field(default_factory=dict)  # share of frames that do not move, if above half; RGB only
+    still: dict[str, float] = field(default_factory=dict)  # share of frames that do not move, if above half
+    stretches: dict[str, int] = field(default_factory=dict)  # frames of a still stretch that a clip fits in; RGB only
 
 
 def survey_split(dataset: Dataset, number: int) -> Split:
@@ -186,12 +189,13 @@ def check_lmdbs(dataset: Dataset, sample: int | None, seed: int) -> list[Lmdb]:
                 names = [names[i] for i in sorted(drawn)]
             with Progress(len(names), f"decoding {kind}") as progress:
                 for name in names:
-                    _check_video(found[path], reader, name, FRAMES if sample else None)
+                    _check_video(found[path], reader, name, MOST_FRAMES if sample else None,
+                                 dataset.seq_len * dataset.ds)
                     progress.step()
     return list(found.values())
 
 
-def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None) -> None:
+def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None, clip: int) -> None:
     count = found.num_frames[name]
     firsts = evenly_spaced(max(1, count - 1), frames or count)
     indices = np.unique([firsts, np.minimum(firsts + 1, count - 1)])
@@ -209,18 +213,27 @@ def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None)
         for index, image in zip(batch.tolist(), images, strict=True):
             if index in faults:
                 continue
-            if last == index - 1 and before.shape == image.shape:
+            if found.kind == "flow":
+                moves.append(bool((np.abs(flow_from_frames(image)).max(axis=2) > FLOW_SPEED).mean() >= FLOW_SHARE))
+            elif last == index - 1 and before.shape == image.shape:
                 changed = cv2.absdiff(before, image).max(axis=2) > STILL_LEVELS
                 moves.append(bool(changed.mean() >= STILL_SHARE))
             last, before = index, image
     if damaged:
         found.damaged[name] = damaged
-    if found.kind == "RGB" and sum(moves) < len(moves) / 2:
+    if sum(moves) < len(moves) / 2:
         found.still[name] = round(1 - sum(moves) / len(moves), 3)
+    longest = 1 + max(map(len, "".join(".x"[move] for move in moves).split("x")))
+    if found.kind == "RGB" and clip <= longest and len(indices) == count:
+        found.stretches[name] = longest
 
 
-def compare_videos(dataset: Dataset, splits: Sequence[Split], seed: int) -> dict[str, str]:
-    """Add the copies across each split to its leaks; return what is wrong with unreadable videos, by name."""
+def compare_videos(dataset: Dataset, splits: Sequence[Split], seed: int
+                   ) -> tuple[dict[str, str], dict[str, list[str]]]:
+    """Add the copies across each split to its leaks.
+
+    Returns what is wrong with unreadable videos, and near-duplicates of others, each pair once; by name.
+    """
     prints: dict[tuple[str, str], np.ndarray] = {}  # by LMDB and video
     problems: dict[str, str] = {}
     readers = {part: LmdbReader(next(iter(paths.values()))) for part in PARTS if (paths := dataset.lmdbs(part))}
@@ -242,7 +255,10 @@ def compare_videos(dataset: Dataset, splits: Sequence[Split], seed: int) -> dict
         sides = [{name: prints[readers[part].path, name] for name in drawn.get((split.number, part), [])
                   if name not in problems} for part in PARTS]
         split.leaks.extend(Leak("copy", name, copies, [name]) for name, copies in find_copies(*sides).items())
-    return problems
+    by_name = {name: each for (_, name), each in prints.items()}
+    pairs = find_copies(by_name, by_name).items()
+    near = {name: later for name, copies in sorted(pairs) if (later := [other for other in copies if other > name])}
+    return problems, near
 
 
 def fingerprint(reader: LmdbReader, name: str) -> np.ndarray:
@@ -263,7 +279,7 @@ def fingerprint(reader: LmdbReader, name: str) -> np.ndarray:
 
 
 def find_copies(train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
-    """Find the copies of each test video in train by their fingerprints; equal names are none."""
+    """Find the copies of each test video in train by their fingerprints; a video is none of itself."""
     copies: dict[str, list[str]] = {}
     if not train or not test:
         return copies

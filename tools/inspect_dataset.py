@@ -1,14 +1,15 @@
-"""Look at a dataset before training on it: counts, lengths, dropped videos, leaks, damaged and still frames, pictures.
+"""Look at a dataset before training on it: lengths, dropped videos, leaks, copies, damaged and still videos, pictures.
 
     python -m tools.inspect_dataset ucf101
     python -m tools.inspect_dataset mine-2stream-2clip --seq_len 16 --json mine.json --out runs/inspect_mine
-    python -m tools.inspect_dataset mine --all --clips 0      # decode every frame, draw nothing
+    python -m tools.inspect_dataset mine --all --clips 0      # decode every frame, draw no film strips
 
-The exit code is 0 without leaks, 1 if train and test of a split share a video, copies of one, a group or a source, and
-2 if the dataset cannot be looked at. With --strict it is 3 if there are other issues. See docs/inspect.md.
+What it finds is on a page, `inspect.html` in --out. The exit code is 0 without leaks, 1 if train and test of a split
+share a video, copies of one, a group or a source, and 2 if the dataset cannot be looked at. With --strict it is 3 if
+there are other issues. See docs/inspect.md.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -16,22 +17,22 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from dataset import catalog
 from dataset.lmdb_reader import LmdbReader
 from engine.options import SECOND_VIEWS, add_roots, positive_int, seed, whole_number
-from tools import pictures
+from tools import pages, pictures
 from tools.dataset_survey import PARTS, TOO_SHORT, Dataset, Lmdb, Split, check_lmdbs, compare_videos, survey_split
-from tools.pictures import Tile
 from utils import launch
-from utils.console import inline, one_line, say, table
+from utils.console import inline, one_line, say
 from utils.errors import DataError
-from utils.files import atomic_write, write_json
+from utils.files import write_json
 from utils.parser import Parser
 
-MOST_LEAKS = 10  # lines
+LINES = 10  # on the console
 STRIP_FRAMES, STRIP_HEIGHT = 8, 96  # of a film strip; pixels
+THUMBS, THUMB_HEIGHT = 1000, 90  # on the page at most, videos to look at first; pixels
+BINS = 24  # of the histogram of lengths
 
 
 def make_parser() -> Parser:
@@ -51,8 +52,8 @@ def make_parser() -> Parser:
     add("--seed", type=seed, default=0, help="seed of the videos that are decoded and drawn")
     add("--strict", action="store_true", help="exit with 3 if there are no leaks but other issues")
     add = parser.topic("output")
-    add("--out", type=Path, metavar="FOLDER", help="folder of the picture (default: runs/inspect_NAME)")
-    add("--clips", type=whole_number, default=4, metavar="N", help="videos of each part to draw; 0: none")
+    add("--out", type=Path, metavar="FOLDER", help="folder of the page (default: runs/inspect_NAME)")
+    add("--clips", type=whole_number, default=4, metavar="N", help="videos of each part to draw as strips; 0: none")
     add("--json", type=Path, metavar="FILE", help="also write all that was found, every name included")
     return parser
 
@@ -64,71 +65,94 @@ def main(argv: Sequence[str] | None = None) -> int:
                       args.seq_len, args.ds)
     splits = [survey_split(dataset, number) for number in dataset.splits(args.which_split)]
     lmdbs = check_lmdbs(dataset, None if args.all else args.sample, args.seed)
-    problems = compare_videos(dataset, splits, args.seed)
-    issues, any_leak = list(find_issues(splits, lmdbs, problems)), any(split.leaks for split in splits)
+    problems, near = compare_videos(dataset, splits, args.seed)
+    issues, any_leak = list(find_issues(splits, lmdbs, problems, near)), any(split.leaks for split in splits)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, {"dataset": args.dataset, "seq_len": args.seq_len, "ds": args.ds, "any_leak": any_leak,
-                               "issues": issues, "lmdbs": [asdict(lmdb) for lmdb in lmdbs],
+                               "issues": issues, "near_duplicates": near, "lmdbs": [asdict(lmdb) for lmdb in lmdbs],
                                "splits": [asdict(split) for split in splits]})
+    out = args.out or Path("runs", f"inspect_{args.dataset}")
+    out.mkdir(parents=True, exist_ok=True)
+    strips, scale = draw_strips(dataset, {title: part.kept for title, part in splits[0].parts.items()}, args.clips,
+                                args.seed)
+    lengths = {name: count for lmdb in lmdbs[::-1] for name, count in lmdb.num_frames.items()}  # RGB's where there is
+    counts, edges = (each.tolist() for each in np.histogram(list(lengths.values()), BINS))
+    flags = flag_videos(splits, lmdbs, problems, near)
+    drawn = draw_thumbs(dataset, sorted(lengths, key=lambda name: (name not in flags, name)))
+    pages.write(out / "inspect.html", "inspect.html", dataset=dataset, splits=splits, lmdbs=lmdbs, issues=issues,
+                near=near, flags=flags, lengths=lengths, thumbs=drawn,
+                histogram=list(zip(counts, edges[:-1], edges[1:], strict=True)),
+                per_class=lambda split, part: [*Counter(split.class_of(part.kept)).values()], strips=strips,
+                scale=scale, legend=pictures.data_uri(pictures.flow_legend(scale).image))
     for line in report(dataset, splits, lmdbs, issues):
         say(line)
-    kept = {title: part.kept for title, part in splits[0].parts.items()}
-    if args.clips and (sheet := draw_sheet(dataset, kept, args.clips, args.seed)):
-        out = args.out or Path("runs", f"inspect_{args.dataset}")
-        out.mkdir(parents=True, exist_ok=True)
-        with atomic_write(out / "contact_sheet.png") as file:
-            sheet.save(file, format="PNG")
-        say(inline(f"drew {out}/contact_sheet.png"))
+    say(inline(f"page: {out / 'inspect.html'}"))
     return 1 if any_leak else 3 if args.strict and issues else 0
 
 
 def report(dataset: Dataset, splits: Sequence[Split], lmdbs: Sequence[Lmdb], issues: Sequence[str]) -> Iterator[str]:
-    """Yield the lines for the console."""
+    """Yield the lines for the console: the page says more."""
     every = f", every {dataset.ds} frames" if dataset.ds > 1 else ""
-    yield f"{dataset.spec.name}: clips of {counted(dataset.seq_len, 'frame')}{every}\n"
-    yield table(["LMDB", "videos", "frames", "decoded", "damaged", "still videos"], [
-        _row(f"{lmdb.kind} of {' and '.join(lmdb.parts)}", len(lmdb.num_frames), sum(lmdb.num_frames.values()),
-             sum(lmdb.decoded.values()), sum(map(len, lmdb.damaged.values())), len(lmdb.still)) for lmdb in lmdbs])
-    yield "\n" + table(["list", "videos", "kept", "too short", "frames a video", "videos a class"], [
-        _row(f"split {split.number}, {title}", len(part.names), len(part.kept), len(part.dropped.get(TOO_SHORT, [])),
-             _span(part.num_frames), _span(Counter(split.class_of(part.kept)).values()))
-        for split in splits for title, part in split.parts.items()])
+    yield f"{dataset.spec.name}: clips of {counted(dataset.seq_len, 'frame')}{every}"
+    for lmdb in lmdbs:
+        yield (f"{lmdb.kind} of {' and '.join(lmdb.parts)}: {counted(len(lmdb.num_frames), 'video')}, "
+               f"{sum(lmdb.num_frames.values()):,} frames; of {sum(lmdb.decoded.values()):,} decoded "
+               f"{sum(map(len, lmdb.damaged.values())):,} damaged, {counted(len(lmdb.still), 'video')} still")
     for split in splits:
-        yield f"\nsplit {split.number}, leaks between train and test: {leak_counts(split) or 'none'}"
-        for leak in split.leaks[:MOST_LEAKS]:
-            yield (f"  {leak.kind} {one_line(leak.what)}: {counted(len(leak.train), 'video')} in train "
-                   f"({one_line(leak.train[0])}), {len(leak.test):,} in test ({one_line(leak.test[0])})")
-        if len(split.leaks) > MOST_LEAKS:
-            yield "  ... (--json has all)"
-    yield f"\n{counted(len(issues), 'issue')}:" if issues else "\nno issues found"
-    yield from (f"  - {one_line(line, 400)}" for line in issues)
-
-
-def _row(title: str, *values: int | str) -> list[str]:
-    return [title, *(value if isinstance(value, str) else f"{value:,}" for value in values)]
+        parts = (f"{title} {len(part.kept):,} of {counted(len(part.names), 'video')} ({_span(part.num_frames)} frames)"
+                 for title, part in split.parts.items())
+        yield f"split {split.number}: {', '.join(parts)}; leaks: {leak_counts(split) or 'none'}"
+    yield f"{counted(len(issues), 'issue')}:" if issues else "no issues found"
+    shown = max(1, LINES - 3 - len(lmdbs) - len(splits))
+    yield from (f"  - {one_line(line, 160)}" for line in issues[:shown])
 
 
 def _span(counts: Collection[int]) -> str:
-    return f"{min(counts):,} - {max(counts):,}" if counts else "-"
+    return f"{min(counts):,} - {max(counts):,}" if counts else "no"
 
 
-def find_issues(splits: Sequence[Split], lmdbs: Sequence[Lmdb], problems: Mapping[str, str] | None = None
-                ) -> Iterator[str]:
-    """Yield what to look at before a training, a line each, leaks first; ``problems``: of videos, by name."""
+def flag_videos(splits: Sequence[Split], lmdbs: Sequence[Lmdb], problems: Mapping[str, str],
+                near: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return what to look at in each video, in words, by name."""
+    flags = defaultdict(list, {name: [problem] for name, problem in problems.items()})
+    for lmdb in lmdbs:
+        for name, share in lmdb.still.items():
+            flags[name].append(f"{lmdb.kind}: {100 * share:.0f} % of the frames still")
+        for name, frames in lmdb.damaged.items():
+            flags[name].append(f"{lmdb.kind}: {counted(len(frames), 'damaged frame')}")
+    for name, others in near.items():
+        flags[name].append(f"like {', '.join(others)}")
+    for split in splits:
+        for title, part in split.parts.items():
+            for reason, names in part.dropped.items():
+                for name in names:
+                    flags[name].append(f"dropped from {title} of split {split.number}: {reason}")
+    return flags
+
+
+def find_issues(splits: Sequence[Split], lmdbs: Sequence[Lmdb], problems: Mapping[str, str] | None = None,
+                near: Mapping[str, Sequence[str]] | None = None) -> Iterator[str]:
+    """Yield what to look at before a training, a line each, leaks first; see `compare_videos` for the last two."""
     yield from (f"split {split.number}: train and test share {leak_counts(split)}" for split in splits if split.leaks)
     for split in splits:
         yield from _split_issues(split)
     if problems:
         yield f"{_examples(problems, ' that evaluation reads slowly, or not at all')}: {next(iter(problems.values()))}"
     for lmdb in lmdbs:
-        where = f"{lmdb.kind} LMDB of {' and '.join(lmdb.parts)}"
+        few = f" ({counted(len(lmdb.decoded), 'video')} decoded)" if len(lmdb.decoded) < len(lmdb.num_frames) else ""
+        where = f"{lmdb.kind} LMDB of {' and '.join(lmdb.parts)}{few}"
         if lmdb.damaged:
             reasons = [reason for frames in lmdb.damaged.values() for reason in frames.values()]
             yield (f"{where}: {counted(len(reasons), 'damaged frame')} in {counted(len(lmdb.damaged), 'video')}: "
                    f"{reasons[0]}")
         if lmdb.still:
-            yield f"{where}: most frames of {_examples(lmdb.still, ' do not move')}"
+            most = "most frames of" if lmdb.kind == "RGB" else "next to no motion in most frames of"
+            yield f"{where}: {most} {_examples(lmdb.still, ' do not move' if lmdb.kind == 'RGB' else '')}"
+        if lmdb.stretches:
+            yield f"{where}: {_examples(lmdb.stretches, ' with a still stretch that holds a whole clip')}"
+    if near:
+        yield _examples(near, " that another one nearly equals")
     for part in PARTS:
         counts = {lmdb.kind: lmdb.num_frames for lmdb in lmdbs if lmdb.parts[0] == part}
         rgb = counts.get("RGB", {})
@@ -171,32 +195,41 @@ def _examples(names: Collection[str], what: str, noun: str = "video") -> str:
     return f"{counted(len(names), noun)}{what}: {', '.join(list(names)[:3])}{more}"
 
 
-def draw_sheet(dataset: Dataset, parts: Mapping[str, Sequence[str]], videos: int, seed: int) -> Image.Image | None:
-    """Draw film strips of some videos of each part, RGB above flow; None if none of them can be read."""
+def draw_strips(dataset: Dataset, parts: Mapping[str, Sequence[str]], videos: int, seed: int
+                ) -> tuple[dict[str, list[str]], float]:
+    """Draw film strips of some videos of each part, RGB above flow in colours, and return the scale of the colours."""
     found: dict[str, dict[str, np.ndarray]] = {}
     for title, names in parts.items():
         shuffled = np.random.default_rng(seed).permutation(names).tolist()
         found |= {f"{title}: {name}": frames for name, frames in islice(_read(dataset, title, shuffled), videos)}
     motions = [pictures.flow_from_frames(frames["flow"]) for frames in found.values() if "flow" in frames]
     scale = pictures.flow_scale(*motions) if motions else 1.0
-    rows = []
-    for name, frames in found.items():
-        for kind, images in frames.items():
-            size = f"{kind}, {images.shape[2]} x {images.shape[1]} pixels"
-            if kind == "flow":
-                images = pictures.flow_to_colour(pictures.flow_from_frames(images), scale)
-            rows.append([Tile(pictures.film_strip(images, STRIP_HEIGHT), [one_line(name, 80), size])])
-    if rows and motions:
-        rows[0].append(pictures.flow_legend(scale))
-    return pictures.contact_sheet(rows, dataset.spec.base) if rows else None
+    return {name: [pictures.data_uri(pictures.film_strip(_coloured(kind, images, scale), STRIP_HEIGHT))
+                   for kind, images in frames.items()] for name, frames in found.items()}, scale
 
 
-def _read(dataset: Dataset, part: str, names: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+def draw_thumbs(dataset: Dataset, names: Sequence[str]) -> dict[str, str]:
+    """Draw the middle frame of the first videos that can be read."""
+    found: dict[str, str] = {}
+    for part in PARTS:
+        for name, frames in _read(dataset, part, [name for name in names[:THUMBS] if name not in found], 1):
+            kind, images = next(iter(frames.items()))
+            image = pictures.film_strip(_coloured(kind, images), THUMB_HEIGHT)
+            found[name] = pictures.data_uri(image, 65)
+    return {name: found[name] for name in names[:THUMBS] if name in found}
+
+
+def _coloured(kind: str, images: np.ndarray, scale: float | None = None) -> np.ndarray:
+    return pictures.flow_to_colour(pictures.flow_from_frames(images), scale) if kind == "flow" else images
+
+
+def _read(dataset: Dataset, part: str, names: Sequence[str], count: int = STRIP_FRAMES
+          ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """Yield frames of each video that can be read, by "RGB" and "flow"; the report names the others."""
     readers = {kind: LmdbReader(path) for kind, path in dataset.lmdbs(part).items()}
     for name in names:
         with suppress(DataError):
-            numbers = pictures.evenly_spaced(min(reader.num_frames(name) for reader in readers.values()), STRIP_FRAMES)
+            numbers = pictures.evenly_spaced(min(reader.num_frames(name) for reader in readers.values()), count)
             yield name, {kind: reader.frames(name, numbers) for kind, reader in readers.items()}
 
 

@@ -1,6 +1,7 @@
 """Search in videos by example: see `index.VideoIndex`, and `python -m tools.search --help`."""
 
-from tools.search.clips import ClipSettings, describe, load_encoder
-from tools.search.index import Answer, Hit, VideoIndex
+from tools.search.answer import Answer, Hit
+from tools.search.clips import ClipSettings, describe
+from tools.search.index import VideoIndex
 
-__all__ = ["Answer", "ClipSettings", "Hit", "VideoIndex", "describe", "load_encoder"]
+__all__ = ["Answer", "ClipSettings", "Hit", "VideoIndex", "describe"]

@@ -5,6 +5,8 @@ Make an index of all videos in some folders, or bring it up to date, and look a 
     python -m tools.search index CKPT VIDEO_DIR --out video_index
     python -m tools.search search video_index clip.mp4 -k 10
 
+The features of all clips, for programs of your own: `python -m tools.search export video_index clips.npz`.
+
 With flow beside RGB, `--two_stream FLOW_CKPT` with the first; flow is computed on the way, DIS or TV-L1.
 """
 
@@ -21,7 +23,7 @@ from process_data.src.flow import METHODS
 from tools.search.clips import ClipSettings, describe
 from tools.search.index import VideoIndex
 from utils import launch
-from utils.console import inline, say
+from utils.console import inline, say, warn
 from utils.files import write_json
 from utils.parser import Parser
 
@@ -32,7 +34,8 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, add, about, example in (
             ("index", _add_index, "make an index of videos, or bring it up to date", "CKPT VIDEO_DIR --out index"),
-            ("search", _add_search, "look a video up in an index", "index clip.mp4 -k 10")):
+            ("search", _add_search, "look a video up in an index", "index clip.mp4 -k 10"),
+            ("export", _add_export, "write files, seconds and features of all clips as npz", "index clips.npz")):
         description = f"{about}\n\n    python -m tools.search {name} {example}\n"
         add(commands.add_parser(name, description=description, help=about))
     return parser
@@ -74,6 +77,13 @@ def _add_search(parser: Parser) -> None:
     add("--html", default="", metavar="FILE", help="the page (default: search.html in INDEX)")
 
 
+def _add_export(parser: Parser) -> None:
+    parser.set_defaults(run=_export)
+    parser.add_argument("index", metavar="INDEX", help="folder of the index")
+    parser.add_argument("out", metavar="OUT", help="the file: file (N,), seconds (N, 2), start and end, and feature "
+                        "(N, F) of N clips; with two encoders both features side by side")
+
+
 def _index(args: Namespace) -> None:
     keep_freed_memory()
     given = {name: getattr(args, name, None) for name in PUBLISHED}
@@ -88,10 +98,18 @@ def _index(args: Namespace) -> None:
 def _search(args: Namespace) -> None:
     answer = VideoIndex.open(args.index).search(args.video, args.k, exclude_self=args.exclude_self)
     say(f"{answer.about}\n\n{answer.table()}\n")
+    for text, bad in answer.notes:
+        (warn if bad else say)(text)
     if args.json:
         write_json(Path(args.json), answer.as_json())
     page = answer.gallery(args.html or Path(args.index) / "search.html")
     say(inline(f"page: {page}"))
+
+
+def _export(args: Namespace) -> None:
+    index = VideoIndex.open(args.index)
+    index.export(args.out)
+    say(inline(f"{len(index)} clips of {len(index.videos)} videos: {args.out}"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,6 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from backbone.select_backbone import fold_batchnorm
-from dataset.clip_sampler import windows
 from dataset.loader import init_worker, items
 from dataset.residual import residual_image
-from dataset.transforms.photometric import stack_params
-from dataset.transforms.presets import NULL, CropsTransform
+from dataset.transforms.presets import CropsTransform
 from engine import checkpoint
-from engine.compatibility import facts_of, trained_with
-from engine.convolutions import check_convolutions, use_2d_where_faster
-from engine.device import check_clips, choose_precision, move
-from eval import network
-from eval.options import devices
-from eval.retrieval import fingerprint, video_features
+from engine.compatibility import SIZES, facts_of, trained_with
+from eval.network import Encoder
+from eval.retrieval import fingerprint
 from process_data.src import video_io
 from process_data.src.flow import flow_image, make_flow
 from process_data.src.video_io import VideoError, next_frame, opened, require_two_frames, silence_decoder
@@ -40,7 +33,6 @@ from utils.errors import OptionError
 
 DEFAULT_RATE, MAX_RATE = 25.0, 1000.0  # frames a second: assumed where a file gives no plausible rate; the highest
 MIN_FRAMES = 4  # of a clip: flow needs two frames on either side of a cut
-Encoder = Callable[[Sequence[dict[str, Any]]], Tensor]  # see `load_encoder`
 FlowMethod = Callable[[np.ndarray, np.ndarray], np.ndarray]  # see `process_data.src.flow.make_flow`
 
 
@@ -85,7 +77,7 @@ class Clip:
 
     start: float  # seconds in the video
     end: float
-    samples: tuple[dict[str, Any], ...]  # the input of each encoder, as `eval.windows.window_clips` takes it
+    frames: tuple[np.ndarray, ...]  # of each encoder, its crops, uint8 (T, d, d, 3)
 
 
 def find_videos(places: Iterable[str]) -> list[str]:
@@ -124,32 +116,10 @@ def describe(path: str | Path, *, view: str = "rgb", **given: Any) -> EncoderSpe
         view: what it was trained on, where the file does not say.
         given: net, seq_len, ds and img_dim, where they differ from the training's.
     """
-    trained = checkpoint.load(path).get("options")
-    found = {name: given.get(name) or value for name, value in trained_with(trained).items() if name != "second_view"}
-    stream = facts_of(trained).get("stream", view).lower()
-    return EncoderSpec(os.path.abspath(path), fingerprint(str(path)), stream, **found)
-
-
-def load_encoder(spec: str | Path | EncoderSpec, batch_size: int = 32) -> Encoder:
-    """Load the encoder of a checkpoint; ``batch_size`` counts windows.
-
-    Returns:
-        A function from the samples of N clips to the means over their windows, float32 (N, F), neither centred nor
-        normalised.
-    """
-    spec = spec if isinstance(spec, EncoderSpec) else describe(spec)
-    device = devices(None)[0]
-    check_clips(network.build_on_meta(spec.net, "last", training=False), spec.net, 1, spec.seq_len, spec.img_dim)
-    net = network.build(1, spec.net, "last").eval()
-    network.load_backbone(net, spec.path)
-    fold_batchnorm(net)
-    move(net, device)
-    precision = choose_precision(None, device)
-    if precision.name == "fp32":
-        use_2d_where_faster([net], device)
-    check_convolutions([net.backbone], (spec.seq_len, spec.img_dim, spec.img_dim), precision)
-    features = partial(video_features, net, batch_size=batch_size, device=device, normalise=True)
-    return lambda samples: features([sample | {"index": i} for i, sample in enumerate(samples)])
+    options = checkpoint.load(path).get("options")
+    trained, stream = trained_with(options, **given), facts_of(options).get("stream", view).lower()
+    return EncoderSpec(os.path.abspath(path), fingerprint(str(path)), stream, trained["net"],
+                       *(trained[name] for name in SIZES))
 
 
 def embed(paths: Sequence[str], settings: ClipSettings, encoders: Sequence[Encoder], workers: int = 0
@@ -167,7 +137,7 @@ def embed(paths: Sequence[str], settings: ClipSettings, encoders: Sequence[Encod
                         prefetch_factor=2 if workers else None, generator=torch.Generator())
     for path, found in items(loader):
         if isinstance(found, Clip):
-            parts = [encode([sample]) for encode, sample in zip(encoders, found.samples, strict=True)]
+            parts = [encode([own], unit=False) for encode, own in zip(encoders, found.frames, strict=True)]
             rows[path].append(torch.cat(parts, dim=1))
             seconds[path].append((found.start, found.end))
         else:  # the video ends here
@@ -266,12 +236,5 @@ def _image(view: str, before: np.ndarray, frame: np.ndarray, estimate: FlowMetho
 
 def _clip(frames: Sequence[list[np.ndarray]], start: float, end: float, settings: ClipSettings) -> Clip:
     """Make a clip of frames; the first flow or residual image belongs to the cut, and is left out."""
-    samples = []
-    for i, encoder in enumerate(settings.encoders):
-        images = [own[i] for own in frames][0 if encoder.view == "rgb" else 1:]
-        rows = windows(len(images), encoder.seq_len, encoder.ds)
-        distinct, places = np.unique(rows, return_inverse=True)
-        clips = torch.from_numpy(np.stack([images[i] for i in distinct]))
-        samples.append({"clips": clips[None, None], "windows": torch.from_numpy(places.reshape(rows.shape)),
-                        "photometric": stack_params([NULL.draw(np.random.default_rng(0), 1, len(clips))])})
-    return Clip(start, end, tuple(samples))
+    return Clip(start, end, tuple(np.stack([own[i] for own in frames][0 if encoder.view == "rgb" else 1:])
+                                  for i, encoder in enumerate(settings.encoders)))

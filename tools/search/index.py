@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from zipfile import ZipFile
 
-import cv2
 import faiss
 import numpy as np
 import torch
@@ -21,73 +20,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine import checkpoint
+from engine.compatibility import SIZES
+from eval.network import Encoder, load_encoder
 from eval.retrieval import fingerprint
-from process_data.src.video_io import VideoError, next_frame, opened, silence_decoder
-from tools import pages
-from tools.pictures import data_uri, film_strip
-from tools.search.clips import ClipSettings, Encoder, EncoderSpec, describe, embed, find_videos, load_encoder, state_of
-from utils.console import Progress, inline, say, table
+from tools.search.answer import Answer, Hit
+from tools.search.check import LEAST, VIDEOS, Note, check_encoders
+from tools.search.clips import ClipSettings, EncoderSpec, describe, embed, find_videos, state_of
+from utils.console import Progress, inline, say, warn
 from utils.errors import CheckpointError, OptionError
-from utils.files import lock, remove_partial
+from utils.files import atomic_write, lock, remove_partial
 
 FILE = "index.pt"
 SAVE_SECONDS = 120.0  # what a process that is killed loses at most
-STRIP_FRAMES, STRIP_HEIGHT = 4, 160  # of a film strip; pixels
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A clip that was found."""
-
-    rank: int  # from 1
-    similarity: float  # cosine of centred features, -1 to 1; with two streams the sum, -2 to 2
-    by_stream: dict[str, float]  # the same of each stream, by its view
-    path: str  # of the video
-    name: str  # its path, from the indexed folder on
-    start: float  # seconds in the video
-    end: float
-    query_start: float  # seconds in the query, of its clip that is most similar
-    query_end: float
-    is_query: bool  # the video is the query itself
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The most similar clips, best first."""
-
-    query: str  # path
-    query_clips: int  # that the query was cut into
-    hits: Sequence[Hit]
-    about: str  # the index in words
-
-    def table(self) -> str:
-        """Return a table for the console."""
-        names = [name for name, _ in self._facts(self.hits[0])] if self.hits else []
-        return table(["video", *names], [
-            [f"{hit.rank} {inline(hit.name)}{' (the query)' if hit.is_query else ''}",
-             *(value for _, value in self._facts(hit))] for hit in self.hits])
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the same for a file: {"query": path, "about": ..., "hits": [{"rank": 1, ...}, ...]}."""
-        return {"query": self.query, "about": self.about, "hits": [asdict(hit) for hit in self.hits]}
-
-    def gallery(self, path: str | Path) -> Path:
-        """Write the page, in place of a file of that name; its film strips are read from the videos now."""
-        clips = [{"name": hit.name, "link": f"{Path(hit.path).as_uri()}#t={hit.start:.3f}", "rank": hit.rank,
-                  "strip": clip_strip(hit.path, hit.start, hit.end), "facts": self._facts(hit),
-                  "is_query": hit.is_query} for hit in self.hits]
-        end = max((hit.query_end for hit in self.hits), default=0.0)
-        query = {"name": Path(self.query).name, "link": Path(self.query).as_uri(), "rank": 0, "facts": [],
-                 "strip": clip_strip(self.query, 0.0, end), "is_query": True}
-        pages.write(Path(path), "search.html", query=query, clips=clips, about=self.about)
-        return Path(path)
-
-    def _facts(self, hit: Hit) -> list[tuple[str, str]]:
-        """Fields of a hit, as shown in the table and on the page."""
-        streams = hit.by_stream if len(hit.by_stream) > 1 else {}
-        facts = [("similarity", f"{hit.similarity:.4f}"), *((name, f"{value:.4f}") for name, value in streams.items()),
-                 ("time", time_span(hit.start, hit.end))]
-        return facts + ([("time in query", time_span(hit.query_start, hit.query_end))] if self.query_clips > 1 else [])
+PAIRS = 2000  # random ones, that tell what a similarity means
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,6 +58,7 @@ class VideoIndex:
     places: list[str]  # folders and files that the videos come from
     videos: list[Video]  # by path
     batch_size: int = 32  # windows in a batch of the encoders
+    checks: list[Note] | None = None  # of the encoders
 
     @classmethod
     def build(cls, settings: str | Path | ClipSettings, places: Sequence[str | Path],
@@ -138,17 +84,21 @@ class VideoIndex:
         found = list(dict.fromkeys([*known, *map(os.path.abspath, places)]))
         states = {path: state_of(path) for path in find_videos(found)}
         kept = [video for video in old.videos if states.get(video.path) == video.state]
-        index = cls(folder, settings, found, kept.copy(), batch_size)
+        index = cls(folder, settings, found, kept.copy(), batch_size, old.checks)
         folder.mkdir(parents=True, exist_ok=True)
         with lock(folder, "indexing"):
             remove_partial(folder)
             problems = index._read(states, workers)
+            if index.checks is None or len(kept) < min(VIDEOS, len(index.videos)):
+                index._check()
         for path, problem in problems.items():
             say(inline(f"left out {path}: {problem}"))
         if not index.videos:
             raise OptionError(f"{', '.join(found) or 'no folder was named'}: no usable video files, so there is "
                               "nothing to search: nothing was written")
         say(f"{len(index.videos) - len(kept)} files new or changed, {len(kept)} as before\nindex of {index.about}")
+        for text, bad in index.checks or ():
+            (warn if bad else say)(text)
         return index
 
     def _read(self, states: dict[str, tuple[int, int]], workers: int) -> dict[str, str]:
@@ -173,12 +123,18 @@ class VideoIndex:
         say(f"{clips} new clips in {seconds:.1f} s: {clips / seconds:.3g} clips/s" if clips else "no new clips")
         return problems
 
+    def _check(self) -> None:
+        """Compare the encoders with random weights."""
+        paths = np.random.default_rng(0).permutation([video.path for video in self.videos]).tolist()
+        self.checks = check_encoders(paths, self.settings, self.encoders) if len(paths) >= LEAST else []
+        self.save()
+
     def save(self) -> None:
         """Write the index, if anything can be found in it."""
         self.videos.sort(key=lambda video: video.path)
         if self.videos:
             checkpoint.save(self.folder / FILE, {
-                "settings": asdict(self.settings), "places": self.places,
+                "settings": asdict(self.settings), "places": self.places, "checks": self.checks,
                 "files": [(video.path, video.state, len(video.seconds)) for video in self.videos],
                 "features": torch.cat([video.features for video in self.videos]),
                 "seconds": torch.cat([video.seconds for video in self.videos])})
@@ -195,7 +151,8 @@ class VideoIndex:
         videos = [Video(name, state, features, seconds) for (name, state, _), features, seconds in zip(
             saved["files"], saved["features"].split(clips), saved["seconds"].split(clips), strict=True)]
         specs = tuple(EncoderSpec(**spec) for spec in saved["settings"].pop("encoders"))
-        return cls(Path(folder), ClipSettings(specs, **saved["settings"]), saved["places"], videos)
+        return cls(Path(folder), ClipSettings(specs, **saved["settings"]), saved["places"], videos,
+                   checks=saved.get("checks"))
 
     def __len__(self) -> int:
         """Return the number of clips."""
@@ -234,7 +191,33 @@ class VideoIndex:
             by_stream = {spec.view: part for spec, part in zip(self.settings.encoders, parts, strict=True)}
             hits.append(Hit(rank, sum(parts), by_stream, found.path, self._name(found.path), start, end, query_start,
                             query_end, found in own))
-        return Answer(path, len(query.seconds), hits, self.about)
+        return Answer(path, len(query.seconds), hits, self.about, [*self._meaning(), *(self.checks or [])])
+
+    def export(self, path: str | Path) -> None:
+        """Write an npz of the N clips in order: file (N,) str, seconds (N, 2) float64, feature (N, S * F) float32.
+
+        The features of S encoders are side by side, neither centred nor normalised.
+        """
+        clips = [len(video.seconds) for video in self.videos]
+        arrays = {"file": np.repeat([video.path for video in self.videos], clips),
+                  "seconds": torch.cat([video.seconds for video in self.videos]).numpy(),
+                  "feature": torch.cat([video.features for video in self.videos]).numpy()}
+        with atomic_write(Path(path)) as file, ZipFile(file, "w") as archive:
+            for name, array in arrays.items():  # np.savez takes none with the name "file"
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+
+    def _meaning(self) -> list[Note]:
+        """Say what a similarity means, beside random pairs of clips of different videos."""
+        owners = np.repeat(np.arange(len(self.videos)), [len(video.seconds) for video in self.videos])
+        one, two = np.random.default_rng(0).integers(len(owners), size=(2, PAIRS))
+        one, two = (rows[owners[one] != owners[two]] for rows in (one, two))
+        if not len(one):
+            return []
+        middle, high = np.percentile((self._rows[one] * self._rows[two]).sum(axis=1), [50, 99])
+        most = len(self.settings.encoders)
+        return [(f"similarity is the cosine of centred features, from {-most} to {most}: half of all random pairs of "
+                 f"this index are above {middle:.2f}, and one in a hundred is above {high:.2f}", False)]
 
     def _name(self, path: str) -> str:
         """Return a path from the innermost of the places that it lies in, whose own name comes first."""
@@ -248,7 +231,8 @@ class VideoIndex:
             if not os.path.isfile(spec.path) or fingerprint(spec.path) != spec.sha256:
                 raise CheckpointError(f"{spec.path} is gone, or is not the checkpoint that the index was made with "
                                       f"(sha256 {spec.sha256[:12]}...): if it has moved, give its new place to index")
-        return [load_encoder(spec, self.batch_size) for spec in self.settings.encoders]
+        return [load_encoder(spec.path, self.batch_size, **{name: getattr(spec, name) for name in ("net", *SIZES)})
+                for spec in self.settings.encoders]
 
     @cached_property
     def _rows(self) -> np.ndarray:
@@ -262,24 +246,3 @@ class VideoIndex:
     def _unit(self, features: Tensor) -> np.ndarray:
         rows = (features - self._centre).unflatten(1, (len(self.settings.encoders), -1))
         return F.normalize(rows, dim=2).flatten(1).numpy()
-
-
-def clip_strip(path: str, start: float, end: float) -> str:
-    """Return frames from the middles of equal parts of a clip (seconds in the video) as a data URI; "" for no video."""
-    silence_decoder()
-    frames = []
-    try:
-        with opened(Path(path)) as capture:
-            for seconds in start + (end - start) * (np.arange(STRIP_FRAMES) + 0.5) / STRIP_FRAMES:
-                capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * float(seconds))
-                if (frame := next_frame(capture, STRIP_HEIGHT)) is not None:
-                    frames.append(frame[..., ::-1])
-    except (VideoError, cv2.error):
-        pass  # it was there when it was indexed: the page says that it is gone
-    return data_uri(film_strip(np.stack(frames), STRIP_HEIGHT)) if frames else ""
-
-
-def time_span(start: float, end: float) -> str:
-    """Format seconds as "0:12.0-0:22.0"; minutes go on beyond 59."""
-    minutes = [divmod(round(10 * seconds), 600) for seconds in (start, end)]
-    return "-".join(f"{minute}:{tenths // 10:02d}.{tenths % 10}" for minute, tenths in minutes)
