@@ -12,12 +12,10 @@ without flow, use --second_view residual.
 
 --videos prepares the dataset first. With it, or with --hours, settings that are not given are chosen from data, machine
 and time, and shown with their reasons; --dataset alone takes the published ones. All are kept in OUT/settings.yaml,
-which --config reads. Each step is a command of this project, printed before it runs; all files go into --out. If it is
-stopped for any reason, the same command continues where it left off. --infonce_rgb and --infonce_flow reuse existing
-checkpoints. Pass options to a single script as a quoted string:
+which --config reads. Each step is a command of this project, printed before it runs. If it is stopped for any reason,
+the same command continues where it left off. Pass options to a single script as a quoted string:
 
-    python cotrain.py --dataset mine --moco-k 256 --infonce_options "--wd 1e-4" \\
-        --coclr_options "--cascade --stage 5 --ratio 0.5 --topk 3" --finetune_options "--batch_size 8"
+    python cotrain.py --dataset mine --moco-k 256 --infonce_options "--wd 1e-4" --finetune_options "--batch_size 8"
 """
 
 import os
@@ -28,7 +26,6 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -41,14 +38,13 @@ from engine import auto, cotrain_options, pretraining
 from engine.auto import PUBLISHED, Setting
 from engine.config import DataConfig, configs_of, take
 from engine.cotrain_options import EVALUATIONS, EXTRA, SETTINGS, advised, epoch_words, method_words
-from engine.cotrain_options import joined as joined  # for those that pass a command line on
 from engine.run_folder import last_checkpoint
 from eval import main_classifier
 from tools.report.__main__ import main as write_report
 from tools.report.cotrain_results import show
 from tools.search.__main__ import main as search
 from utils import launch
-from utils.console import duration, say, say_block, warn
+from utils.console import say, say_block, warn
 from utils.distributed import DistInfo
 from utils.errors import CheckpointError
 from utils.files import read_json, write_json
@@ -61,8 +57,6 @@ SCRIPTS = {"main_nce.py": main_nce, "main_coclr.py": main_coclr, CLASSIFIER: mai
 STREAMS = {"RGB": "", "flow": "-f"}  # in the order of a cycle; the suffix of the dataset's name
 # Within a cycle: the stream to train, the one that mines, part of the run folder's name, further options.
 ALTERNATION = (("RGB", "flow", "FlowMining_", ()), ("flow", "RGB", "RGBMining_", ("--reverse",)))
-CLASSIFIER_OPTIONS = {"probe": ["--train_what", "last", "--optim", "sgd", "--lr", "0.1"],
-                      "finetune": ["--train_what", "ft"]}
 ESTIMATE = "estimate.json"  # in the work folder: seconds by the kind of a step
 
 
@@ -128,12 +122,12 @@ class Plan:
         argv += self._gpus() if script == CLASSIFIER else []
         self.batches[name] = kind, take(DataConfig, vars(options)), options.batch_size, processes
         product = last_checkpoint(SCRIPTS[script].run_folder_of(options), options.epochs)
-        self._add(kind, name, (*launcher, str(ROOT / script), *argv), product, rest="*.pth.tar",
-                  advice=f"cotrain.py passes options on by --{kind}_options; ")
+        self._add(kind, Step(name, (*launcher, str(ROOT / script), *argv), product, rest="*.pth.tar",
+                             advice=f"cotrain.py passes options on by --{kind}_options; "))
         return str(product)
 
-    def _add(self, kind: str, *step: Any, **more: Any) -> None:
-        self.steps.append(Step(*step, **more, seconds=self.seconds.get(kind, 0.0)))
+    def _add(self, kind: str, step: Step) -> None:
+        self.steps.append(replace(step, seconds=self.seconds.get(kind, 0.0)))
 
     def _evaluate(self, evaluation: str) -> None:
         """Plan an evaluation of both final models and their fusion."""
@@ -149,7 +143,7 @@ class Plan:
                 if self.labels:
                     self._test_random(f"random {stream}", dataset, *words, "--retrieval")
             else:
-                words += [*CLASSIFIER_OPTIONS[evaluation], *epoch_words(vars(self.args), evaluation)]
+                words += epoch_words(vars(self.args), evaluation)
                 classifier = self._train(name, evaluation, CLASSIFIER, *words, "--pretrain", model)
                 made.append(f"{classifier}-prob-ten.json")
                 result = (f"{classifier}-acc-ten.json", "ten")
@@ -159,15 +153,15 @@ class Plan:
         sources = tuple(Path(self.results[stream][evaluation][0]) for stream in STREAMS)
         roots = self.common[self.common.index("--split_root"):][:2] if "--split_root" in self.common else []
         self.results.setdefault("both", {})[evaluation] = (both, "both")
-        self._add("both", f"{evaluation} both", (
+        self._add("both", Step(f"{evaluation} both", (
             "python", str(ROOT / MERGE), "--mode", "s" if evaluation == "retrieval" else "c", "--dataset",
             self.args.dataset, *roots, "--prob1", made[0], "--prob2", made[1], "--output", both),
-            Path(both), sources, shown=5)
+            Path(both), sources, shown=5))
 
     def _test(self, kind: str, name: str, result: str, model: str, *words: str) -> None:
         argv = [*self.common, *words, *self._gpus(), "--test", model]
-        self._add(kind, name, ("python", str(ROOT / CLASSIFIER), *argv), Path(result),
-                  () if model == "random" else (Path(model),), shown=4)
+        self._add(kind, Step(name, ("python", str(ROOT / CLASSIFIER), *argv), Path(result),
+                             () if model == "random" else (Path(model),), shown=4))
 
     def _test_random(self, name: str, dataset: str, *words: str) -> None:
         planned = main_classifier.parse([*self.common, *words, "--test", "random"], planned=True)
@@ -196,12 +190,9 @@ class Plan:
 
     def collect(self) -> dict[str, dict[str, dict[str, float]]]:
         """Read the results, in percent: {stream: {evaluation: {"1": R@1 or top-1, "5": ...}}}."""
-        found: dict[str, dict[str, dict[str, float]]] = {}
-        for stream, columns in self.results.items():
-            for evaluation, (file, key) in columns.items():
-                content = read_json(self.args.out / file)
-                found.setdefault(stream, {})[evaluation] = content if key is None else content[key]
-        return found
+        content = {file: read_json(self.args.out / file) for row in self.results.values() for file, _ in row.values()}
+        return {stream: {evaluation: content[file] if key is None else content[file][key]
+                         for evaluation, (file, key) in row.items()} for stream, row in self.results.items()}
 
 
 def prepare(args: Namespace) -> Step:
@@ -217,8 +208,7 @@ def settle(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, floa
     """Choose what is not given, by measured steps; return it, and the seconds of each kind of step."""
     given = {name: value for name in PUBLISHED if (value := getattr(args, name)) is not None}
     if not (args.videos or args.hours):
-        return [Setting(name, given.get(name, value), "given" if name in given else "published")
-                for name, value in PUBLISHED.items()], {}
+        return auto.published(given), {}
     start, seconds = time.perf_counter(), dict[str, float]()
     facts = auto.read_facts(args.dataset, args.data_root, args.split_root, args.second_view, args.hours, spent)
     now = with_settings(args, auto.choose(facts, given))
@@ -238,7 +228,7 @@ def settle(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, floa
 
 def with_settings(args: Namespace, settings: Sequence[Setting]) -> Namespace:
     """Return options with settings in them."""
-    return Namespace(**vars(args) | PUBLISHED | {name: value for name, value, _ in settings})
+    return Namespace(**vars(args) | PUBLISHED | {setting.name: setting.value for setting in settings})
 
 
 def finish(plan: Plan, runner: Runner, settings: list[Setting], warnings: list[str]) -> None:
@@ -250,15 +240,14 @@ def finish(plan: Plan, runner: Runner, settings: list[Setting], warnings: list[s
     if args.videos:
         with runner.timed("search index"):
             search(["index", str(out / "rgb.pth.tar"), str(args.videos), "--two_stream", str(out / "flow.pth.tar"),
-                    "--flow", args.flow, "-j", str(args.workers), "--out", str(out / "index")])
+                    "--flow", args.flow, "-j", str(launch.allotted_cores()), "--out", str(out / "index")])
     runs = {step.name: str(step.product.parents[1]) for step in plan.steps if step.rest and step.product}
     estimated, taken = plan.seconds.get("all"), sum(step.get("seconds", 0.0) for step in runner.record().values())
     content = {
         "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models,
         "results": plan.collect(), "commands": {step.name: step.shell for step in plan.steps}, "runs": runs,
         "labels": plan.labels, "warnings": [*warnings, *runner.warnings(plan.steps)], "settings": settings,
-        "hours": {"asked": args.hours, "estimated": estimated and round(estimated / 3600, 3),
-                  "taken": round(taken / 3600, 3)}}
+        "hours": {"asked": args.hours, "estimated": estimated and estimated / 3600, "taken": taken / 3600}}
     write_json(out / "results.json", content)
     with runner.timed("report"):
         write_report([str(out)])
@@ -270,25 +259,16 @@ def make_parser() -> Parser:
     return cotrain_options.make_parser(__doc__)
 
 
-def parse(argv: Sequence[str] | None = None) -> tuple[Namespace, list[Setting]]:
-    """Parse and check the options; return the settings, too, if the run has begun."""
-    return cotrain_options.parse(sys.argv[1:] if argv is None else argv, __doc__)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all steps, or print them with ``--dry_run``."""
-    args, settings = parse(argv)
-    kept, runner, first, warnings = args, Runner(args.out), list[Step](), list[str]()
-    if args.videos:
-        args = Namespace(**vars(args) | {"data_root": args.data_root or str(args.out / "data"),
-                                         "split_root": args.split_root or str(args.out / "splits")})
-        first = [prepare(args)]
-        if not first[0].is_done(args.out):
-            if args.dry_run:
-                say(f"{as_script(first, args.out)}\n\n# what comes after it follows from the data")
-                return 0
-            with runner.open():
-                runner.run(first)
+    args, settings = cotrain_options.parse(sys.argv[1:] if argv is None else argv, __doc__)
+    runner, first = Runner(args.out), [prepare(args)] if args.videos else []
+    if first and not first[0].is_done(args.out):
+        if args.dry_run:
+            say(f"{as_script(first, args.out)}\n\n# what comes after it follows from the data")
+            return 0
+        with runner.open():
+            runner.run(first)
     if settings:
         seconds = read_json(args.out / ESTIMATE) if (args.out / ESTIMATE).is_file() else {}
     else:
@@ -303,15 +283,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with runner.open():
         if not (args.out / SETTINGS).is_file():
             write_json(args.out / ESTIMATE, seconds)
-            cotrain_options.keep(settings, vars(with_settings(kept, settings)), args.out)
+            cotrain_options.keep(settings, vars(with_settings(args, settings)), args.out)
             if seconds:
                 say_block({"\nsettings": [f"{name:15} {value!s:10} {why}" for name, value, why in settings]})
-        if args.videos and plan.videos < auto.FEW:
-            warnings.append(f"{plan.videos} training videos: below some {auto.FEW} training hardly pays; published "
-                            f"weights find similar videos without it: python -m tools.search index CKPT {args.videos}")
-        if (args.hours or 0) * 3600 < seconds.get("all", 0) and args.hours:
-            warnings.append(f"--hours {args.hours:g} is too short: the least that can teach anything takes about "
-                            f"{duration(seconds['all'])}")
+        warnings = auto.doubts(plan.videos, args.videos, args.hours, seconds.get("all", 0.0))
         for line in warnings:
             warn(line)
         done = sum(step.is_done(args.out) for step in plan.steps)

@@ -3,9 +3,8 @@
 :func:`choose` is the rule, a pure function. :func:`read_facts` and :func:`seconds_per_step` find out what it needs.
 """
 
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -19,6 +18,7 @@ from dataset.loader import batches
 from dataset.video_dataset import videos_of
 from dataset.video_index import read_rows, video_name
 from engine.pretraining import PretrainTask
+from utils.console import duration
 from utils.launch import allotted_cores
 
 LONGEST_QUEUE = 2048  # published
@@ -80,6 +80,21 @@ def choose(facts: Facts, given: Mapping[str, Any] | None = None) -> list[Setting
     rows.add("moco_m", 0.999 if steps >= 10_000 else 0.99,
              f"a memory of {'1,000' if steps >= 10_000 else '100'} steps, where InfoNCE has {steps:,}")
     return rows.settings
+
+
+def published(given: Mapping[str, Any]) -> list[Setting]:
+    """Return the published settings, but for those given."""
+    return [Setting(name, given.get(name, value), "given" if name in given else "published")
+            for name, value in PUBLISHED.items()]
+
+
+def doubts(videos: int, folder: Path | None, hours: float | None, seconds: float) -> list[str]:
+    """Warn of videos too few to train on, and of hours fewer than the estimate."""
+    found = [f"{videos} training videos: below some {FEW} training hardly pays; published weights find similar videos "
+             f"without it: python -m tools.search index CKPT {folder}"] if folder and videos < FEW else []
+    if hours and 3600 * hours < seconds:
+        found.append(f"--hours {hours:g} is too short: the least that can teach anything takes {duration(seconds)}")
+    return found
 
 
 class _Rows(dict[str, Any]):
@@ -181,7 +196,7 @@ def costs(facts: Facts, values: Mapping[str, Any]) -> dict[str, float]:
     for kind, passes in (("probe", 1), ("finetune", 3)):
         epochs = values.get(f"{kind}_epochs", 0)
         found[kind] = START + epochs * (clip * (passes * facts.videos + 0.3 * facts.tested) + EPOCH)
-    clips = facts.videos + windows
+    clips = (facts.videos + windows) * (1 if facts.labels else 2)  # without labels random weights, too
     return found | {"retrieval": START + clips * clip, "test": START + 10 * windows * clip, "both": START,
                     "index": START + facts.spent + 8 * (facts.videos + facts.tested) * clip, "report": PAGE}
 
@@ -232,23 +247,3 @@ def seconds_per_step(task: PretrainTask) -> float:
             elif done >= WARM_UP + FEWEST and seconds > LONG:
                 return seconds / (done - WARM_UP)
     raise AssertionError("unreachable")
-
-
-def to_yaml(values: Mapping[str, Any], reasons: Mapping[str, str]) -> str:
-    """Format options as lines that ``--config`` reads, each with its reason as a comment."""
-    shown = {name: _yaml(value) for name, value in values.items() if value is not None}
-    return "".join(f"{name}: {text}{f'  # {reasons[name]}' if name in reasons else ''}\n"
-                   for name, text in shown.items())
-
-
-def _yaml(value: Any) -> str:
-    if isinstance(value, bool | int | float):
-        return str(value).lower()
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return f"[{', '.join(map(_yaml, value))}]"
-    return "'" + str(value).replace("'", "''") + "'"
-
-
-def reasons_in(text: str) -> dict[str, str]:
-    """Read the reasons from the text of :func:`to_yaml`."""
-    return dict(re.findall(r"^(\w+): .*?  # (.*)$", text, re.MULTILINE))

@@ -138,12 +138,12 @@ def _shown(value: object) -> str:
 
 
 def facts_of(options: object, classes: object = None) -> Facts:
-    """Return what the options of a command say of its network; nothing if there are none, as in published files.
+    """Return what the options of a command say of its network; nothing if there are none, or other software's.
 
     ``classes`` are names by label, if the network learns or is tested by labels.
     """
     found = catalog.NAME.fullmatch(str(options.get("dataset", ""))) if isinstance(options, Mapping) else None
-    if not isinstance(options, Mapping) or not found:
+    if not isinstance(options, Mapping) or not found or options.get("net") not in NETWORKS:
         return {}
     is_second = found["streams"] == "-f" or (found["streams"] == "-2stream" and options.get("reverse"))
     facts = {"stream": options.get("second_view", "flow") if is_second else "RGB", "dataset": found["base"],
@@ -157,8 +157,7 @@ def trained_with(options: object, **given: Any) -> dict[str, Any]:
 
     ``given`` values win, unless they are None.
     """
-    ours = isinstance(options, Mapping) and facts_of(options) and str(options.get("net")) in NETWORKS
-    found = options if ours and isinstance(options, Mapping) else {}
+    found = options if isinstance(options, Mapping) and facts_of(options) else {}
     return {name: given.get(name) or found.get(name, value) for name, value in PUBLISHED.items()}
 
 

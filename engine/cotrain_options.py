@@ -28,12 +28,14 @@ from utils.parser import Parser
 
 SETTINGS = "settings.yaml"  # in the work folder
 NOT_KEPT = {"out", "dry_run"}  # in that file
+ROOTS = {"data_root": "data", "split_root": "splits"}  # in the work folder, of prepared videos
 PLACES = ("videos", "infonce_rgb", "infonce_flow", "data_root", "split_root")
 EVALUATIONS = ("retrieval", "probe", "finetune")
 EXTRA = {"infonce": "main_nce.py", "coclr": "main_coclr.py", "probe": "the linear probe",
          "finetune": "finetuning and its test"}
 # Published epochs, and those at which the learning rate drops.
 FALLS = {"infonce": (300, (250, 280)), "coclr": (100, (80,)), "probe": (100, (60, 80)), "finetune": (500, (400, 450))}
+ALWAYS = {"probe": ("--train_what", "last", "--optim", "sgd", "--lr", "0.1"), "finetune": ("--train_what", "ft")}
 # Options that cotrain.py sets itself, or that would change where a step's results go.
 RESERVED = {"--dataset", "--pretrain", "--resume", "--test", "--prefix", "--name_prefix", "--reverse", "--epochs",
             "--start_epoch", "--retrieval", "--gpu", "--local_rank", "--local-rank", "--world-size", "--rank",
@@ -73,7 +75,7 @@ def make_parser(description: str | None) -> Parser:
             help=f"epochs of {name}; its schedule scales with them")
     for name, script in EXTRA.items():
         add(f"--{name}_options", type=words, default=[], metavar="'OPTIONS'", help=f"more options for {script}, quoted"
-            + (", instead of --mining, --stage, --ratio and --topk" if name == "coclr" else ""))
+            + ("; they say how to mine, too, instead of --mining" if name == "coclr" else ""))
     add = parser.topic("checkpoints")
     add("--infonce_rgb", type=Path, metavar="CKPT", help="use this checkpoint instead of training InfoNCE on RGB")
     add("--infonce_flow", type=Path, metavar="CKPT", help="likewise for flow")
@@ -122,7 +124,7 @@ def parse(argv: Sequence[str], description: str | None) -> tuple[Namespace, list
         raise OptionError(f"--dataset {args.dataset} has a suffix: give the plain name, {base}; both streams are used")
     kept = args.out / SETTINGS
     if not kept.is_file():
-        return args, []
+        return _with_roots(args), []
     own = vars(parser.parse_args(["--config", str(kept)])) | {name: getattr(args, name) for name in NOT_KEPT}
     parser.set_defaults(**own)
     now = vars(_resolve(parser.parse_args(joined(argv)))) | {"out": args.out}
@@ -131,13 +133,19 @@ def parse(argv: Sequence[str], description: str | None) -> tuple[Namespace, list
             raise OptionError(f"--{name} is {_text(value)} here, but {_text(own[name])} in {kept}, from which the run "
                               "continues: leave the option out, or choose another --out")
     reasons = dict(re.findall(r"^(\w+): .*?  # (.*)$", kept.read_text(encoding="utf-8"), re.MULTILINE))
-    return Namespace(**own), [Setting(name, own[name], reasons.get(name, "")) for name in PUBLISHED]
+    return _with_roots(Namespace(**own)), [Setting(name, own[name], reasons.get(name, "")) for name in PUBLISHED]
 
 
-def _resolve(args: Namespace) -> Namespace:
-    places = {name: type(getattr(args, name))(Path(getattr(args, name)).resolve()) for name in PLACES
-              if getattr(args, name) is not None}
-    return Namespace(**vars(args) | places)
+def _resolve(options: Namespace) -> Namespace:
+    places = {name: type(value)(Path(value).resolve()) for name, value in vars(options).items()
+              if name in PLACES and value is not None}
+    return Namespace(**vars(options) | places)
+
+
+def _with_roots(options: Namespace) -> Namespace:
+    """Put what is prepared into the work folder, if no other place is given."""
+    places = {name: getattr(options, name) or str(options.out / folder) for name, folder in ROOTS.items()}
+    return Namespace(**vars(options) | places) if options.videos else options
 
 
 def _text(value: Any) -> str:
@@ -145,10 +153,11 @@ def _text(value: Any) -> str:
 
 
 def epoch_words(values: Mapping[str, Any], name: str) -> list[str]:
-    """Return --epochs, --schedule scaled from the published one, and the quoted options of a training."""
+    """Return what a kind of training always has, its --epochs and --schedule, scaled, and the quoted options."""
     (whole, falls), epochs = FALLS[name], values[f"{name}_epochs"]
     scaled = sorted({round(epochs * fall / whole) for fall in falls})
-    return ["--epochs", str(epochs), "--schedule", *map(str, scaled), *values[f"{name}_options"]]
+    return [*ALWAYS.get(name, ()), "--epochs", str(epochs), "--schedule", *map(str, scaled),
+            *values[f"{name}_options"]]
 
 
 def method_words(values: Mapping[str, Any], method: str) -> list[str]:
@@ -180,7 +189,9 @@ def advised(name: str, kind: str, values: Mapping[str, Any]) -> Iterator[None]:
 def keep(settings: Sequence[Setting], options: Mapping[str, Any], out: Path) -> None:
     """Write options to the work folder as lines that ``--config`` reads, each with its reason as a comment."""
     reasons = {setting.name: f"  # {setting.reason}" for setting in settings}
-    kept = {name: value for name, value in options.items() if value not in (None, []) and name not in NOT_KEPT}
+    implied = {str(out / folder) for folder in ROOTS.values()}
+    kept = {name: value for name, value in options.items()
+            if value not in (None, [], *implied) and name not in NOT_KEPT}
     write_text(out / SETTINGS, "".join(
         f"{name}: {json.dumps(_text(value) if name.endswith('_options') else value, default=str)}"
         f"{reasons.get(name, '')}\n" for name, value in kept.items()))

@@ -83,7 +83,7 @@ class RenderSpec:
 def background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Draw a muted toroidal texture, uint8 BGR (H, W, 3), in a hue of its own."""
     unit = height / 60  # textures keep their size relative to the picture
-    level = sum(_noise(rng, height, width, sigma * unit) for sigma in (1.6, 4.0, 8.0)) / 3
+    level = np.mean([_noise(rng, height, width, sigma * unit) for sigma in (1.6, 4.0, 8.0)], axis=0)
     tint = 1 + 0.25 * rng.uniform(-1, 1, 3)
     return np.clip(tint * (110 + 45 * level)[..., None], 0, 255).astype(np.uint8)
 

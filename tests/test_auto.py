@@ -64,6 +64,8 @@ def test_settings_are_read_back_and_a_contradiction_is_refused(tmp_path):
     assert not none and {(row.name, row.value, row.reason) for row in rows} <= {tuple(row) for row in settings}
     assert again.probe_options == ["--lr", "0.1"] and again.videos == tmp_path and again.moco_k == 64
     fresh, _ = cotrain_options.parse(["--config", str(tmp_path / "settings.yaml"), "--out", str(tmp_path / "new")], "")
-    assert vars(fresh) | {"out": tmp_path} == vars(again)
+    assert fresh.data_root == str(tmp_path / "new/data")
+    places = {name: getattr(again, name) for name in ("out", "data_root", "split_root")}
+    assert vars(fresh) | places == vars(again)
     with pytest.raises(OptionError, match=r"--topk is 3 here, but 4 in .*settings\.yaml"):
         cotrain_options.parse([*line, "--topk", "3"], "")

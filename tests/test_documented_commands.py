@@ -18,7 +18,7 @@ import pytest
 from documented import PAGES, ROOT, Command, commands, shell_text
 from torch.distributed.launch import parse_args
 
-import cotrain
+from engine.cotrain_options import joined
 from eval import main_classifier, options
 from model import classifier, momentum
 from utils import launch
@@ -37,7 +37,7 @@ def parser_of(words: list[str]) -> tuple[Parser, list[str]]:
         path = next(each for each in (f"{path}/__main__", f"eval/{path}") if (ROOT / f"{each}.py").is_file())
     if path == "eval/main_classifier":
         return options.make_parser(main_classifier.__doc__), given
-    given = cotrain.joined(given) if path == "cotrain" else given
+    given = joined(given) if path == "cotrain" else given
     return importlib.import_module(path.replace("/", ".")).make_parser(), given
 
 

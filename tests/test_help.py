@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import cotrain
+from engine.cotrain_options import joined
 from eval import main_classifier
 from eval import options as classifier
 from utils.parser import HIDDEN, TOPICS, Parser
@@ -79,4 +79,4 @@ def test_the_help_ends_with_an_example_that_the_script_takes(script):
     assert commands, examples
     for command in commands:
         words = shlex.split(command, comments=True)
-        parser.parse_args(cotrain.joined(words) if name == "cotrain.py" else words)
+        parser.parse_args(joined(words) if name == "cotrain.py" else words)

@@ -61,8 +61,8 @@ class Step:
 
     def tidy(self, out: Path) -> None:
         """Remove the files that are of no use any more."""
-        for path in (out / self.product).parent.glob(self.rest) if self.product and self.rest else ():
-            if path != out / self.product:
+        if self.product and self.rest:
+            for path in set((out / self.product).parent.glob(self.rest)) - {out / self.product}:
                 path.unlink()
 
 
