@@ -1,5 +1,6 @@
 """What the pages point to exists: links, anchors, pictures, objects in the code, files and options."""
 
+import ast
 import importlib
 import re
 from functools import cache
@@ -9,6 +10,7 @@ import pytest
 from documented import PAGES, ROOT
 
 from eval import options as classifier
+from utils import errors
 
 DOCS = ROOT / "docs"
 ALL_PAGES = [*PAGES, ROOT / "CHANGELOG.md", *sorted((DOCS / "research").glob("*.md"))]
@@ -18,6 +20,9 @@ FILE = re.compile(r"`([\w./-]+\.(?:py|sh|sbatch|toml|yml|md))`")
 FLAG = re.compile(r"(?<![\w-])(--[A-Za-z][\w-]*)")
 OF_COCLR = {"dataset/lmdb_dataset.py", "utils/utils.py"}  # files of the released code that are not here
 OF_OTHERS = {"--nproc_per_node", "--nnodes", "--max-restarts", "--signal", "--logdir", "--pdb"}  # of other programs
+
+
+REPORTED = {"warn", *(name for name in vars(errors) if name.endswith("Error"))}  # what makes a warning or a refusal
 
 
 def prose(page: Path) -> str:
@@ -89,3 +94,30 @@ def test_flags_on_the_pages_are_options():
     assert "--cascade" in options and "--nonsense" not in options
     pages = [page for page in PAGES if page.name != "README.md"]
     assert {page.name: unknown for page in pages if (unknown := set(FLAG.findall(prose(page))) - options)} == {}
+
+
+def fixed(message: ast.expr) -> str:
+    """Return the fixed text of a message in the code, with a mark where something is put in."""
+    if isinstance(message, ast.BinOp):
+        return fixed(message.left) + fixed(message.right)
+    parts = message.values if isinstance(message, ast.JoinedStr) else [message]
+    return "".join(part.value if isinstance(part, ast.Constant) and isinstance(part.value, str) else "\0" for part in parts)
+
+
+def triples(text: str) -> set[str]:
+    words = re.sub(r"[^\w -]", "", " ".join(text.lower().split())).split()
+    return {" ".join(words[i:i + 3]) for i in range(len(words) - 2)}
+
+
+def test_every_warning_and_refusal_is_on_the_page_on_troubles():
+    page = triples((DOCS / "troubleshooting.md").read_text())
+    found = {}
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("[!.]*/**/*.py")):
+        if path.relative_to(ROOT).parts[0] in {"tests", "experiments", "scripts", "build"} or "benchmarks" in path.parts:
+            continue
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in REPORTED and call.args:
+                message = fixed(call.args[0])
+                found[message] = [triples(part) for part in message.split("\0")]
+    assert len(found) > 150
+    assert [message for message, parts in found.items() if any(parts) and not any(part & page for part in parts)] == []
