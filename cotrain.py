@@ -218,7 +218,7 @@ def settle(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, floa
         words = ["--dataset", f"{args.dataset}{views}-2clip", "--batch_size", batch, "--moco-k", batch]  # soon full
         words += ["--topk", "1", "--health_clips", "0", "--second_view", args.second_view] * (method == "coclr")
         config = configs_of(vars(SCRIPTS[EXTRA[method]].parse([*common, *words], planned=True)))
-        dist = DistInfo(0, 0, 1, main_classifier.options.devices(None)[0], None)
+        dist = DistInfo(0, 0, 1, main_classifier.options.devices(None)[0])
         seconds[method] = auto.seconds_per_step(make(*config, dist))
     facts = replace(facts, seconds=seconds, spent=spent + time.perf_counter() - start)
     settings = auto.choose(facts, given)
@@ -291,7 +291,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warn(line)
         done = sum(step.is_done(args.out) for step in plan.steps)
         say(f"{done} of {len(plan.steps)} steps are done; the printed commands run in {args.out}")
-        runner.run(plan.steps)
+        runner.run(plan.steps, sum(seconds.get(kind, 0.0) for kind in ("index", "report")))
         finish(plan, runner, settings, warnings)
     return 0
 

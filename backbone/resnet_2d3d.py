@@ -16,17 +16,9 @@ def _conv(in_planes: int, planes: int, kernel: tuple, stride: tuple = (1, 1, 1))
 
 
 class Bottleneck(nn.Module):
-    """Bottleneck of t x 1 x 1, 1 x 3 x 3 (strided in space) and 1 x 1 x 1 convolutions with a shortcut.
+    """Bottleneck of temporal x 1 x 1, 1 x 3 x 3 (strided in space) and 1 x 1 x 1 convolutions with a shortcut."""
 
-    Args:
-        in_planes: input channels.
-        width: inner channels; the output has four times as many.
-        stride: spatial stride.
-        temporal: kernel size t of the first convolution.
-        final_relu: apply a ReLU to the sum.
-    """
-
-    def __init__(self, in_planes: int, width: int, stride: int, temporal: int, final_relu: bool = True) -> None:
+    def __init__(self, in_planes: int, width: int, stride: int, temporal: int) -> None:
         super().__init__()
         out = width * EXPANSION
         space = (1, stride, stride)
@@ -40,39 +32,27 @@ class Bottleneck(nn.Module):
         self.downsample = None
         if stride != 1 or in_planes != out:
             self.downsample = nn.Sequential(_conv(in_planes, out, (1, 1, 1), space), nn.BatchNorm3d(out))
-        self.final_relu = final_relu
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out)) + shortcut
-        return self.relu(out) if self.final_relu else out
+        return self.relu(self.bn3(self.conv3(out)) + shortcut)
 
 
 class ResNet2d3d(nn.Module):
-    """2D-3D ResNet-50; the last block's ReLU comes at the end of the network.
+    """2D-3D ResNet-50."""
 
-    Args:
-        input_channel: channels of the clips (3 for RGB, and for flow, which is stored as an image).
-    """
-
-    layer1: nn.Sequential
-    layer2: nn.Sequential
-    layer3: nn.Sequential
-    layer4: nn.Sequential
-
-    def __init__(self, input_channel: int = 3) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.conv1 = _conv(input_channel, 64, (5, 7, 7), (2, 2, 2))
+        self.conv1 = _conv(3, 64, (5, 7, 7), (2, 2, 2))
         self.bn1 = nn.BatchNorm3d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
         in_planes = 64
         for number, (width, blocks, stride, temporal) in enumerate(LAYERS, start=1):
-            last = number == len(LAYERS)
-            layer = [Bottleneck(in_planes if i == 0 else width * EXPANSION, width, stride if i == 0 else 1, temporal,
-                                final_relu=not (last and i == blocks - 1)) for i in range(blocks)]
+            layer = [Bottleneck(in_planes if i == 0 else width * EXPANSION, width, stride if i == 0 else 1, temporal)
+                     for i in range(blocks)]
             self.add_module(f"layer{number}", nn.Sequential(*layer))
             in_planes = width * EXPANSION
         self.feature_size = in_planes
@@ -83,5 +63,6 @@ class ResNet2d3d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map clips (B, 3, T, H, W) to features (B, 2048, T/2, H/32, W/32)."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.relu(x)
+        for number in range(1, 1 + len(LAYERS)):
+            x = getattr(self, f"layer{number}")(x)
+        return x

@@ -4,6 +4,8 @@ Each layer is registered under two names: its row of the Inception table (``Mixe
 (``block3.1``). Published checkpoints hold both, and other code must be able to load ours with strict key matching.
 """
 
+from collections import OrderedDict
+
 import torch
 from torch import Tensor, nn
 
@@ -32,17 +34,12 @@ def _space_pool() -> nn.MaxPool3d:
     return nn.MaxPool3d((1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1))
 
 
-class BasicConv3d(nn.Module):
+class BasicConv3d(nn.Sequential):
     """1x1x1 convolution, BatchNorm, ReLU."""
 
     def __init__(self, in_planes: int, out_planes: int) -> None:
-        super().__init__()
-        self.conv = _conv(in_planes, out_planes, (1, 1, 1), (1, 1, 1), (0, 0, 0))
-        self.bn = nn.BatchNorm3d(out_planes)
-        self.relu = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.relu(self.bn(self.conv(x)))
+        super().__init__(OrderedDict(conv=_conv(in_planes, out_planes, (1, 1, 1), (1, 1, 1), (0, 0, 0)),
+                                     bn=nn.BatchNorm3d(out_planes), relu=nn.ReLU(inplace=True)))
 
 
 class STConv3d(nn.Module):
@@ -98,15 +95,9 @@ class InceptionBlock3d(nn.Module):
 
 
 class S3D(nn.Module):
-    """S3D up to its last Inception block.
+    """S3D up to its last Inception block, with feature gating (S3D-G) or not, and all widths times `scale`."""
 
-    Args:
-        input_channel: channels of the clips (3 for RGB, and for flow, which is stored as an image).
-        gating: add feature gating (S3D-G).
-        scale: factor on all widths.
-    """
-
-    def __init__(self, input_channel: int = 3, gating: bool = False, scale: float = 1.0) -> None:
+    def __init__(self, gating: bool = False, scale: float = 1.0) -> None:
         super().__init__()
         stem = {name: round(scale * width) for name, width in STEM_WIDTHS.items()}
         self.feature_size = stem["Conv_2c"]  # grows with each Inception block
@@ -117,7 +108,7 @@ class S3D(nn.Module):
             self.feature_size = block.out_planes
             return block
 
-        self._register_block(1, Conv_1a=STConv3d(input_channel, stem["Conv_1a"], 7, 2, 3))
+        self._register_block(1, Conv_1a=STConv3d(3, stem["Conv_1a"], 7, 2, 3))
         self._register_block(2, MaxPool_2a=_space_pool(), Conv_2b=BasicConv3d(stem["Conv_1a"], stem["Conv_2b"]),
                              Conv_2c=STConv3d(stem["Conv_2b"], stem["Conv_2c"], 3, 1, 1))
         self._register_block(3, MaxPool_3a=_space_pool(), **{f"Mixed_3{c}": mixed(f"Mixed_3{c}") for c in "bc"})

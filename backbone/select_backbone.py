@@ -25,13 +25,7 @@ CONV_BN = (("conv", "bn"), ("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"),
 
 
 def select_backbone(network: str) -> tuple[nn.Module, dict[str, int]]:
-    """Build a backbone with random weights, by a key of :data:`NETWORKS`.
-
-    Returns:
-        The backbone, which maps clips (B, 3, T, H, W) to features (B, F, t, h, w), and {"feature_size": F}.
-    """
-    if network not in NETWORKS:
-        raise ValueError(f"unknown network '{network}': choose from {', '.join(NETWORKS)}")
+    """Build a backbone with random weights, which maps clips (B, 3, T, H, W) to (B, F, t, h, w); also returns its F."""
     backbone = NETWORKS[network]()
     return backbone, {"feature_size": backbone.feature_size}
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from dataset.clip_sampler import RandomClips, Sampler, Windows
 from dataset.lmdb_reader import LmdbReader
-from dataset.residual import PairReader, ResidualReader
-from dataset.video_dataset import Transform, VideoDataset
+from dataset.residual import PairReader, Reader, ResidualReader
+from dataset.transforms.presets import Transform
+from dataset.video_dataset import VideoDataset
 from dataset.video_index import IndexRules, read_classes, read_index
 from utils.errors import DataError
 
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA_ROOT, SPLIT_ROOT = ROOT / "data", ROOT / "process_data" / "data"
 STREAMS = {"": ("rgb",), "-f": ("flow",), "-2stream": ("rgb", "flow")}
 SECOND_VIEWS = ("flow", "residual")
+MODES = ("train", "val", "test", "query", "gallery", "gallery_windows")
 NAME = re.compile(r"(?P<base>[A-Za-z0-9][\w.-]*?)(?P<streams>-f|-2stream)?(?P<clips>-2clip)?", flags=re.ASCII)
 
 
@@ -44,27 +46,6 @@ KNOWN = {
 
 
 @dataclass(frozen=True)
-class Mode:
-    """A way to use a dataset."""
-
-    train: bool  # the training videos, else the test videos
-    windows: bool = False  # all windows, else random clips
-    windowed: bool = False  # frames are decoded once and shared by windows
-    validation: bool = False  # 30 % of the videos
-    by_epoch: bool = False  # random draws differ between epochs
-
-
-MODES = {
-    "train": Mode(train=True, by_epoch=True),
-    "val": Mode(train=False, validation=True),
-    "test": Mode(train=False, windows=True, windowed=True),
-    "query": Mode(train=False, windowed=True),
-    "gallery": Mode(train=True, windowed=True),
-    "gallery_windows": Mode(train=True, windows=True, windowed=True),
-}
-
-
-@dataclass(frozen=True)
 class DatasetSpec:
     """A parsed name."""
 
@@ -83,7 +64,7 @@ class DatasetSpec:
         kinds = ("rgb",) if self.second_view == "residual" else self.streams
         return [data_root / getattr(self.files, kind).format(part=self.part(train=train)) for kind in kinds]
 
-    def readers(self, data_root: Path, *, train: bool) -> list[LmdbReader | ResidualReader]:
+    def readers(self, data_root: Path, *, train: bool) -> list[Reader]:
         """Return a reader of each stream; nothing is opened."""
         paths = self.lmdbs(data_root, train=train)
         if self.second_view == "flow":
@@ -99,7 +80,6 @@ class DatasetSpec:
         return split_root / self.base / self.files.csv.format(part=self.part(train=train), split=which_split)
 
     def rules(self) -> IndexRules:
-        """Return the rules for the rows of a list."""
         kinetics = self.files.kinetics
         return IndexRules(drop_unknown_classes=kinetics, source_by_video=kinetics,
                           csv_counts=tuple(stream == "rgb" and not kinetics for stream in self.streams),
@@ -140,21 +120,19 @@ def build(name: str, mode: str, *, transform: Transform, data_root: str | os.Pat
             the same), "gallery" (of a training video) or "gallery_windows" (all windows of the training videos).
         data_root, split_root: folders of LMDBs and splits; None for the repository's own.
         second_view: "flow", or "residual" (made from RGB) for "-f" and the second of "-2stream".
-
-    Raises:
-        DataError: there is no such dataset, or files are missing, damaged or inconsistent.
     """
-    spec, how = parse(name, second_view), MODES[mode]
+    assert mode in MODES, mode
+    spec, train = parse(name, second_view), mode in ("train", "gallery", "gallery_windows")
     data, splits = Path(data_root or DATA_ROOT), Path(split_root or SPLIT_ROOT)
-    csv_path = spec.csv(splits, which_split, train=how.train)
-    _refuse_absent(spec, csv_path.parent / "ClassInd.txt", csv_path, *spec.lmdbs(data, train=how.train))
-    readers = spec.readers(data, train=how.train)
+    csv_path = spec.csv(splits, which_split, train=train)
+    _refuse_absent(spec, csv_path.parent / "ClassInd.txt", csv_path, *spec.lmdbs(data, train=train))
+    readers = spec.readers(data, train=train)
     index = read_index(csv_path, readers, spec.rules(), seq_len=seq_len, ds=ds)
-    if how.validation:
+    if mode == "val":
         index = index.validation()
-    sampler: Sampler = (Windows(seq_len, ds) if how.windows
-                        else RandomClips(seq_len, ds, spec.clips, windowed=how.windowed))
-    return VideoDataset(readers, index, sampler, transform, seed=seed, by_epoch=how.by_epoch)
+    sampler: Sampler = (Windows(seq_len, ds) if mode in ("test", "gallery_windows")
+                        else RandomClips(seq_len, ds, spec.clips, windowed=mode in ("query", "gallery")))
+    return VideoDataset(readers, index, sampler, transform, seed=seed, by_epoch=mode == "train")
 
 
 def _refuse_absent(spec: DatasetSpec, *paths: Path) -> None:

@@ -20,10 +20,9 @@ def clip_from(start: int, num_frames: int, seq_len: int, ds: int) -> np.ndarray:
 
 
 def random_clip(num_frames: int, seq_len: int, ds: int, rng: np.random.Generator) -> np.ndarray:
-    """Draw a clip at a random start, int64 (seq_len,).
+    """Draw a clip, int64 (seq_len,), that starts uniformly in 0 ... num_frames - seq_len*ds - 1.
 
-    A video longer than the clip's span starts uniformly in 0 ... num_frames - seq_len*ds - 1, a shorter one at an
-    offset in 0 ... ds-1.
+    A video that is no longer than the clip's span starts at an offset in 0 ... ds-1.
     """
     starts = num_frames - seq_len * ds
     if starts <= 0:
@@ -50,7 +49,7 @@ def too_short(num_frames: int | np.ndarray, seq_len: int, ds: int, rule: LengthR
 
 @dataclass(frozen=True)
 class RandomClips:
-    """Clips at independent random starts."""
+    """Draws clips at independent random starts, int64 (clips, seq_len)."""
 
     seq_len: int
     ds: int
@@ -58,13 +57,12 @@ class RandomClips:
     windowed: bool = False  # whether the transform gets them as windows of shared frames
 
     def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-        """Draw the frames of the clips, int64 (clips, seq_len)."""
         return np.stack([random_clip(num_frames, self.seq_len, self.ds, rng) for _ in range(self.clips)])
 
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows of a video; nothing is random."""
+    """Returns all windows of a video, int64 (W, seq_len); nothing is random."""
 
     seq_len: int
     ds: int
@@ -72,7 +70,6 @@ class Windows:
     windowed: bool = True
 
     def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-        """Return the frames of the windows, int64 (W, seq_len)."""
         return windows(num_frames, self.seq_len, self.ds)
 
 
@@ -80,7 +77,6 @@ class TwoTimes(Windows):
     """Two windows, a quarter and three quarters into a video; the same one where there is no other."""
 
     def __call__(self, num_frames: int, rng: np.random.Generator) -> np.ndarray:
-        """Return the frames of both, int64 (2, seq_len)."""
         rows = windows(num_frames, self.seq_len, self.ds)
         return rows[[len(rows) // 4, 3 * len(rows) // 4]]
 

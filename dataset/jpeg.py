@@ -20,12 +20,8 @@ def decode(jpegs: Sequence[memoryview]) -> tuple[np.ndarray, dict[int, str]]:
     Where simplejpeg, which is faster, refuses an image, OpenCV tries: it also reads PNGs, and JPEGs with harmless
     faults. Both decode the JPEGs that they accept to the same pixels.
 
-    Returns:
-        uint8 RGB (N, H, W, 3), and what is wrong with each image that does not decode or is of another size than most;
-        its pixels are undefined. Where no image decodes, H and W are 0.
-
-    Raises:
-        ValueError: together they take more than 4 GiB.
+    Returns uint8 RGB (N, H, W, 3), and what is wrong with each image that does not decode or is of another size than
+    most; its pixels are undefined. Where no image decodes, H and W are 0. ValueError if they take more than 4 GiB.
     """
     sizes: dict[int, tuple[int, int]] = {}
     faults: dict[int, str] = {}
@@ -41,22 +37,17 @@ def decode(jpegs: Sequence[memoryview]) -> tuple[np.ndarray, dict[int, str]]:
                          "the video into several, or make its frames smaller")
     images = np.empty((len(jpegs), *size, 3), dtype=np.uint8)
     for place in sizes:
+        if sizes[place] != size:
+            faults[place] = "is of another size than most"
+            continue
         try:
-            _decode_into(images[place], jpegs[place])
-        except ValueError as error:
-            faults[place] = str(error)
+            simplejpeg.decode_jpeg(jpegs[place], buffer=images[place])
+        except ValueError:
+            try:
+                images[place] = _decode_by_opencv(jpegs[place])
+            except ValueError as error:
+                faults[place] = str(error)
     return images, faults
-
-
-def _decode_into(out: np.ndarray, data: memoryview) -> None:
-    try:
-        found = simplejpeg.decode_jpeg(data, buffer=out)
-    except ValueError:
-        found = _decode_by_opencv(data)
-    if found.shape != out.shape:
-        raise ValueError("is of another size than most")
-    if not np.may_share_memory(found, out):
-        out[:] = found
 
 
 def dimensions(data: memoryview) -> tuple[int, int]:

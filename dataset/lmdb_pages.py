@@ -21,7 +21,6 @@ from pathlib import Path
 MAGIC, FORMAT = 0xBEEFC0DE, 1
 PAGE_HEADER, NODE_HEADER, META = 16, 8, 136  # bytes
 SMALLEST_FILE = 1024  # bytes: two pages of the smallest size
-NO_PAGE = (1 << 64) - 1  # root of an empty tree
 LEAF, OWN_PAGES = 0x02, 0x01  # flags of a page, and of a node whose value lies in pages of its own
 
 # First byte of a msgpack header -> bytes of the length that follows; shorter lengths are in the first byte's low bits.
@@ -58,14 +57,10 @@ class Value:
 
 
 def frame_spans(value: memoryview, frames: Sequence[int]) -> tuple[int, list[tuple[int, int]]]:
-    """Find byte strings in a msgpack list by walking the headers before them; no string is touched.
+    """Find byte strings in a msgpack list (else DamagedError) by walking the headers before them; none is touched.
 
-    Returns:
-        The number of elements by the list's header, and (start, end) of each of `frames`, ascending, up to the first
-        that is damaged, cut off or not in the list.
-
-    Raises:
-        DamagedError: the value is no list.
+    Returns the number of elements by the list's header, and (start, end) of each of `frames`, ascending, up to the
+    first that is damaged, cut off or not in the list.
     """
     try:
         count, place = _header(value, 0, LIST_HEADERS, SHORT_LIST)
@@ -108,18 +103,14 @@ def data_file(path: str | os.PathLike) -> Path:
 
 def stamp(path: str | os.PathLike) -> tuple[int, ...]:
     """Return what changes when an LMDB is replaced or written to; empty if there is none."""
-    try:
+    with suppress(FileNotFoundError):
         found = os.stat(data_file(path))
-    except FileNotFoundError:
-        return ()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return ()
 
 
 class PageReader:
-    """Looks up values in an LMDB that nothing writes to. Safe to use after a fork.
-
-    Raises DamagedError if the file is of another format, or cut short.
-    """
+    """Looks up values in an LMDB that nothing writes to, also after a fork; DamagedError if it is none or cut."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.stamp = stamp(path)
@@ -144,7 +135,7 @@ class PageReader:
     def value(self, key: bytes) -> Value | None:
         """Look up the value of a key, None if there is none; DamagedError if the pages lead out of the file."""
         try:
-            return None if self._root == NO_PAGE else self._find(key)
+            return self._find(key)
         except (struct.error, IndexError, OverflowError) as error:
             raise DamagedError(f"its pages lead nowhere ({error})") from error
 

@@ -5,7 +5,6 @@ forked process shares the parent's.
 """
 
 import math
-import operator
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -46,10 +45,6 @@ class FrameReader:
         """Read frames int64 (N,) of "Class/video", distinct and ascending, perhaps with others; may raise DataError."""
         raise NotImplementedError
 
-    def frame_bytes(self, name: str) -> int:
-        """Return the bytes that a frame of a video takes when decoded; 1 if its first frames cannot be read."""
-        raise NotImplementedError
-
     def frames(self, name: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """Read frames `indices` (T,) of a video, uint8 RGB (T, H, W, 3). Raises as :meth:`clips`."""
         return self.clips(name, np.asarray(indices)[None])[0]
@@ -60,8 +55,8 @@ class FrameReader:
         Args:
             name: "Class/video".
             indices: frames of each clip, (clips, T), from 0.
-            damaged: collects the numbers of frames that cannot be read; the nearest readable frame (of two, the
-                earlier) replaces each. Without this list they are an error.
+            damaged: collects the numbers of unreadable frames, which the nearest readable one (of two, the earlier)
+                replaces. Without this list they are an error.
 
         Raises:
             DataError: there is no such video or frame, or its value is lost.
@@ -103,10 +98,6 @@ class LmdbReader(FrameReader):
             self._opened = _open(self.path)
         return self._opened
 
-    def close(self) -> None:
-        """Close the file; the next use opens it again."""
-        self._opened = None
-
     @property
     def names(self) -> list[str]:
         """ "Class/video" of every video, in the order of ``__order__``."""
@@ -120,8 +111,8 @@ class LmdbReader(FrameReader):
         return int(self._file().num_frames[self._id(name)])
 
     def frame_bytes(self, name: str) -> int:
-        """See :meth:`FrameReader.frame_bytes`."""
-        view, first = self._value(name).view, range(min(8, self.num_frames(name)))
+        """Return the bytes that a frame of a video takes when decoded; 1 if its first frames cannot be read."""
+        view, first = self.value(name).view, range(min(8, self.num_frames(name)))
         with suppress(DamagedError):
             for start, end in frame_spans(view, first)[1]:
                 with suppress(ValueError):
@@ -129,9 +120,8 @@ class LmdbReader(FrameReader):
         return 1
 
     def read(self, name: str, numbers: np.ndarray) -> DecodedFrames:
-        """See :meth:`FrameReader.read`."""
         where = f"{self.path}, video {name}"
-        value = self._value(name)
+        value = self.value(name)
         try:
             count, spans = frame_spans(value.view, numbers.tolist())
         except DamagedError as error:
@@ -151,17 +141,14 @@ class LmdbReader(FrameReader):
         found |= dict.fromkeys(cut, f"{where}: its value is cut after {len(value.view)} bytes, or damaged")
         return DecodedFrames(numbers, images, found)
 
-    def packed(self, name: str) -> memoryview:
-        """Return the value of a video, a msgpack list of its JPEGs, as it is in the file. Raises as :meth:`clips`."""
-        return self._value(name).view
-
     def _id(self, name: str) -> int:
         try:
             return self._file().ids[name]
         except KeyError:
             raise DataError(f"{self.path} has no video {name}") from None
 
-    def _value(self, name: str) -> Value:
+    def value(self, name: str) -> Value:
+        """Find the value of a video, a msgpack list of its JPEGs, in the file. Raises as :meth:`clips`."""
         pages = self._file().pages
         if stamp(self.path) != pages.stamp:
             raise DataError(f"{self.path} was replaced or changed while it was in use: start again, with a file that "
@@ -185,11 +172,10 @@ def _open(path: str) -> OpenFile:
         ids = {name.decode(): number for number, name in enumerate(order)}
         places = [int(key) for key in keys]
         num_frames = np.zeros(len(order), dtype=np.int32)
-        num_frames[places] = [operator.index(length) for length in lengths]
-        if not len(order) == len(places) == len(lengths):
-            raise ValueError(f"{len(order)}, {len(places)} and {len(lengths)} entries")
-        if len(ids) < len(order) or sorted(places) != list(range(len(order))) or (num_frames < 0).any():
-            raise ValueError("a video is listed twice, or has fewer than 0 frames")
+        num_frames[places] = lengths
+        if (not len(ids) == len(order) == len(lengths) or sorted(places) != list(range(len(order)))
+                or (num_frames < 0).any()):
+            raise ValueError("a video is missing or listed twice, or has fewer than 0 frames")
     except (ValueError, IndexError, AttributeError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: __order__, __keys__ and __vlen__ are inconsistent ({error}): rebuild the LMDB"
                         ) from error

@@ -6,12 +6,14 @@ import resource
 import signal
 from collections.abc import Iterator, Sized
 from contextlib import suppress
+from itertools import islice
 from multiprocessing.queues import Queue
 from typing import Any
 
 import torch
 from torch._utils import ExceptionWrapper
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 from utils.console import warn
 from utils.errors import OptionError, TrainingError
@@ -30,53 +32,31 @@ class LostWorkerError(TrainingError):
     """A loader worker ended, for example because memory ran out."""
 
 
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Yields (epoch, index), so that persistent workers know which epoch a sample is for.
+class EpochSampler(DistributedSampler[Any]):
+    """Yields (epoch, index), so that persistent workers know which epoch a sample is for."""
 
-    Every process gets the same number of samples: the order, the same everywhere, is filled up from its beginning to
-    a multiple of the processes, and process r takes every ``world_size``-th from the r-th on.
-    With `shuffle` there is a new order each epoch, by seed and epoch.
-    """
-
-    def __init__(self, size: int, *, shuffle: bool, seed: int = 0, rank: int = 0, world_size: int = 1) -> None:
-        self.size, self.shuffle, self.seed, self.rank, self.world_size = size, shuffle, seed, rank, world_size
-        self.epoch = self.skip = 0
+    skip = 0
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
         """Set the epoch of the next pass, and how many of this process's samples it skips."""
         self.epoch, self.skip = epoch, skip
 
-    def __len__(self) -> int:
-        return -(-self.size // self.world_size)
-
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed + self.epoch)
-            order = torch.randperm(self.size, generator=generator).tolist()
-        else:
-            order = list(range(self.size))
-        total = len(self) * self.world_size
-        for place in range(self.rank + self.skip * self.world_size, total, self.world_size):
-            yield self.epoch, order[place % self.size]
+        return ((self.epoch, index) for index in islice(super().__iter__(), self.skip, None))
 
 
 def make_loader(dataset: Dataset, *, batch_size: int, workers: int, train: bool, seed: int, rank: int,
                 world_size: int, device: torch.device) -> DataLoader:
     """Make a loader of a training set, shuffled and without its last incomplete batch, or of all of a validation set.
 
-    Args:
-        batch_size: clips per process, at most.
-        workers: loader processes; 0 loads in this one.
-
-    Raises:
-        OptionError: a training set has not even one batch for each process.
+    `batch_size` is of a process; OptionError if a training set has not even one batch for each process.
     """
     assert isinstance(dataset, Sized)
     if train and len(dataset) < batch_size * world_size:
         processes = f" on {world_size} processes" if world_size > 1 else ""
         raise OptionError(f"the training set has only {len(dataset)} clips, fewer than one batch of "
                           f"{batch_size}{processes}: use a smaller --batch_size or more videos")
-    sampler = EpochSampler(len(dataset), shuffle=train, seed=seed, rank=rank, world_size=world_size)
+    sampler = EpochSampler(dataset, shuffle=train, seed=seed, rank=rank, num_replicas=world_size)
     # With a generator of its own, a pass draws no number from the one that dropout uses.
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers, drop_last=train,
                       pin_memory=device.type == "cuda", persistent_workers=workers > 0, worker_init_fn=init_worker,
@@ -84,11 +64,7 @@ def make_loader(dataset: Dataset, *, batch_size: int, workers: int, train: bool,
 
 
 def batches(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[Any]:
-    """Yield the batches of an epoch from number ``start`` on. Lost workers are replaced, without losing a batch.
-
-    Raises:
-        TrainingError: workers were lost again and again, or cannot send their clips.
-    """
+    """Yield the batches of an epoch from number ``start`` on; lost workers are replaced, without losing a batch."""
     sampler, lost, number = loader.sampler, 0, start
     assert isinstance(sampler, EpochSampler) and loader.batch_size is not None
     while True:
@@ -109,12 +85,7 @@ def batches(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[Any]:
 
 
 def items(loader: DataLoader) -> Iterator[Any]:
-    """Yield what any loader yields.
-
-    Raises:
-        LostWorkerError: a worker was lost.
-        TrainingError: shared memory or file handles ran out, here or in a worker.
-    """
+    """Yield what any loader yields; LostWorkerError, or TrainingError if shared memory or file handles ran out."""
     if loader.num_workers:
         allow_files(8 * loader.num_workers + 16)  # pipes, and the tensors that are on their way
     try:

@@ -32,7 +32,6 @@ class PairReader(LmdbReader):
         return super().__getstate__() | {"_kept": None}
 
     def read(self, name: str, numbers: np.ndarray) -> DecodedFrames:
-        """Read frames and the one after each."""
         both = np.union1d(numbers, numbers + 1)
         self._kept = name, super().read(name, both[both < max(self.num_frames(name), numbers[-1] + 1)])
         return self._kept[1]
@@ -58,15 +57,12 @@ class ResidualReader(FrameReader):
         return name in self.rgb
 
     def num_frames(self, name: str) -> int:
-        """Return the number of residual frames of a video; DataError for an unknown one."""
         return max(0, self.rgb.num_frames(name) - 1)
 
     def frame_bytes(self, name: str) -> int:
-        """Count the RGB frame, too."""
         return 2 * self.rgb.frame_bytes(name)
 
     def read(self, name: str, numbers: np.ndarray) -> DecodedFrames:
-        """Read residual frames of a video; faults are those of the RGB frames."""
         rgb = self.rgb.take(name, np.union1d(numbers, numbers + 1))
         images = np.empty((len(numbers), *rgb.images.shape[1:]), dtype=np.uint8)
         faults: dict[int, str] = {}
@@ -78,3 +74,6 @@ class ResidualReader(FrameReader):
             else:
                 residual_image(rgb.images[row], rgb.images[row + 1], image)
         return DecodedFrames(numbers, images, faults)
+
+
+Reader = LmdbReader | ResidualReader

@@ -1,8 +1,8 @@
 """A dataset composed of readers, an index of videos, a clip sampler and a transform."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, cast
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 from zlib import crc32
 
 import numpy as np
@@ -10,22 +10,12 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dataset.clip_sampler import Sampler
-from dataset.lmdb_reader import FrameReader
-from dataset.transforms.presets import Plan
+from dataset.residual import Reader
+from dataset.transforms.presets import Transform
 from dataset.video_index import VideoIndex
 
 # Windows of a video are decoded together up to so much; those of a longer one in several parts.
 MOST_FRAMES, MOST_BYTES = 4096, 1 << 30  # the longest video of UCF101 has 1,776 frames, 0.4 GB
-
-
-class Transform(Protocol):
-    """Augmentation of one sample, in two steps so that no frame is decoded without need."""
-
-    def plan(self, rng: np.random.Generator) -> Plan:
-        """Decide which clips are needed, and for what; `rng` draws everything of the sample."""
-
-    def render(self, plan: Plan, frames: Mapping[int, list[np.ndarray]], rng: np.random.Generator) -> dict[str, Any]:
-        """Make the tensors of a sample of each clip's frames, by its number: of each stream, uint8 (T, H, W, 3)."""
 
 
 class VideoDataset(Dataset):
@@ -34,7 +24,7 @@ class VideoDataset(Dataset):
     A sample depends on the seed, the epoch (only `by_epoch`) and the video, not on the worker or the order.
     """
 
-    def __init__(self, readers: Sequence[FrameReader], index: VideoIndex, sampler: Sampler, transform: Transform, *,
+    def __init__(self, readers: Sequence[Reader], index: VideoIndex, sampler: Sampler, transform: Transform, *,
                  seed: int = 0, by_epoch: bool = True) -> None:
         self.readers, self.index, self.sampler, self.transform = list(readers), index, sampler, transform
         self.seed, self.by_epoch = seed, by_epoch

@@ -10,11 +10,11 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from dataset.clip_sampler import LengthRule, too_short
+from dataset.residual import Reader
 from utils import files
 from utils.errors import DataError
 
@@ -35,10 +35,7 @@ def _read_text(path: Path, what: str) -> str:
 
 
 def read_classes(path: Path) -> list[str]:
-    """Read class names in label order, the 0-based line number, from lines "class", "index,class" or "index class".
-
-    Raises DataError if the file is missing or empty, has an empty line inside, or lists a class twice.
-    """
+    """Read class names in label order, the 0-based line number, from lines "class", "index,class" or "index class"."""
     lines = [line.strip() for line in _read_text(path, "class list").rstrip().splitlines()]
     classes = [INDEX.sub("", line, count=1) if INDEX.match(line) else line for line in lines]
     if not classes or "" in classes:
@@ -123,16 +120,6 @@ def source_ids(names: list[str], path: Path, *, by_video: bool) -> np.ndarray:
                     dtype=np.int64)
 
 
-class Reader(Protocol):
-    """What the index needs of an LMDB."""
-
-    path: str
-
-    def __contains__(self, name: str) -> bool: ...
-
-    def num_frames(self, name: str) -> int: ...
-
-
 @dataclass(frozen=True)
 class IndexRules:
     """Rules for the rows of a dataset."""
@@ -178,11 +165,8 @@ class VideoIndex:
 def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, seq_len: int, ds: int) -> VideoIndex:
     """Read the usable videos of a csv list; ClassInd.txt and video_source.json lie beside it.
 
-    Clips have `seq_len` frames, every `ds`-th.
-
-    Raises:
-        DataError: a file is missing or damaged, a class is not in the list, more than 5 % of the rows are missing
-            from an LMDB (or are of unlisted classes, K400), a row has more frames than the LMDB, or no video is left.
+    DataError if a file is missing or damaged, a class is not in the list, more than 5 % of the rows are missing from an
+    LMDB (or are of unlisted classes, K400), a row has more frames than the LMDB, or no video is left.
     """
     class_list = csv_path.with_name("ClassInd.txt")
     classes = read_classes(class_list)

@@ -17,11 +17,10 @@ from dataset import catalog
 from dataset.loader import batches
 from dataset.video_dataset import videos_of
 from dataset.video_index import read_rows, video_name
-from engine.pretraining import PretrainTask
+from engine.pretraining import PretrainTask, fitting_queue
 from utils.console import duration
 from utils.launch import allotted_cores
 
-LONGEST_QUEUE = 2048  # published
 LARGE = 2000  # training videos from which on published values hold
 FEW = 100  # videos below which training hardly pays
 EPOCHS, CPU_EPOCHS, LEAST_EPOCHS = 300, 60, 5  # of InfoNCE: published and most, on a CPU, and least
@@ -33,7 +32,7 @@ SURVIVORS = 16  # of a cascade's last but one stage, at least
 # What cotrain.py does where nothing is chosen automatically.
 PUBLISHED: dict[str, Any] = {
     "net": "s3d", "gpus": 1, "workers": min(8, allotted_cores()), "seq_len": 32, "ds": 1, "img_dim": 128,
-    "batch_size": 16, "moco_k": LONGEST_QUEUE, "mining": "cascade", "stage": 7, "ratio": 0.5, "topk": 5, "cycles": 2,
+    "batch_size": 16, "moco_k": 2048, "mining": "cascade", "stage": 7, "ratio": 0.5, "topk": 5, "cycles": 2,
     "infonce_epochs": EPOCHS, "coclr_epochs": 100, "probe_epochs": 100, "finetune_epochs": 500, "lr": 1e-3,
     "moco_m": 0.999}
 
@@ -61,11 +60,6 @@ class Facts:
     hours: float | None = None  # for everything
     spent: float = 0.0  # seconds of them that are gone, most of them for preparation
     seconds: Mapping[str, float] = field(default_factory=dict)  # per step of "infonce" and "coclr", by measurement
-
-
-def fitting_queue(videos: int, step: int) -> int:
-    """Return the longest queue, up to 2048, that is a multiple of a step's clips and at most half the videos."""
-    return max(1, min(LONGEST_QUEUE, videos // 2) // step) * step
 
 
 def choose(facts: Facts, given: Mapping[str, Any] | None = None) -> list[Setting]:
@@ -144,7 +138,7 @@ def _choose_sizes(facts: Facts, rows: _Rows) -> None:
 def _choose_method(facts: Facts, rows: _Rows) -> None:
     """Choose the queue, how positives are mined in it, and how often the streams take turns."""
     rows.add("moco_k", fitting_queue(facts.videos, _step(rows)),
-             f"at most half of {facts.videos} training videos, up to {LONGEST_QUEUE}")
+             f"at most half of {facts.videos} training videos, up to 2048")
     queue = rows["moco_k"]
     rows.add("mining", "cascade", "published")
     rows.add("ratio", 0.5, "published")

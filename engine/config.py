@@ -5,7 +5,8 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 from dataset import catalog
-from dataset.video_dataset import Transform, VideoDataset
+from dataset.transforms.presets import Transform
+from dataset.video_dataset import VideoDataset
 from engine.optimizer import LrSchedule
 from model.momentum import MomentumContrast
 from model.pretrain import CoCLR, InfoNCE, UberNCE, check_mining, mining_rule
@@ -49,7 +50,6 @@ class DataConfig:
         return self.seq_len, self.img_dim, self.img_dim
 
     def describe(self) -> str:
-        """Describe the clips."""
         every = f", every {self.ds}th frame" if self.ds > 1 else ""
         return f"clips of {self.seq_len} frames{every}, {self.img_dim} px"
 
@@ -100,7 +100,6 @@ class ModelConfig:
         return {"infonce": InfoNCE, "ubernce": UberNCE}[self.model](*moco)
 
     def describe(self, second_view: str, trained_second_view: str) -> str:
-        """Describe the method."""
         moco = f"D {self.moco_dim}, queue of {self.moco_k}, momentum {self.moco_m:g}, temperature {self.moco_t:g}"
         if self.model != "coclr":
             return f"{self.model} with {self.net} on two clips of {trained_second_view or 'RGB'}; {moco}"
@@ -139,7 +138,6 @@ class TrainConfig:
 
     @property
     def rates(self) -> LrSchedule:
-        """The learning rate by epoch."""
         return LrSchedule(self.lr, tuple(self.schedule or ()), self.cos, self.epochs)
 
 

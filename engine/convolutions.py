@@ -26,7 +26,10 @@ BATCH = 2
 
 
 class Conv3dAs2d(nn.Conv3d):
-    """An ``nn.Conv3d`` that fits :func:`fits_2d`, computed as a 2-D convolution."""
+    """An ``nn.Conv3d`` that fits :func:`fits_2d`, computed as a 2-D convolution.
+
+    It can become the class of a layer, whose parameters, state-dict keys and hooks stay.
+    """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         assert not isinstance(self.padding, str)  # see fits_2d
@@ -49,11 +52,6 @@ def fits_2d(conv: nn.Conv3d) -> bool:
     return (over_space or over_time) and conv.padding_mode == "zeros" and conv.dilation == (1, 1, 1)
 
 
-def use_2d(conv: nn.Conv3d) -> None:
-    """Compute a layer that fits as a 2-D convolution; its parameters, state-dict keys and hooks stay."""
-    conv.__class__ = Conv3dAs2d
-
-
 def use_2d_where_faster(encoders: Iterable[nn.Module], device: torch.device) -> None:
     """Use the 2-D form in float32 on a CPU with one thread, torchrun's default.
 
@@ -63,14 +61,13 @@ def use_2d_where_faster(encoders: Iterable[nn.Module], device: torch.device) -> 
     if device.type == "cpu" and torch.get_num_threads() == 1:
         for conv in (module for encoder in encoders for module in encoder.modules()):
             if type(conv) is nn.Conv3d and fits_2d(conv):
-                use_2d(conv)
+                conv.__class__ = Conv3dAs2d
 
 
 def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int], precision: Precision) -> str:
     """Check the convolutions of encoders that share an architecture, replace wrong ones, and report in one line.
 
-    Raises:
-        OptionError: a layer is wrong and no correct 2-D form exists.
+    OptionError if a layer is wrong and has no correct 2-D form.
     """
     kinds: dict[tuple[str, tuple[int, ...]], list[str]] = {}  # by layer settings and input shape: names
     for name, shape in input_shapes(encoders[0], clip, LARGEST_SIDE[precision.device.type]).items():
@@ -90,7 +87,7 @@ def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int]
                  if isinstance(layer := encoder.get_submodule(name), nn.Conv3d)]
         if type(conv) is nn.Conv3d and fits_2d(conv):
             for layer in convs:
-                use_2d(layer)
+                layer.__class__ = Conv3dAs2d
             if conv_error(conv, shape, precision) <= allowed:
                 replaced.append(f"{', '.join(names)} (off by {error:.2g} of its norm)")
                 continue
@@ -127,20 +124,14 @@ def conv_error(conv: nn.Conv3d, shape: tuple[int, ...], precision: Precision) ->
     exact.__class__ = nn.Conv3d
     x, weight = draw(BATCH, *shape), draw(*conv.weight.shape)
     for layer in (tested, exact):
-        layer.requires_grad_(True).zero_grad()
-        layer.weight.data.copy_(weight)
-        if layer.bias is not None:
-            layer.bias.data.zero_()
+        layer.requires_grad_(True).weight.data.copy_(weight)
     with precision.autocast():
         y = tested(x.requires_grad_(True))
     right = exact(x64 := x.detach().double().requires_grad_(True))
     g = draw(*y.shape)
-    y.backward(g.to(y.dtype))
-    right.backward(g.double())
-    assert x.grad is not None and x64.grad is not None and tested.weight.grad is not None
-    assert exact.weight.grad is not None
-    return max(relative_error(y, right), relative_error(x.grad, x64.grad),
-               relative_error(tested.weight.grad, exact.weight.grad))
+    found = y, *torch.autograd.grad(y, (x, tested.weight), g.to(y.dtype))
+    expected = right, *torch.autograd.grad(right, (x64, exact.weight), g.double())
+    return max(map(relative_error, found, expected))
 
 
 @torch.no_grad()

@@ -156,8 +156,10 @@ def epoch_words(values: Mapping[str, Any], name: str) -> list[str]:
     """Return what a kind of training always has, its --epochs and --schedule, scaled, and the quoted options."""
     (whole, falls), epochs = FALLS[name], values[f"{name}_epochs"]
     scaled = sorted({round(epochs * fall / whole) for fall in falls})
-    return [*ALWAYS.get(name, ()), "--epochs", str(epochs), "--schedule", *map(str, scaled),
-            *values[f"{name}_options"]]
+    found = list(ALWAYS.get(name, ()))
+    if found and values["videos"]:  # a small set has no batch of 32, the scripts' default
+        found += ["--batch_size", str(values["batch_size"])]
+    return [*found, "--epochs", str(epochs), "--schedule", *map(str, scaled), *values[f"{name}_options"]]
 
 
 def method_words(values: Mapping[str, Any], method: str) -> list[str]:
@@ -181,7 +183,7 @@ def advised(name: str, kind: str, values: Mapping[str, Any]) -> Iterator[None]:
         quoted, found = values[f"{kind}_options"], re.findall(r"--[a-z][\w-]*|\b(?:topk|stage)\b", str(error))
         own = [word for word in found if word.strip("-").replace("-", "_") in values
                and f"--{word.strip('-')}" not in quoted]
-        flag = f"--{own[0].strip('-')}" if own else f"--{kind}_options"
+        flag = f"--{own[0].strip('-')}" if own and kind not in ALWAYS else f"--{kind}_options"
         hint = "" if flag in found else f" (option of cotrain.py: {flag})"  # else the message names it
         raise type(error)(f"step {name!r}: {error}{hint}") from error
 

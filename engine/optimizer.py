@@ -35,11 +35,8 @@ class LrSchedule:
 class Optimizer:
     """Adam or SGD (momentum 0.9) over named parameters, with loss scaling under fp16.
 
-    Args:
-        named: (name, parameter) pairs in the order of the saved groups; frozen parameters get a group in the file, but
-            are not trained.
-        name: "adam" or "sgd".
-        scale: factor of the learning rate by parameter name.
+    The saved groups are in the order of `named`; frozen parameters get one, too. `scale` is the factor of the learning
+    rate by parameter name.
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], *, name: str = "adam", lr: float, wd: float,
@@ -69,7 +66,6 @@ class Optimizer:
             group["lr"] = lr * group["scale"]
 
     def zero_grad(self) -> None:
-        """Free the gradients."""
         self.inner.zero_grad(set_to_none=True)
 
     def backward(self, loss: Tensor) -> None:

@@ -52,18 +52,15 @@ class Finetuning(Task):
         self.seed, self.val, self.device, self.dtype = seed, val, device, dtype
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set learning rate, mode and the seed of the dropout."""
         self.optimizer.set_lr(self.optimizer.base_lr * self.rates.factor(epoch))
         set_mode(self.net, self.train_what, training=True)
         torch.manual_seed((self.seed << 20) + epoch)
 
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:
-        """Compute loss and accuracies of a batch."""
         return classify_step(self.net, batch, self.device, self.dtype)
 
     @torch.no_grad()
     def score(self, trainer: Trainer) -> float:
-        """Return the validation top-1."""
         set_mode(self.net, self.train_what, training=False)
         return trainer.evaluate(lambda batch: classify_step(self.net, batch, self.device, self.dtype), self.val,
                                 "val")["top1"]
@@ -77,16 +74,12 @@ class Finetuning(Task):
         return content
 
     def generators(self) -> dict[str, torch.Generator]:
-        """Return the generators of the dropout."""
         gpus = torch.cuda.default_generators if self.device.type == "cuda" else ()
         return {"cpu": torch.default_generator} | {f"cuda:{i}": generator for i, generator in enumerate(gpus)}
 
 
 def report_result(what: str, end: TrainState, epochs: int, folder: Path) -> Path:
-    """Print the best validation top-1 of a run, and write it into best.json of its folder.
-
-    Returns the best checkpoint, or the last one if no validation was above 0 %.
-    """
+    """Print the best validation top-1 of a run, write best.json, and return the best checkpoint, else the last."""
     best = next(reversed(numbered(folder / "model", BEST).values()), None)
     write_json(folder / "best.json", {"validation_top1": round(100 * end.best_acc, 4), "epochs": epochs,
                                       "checkpoint": f"model/{best.name}" if best else None})

@@ -37,10 +37,7 @@ def single_stream_name(name: str, reverse: bool = False) -> str:
 
 
 def query_and_gallery(data: DataConfig, reverse: bool = False) -> tuple[VideoDataset, VideoDataset]:
-    """Open the test and the training videos of split 1, one clip of each, in the centre crop.
-
-    Raises DataError if files of either set are missing, damaged or empty, or it has a single video.
-    """
+    """Open the test and the training videos of split 1, one clip of each; DataError if either cannot be measured."""
     name = single_stream_name(data.dataset, reverse)
     data = replace(data, dataset=name, which_split=1, second_view=data.second_view if name.endswith("-f") else "flow")
     try:
@@ -56,10 +53,7 @@ def query_and_gallery(data: DataConfig, reverse: bool = False) -> tuple[VideoDat
 
 
 class KnnMonitor:
-    """Measures an encoder without changing it or any global random generator.
-
-    Each of several processes embeds its share of the videos, and all of them find the same numbers.
-    """
+    """Measures an encoder without changing it or any global generator; each process embeds a share of the videos."""
 
     def __init__(self, query: VideoDataset, gallery: VideoDataset, *, batch_size: int, workers: int,
                  device: torch.device, k: int = K) -> None:
@@ -73,11 +67,7 @@ class KnnMonitor:
                 after_video: Callable[[], None] = lambda: None) -> dict[str, float]:
         """Measure and print weighted kNN accuracy and R@1, see :func:`neighbour_scores`.
 
-        Args:
-            backbone: maps clips (B, 3, T, h, w) to feature maps (B, F, t, h, w); in train or evaluation mode.
-            dtype: autocast type of the backbone.
-            title: first part of the printed line.
-            after_video: called after each video that this process reads, equally often in all processes; may raise.
+        `after_video` is called after each video that this process reads, equally often in all processes, and may raise.
         """
         net = copy.deepcopy(backbone).eval()
         for buffer in net.buffers():  # the main process's BatchNorm statistics, which its checkpoints hold
@@ -85,8 +75,7 @@ class KnnMonitor:
         fold_batchnorm(net)
         with torch.no_grad():
             query, gallery = (self._features(net, dtype, part, after_video) for part in (0, 1))
-        query_label, gallery_label = self.labels
-        found = neighbour_scores(query, gallery, query_label, gallery_label, self.classes, self.k)
+        found = neighbour_scores(query, gallery, self.labels[0], self.labels[1], self.classes, self.k)
         say(f"{title}: {'  '.join(f'{name} {value:.4g}' for name, value in found.items())}")
         return found
 
@@ -124,14 +113,9 @@ def knn_monitor(data: DataConfig, reverse: bool, batch_size: int, workers: int, 
 
 def neighbour_scores(query: Tensor, gallery: Tensor, query_label: Tensor, gallery_label: Tensor, classes: int,
                      k: int = K) -> dict[str, float]:
-    """Compute weighted kNN accuracy and R@1 of raw features, a block of queries at a time.
+    """Compute "knn_top1", "knn_top5" (with k neighbours) and "r1", shares in 0-1, a block of queries at a time.
 
-    Args:
-        query, gallery: (Q, F) and (G, F); their labels (Q,) and (G,) int64, on the CPU.
-        k: number of neighbours that vote.
-
-    Returns:
-        "knn_top1", "knn_top5" and "r1", shares in 0-1.
+    Raw features are (Q, F) and (G, F); their labels (Q,) and (G,) int64, on the CPU.
     """
     query, gallery = protocols.centre_and_normalise(query), protocols.centre_and_normalise(gallery)
     hits = torch.zeros(3, dtype=torch.float64)

@@ -10,7 +10,7 @@ from dataset.video_dataset import VideoDataset
 from engine.health import CLEARLY_BETTER, calibrate, effective_rank, instance_hits, sign_test
 from eval import protocols
 from eval.retrieval import FeatureJob
-from eval.windows import Chunk, apply_packed, read_samples, rebatch, window_clips
+from eval.windows import Chunk, apply_packed, packed, read_samples, window_clips
 from utils.console import paint_table, percent, say, table, warn
 
 
@@ -32,7 +32,7 @@ def measure(net: nn.Module, untrained: nn.Module, videos: VideoDataset, job: Fea
              "cannot be judged without labels; take a smaller --seq_len or --ds, or hold out more videos")
         return {"videos": len(index)}
     pairs = VideoDataset(videos.readers, index, TwoTimes(seq_len, ds), videos.transform, by_epoch=False)
-    batches = rebatch((clips for _, clips in _chunks(pairs, job)), max(2, job.batch_size))
+    batches = (clips for _, clips in packed(_chunks(pairs, job), max(2, job.batch_size)))
     calibrate(untrained.backbone, (clips for clips in batches if len(clips) > 1), job.dtype)
     found: dict[str, float] = {}
     hits, rows = [], []

@@ -28,7 +28,7 @@ from engine.health import NEAREST, overlap
 from engine.options import SPLIT_ROOT
 from eval import protocols
 from eval.retrieval import FeatureSet, load_both, refuse_other_origin, report_recall
-from eval.windows import report_accuracy
+from eval.windows import report_shares
 from utils import launch
 from utils.console import one_line, percent, percentages, say
 from utils.errors import CheckpointError, OptionError
@@ -165,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         require_labels(classes, "--mode c")
         rgb, flow = match(*(label_probabilities(read_probabilities(path), classes) for path in (one, two)))
         videos, shares = len(rgb.names), merge_probabilities(rgb, flow)
-        report_accuracy(shares, videos)
+        report_shares(f"{videos} videos", "top-{} %", shares)
     else:
         base = catalog.parse(args.dataset).base
         streams = [(path if path.is_dir() else path.parent, name) for path, name in ((one, base), (two, f"{base}-f"))]

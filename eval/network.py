@@ -30,10 +30,7 @@ HEAD = ("final_fc.", "final_bn.")
 
 def build(num_class: int, network: str, train_what: str, *, dropout: float = 0.9, final_bn: bool = False,
           num_fc: int = 1) -> LinearClassifier:
-    """Build a classifier: "last" is L2 norm, BatchNorm and linear layer, anything else dropout and linear layer.
-
-    `final_bn` puts a BatchNorm before the final layer whatever `train_what`.
-    """
+    """Build a classifier: "last" is L2 norm, BatchNorm and linear layer, anything else dropout and linear layer."""
     probe = train_what == "last"
     return LinearClassifier(num_class, network=network, dropout=dropout, use_dropout=not probe, use_l2_norm=probe,
                             use_final_bn=probe or final_bn, num_fc=num_fc)
@@ -58,10 +55,7 @@ def set_mode(net: nn.Module, train_what: str, training: bool) -> None:
 def load_backbone(net: nn.Module, path: str | Path, needed: Facts | None = None, accept: bool = False) -> str:
     """Load a classifier's backbone from a pretraining or classifier's file, whose "state_dict" is enough.
 
-    `needed` and `accept` are those of :func:`engine.compatibility.check_facts`.
-
-    Returns what was loaded, in words; raises CheckpointError if the file has no backbone, or one of another network or
-    stream, or cannot be read.
+    `needed` and `accept` are those of :func:`engine.compatibility.check_facts`. Returns what was loaded, in words.
     """
     content = checkpoint.load(path)
     check_facts(content, path, needed or {}, accept)
@@ -81,8 +75,7 @@ def load_classifier(net: nn.Module, path: str | Path, require: Iterable[str] = (
                     needed: Facts | None = None, accept: bool = False) -> tuple[dict, str]:
     """Load the whole classifier from a file of finetuning or of a linear probe, which must have the keys `require`.
 
-    Returns the file's content, and what was loaded, in words; raises CheckpointError if the file is of a pretraining,
-    another network, head or set of classes, or cannot be read.
+    Returns the file's content, and what was loaded, in words; CheckpointError if the file does not fit.
     """
     content = checkpoint.load(path, require)
     check_facts(content, path, needed or {}, accept)

@@ -22,13 +22,7 @@ def window_mean(rows: Tensor, normalise: bool = False) -> Tensor:
 
 
 def crop_mean(rows: Tensor, crops: int) -> Tensor:
-    """Average (C, D) over the first `crops` crops, (D,); they come in the order centre, four corners, their flips.
-
-    Raises:
-        ValueError: there are not that many crops.
-    """
-    if not 1 <= crops <= len(rows):
-        raise ValueError(f"cannot average {crops} crops: only {len(rows)} given")
+    """Average (C, D) over the first `crops` crops, (D,); they come in the order centre, four corners, their flips."""
     return rows[:crops].mean(dim=0)
 
 
@@ -44,17 +38,10 @@ def similarity(query: Tensor, gallery: Tensor) -> Tensor:
 
 def recall_at_k(sim: Tensor, query_label: Tensor, gallery_label: Tensor, ks: tuple[int, ...] = RECALL_AT
                 ) -> dict[int, float]:
-    """Compute the share of queries with a video of their class among the k most similar gallery videos.
+    """Compute the share of queries with a video of their class among the k most similar gallery videos, {k: share}.
 
-    CoCLR, arXiv 2010.09709, section 4.
-
-    Args:
-        sim: similarities (Q, G).
-        query_label, gallery_label: (Q,) and (G,) int64, on the CPU.
-        ks: ranks; a k beyond G means the whole gallery.
-
-    Returns:
-        {k: share in 0-1}.
+    CoCLR, arXiv 2010.09709, section 4. `sim` is (Q, G); labels are (Q,) and (G,) int64, on the CPU. A k beyond G means
+    the whole gallery.
     """
     depth = min(max(ks), sim.shape[1])
     hits = torch.zeros(depth, dtype=torch.float64)
@@ -67,16 +54,7 @@ def recall_at_k(sim: Tensor, query_label: Tensor, gallery_label: Tensor, ks: tup
 
 
 def topk_accuracy(score: Tensor, label: Tensor, ks: tuple[int, ...] = (1, 5)) -> dict[int, float]:
-    """Compute the share of rows whose label is among their k highest scores.
-
-    Args:
-        score: (N, classes).
-        label: (N,) int64.
-        ks: ranks; a k beyond the number of classes means all of them.
-
-    Returns:
-        {k: share in 0-1}.
-    """
+    """Compute the share of rows whose label (N,) is among their k highest scores (N, classes), {k: share in 0-1}."""
     depth = min(max(ks), score.shape[1])
     right = score.topk(depth, dim=1).indices == label[:, None]  # (N, depth)
     return {k: right[:, : min(k, depth)].any(dim=1).double().mean().item() for k in ks}
@@ -84,19 +62,9 @@ def topk_accuracy(score: Tensor, label: Tensor, ks: tuple[int, ...] = (1, 5)) ->
 
 def weighted_knn(sim: Tensor, query_label: Tensor, gallery_label: Tensor, classes: int, k: int = 200,
                  T: float = 0.07, ks: tuple[int, ...] = (1, 5)) -> dict[int, float]:
-    """Compute the share of queries whose class is among the k best by the votes of their neighbours (`knn_votes`).
+    """Compute the share of queries whose class is among the first by `knn_votes`, {rank: share in 0-1}.
 
-    A class without a vote is never a hit.
-
-    Args:
-        sim: similarities (Q, G).
-        query_label, gallery_label: (Q,) and (G,) int64, on the CPU.
-        classes: number of classes.
-        k, T: number of neighbours that vote, and temperature of the votes.
-        ks: ranks.
-
-    Returns:
-        {rank: share in 0-1}.
+    Labels are (Q,) and (G,) int64, on the CPU. A class without a vote is never a hit.
     """
     depth = min(max(ks), classes)
     hits = torch.zeros(depth, dtype=torch.float64)
@@ -109,20 +77,11 @@ def weighted_knn(sim: Tensor, query_label: Tensor, gallery_label: Tensor, classe
 
 
 def knn_votes(sim: Tensor, gallery_label: Tensor, classes: int, k: int, T: float) -> Tensor:
-    """Sum the votes exp(sim / T) of the k most similar gallery entries by class.
+    """Sum the votes exp(sim / T) of the k most similar gallery entries (of all, if G < k) by class, (Q, classes).
 
     The weighted kNN classifier of Wu et al. (arXiv 1805.01978, section 3.4). Each row is divided by the vote of its
-    nearest entry, which leaves the order of the classes and keeps small T from overflowing.
-
-    Args:
-        sim: similarities (Q, G).
-        gallery_label: (G,) int64 on the CPU.
-        classes: number of classes.
-        k: number of neighbours; beyond G, the whole gallery.
-        T: temperature.
-
-    Returns:
-        (Q, classes) float64, on the CPU.
+    nearest entry, which leaves the order of the classes and keeps small T from overflowing. `sim` is (Q, G); labels
+    (G,) int64 and votes float64 are on the CPU.
     """
     near, index = (x.cpu() for x in sim.topk(min(k, sim.shape[1]), dim=1))  # (Q, k), best first
     weights = ((near - near[:, :1]).double() / T).exp()

@@ -5,9 +5,8 @@ them. Windows of all crops and videos are packed into batches of one size, which
 video has a single window. The rows come back per video and crop, in the order of the dataset.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import torch
@@ -22,7 +21,8 @@ from eval import protocols
 from utils.console import mark_best, paint_table, percent, percentages, say, table, track
 from utils.files import write_json
 
-Chunk = tuple[tuple[int, int], Tensor]  # (row of the dataset's index, crop), (W, ...) rows or clips
+Key = tuple[int, int]  # row of the dataset's index, crop
+Chunk = tuple[Key, Tensor]  # (W, ...) rows or clips
 CROP_TITLES = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}
 
 
@@ -30,12 +30,7 @@ def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, t
                  damage: DamageCounter | None = None) -> Iterator[dict]:
     """Yield the samples of a dataset in an evaluation mode one by one, in its order, and show the progress.
 
-    Args:
-        damage: counts frames that cannot be read; None for a new counter over all frames of the videos.
-
-    Raises:
-        DataError: a video cannot be read.
-        TrainingError: more than 1 % of the frames cannot be read, or a loader worker was lost.
+    `damage` counts frames that cannot be read, by default of all videos; more than 1 % are a TrainingError.
     """
     # Its own generator: otherwise a training that also measures would draw other numbers than one that does not.
     loader = DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=init_worker,
@@ -65,47 +60,22 @@ def window_clips(samples: Iterable[dict], device: torch.device | str) -> Iterato
             yield (int(sample["index"]), crop), clips.permute(0, 4, 1, 2, 3)
 
 
-def rebatch(pieces: Iterable[Tensor], size: int) -> Iterator[Tensor]:
-    """Join pieces (n_i, ...) and cut them into batches of exactly `size` rows; the last one may be smaller."""
-    waiting: list[Tensor] = []
-    for piece in pieces:
-        waiting.append(piece)
-        count = sum(map(len, waiting))
-        if count >= size:
-            joined = torch.cat(waiting)
-            whole = count // size * size
-            yield from joined[:whole].split(size)
-            waiting = [joined[whole:].clone()]  # a copy lets the large tensor go
-    if sum(map(len, waiting)):
-        yield torch.cat(waiting)
+def packed(chunks: Iterable[Chunk], size: int) -> Iterator[tuple[tuple[Key, ...], Tensor]]:
+    """Join the rows of chunks into batches of exactly `size` rows, with the key of each; the last may be smaller."""
+    rows = ((key, clips[i:i + 1]) for key, clips in chunks for i in range(len(clips)))
+    while batch := list(islice(rows, size)):
+        keys, clips = zip(*batch, strict=True)
+        yield keys, torch.cat(clips)
 
 
 def apply_packed(net: Callable[[Tensor], Tensor], chunks: Iterable[Chunk], batch_size: int) -> Iterator[Chunk]:
     """Run `net` on the rows of all chunks in full batches; yield the outputs of each video and crop."""
-    for _, of_video in groupby(_outputs(net, chunks, batch_size), key=lambda chunk: chunk[0][0]):
-        rows: dict[tuple[int, int], list[Tensor]] = {}
-        for key, part in of_video:  # several of a long video
-            rows.setdefault(key, []).append(part)
-        yield from ((key, torch.cat(parts) if len(parts) > 1 else parts[0]) for key, parts in rows.items())
-
-
-def _outputs(net: Callable[[Tensor], Tensor], chunks: Iterable[Chunk], batch_size: int) -> Iterator[Chunk]:
-    """Run `net` on the rows of all chunks in full batches; yield each chunk's key with its rows of the output."""
-    pending: deque[tuple[tuple[int, int], int]] = deque()  # key and number of rows of each chunk, oldest first
-
-    def clips() -> Iterator[Tensor]:
-        for key, rows in chunks:
-            pending.append((key, len(rows)))
-            yield rows
-
-    done = None
-    for batch in rebatch(clips(), batch_size):
-        output = net(batch)
-        done = output if done is None else torch.cat([done, output])
-        while pending and pending[0][1] <= len(done):
-            key, count = pending.popleft()
-            yield key, done[:count]
-            done = done[count:]
+    outputs = (row for keys, clips in packed(chunks, batch_size) for row in zip(keys, net(clips).split(1), strict=True))
+    for _, of_video in groupby(outputs, key=lambda row: row[0][0]):
+        rows: dict[Key, list[Tensor]] = {}
+        for key, row in of_video:  # of a long video, those of a crop come in several parts
+            rows.setdefault(key, []).append(row)
+        yield from ((key, torch.cat(parts)) for key, parts in rows.items())
 
 
 @torch.inference_mode()
@@ -115,11 +85,9 @@ def crop_probabilities(net: nn.Module, samples: Iterable[dict], batch_size: int,
 
     `net` is a classifier in evaluation mode; `batch_size` counts windows; for `samples` see :func:`window_clips`.
     """
-    videos: dict[int, list[Tensor]] = {}
     rows = apply_packed(lambda clips: net(clips, dtype)[0].softmax(dim=1), window_clips(samples, device), batch_size)
-    for (video, _crop), prob in rows:
-        videos.setdefault(video, []).append(protocols.window_mean(prob))
-    return torch.stack([torch.stack(videos[i]) for i in sorted(videos)]).cpu()
+    keys, means = zip(*((key, protocols.window_mean(prob)) for key, prob in rows), strict=True)
+    return torch.stack(means).unflatten(0, (-1, 1 + keys[-1][1])).cpu()
 
 
 def report_crops(prob: Tensor, labels: Tensor) -> dict[str, dict[int, float]]:
@@ -129,13 +97,8 @@ def report_crops(prob: Tensor, labels: Tensor) -> dict[str, dict[int, float]]:
         if crops <= prob.shape[1]:
             mean = torch.stack([protocols.crop_mean(video, crops) for video in prob])
             results[name] = protocols.topk_accuracy(mean, labels)
-    report_accuracy({CROP_TITLES[name]: top for name, top in results.items()}, len(prob))
+    report_shares(f"{len(prob)} videos", "top-{} %", {CROP_TITLES[name]: top for name, top in results.items()})
     return results
-
-
-def report_accuracy(rows: dict[str, dict[int, float]], videos: int) -> None:
-    """Print a table of top-1 and top-5 in %, from rows {name: {1: share in 0-1, 5: share}}."""
-    report_shares(f"{videos} videos", "top-{} %", rows)
 
 
 def report_shares(title: str, column: str, rows: dict[str, dict[int, float]]) -> None:

@@ -105,22 +105,19 @@ GRIDS: Mapping[str, Grid] = {
 
 def changed(grid: Grid, changes: Iterable[str]) -> Grid:
     """Override settings of a grid on every set: ("lr=1e-3", "methods=infonce,coclr", ...)."""
-    kinds = {each.name: type(getattr(grid, each.name)) for each in fields(grid) if each.name != "fights"}
+    kinds = {each.name: type(getattr(grid, each.name)) for each in fields(grid) if each.name not in ("fights", "seeds")}
     new: dict[str, Any] = {}
     for change in changes:
         name, _, value = change.partition("=")
         if name not in kinds or not value:
             raise OptionError(f"--change {change}: give NAME=VALUE with a name among {', '.join(kinds)}")
         try:
-            new[name] = (tuple(map(int, value.split(","))) if name == "seeds" else tuple(value.split(","))
-                         if kinds[name] is tuple else kinds[name](value))
+            new[name] = tuple(value.split(",")) if name == "methods" else kinds[name](value)
         except ValueError as error:
             raise OptionError(f"--change {change}: {error}") from error
-    kept = {name: value for name, value in grid.fights.items() if name not in new}
-    grid = replace(grid, **{"fights": kept, **new})
-    if unknown := set(grid.methods) - set(METHODS):
+    if unknown := {*new.get("methods", ())} - {*METHODS}:
         raise OptionError(f"there is no method {min(unknown)}: take some of {', '.join(METHODS)}")
-    return grid
+    return replace(grid, fights={name: value for name, value in grid.fights.items() if name not in new}, **new)
 
 
 @dataclass
@@ -161,26 +158,23 @@ class SeedPlan:
         if method.kind == "random":
             models |= {rgb: "random", flow: "random"}
         elif method.kind in ("infonce", "ubernce"):
-            for owner in (rgb, flow):
-                models[owner] = self._contrast(*owner, grid.infonce_epochs, "--model", method.kind)
-        elif method.kind == "longer":
-            flow = ("infonce", "flow")
-            models[rgb] = self._contrast(*rgb, grid.coclr_epochs, "--model", "infonce", "--pretrain",
-                                         models["infonce", "RGB"])
+            for stream, suffix in SUFFIXES.items():
+                models[name, stream] = self._train(f"{name} {stream}", NCE, f"{self.dataset}{suffix}-2clip",
+                                                   grid.infonce_epochs, "--model", method.kind)
         else:
-            flow = ("infonce", "flow")
-            models[rgb] = self._train(f"{name} RGB", COCLR, f"{self.dataset}-2stream-2clip", grid.coclr_epochs,
-                                      "--topk", str(grid.topk), "--health_freq", "5", *method.options, "--pretrain",
-                                      models["infonce", "RGB"], models[flow])
+            flow, start = ("infonce", "flow"), models["infonce", "RGB"]
+            if method.kind == "longer":
+                script, clips, words = NCE, "2clip", ["--model", "infonce", "--pretrain", start]
+            else:
+                script, clips, words = COCLR, "2stream-2clip", [
+                    "--topk", str(grid.topk), "--health_freq", "5", *method.options, "--pretrain", start, models[flow]]
+            models[rgb] = self._train(f"{name} RGB", script, f"{self.dataset}-{clips}", grid.coclr_epochs, *words)
         plan.features = {stream: (str(Path(model).parent / "feature"), f"{self.dataset}{SUFFIXES[stream]}")
                          for stream, model in (("RGB", models[rgb]), ("flow", models[flow])) if model != "random"}
         if method.kind in ("infonce", "mining"):
             plan.run = str(Path(models[rgb]).parents[1])
         self._evaluate(name, plan, rgb, flow)
         plan.steps = self.steps[before:]
-
-    def _contrast(self, name: str, stream: str, epochs: int, *words: str) -> str:
-        return self._train(f"{name} {stream}", NCE, f"{self.dataset}{SUFFIXES[stream]}-2clip", epochs, *words)
 
     def _train(self, title: str, script: str, dataset: str, epochs: int, *words: str) -> str:
         """Add a pretraining, whose learning rate drops after four fifths; return the path of its last checkpoint."""

@@ -18,7 +18,7 @@ import numpy as np
 matplotlib.use("agg")
 
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch.nn.functional import normalize
 
 from eval.retrieval import load_features
@@ -133,7 +133,7 @@ def text(content: Mapping[str, Any]) -> str:
     parts = [f"# Results of the experiment\n\n> Run at commit {content['code'].get('commit')}."]
     for name, found in content["sets"].items():
         seeds = max((len(runs) for runs in found["runs"].values()), default=0)
-        rows = [[title_of(method), *(_cell(measures.get(column)) for column in COLUMNS)]
+        rows = [[title_of(method), *(_cell(**measures[column]) if column in measures else "" for column in COLUMNS)]
                 for method, measures in found["summary"].items()]
         table = [["method", *COLUMNS], ["---", *("---:" for _ in COLUMNS)], *rows]
         parts += [f"## {name}", f"Percent, mean ± standard deviation over {seeds} seeds; chance {found['chance']:.1f}.",
@@ -147,43 +147,30 @@ def text(content: Mapping[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _cell(value: Mapping[str, float] | None) -> str:
-    """Format a measure over seeds, "62.3 ± 1.2"; "" if it was not measured."""
-    if value is None:
-        return ""
-    return f"{value['mean']:.1f}" + (f" ± {value['std']:.1f}" if value["n"] > 1 else "")
+def _cell(mean: float, std: float, n: int) -> str:
+    return f"{mean:.1f} ± {std:.1f}" if n > 1 else f"{mean:.1f}"
 
 
-def draw(content: Mapping[str, Any], path: Path) -> None:
-    """Draw the mining recall over epochs, with a panel for each set."""
+def draw(content: Mapping[str, Any]) -> Figure:
+    """Draw PMR over epochs of the methods that mine, with a panel for each set: mean over seeds, in a band of one
+    standard deviation. Chance is the share of the query's class in a queue without its own source, as logged.
+    """
     sets = content["sets"]
     figure, axes = plt.subplots(1, len(sets), figsize=(7.5 * len(sets), 4.8), squeeze=False, layout="constrained")
     for ax, (title, found) in zip(axes[0], sets.items(), strict=True):
-        mining_panel(ax, found)
-        ax.set_title(title)
-    figure.savefig(path, dpi=110, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
-
-
-def mining_panel(ax: Axes, found: Mapping[str, Any]) -> None:
-    """Draw PMR over epochs of the methods that mine: mean over seeds, in a band of one standard deviation.
-
-    Chance is the share of the query's class in a queue without its own source, as logged by the runs.
-    """
-    chances = []
-    for name, runs in found["runs"].items():
-        curve = recall_curve(runs)
-        if curve:
-            chances += [value["mean"] for value in recall_curve(runs, "chance").values()]
-            mean, std = (np.array([100 * value[key] for value in curve.values()]) for key in ("mean", "std"))
-            [line] = ax.plot(list(curve), mean, label=title_of(name))
-            ax.fill_between(list(curve), mean - std, mean + std, alpha=0.15, color=line.get_color())
-    if chances:
-        ax.axhline(100 * statistics.fmean(chances), color="grey", linestyle=":", label="mining at random")
-    ax.set_ylim(bottom=0)
-    ax.set_xlabel("epoch")
-    ax.set_ylabel("positive mining recall, %")
-    ax.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)  # below: bands fill the panel
+        chances = []
+        for name, runs in found["runs"].items():
+            if curve := recall_curve(runs):
+                chances += [value["mean"] for value in recall_curve(runs, "chance").values()]
+                mean, std = (np.array([100 * value[key] for value in curve.values()]) for key in ("mean", "std"))
+                [line] = ax.plot(list(curve), mean, label=title_of(name))
+                ax.fill_between(list(curve), mean - std, mean + std, alpha=0.15, color=line.get_color())
+        if chances:
+            ax.axhline(100 * statistics.fmean(chances), color="grey", linestyle=":", label="mining at random")
+        ax.set(title=title, xlabel="epoch", ylabel="positive mining recall, %")
+        ax.set_ylim(bottom=0)
+        ax.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)  # bands fill the panel
+    return figure
 
 
 def recall_curve(seeds: Mapping[str, Mapping[str, Any]], measure: str = "recall") -> dict[int, dict[str, float]]:
@@ -212,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     content = read_json(args.results)
     args.out.mkdir(parents=True, exist_ok=True)
     write_text(args.out / "experiment_results.md", text(content))
-    draw(content, args.out / "experiment_mining.png")
+    draw(content).savefig(args.out / "experiment_mining.png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     say(f"{text(content)}\nwritten: {args.out}/experiment_results.md, with a figure beside it")
     return 0
 

@@ -13,13 +13,13 @@ With --validation, three held-out training groups take the place of the test gro
 settings.
 """
 
-import re
 import shutil
-from argparse import Namespace
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 from dataset import catalog
+from dataset.video_index import source_of, video_name
 from engine.options import seed
 from experiments import report
 from experiments.plan import GRIDS, ROOT, Grid, SeedPlan, changed
@@ -27,7 +27,7 @@ from experiments.synthetic import CLASSES
 from utils import launch
 from utils.console import say
 from utils.errors import OptionError
-from utils.files import write_bytes, write_json, write_text
+from utils.files import write_json, write_text
 from utils.parser import Parser
 from utils.runner import Runner, Step, as_script
 
@@ -56,17 +56,6 @@ def make_parser() -> Parser:
     return parser
 
 
-def parse(argv: Sequence[str] | None = None) -> Namespace:
-    """Read and check the options."""
-    args = make_parser().parse_args(argv)
-    if args.change and not args.validation:
-        raise OptionError("--change needs --validation: settings must not be tuned on the test groups")
-    args.out = (args.out or ROOT / "experiments" / "made" / args.grid).resolve()
-    default = args.out / "validation.json" if args.validation else ROOT / "experiments/results" / f"{args.grid}.json"
-    args.results = args.results or default
-    return args
-
-
 def make_set(name: str, folder: Path, grid: Grid) -> None:
     """Create what is missing of the data/ and splits/ of a set, "synthetic" or "fights", in a folder.
 
@@ -90,26 +79,20 @@ def make_set(name: str, folder: Path, grid: Grid) -> None:
     _run_steps(folder, steps)
 
 
-def hold_out(splits: Path, target: Path, groups: int = HELD_OUT) -> None:
+def hold_out(splits: Path, target: Path) -> None:
     """Write lists of training videos only: some groups of each class, at most half, become test groups."""
     rows = (splits / "train_split01.csv").read_text(encoding="utf-8").splitlines()
-    by_class: dict[str, set[int]] = {}
-    for label, group in map(_class_and_group, rows):
-        by_class.setdefault(label, set()).add(group)
-    held = {(label, number) for label, numbers in by_class.items()
-            for number in sorted(numbers)[:min(groups, len(numbers) // 2)]}
+    group_of = {row: source_of(video_name(row.rpartition(",")[0])) for row in rows}  # "Class/v_Class_gNN"
+    held = set[str]()
+    for _, groups in groupby(sorted({*group_of.values()}), key=lambda group: group.split("/")[0]):
+        own = list(groups)
+        held.update(own[:min(HELD_OUT, len(own) // 2)])
     target.mkdir(parents=True, exist_ok=True)
     for file in ("ClassInd.txt", "video_source.json"):
-        write_bytes(target / file, (splits / file).read_bytes())
+        shutil.copy(splits / file, target)
     for part, wanted in (("train", False), ("test", True)):
-        kept = [row for row in rows if (_class_and_group(row) in held) == wanted]
+        kept = [row for row in rows if (group_of[row] in held) == wanted]
         write_text(target / f"{part}_split01.csv", "".join(f"{row}\n" for row in kept))
-
-
-def _class_and_group(row: str) -> tuple[str, int]:
-    """Parse class and group from a row, `Class/v_Class_gNN_cNN,frames`."""
-    path = row.rpartition(",")[0].rstrip("/")
-    return path.split("/")[-2], int(re.findall(r"_g(\d+)(?:_c\d+)?$", path)[0])
 
 
 def _run_steps(out: Path, steps: Sequence[Step]) -> None:
@@ -120,10 +103,15 @@ def _run_steps(out: Path, steps: Sequence[Step]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the sets, run the grid, write the results."""
-    args = parse(argv)
-    grid = changed(GRIDS[args.grid], args.change)
-    part, splits = ("validation", "splits-validation") if args.validation else ("seed", "splits")
-    plans = {name: {number: SeedPlan(grid.on(name), name, number, args.out / name / f"{part}{number}", splits)
+    args = make_parser().parse_args(argv)
+    if args.change and not args.validation:
+        raise OptionError("--change needs --validation: settings must not be tuned on the test groups")
+    grid, out = changed(GRIDS[args.grid], args.change), (args.out or ROOT / "experiments/made" / args.grid).resolve()
+    part, splits, results = ("seed", "splits", ROOT / "experiments/results" / f"{args.grid}.json")
+    if args.validation:
+        part, splits, results = ("validation", "splits-validation", out / "validation.json")
+    results = args.results or results
+    plans = {name: {number: SeedPlan(grid.on(name), name, number, out / name / f"{part}{number}", splits)
                     for number in args.seeds or grid.seeds} for name in args.sets}
     everything = [plan for by_seed in plans.values() for plan in by_seed.values()]
     if args.dry_run:
@@ -131,16 +119,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             say(as_script(plan.steps, plan.out))
         return 0
     for name in args.sets:
-        make_set(name, args.out / name, grid)
+        make_set(name, out / name, grid)
         if args.validation:
-            hold_out(args.out / name / "splits" / name, args.out / name / splits / name)
+            hold_out(out / name / "splits" / name, out / name / splits / name)
     for plan in everything:
         _run_steps(plan.out, plan.steps)
-    chance = {name: 100 / len(catalog.class_names(name, args.out / name / "splits")) for name in args.sets}
+    chance = {name: 100 / len(catalog.class_names(name, out / name / "splits")) for name in args.sets}
     found = report.collect(grid, plans, chance)
-    args.results.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.results, found)
-    say(f"\n{report.text(found)}\nall results: {args.results}")
+    results.parent.mkdir(parents=True, exist_ok=True)
+    write_json(results, found)
+    say(f"\n{report.text(found)}\nall results: {results}")
     return 0
 
 

@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = vars(main_coclr.parse([*rest, "--pretrain", *pair]))
         config, data, train = take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
         dataset = data.build("train", PretrainTransform(data.img_dim))
-        task = main_coclr.CoclrTask(config, data, train, DistInfo(0, 0, 1, CPU, None))
+        task = main_coclr.CoclrTask(config, data, train, DistInfo(0, 0, 1, CPU))
         task.load_pretrained(*pair)
         probe = HealthProbe(dataset, options["health_clips"], device=CPU, img_dim=data.img_dim,
                             batch_size=train.batch_size, workers=train.workers, seed=train.seed, network=config.net,

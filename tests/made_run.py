@@ -2,6 +2,7 @@
 made of features that are drawn at random."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from model import momentum
 from utils.files import write_json
 
 OPTIONS = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8", "--moco-dim", "8", "-j", "0",
-           "--cascade", "--stage", "3", "--ratio", "0.7", "--topk", "2", "--health_clips", "4", "--epochs", "2"]
+           "--topk", "2", "--health_clips", "4", "--epochs", "2"]
+CASCADE = ("--cascade", "--stage", "3", "--ratio", "0.7")
 
 
 @dataclass(frozen=True)
@@ -28,20 +30,16 @@ class MadeRun:
     data: miniature.Miniature
 
 
-def make(root: Path, name_prefix: str = "one", *more: str) -> MadeRun:
+def make(root: Path, mining: Sequence[str] = CASCADE) -> MadeRun:
     """Train for two epochs in ``root``, and leave features beside the checkpoint."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         patch.setattr(momentum, "select_backbone", noise.small_backbone)
-        data = (miniature.make(root, "mine", classes=3, frames=8, size=(32, 40)) if not (root / "splits").exists() else
-                None)
+        data = miniature.make(root, "mine", classes=3, frames=8, size=(32, 40))
         roots = ["--data_root", "data", "--split_root", "splits"]
-        main_coclr.work(main_coclr.parse([*OPTIONS, "--dataset", "mine-2stream-2clip", "--name_prefix", name_prefix,
-                                          *roots, *more]))
-    [folder] = root.glob(f"ckpt/log-pretrain/{name_prefix}*")
-    videos = [[line.split(",")[0] for line in (root / f"splits/mine/{part}_split01.csv").read_text().splitlines()]
-              for part in ("test", "train")]
-    add_features(folder / "model/feature", "mine", *videos)
+        main_coclr.work(main_coclr.parse([*OPTIONS, "--dataset", "mine-2stream-2clip", *roots, *mining]))
+    [folder] = root.glob("ckpt/log-pretrain/*")
+    add_features(folder / "model/feature", "mine", data.test, data.train)
     return MadeRun(folder, folder / "model/feature", data)
 
 

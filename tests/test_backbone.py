@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision.models.video import s3d as torchvision_s3d
 
-from backbone.s3dg import S3D
 from backbone.select_backbone import fold_batchnorm, select_backbone
 from model.classifier import LinearClassifier
 from model.pretrain import CoCLR
@@ -164,15 +163,6 @@ def test_r50_is_the_published_network():
     torch.testing.assert_close(found, expected[-1], rtol=1e-4, atol=1e-5 * float(expected[-1].max()))
 
 
-def test_scale_divides_all_widths_of_s3d():
-    whole, quarter = S3D(), S3D(scale=0.25)
-    assert (whole.feature_size, quarter.feature_size) == (1024, 256)
-    shape = {key: value.shape for key, value in whole.state_dict().items()}
-    for key, value in quarter.state_dict().items():
-        assert not value.dim() or len(value) * 4 == shape[key][0], key
-    assert quarter.eval()(hashed.clip("quarter", 1, 3, 8, 32, 32)).shape == (1, 256, 1, 1, 1)
-
-
 @pytest.mark.parametrize("network", ["s3dg", "r50"])
 def test_folding_whole_networks_changes_rounding_alone(network):
     folded, _ = select_backbone(network)
@@ -184,8 +174,3 @@ def test_folding_whole_networks_changes_rounding_alone(network):
     with torch.no_grad():
         found, expected = folded(x).double(), exact(x.double())
     assert float((found - expected).norm() / expected.norm()) < 2e-6
-
-
-def test_unknown_network_names_the_known_ones():
-    with pytest.raises(ValueError, match=r"'s3dx'.*s3d, s3d_small, s3dg, r50"):
-        select_backbone("s3dx")

@@ -20,15 +20,6 @@ def build(made, suffix="", mode="train", seq_len=4, ds=1, **settings):
     return catalog.build(made.name + suffix, mode, transform=None, seq_len=seq_len, ds=ds, **made.roots, **settings)
 
 
-@pytest.mark.parametrize("base", ["ucf101", "k400", "my-f-videos"])
-@pytest.mark.parametrize(("suffix", "streams", "clips"), [
-    ("", ("rgb",), 1), ("-f", ("flow",), 1), ("-2clip", ("rgb",), 2), ("-f-2clip", ("flow",), 2),
-    ("-2stream-2clip", BOTH, 2)])
-def test_names(base, suffix, streams, clips):
-    spec = catalog.parse(base + suffix)
-    assert (spec.name, spec.base, spec.streams, spec.clips) == (base + suffix, base, streams, clips)
-
-
 @pytest.mark.parametrize(("name", "words"), [
     ("ucf101-2stream", "ucf101-2stream-2clip"), ("../etc", "no dataset name"), ("a/b", "no dataset name"),
     ("", "no dataset name"), (".hidden", "no dataset name"), ("a b", "no dataset name")])

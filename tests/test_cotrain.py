@@ -120,7 +120,7 @@ def test_every_printed_command_is_one_of_its_script(run, small_network, tmp_path
     (["--nproc_per_node", "3"], "must be a multiple"),
     (["--img_dim", "2"], "step 'InfoNCE RGB': batches of --batch_size 4 clips"),
     (["--batch_size", "32", "--moco-k", "32"], "fewer than one batch"),
-    (["--finetune_options", ""], "step 'finetune RGB': the training set has only 18 clips, fewer than one batch"),
+    (["--finetune_options", ""], "(option of cotrain.py: --finetune_options)"),
     (["--infonce_options", "--lr 0"], "(option of cotrain.py: --infonce_options)"),
     (["--infonce_options", "--nonsense"], "--nonsense"),
     (["--infonce_options", "--lr '1"], "cannot be split into options"),

@@ -64,7 +64,6 @@ def reader(tmp_path):
     ([0], {0: 1}), ([11], {11: 10}), ([4, 5, 6], {4: 3, 5: 3, 6: 7})])
 def test_the_nearest_readable_frame_replaces_a_damaged_one(reader, lost, nearest):
     good = reader.frames(NAME, range(12))
-    reader.close()
     change_video(reader.path, NAME, without_frames(*lost))
     fresh = LmdbReader(reader.path)
     with pytest.raises(DamagedFramesError, match=f"video {NAME}, frame {lost[0]} does not decode"):
@@ -77,7 +76,6 @@ def test_the_nearest_readable_frame_replaces_a_damaged_one(reader, lost, nearest
 
 def test_the_last_whole_frame_continues_a_value_that_is_cut_short(reader):
     good = reader.frames(NAME, range(12))
-    reader.close()
     change_video(reader.path, NAME, cut)
     fresh = LmdbReader(reader.path)
     with pytest.raises(DamagedFramesError, match=f"video {NAME}: its value is cut after"):
@@ -92,7 +90,6 @@ def test_the_last_whole_frame_continues_a_value_that_is_cut_short(reader):
 
 @pytest.mark.parametrize("change", [without_frames(*range(12)), lambda value: b"no list"])
 def test_a_clip_without_readable_frames_is_an_error_that_names_its_video(reader, change):
-    reader.close()
     change_video(reader.path, NAME, change)
     with pytest.raises(DamagedFramesError, match=f"a.lmdb, video {NAME}"):
         LmdbReader(reader.path).clips(NAME, np.arange(8)[None], [])

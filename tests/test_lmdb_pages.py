@@ -1,9 +1,6 @@
 """Look up values in a file against py-lmdb, and strings in a list against msgpack."""
 
-import shutil
-import struct
 from itertools import accumulate
-from pathlib import Path
 
 import lmdb
 import msgpack
@@ -41,48 +38,6 @@ def test_every_value_is_that_of_lmdb(tmp_path, count, folder):
     assert all(reader.value(key).view == value for key, value in expected.items())
     for absent in (b"", b"%09d" % count, b"00000000", b"~", b"0000000000", b"__len__"):
         assert reader.value(absent) is None
-
-
-def test_replaced_and_deleted_values(tmp_path):
-    path = write(tmp_path / "file.lmdb", {b"%09d" % i: b"old" * 3000 for i in range(500)})
-    env = lmdb.open(str(path), subdir=False, map_size=1 << 26, lock=False)
-    with env.begin(write=True) as transaction:
-        for i in range(0, 500, 3):
-            transaction.put(b"%09d" % i, b"new" * i)
-        for i in range(1, 500, 3):
-            transaction.delete(b"%09d" % i)
-    env.close()
-    reader = PageReader(path)
-    assert all(reader.value(key).view == value for key, value in stored(path).items())
-    assert all(reader.value(b"%09d" % i) is None for i in range(1, 500, 3))
-
-
-def test_an_empty_lmdb_has_no_values(tmp_path):
-    path = tmp_path / "file.lmdb"
-    with lmdb.open(str(path), subdir=False, lock=False) as env, env.begin(write=True) as transaction:
-        transaction.put(b"a", b"b")
-        transaction.delete(b"a")
-    assert PageReader(path).value(b"a") is None
-
-
-def damaged(path: Path, page: int, offset: int, value: bytes) -> PageReader:
-    with open(path, "r+b") as file:
-        file.seek(page * 4096 + offset)
-        file.write(value)
-    return PageReader(path)
-
-
-def test_damaged_pages(tmp_path):
-    path = write(tmp_path / "file.lmdb", {b"%09d" % i: b"value" * 100 for i in range(2000)})
-    root = PageReader(path)._root
-    shutil.copy(path, tmp_path / "copy.lmdb")
-    with pytest.raises(DamagedError, match="lead nowhere"):
-        damaged(tmp_path / "copy.lmdb", root, 12, struct.pack("<H", 16)).value(b"000000001")
-    for number in (1 << 40, 1 << 62, (1 << 64) - 2):  # the root, in both meta pages
-        for meta in (0, 1):
-            reader = damaged(path, meta, 16 + 112, struct.pack("<Q", number))
-        with pytest.raises(DamagedError, match="lead nowhere"):
-            reader.value(b"000000001")
 
 
 strings = st.lists(st.one_of(st.binary(max_size=40), st.integers(0, 70000).map(bytes)), max_size=40)

@@ -76,23 +76,6 @@ def test_each_frame_is_decoded_once(reader, decoded):
     assert [(clip == whole[list(row)]).all() for clip, row in zip(clips, rows, strict=True)] == [True] * 3
 
 
-def read_sum(reader: LmdbReader) -> int:
-    return int(reader.frames(NAMES[0], [0, 2]).sum())
-
-
-def test_a_fork_reads_with_the_parents_open_file(reader):
-    expected = read_sum(reader)
-    child = os.fork()
-    if child == 0:
-        try:
-            good = read_sum(reader) == expected
-        except Exception:
-            good = False
-        os._exit(0 if good else 1)
-    assert os.waitpid(child, 0)[1] == 0
-    assert read_sum(reader) == expected
-
-
 def test_missing_file(tmp_path):
     with pytest.raises(DataError, match=r"there is no LMDB .*none\.lmdb"):
         LmdbReader(tmp_path / "none.lmdb").frames("A/a", [0])

@@ -9,7 +9,7 @@ import torch
 from processes import fork
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.loader import EpochSampler, batches, init_worker, items, make_loader
+from dataset.loader import batches, init_worker, items, make_loader
 from utils.errors import OptionError
 
 
@@ -28,20 +28,6 @@ def loader(size: int, **settings):
     defaults = {"batch_size": 4, "workers": 0, "train": True, "seed": 0, "rank": 0, "world_size": 1,
                 "device": torch.device("cpu")}
     return make_loader(Items(size), **defaults | settings)
-
-
-@pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize(("size", "world"), [(10, 1), (12, 3), (13, 3), (5, 4)])
-def test_processes_share_the_set_as_torch_shares_it(size, world, shuffle):
-    from torch.utils.data.distributed import DistributedSampler
-    for rank in range(world):
-        ours = EpochSampler(size, shuffle=shuffle, seed=5, rank=rank, world_size=world)
-        theirs = DistributedSampler(range(size), num_replicas=world, rank=rank, shuffle=shuffle, seed=5)
-        for epoch in (0, 3):
-            ours.set_epoch(epoch)
-            theirs.set_epoch(epoch)
-            assert list(ours) == [(epoch, i) for i in theirs]
-            assert len(ours) == len(theirs)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -19,12 +19,12 @@ from engine.config import ModelConfig, take
 from eval.protocols import recall_at_k, similarity
 from model import momentum
 from tools.report import galleries, results
-from tools.report.__main__ import main, make_report
+from tools.report.__main__ import main
 from tools.report.galleries import Strips
-from tools.report.run_reader import Run, read_metrics, read_run
+from tools.report.run_reader import Run, read_run
 from tools.report.verdict import better_than_random, verdict
 from utils import launch
-from utils.errors import CheckpointError, OptionError
+from utils.errors import CheckpointError
 from utils.files import write_json
 
 
@@ -235,36 +235,26 @@ def test_bad_input_is_refused_in_one_line(made, tmp_path, monkeypatch, capsys, w
 
 
 def test_a_folder_of_features_below_a_run_is_enough(made):
-    report = make_report(str(made.features), clips=2, mining_clips=0)
-    assert report.folder.resolve() == made.folder.resolve() and report.warnings == []
-    section = next(section for section in report.sections if section.name == "retrieval")
-    assert len(section.content["cards"]) == 2
-    assert len(report.strips.images) > 2  # the run says where the frames are
+    page = page_of(made.features, "--clips", "2", "--mining_clips", "0")
+    assert str(made.folder.resolve()) in page.text and 'class="notes"' not in page.text
+    assert len([attrs for attrs in page.all("li") if "data-row" in attrs]) == 2
+    assert len(page.json["strips"]) > 2  # the run says where the frames are
 
 
 def test_the_nearest_training_clips_by_loops(made):
     found = galleries.load(made.features, "mine")
+    cards = galleries.retrieval_cards(found, 1000, {}, Strips())
     a, b = (each.features.numpy() - each.features.numpy().mean(axis=0) for each in (found.query, found.gallery))
-    for i, row in enumerate(a):
+    for row, card, video in zip(a, cards, made.data.test, strict=True):
         cosines = [float(row @ other / np.linalg.norm(row) / np.linalg.norm(other)) for other in b]
         best = sorted(range(len(b)), key=lambda j: -cosines[j])[:5]
-        assert found.index[i].tolist() == best
-        assert found.sim[i].tolist() == pytest.approx([cosines[j] for j in best], abs=1e-5)
-    assert float(found.hits[:, 0].float().mean()) == pytest.approx(
+        assert f"{card['class']}/{card['name']}" == video and card["strips"] == [""]
+        assert [f"{near['class']}/{near['name']}" for near in card["near"]] == [made.data.train[j] for j in best]
+        assert [near["sim"] for near in card["near"]] == pytest.approx([cosines[j] for j in best], abs=1e-5)
+        assert all(near["right"] == (near["class"] == card["class"]) for near in card["near"])
+    assert np.mean([card["near"][0]["right"] for card in cards]) == pytest.approx(
         recall_at_k(similarity(found.query.features, found.gallery.features), found.query.labels,
                     found.gallery.labels)[1])
-
-
-def test_cards_name_the_clips_their_classes_and_which_are_right(made):
-    found = galleries.load(made.features, "mine")
-    cards = galleries.retrieval_cards(found, 1000, {}, Strips())
-    assert [f"{card['class']}/{card['name']}" for card in cards] == made.data.test
-    for card in cards:
-        assert card["strips"] == [""]
-        for near in card["near"]:
-            assert f"{near['class']}/{near['name']}" in made.data.train
-            assert near["right"] == (near["class"] == card["class"]) and -1 <= near["sim"] <= 1
-        assert [near["sim"] for near in card["near"]] == sorted((near["sim"] for near in card["near"]), reverse=True)
     assert len(galleries.retrieval_cards(found, 3, {}, Strips())) == 3
 
 
@@ -277,7 +267,6 @@ def test_the_map_has_the_two_directions_of_most_variance(made):
         expected = centred @ vectors[:, -1 - axis]
         assert np.allclose(np.abs(places[:, axis]), np.abs(expected), atol=1e-4)
         assert shares[axis] == pytest.approx(values[-1 - axis] / values.sum(), abs=1e-5)
-    assert np.isfinite(galleries.principal(torch.ones(1, 4))[0]).all()  # a single clip
     found = galleries.load(made.features, "mine")
     drawn = galleries.feature_map(found, {made.data.test[0]: "a.mp4"})
     for i, (point, video) in enumerate(zip(drawn["points"], made.data.test + made.data.train, strict=True)):
@@ -334,11 +323,31 @@ def gallery(made, path=None, **changed):
     return galleries.mining_gallery(run.options | roots | changed, path or run.checkpoint, 12, Strips())
 
 
-def plain_stage(candidates: list[int], similarity: torch.Tensor, excluded: list[bool], size: int) -> list[int]:
-    return sorted(candidates, key=lambda j: (excluded[j], -float(similarity[j])))[:size]
+def cascade_by_loops(sims: dict, excluded: list[bool]) -> list[list[int]]:
+    kept, stages = list(range(len(excluded))), []
+    for view, size in zip(("other", "own", "other"), (5, 3, 2), strict=True):
+        kept = sorted(kept, key=lambda j: (excluded[j], -float(sims[view][j])))[:size]
+        stages.append(kept)
+    return stages
 
 
-def test_what_is_mined_is_what_the_next_step_would_mine(made):
+def fused_by_loops(sims: dict, excluded: list[bool]) -> list[list[int]]:
+    order = {view: sorted(range(len(excluded)), key=lambda j: (excluded[j], -float(row[j])))
+             for view, row in sims.items()}
+    ranks = [(order["own"].index(j) + order["other"].index(j), order["other"].index(j)) for j in range(len(excluded))]
+    return [sorted(range(len(excluded)), key=ranks.__getitem__)[:2]]
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory):
+    """A run that mined by fused ranks, its own view frozen."""
+    return made_run.make(tmp_path_factory.mktemp("fused"), ["--mining", "fused", "--own_view", "frozen"])
+
+
+@pytest.mark.parametrize("rule", ["cascade", "fused"])
+def test_what_is_mined_is_what_the_next_step_would_mine(made, request, rule):
+    if rule == "fused":
+        made = request.getfixturevalue("fused")
     saved = checkpoint.load(read_run(made.folder).checkpoint)
     state, queue_rows = saved["state_dict"], saved["label_ring"]["rows"]
     model = take(ModelConfig, read_run(made.folder).options).build()
@@ -347,31 +356,50 @@ def test_what_is_mined_is_what_the_next_step_would_mine(made):
                             data_root=made.data.data_root, split_root=made.data.split_root, seed=0)
     index = dataset.index
     batch_rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:4].tolist()
-    queries = list(galleries.mine(model, dataset, batch_rows, queue_rows, 2))
     blocks = to_blocks(torch.utils.data.default_collate([dataset[2, row] for row in batch_rows]), torch.device("cpu"))
+    own_block, own_queue = blocks[:, 0, 0], state["queue"]
+    if rule == "fused":
+        own_block, own_queue = blocks[:, 1, 0], saved["frozen_own_view"]["queue"]
+        model.encoder_q.load_state_dict(saved["frozen_own_view"]["encoder"])
+        model.encoder_q.eval()
     with torch.no_grad():
-        q = momentum.embed(model.encoder_q, blocks[:, 0, 0])
-        kf = momentum.embed(model.sampler, blocks[:, 1, 1])
-    cards = {card["name"]: card for card in gallery(made)["cards"]}
-    for i, (row, query) in enumerate(zip(batch_rows, queries, strict=True)):
+        q, kf = momentum.embed(model.encoder_q, own_block), momentum.embed(model.sampler, blocks[:, 1, 1])
+    content = gallery(made)
+    cards = {card["name"]: card for card in content["cards"]}
+    names = [index.names[row].split("/")[1] for row in queue_rows]
+    for i, row in enumerate(batch_rows):
         card = cards[index.names[row].split("/")[1]]
-        sims = {"own": q[i] @ state["queue"], "other": kf[i] @ state["queue_second"]}
+        sims = {"own": q[i] @ own_queue, "other": kf[i] @ state["queue_second"]}
         own_source = [int(index.sources[other]) == int(index.sources[row]) for other in queue_rows]
         right = [index.labels[other] == index.labels[row] and not own_source[j] for j, other in enumerate(queue_rows)]
-        kept = list(range(8))
-        for view, size, stage, shown in zip(("other", "own", "other"), (5, 3, 2), query.stages, card["stages"],
-                                            strict=True):
-            before, kept = len(kept), plain_stage(kept, sims[view], own_source, size)
-            assert sorted(stage.tolist()) == sorted(kept)
-            assert (shown["kept"], shown["before"], shown["hits"]) == (size, before, sum(right[j] for j in kept))
-            assert [entry["name"] for entry in shown["entries"]] == [
-                index.names[queue_rows[j]].split("/")[1] for j in stage.tolist()]
-            assert [entry["right"] for entry in shown["entries"]] == [
-                None if own_source[j] else bool(right[j]) for j in stage.tolist()]
-        assert query.stages[-1].tolist() == kept  # the mined ones, best first
-        assert query.sims["own"].tolist() == pytest.approx(sims["own"].tolist(), abs=1e-5)
-        taken = [j for j in kept if not own_source[j]]
+        found = (cascade_by_loops if rule == "cascade" else fused_by_loops)(sims, own_source)
+        before = 8
+        for kept, shown in zip(found, card["stages"], strict=True):
+            assert (shown["kept"], shown["before"], shown["hits"]) == (len(kept), before, sum(right[j] for j in kept))
+            assert sorted(entry["name"] for entry in shown["entries"]) == sorted(names[j] for j in kept)
+            before = len(kept)
+            for entry in shown["entries"]:
+                j = names.index(entry["name"])
+                assert entry["right"] == (None if own_source[j] else bool(right[j]))
+                assert entry["mined"] == (j in found[-1])
+                assert [entry["own"], entry["other"]] == pytest.approx([float(sims["own"][j]), float(sims["other"][j])],
+                                                                      abs=1e-5)
+        assert [entry["name"] for entry in card["stages"][-1]["entries"]] == [names[j] for j in found[-1]]  # best first
+        taken = [j for j in found[-1] if not own_source[j]]
         assert card["recall"] == pytest.approx(sum(right[j] for j in taken) / max(1, len(taken)))
+
+
+def test_a_run_with_fused_ranks_and_a_frozen_own_view_has_its_page(fused, tmp_path):
+    page = page_of(fused.folder)
+    assert "CoCLR + fused ranks on mine, RGB" in page.text and "Stage 1: both views (RGB + flow)</h3>" in re.sub(
+        r" keeps 2 of 8", "", page.text)
+    assert "stage 1, both views, keeps 2" in {line["name"] for chart in page.json["figures"]["curves"]
+                                              for line in chart["lines"]}
+    saved = checkpoint.load(read_run(fused.folder).checkpoint)
+    del saved["frozen_own_view"]
+    checkpoint.save(tmp_path / "without", saved)
+    with pytest.raises(CheckpointError, match="it has no 'frozen_own_view'"):
+        gallery(fused, tmp_path / "without")
 
 
 def test_a_queue_of_unknown_videos_and_a_run_that_does_not_mine_are_refused(made, tmp_path):
@@ -386,19 +414,11 @@ def test_a_queue_of_unknown_videos_and_a_run_that_does_not_mine_are_refused(made
         gallery(made, topk=0, cascade=False)
 
 
-def test_the_last_of_repeated_lines_counts(tmp_path):
-    def line(kind: str, epoch: int, done: int, loss: float | None, **more: object) -> str:
-        return json.dumps({"kind": kind, "epoch": epoch, "done": done, "values": {"loss": loss}, **more})
-    (tmp_path / "metrics.jsonl").write_text("\n".join([
-        line("steps", 0, 2, 5.0, title="train"), line("steps", 0, 4, 4.0, title="train"),
-        line("epoch", 0, 4, 4.5, title="train"), line("epoch", 0, 4, 3.5, title="train"),
-        line("epoch", 0, 4, 9.0, title="val"), line("mining", 0, 4, None, classes={"a": 0.5}), "{", "[1]", "7",
-        json.dumps({"kind": "epoch", "epoch": 1})]))
-    lines, damaged = read_metrics(tmp_path / "metrics.jsonl")
-    assert damaged == 4 and [each["values"] for each in lines] == [
-        {"loss": 5.0}, {"loss": 4.0}, {"loss": 3.5}, {"loss": 9.0}, {}]
+def test_a_run_folder_with_metrics_alone_is_read_without_damaged_lines_and_nan(tmp_path):
+    lines = [{"kind": kind, "title": title, "epoch": 0, "done": 4, "values": {"loss": loss}} for kind, title, loss in (
+        ("steps", "train", 5.0), ("epoch", "train", 3.5), ("epoch", "val", 9.0), ("mining", "", None))]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*map(json.dumps, lines), "{", "[1]", "7", '{"kind": "epoch"}']))
     run = read_run(tmp_path)
-    assert run.epochs == {0: {"loss": 3.5}} and run.options == {} and run.checkpoint is None and len(run.notes) == 2
-    assert read_metrics(tmp_path / "none.jsonl") == ([], 0)
-    with pytest.raises(OptionError, match="there is no run folder"):
-        read_run(tmp_path / "none")
+    assert [line["values"] for line in run.metrics] == [{"loss": 5.0}, {"loss": 3.5}, {"loss": 9.0}, {}]
+    assert run.epochs == {0: {"loss": 3.5}} and run.options == {} and run.checkpoint is None
+    assert len(run.notes) == 2 and "skipped 4 unreadable lines" in run.notes[1]

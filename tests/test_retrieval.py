@@ -13,7 +13,7 @@ from dataset.transforms.photometric import photometric
 from dataset.transforms.presets import CropsTransform
 from eval import retrieval, windows
 from eval.retrieval import FeatureSet, save_features
-from eval.windows import rebatch
+from eval.windows import packed
 
 CLASSES, SEQ_LEN, SIDE = 3, 4, 6
 CPU = torch.device("cpu")
@@ -88,8 +88,9 @@ def by_window(net, videos: Videos, part: int) -> list[list[list[torch.Tensor]]]:
 @pytest.mark.parametrize("size", [1, 3, 4, 100])
 def test_batches_have_one_size_and_lose_nothing(size):
     pieces = [torch.randn(n, 2) for n in (3, 1, 9, 0, 2, 8)]
-    batches = list(rebatch(pieces, size))
+    keys, batches = zip(*packed((((i, 0), piece) for i, piece in enumerate(pieces)), size), strict=True)
     assert torch.equal(torch.cat(batches), torch.cat(pieces))
+    assert [key for each in keys for key, _ in each] == [0] * 3 + [1] + [2] * 9 + [4] * 2 + [5] * 8
     assert {len(batch) for batch in batches[:-1]} <= {size} and 0 < len(batches[-1]) <= size
 
 

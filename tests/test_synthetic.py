@@ -122,18 +122,13 @@ def test_rendering_twice_gives_the_same_bytes(videos, tmp_path):
         assert path.read_bytes() == (videos / path.relative_to(tmp_path / "again")).read_bytes()
 
 
-@pytest.mark.parametrize("wrong", ["--groups 0", "--swapped 0.6", "--contact_sheet sheet.xyz"])
-def test_wrong_options_are_one_line(wrong, tmp_path, capsys):
-    argv = ["--out", str(tmp_path / "x"), *wrong.split()]
-    assert launch.exit_code(lambda: synthetic.main(argv)) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and not (tmp_path / "x").exists()
-
-
-def test_a_folder_that_is_not_empty_is_left_alone(tmp_path, capsys):
+@pytest.mark.parametrize("wrong", ["--groups 0", "--swapped 0.6", "--contact_sheet sheet.xyz", "--clips 1"])
+def test_wrong_options_and_a_folder_that_is_not_empty_are_one_line(wrong, tmp_path, capsys):
     (tmp_path / "mine").touch()
-    assert launch.exit_code(lambda: synthetic.main(["--out", str(tmp_path)])) == 2
-    assert "not an empty folder" in capsys.readouterr().err and [*tmp_path.iterdir()] == [tmp_path / "mine"]
+    assert launch.exit_code(lambda: synthetic.main(["--out", str(tmp_path), *wrong.split()])) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and error.count("\n") == 1 and [*tmp_path.iterdir()] == [tmp_path / "mine"]
+    assert ("not an empty folder" in error) == (wrong == "--clips 1")
 
 
 def test_the_command_writes_a_set_and_its_contact_sheet(tmp_path):

@@ -19,12 +19,12 @@ from matplotlib.axes import Axes
 from model.cascade import cascade_stages, stage_views
 from utils import launch
 from utils.console import say
-from utils.errors import OptionError
 from utils.parser import Parser
 
 QUEUE, TOPK, RATIO, STAGE = 2048, 5, 0.5, 7
-SHARES = {"class": 0.08, "looks": 0.10, "moves": 0.10, "source": 0.004}  # of the queue
-CENTRES = {"class": (0.45, 0.45), "looks": (0.45, 0.0), "moves": (0.0, 0.45), "source": (0.8, 0.75)}  # own, other
+# Kinds of entries: of the class, alike in looks, alike in motion, of the query's source, and the rest.
+SHARES = (0.08, 0.10, 0.10, 0.004)  # of the queue
+CENTRES = ((0.45, 0.45), (0.45, 0.0), (0.0, 0.45), (0.8, 0.75), (0.0, 0.0))  # similarity in the own and the other view
 SPREAD = 0.17
 VIEWS = {"other": ("other view", "#1f77b4"), "own": ("own view", "#d95f02")}
 CLASS, REST, GONE, SOURCE = "#111111", "#9a9a9a", "#e4e4e4", "#b00020"
@@ -32,42 +32,28 @@ COLUMNS = 4
 
 
 class Queue(NamedTuple):
-    """Synthetic similarities of one query to K entries, (K,), in which each view knows a little of the classes.
-
-    Some entries have the query's class, some only look alike (close in the own view), some only move alike (close in
-    the other view), and some come from the query's own source and are never mined.
-    """
+    """Synthetic similarities of one query to K entries, (K,), in which each view knows a little of the classes."""
 
     other: Tensor
     own: Tensor
-    excluded: Tensor  # of the query's source
+    excluded: Tensor  # of the query's source, never mined
     of_class: Tensor
 
 
-def make_queue(K: int, seed: int = 0) -> Queue:
-    """Draw the entries of a queue."""
-    generator = torch.Generator().manual_seed(seed)
-    points = SPREAD * torch.randn(K, 2, generator=generator)
-    kinds, start = {}, 0
-    for kind, share in SHARES.items():
-        kinds[kind] = torch.zeros(K, dtype=torch.bool)
-        kinds[kind][start:start + max(1, round(share * K))] = True
-        start += int(kinds[kind].sum())
-        points[kinds[kind]] += torch.tensor(CENTRES[kind])
-    points = points.tanh()  # similarities lie between -1 and 1
-    return Queue(points[:, 1], points[:, 0], kinds["source"], kinds["class"])
-
-
-def survivors(queue: Queue, topk: int, ratio: float, stage: int) -> list[Tensor]:
-    """Return the entries that survive each stage, bool (K,) each."""
-    stages = cascade_stages(queue.other[None], queue.own[None], queue.excluded[None], topk, ratio, stage)
-    return [torch.zeros_like(queue.excluded).index_fill(0, indices[0], True) for indices in stages]
+def make_queue() -> Queue:
+    generator = torch.Generator().manual_seed(0)
+    counts = [round(share * QUEUE) for share in SHARES]
+    kinds = torch.arange(5).repeat_interleave(torch.tensor([*counts, QUEUE - sum(counts)]))
+    points = torch.tensor(CENTRES)[kinds] + SPREAD * torch.randn(QUEUE, 2, generator=generator)
+    own, other = points.tanh().T  # similarities lie between -1 and 1
+    return Queue(other, own, kinds == 3, kinds == 0)
 
 
 def draw_cascade(output: Path) -> None:
     """Draw a panel for the queue, and one for each stage with what it drops and keeps, and its threshold."""
-    queue, views = make_queue(QUEUE), stage_views(STAGE)
-    kept = [~queue.excluded, *survivors(queue, TOPK, RATIO, STAGE)]
+    queue, views = make_queue(), stage_views(STAGE)
+    stages = cascade_stages(queue.other[None], queue.own[None], queue.excluded[None], TOPK, RATIO, STAGE)
+    kept = [~queue.excluded, *(torch.zeros_like(queue.excluded).index_fill(0, rows[0], True) for rows in stages)]
     rows = -(-len(kept) // COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(10, 2.75 * rows + 0.5), sharex=True, sharey=True,
                                 facecolor="white")
@@ -107,7 +93,6 @@ def _scatter(ax: Axes, queue: Queue, layers: Sequence[tuple[Tensor, float, str, 
 
 
 def make_parser() -> Parser:
-    """Define the options."""
     parser = Parser(prog="python -m tools.figures", description=__doc__)
     parser.add_argument("figure", choices=["cascade"], help="what to draw")
     parser.topic("output")("--output", type=Path, required=True, metavar="FILE", help="picture to write, .png")
@@ -115,11 +100,7 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Draw the figure."""
-    output = make_parser().parse_args(argv).output
-    if output.suffix != ".png":
-        raise OptionError(f"--output {output}: give a name that ends in .png")
-    draw_cascade(output)
+    draw_cascade(make_parser().parse_args(argv).output)
     return 0
 
 

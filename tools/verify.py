@@ -44,7 +44,6 @@ class Result(NamedTuple):
 
 
 def read_table() -> list[Published]:
-    """Read the published numbers."""
     row = re.compile(r"^\| (\w+ on [^|]*) \| ([^|]*) \| ([\d.]+) \| ([\d.]+) \|", re.MULTILINE)
     return [Published(training, measure, float(value), float(tolerance))
             for training, measure, value, tolerance in row.findall(read_text(PAGE))]
@@ -112,12 +111,12 @@ def _training(run: Run) -> str:
             + (f", cycle {cycle[1]}" if cycle else ""))
 
 
-def compare(path: Path, published: Sequence[Published]) -> int:
+def compare(path: Path) -> int:
     """Print a result beside the published numbers of its training (of any, if unknown); return the exit code.
 
     CoCLR's numbers are lower bounds for CPR where no number for CPR was published.
     """
-    result = read(path)
+    result, published = read(path), read_table()
     lines: list[list[str]] = []
     held: dict[str, bool] = {}
     for name, value in result.values.items():
@@ -144,7 +143,6 @@ def _same(one: str, other: str) -> bool:
 
 
 def make_parser() -> Parser:
-    """Define the options."""
     parser = Parser(description=__doc__)
     parser.add_argument("results", nargs="+", metavar="RUN_OR_RESULT", type=Path, help="run folder, work folder of "
                         "cotrain.py, or output of merge_2stream_prob.py")
@@ -153,8 +151,7 @@ def make_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare each result, and return the highest exit code."""
-    published = read_table()
-    return max(compare(path, published) for path in make_parser().parse_args(argv).results)
+    return max(compare(path) for path in make_parser().parse_args(argv).results)
 
 
 if __name__ == "__main__":

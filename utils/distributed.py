@@ -30,7 +30,6 @@ class DistInfo:
     local_rank: int
     world_size: int
     device: torch.device
-    backend: str | None  # None without a process group
 
 
 _host: dist.ProcessGroup | None = None  # a gloo group of all processes: exchanges on the host, which wait for no device
@@ -52,7 +51,6 @@ def is_main() -> bool:
 
 
 def barrier() -> None:
-    """Wait for all processes."""
     if world_size() > 1:
         dist.barrier()
 
@@ -72,8 +70,6 @@ def all_gather(tensor: Tensor) -> Tensor:
 @torch.no_grad()
 def all_to_all(tensor: Tensor, send: list[int], receive: list[int]) -> Tensor:
     """Send ``send[r]`` of the contiguous rows to each process r, and return the ``receive[r]`` rows from each."""
-    if world_size() == 1:
-        return tensor
     received = tensor.new_empty((sum(receive), *tensor.shape[1:]))
     dist.all_to_all_single(received, tensor, receive, send)
     return received
@@ -85,16 +81,6 @@ def broadcast(tensor: Tensor, src: int = 0) -> Tensor:
     if world_size() > 1:
         dist.broadcast(tensor, src)
     return tensor
-
-
-@torch.no_grad()
-def reduce_mean(tensor: Tensor) -> Tensor:
-    """Return the mean over all processes as a new tensor."""
-    if world_size() == 1:
-        return tensor.clone()
-    total = tensor.clone()
-    dist.all_reduce(total)
-    return total / world_size()
 
 
 def start_sum(count: int) -> tuple[Tensor, dist.Work]:
@@ -133,18 +119,11 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
     """Choose the device, and if there are several processes, join their group.
 
     The launch is read from the environment of ``torchrun`` or ``torch.distributed.launch``, else that of SLURM's
-    ``srun``, else ``world_size`` and ``rank``. Without any of these the process is alone.
-
-    Args:
-        local_rank: as passed by launchers that give an option.
-        gpu: device of a single process.
-        backend: "nccl" falls back to "gloo" where there is no GPU, and says so.
-        world_size, rank: of processes launched by hand, else -1.
-        timeout: seconds to wait for the other processes.
+    ``srun``, else ``world_size`` and ``rank``. Without any of these the process is alone, on ``gpu``.
 
     Raises:
         OptionError: the launch contradicts itself, or asks for a GPU that does not exist.
-        TrainingError: the process group could not be formed in time.
+        TrainingError: the process group could not be formed in ``timeout`` seconds.
     """
     launched = _launched()
     if launched is not None:
@@ -155,10 +134,10 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
             raise OptionError(f"--world-size {world_size} needs --rank 0 ... {world_size - 1}, but --rank is {rank}")
         local_rank = rank if local_rank is None else local_rank
     else:
-        return DistInfo(0, 0, 1, _device(gpu or 0), None)
+        return DistInfo(0, 0, 1, _device(gpu or 0))
     device = _device(local_rank)
     if world_size == 1:
-        return DistInfo(0, local_rank, 1, device, None)
+        return DistInfo(0, local_rank, 1, device)
     set_rank(rank)
     if backend == "nccl" and device.type == "cpu":
         say("no GPU found: the process group uses gloo instead of nccl")
@@ -181,7 +160,7 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
         raise TrainingError(missed.format(one_line(str(error)))) from error
     finally:
         watch.cancel()
-    return DistInfo(rank, local_rank, world_size, device, backend)
+    return DistInfo(rank, local_rank, world_size, device)
 
 
 def _check_url(url: str) -> None:
@@ -223,13 +202,11 @@ def destroy() -> None:
 def _launched() -> tuple[int, int, int | None] | None:
     """Return rank, number of processes and local rank from the environment of torchrun or srun, if it is one's."""
     if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
-        rank, size = _number("RANK"), _number("WORLD_SIZE")
-        if rank >= size:
-            raise OptionError(f"the environment has RANK={rank}, but WORLD_SIZE={size}")
-        return rank, size, _number("LOCAL_RANK") if "LOCAL_RANK" in os.environ else None
+        local_rank = os.environ.get("LOCAL_RANK")
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(local_rank) if local_rank else None
     # Only srun sets SLURM_STEP_NUM_TASKS: a plain python in an allocation is a single process.
     if {"SLURM_PROCID", "SLURM_STEP_NUM_TASKS"} <= os.environ.keys():
-        rank, size = _number("SLURM_PROCID"), _number("SLURM_STEP_NUM_TASKS")
+        rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_STEP_NUM_TASKS"])
         if size > 1 and "MASTER_ADDR" not in os.environ:
             raise OptionError("SLURM started several tasks, but MASTER_ADDR is not set: export it in the batch script, "
                               "MASTER_ADDR=$(scontrol show hostnames $SLURM_JOB_NODELIST | head -n 1)")
@@ -237,15 +214,8 @@ def _launched() -> tuple[int, int, int | None] | None:
         job, step = (int(text) if (text := os.environ.get(name, "")).isdecimal() else 0
                      for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
         os.environ.setdefault("MASTER_PORT", str(15000 + (31 * job + step) % 16384))
-        return rank, size, _number("SLURM_LOCALID") if "SLURM_LOCALID" in os.environ else 0
+        return rank, size, int(os.environ.get("SLURM_LOCALID", 0))
     return None
-
-
-def _number(name: str) -> int:
-    text = os.environ[name]
-    if not text.isdecimal():
-        raise OptionError(f"the environment has {name}={text!r}, not a whole number: let torchrun or srun set it")
-    return int(text)
 
 
 def _device(index: int) -> torch.device:

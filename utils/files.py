@@ -10,8 +10,6 @@ from typing import Any, BinaryIO
 
 from utils.errors import CheckpointError, DataError, OptionError
 
-PARTIAL = ".*.tmp"  # files being written; a killed process leaves them behind
-
 
 @contextmanager
 def naming(path: str | Path) -> Iterator[None]:
@@ -90,8 +88,8 @@ def require_writable(path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove files that killed processes left half written."""
-    for path in folder.glob(PARTIAL):
+    """Remove files that processes were writing when they were killed, see :func:`atomic_write`."""
+    for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 

@@ -34,8 +34,6 @@ COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors torch.compile r
 def run(main: Callable[[], int | None]) -> None:
     """Call ``main`` and exit: with its result or 0; 2 for a :class:`UserError`; 1 if another process was lost; 75 after
     a signal, if the run can be resumed; 130 for Ctrl-C.
-
-    During start-up one process reports for all; after :func:`started` each reports its own errors.
     """
     if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
         # Names of files are UTF-8 even where the console is not: start again, knowing that.
@@ -123,11 +121,7 @@ def message_of(error: Exception) -> str:
 
 
 def _refuse(message: str) -> int:
-    """Report why this process ends, and return exit code 2.
-
-    During start-up only the first process that failed reports; before there is a process group, the first one on each
-    machine.
-    """
+    """Report why this process ends, during start-up for all (before they meet, for all of a machine); return 2."""
     if _in_group():
         from utils import distributed
         reports = _started or distributed.rank() == distributed.failed(True)[0]

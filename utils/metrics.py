@@ -36,7 +36,6 @@ class LabelRing:
 
     @property
     def full(self) -> bool:
-        """Whether every entry has been written."""
         return self.written >= len(self.labels)
 
     def update(self, labels: Tensor, sources: Tensor, rows: Tensor) -> None:
@@ -48,12 +47,10 @@ class LabelRing:
         self.written = min(self.written + len(where), len(self.labels))
 
     def state_dict(self) -> dict:
-        """Return the ring for a checkpoint, on the CPU."""
         return {"labels": self.labels.cpu(), "sources": self.sources.cpu(), "rows": self.rows.cpu(),
                 "pointer": self.pointer, "written": self.written}
 
     def load_state_dict(self, state: Mapping) -> None:
-        """Restore a ring of the same length."""
         self._entries.copy_(torch.stack([state[name] for name in ("labels", "sources", "rows")]))
         self.pointer, self.written = int(state["pointer"]), int(state["written"])
 
@@ -96,15 +93,14 @@ class Meters:
         """Return the means over all steps and processes; all processes call this."""
         if not self._sums:
             return {}
-        counts = torch.tensor(list(self._counts.values()), dtype=torch.float64, device=self._device)
-        means = distributed.reduce_mean(torch.stack(list(self._sums.values())) / counts)
-        return dict(zip(self._sums, means.tolist(), strict=True))
+        own = torch.stack([total / self._counts[name] for name, total in self._sums.items()])
+        return dict(zip(self._sums, distributed.all_gather(own[None]).mean(dim=0).tolist(), strict=True))
 
     def state_dict(self) -> dict:
         """Return sums and counts of all processes, and this one's window; all processes call this."""
-        rows = torch.zeros(1, 2, len(self._sums), dtype=torch.float64, device=self._device)
-        for place, (name, total) in enumerate(self._sums.items()):
-            rows[0, 0, place], rows[0, 1, place] = total, self._counts[name]
+        counts = torch.tensor(list(self._counts.values()), dtype=torch.float64, device=self._device)
+        sums = torch.stack(list(self._sums.values())) if self._sums else counts
+        rows = torch.stack([sums, counts])[None]  # (1, 2, names)
         return {"names": list(self._sums), "rows": distributed.all_gather(rows).cpu(),
                 "read": {name: list(pair) for name, pair in self._read.items()}}
 

@@ -27,7 +27,7 @@ def code_version() -> dict[str, str | bool]:
 
 def environment() -> dict[str, object]:
     """Return the versions that results depend on, and the machine with its devices."""
-    installed = {each.name: each.version for each in metadata.distributions() if each.name in PACKAGES}
+    packages = {each.name: each.version for each in metadata.distributions() if each.name in PACKAGES}
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"python": platform.python_version(), "packages": {name: installed.get(name) for name in PACKAGES},
+    return {"python": platform.python_version(), "packages": dict.fromkeys(PACKAGES) | packages,
             "system": platform.platform(), "host": platform.node(), "gpus": gpus, "threads": torch.get_num_threads()}

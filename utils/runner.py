@@ -96,8 +96,8 @@ class Runner:
         if self._child is not None:
             self._child.send_signal(signal.SIGTERM)  # the only one that torchrun forwards in turn
 
-    def run(self, steps: Sequence[Step]) -> None:
-        """Run the steps that are not done, in order.
+    def run(self, steps: Sequence[Step], after: float = 0.0) -> None:
+        """Run the steps that are not done, in order; ``after``: seconds of what follows them.
 
         Raises:
             OptionError: a product was made by a different command.
@@ -108,7 +108,8 @@ class Runner:
         for number, step in enumerate(steps, start=1):
             title = f"[{number}/{len(steps)} {step.name}]"
             if not step.is_done(self.out):
-                self.run_step(step, title, [each for each in steps[number:] if not each.is_done(self.out)])
+                later = [each for each in steps[number:] if not each.is_done(self.out)]
+                self.run_step(step, title, [*later, Step("rest", (), seconds=after)] if after else later)
             elif step.name not in self._ran:
                 say(f"{title} done already")
             step.tidy(self.out)
@@ -186,7 +187,7 @@ class Runner:
             print(f"$ {step.shell}", file=file, flush=True)
             self._child = child = subprocess.Popen(
                 words, cwd=self.out, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                env=os.environ | {"NO_COLOR": "1"}, preexec_fn=lambda: end_with_parent(signal.SIGTERM))
+                env={"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {"NO_COLOR": "1"}, preexec_fn=lambda: end_with_parent(signal.SIGTERM))
         try:
             if self._stop:  # it arrived before the child did
                 child.send_signal(signal.SIGTERM)

@@ -7,7 +7,6 @@ tell other processes.
 import ctypes
 import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,10 +35,7 @@ def handle_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 @contextmanager
 def catch_signals() -> Iterator[None]:
-    """Remember signals instead of ending at once; in the main thread only."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    """Remember signals instead of ending at once."""
     _received.clear()
     with handle_signals(lambda number, _: _received.append(number)):
         yield

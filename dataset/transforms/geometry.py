@@ -23,7 +23,6 @@ class Box(NamedTuple):
 
 
 def size_of(frames: np.ndarray) -> tuple[int, int]:
-    """Return height and width of frames (T, H, W, 3)."""
     height, width = frames.shape[1:3]
     return height, width
 

@@ -35,24 +35,19 @@ class PhotometricRecipe:
     p_blur: float = 0.0
 
     def draw(self, rng: np.random.Generator, streams: int, num_frames: int) -> PhotometricParams:
-        """Draw the parameters of one view or crop."""
         params = {"jitter": np.array(rng.random() < self.p_jitter), "order": np.arange(4),
                   "factor": np.array([1, 1, 1, 0], dtype=np.float32),
                   "channel": np.full((streams, num_frames), -1), "sigma": np.array(0, dtype=np.float32)}
         if params["jitter"]:
             params["order"] = rng.permutation(4)
-            params["factor"] = self._factors(rng)
+            middle, strength = np.array([1.0, 1.0, 1.0, 0.0]), np.array(self.jitter)
+            low = np.maximum(middle - strength, [0, 0, 0, -np.inf])
+            params["factor"] = rng.uniform(low, middle + strength).astype(np.float32)
         if rng.random() < self.p_channel:
             params["channel"] = rng.integers(3, size=(streams, num_frames))
         if rng.random() < self.p_blur:
             params["sigma"] = np.array(rng.uniform(*SIGMA), dtype=np.float32)
         return params
-
-    def _factors(self, rng: np.random.Generator) -> np.ndarray:
-        strength = np.array(self.jitter)
-        middle = np.array([1.0, 1.0, 1.0, 0.0])
-        low = np.append(np.maximum(middle[:HUE] - strength[:HUE], 0), -strength[HUE])
-        return rng.uniform(low, middle + strength).astype(np.float32)
 
 
 def stack_params(params: list[PhotometricParams]) -> dict[str, Tensor]:
@@ -65,12 +60,8 @@ def photometric(clips: Tensor, params: Mapping[str, Tensor]) -> Tensor:
 
     A GPU takes all clips at once, a CPU one after the other, so that a step's data stay in its caches.
 
-    Args:
-        clips: uint8 (N, S, T, h, w, 3), not changed.
-        params: draws with leading dimension N, see :func:`stack_params`.
-
-    Returns:
-        float32 (N, S, 3, T, h, w), on the device of `clips`, channels last in memory.
+    Takes uint8 (N, S, T, h, w, 3) and their draws, see :func:`stack_params`; returns float32 (N, S, 3, T, h, w) on the
+    same device, channels last in memory.
     """
     values = clips.to(torch.float32, copy=True)
     draws = {name: np.array(value.tolist()) for name, value in params.items()}
@@ -186,10 +177,7 @@ def replace_channels(values: Tensor, channel: Tensor) -> Tensor:
 
 
 def blur_matrices(sigma: np.ndarray, size: int) -> np.ndarray:
-    """Return Gaussian blurs of a row of pixels, whose ends are repeated, as matrices, float32 (R, size, size).
-
-    Their standard deviations `sigma`, (R,), are in pixels.
-    """
+    """Return blurs of a row of pixels, ends repeated, float32 (R, size, size), by deviations (R,) in pixels."""
     reach = np.ceil(BLUR_REACH * sigma[:, None].astype(np.float64))  # (R, 1)
     taps = np.arange(-int(reach.max()), int(reach.max()) + 1)
     weights = np.exp(-0.5 * (taps / sigma[:, None].astype(np.float64)) ** 2) * (np.abs(taps) <= reach)  # (R, taps)

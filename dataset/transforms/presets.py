@@ -36,16 +36,10 @@ class Plan:
     views: tuple[tuple[int, PhotometricRecipe], ...]  # clip and recipe of each view
 
 
-ONE_CLIP = Plan((0,), ((0, NULL),))
-
-
 def _sample(views: list[list[np.ndarray]], params: list[PhotometricParams]) -> dict[str, Any]:
     """Return views (a list of streams each) and their draws as tensors."""
-    clips = torch.empty(len(views), len(views[0]), *views[0][0].shape, dtype=torch.uint8)
-    for v, streams in enumerate(views):
-        for s, frames in enumerate(streams):
-            clips[v, s] = torch.from_numpy(frames)
-    return {"clips": clips, "photometric": stack_params(params)}
+    clips = np.stack([frames for streams in views for frames in streams]).reshape(len(views), -1, *views[0][0].shape)
+    return {"clips": torch.from_numpy(clips), "photometric": stack_params(params)}
 
 
 @dataclass(frozen=True)
@@ -100,16 +94,19 @@ def _classifier_crop(frames: np.ndarray, img_dim: int, rng: np.random.Generator)
     return geometry.resize(crop, img_dim, img_dim)
 
 
+class OneClip:
+    """Transforms of the only clip of a sample."""
+
+    def plan(self, rng: np.random.Generator) -> Plan:
+        return Plan((0,), ((0, NULL),))
+
+
 @dataclass(frozen=True)
-class ClassifierTransform:
+class ClassifierTransform(OneClip):
     """Random crop at 224, resize; in training jitter (0.4, 0.4, 0.4, 0.1) with probability 0.3 and flip with 0.5."""
 
     img_dim: int  # side of the result in pixels
     train: bool = True
-
-    def plan(self, rng: np.random.Generator) -> Plan:
-        """Choose the only clip."""
-        return ONE_CLIP
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
         """Render "clips", uint8 (1, 1, T, img_dim, img_dim, 3), and "photometric"."""
@@ -121,7 +118,7 @@ class ClassifierTransform:
 
 
 @dataclass(frozen=True)
-class CropsTransform:
+class CropsTransform(OneClip):
     """Crops of 224 (centre; four corners; all five flipped), resized, jittered with probability p, one draw a crop.
 
     The draw of a crop depends on the sample's generator and the crop alone, not on how many crops there are.
@@ -131,10 +128,6 @@ class CropsTransform:
     crops: int = 1  # 1, 5 or 10
     jitter: tuple[float, float, float, float] = (0.2, 0.2, 0.2, 0.1)
     p: float = 0.3
-
-    def plan(self, rng: np.random.Generator) -> Plan:
-        """Choose the only clip."""
-        return ONE_CLIP
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
         """Render "clips", uint8 (crops, 1, F, img_dim, img_dim, 3), and "photometric"."""
@@ -152,12 +145,14 @@ class CropsTransform:
         return clips + [geometry.flip(clip) for clip in clips][:self.crops - len(clips)]
 
 
+Transform = PretrainTransform | ClassifierTransform | CropsTransform
+
+
 def to_blocks(batch: Mapping[str, Any], device: torch.device | str) -> Tensor:
     """Augment and normalise the clips of a batch on the training device: float32 (B, V, S, 3, T, h, w).
 
-    The clips of one view and stream, [:, v, s], lie in one piece of channels-last memory, as the encoders want them.
-
-    A batch has "clips" uint8 (B, V, S, T, h, w, 3) and "photometric" (B, V, ...).
+    A batch has "clips" uint8 (B, V, S, T, h, w, 3) and "photometric" (B, V, ...). The clips of one view and stream,
+    [:, v, s], lie in one piece of channels-last memory, as the encoders want them.
     """
     clips = batch["clips"].to(device, non_blocking=True)
     b, v, s = clips.shape[:3]

@@ -87,7 +87,7 @@ class Stream:
         """Yield the value of a video in pieces, by its name and the fingerprints of all."""
         mark = marks[name]
         if not self.file(mark).is_file():
-            yield self._reader.packed(self._names[mark])
+            yield self._reader.value(self._names[mark]).view
             return
         with open(self.file(mark), "rb") as file:
             while piece := file.read(PIECE):

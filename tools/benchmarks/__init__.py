@@ -41,10 +41,6 @@ class Sizes:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
-class Disagreement(AssertionError):
-    """The two versions give different results."""
-
-
 @dataclass
 class Case:
     """One row of the table; each version is called repeatedly and must do the same work each time."""
@@ -53,7 +49,7 @@ class Case:
     size: str
     plain: Work  # the straightforward version
     ours: Work
-    agree: Callable[[Any, Any], str]  # describes how well the results agree, or raises Disagreement
+    agree: Callable[[Any, Any], str]  # describes how well the results agree, or raises AssertionError
     bound: Work | None = None  # lower bound: the unavoidable part alone
     bound_of: str = ""  # description of that part
     clock: str = "wall"  # or "cpu": CPU seconds on one thread, as in a loader process

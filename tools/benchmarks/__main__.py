@@ -30,28 +30,25 @@ from utils.parser import Parser
 
 ROWS: dict[str, Callable[[Sizes, Path], Iterator[Case]]] = {
     "cascade": step.cascade_cases, "loader": loader.cases, "step": step.cases, "evaluation": evaluation.cases}
-TINY = ("queues=64", "batches=2", "stage=3", "topk=2", "height=24", "width=32", "frames=8", "img_dim=32", "samples=2",
-        "length=18", "batch=2", "queue=16", "steps=2", "videos=2", "video_frames=18", "eval_batch=2", "classes=3")
+TINY = Sizes(queues=(64,), batches=(2,), stage=3, topk=2, height=24, width=32, frames=8, img_dim=32, samples=2,
+             length=18, batch=2, queue=16, steps=2, videos=2, video_frames=18, eval_batch=2, classes=3)
 
 
 def parse_sizes(settings: Sequence[str], device: torch.device) -> Sizes:
     """Read `NAME=VALUE` settings; `tiny` stands for sizes at which every row is quick."""
-    defaults = {each.name: getattr(Sizes(), each.name) for each in fields(Sizes) if each.name != "device"}
+    kinds = {each.name: type(getattr(TINY, each.name)) for each in fields(Sizes) if each.name != "device"}
     changed: dict = {}
-    for setting in [each for word in settings for each in (TINY if word == "tiny" else [word])]:
-        name, _, value = setting.partition("=")
-        if name not in defaults:
-            raise OptionError(f"no size {name!r}: give tiny, or NAME=VALUE with NAME one of {', '.join(defaults)}")
-        default = defaults[name]
+    for name, _, value in (setting.partition("=") for setting in settings if setting != "tiny"):
+        if name not in kinds:
+            raise OptionError(f"no size {name!r}: give tiny, or NAME=VALUE with NAME one of {', '.join(kinds)}")
         try:
-            changed[name] = (tuple(map(int, value.split(","))) if isinstance(default, tuple) else type(default)(value))
+            changed[name] = tuple(map(int, value.split(","))) if kinds[name] is tuple else kinds[name](value)
         except ValueError:
-            raise OptionError(f"{setting}: {value!r} is not a number") from None
-    return replace(Sizes(device=device), **changed)
+            raise OptionError(f"{name}={value}: {value!r} is not a number") from None
+    return replace(TINY if "tiny" in settings else Sizes(), device=device, **changed)
 
 
 def make_parser() -> Parser:
-    """Return the parser of the command line."""
     parser = Parser(prog="python -m tools.benchmarks", description=__doc__)
     parser.add_argument("sizes", nargs="*", help="tiny, or NAME=VALUE[,VALUE]; see tools/benchmarks/__init__.py")
     add = parser.topic("method")
@@ -63,7 +60,6 @@ def make_parser() -> Parser:
 
 
 def machine(device: torch.device) -> dict[str, str | int]:
-    """Describe the machine."""
     info = Path("/proc/cpuinfo")
     model = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
     return {"cpu": model[1] if model else platform.machine(), "cores": os.cpu_count() or 0, "threads": THREADS,

@@ -5,7 +5,6 @@ It draws in the same order as ours, so both give the same sample up to rounding.
 """
 
 import io
-import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,41 +15,43 @@ import msgpack
 import numpy as np
 import simplejpeg
 import torch
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.utils.data import default_collate
+from torchvision.transforms import InterpolationMode, functional
 
 from dataset import catalog
 from dataset.transforms import geometry
 from dataset.transforms.photometric import BRIGHTNESS, CONTRAST, HUE, MEAN, SATURATION, STD, PhotometricRecipe
-from dataset.transforms.presets import CROP, P_FLIP, PretrainTransform, to_blocks
-from dataset.video_dataset import Transform, VideoDataset
+from dataset.transforms.presets import CROP, P_FLIP, PretrainTransform, Transform, to_blocks
+from dataset.video_dataset import VideoDataset
 from process_data.src.lmdb_file import pack, write_lmdb
-from tools.benchmarks import Case, Disagreement, Sizes
+from tools.benchmarks import Case, Sizes
 
 NAME = "bench"
 CYCLE = 48  # different frames of a video; longer videos repeat them
-QUALITY = {"rgb": 75, "flow": 85}
-GRAIN = {"rgb": 3.0, "flow": 0.5}  # grey levels of noise, which set the size of the JPEGs
+# Pixels between the texture's random values; grey levels of noise, which set the size of the JPEGs; their quality.
+STREAMS = {"rgb": (12, 3.0, 75), "flow": (40, 0.5, 85)}
 SPEED = 3  # pixels a frame
 GREY_LEVEL = 1 / (255 * min(STD))  # of a normalised value
-ENHANCE = {BRIGHTNESS: ImageEnhance.Brightness, CONTRAST: ImageEnhance.Contrast, SATURATION: ImageEnhance.Color}
+ADJUST = {BRIGHTNESS: functional.adjust_brightness, CONTRAST: functional.adjust_contrast,
+          SATURATION: functional.adjust_saturation, HUE: functional.adjust_hue}
+BICUBIC = InterpolationMode.BICUBIC
 
 
 def jpegs(stream: str, height: int, width: int, seed: int) -> list[bytes]:
     """Make the different frames of a video: a moving texture with noise; flow is smooth, with 128 in channel 0."""
-    rng = np.random.default_rng(seed)
-    cells = {"rgb": 12, "flow": 40}[stream]  # pixels between the texture's random values
+    rng, (cells, grain, quality) = np.random.default_rng(seed), STREAMS[stream]
     wide = width + SPEED * CYCLE
     coarse = rng.integers(0, 256, (height // cells + 2, wide // cells + 2, 3)).astype(np.uint8)
     texture = cv2.resize(coarse, (wide, height), interpolation=cv2.INTER_CUBIC)
     images = []
     for start in range(0, SPEED * CYCLE, SPEED):
-        image = texture[:, start:start + width] + rng.normal(0, GRAIN[stream], (height, width, 1))
+        image = texture[:, start:start + width] + rng.normal(0, grain, (height, width, 1))
         image = np.clip(image, 0, 255).astype(np.uint8)
         if stream == "flow":
             image[..., 2] = 128
-        images.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY[stream]])[1].tobytes())
+        images.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes())
     return images
 
 
@@ -77,41 +78,30 @@ def build(folder: Path, suffix: str, mode: str, transform: Transform, sizes: Siz
 
 
 class PlainReader:
-    """Reads videos by unpacking their whole values, from a copy: a process can open an LMDB only once."""
+    """Reads videos by unpacking their whole values."""
 
     def __init__(self, path: str) -> None:
-        copy = shutil.copyfile(path, path + ".plain")
-        self.env = lmdb.open(copy, readonly=True, lock=False, subdir=False, readahead=False)
+        self.env = lmdb.open(path, readonly=True, lock=False, subdir=False, readahead=False)
         with self.env.begin() as transaction:
             order = msgpack.unpackb(transaction.get(b"__order__"), raw=True)
         self.keys = {name.decode(): b"%09d" % number for number, name in enumerate(order)}
 
     def value(self, name: str) -> list[bytes]:
-        """Return the JPEGs of all frames of a video."""
         with self.env.begin() as transaction:
             return msgpack.unpackb(transaction.get(self.keys[name]), raw=True)
 
     def frames(self, name: str, indices: np.ndarray) -> list[Image.Image]:
-        """Decode the frames of a clip."""
         images = self.value(name)
         return [Image.open(io.BytesIO(images[i])).convert("RGB") for i in indices]
-
-
-def shift_hue(image: Image.Image, factor: float) -> Image.Image:
-    """Shift the hue by a share of the circle."""
-    h, s, v = image.convert("HSV").split()
-    shifted = (np.asarray(h).astype(np.int16) + int(factor * 255)).astype(np.uint8)
-    return Image.merge("HSV", (Image.fromarray(shifted), s, v)).convert("RGB")
 
 
 def photometric(image: Image.Image, params: dict, channel: int) -> Image.Image:
     """Apply to one frame the jitter in its drawn order, channel replacement and blur."""
     if params["jitter"]:
         for operation in params["order"]:
-            factor = float(params["factor"][operation])
-            image = shift_hue(image, factor) if operation == HUE else ENHANCE[int(operation)](image).enhance(factor)
+            image = ADJUST[operation](image, float(params["factor"][operation]))
     if channel >= 0:
-        image = Image.merge("RGB", [image.split()[channel]] * 3)
+        image = Image.merge("RGB", [image.getchannel(channel)] * 3)
     if params["sigma"] > 0:
         image = image.filter(ImageFilter.GaussianBlur(float(params["sigma"])))
     return image
@@ -119,18 +109,14 @@ def photometric(image: Image.Image, params: dict, channel: int) -> Image.Image:
 
 def to_tensor(images: list[Image.Image]) -> Tensor:
     """Convert frames to a normalised float clip (3, T, h, w), contiguous."""
-    frames = []
-    for image in images:
-        frame = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(255)
-        frames.append((frame - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None])
-    return torch.stack(frames, dim=1)
+    return torch.stack([functional.normalize(functional.to_tensor(image), MEAN, STD) for image in images], dim=1)
 
 
 def resized_crop(image: Image.Image, box: geometry.Box | None, size: int) -> Image.Image:
     """Resize a window of a frame, or all of it, to a square of this side."""
-    if box is not None:
-        image = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
-    return image.resize((size, size), Image.Resampling.BICUBIC)
+    if box is None:
+        return functional.resize(image, [size, size], BICUBIC)
+    return functional.resized_crop(image, *box, [size, size], BICUBIC)
 
 
 def pretraining_sample(dataset: VideoDataset, readers: list[PlainReader], epoch: int, row: int) -> Tensor:
@@ -152,26 +138,19 @@ def _view(streams: list[list[Image.Image]], recipe: PhotometricRecipe, size: int
     for images, channels in zip(streams, params["channel"], strict=True):
         images = [photometric(resized_crop(image, box, size), params, int(channel))
                   for image, channel in zip(images, channels, strict=True)]
-        made.append(to_tensor([ImageOps.mirror(image) for image in images] if flipped else images))
+        made.append(to_tensor([functional.hflip(image) for image in images] if flipped else images))
     return torch.stack(made)
 
 
 def crop_window(images: list[Image.Image], crop: int, params: dict, size: int) -> Tensor:
     """Make one of the ten crops of a window of a video, jittered, float (3, T, h, w)."""
-    images = [_at_least(image, CROP) for image in images]
+    if min(images[0].size) < CROP:
+        images = [functional.resize(image, CROP, BICUBIC) for image in images]
     box = geometry.corner_boxes(images[0].height, images[0].width, CROP)[crop % 5]
     made = [resized_crop(image, box, size) for image in images]
     if crop >= 5:
-        made = [ImageOps.mirror(image) for image in made]
+        made = [functional.hflip(image) for image in made]
     return to_tensor([photometric(image, params, -1) for image in made])
-
-
-def _at_least(image: Image.Image, size: int) -> Image.Image:
-    width, height = image.size
-    if min(width, height) >= size:
-        return image
-    shape = (int(size * width / height), size) if height < width else (size, int(size * height / width))
-    return image.resize(shape, Image.Resampling.BICUBIC)
 
 
 def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
@@ -205,5 +184,5 @@ def _agree(plain: list[Tensor], ours: Tensor) -> str:
     apart = float((theirs.mean(dim=(-2, -1)) - ours.mean(dim=(-2, -1))).abs().max()) / GREY_LEVEL
     far = float(((theirs - ours).abs() > 4 * GREY_LEVEL).float().mean())
     if apart > 1 or far > 0.01:
-        raise Disagreement(f"a frame's mean is {apart:.2f} grey levels apart, {far:.2%} of the pixels more than 4")
+        raise AssertionError(f"a frame's mean is {apart:.2f} grey levels apart, {far:.2%} of the pixels more than 4")
     return f"frame means within 1 grey level ({apart:.2f}); {1 - far:.2%} of the pixels within 4"

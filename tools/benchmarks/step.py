@@ -24,7 +24,7 @@ from engine.steps import coclr_step, draw_self_mask
 from model.cascade import cascade_topk, stage_sizes
 from model.loss import coclr_loss, drop_self
 from model.pretrain import CoCLR
-from tools.benchmarks import Case, Disagreement, Sizes
+from tools.benchmarks import Case, Sizes
 
 LR, WD, SEED = 1e-3, 1e-5, 0
 TOLERANCE = 1e-5  # of losses in float64
@@ -38,11 +38,8 @@ def plain_cascade(query: Tensor, key: Tensor, queues: tuple[Tensor, Tensor], exc
                   ) -> Tensor:
     """Mine in the usual way: loop over samples, and gather features; returns queue indices (B, topk).
 
-    Args:
-        query: embeddings in the own view, (B, D); key: in the other.
-        queues: of the own and the other view, (D, K) each.
-        excluded: entries that must not be mined, bool (B, K).
-        sizes: number of entries that each stage keeps.
+    Queries in the own view and keys in the other are (B, D), the queues of both (D, K), the `excluded` entries bool
+    (B, K); `sizes` are the numbers of entries that the stages keep.
     """
     B, K = excluded.shape
     own, other = (queue.t().expand(B, -1, -1) for queue in queues)  # (B, kept, D)
@@ -63,10 +60,8 @@ def plain_cascade(query: Tensor, key: Tensor, queues: tuple[Tensor, Tensor], exc
 
 
 def cascade_cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
-    """Yield a case for each queue length and batch size."""
-    for K in sizes.queues:
-        for B in sizes.batches:
-            yield _cascade_case(sizes, K, B)
+    """Return a case for each queue length and batch size."""
+    return (_cascade_case(sizes, K, B) for K in sizes.queues for B in sizes.batches)
 
 
 def _cascade_case(sizes: Sizes, K: int, B: int) -> Case:
@@ -87,7 +82,7 @@ def _cascade_case(sizes: Sizes, K: int, B: int) -> Case:
 
     def equal(plain: list[Tensor], ours: list[Tensor]) -> str:
         if not torch.equal(torch.stack(plain), torch.stack(ours)):
-            raise Disagreement("the mined entries differ")
+            raise AssertionError("the mined entries differ")
         return "equal"
 
     return Case("cascade", f"K={K} B={B}", plain, ours, equal, bound=bound, units=len(batches),
@@ -142,7 +137,6 @@ class Ours:
         self.monitor = MiningMonitor(sizes.queue, device=sizes.device)
 
     def step(self, batch: dict, iteration: int) -> float:
-        """Take a step; returns its loss."""
         self.optimizer.zero_grad()
         loss = coclr_step(self.model, batch, self.precision.device, self.monitor,
                           without_self=draw_self_mask(SEED, 0, iteration), dtype=self.precision.dtype)["loss"]
@@ -161,16 +155,17 @@ class Plain:
                                           weight_decay=WD, foreach=False)
 
     def step(self, batch: dict, iteration: int) -> float:
-        """Take a step; returns its loss."""
         model = self.model
         clips = batch["floats"].to(self.device, self.kind)  # (B, 2 clips, 2 streams, 3, T, H, W)
         source = batch["source"].to(self.device)
-        q = self._embed(model.encoder_q, clips[:, 0, 0])
+
+        def embed(encoder: torch.nn.Module, view: Tensor) -> Tensor:
+            return F.normalize(encoder(view.contiguous()).flatten(1), dim=1)
+        q = embed(model.encoder_q, clips[:, 0, 0])
         with torch.no_grad():
             for key, query in zip(model.encoder_k.parameters(), model.encoder_q.parameters(), strict=True):
                 key.data = key.data * model.m + query.data * (1 - model.m)
-            k = self._embed(model.encoder_k, clips[:, 1, 0])
-            kf = self._embed(model.sampler, clips[:, 1, 1])
+            k, kf = embed(model.encoder_k, clips[:, 1, 0]), embed(model.sampler, clips[:, 1, 1])
         logits = torch.cat([(q * k).sum(1, keepdim=True), q @ model.queue.clone().detach()], dim=1) / model.T
         mask = self._positives(q.detach(), kf, source)
         loss = coclr_loss(logits, drop_self(mask) if draw_self_mask(SEED, 0, iteration) else mask)
@@ -179,9 +174,6 @@ class Plain:
         self.optimizer.step()
         model.enqueue({"queue": k, "queue_second": kf, "queue_vname": source, "queue_label": torch.ones_like(source)})
         return float(loss.detach())
-
-    def _embed(self, encoder: torch.nn.Module, clips: Tensor) -> Tensor:
-        return F.normalize(encoder(clips.contiguous()).flatten(1), dim=1)
 
     def _positives(self, q: Tensor, kf: Tensor, source: Tensor) -> Tensor:
         same_source = source[:, None] == self.model.queue_vname[None]
@@ -213,9 +205,9 @@ def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
                    plain=lambda: plain.step(batch, 0), ours=lambda: lower.step(batch, 0), agree=_both_finite)
 
 
-def _both_finite(plain: float, ours: float) -> str:
-    if not (np.isfinite(plain) and np.isfinite(ours)):
-        raise Disagreement(f"losses {plain} in float32 and {ours} in the lower precision")
+def _both_finite(*losses: float) -> str:
+    if not np.isfinite(losses).all():
+        raise AssertionError(f"the losses, in float32 and in the lower precision, are {losses}")
     return "both losses are finite"
 
 
@@ -231,5 +223,5 @@ def agreement_in_float64(sizes: Sizes) -> str:
     losses = np.array([[version.step(batch, i) for version in versions] for i, batch in enumerate(batches)])
     apart = float(np.abs(losses[:, 0] - losses[:, 1]).max())
     if not apart <= TOLERANCE:
-        raise Disagreement(f"in float64 the losses are {apart:.3g} apart: {losses.tolist()}")
+        raise AssertionError(f"in float64 the losses are {apart:.3g} apart: {losses.tolist()}")
     return f"float64: losses within {TOLERANCE:g} over {small.steps} steps ({apart:.1g})"

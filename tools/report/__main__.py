@@ -10,12 +10,11 @@ show only the evaluations there (RUN/model/feature). The page says what is missi
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from engine.options import positive_int, whole_number
 from tools.report.page import CotrainReport, Report, RunReport
 from tools.report.results import LINES
-from tools.report.run_reader import read_cotraining, read_run, videos_of
+from tools.report.run_reader import read_cotraining, read_run
 from utils import launch
 from utils.console import inline, say, warn
 from utils.errors import OptionError
@@ -41,40 +40,32 @@ def make_parser() -> Parser:
     return parser
 
 
-def make_report(path: str, against: Sequence[str] = (), videos: str | None = None, **options: Any) -> Report:
-    """Read a run folder or a work folder of cotrain.py, and build its page."""
-    if len(against) >= LINES:
-        raise OptionError(f"--against {' '.join(against)}: no chart shows more than {LINES} lines, so give {LINES - 1} "
-                          "runs at most")
-    if work := read_cotraining(path):
-        if against:
-            raise OptionError(f"{path} is the work folder of cotrain.py: --against compares run folders, such as "
-                              f"{next(iter(work.runs.values())).folder}")
-        return CotrainReport(work, videos=videos or videos_of(work.folder), **options)
-    run = read_run(path)
-    return RunReport(run, [read_run(each) for each in against], videos=videos or videos_of(run.working_folder),
-                     **options)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page, and print the verdict and which sections it has."""
     args = make_parser().parse_args(argv)
     out = Path(args.out or Path(args.run) / "report.html")
     if args.out and (out.is_dir() or not out.parent.is_dir()):
         raise OptionError(f"--out {out} is a folder, or its folder does not exist: name a file")
-    report = make_report(args.run, args.against, clips=args.clips, mining_clips=args.mining_clips,
-                         dataset=args.dataset, data_root=args.data_root, split_root=args.split_root,
-                         videos=args.videos, out=out)
+    if len(args.against) >= LINES:
+        raise OptionError(f"--against {' '.join(args.against)}: no chart shows more than {LINES} lines, so give "
+                          f"{LINES - 1} runs at most")
+    names = "clips", "mining_clips", "dataset", "data_root", "split_root", "videos"
+    options = {name: getattr(args, name) for name in names} | {"out": out}
+    if not (work := read_cotraining(args.run)):
+        report: Report = RunReport(read_run(args.run), [read_run(path) for path in args.against], **options)
+    elif args.against:
+        raise OptionError(f"{args.run} is the work folder of cotrain.py: --against compares run folders, such as "
+                          f"{next(iter(work.runs.values())).folder}")
+    else:
+        report = CotrainReport(work, **options)
     size = report.write(out)
     for warning in report.warnings:
         warn(warning)
-    for finding in report.findings:
-        say(inline(str(finding)))
     made = [section.title.lower() for section in report.sections if section.content]
-    say(f"sections: {', '.join(made) or 'only the options'}")
-    for section in report.sections:
-        if not section.content:
-            say(inline(f"missing: {section.title.lower()}. {section.missing}"))
+    missing = [f"missing: {section.title.lower()}. {section.missing}" for section in report.sections
+               if not section.content]
+    for line in [*report.findings, f"sections: {', '.join(made) or 'only the options'}", *missing]:
+        say(inline(str(line)))
     say(inline(f"{size / 1e6:.1f} MB, open it in a browser: file://{out.resolve()}"))
     return 0
 

@@ -2,8 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from statistics import fmean
 from typing import Any
@@ -23,8 +23,7 @@ from engine import checkpoint
 from engine.config import DataConfig, ModelConfig, take
 from eval import protocols
 from eval.retrieval import FeatureSet, load_both
-from model.cascade import stage_views
-from model.pretrain import CoCLR
+from model.pretrain import CoCLR, Mining
 from process_data.src.video_io import find_videos
 from tools import pictures
 from utils.console import one_line
@@ -34,21 +33,16 @@ NEAREST = 5
 MAX_POINTS = 4000  # on the map
 FRAMES, HEIGHT, QUALITY = 4, 64, 60  # of a film strip: frames, pixels, JPEG quality
 SHOWN = 6  # survivors shown per stage; twice as many for the last
-
-
-@dataclass(frozen=True)
-class Source:
-    """One stream of the training or test videos of a dataset."""
-
-    kind: str  # "rgb", "flow" or "residual"
-    reader: LmdbReader | ResidualReader
+VIEWS = {"own": "own view", "other": "other view", "both": "both views"}  # that a stage ranks by
+Source = tuple[str, LmdbReader | ResidualReader]  # "rgb", "flow" or "residual", and where its frames are
+FROZEN = "frozen_own_view"  # of a checkpoint, see main_coclr.py
 
 
 def sources(dataset: str, second_view: str, data_root: str, part: str) -> dict[str, Source]:
     """Return the streams ("rgb", "flow") of a part ("train" or "test") whose LMDBs exist."""
-    spec = replace(catalog.parse(dataset), second_view=second_view)
+    spec = catalog.parse(dataset, second_view)
     readers = zip(spec.streams, spec.readers(Path(data_root), train=part == "train"), strict=True)
-    return {stream: Source(second_view if stream == "flow" else "rgb", reader)
+    return {stream: (second_view if stream == "flow" else "rgb", reader)
             for stream, reader in readers if Path(reader.path).exists()}
 
 
@@ -66,19 +60,19 @@ class Strips:
         """Draw a strip of "Class/video", unless it is there, and return its id; "" without a source."""
         if source is None:
             return ""
-        key = source.kind, str(source.reader.path), video
+        kind, reader = source
+        key = kind, str(reader.path), video
         if key in self._ids:
             return self._ids[key]
         identity = self._ids[key] = f"s{len(self._ids)}"
         if video in self.files:
             self.links[identity] = self.files[video]
         try:
-            numbers = pictures.evenly_spaced(source.reader.num_frames(video), FRAMES)
-            frames = source.reader.frames(video, numbers)
+            frames = reader.frames(video, pictures.evenly_spaced(reader.num_frames(video), FRAMES))
         except (DataError, OSError) as error:
             self.failed[one_line(str(error).replace(video, "..."))] += 1
             return identity
-        if source.kind == "flow":
+        if kind == "flow":
             frames = pictures.flow_to_colour(pictures.flow_from_frames(frames))
             self.images.setdefault("wheel", pictures.data_uri(pictures.flow_legend(1.0).image))
         self.images[identity] = pictures.data_uri(pictures.film_strip(frames, HEIGHT), QUALITY)
@@ -135,15 +129,17 @@ def retrieval_cards(found: Retrieved, most: int, frames: dict[str, Source], stri
 
     ``frames`` has the sources of "test" and "train" clips, if they are there.
     """
-    def clip(videos: FeatureSet, row: int, part: str) -> dict[str, Any]:
-        return _clip(video_name(videos.names[row]), strips, frames.get(part))
-    return [{"row": row, **clip(found.query, row, "test"),
-             "near": [{**clip(found.gallery, int(other), "train"), "sim": float(sim), "right": bool(hit)}
-                      for sim, other, hit in zip(found.sim[row], found.index[row], found.hits[row], strict=True)]}
-            for row in pictures.evenly_spaced(len(found.query.names), most).tolist()]
+    cards = []
+    for row in pictures.evenly_spaced(len(found.query.names), most).tolist():
+        near = [{**_clip(found.gallery.names[other], strips, frames.get("train")), "sim": sim, "right": right}
+                for sim, other, right in zip(*(each[row].tolist() for each in (found.sim, found.index, found.hits)),
+                                             strict=True)]
+        cards.append({"row": row, **_clip(found.query.names[row], strips, frames.get("test")), "near": near})
+    return cards
 
 
-def _clip(video: str, strips: Strips, *streams: Source | None) -> dict[str, Any]:
+def _clip(path: str, strips: Strips, *streams: Source | None) -> dict[str, Any]:
+    video = video_name(path)
     label, name = video.split("/")
     file = PurePosixPath(unquote(strips.files[video])).name if video in strips.files else name
     return {"name": name, "class": label, "file": file, "strips": [strips.add(source, video) for source in streams]}
@@ -175,20 +171,8 @@ def feature_map(found: Retrieved, links: Mapping[str, str]) -> dict[str, Any]:
 def principal(rows: Tensor) -> tuple[np.ndarray, list[float]]:
     """Project rows onto their two principal components: coordinates (N, 2), and each one's share of variance."""
     u, s, _ = torch.linalg.svd((rows - rows.mean(dim=0)).double(), full_matrices=False)
-    pad = torch.nn.functional.pad  # a single row has a single direction
-    shares = pad(s.square() / s.square().sum().clamp(min=1e-12), (0, 1))
-    return pad(u * s, (0, 1))[:, :2].numpy(), shares[:2].tolist()
-
-
-@dataclass(frozen=True)
-class Query:
-    """A training clip and the queue entries that it mined."""
-
-    row: int  # in the dataset
-    stages: list[Tensor]  # queue entries that survived each stage, by the similarity of its view, best first
-    sims: dict[str, Tensor]  # cosines to the whole queue in the "own" and the "other" view, (K,) each
-    right: Tensor  # entries of the query's class, but not of its own source, (K,) bool
-    allowed: Tensor  # entries that are not of the query's own source, (K,) bool
+    shares = s.square() / s.square().sum().clamp(min=1e-12)
+    return (u * s)[:, :2].numpy(), shares[:2].tolist()
 
 
 def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: Strips) -> dict[str, Any]:
@@ -198,43 +182,45 @@ def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: S
         "size": queue length. "names": of the "own" and "other" view. "recall", "chance": means over the queries.
         "cards": of the queries, best first.
     """
-    config, model = take(DataConfig, options), take(ModelConfig, options).build()
-    if not isinstance(model, CoCLR) or model.topk == 0:
-        raise CheckpointError("the run mines nothing (--topk 0)")
+    config = take(DataConfig, options)
     dataset = config.build("train", PretrainTransform(config.img_dim))
-    saved = checkpoint.load(path, require=("state_dict", "epoch"))
-    checkpoint.load_state(model, saved["state_dict"])
-    rows = (saved.get("label_ring") or {}).get("rows")  # dataset row of each queue entry, (K,)
-    if rows is None or not model.queue_is_full:
-        raise CheckpointError("the checkpoint's queue is not full, or does not record its videos")
-    videos = torch.as_tensor(dataset.index.sources)
-    if int(rows.max()) >= len(videos) or not torch.equal(videos[rows], model.queue_vname):
-        raise CheckpointError("the checkpoint's queue holds videos that do not match the training list: check "
-                              "--split_root and --data_root")
-    epoch = (saved.get("progress") or {"epoch": saved["epoch"] + 1})["epoch"]  # the next one, or the one it is in
+    model, rows, epoch = load_miner(take(ModelConfig, options), path, dataset)
     chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(config.seed))[:count]
     streams = sources(config.dataset, config.second_view, config.data_root, "train")
     own, other = (config.second_view, "RGB") if options["reverse"] else ("RGB", config.second_view)
-    names, views = {"own": own, "other": other}, stage_views(model.stage, model.first)
+    names = {"own": own, "other": other, "both": f"{own} + {other}"}
+    labels = torch.as_tensor(dataset.index.labels)
 
     def clip(row: int) -> dict[str, Any]:
         return _clip(dataset.index.names[row], strips, streams.get("rgb"), streams.get("flow"))
 
-    def card(query: Query) -> dict[str, Any]:
-        stages, before, hits = [], len(rows), 0
-        for number, (view, kept) in enumerate(zip(views, query.stages, strict=True), start=1):
-            hits = int(query.right[kept].sum())
-            entries = [{**clip(int(rows[k])), **{name: float(sims[k]) for name, sims in query.sims.items()},
-                        "right": bool(query.right[k]) if query.allowed[k] else None, "mined": k in query.stages[-1]}
-                       for k in kept[:SHOWN * (2 if number == len(views) else 1)].tolist()]
-            stages.append({"title": f"Stage {number}: {view} view ({names[view]})", "kept": len(kept),
-                           "before": before, "hits": hits, "entries": entries})
+    def card(row: int, mining: Mining, i: int) -> dict[str, Any]:
+        """Return the card of query ``i`` of a batch, a training clip, with the survivors of each stage, best first."""
+        sims = {"own": mining.own[i] * model.own_temperature, "other": mining.other[i]}  # cosines, (K,)
+        allowed = ~mining.excluded[i]  # entries that are not of the query's own source, (K,)
+        right = allowed & (labels[rows] == labels[row])
+        mined, stages, before = mining.stages[-1][i], [], len(rows)
+        for number, (view, survivors) in enumerate(zip(model.views, mining.stages, strict=True), start=1):
+            kept, most = survivors[i], SHOWN * (2 if number == len(model.views) else 1)
+            if view in sims:  # what both views rank is sorted
+                kept = kept[sims[view][kept].argsort(descending=True)]
+            entries = [{**clip(int(rows[k])), **{name: float(cosines[k]) for name, cosines in sims.items()},
+                        "right": bool(right[k]) if allowed[k] else None, "mined": k in mined}
+                       for k in kept[:most].tolist()]
+            stages.append({"title": f"Stage {number}: {VIEWS[view]} ({names[view]})", "kept": len(kept),
+                           "before": before, "hits": int(right[kept].sum()), "entries": entries})
             before = len(kept)
-        return {**clip(query.row), "recall": hits / max(1, int(query.allowed[query.stages[-1]].sum())),
-                "chance": float(query.right.sum() / query.allowed.sum().clamp(min=1)), "stages": stages}
+        return {**clip(row), "recall": float(right[mined].sum() / allowed[mined].sum().clamp(min=1)),
+                "chance": float(right.sum() / allowed.sum().clamp(min=1)), "stages": stages}
 
-    cards = [card(query) for part in chosen.split(options["batch_size"]) if len(part) > 1  # BatchNorm needs two clips
-             for query in mine(model, dataset, part.tolist(), rows, epoch)]
+    cards = []
+    for part in chosen.split(options["batch_size"]):
+        if len(part) > 1:  # BatchNorm needs two clips
+            batch = torch.utils.data.default_collate([dataset[epoch, row] for row in part.tolist()])
+            blocks = to_blocks(batch, "cpu")  # (B, 2 clips, 2 streams, 3, T, H, W)
+            with torch.no_grad():
+                _, _, mining = model(blocks[:, 0], blocks[:, 1], batch["source"], return_mining=True)
+            cards += [card(row, mining, i) for i, row in enumerate(part.tolist())]
     if not cards:
         raise CheckpointError(f"{config.dataset} has too few training videos to mine")
     means = {name: fmean(card[name] for card in cards) for name in ("recall", "chance")}
@@ -242,21 +228,25 @@ def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: S
             "cards": sorted(cards, key=lambda card: -card["recall"])}
 
 
-@torch.no_grad()
-def mine(model: CoCLR, dataset: VideoDataset, batch_rows: list[int], rows: Tensor, epoch: int) -> Iterator[Query]:
-    """Mine positives for training clips (``batch_rows`` of the dataset) in the model's queue.
+def load_miner(config: ModelConfig, path: Path, dataset: VideoDataset) -> tuple[CoCLR, Tensor, int]:
+    """Load a checkpoint that mines in a full queue of training videos.
 
-    ``rows`` are the dataset rows of the queue entries, (K,); ``epoch`` seeds the draws of clips and augmentation.
+    Returns:
+        The model; the dataset row of each queue entry, (K,); and the epoch in which it would go on.
     """
-    labels, views = torch.as_tensor(dataset.index.labels), stage_views(model.stage, model.first)
+    model = config.build()
+    if not isinstance(model, CoCLR) or model.topk == 0:
+        raise CheckpointError("the run mines nothing (--topk 0)")
+    saved = checkpoint.load(path, require=("state_dict", "epoch", *[FROZEN] * model.own_view_is_frozen))
+    checkpoint.load_state(model, saved["state_dict"])
+    if model.own_view_is_frozen:
+        model.freeze_own_view(saved[FROZEN])
+    rows = (saved.get("label_ring") or {}).get("rows")
+    if rows is None or not model.queue_is_full:
+        raise CheckpointError("the checkpoint's queue is not full, or does not record its videos")
+    videos = torch.as_tensor(dataset.index.sources)
+    if int(rows.max()) >= len(videos) or not torch.equal(videos[rows], model.queue_vname):
+        raise CheckpointError("the checkpoint's queue holds videos that do not match the training list: check "
+                              "--split_root and --data_root")
     model.train()  # BatchNorm uses batch statistics, as in the run; the model is discarded afterwards
-    batch = torch.utils.data.default_collate([dataset[epoch, row] for row in batch_rows])
-    blocks = to_blocks(batch, "cpu")  # (B, 2 clips, 2 streams, 3, T, H, W)
-    _, _, mining = model(blocks[:, 0], blocks[:, 1], batch["source"], return_mining=True)
-    own = mining.own * (model.T if model.anchor == "query" else 1.0)  # cosines
-    for i, row in enumerate(batch_rows):
-        sims = {"own": own[i], "other": mining.other[i]}
-        stages = [kept[i][sims[view][kept[i]].argsort(descending=True)]
-                  for view, kept in zip(views, mining.stages, strict=True)]
-        allowed = ~mining.excluded[i]
-        yield Query(row, stages, sims, allowed & (labels[rows] == labels[row]), allowed)
+    return model, rows, (saved.get("progress") or {"epoch": saved["epoch"] + 1})["epoch"]

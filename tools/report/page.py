@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from markupsafe import Markup
 from dataset.catalog import DATA_ROOT, SPLIT_ROOT
 from tools import pages
 from tools.report import galleries, results
-from tools.report.run_reader import FEATURES, TELLING, Cotraining, Run
+from tools.report.run_reader import FEATURES, TELLING, Cotraining, Run, videos_of
 from tools.report.verdict import Finding, better_than_random, compare, together, verdict
 from utils.console import one_line
 from utils.errors import OptionError, UserError
@@ -26,52 +27,47 @@ class Section:
 
     template: str
     title: str
-    content: Any = None
-    missing: str = ""
-    of: str = ""  # the stream, where there are several such sections
-
-    @property
-    def name(self) -> str:
-        """The section's id."""
-        return f"{self.template}{'-' * bool(self.of)}{self.of}"
+    content: Any
+    missing: str
+    name: str  # its id
 
 
 class Report:
     """A page; the keywords are the options of the command."""
 
-    def __init__(self, title: str, folder: Path, notes: Sequence[str], *, clips: int = 200, mining_clips: int = 16,
-                 dataset: str | None = None, data_root: str | None = None, split_root: str | None = None,
-                 videos: str | None = None, out: Path = Path("report.html")) -> None:
+    def __init__(self, title: str, folder: Path, working_folder: Path, notes: Sequence[str], *, clips: int = 200,
+                 mining_clips: int = 16, dataset: str | None = None, data_root: str | None = None,
+                 split_root: str | None = None, videos: str | None = None, out: Path = Path("report.html")) -> None:
         self.title, self.folder, self.dataset = title, folder, dataset
         self.clips, self.mining_clips = clips, mining_clips
         self.roots = {"data_root": data_root, "split_root": split_root}
-        self.strips = galleries.Strips(galleries.video_links(videos, out))
+        self.strips = galleries.Strips(galleries.video_links(videos or videos_of(working_folder), out))
         self.sections, self.findings, self.tiles = list[Section](), list[Finding](), list[tuple[str, str, str]]()
         self.warnings = list(notes)  # what could not be shown, and why
         self.work: Cotraining | None = None
         self.runs: dict[str, Run] = {}
 
-    def add(self, template: str, title: str, make: Callable[[], Any], of: str = "") -> Any:
+    def add(self, template: str, title: str, make: Callable[[], Any], stream: str = "") -> Any:
         """Add a section and return its content; one that cannot be made says why, and the report goes on."""
         content, missing = None, ""
         try:
             content = make()
         except (UserError, OSError) as error:
             missing = one_line(str(error), 600)
-        self.sections.append(Section(template, f"{title} ({of})" if of else title, content, missing, of))
+        if stream:
+            self.sections.append(Section(template, f"{title} ({stream})", content, missing, f"{template}-{stream}"))
+        else:
+            self.sections.append(Section(template, title, content, missing, template))
         return content
+
+    def add_tile(self, title: str, row: results.Result, score: str, about: str) -> None:
+        """Add a headline number, with chance or random weights beside it."""
+        beside = "; {} {:.1f}".format(*row.beside[score]) if score in row.beside else ""
+        self.tiles.append((title, f"{row.scores[score]:.1f} %", f"{about}{beside}"))
 
     def root(self, run: Run, option: str, default: str | Path) -> str:
         """Return the folder of the LMDBs or lists of a run."""
         return self.roots[option] or str(run.working_folder / run.options.get(option, default))
-
-    def add_curves(self, series: Mapping[str, results.Parts], marks: Sequence[tuple[int, str]] = ()) -> None:
-        """Add the curves; ``marks`` are steps at which a named part begins."""
-        def curves() -> list[dict[str, Any]]:
-            if charts := results.draw(series, marks):
-                return charts
-            raise UserError("This run folder has no metrics.jsonl, or no epoch is in it yet; training writes it.")
-        self.add("curves", "Curves", curves)
 
     def features(self, run: Run) -> galleries.Retrieved:
         """Return the newest features of a retrieval."""
@@ -92,19 +88,14 @@ class Report:
                 "chance": results.chance(found.query.labels, found.gallery.labels, 1),
                 "cards": galleries.retrieval_cards(found, self.clips, frames, self.strips)}
 
-    def add_map(self, run: Run, of: str = "") -> None:
-        """Add the map of a run's features."""
-        self.add("map", "Map of the features",
-                 lambda: galleries.feature_map(self.features(run), self.strips.files), of)
-
-    def close(self) -> None:
-        """Count the film strips that could not be read."""
-        self.warnings += [f"{count} film strip{'s' * (count > 1)} could not be read: {reason}"
-                          for reason, count in self.strips.failed.items()]
-        self.warnings = list(dict.fromkeys(self.warnings))
+    def map(self, run: Run) -> dict[str, Any]:
+        """Return the content of a map of the features."""
+        return galleries.feature_map(self.features(run), self.strips.files)
 
     def write(self, path: Path) -> int:
         """Write the page, and return its size in bytes."""
+        self.warnings += [f"{count} film strip{'s' * (count > 1)} could not be read: {reason}"
+                          for reason, count in self.strips.failed.items()]
         plotly = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
         figures = {each.name: each.content for each in self.sections if each.template in ("curves", "confusion", "map")}
         return pages.write(path, "report.html", report=self, plotly=Markup(plotly), figures=figures, telling=TELLING,
@@ -115,13 +106,14 @@ class RunReport(Report):
     """The page of a run, beside others."""
 
     def __init__(self, run: Run, others: Sequence[Run] = (), **options: Any) -> None:
-        super().__init__(run.title, run.folder, run.notes, **options)
+        super().__init__(run.title, run.folder, run.working_folder, run.notes, **options)
         self.runs = named([run, *others])
         if self.dataset and not run.files(f"{self.dataset}{FEATURES}"):
             raise OptionError(f"{run.asked} has no features of {self.dataset}: check --dataset")
         self.findings = verdict(run)
-        self.add("results", "Results", self._results)
-        self.add_curves({name: [(0, each)] for name, each in self.runs.items()})
+        found = {name: results.read_results(each, self.warnings) for name, each in self.runs.items()}
+        self.add("results", "Results", partial(_results, found))
+        self.add("curves", "Curves", lambda: results.draw({name: [(0, each)] for name, each in self.runs.items()}))
         self.add("retrieval", "Retrieval gallery", partial(self.retrieval, run))
         if "topk" in run.options or any(run.lines("mining")):
             self.add("mining", "Mining gallery", partial(self._mining, run))
@@ -129,16 +121,8 @@ class RunReport(Report):
                 self.add("classes", "Class mining recall", partial(_classes, run))
         if run.has_labels:
             self.add("confusion", "Confusion matrix", partial(self._confusion, run))
-        self.add_map(run)
-        self._summarize(run, results.read_results(run, self.warnings))
-        self.close()
-
-    def _results(self) -> list[results.Result]:
-        found = [result if len(self.runs) == 1 else replace(result, of=f"{name}: {result.of}")
-                 for name, run in self.runs.items() for result in results.read_results(run, self.warnings)]
-        if not found:
-            raise UserError(f"This run folder has no evaluation results: {RETRIEVE}.")
-        return sorted(found, key=lambda result: result.what)
+        self.add("map", "Map of the features", partial(self.map, run))
+        self._summarize(run, next(iter(found.values())))
 
     def _mining(self, run: Run) -> dict[str, Any]:
         path = run.checkpoint
@@ -161,26 +145,33 @@ class RunReport(Report):
         """Fill in the headline numbers, and what retrieval adds to the verdict."""
         for name in ("R@1", results.LABEL_FREE["second_clip"], "top-1"):
             if scored := [row for row in rows if name in row.scores]:
-                best = max(scored, key=lambda row: row.scores[name])
-                beside = best.beside.get(name, "")
-                self.tiles.append((name.removesuffix(", %"), f"{best.scores[name]:.1f} %",
-                                   f"{best.what}{'; ' * bool(beside)}{beside}"))
-                if other := beside.rpartition(" ")[0]:
-                    self.findings.append(compare(f"Are the features better than {other}?", name.removesuffix(", %"),
-                                                 best.scores[name], other, float(beside.split()[-1]), best.videos))
+                best, title = max(scored, key=lambda row: row.scores[name]), name.removesuffix(", %")
+                self.add_tile(title, best, name, best.what)
+                if name in best.beside:
+                    other, base = best.beside[name]
+                    self.findings.append(compare(f"Are the features better than {other}?", title, best.scores[name],
+                                                 other, base, best.videos))
         last = run.last
-        by_chance = f"; chance {pages.percent(last['chance'])} %" if "chance" in last else ""
-        texts = {"recall": ("PMR", f"positive mining recall, last epoch{by_chance}"),
-                 "cmr_median": ("CMR", "median class mining recall, last epoch")} if run.has_labels else {}
-        self.tiles += [(name, f"{pages.percent(last[key])} %", what)
-                       for key, (name, what) in texts.items() if key in last]
+        if run.has_labels and "recall" in last:
+            self.tiles.append(("PMR", f"{pages.percent(last['recall'])} %",
+                               f"positive mining recall, last epoch; chance {pages.percent(last['chance'])} %"))
+        if run.has_labels and "cmr_median" in last:
+            self.tiles.append(("CMR", f"{pages.percent(last['cmr_median'])} %",
+                               "median class mining recall, last epoch"))
         if "loss" in last:
             self.tiles.append(("loss", pages.number(last["loss"]), "training, last epoch"))
 
 
+def _results(found: Mapping[str, Sequence[results.Result]]) -> list[results.Result]:
+    rows = [row if len(found) == 1 else replace(row, of=f"{name}: {row.of}")
+            for name, each in found.items() for row in each]
+    if not rows:
+        raise UserError(f"This run folder has no evaluation results: {RETRIEVE}.")
+    return sorted(rows, key=lambda row: row.what)
+
+
 def _classes(run: Run) -> dict[str, Any]:
-    lines = [line for line in run.lines("mining") if line.get("classes")]
-    if lines:
+    if lines := [line for line in run.lines("mining") if line.get("classes")]:
         return max(lines, key=lambda line: line["epoch"])
     raise UserError("metrics.jsonl has no class mining recall: training writes it after each epoch that mined.")
 
@@ -201,38 +192,37 @@ class CotrainReport(Report):
 
     def __init__(self, work: Cotraining, **options: Any) -> None:
         notes = [note for run in work.runs.values() for note in run.notes]
-        super().__init__(work.title, work.folder, notes, **options)
+        super().__init__(work.title, work.folder, work.folder, notes, **options)
         self.work = work
         last = {step.rpartition(" ")[2]: run for step, run in work.runs.items()}
-        content = {stream: self.add("retrieval", "Retrieval gallery", partial(self.retrieval, run), stream)
-                   for stream, run in last.items()}
+        content = [self.add("retrieval", "Retrieval gallery", partial(self.retrieval, run), stream)
+                   for stream, run in last.items()]
         for stream, run in last.items():
-            self.add_map(run, stream)
+            self.add("map", "Map of the features", partial(self.map, run), stream)
         galleries_, self.sections = self.sections, []
-        found = next((each["found"] for each in content.values() if each and each["found"].has_labels), None)
+        found = next((each["found"] for each in content if each and each["found"].has_labels), None)
         labels = (found.query.labels, found.gallery.labels) if found else None
-        rows = self.add("results", "Results", lambda: results.of_cotraining(work, labels))
-        self.add_curves(*self._series(work))
+        rows = self.add("results", "Results", partial(results.of_cotraining, work, labels))
+        self.add("curves", "Curves", partial(results.draw, *_series(work)))
         self.sections += galleries_
         self.findings = [*better_than_random(work.content["results"], len(labels[0]) if labels else None),
                          *together({step: verdict(run) for step, run in work.runs.items()})]
         for row in rows or []:
-            name, value = next(iter(row.scores.items()))
-            beside = row.beside.get(name, "")
-            self.tiles.append((row.what, f"{value:.1f} %", f"{name.removesuffix(', %')}{'; ' * bool(beside)}{beside}"))
-        hours = {name: value for name, value in (work.content.get("hours") or {}).items() if value is not None}
-        if "taken" in hours:
-            others = ", ".join(f"{name} {value:.2g}" for name, value in hours.items() if name != "taken")
-            self.tiles.append(("hours", f"{hours['taken']:.2g}", f"taken{'; ' * bool(others)}{others}"))
-        self.close()
+            name = next(iter(row.scores))
+            self.add_tile(row.what, row, name, name.removesuffix(", %"))
+        hours = {name: f"{value:.2g}" for name, value in work.content["hours"].items() if value is not None}
+        others = "".join(f"; {name} {hours[name]}" for name in ("asked", "estimated") if name in hours)
+        self.tiles.append(("hours", hours["taken"], f"taken{others}"))
 
-    def _series(self, work: Cotraining) -> tuple[dict[str, list[tuple[int, Run]]], list[tuple[int, str]]]:
-        """Put the trainings of each stream one after the other; also return where each phase begins."""
-        found: dict[str, list[tuple[int, Run]]] = {}
-        marks, before = [], 0
-        for phase, runs in work.phases().items():
-            marks.append((before, phase))
-            for stream, run in runs.items():
-                found.setdefault(stream, []).append((before, run))
-            before += max((line.get("done", 0) for run in runs.values() for line in run.metrics), default=0)
-        return found, marks
+
+def _series(work: Cotraining) -> tuple[dict[str, list[tuple[int, Run]]], list[tuple[int, str]]]:
+    """Put the trainings of each stream one after the other; also return where each phase ("cycle 1") begins."""
+    found: dict[str, list[tuple[int, Run]]] = {}
+    marks, end = [], 0
+    for phase, steps in groupby(work.runs.items(), key=lambda step: step[0].rpartition(" ")[0]):
+        start = end
+        marks.append((start, phase))
+        for step, run in steps:
+            found.setdefault(step.rpartition(" ")[2], []).append((start, run))
+            end = max([end, *(start + line.get("done", 0) for line in run.metrics)])
+    return found, marks

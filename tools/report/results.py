@@ -10,17 +10,16 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from dataset import catalog
 from dataset.video_index import class_labels, video_name
-from engine import checkpoint
 from engine.config import ModelConfig, take
 from eval.merge_2stream_prob import read_probabilities
+from eval.retrieval import load_both
 from model.cascade import stage_sizes, stage_views
 from tools.pictures import evenly_spaced
-from tools.report.galleries import Retrieved
+from tools.report.galleries import VIEWS, Retrieved
 from tools.report.run_reader import TRAINED, Cotraining, Run
 from utils.errors import CheckpointError, DataError, UserError
 from utils.files import read_json
@@ -94,7 +93,7 @@ class Result:
     what: str  # protocol and dataset, in the same words for every run
     scores: dict[str, float]  # by "R@1", "top-1", ...: percent, unless the name says otherwise
     of: str  # the evaluated checkpoint
-    beside: dict[str, str] = field(default_factory=dict)  # chance or random weights, in words, by the same names
+    beside: dict[str, tuple[str, float]] = field(default_factory=dict)  # "chance" or `RANDOM`, by the same names
     videos: int | None = None  # queries of a retrieval
 
 
@@ -103,14 +102,14 @@ def retrieval_result(what: str, content: Mapping[str, Any], of: str, random: Map
     """Put the numbers of a retrieval beside those of random weights, else of chance where the labels are known."""
     names = {**LABEL_FREE, **{k: f"R@{k}" for k in content if k.isdecimal()}}
     scores = {title: content[name] for name, title in names.items() if name in content}
-    beside, queries = {}, content.get("videos")
+    beside, videos = dict[str, tuple[str, float]](), content.get("videos")
     if labels and "1" in content:
-        beside = {f"R@{k}": f"chance {chance(*labels, int(k)):.1f}" for k in content if k.isdecimal()}
-        queries = len(labels[0])
+        beside = {f"R@{k}": ("chance", chance(*labels, int(k))) for k in content if k.isdecimal()}
+        videos = len(labels[0])
     base = {**{f"{name}_random": value for name, value in random.items()}, **content}
-    beside |= {title: f"{RANDOM} {base[f'{name}_random']:.1f}" for name, title in names.items()
+    beside |= {title: (RANDOM, base[f"{name}_random"]) for name, title in names.items()
                if f"{name}_random" in base and title in scores}
-    return Result("retrieval", what, scores, of, beside, queries)
+    return Result("retrieval", what, scores, of, beside, videos)
 
 
 def chance(query: Tensor, gallery: Tensor, k: int) -> float:
@@ -122,13 +121,12 @@ def chance(query: Tensor, gallery: Tensor, k: int) -> float:
 
 
 def labels_beside(path: Path, dataset: str) -> tuple[Tensor, Tensor] | None:
-    """Read the labels of queries and gallery that lie beside a result; None without them."""
+    """Return the labels of queries and gallery whose features lie beside a result; None without them."""
     try:
-        query, gallery = (torch.as_tensor(checkpoint.read(path.with_name(f"{dataset}_{part}_label.pth.tar")))
-                          for part in ("test", "train"))
-    except (UserError, OSError, ValueError, TypeError):
+        query, gallery = load_both(path.parent, dataset)
+    except (UserError, OSError):
         return None
-    return query, gallery
+    return query.labels, gallery.labels
 
 
 def read_results(run: Run, notes: list[str]) -> list[Result]:
@@ -149,8 +147,7 @@ def read_results(run: Run, notes: list[str]) -> list[Result]:
             rows = [retrieval_result(f"retrieval on {dataset}", content, run.shown(path.parent), {},
                                      labels_beside(path, dataset))]
         else:  # a crop test also has the scores of fewer crops
-            rows = [Result("classification", _what(owner, match, crops),
-                           {f"top-{k}": value for k, value in scores.items() if k.isdecimal()}, match["checkpoint"])
+            rows = [Result("classification", _what(owner, match, crops), accuracies(scores), match["checkpoint"])
                     for crops, scores in (content if match["crops"] else {"": content}).items()]
         for row in rows:
             found.setdefault((row.what, row.of), row)
@@ -167,11 +164,15 @@ def of_cotraining(work: Cotraining, labels: tuple[Tensor, Tensor] | None) -> lis
             if evaluation == "retrieval":
                 found.append(retrieval_result(what, content, "", random.get("retrieval", {}), labels))
             else:
-                scores = {f"top-{k}": value for k, value in content.items() if k.isdecimal()}
-                found.append(Result("classification", f"{what}, {evaluation}", scores, "ten crops"))
+                found.append(Result("classification", f"{what}, {evaluation}", accuracies(content), "ten crops"))
     if not found:
         raise UserError("Nothing was evaluated: see the warnings above.")
     return found
+
+
+def accuracies(content: Mapping[str, Any]) -> dict[str, float]:
+    """Return the accuracies in a result of a classifier."""
+    return {f"top-{k}": value for k, value in content.items() if k.isdecimal()}
 
 
 def _files(run: Run) -> Iterator[tuple[Run, Path, re.Match[str]]]:
@@ -206,19 +207,17 @@ def confusions(run: Run, split_root: str, notes: list[str]) -> list[dict[str, An
 def of_probabilities(rows: Mapping[str, Tensor], classes: Sequence[str], title: str) -> dict[str, Any]:
     """Count confusions with the most probable class; ``rows`` has probabilities (classes,) by csv path."""
     names = [video_name(path).split("/")[0] for path in rows]
-    label_of = class_labels(classes, names)
-    true = [label_of.get(name, -1) for name in names]
-    size = len(next(iter(rows.values())))
-    if -1 in true or size != len(classes):
+    label_of, size = class_labels(classes, names), len(next(iter(rows.values())))
+    if not {*names} <= {*label_of} or size != len(classes):
         raise CheckpointError(f"it has {size} classes, or one that is not among the {len(classes)} of ClassInd.txt: "
                               "check --split_root")
-    return _matrix(title, classes, true, [int(row.argmax()) for row in rows.values()])
+    return _matrix(title, classes, [label_of[name] for name in names], [int(row.argmax()) for row in rows.values()])
 
 
 def of_neighbours(found: Retrieved) -> dict[str, Any]:
     """Count confusions with the class of the nearest training clip."""
-    number = {label: place for place, label in enumerate(found.classes)}
-    true, near = ([number[label] for label in labels.tolist()]
+    place = {label: i for i, label in enumerate(found.classes)}
+    true, near = ([place[label] for label in labels.tolist()]
                   for labels in (found.query.labels, found.gallery.labels[found.index[:, 0]]))
     return _matrix(f"nearest neighbour in retrieval on {found.dataset} (no classifier)", list(found.classes.values()),
                    true, near)
@@ -238,9 +237,9 @@ def draw(series: Mapping[str, Parts], marks: Sequence[tuple[int, str]] = ()) -> 
     A training may have parts, one after the other; ``marks`` says at which steps they begin.
     """
     found, single = [], len(series) == 1
-    first = next((parts[-1][1] for parts in series.values()), None)
+    first = next(iter(series.values()))[-1][1]
     for chart in CHARTS:
-        if first is None or (chart.by_labels and not first.has_labels):
+        if chart.by_labels and not first.has_labels:
             continue
         lines = _stages(first) if chart.title == STAGES else chart.lines
         scale = 100 if chart.unit == "%" else 1
@@ -249,13 +248,17 @@ def draw(series: Mapping[str, Parts], marks: Sequence[tuple[int, str]] = ()) -> 
         read = {name: each for name, each in read.items() if any(x for x, _ in each.values())}
         drawn = []
         for number, name in enumerate([*read][:LINES // len(series)]):
+            faint = lines[name].startswith("steps")
             for place, (label, (x, y)) in enumerate(read[name].items()):
-                both, faint = f"{label}: {name}" if len(read) > 1 else label, lines[name].startswith("steps")
-                drawn.append({"name": name if single else both, "x": x, "y": y, "faint": faint,
-                              "colour": place if not single else 0 if faint else number, "dash": number * (not single)})
-        if drawn := [line for line in drawn if line["x"]]:
+                both = f"{label}: {name}" if len(read) > 1 else label
+                look = ({"name": name, "colour": 0 if faint else number, "dash": 0} if single else
+                        {"name": both, "colour": place, "dash": number})
+                drawn += [{"x": x, "y": y, "faint": faint, **look}] if x else []
+        if drawn:
             found.append({"title": chart.title, "unit": chart.unit, "about": chart.about, "lines": drawn,
                           "marks": marks})
+    if not found:
+        raise UserError("This run folder has no metrics.jsonl, or no epoch is in it yet; training writes it.")
     return found
 
 
@@ -277,12 +280,12 @@ def points(parts: Parts, value: str, scale: float = 1) -> tuple[list[float], lis
 
 
 def _stages(run: Run) -> dict[str, str]:
-    """Return a line for stages of the cascade, evenly spaced if there are many; none if the options are unknown."""
+    """Return a line for stages of the mining, evenly spaced if there are many; none if the options are unknown."""
     if not run.options.get("topk"):
         return {}
     config = take(ModelConfig, run.options)
-    stage = config.stage if config.cascade else 1
-    stages = list(enumerate(zip(stage_views(stage, config.cascade_first),
-                                stage_sizes(config.moco_k, config.topk, config.ratio, stage), strict=True), start=1))
-    return {f"stage {i}, {view} view, keeps {size}": f"epoch/train/stage{i}_hits/{size}"
-            for i, (view, size) in (stages[n] for n in evenly_spaced(stage, LINES))}
+    plain = {"topk": ["other"], "fused": ["both"]}  # in one stage
+    views = plain.get(config.rule) or stage_views(config.stage, config.cascade_first)
+    sizes = stage_sizes(config.moco_k, config.topk, config.ratio, len(views))
+    return {f"stage {i + 1}, {VIEWS[views[i]]}, keeps {sizes[i]}": f"epoch/train/stage{i + 1}_hits/{sizes[i]}"
+            for i in evenly_spaced(len(views), LINES)}

@@ -13,6 +13,7 @@ import yaml
 
 from dataset import catalog
 from engine.compatibility import facts_of
+from engine.config import ModelConfig, take
 from engine.logger import FILE as METRICS
 from engine.run_folder import RUN_FILE as STARTS
 from engine.run_folder import resumable
@@ -26,7 +27,7 @@ METHODS = {"infonce": "InfoNCE", "ubernce": "UberNCE", "coclr": "CoCLR"}
 TRAINED = {"last": "linear probe", "ft": "finetuning"}
 # Options that tell runs apart, the most telling first.
 TELLING = ("net", "dataset", "second_view", "epochs", "batch_size", "lr", "moco_k", "moco_m", "seq_len", "img_dim",
-           "seed", "topk", "stage", "ratio")
+           "seed", "topk", "mining", "own_view", "stage", "ratio")
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,13 @@ class Run:
         method = TRAINED.get(options.get("train_what", "")) or METHODS.get(options.get("model", ""))
         if not facts or not method:
             return one_line(self.folder.name, 40)
-        return f"{method}{' + CPR' * bool(options.get('cascade'))} on {facts['dataset']}, {facts['stream']}"
+        return f"{method}{self.mining} on {facts['dataset']}, {facts['stream']}"
+
+    @property
+    def mining(self) -> str:
+        """What a title says of how positives are mined; "" for plain top-k and for what mines nothing."""
+        rules = {"cascade": " + CPR", "fused": " + fused ranks"}
+        return rules.get(take(ModelConfig, self.options).rule, "") if self.options.get("model") == "coclr" else ""
 
     @cached_property
     def has_labels(self) -> bool:
@@ -64,7 +71,7 @@ class Run:
 
     @property
     def is_classifier(self) -> bool:
-        """True if a linear probe or a finetuning was trained here."""
+        """Whether this is a linear probe or a finetuning."""
         return "train_what" in self.options
 
     @property
@@ -75,10 +82,8 @@ class Run:
     @cached_property
     def working_folder(self) -> Path:
         """The folder in which the run was started, to which paths among its options are relative."""
-        for parent in self.folder.parents:
-            if parent.name == "ckpt" or parent.name.startswith("log-eval-"):
-                return parent.parent
-        return self.folder.parent
+        return next((parent.parent for parent in self.folder.parents
+                     if parent.name == "ckpt" or parent.name.startswith("log-eval-")), self.folder.parent)
 
     def lines(self, kind: str, title: str | None = None) -> Iterator[dict[str, Any]]:
         """Metrics lines of a kind and, if given, a title."""
@@ -119,7 +124,8 @@ def read_run(path: str | Path) -> Run:
     hint = "give ckpt/log-PREFIX/RUN, log-eval-PREFIX/RUN, or cotrain.py's --out when it is done"
     if not asked.is_dir():
         raise OptionError(f"there is no run folder {path}: {hint}")
-    folder = next((place for place in (asked, *list(asked.parents)[:3]) if _is_run(place)), None)
+    folder = next((place for place in (asked, *list(asked.parents)[:3]) if resumable(place / "model")
+                   or any((place / name).exists() for name in (STARTS, METRICS))), None)
     if not folder and not _files(asked, f"*{FEATURES}"):
         raise OptionError(f"{path} is not a run folder: it has no {STARTS}, {METRICS}, model/ or features; {hint}")
     folder, starts = folder or asked, []
@@ -137,23 +143,17 @@ def _files(folder: Path, pattern: str) -> list[Path]:
     return [path for place in PLACES for path in (folder / place).glob(pattern)]
 
 
-def _is_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (STARTS, METRICS)) or bool(resumable(folder / "model"))
-
-
 def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the lines of a metrics.jsonl and the number of unreadable ones; a repeated line replaces the earlier."""
-    found: dict[tuple, dict[str, Any]] = {}
-    damaged = 0
+    """Return the lines of a metrics.jsonl, without values that were not finite, and the number of unreadable ones."""
+    lines, damaged = list[dict[str, Any]](), 0
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             line = json.loads(text)
-            line["values"] = {name: value for name, value in line["values"].items() if value is not None}  # null: NaN
-            when = line["done"] if line["kind"] == "steps" else line["epoch"]
-            found[line["kind"], line.get("title"), when] = line
+            finite = {name: value for name, value in line["values"].items() if value is not None}
+            lines.append(line | {"values": finite})
         except (ValueError, KeyError, TypeError, AttributeError):
             damaged += 1
-    return list(found.values()), damaged
+    return lines, damaged
 
 
 @dataclass(frozen=True)
@@ -167,31 +167,21 @@ class Cotraining:
     @property
     def title(self) -> str:
         """The whole in a few words."""
-        cascade = any(run.options.get("cascade") for run in self.runs.values())
-        method = ("CoCLR" + " + CPR" * cascade) if self.content["cycles"] else "InfoNCE"
+        mining = max((run.mining for run in self.runs.values()), default="")
+        method = f"CoCLR{mining}" if self.content["cycles"] else "InfoNCE"
         return f"{method} on {self.content['dataset']}, RGB and flow"
-
-    def phases(self) -> dict[str, dict[str, Run]]:
-        """The runs by phase ("InfoNCE", "cycle 1") and stream."""
-        found: dict[str, dict[str, Run]] = {}
-        for step, run in self.runs.items():
-            phase, _, stream = step.rpartition(" ")
-            found.setdefault(phase, {})[stream] = run
-        return found
 
 
 def read_cotraining(path: str | Path) -> Cotraining | None:
     """Read a work folder of cotrain.py; None if the folder is not one."""
     folder = Path(path).resolve()
     content = read_json(folder / "results.json") if (folder / "results.json").is_file() else {}
-    if "runs" not in content:
-        return None
-    return Cotraining(folder, content, {step: read_run(folder / place) for step, place in content["runs"].items()})
+    runs = {step: read_run(folder / place) for step, place in content.get("runs", {}).items()}
+    return Cotraining(folder, content, runs) if runs else None
 
 
 def videos_of(work_folder: Path) -> str | None:
     """Return the folder of videos that cotrain.py was given, by the settings in its work folder."""
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        settings = yaml.safe_load((work_folder / "settings.yaml").read_text(encoding="utf-8"))
-        return settings.get("videos") if isinstance(settings, dict) else None
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError, AttributeError):
+        return yaml.safe_load((work_folder / "settings.yaml").read_text(encoding="utf-8")).get("videos")
     return None
