@@ -13,6 +13,7 @@ import numpy as np
 from documented import ROOT
 from miniature import make
 
+
 def blocks(*pages: str) -> list[str]:
     text = "".join((ROOT / page).read_text() for page in pages)
     return re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
