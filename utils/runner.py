@@ -187,6 +187,7 @@ class Runner:
             print(f"$ {step.shell}", file=file, flush=True)
             self._child = child = subprocess.Popen(
                 words, cwd=self.out, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
+                # Threads that spin while they wait take the cores from the loader.
                 env={"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {"NO_COLOR": "1"},
                 preexec_fn=lambda: end_with_parent(signal.SIGTERM))
         try:
