@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dataset import catalog
-from dataset.video_index import class_key, class_labels, require_labels, video_name
+from dataset.video_index import class_labels, name_key, require_labels, video_name
 from engine.health import NEAREST, overlap
 from engine.options import SPLIT_ROOT
 from eval import protocols
@@ -97,8 +97,8 @@ def match(rgb: FeatureSet, flow: FeatureSet, *, what: str = "videos") -> tuple[F
     fewer than 95 % of either set are in both, or the sets were made or labelled differently.
     """
     rgb_names, flow_names = (_bare_names(each.names) for each in (rgb, flow))
-    known = {_key(name): name for name in rgb_names} | {name: name for name in rgb_names}
-    flow_names = [known.get(name, known.get(_key(name), name)) for name in flow_names]  # classes in one notation
+    known = {name_key(name): name for name in rgb_names} | {name: name for name in rgb_names}
+    flow_names = [known.get(name, known.get(name_key(name), name)) for name in flow_names]  # classes in one notation
     place = {name: i for i, name in enumerate(flow_names)}
     keep = [i for i, name in enumerate(rgb_names) if name in place]
     counts = f"{len(rgb_names)} {what} of RGB and {len(flow_names)} of flow, {len(keep)} in common"
@@ -115,11 +115,6 @@ def match(rgb: FeatureSet, flow: FeatureSet, *, what: str = "videos") -> tuple[F
                               "ClassInd.txt")
     say(counts)
     return rgb, flow
-
-
-def _key(name: str) -> str:
-    label, slash, video = name.rpartition("/")
-    return f"{class_key(label)}{slash}{video}"
 
 
 def _bare_names(paths: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import pickle
+import re
 import shlex
 from pathlib import Path
 
@@ -93,6 +94,26 @@ def test_nothing_in_a_file_is_run(tmp_path, form):
     if form in ("zip", "legacy"):  # the payload works
         torch.load(path, weights_only=False)
         assert mark.exists()
+
+
+@pytest.mark.parametrize("reduced", [
+    np.array([{}], dtype=object).__reduce__(), (getattr, (torch.Tensor, "numpy")),
+    (torch.load, ("other",)), (checkpoint.load, ("other",))])
+def test_nothing_else_can_be_called_from_a_checkpoint(tmp_path, reduced):
+    class Caller:
+        def __reduce__(self) -> tuple:
+            return reduced
+    torch.save({"state_dict": {}, "x": Caller()}, tmp_path / "x")
+    with pytest.raises(CheckpointError, match="more than plain data"):
+        load(tmp_path / "x")
+
+
+def test_no_module_loads_more_than_numbers():
+    """What else could run the content of a file, ruff finds: see pyproject.toml."""
+    loading = re.compile(r"(?<!\")torch\.load\((?!.*weights_only=True)|allow_pickle=(?!False)")
+    root = Path(__file__).parents[1]
+    sources = [path for path in root.rglob("*.py") if path.relative_to(root).parts[0] not in ("tests", ".venv")]
+    assert len(sources) > 60 and not [path for path in sources if loading.search(path.read_text())]
 
 
 def test_names_of_both_numpy_versions_load(tmp_path):

@@ -4,12 +4,11 @@ import csv
 import io
 import random
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePath
 
-from dataset.video_index import class_key, source_of
+from dataset.video_index import name_key, source_of
 from utils.console import say, warn
 from utils.errors import DataError, OptionError
 from utils.files import read_text
@@ -82,22 +81,17 @@ def match(listed: Iterable[str], videos: Iterable[str]) -> dict[str, str]:
     underscores and Unicode forms.
     """
     names = set(videos)
-    keys = Counter(map(_key, names))
-    alike = {key: name for name in names if keys[key := _key(name)] == 1}
+    keys = Counter(map(name_key, names))
+    alike = {key: name for name in names if keys[key := name_key(name)] == 1}
     found = {}
     for path in listed:
         *folders, video = path.split("/")
         tried = [f"{folders[i]}/{name}" for i in reversed(range(len(folders)))  # the folder just above it first
                  for name in ("_".join([*folders[i + 1:], video]), video)]  # as `video_io.find_videos` names it
-        hits = [name for name in tried if name in names] or [alike[key] for key in map(_key, tried) if key in alike]
+        hits = [name for name in tried if name in names] or [alike[key] for key in map(name_key, tried) if key in alike]
         if hits:
             found[path] = hits[0]
     return found
-
-
-def _key(name: str) -> str:
-    label, _, video = name.partition("/")
-    return f"{class_key(label)}/{unicodedata.normalize('NFC', video)}"
 
 
 def report_unmatched(source: Path, listed: Collection[str], found: Mapping[str, str], videos: Collection[str]) -> None:

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path, PurePath
 
 import cv2
@@ -257,26 +257,23 @@ def make_flow(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
 
 def tvl1_cost(videos: Sequence[Path], short_side: int, workers: int) -> str:
     """Estimate how long TV-L1 takes for some videos, from the first frames of one; "" if none can be read."""
-    counts = [timing.promised for path in videos[:COUNTED] if (timing := _timing(path)).promised > 0]
-    for path in videos[:COUNTED] if counts else ():
+    counts, seconds = list[float](), 0.0  # frames of a video; seconds of a frame
+    for path in videos[:COUNTED]:
+        timing = Timing()
         with suppress(VideoError, cv2.error):
-            frames = [cv2.cvtColor(each, cv2.COLOR_BGR2GRAY) for each in islice(read_frames(path, short_side), 3)]
-            estimate, begun = make_flow("tvl1"), time.perf_counter()
-            pairs = [estimate(first, second) for first, second in pairwise(frames)]
-            if pairs:
-                each = (time.perf_counter() - begun) / len(pairs)
-                total = sum(counts) / len(counts) * len(videos)
-                return (f"TV-L1 flow of some {total:.0f} frames, {each:.2g} s each: about "
-                        f"{duration(total * each / workers)} on {workers} processes; --flow dis is some 300 times "
-                        "faster, and coarser")
-    return ""
-
-
-def _timing(path: Path) -> Timing:
-    timing = Timing()
-    with suppress(VideoError):
-        next(read_frames(path, timing=timing), None)
-    return timing
+            frames = list(islice(read_frames(path, short_side, timing), 2))
+            counts += [timing.promised] if timing.promised > 0 else []
+            if len(frames) == 2 and not seconds:
+                first, second = (cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames)
+                estimate, begun = make_flow("tvl1"), time.perf_counter()
+                estimate(first, second)
+                seconds = time.perf_counter() - begun
+    if not counts or not seconds:
+        return ""
+    total = sum(counts) / len(counts) * len(videos)
+    return (f"TV-L1 flow of some {total:.0f} frames, {seconds:.2g} s each: about "
+            f"{duration(total * seconds / workers)} on {workers} processes; --flow dis is some 300 times faster, and "
+            "coarser")
 
 
 def flow_image(flow: np.ndarray) -> np.ndarray:
