@@ -18,9 +18,7 @@ the same command continues where it left off. Pass options to a single script as
     python cotrain.py --dataset mine --moco-k 256 --infonce_options "--wd 1e-4" --finetune_options "--batch_size 8"
 """
 
-import os
 import re
-import shutil
 import sys
 import time
 from argparse import Namespace
@@ -49,7 +47,7 @@ from utils import launch
 from utils.console import say, say_block, warn
 from utils.distributed import DistInfo
 from utils.errors import CheckpointError, UserError
-from utils.files import read_json, write_json
+from utils.files import read_json, write_bytes, write_json
 from utils.parser import Parser
 from utils.runner import Runner, Step, as_script
 
@@ -270,8 +268,7 @@ def finish(plan: Plan, runner: Runner, settings: list[Setting], warnings: list[s
     """Write models, index, results.json and report; print the results and what comes next."""
     args, out = plan.args, plan.args.out
     for stream, model in plan.models.items():
-        shutil.copyfile(out / model, out / f".{stream.lower()}.tmp")
-        os.replace(out / f".{stream.lower()}.tmp", out / f"{stream.lower()}.pth.tar")
+        write_bytes(out / f"{stream.lower()}.pth.tar", (out / model).read_bytes())
     if args.videos:
         with runner.timed("search index"):
             search(["index", str(out / "rgb.pth.tar"), str(args.videos), "--two_stream", str(out / "flow.pth.tar"),
@@ -305,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with runner.open():
             runner.run(first)
     if settings:
-        seconds = read_json(args.out / ESTIMATE) if (args.out / ESTIMATE).is_file() else {}
+        seconds = read_json(args.out / ESTIMATE, {})
     else:
         settings, seconds = settle(args, runner.record().get("prepare", {}).get("seconds", 0.0))
     plan = Plan(with_settings(args, settings), seconds)

@@ -81,8 +81,7 @@ def load_features(folder: Path, dataset: str, split: str) -> FeatureSet:
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path} and the files beside it are inconsistent ({error}): recompute the features with "
                               "--retrieval and a sound checkpoint") from error
-    note = _file(folder, dataset, split, "made_from.json")
-    return FeatureSet(features, labels, names, read_json(note) if note.is_file() else {})
+    return FeatureSet(features, labels, names, read_json(_file(folder, dataset, split, "made_from.json"), {}))
 
 
 def load_both(folder: Path, dataset: str) -> tuple[FeatureSet, FeatureSet]:

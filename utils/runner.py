@@ -177,8 +177,7 @@ class Runner:
 
     def record(self) -> dict[str, dict]:
         """Return the command of each step that has run, and its seconds over all starts."""
-        path = self.out / RECORD
-        return read_json(path) if path.is_file() else {}
+        return read_json(self.out / RECORD, {})
 
     def _execute(self, step: Step, log: Path) -> int:
         """Run a step's command and append its output to the log; return the exit code, negative for a signal."""

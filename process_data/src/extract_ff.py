@@ -60,11 +60,6 @@ def add_extraction_options(parser: Parser) -> None:
                              help="processes (default: one per allotted core)")
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read the settings that an earlier run has left, {} if there was none."""
-    return read_json(path) if path.exists() else {}
-
-
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """Return the settings that differ as "flow (dis, now tvl1)", or "" if none does."""
     return ", ".join(f"{key} ({old.get(key)}, now {value})" for key, value in new.items() if old.get(key) != value)
@@ -170,7 +165,7 @@ def main() -> None:
     options = make_parser().parse_args()
     videos, out = find_videos(options.videos), options.out
     record, settings = out / "extract.json", {key: getattr(options, key) for key in SETTINGS}
-    earlier = read_settings(record)
+    earlier = read_json(record, {})
     changes = difference(earlier, settings)
     if earlier and changes:
         raise OptionError(f"{out} was begun with other settings: {changes}; use the same, or another --out")

@@ -28,7 +28,7 @@ from process_data.src.splits import add_split_options, plan_splits, videos_of
 from process_data.src.video_io import NO_FLOW, Timing, VideoError, coded_frames, find_videos, tvl1_cost
 from utils.console import say, say_block, track
 from utils.errors import OptionError
-from utils.files import atomic_write, lock, remove_partial, require_writable, write_json
+from utils.files import atomic_write, lock, read_json, remove_partial, require_writable, write_json
 from utils.launch import run
 from utils.parser import Parser
 
@@ -124,7 +124,7 @@ def begin(layout: Layout, settings: Mapping[str, Any], overwrite: bool) -> dict[
     Raises:
         OptionError: files of other settings are in the way; nothing is touched then.
     """
-    record = extract_ff.read_settings(layout.record)
+    record = read_json(layout.record, {})
     changes = extract_ff.difference(record.get("settings", {}), settings)
     if record and not changes and not (overwrite and set(layout.lmdbs) <= set(record["streams"])):
         return record
@@ -213,7 +213,7 @@ def main() -> None:
     videos = find_videos(options.videos, options.labels)
     splits = plan_splits(options.name, videos, options.splits, options.seed, options.allow_missing, options.num_splits)
     made_from = f"{options.splits}, seed {options.seed}"
-    earlier = extract_ff.read_settings(layout.record).get("lists", {})
+    earlier = read_json(layout.record, {}).get("lists", {})
     own = write_csv.unchanged(layout.splits, earlier.get(made_from, {}))
     classes = write_csv.class_list(options.name, options.split_root, options.splits, videos_of(splits),
                                    options.overwrite or write_csv.CLASS_LIST in own)
@@ -226,7 +226,7 @@ def main() -> None:
         lengths = to_lmdb.check_lmdbs(*layout.lmdbs.values())
         files = write_csv.split_files(classes, splits, lengths)
         lists = write_csv.write_files(layout.splits, files, options.overwrite, own)
-        write_json(layout.record, extract_ff.read_settings(layout.record) | {"lists": {made_from: lists}}, indent=1)
+        write_json(layout.record, read_json(layout.record, {}) | {"lists": {made_from: lists}}, indent=1)
         summarize(layout, videos, lengths, write_csv.row_counts(files))
 
 
