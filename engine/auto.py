@@ -160,16 +160,16 @@ def parse(argv: Sequence[str], description: str | None) -> tuple[Namespace, list
     return _with_roots(Namespace(**own)), [Setting(name, own[name], reasons.get(name, "")) for name in PUBLISHED]
 
 
-def _resolve(args: Namespace) -> Namespace:
-    places = {name: type(value)(Path(value).resolve()) for name, value in vars(args).items()
+def _resolve(given: Namespace) -> Namespace:
+    places = {name: type(value)(Path(value).resolve()) for name, value in vars(given).items()
               if name in PLACES and value is not None}
-    return Namespace(**vars(args) | places)
+    return Namespace(**vars(given) | places)
 
 
-def _with_roots(args: Namespace) -> Namespace:
+def _with_roots(given: Namespace) -> Namespace:
     """Put what is prepared into the work folder, if no other place is given."""
-    places = {name: getattr(args, name) or str(args.out / folder) for name, folder in ROOTS.items()}
-    return Namespace(**vars(args) | places) if args.videos else args
+    places = {name: getattr(given, name) or str(given.out / folder) for name, folder in ROOTS.items()}
+    return Namespace(**vars(given) | places) if given.videos else given
 
 
 def _text(value: Any) -> str:
