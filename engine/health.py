@@ -92,9 +92,7 @@ def sign_test(one: Tensor, two: Tensor) -> float:
     It is an exact sign test (mid-p, as a normal quantile) over videos rather than clips: two clips that are nearest to
     each other are one piece of evidence.
 
-    Args:
-        one: hits of :func:`instance_hits`, (2N,) bool.
-        two: hits of the other encoder, (2N,) bool.
+    ``one`` and ``two`` are hits of :func:`instance_hits`, (2N,) bool.
     """
     difference = one.view(2, -1).sum(dim=0) - two.view(2, -1).sum(dim=0)  # (N,)
     a, b = int((difference > 0).sum()), int((difference < 0).sum())
@@ -126,11 +124,8 @@ class HealthProbe:
 
     Two clips of each video, augmented as in training, are embedded like the keys of the queue.
 
-    Args:
-        dataset: training set.
-        videos: number of videos to use; they are embedded ``batch_size`` at a time.
-        seed: chooses the videos, and initialises the random encoder (``network``, ``dim``) to compare the miner with.
-        dtype: autocast type of the encoders.
+    ``videos`` of the training set are used; ``seed`` chooses them, and initialises the random encoder (``network``,
+    ``dim``) to compare the miner with. ``dtype`` is the encoders' autocast type.
     """
 
     def __init__(self, dataset: VideoDataset, videos: int, *, img_dim: int, batch_size: int, workers: int, seed: int,

@@ -126,11 +126,8 @@ def video_features(net: nn.Module, samples: Iterable[dict], *, batch_size: int, 
                    normalise: bool = False, dtype: torch.dtype | None = None) -> Tensor:
     """Average the pooled backbone features of each video over its windows: (N, F), on the CPU.
 
-    Args:
-        net: classifier in evaluation mode, returns (logits, features).
-        samples: see :func:`eval.windows.window_clips`.
-        batch_size: windows per batch.
-        normalise: L2-normalise the feature of each window before the mean.
+    ``net`` returns (logits, features); for ``samples`` see :func:`eval.windows.window_clips`; ``batch_size`` counts
+    windows, whose features are L2-normalised before the mean if asked.
     """
     rows = apply_packed(lambda clips: net(clips, dtype)[1], window_clips(samples, device), batch_size)
     means = {video: protocols.window_mean(features, normalise) for (video, _crop), features in rows}

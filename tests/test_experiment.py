@@ -136,10 +136,8 @@ def test_wrong_options_of_the_study_are_one_line(words, said, capsys):
     assert said in error and "Traceback" not in error
 
 
-def test_the_study_compares_pairs_of_encoders(tmp_path, monkeypatch, capsys):
+def test_the_study_compares_pairs_of_encoders(on_noise, monkeypatch, capsys):
     """A queue longer than the videos is refused: a cascade of other sizes would be measured than was asked for."""
-    noise.install(monkeypatch.setattr)
-    monkeypatch.chdir(tmp_path)
     words = [*noise.SMALL, "--dataset", "noise-2stream-2clip", "--own", "random", "--other", "random", "--result",
              "x.json", "--cascades", "3,0.6", "--topk", "2"]
     assert launch.exit_code(lambda: study.main(words)) == 0

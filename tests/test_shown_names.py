@@ -30,7 +30,6 @@ def is_plain(text: str) -> bool:
 def run(tmp_path, monkeypatch, capsys):
     """Call a main function in an empty folder; returns what it printed, and its errors."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launch, "_started", False)
 
     def call(main: Callable[[], int | None], code: int) -> tuple[str, str]:
         capsys.readouterr()

@@ -99,10 +99,8 @@ class Runner:
     def run(self, steps: Sequence[Step], after: float = 0.0) -> None:
         """Run the steps that are not done, in order; ``after``: seconds of what follows them.
 
-        Raises:
-            OptionError: a product was made by a different command.
-            TrainingError: a step failed; the message quotes its last line and names its log.
-            StopRequested: SIGTERM or SIGUSR1 arrived, and the running step has ended.
+        OptionError: a product was made by a different command. TrainingError: a step failed. StopRequested: SIGTERM or
+        SIGUSR1 arrived, and the running step has ended.
         """
         self.check(steps)
         for number, step in enumerate(steps, start=1):

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from dataset.lmdb_reader import LmdbReader
 from process_data.src import convert_video_to_lmdb as to_lmdb
 from process_data.src import extract_ff, write_csv
-from process_data.src.splits import add_split_options, plan_splits, videos_of
+from process_data.src.splits import plan_splits, videos_of
 from process_data.src.video_io import NO_FLOW, Timing, VideoError, coded_frames, find_videos, tvl1_cost
 from utils.console import say, say_block, track
 from utils.errors import OptionError
@@ -184,20 +184,15 @@ def summarize(layout: Layout, videos: Mapping[str, Path], lengths: Mapping[str, 
 def make_parser() -> Parser:
     """Return the parser of the options."""
     parser = Parser(__doc__)
+    write_csv.add_split_options(parser)
     add = parser.topic("data")
     add("--videos", type=Path, required=True, metavar="FOLDER", help="folder of Class/video files")
     add("--labels", choices=["folders", "none", "auto"], default="folders", help="classes: the folders, or "
         "none, with all videos in one class; auto: folders where every video lies one folder deep, and two or more "
         "folders have two or more")
-    add("--name", required=True, help="name of the dataset, as in --dataset")
-    add("--splits", type=Path, metavar="FOLDER", help="folder of official lists (trainlist01.txt, testlist01.txt, "
-        "classInd.txt; hmdb51: *_test_split1.txt) (default: none, by source group, else random)")
-    add_split_options(parser)
     add = parser.topic("output")
-    add("--data_root", type=Path, default=REPOSITORY / "data", metavar="FOLDER", help="where LMDBs go (default: data/ "
-        "of the repository)")
-    add("--split_root", type=Path, default=write_csv.SHIPPED, metavar="FOLDER", help="where splits go (default: "
-        "the repository\'s process_data/data/)")
+    add("--data_root", type=Path, default=REPOSITORY / "data", metavar="FOLDER",
+        help="where LMDBs go (default: the repository's data/)")
     add("--overwrite", action="store_true", help="replace what an earlier run has written")
     extract_ff.add_extraction_options(parser)
     return parser

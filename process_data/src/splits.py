@@ -12,21 +12,12 @@ from dataset.video_index import name_key, source_of
 from utils.console import say, warn
 from utils.errors import DataError, OptionError
 from utils.files import read_text
-from utils.parser import Parser
 
 Split = tuple[list[str], list[str]]  # names of training and of test videos
 Lists = tuple[list[str], list[str], list[str]]  # paths of training and of test videos, and of those used for neither
 TEST_SHARE = 0.28  # 7 of UCF101's 25 groups
 SPLITS = 3  # of a set without lists
 HELD_OUT = 20  # least videos that tell something of those that are not trained on
-
-
-def add_split_options(parser: Parser) -> None:
-    """Add the options of how videos are divided."""
-    add = parser.topic("data")
-    add("--seed", type=int, default=0, help="seed of random splits")
-    add("--num_splits", type=int, metavar="N", help=f"splits of a set of your own without lists (default: {SPLITS})")
-    add("--allow_missing", action="store_true", help="leave out listed videos that do not exist")
 
 
 def plan_splits(name: str, videos: Iterable[str], official: Path | None, seed: int = 0,

@@ -140,15 +140,9 @@ def unchanged(folder: Path, checksums: Mapping[str, int]) -> set[str]:
 def write_files(folder: Path, files: dict[str, str], overwrite: bool, own: Collection[str] = ()) -> dict[str, int]:
     """Write a split folder. A ClassInd.txt that lists the same classes in another notation stays as it is.
 
-    Args:
-        overwrite: replace files of other content, and remove csv lists of other splits.
-        own: files that may be replaced or removed all the same.
-
-    Returns:
-        Checksums of the files that are ours, by name: not of a ClassInd.txt that was there before.
-
-    Raises:
-        DataError: a file exists with other content, and may not be overwritten; nothing is written then.
+    ``overwrite`` replaces files of other content, and removes csv lists of other splits; without it only those in
+    ``own`` go, and for others DataError is raised before anything is written. Returns the checksums of the files that
+    are ours, by name: not of a ClassInd.txt that was there before.
     """
     changed = {}
     for name, text in files.items():
@@ -183,19 +177,25 @@ def count_frames(data: Iterable[Path]) -> dict[str, int]:
     return dict(sorted(lengths.items()))
 
 
+def add_split_options(parser: Parser) -> None:
+    """Add the name of a dataset, and the options of how its videos are divided."""
+    add = parser.topic("data")
+    add("--name", required=True, help="name of the dataset, as in --dataset")
+    add("--splits", type=Path, metavar="FOLDER", help="folder of official lists: trainlist01.txt, testlist01.txt, "
+        "classInd.txt; hmdb51: *_test_split1.txt; k400: train.csv, val.csv (default: by source group, else random)")
+    add("--seed", type=int, default=0, help="seed of random splits")
+    add("--num_splits", type=int, metavar="N", help=f"splits of an own set without lists (default: {rules.SPLITS})")
+    add("--allow_missing", action="store_true", help="leave out listed videos that do not exist")
+    parser.topic("output")("--split_root", type=Path, default=SHIPPED, metavar="FOLDER",
+                           help="where split folders lie (default: the repository's process_data/data/)")
+
+
 def make_parser() -> Parser:
     """Return the parser of the options."""
     parser = Parser(__doc__)
-    add = parser.topic("data")
-    add("--name", required=True, help="name of the dataset, as in --dataset")
-    add("--data", type=Path, nargs="+", required=True, help="its RGB LMDBs, or its folder of frames")
-    add("--splits", type=Path, metavar="FOLDER", help="folder of official lists (default: none, by source group, else "
-        "random)")
-    rules.add_split_options(parser)
-    add = parser.topic("output")
-    add("--split_root", type=Path, default=SHIPPED, metavar="FOLDER", help="where split folders lie (default: "
-        "the repository\'s process_data/data/)")
-    add("--overwrite", action="store_true", help="replace files of other content")
+    add_split_options(parser)
+    parser.topic("data")("--data", type=Path, nargs="+", required=True, help="its RGB LMDBs, or its folder of frames")
+    parser.topic("output")("--overwrite", action="store_true", help="replace files of other content")
     return parser
 
 
