@@ -8,7 +8,7 @@ which checkpoint and options they were made with; a later run reuses features wh
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from engine import checkpoint
 from engine.health import CLEARLY_BETTER, effective_rank, instance_hits, sign_test
 from eval import protocols
 from eval.options import RANDOM
-from eval.windows import apply_packed, read_samples, report_shares, window_clips
+from eval.windows import Chunk, apply_packed, read_samples, report_shares, window_clips
 from utils.console import inline, one_line, paint_table, percent, percentages, say, table, warn
 from utils.errors import CheckpointError, OptionError
 from utils.files import read_json, write_json
@@ -121,6 +121,12 @@ class FeatureJob:
     dtype: torch.dtype | None = None  # autocast type of the backbone
 
 
+def window_features(net: nn.Module, samples: Iterable[dict], batch_size: int, device: torch.device | str,
+                    dtype: torch.dtype | None) -> Iterator[Chunk]:
+    """Yield the pooled backbone features of the windows of each video and crop, see :func:`video_features`."""
+    return apply_packed(lambda clips: net(clips, dtype)[1], window_clips(samples, device), batch_size)
+
+
 @torch.inference_mode()
 def video_features(net: nn.Module, samples: Iterable[dict], *, batch_size: int, device: torch.device | str,
                    normalise: bool = False, dtype: torch.dtype | None = None) -> Tensor:
@@ -129,7 +135,7 @@ def video_features(net: nn.Module, samples: Iterable[dict], *, batch_size: int, 
     ``net`` returns (logits, features); for ``samples`` see :func:`eval.windows.window_clips`; ``batch_size`` counts
     windows, whose features are L2-normalised before the mean if asked.
     """
-    rows = apply_packed(lambda clips: net(clips, dtype)[1], window_clips(samples, device), batch_size)
+    rows = window_features(net, samples, batch_size, device, dtype)
     means = {video: protocols.window_mean(features, normalise) for (video, _crop), features in rows}
     return torch.stack([means[video] for video in sorted(means)]).cpu()
 
@@ -182,9 +188,8 @@ def measure_without_labels(net: nn.Module, random: nn.Module, videos: VideoDatas
     found: dict[str, float] = {}
     hits, rows = [], []
     for name, end, each in (("features", "", net), ("random weights", "_random", random)):
-        clips = window_clips(read_samples(pairs, workers=job.workers, device=job.device, title="second clips"),
-                             job.device)
-        of_video = dict(apply_packed(lambda clips, net=each: net(clips, job.dtype)[1], clips, job.batch_size))
+        samples = read_samples(pairs, workers=job.workers, device=job.device, title="second clips")
+        of_video = dict(window_features(each, samples, job.batch_size, job.device, job.dtype))
         both = torch.stack([of_video[key] for key in sorted(of_video)])  # (N, 2, F)
         z = protocols.centre_and_normalise(both.transpose(0, 1).flatten(0, 1))  # first clips, then second ones
         hits.append(instance_hits(*z.chunk(2)))

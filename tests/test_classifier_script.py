@@ -86,22 +86,6 @@ def test_training_leaves_a_run_folder(trained):
     assert best["checkpoint"] is None if not bests else (trained / best["checkpoint"]).is_file()
 
 
-@pytest.mark.parametrize(("flags", "lr"), [([], 1e-4), (["--reset_lr"], 0.07)])
-def test_a_resumed_probe_keeps_its_learning_rate_unless_told(run, flags, lr):
-    prefix = f"probe{len(flags)}"
-    words = ["--dataset", "ucf101", *SMALL, "--pretrain", PRETRAINED, "--optim", "sgd", "--schedule", "1",
-             "--prefix", prefix]
-
-    def last() -> Path:
-        return next(Path(f"log-eval-{prefix}").glob("*/model/epoch*.pth.tar"))
-
-    assert run(*words, "--epochs", "1") == 0
-    assert run(*words, "--epochs", "2", "--lr", "0.7", "--resume", str(last()), *flags) == 0
-    saved = torch.load(last(), weights_only=True)
-    assert saved["epoch"] == 1
-    assert [group["lr"] for group in saved["optimizer"]["param_groups"]] == pytest.approx([lr] * 4)
-
-
 def test_crops_print_and_write(trained, run, place, capsys):
     checkpoint = trained / "model" / "epoch1.pth.tar"
     words = ["--dataset", "ucf101", *SMALL, "--train_what", "ft", "--test", str(checkpoint)]

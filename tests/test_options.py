@@ -84,6 +84,13 @@ def test_coclr():
         "ckpt/log-try/Cycle1-RGBMining_coclr-top3-R_k16384_k400-2stream-2clip-64_r50_bs16_lr0.0001_seq2_len16_ds2")
 
 
+@pytest.mark.parametrize(("options", "word"), [
+    ("--mining cascade", ""), ("--mining topk", ""), ("--mining fused", "-fused"),
+    ("--cascade --own_view frozen", "-frozen")])
+def test_folder_names_gain_a_word_for_rules_beyond_the_papers(options, word):
+    assert f"/coclr-top5{word}_k2048" in coclr(options)
+
+
 def test_nce():
     assert nce("--model ubernce --name_prefix scratch_") == (
         "ckpt/log-pretrain/scratch_ubernce_k2048_ucf101-2clip-128_s3d_bs32_lr0.001_seq2_len32_ds1")

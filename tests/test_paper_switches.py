@@ -8,7 +8,7 @@ import pytest
 import torch
 from interrupted import Stop, train
 from test_cascade import cascade_by_loops
-from test_main_pretrain import SMALL, newest, run
+from test_main_pretrain import newest, run
 
 import main_coclr
 from engine import checkpoint
@@ -93,14 +93,6 @@ def test_a_frozen_own_view_ranks_as_the_encoder_did(rule):
         queues["other"].append(other)
         for parameter in model.encoder_q.parameters():  # a step of any size
             parameter.data += torch.randn_like(parameter)
-
-
-def test_folder_names_gain_a_word_for_rules_beyond_the_papers():
-    words = {"--mining cascade --stage 3": "", "--mining topk": "", "--mining fused": "-fused",
-             "--cascade --stage 3 --own_view frozen": "-frozen"}
-    for number, (options, word) in enumerate(words.items()):
-        args = main_coclr.parse([*SMALL, "--topk", "2", *options.split(), "--name_prefix", str(number)])
-        assert main_coclr.run_folder_of(args).name.split("_k")[0] == f"{number}coclr-top2{word}"
 
 
 @pytest.mark.parametrize(("settings", "words"), [

@@ -5,6 +5,7 @@ the other end of a video is the nearest of all.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def check_encoders(paths: Iterable[str], settings: ClipSettings, encoders: Seque
     notes = []
     for spec, encoder, own in zip(settings.encoders, encoders, zip(*pairs, strict=True), strict=True):
         clips = [pair[end] for end in (0, 1) for pair in own]
-        net = untrained(lambda spec=spec: network.build(1, spec.net, "last"))
+        net = untrained(partial(network.build, 1, spec.net, "last"))
         random = network.Encoder(net, spec.seq_len, spec.ds, spec.img_dim, encoder.batch_size)
         rows = (encode(track(clips, len(clips), "comparing with random weights", "clip"), unit=False)
                 for encode in (encoder, random))
