@@ -287,7 +287,6 @@ def finish(plan: Plan, runner: Runner, settings: list[Setting], warnings: list[s
 
 
 def make_parser() -> Parser:
-    """Build the option parser."""
     return auto.make_parser(__doc__)
 
 

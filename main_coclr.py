@@ -97,7 +97,6 @@ class CoclrTask(PretrainTask):
 
 
 def make_parser() -> Parser:
-    """Build the option parser."""
     parser = pretraining_parser(__doc__, dataset="ucf101-2stream-2clip", models=["coclr"],
                                 main="moco_k topk cascade stage ratio reverse")
     add_mining(parser)

@@ -54,7 +54,6 @@ class NceTask(PretrainTask):
 
 
 def make_parser() -> Parser:
-    """Build the option parser."""
     parser = pretraining_parser(__doc__, dataset="ucf101-2clip", models=list(STEPS), main="model moco_k")
     parser.topic("checkpoints")("--pretrain", default="", metavar="CKPT", help="start from this file: both encoders "
                                 "and the queue; 'random' means none")

@@ -58,7 +58,6 @@ class Outcome(NamedTuple):
 
 
 def make_parser() -> Parser:
-    """Build the option parser."""
     parser = Parser(__doc__)
     add = parser.topic("data")
     add("--test", required=True, metavar="CKPT", help="checkpoint the features are of; its folder counts")

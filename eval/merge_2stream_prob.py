@@ -43,7 +43,6 @@ SETTINGS = ("which_split", "seq_len", "ds", "img_dim", "normalised", "mean_of")
 
 
 def make_parser() -> Parser:
-    """Build the option parser."""
     parser = Parser(__doc__)
     add = parser.topic("data")
     add("--prob1", required=True, metavar="RGB_FILE", help="mode c: probability file; mode s: feature folder")

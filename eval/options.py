@@ -44,7 +44,6 @@ def parse(argv: Sequence[str] | None, description: str, planned: bool = False) -
 
 
 def make_parser(description: str) -> Parser:
-    """Build the parser of the options."""
     parser = Parser(description, MAIN + "train_what test retrieval ten_crop")
     add_shared(parser, dataset="ucf101", num_seq=1, wd=1e-3, prefix="linclr", workers=8)
     parser.topic("data")("--which_split", type=positive_int, default=1, metavar="N", help="split of the dataset")

@@ -107,7 +107,7 @@ class Runner:
             title = f"[{number}/{len(steps)} {step.name}]"
             if not step.is_done(self.out):
                 later = [each for each in steps[number:] if not each.is_done(self.out)]
-                self.run_step(step, title, [*later, Step("rest", (), seconds=after)] if after else later)
+                self._run_step(step, title, [*later, Step("rest", (), seconds=after)] if after else later)
             elif step.name not in self._ran:
                 say(f"{title} done already")
             step.tidy(self.out)
@@ -143,12 +143,12 @@ class Runner:
                 raise OptionError(f"step {step.name!r} was run with {old}, but the options now give {new}: use "
                                   f"the same options, another --out, or remove {self.out / step.product}")
 
-    def run_step(self, step: Step, title: str = "", later: Sequence[Step] = ()) -> None:
-        """Run a step, done or not, with others to come; raises like :meth:`run`."""
+    def _run_step(self, step: Step, title: str, later: Sequence[Step]) -> None:
+        """Run a step, with others to come; raises like :meth:`run`."""
         if self._stop:
             say(f"stopping on {signal.Signals(self._stop[0]).name}: the same command continues from here")
             raise StopRequested
-        log, title = self.log(step), title or f"[{step.name}]"
+        log = self.log(step)
         say(f"\n{title}\n$ {step.shell}")
         self._ran.add(step.name)
         write_json(self.out / RECORD, self.record() | {

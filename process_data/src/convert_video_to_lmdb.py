@@ -230,7 +230,6 @@ def check_lmdbs(rgb: Path, flow: Path | None = None) -> dict[str, int]:
 
 
 def make_parser() -> Parser:
-    """Return the parser of the options."""
     parser = Parser(__doc__)
     add = parser.topic("data")
     add("--frames", type=Path, required=True, metavar="FOLDER", help="folder of Class/video/image_00001.jpg, ...")

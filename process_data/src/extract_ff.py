@@ -151,7 +151,6 @@ def extract(video: Path, folder: Path, short_side: int, method: str, strict: boo
 
 
 def make_parser() -> Parser:
-    """Return the parser of the options."""
     parser = Parser(__doc__)
     parser.topic("data")("--videos", type=Path, required=True, metavar="FOLDER", help="folder of Class/video files")
     parser.topic("output")("--out", type=Path, required=True, metavar="FOLDER", help="folder for "

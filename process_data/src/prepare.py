@@ -182,7 +182,6 @@ def summarize(layout: Layout, videos: Mapping[str, Path], lengths: Mapping[str, 
 
 
 def make_parser() -> Parser:
-    """Return the parser of the options."""
     parser = Parser(__doc__)
     write_csv.add_split_options(parser)
     add = parser.topic("data")

@@ -5,10 +5,10 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -128,15 +128,6 @@ def name_passed_over(paths: Iterable[Path]) -> None:
         warn(f"files passed over: {len(paths)}, such as {', '.join(sorted(examples.values())[:5])}")
 
 
-def name_classes(places: Collection[PurePath]) -> bool:
-    """Return whether the folders of these relative paths are classes.
-
-    They are if every video lies exactly one folder deep, and two or more folders have two or more videos each.
-    """
-    folders = Counter(place.parent for place in places)
-    return all(len(place.parts) == 2 for place in places) and sum(count > 1 for count in folders.values()) > 1
-
-
 def find_videos(folder: Path, labels: str = "folders") -> dict[str, Path]:
     """Find the videos of a folder and all below: {"Class/video": path}, sorted by name.
 
@@ -144,15 +135,17 @@ def find_videos(folder: Path, labels: str = "folders") -> dict[str, Path]:
     class "all". Other files are passed over by name.
 
     Args:
-        labels: "none": all videos are of the class "all"; "auto": they are unless :func:`name_classes`.
+        labels: "none": all videos are of the class "all"; "auto": they are unless the folders look like classes.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: give the folder that holds Class/video files")
     files = list(walk(folder))
     videos = [path for path in files if looks_like_video(path.name) and path.is_file()]
     name_passed_over(path for path in files if path not in videos)
-    if labels == "auto":
-        labels = "folders" if name_classes([path.relative_to(folder) for path in videos]) else "none"
+    if labels == "auto":  # the folders are classes where each video lies in one, and two have two videos or more
+        counts = Counter(path.parent for path in videos)
+        whole = all(len(path.relative_to(folder).parts) == 2 for path in videos)
+        labels = "folders" if whole and sum(count > 1 for count in counts.values()) > 1 else "none"
         say("labels: the folders are classes (--labels none: all videos are one)" if labels == "folders" else
             f"no labels: all videos are of one class, {LOOSE!r} (--labels folders: the folders are classes)")
     loose = [path for path in videos if path.parent == folder]

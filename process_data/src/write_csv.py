@@ -191,7 +191,6 @@ def add_split_options(parser: Parser) -> None:
 
 
 def make_parser() -> Parser:
-    """Return the parser of the options."""
     parser = Parser(__doc__)
     add_split_options(parser)
     parser.topic("data")("--data", type=Path, nargs="+", required=True, help="its RGB LMDBs, or its folder of frames")
