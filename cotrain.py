@@ -208,7 +208,6 @@ class Plan:
         return [] if stream == "RGB" or view == "flow" else ["--second_view", view]
 
     def _gpus(self) -> list[str]:
-        """Return a classifier's --gpu, if there are GPUs."""
         on_gpu = main_classifier.options.devices(None)[0].type == "cuda"
         return ["--gpu", ",".join(map(str, range(self.args.gpus)))] if on_gpu else []
 
@@ -260,7 +259,6 @@ def settle(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, floa
 
 
 def with_settings(args: Namespace, settings: Sequence[Setting]) -> Namespace:
-    """Return options with settings in them."""
     return Namespace(**vars(args) | PUBLISHED | {setting.name: setting.value for setting in settings})
 
 

@@ -47,8 +47,6 @@ FROZEN = "frozen_own_view"  # in a checkpoint, beside state_dict: {"encoder": st
 
 
 class CoclrTask(PretrainTask):
-    """PretrainTask by CoCLR."""
-
     model: CoCLR
 
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:

@@ -39,8 +39,6 @@ OTHER_MODELS = ("queue_label", "queue_second", "queue_vname", "memory_index_reco
 
 
 class NceTask(PretrainTask):
-    """PretrainTask by InfoNCE or UberNCE."""
-
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:
         return STEPS[self.config.model](self.network, batch, self.device, dtype=self.use_precision(iteration),
                                         generator=self.generator)

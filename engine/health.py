@@ -160,7 +160,6 @@ class HealthProbe:
         return {**values, "second_random": second_random, "better": better}
 
     def now(self, model: CoCLR) -> dict[str, float]:
-        """Measure both views."""
         start = time.perf_counter()
         views = {"own": self.trained(model), "other": self.miner(model)}
         same = (self._sources[:, None] == self._sources[None, :]).repeat(2, 2)  # first clips, then second ones

@@ -69,7 +69,6 @@ class MetricsLogger:
             self._events.flush()
 
     def close(self) -> None:
-        """Close the files."""
         if self.folder is not None:
             self._events.close()
 

@@ -66,7 +66,6 @@ def init_url(text: str) -> str:
 
 
 def add_roots(parser: Parser, data_root: str | None = DATA_ROOT, split_root: str | None = SPLIT_ROOT) -> None:
-    """Add the folders of LMDBs and splits."""
     add = parser.topic("data")
     add("--data_root", default=data_root, metavar="FOLDER", help="folder of LMDBs (default: the repository's data/)")
     add("--split_root", default=split_root, metavar="FOLDER",
@@ -74,7 +73,6 @@ def add_roots(parser: Parser, data_root: str | None = DATA_ROOT, split_root: str
 
 
 def add_clips(parser: Parser) -> None:
-    """Add the network and the form of its clips."""
     parser.topic("method")("--net", choices=list(NETWORKS), default="s3d", help="backbone")
     add = parser.topic("data")
     add("--second_view", choices=SECOND_VIEWS, default="flow", help="what NAME-f and NAME-2stream-2clip take beside "
@@ -171,7 +169,6 @@ def pretraining_parser(description: str, *, dataset: str, models: Sequence[str],
 
 
 def add_mining(parser: Parser) -> None:
-    """Add how main_coclr.py mines positives."""
     add = parser.topic("method")
     add("--topk", type=whole_number, default=TOPK, metavar="N", help="positives mined per query")
     add("--progressive", type=positive_int, nargs="+", default=[], metavar="TOPK", help="train in phases of increasing "

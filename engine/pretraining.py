@@ -102,7 +102,6 @@ class PretrainTask(Task):
         self.origin: list[str] = []
 
     def make_loader(self, mode: str) -> DataLoader:
-        """Build the loader of "train" or "val"."""
         dataset = self.data.build(mode, PretrainTransform(self.data.img_dim))
         return make_loader(dataset, batch_size=self.train.batch_size, workers=self.train.workers,
                            train=mode == "train", seed=self.train.seed, rank=self.dist.rank,
@@ -140,7 +139,6 @@ class PretrainTask(Task):
         return None if first else self.precision.dtype
 
     def check_kernels(self) -> None:
-        """Check the convolutions in each precision that the run uses."""
         first = self.train.fp32_steps and self.precision.name != "fp32"
         for precision in ([device.Precision("fp32", self.device)] if first else []) + [self.precision]:
             device.set_tf32(precision.name == "tf32")
@@ -220,7 +218,6 @@ class PretrainTask(Task):
         return {"shuffle": self.generator}
 
     def load(self, saved: Mapping[str, Any], path: str) -> None:
-        """Load the weights and the labels of the queue."""
         self.origin = [f"{path}: {checkpoint.load_state(self.model, saved['state_dict'])}"]
         mining = self.monitors.mining
         if mining is not None and isinstance(saved.get("label_ring"), Mapping):

@@ -159,7 +159,6 @@ class CheckpointManager:
                     path.unlink()
 
     def save_step(self, state: Mapping, epoch: int, steps: int) -> None:
-        """Write a checkpoint from ``steps`` steps into an epoch."""
         self._save(state, f"epoch{epoch}-step{steps}.pth.tar")
 
     def _save(self, state: Mapping, name: str) -> None:

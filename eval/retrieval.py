@@ -39,11 +39,9 @@ class FeatureSet:
     made_from: Mapping[str, Any] = field(default_factory=dict)  # the note on their origin, if there is one
 
     def to(self, device: torch.device) -> "FeatureSet":
-        """Move the tensors to a device."""
         return replace(self, features=self.features.to(device), labels=self.labels.to(device))
 
     def rows(self, keep: list[int]) -> "FeatureSet":
-        """Return some rows, in the order given."""
         return replace(self, features=self.features[keep], labels=self.labels[keep],
                        names=[self.names[i] for i in keep])
 

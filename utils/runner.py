@@ -130,7 +130,6 @@ class Runner:
                 name: before | {"seconds": round(before.get("seconds", 0.0) + seconds, 1)}}, indent=1)
 
     def log(self, step: Step) -> Path:
-        """Return the path of a step's log."""
         return self.out / "logs" / f"{step.name.replace(' ', '_')}.log"
 
     def check(self, steps: Sequence[Step]) -> None:
@@ -249,7 +248,6 @@ class ProgressLine:
         return ", ".join(filter(None, parts))
 
     def close(self) -> None:
-        """Remove the line from the terminal."""
         if self._bars:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 

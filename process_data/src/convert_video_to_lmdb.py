@@ -130,7 +130,6 @@ def read_frame(frame: Frame) -> bytes:
 
 
 def pack_folder(folder: Path, kind: str) -> Iterator[bytes]:
-    """Yield the LMDB value of one video in pieces."""
     files = frame_files(folder, kind)[0]
     return pack(len(files), map(read_frame, files))
 
@@ -241,7 +240,6 @@ def make_parser() -> Parser:
 
 
 def main() -> None:
-    """Write an LMDB."""
     options = make_parser().parse_args()
     if options.out.exists() and not options.overwrite:
         raise OptionError(f"{options.out} exists: add --overwrite to replace it")

@@ -48,7 +48,6 @@ Jobs = Mapping[str, tuple]  # arguments of the task by the video's name
 
 
 def add_extraction_options(parser: Parser) -> None:
-    """Add the options of how frames and flow are made."""
     add = parser.topic("method")
     add("--flow", choices=(*METHODS, NO_FLOW), default="tvl1", help="flow method; dis is some 300 times faster; none: "
         "no flow, for training with --second_view residual")
@@ -160,7 +159,6 @@ def make_parser() -> Parser:
 
 
 def main() -> None:
-    """Extract the frames of all videos."""
     options = make_parser().parse_args()
     videos, out = find_videos(options.videos), options.out
     record, settings = out / "extract.json", {key: getattr(options, key) for key in SETTINGS}

@@ -198,7 +198,6 @@ def make_parser() -> Parser:
 
 
 def main() -> None:
-    """Prepare a dataset."""
     options = make_parser().parse_args()
     write_csv.check_name(options.name)
     if options.name == "k400":

@@ -199,7 +199,6 @@ def make_parser() -> Parser:
 
 
 def main() -> None:
-    """Write a dataset's split folder."""
     options = make_parser().parse_args()
     check_name(options.name)
     folder = options.split_root / options.name
