@@ -283,7 +283,7 @@ def run_in(out: Path, *words: str) -> int:
 
 def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     """With a miniature in place of the rendered videos, and a small network and queue."""
-    ran, stops = forked
+    _, stops = forked
     spec = importlib.util.spec_from_file_location("demo", Path(cotrain.__file__).parent / "scripts/demo.py")
     spec.loader.exec_module(demo := importlib.util.module_from_spec(spec))
     (clip := tmp_path / "videos" / "A" / "v_c01.avi").parent.mkdir(parents=True)
