@@ -24,18 +24,12 @@ DEFAULTS = {
 MINING = {"topk": 5, "reverse": False, "cascade": False, "ratio": 0.5, "stage": 7}
 
 
-def test_defaults_of_main_nce():
-    args = vars(main_nce.parse([]))
-    assert {key: args[key] for key in DEFAULTS} == DEFAULTS
-    assert (args["dataset"], args["model"], args["pretrain"]) == ("ucf101-2clip", "infonce", "")
-
-
-def test_defaults_of_main_coclr():
-    args = vars(main_coclr.parse([]))
-    expected = DEFAULTS | MINING
+@pytest.mark.parametrize(("script", "own"), [
+    (main_nce, {"dataset": "ucf101-2clip", "model": "infonce", "pretrain": ""}),
+    (main_coclr, MINING | {"dataset": "ucf101-2stream-2clip", "model": "coclr", "pretrain": ["random", "random"]})])
+def test_defaults(script, own):
+    args, expected = vars(script.parse([])), DEFAULTS | own
     assert {key: args[key] for key in expected} == expected
-    assert (args["dataset"], args["model"]) == ("ucf101-2stream-2clip", "coclr")
-    assert args["pretrain"] == ["random", "random"]
 
 
 @pytest.mark.parametrize(("options", "words"), [
