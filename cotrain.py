@@ -18,14 +18,15 @@ the same command continues where it left off. Pass options to a single script as
     python cotrain.py --dataset mine --moco-k 256 --infonce_options "--wd 1e-4" --finetune_options "--batch_size 8"
 """
 
-import os
-import shutil
+import re
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,10 +35,9 @@ import main_nce
 from dataset import catalog
 from dataset.loader import make_loader
 from dataset.transforms.presets import PretrainTransform
-from engine import auto, cotrain_options, pretraining
-from engine.auto import PUBLISHED, Setting
+from engine import auto, pretraining
+from engine.auto import EVALUATIONS, EXTRA, PUBLISHED, SETTINGS, Setting
 from engine.config import DataConfig, configs_of, take
-from engine.cotrain_options import EVALUATIONS, EXTRA, SETTINGS, advised, epoch_words, method_words
 from engine.run_folder import last_checkpoint
 from eval import main_classifier
 from tools.report.__main__ import main as write_report
@@ -46,8 +46,8 @@ from tools.search.__main__ import main as search
 from utils import launch
 from utils.console import say, say_block, warn
 from utils.distributed import DistInfo
-from utils.errors import CheckpointError
-from utils.files import read_json, write_json
+from utils.errors import CheckpointError, UserError
+from utils.files import read_json, write_bytes, write_json
 from utils.parser import Parser
 from utils.runner import Runner, Step, as_script
 
@@ -58,6 +58,23 @@ STREAMS = {"RGB": "", "flow": "-f"}  # in the order of a cycle; the suffix of th
 # Within a cycle: the stream to train, the one that mines, part of the run folder's name, further options.
 ALTERNATION = (("RGB", "flow", "FlowMining_", ()), ("flow", "RGB", "RGBMining_", ("--reverse",)))
 ESTIMATE = "estimate.json"  # in the work folder: seconds by the kind of a step
+# Epochs at which the learning rate drops, of those in PUBLISHED.
+FALLS = {"infonce": (250, 280), "coclr": (80,), "probe": (60, 80), "finetune": (400, 450)}
+ALWAYS = {"probe": ("--train_what", "last", "--optim", "sgd", "--lr", "0.1"), "finetune": ("--train_what", "ft")}
+
+
+@contextmanager
+def advised(name: str, kind: str, values: Mapping[str, Any]) -> Iterator[None]:
+    """Add to what a step refuses its name, and the option of cotrain.py that changes it."""
+    try:
+        yield
+    except UserError as error:
+        quoted, found = values[f"{kind}_options"], re.findall(r"--[a-z][\w-]*|\b(?:topk|stage)\b", str(error))
+        own = [word for word in found if word.strip("-").replace("-", "_") in values
+               and f"--{word.strip('-')}" not in quoted]
+        flag = f"--{own[0].strip('-')}" if own and kind not in ALWAYS else f"--{kind}_options"
+        hint = "" if flag in found else f" (option of cotrain.py: {flag})"  # else the message names it
+        raise type(error)(f"step {name!r}: {error}{hint}") from error
 
 
 class Plan:
@@ -103,9 +120,22 @@ class Plan:
         return self._pretrain(f"InfoNCE {stream}", "infonce", f"{args.dataset}{STREAMS[stream]}-2clip", stream)
 
     def _pretrain(self, name: str, method: str, dataset: str, stream: str, *words: str) -> str:
-        """Plan a pretraining; return the checkpoint."""
-        return self._train(name, method, EXTRA[method], "--dataset", dataset, *self._second_view(stream),
-                           *method_words(vars(self.args), method), *epoch_words(vars(self.args), method), *words)
+        """Plan a pretraining; return the checkpoint. What its script has by default is left out of the command."""
+        args = self.args
+        found = ["--batch_size", str(args.batch_size), "--moco-k", str(args.moco_k)]
+        for flag, value, usual in (("--lr", args.lr, PUBLISHED["lr"]), ("--moco-m", args.moco_m, PUBLISHED["moco_m"])):
+            found += [flag, f"{value:g}"] if value != usual else []
+        if method == "coclr" and not args.coclr_options:
+            found += ["--cascade", "--stage", str(args.stage), "--ratio", str(args.ratio)] * (args.mining == "cascade")
+            found += ["--topk", str(args.topk)]
+        return self._train(name, method, EXTRA[method], "--dataset", dataset, *self._second_view(stream), *found,
+                           *self._epochs(method), *words)
+
+    def _epochs(self, kind: str) -> list[str]:
+        """Return --epochs and --schedule, scaled, of a kind of training, and the quoted options."""
+        epochs = vars(self.args)[f"{kind}_epochs"]
+        falls = sorted({round(epochs * fall / PUBLISHED[f"{kind}_epochs"]) for fall in FALLS[kind]})
+        return ["--epochs", str(epochs), "--schedule", *map(str, falls), *vars(self.args)[f"{kind}_options"]]
 
     def _train(self, name: str, kind: str, script: str, *words: str) -> str:
         """Plan a training, and return its last checkpoint."""
@@ -143,7 +173,10 @@ class Plan:
                 if self.labels:
                     self._test_random(f"random {stream}", dataset, *words, "--retrieval")
             else:
-                words += epoch_words(vars(self.args), evaluation)
+                words += ALWAYS[evaluation]
+                if self.args.videos:  # a small set has no batch of 32, the script's default
+                    words += ["--batch_size", str(self.args.batch_size)]
+                words += self._epochs(evaluation)
                 classifier = self._train(name, evaluation, CLASSIFIER, *words, "--pretrain", model)
                 made.append(f"{classifier}-prob-ten.json")
                 result = (f"{classifier}-acc-ten.json", "ten")
@@ -175,7 +208,6 @@ class Plan:
         return [] if stream == "RGB" or view == "flow" else ["--second_view", view]
 
     def _gpus(self) -> list[str]:
-        """Return a classifier's --gpu, if there are GPUs."""
         on_gpu = main_classifier.options.devices(None)[0].type == "cuda"
         return ["--gpu", ",".join(map(str, range(self.args.gpus)))] if on_gpu else []
 
@@ -227,7 +259,6 @@ def settle(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, floa
 
 
 def with_settings(args: Namespace, settings: Sequence[Setting]) -> Namespace:
-    """Return options with settings in them."""
     return Namespace(**vars(args) | PUBLISHED | {setting.name: setting.value for setting in settings})
 
 
@@ -235,8 +266,7 @@ def finish(plan: Plan, runner: Runner, settings: list[Setting], warnings: list[s
     """Write models, index, results.json and report; print the results and what comes next."""
     args, out = plan.args, plan.args.out
     for stream, model in plan.models.items():
-        shutil.copyfile(out / model, out / f".{stream.lower()}.tmp")
-        os.replace(out / f".{stream.lower()}.tmp", out / f"{stream.lower()}.pth.tar")
+        write_bytes(out / f"{stream.lower()}.pth.tar", (out / model).read_bytes())
     if args.videos:
         with runner.timed("search index"):
             search(["index", str(out / "rgb.pth.tar"), str(args.videos), "--two_stream", str(out / "flow.pth.tar"),
@@ -255,13 +285,12 @@ def finish(plan: Plan, runner: Runner, settings: list[Setting], warnings: list[s
 
 
 def make_parser() -> Parser:
-    """Build the option parser."""
-    return cotrain_options.make_parser(__doc__)
+    return auto.make_parser(__doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all steps, or print them with ``--dry_run``."""
-    args, settings = cotrain_options.parse(sys.argv[1:] if argv is None else argv, __doc__)
+    args, settings = auto.parse(sys.argv[1:] if argv is None else argv, __doc__)
     runner, first = Runner(args.out), [prepare(args)] if args.videos else []
     if first and not first[0].is_done(args.out):
         if args.dry_run:
@@ -270,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with runner.open():
             runner.run(first)
     if settings:
-        seconds = read_json(args.out / ESTIMATE) if (args.out / ESTIMATE).is_file() else {}
+        seconds = read_json(args.out / ESTIMATE, {})
     else:
         settings, seconds = settle(args, runner.record().get("prepare", {}).get("seconds", 0.0))
     plan = Plan(with_settings(args, settings), seconds)
@@ -283,7 +312,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with runner.open():
         if not (args.out / SETTINGS).is_file():
             write_json(args.out / ESTIMATE, seconds)
-            cotrain_options.keep(settings, vars(with_settings(args, settings)), args.out)
+            auto.keep(settings, vars(with_settings(args, settings)), args.out)
             if seconds:
                 say_block({"\nsettings": [f"{name:15} {value!s:10} {why}" for name, value, why in settings]})
         warnings = auto.doubts(plan.videos, args.videos, args.hours, seconds.get("all", 0.0))

@@ -47,12 +47,9 @@ FROZEN = "frozen_own_view"  # in a checkpoint, beside state_dict: {"encoder": st
 
 
 class CoclrTask(PretrainTask):
-    """PretrainTask by CoCLR."""
-
     model: CoCLR
 
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:
-        """Return loss, metrics and mining measures of a batch."""
         assert self.monitors.mining is not None
         full = self.model.queue_is_full
         values = coclr_step(self.network, batch, self.device, self.monitors.mining,
@@ -69,12 +66,10 @@ class CoclrTask(PretrainTask):
         super().start(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the published keys, what a resumed run needs, and the frozen own view."""
         frozen = self.model.frozen_own_view()
         return super().state_dict() | ({FROZEN: frozen} if frozen else {})
 
     def load(self, saved: Mapping[str, Any], path: str) -> None:
-        """Load weights, labels of the queue, and the frozen own view."""
         super().load(saved, path)
         if self.model.own_view_is_frozen:
             if not isinstance(saved.get(FROZEN), Mapping):
@@ -100,7 +95,6 @@ class CoclrTask(PretrainTask):
 
 
 def make_parser() -> Parser:
-    """Build the option parser."""
     parser = pretraining_parser(__doc__, dataset="ucf101-2stream-2clip", models=["coclr"],
                                 main="moco_k topk cascade stage ratio reverse")
     add_mining(parser)
@@ -153,7 +147,9 @@ def phases(args: Namespace) -> list[Namespace]:
 def run_folder_of(args: Namespace) -> Path:
     """Return the run folder for these options, relative to the working directory."""
     model, data, train = configs_of(vars(args))
-    return run_folder.coclr_folder(model, data, train, prefix=args.prefix, name_prefix=args.name_prefix)
+    start = (f"{args.name_prefix}{args.model}-top{args.topk}{'-R' if args.reverse else ''}"
+             f"{'-fused' if model.rule == 'fused' else ''}{'-frozen' if args.own_view == 'frozen' else ''}")
+    return run_folder.pretraining_folder(model, data, train, prefix=args.prefix, start=start)
 
 
 def check_folders(all_phases: list[Namespace]) -> None:

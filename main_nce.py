@@ -26,7 +26,7 @@ from engine.checkpoint import load_state
 from engine.config import configs_of
 from engine.options import check_shared, pretraining_parser
 from engine.pretraining import PretrainTask
-from engine.run_folder import FOLDER_OPTIONS, choose, nce_folder
+from engine.run_folder import FOLDER_OPTIONS, choose, pretraining_folder, started_from
 from engine.steps import infonce_step, ubernce_step
 from eval.knn import knn_monitor
 from utils import distributed, launch
@@ -39,10 +39,7 @@ OTHER_MODELS = ("queue_label", "queue_second", "queue_vname", "memory_index_reco
 
 
 class NceTask(PretrainTask):
-    """PretrainTask by InfoNCE or UberNCE."""
-
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:
-        """Return loss and metrics of a batch."""
         return STEPS[self.config.model](self.network, batch, self.device, dtype=self.use_precision(iteration),
                                         generator=self.generator)
 
@@ -55,7 +52,6 @@ class NceTask(PretrainTask):
 
 
 def make_parser() -> Parser:
-    """Build the option parser."""
     parser = pretraining_parser(__doc__, dataset="ucf101-2clip", models=list(STEPS), main="model moco_k")
     parser.topic("checkpoints")("--pretrain", default="", metavar="CKPT", help="start from this file: both encoders "
                                 "and the queue; 'random' means none")
@@ -74,7 +70,8 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
 def run_folder_of(args: Namespace) -> Path:
     """Return the run folder for these options, relative to the working directory."""
     model, data, train = configs_of(vars(args))
-    return nce_folder(model, data, train, prefix=args.prefix, name_prefix=args.name_prefix, pretrain=args.pretrain)
+    return pretraining_folder(model, data, train, prefix=args.prefix, start=f"{args.name_prefix}{args.model}",
+                              end=started_from(args.pretrain))
 
 
 def work(args: Namespace) -> None:

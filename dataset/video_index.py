@@ -58,6 +58,12 @@ def class_key(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
 
 
+def name_key(name: str) -> str:
+    """Return "Class/video" for comparison, see :func:`class_key`."""
+    label, _, video = name.partition("/")
+    return f"{class_key(label)}/{unicodedata.normalize('NFC', video)}"
+
+
 def class_labels(classes: Sequence[str], names: Iterable[str]) -> dict[str, int]:
     """Return the labels of those names that the class list has, exactly or in another notation."""
     exact = {name: label for label, name in enumerate(classes)}

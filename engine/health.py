@@ -6,9 +6,8 @@ Embeddings z are unit rows (N, D). Rows i of z1 and z2 are two clips of one vide
 import copy
 import math
 import time
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +23,8 @@ from utils import distributed
 from utils.console import say, track, warn
 
 NEAREST = 5  # neighbours per clip
-CALIBRATION = 4  # at most so many batches for the BatchNorm statistics of a random network
 CLEARLY_BETTER = 2.0  # standard deviations by which the miner should beat a random network
+Net = TypeVar("Net", bound=nn.Module)
 Clips = tuple[Tensor, Tensor]  # embeddings of two clips of each video, (N, D) each
 
 
@@ -93,9 +92,7 @@ def sign_test(one: Tensor, two: Tensor) -> float:
     It is an exact sign test (mid-p, as a normal quantile) over videos rather than clips: two clips that are nearest to
     each other are one piece of evidence.
 
-    Args:
-        one: hits of :func:`instance_hits`, (2N,) bool.
-        two: hits of the other encoder, (2N,) bool.
+    ``one`` and ``two`` are hits of :func:`instance_hits`, (2N,) bool.
     """
     difference = one.view(2, -1).sum(dim=0) - two.view(2, -1).sum(dim=0)  # (N,)
     a, b = int((difference > 0).sum()), int((difference < 0).sum())
@@ -105,17 +102,18 @@ def sign_test(one: Tensor, two: Tensor) -> float:
     return z if a > b else -z if b > a else 0.0
 
 
-@torch.no_grad()
-def calibrate(encoder: Any, batches: Iterable[Tensor], dtype: torch.dtype | None = None) -> None:
-    """Measure the BatchNorm statistics of an untrained encoder on some batches of clips, and leave it in eval mode."""
-    for module in encoder.modules():
-        if isinstance(module, nn.BatchNorm3d):
-            module.momentum = None  # cumulative average over batches
-    encoder.train()
-    for clips in islice(batches, CALIBRATION):
-        with torch.autocast(clips.device.type, dtype=dtype, enabled=dtype is not None):
-            encoder(clips)
-    encoder.eval()
+def untrained(build: Callable[[], Net], seed: int = 0) -> Net:
+    """Build a network to compare with: random weights that keep the scale of their input, in eval mode.
+
+    At the usual scale it would be a weaker one, whatever statistics its BatchNorm had.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = build()
+        for module in net.modules():
+            if isinstance(module, nn.Conv3d):
+                nn.init.kaiming_normal_(module.weight)
+    return net.eval()
 
 
 MEASURES = {"spread": spread, "rank": effective_rank}  # of unit rows (N, D)
@@ -126,11 +124,8 @@ class HealthProbe:
 
     Two clips of each video, augmented as in training, are embedded like the keys of the queue.
 
-    Args:
-        dataset: training set.
-        videos: number of videos to use; they are embedded ``batch_size`` at a time.
-        seed: chooses the videos, and initialises the random encoder (``network``, ``dim``) to compare the miner with.
-        dtype: autocast type of the encoders.
+    ``videos`` of the training set are used; ``seed`` chooses them, and initialises the random encoder (``network``,
+    ``dim``) to compare the miner with. ``dtype`` is the encoders' autocast type.
     """
 
     def __init__(self, dataset: VideoDataset, videos: int, *, img_dim: int, batch_size: int, workers: int, seed: int,
@@ -152,8 +147,9 @@ class HealthProbe:
         ``second_*``: share of clips whose nearest neighbour is the other clip of their video. ``agreement`` of the 5
         nearest, ``hub_*``, ``spread_*``, ``rank_*``: see the functions above.
         """
-        random = self._embed(self._random_encoder(model.other_view), model.other_view)
-        values, hits = self.now(model), instance_hits(*random)
+        random = untrained(lambda: make_encoder(self.network, self.dim), self.seed)
+        move(random, self.device)
+        values, hits = self.now(model), instance_hits(*self._embed(random, model.other_view))
         better = sign_test(instance_hits(*self.miner(model)), hits)
         second_random = float(hits.float().mean())
         if better < CLEARLY_BETTER and distributed.is_main():
@@ -164,7 +160,6 @@ class HealthProbe:
         return {**values, "second_random": second_random, "better": better}
 
     def now(self, model: CoCLR) -> dict[str, float]:
-        """Measure both views."""
         start = time.perf_counter()
         views = {"own": self.trained(model), "other": self.miner(model)}
         same = (self._sources[:, None] == self._sources[None, :]).repeat(2, 2)  # first clips, then second ones
@@ -197,31 +192,17 @@ class HealthProbe:
             distributed.broadcast(buffer)
         return self._embed(encoder, model.own_view)
 
-    def _random_encoder(self, view: int) -> nn.Module:
-        """Build an untrained network, its BatchNorm statistics measured on the first clips."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed)
-            encoder = make_encoder(self.network, self.dim)
-        move(encoder, self.device)
-        blocks = self._blocks(self.rows[:CALIBRATION * self.batch_size])
-        calibrate(encoder, (each[:, :, view].flatten(0, 1) for each, _ in blocks), self.dtype)
-        return encoder
-
     @torch.no_grad()
     def _embed(self, encoder: nn.Module, view: int) -> Clips:
         """Embed the chosen videos in one view; all processes return all embeddings."""
         encoder.eval()
         parts, sources = [], []
-        for blocks, batch in self._blocks(self._own_rows):
+        loader = DataLoader(self.dataset, batch_size=self.batch_size, num_workers=self.workers,
+                            sampler=[(0, row) for row in self._own_rows.tolist()], generator=torch.Generator())
+        for batch in track(items(loader), len(loader), "health", "step"):
+            blocks = to_blocks(batch, self.device)  # (B, 2 clips, S views, 3, T, H, W)
             parts.append(torch.stack([embed(encoder, blocks[:, clip, view], self.dtype) for clip in (0, 1)], dim=1))
             sources.append(batch["source"])
         self._sources = distributed.all_gather(torch.cat(sources).to(self.device))
         both = distributed.all_gather(torch.cat(parts))  # (N, 2, D)
         return both[:, 0], both[:, 1]
-
-    def _blocks(self, rows: Tensor) -> Iterator[tuple[Tensor, dict]]:
-        """Yield blocks (B, 2 clips, S views, 3, T, H, W) of these videos on the device, with their batches."""
-        loader = DataLoader(self.dataset, batch_size=self.batch_size, sampler=[(0, row) for row in rows.tolist()],
-                            num_workers=self.workers, generator=torch.Generator())
-        for batch in track(items(loader), len(loader), "health", "step"):
-            yield to_blocks(batch, self.device), batch

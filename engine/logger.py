@@ -69,7 +69,6 @@ class MetricsLogger:
             self._events.flush()
 
     def close(self) -> None:
-        """Close the files."""
         if self.folder is not None:
             self._events.close()
 
@@ -121,11 +120,9 @@ class EpochLog:
             yield batch
 
     def add(self, values: Values, iteration: int, steps_left: int = 0, weight: int = 1) -> bool:
-        """Add a step of this weight; print a line at the first step, every ``print_freq`` steps or half minute,
-        and at the last.
+        """Add a step of this weight; return whether a line was printed, for which the device was synchronised.
 
-        Returns:
-            True if a line was printed, for which the device was synchronised.
+        That is at the first step, every ``print_freq`` steps or half minute, and at the last.
         """
         self.meters.add(values, weight)
         number, self._done, self._steps = self._done, self._done + 1, self._steps + 1

@@ -143,7 +143,6 @@ class Monitors:
     collapsed: bool = False  # the queue, when it was last measured
 
     def before_training(self, trainer: Trainer) -> None:
-        """Measure the initial state."""
         if self.health is not None:
             trainer.log("health", -1, self.health.before(self.model))
 

@@ -66,20 +66,17 @@ def init_url(text: str) -> str:
 
 
 def add_roots(parser: Parser, data_root: str | None = DATA_ROOT, split_root: str | None = SPLIT_ROOT) -> None:
-    """Add the folders of LMDBs and splits."""
     add = parser.topic("data")
-    add("--data_root", default=data_root, metavar="FOLDER", help="folder of the LMDB files (default: data/ of the "
-        "repository)")
-    add("--split_root", default=split_root, metavar="FOLDER", help="folder of the splits (default: process_data/data/ "
-        "of the repository)")
+    add("--data_root", default=data_root, metavar="FOLDER", help="folder of LMDBs (default: the repository's data/)")
+    add("--split_root", default=split_root, metavar="FOLDER",
+        help="folder of the splits (default: the repository's process_data/data/)")
 
 
 def add_clips(parser: Parser) -> None:
-    """Add the network and the form of its clips."""
     parser.topic("method")("--net", choices=list(NETWORKS), default="s3d", help="backbone")
     add = parser.topic("data")
-    add("--second_view", choices=SECOND_VIEWS, default="flow", help="second view, which NAME-f and NAME-2stream-2clip "
-        "use: flow, from its own LMDB, or residual, the difference of neighbouring RGB frames, computed on the fly")
+    add("--second_view", choices=SECOND_VIEWS, default="flow", help="what NAME-f and NAME-2stream-2clip take beside "
+        "RGB: flow, from its own LMDB, or residual, the difference of neighbouring RGB frames")
     add("--seq_len", type=positive_int, default=32, metavar="FRAMES", help="frames per clip")
     add("--ds", type=positive_int, default=1, metavar="FRAMES", help="temporal stride: take every ds-th frame")
     add("--img_dim", type=positive_int, default=128, metavar="PIXELS", help="side of the input frames in pixels")
@@ -98,31 +95,28 @@ def add_shared(parser: Parser, *, dataset: str, num_seq: int, wd: float, prefix:
     add = parser.topic("training")
     add("--batch_size", type=positive_int, default=32, metavar="CLIPS", help="clips per process and step")
     add("--lr", type=positive_float, default=1e-3, help="initial learning rate")
-    add("--schedule", type=whole_number, nargs="*", default=None, metavar="EPOCH", help="epochs at which lr drops to "
-        "a tenth; no number: never (default: four fifths of --epochs; a resumed run keeps its own)")
+    add("--schedule", type=whole_number, nargs="*", metavar="EPOCH", help="epochs at which lr drops to a tenth; no "
+        "number: never (default: four fifths of --epochs; a resumed run keeps its own)")
     add("--cos", action="store_true", help="cosine learning rate instead of --schedule")
     add("--wd", type=non_negative_float, default=wd, help="weight decay")
     add("--epochs", type=positive_int, default=10, help="number of epochs")
-    add("--start_epoch", type=whole_number, default=0, metavar="EPOCH", help="first epoch, 0-based (ignored by "
-        "--resume)")
+    add("--start_epoch", type=whole_number, default=0, metavar="EPOCH", help="first epoch, unless --resume says it")
     add = parser.topic("checkpoints")
     add("--resume", default="", metavar="CKPT", help="resume this checkpoint in its run folder; auto: the newest "
         "complete one in the run folder of these options, or a new run")
     add("--accept_changes", action="store_true", help="use a checkpoint even if it was made with options that affect "
         "the result (--resume), or on another stream, split or class list")
     add("--reset_lr", action="store_true", help="with --resume: use --lr instead of the checkpoint's learning rate")
-    add("--save_steps", type=whole_number, default=0, metavar="STEPS", help="steps between checkpoints inside "
-        "epochs (0: only at their ends)")
+    add("--save_steps", type=whole_number, default=0, metavar="STEPS", help="steps between checkpoints, 0: epochs")
     parser.topic("evaluation")("--test", default="", metavar="CKPT", help="evaluate this checkpoint, without training")
     add = parser.topic("hardware")
-    add("--precision", choices=list(STEPS), default=None, help="precision of the encoders (default: fp32 on a CPU, "
-        "tf32 on a GPU; fp16, with loss scaling, is the fastest on GPUs)")
+    add("--precision", choices=list(STEPS), help="precision of the encoders; fp16 is the fastest on GPUs (default: "
+        "fp32 on a CPU, tf32 on a GPU)")
     add("--compile", action="store_true", help="compile the encoders with torch.compile, which takes minutes")
     add("--deterministic", action="store_true", help="prefer deterministic kernels on GPUs, and warn where there "
         "are none (max pooling); a CPU is always deterministic")
     add("-j", "--workers", type=whole_number, default=min(workers, allotted_cores()), metavar="PROCESSES",
-        help=f"loader processes; 0 loads in the main process (default: one per core that this process may use, up to "
-        f"{workers})")
+        help=f"loader processes; 0 loads in the main process (default: one per allotted core, up to {workers})")
     add = parser.topic("output")
     add("--prefix", default=prefix, help="first part of the run folder's name")
     add("--print_freq", type=positive_int, default=5, metavar="STEPS", help="steps between progress lines")
@@ -143,58 +137,49 @@ def pretraining_parser(description: str, *, dataset: str, models: Sequence[str],
     parser = Parser(description, MAIN + main)
     add_shared(parser, dataset=dataset, num_seq=2, wd=1e-5, prefix="pretrain", workers=16)
     add = parser.topic("method")
-    add("--model", default=models[0], choices=list(models),
-        help="contrastive model" if len(models) > 1 else HIDDEN)
+    add("--model", default=models[0], choices=models, help="contrastive model" if len(models) > 1 else HIDDEN)
     add("--moco-dim", type=positive_int, default=128, metavar="D", help="embedding size")
     add("--moco-k", type=positive_int, default=2048, metavar="K", help="queue length, in clips")
     add("--moco-m", type=share, default=0.999, metavar="SHARE", help="momentum of the key encoder, 0-1")
     add("--moco-t", type=positive_float, default=0.07, metavar="T", help="temperature of the logits")
     add = parser.topic("training")
     add("--seed", type=seed, default=0, help="seed of weights, order and augmentation")
-    add("--fp32_steps", type=whole_number, default=0, metavar="STEPS", help="first steps in float32, before "
-        "--precision: a new network magnifies rounding for a few hundred steps")
+    add("--fp32_steps", type=whole_number, default=0, metavar="STEPS", help="first steps in float32: a new network "
+        "magnifies rounding for a few hundred steps")
     parser.topic("checkpoints")("--save_freq", type=positive_int, default=1, metavar="EPOCHS",
                                 help="epochs between checkpoints")
     parser.topic("evaluation")("--knn_freq", type=whole_number, default=0, metavar="EPOCHS", help="epochs between "
-                               "measurements of weighted kNN accuracy and R@1 of test videos among training videos "
-                               "(0: never)")
+                               "weighted kNN accuracy and R@1 of test videos among training videos; 0: never")
     parser.topic("output")("--name_prefix", default="", help="prefix of the run folder's name, before the model")
-    _add_processes(parser)
-    return parser
-
-
-def _add_processes(parser: Parser) -> None:
     add = parser.topic("hardware")
-    add("--gpu", type=whole_number, default=None, metavar="N", help="GPU to use, for a single process (default: the "
-        "first; each process of a launcher has its own)")
+    add("--gpu", type=whole_number, metavar="N", help="GPU of a single process (default: the first; each process of a "
+        "launcher has its own)")
     add("--world-size", type=int, default=-1, metavar="N", help="number of processes, -1 to ask the launcher; of nodes "
         "with --multiprocessing-distributed")
     add("--rank", type=int, default=-1, metavar="N", help="rank of this process, -1 to ask the launcher; of "
         "this node with --multiprocessing-distributed")
     add("--dist-url", type=init_url, default="env://", metavar="URL", help="where the processes meet: env://, "
         "tcp://HOST:PORT or file:///PATH")
-    add("--dist-backend", default="nccl", choices=["nccl", "gloo"], help="communication backend; becomes gloo "
-        "where there is no GPU")
+    add("--dist-backend", default="nccl", choices=["nccl", "gloo"], help="communication; gloo where there is no GPU")
     add("--dist-timeout", type=positive_float, default=TIMEOUT, metavar="SECONDS", help="end the run if a process "
         "does not answer the others for this long")
     add("--multiprocessing-distributed", action="store_true", help="start one process per GPU of this node")
-    add("--local_rank", "--local-rank", type=int, default=None, help=HIDDEN)  # by torch.distributed.launch
+    add("--local_rank", "--local-rank", type=int, help=HIDDEN)  # by torch.distributed.launch
+    return parser
 
 
 def add_mining(parser: Parser) -> None:
-    """Add how main_coclr.py mines positives."""
     add = parser.topic("method")
     add("--topk", type=whole_number, default=TOPK, metavar="N", help="positives mined per query")
     add("--progressive", type=positive_int, nargs="+", default=[], metavar="TOPK", help="train in phases of increasing "
         "topk, such as 1 2 5, each for all --epochs, from the previous one's weights")
     add("--reverse", action="store_true", help="train the flow encoder and mine in RGB")
     add("--cascade", action="store_true", help="mine by cascade positive retrieval")
-    add("--mining", choices=MINING, default=None, help="how to mine: topk, by the other view alone (CoCLR); cascade "
-        "(CPR), like --cascade; or fused, by the sum of both views' ranks (default: topk, or as --cascade says)")
+    add("--mining", choices=MINING, help="how to mine: topk, by the other view alone (CoCLR); cascade (CPR), like "
+        "--cascade; or fused, by the sum of both views' ranks (default: topk, or as --cascade says)")
     add("--own_view", choices=OWN_VIEWS, default="current", help="what ranks the own view in cascade and fused: the "
         "encoder that is trained (CPR), or a frozen copy of it, taken when the run starts, for one more forward a step")
-    add("--ratio", type=open_share, default=0.5, metavar="SHARE", help="share that each stage of the cascade keeps, "
-        "between 0 and 1")
+    add("--ratio", type=open_share, default=0.5, metavar="SHARE", help="share that each stage of the cascade keeps")
     add("--stage", type=positive_int, default=7, metavar="N", help="stages of the cascade")
     add("--cascade_anchor", choices=["query", "key"], default="query", help="compared with the own view's queue in "
         "the cascade: the query, as released, or the key, as in the paper")
@@ -203,6 +188,6 @@ def add_mining(parser: Parser) -> None:
     add("--self_mask", type=share, default=0.9, metavar="SHARE", help="share of steps, 0-1, that leave a query's own "
         "key out of its positives where it has others; the paper has no such step (0)")
     add = parser.topic("evaluation")
-    add("--health_clips", type=whole_number, default=256, metavar="VIDEOS", help="videos on which both views are "
-        "measured without labels, before and during training; 0: never")
+    add("--health_clips", type=whole_number, default=256, metavar="VIDEOS", help="videos to measure both views on "
+        "without labels; 0: never")
     add("--health_freq", type=positive_int, default=10, metavar="EPOCHS", help="epochs between these measurements")

@@ -102,7 +102,6 @@ class PretrainTask(Task):
         self.origin: list[str] = []
 
     def make_loader(self, mode: str) -> DataLoader:
-        """Build the loader of "train" or "val"."""
         dataset = self.data.build(mode, PretrainTransform(self.data.img_dim))
         return make_loader(dataset, batch_size=self.train.batch_size, workers=self.train.workers,
                            train=mode == "train", seed=self.train.seed, rank=self.dist.rank,
@@ -140,7 +139,6 @@ class PretrainTask(Task):
         return None if first else self.precision.dtype
 
     def check_kernels(self) -> None:
-        """Check the convolutions in each precision that the run uses."""
         first = self.train.fp32_steps and self.precision.name != "fp32"
         for precision in ([device.Precision("fp32", self.device)] if first else []) + [self.precision]:
             device.set_tf32(precision.name == "tf32")
@@ -186,7 +184,6 @@ class PretrainTask(Task):
             self.monitors.before_training(trainer)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set learning rate, train mode and the seed of the clip shuffle."""
         self.optimizer.set_lr(self.optimizer.base_lr * self.train.rates.factor(epoch))
         self.model.train()
         self.generator.manual_seed((self.train.seed << 20) + epoch)
@@ -198,7 +195,6 @@ class PretrainTask(Task):
         return "filling" if not full else "collapsed" if self.monitors.collapsed else "ok"
 
     def end_epoch(self, epoch: int, trainer: Trainer) -> None:
-        """Measure queue, mining and health."""
         self.monitors.end_epoch(epoch, trainer)
 
     def score(self, trainer: Trainer) -> float:
@@ -207,7 +203,6 @@ class PretrainTask(Task):
         return super().score(trainer) if trainer.state.iteration - len(trainer.loader) >= filled else 0.0
 
     def after_save(self, epoch: int, trainer: Trainer) -> None:
-        """Measure the features by kNN."""
         self.monitors.after_save(epoch, trainer)
 
     def state_dict(self) -> dict[str, Any]:
@@ -220,11 +215,9 @@ class PretrainTask(Task):
         return content
 
     def generators(self) -> dict[str, torch.Generator]:
-        """Return the generator of the clip shuffle."""
         return {"shuffle": self.generator}
 
     def load(self, saved: Mapping[str, Any], path: str) -> None:
-        """Load the weights and the labels of the queue."""
         self.origin = [f"{path}: {checkpoint.load_state(self.model, saved['state_dict'])}"]
         mining = self.monitors.mining
         if mining is not None and isinstance(saved.get("label_ring"), Mapping):

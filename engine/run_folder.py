@@ -32,39 +32,20 @@ RESUMABLE = re.compile(rf"(?:{PREVIOUS}|model_best_)?epoch(\d+)(?:-step(\d+))?\.
 KEPT_BEST = 5
 
 
-def nce_folder(model: ModelConfig, data: DataConfig, train: TrainConfig, *, prefix: str, name_prefix: str,
-               pretrain: str) -> Path:
-    """Return the run folder of main_nce.py, relative to the working directory."""
-    return Path("ckpt", f"log-{prefix}",
-                _fit(f"{name_prefix}{model.model}_{_settings(model, data, train)}{_pretrained(pretrain)}"))
+def pretraining_folder(model: ModelConfig, data: DataConfig, train: TrainConfig, *, prefix: str, start: str,
+                       end: str = "") -> Path:
+    """Return the run folder of a pretraining, relative to the working directory; ``start`` and ``end`` of its name."""
+    return Path("ckpt", f"log-{prefix}", fitting_name(
+        f"{start}_k{model.moco_k}_{data.name}-{data.img_dim}_{model.net}_bs{train.batch_size}_lr{train.lr}_seq2"
+        f"_len{data.seq_len}_ds{data.ds}{end}"))
 
 
-def coclr_folder(model: ModelConfig, data: DataConfig, train: TrainConfig, *, prefix: str, name_prefix: str) -> Path:
-    """Return the run folder of main_coclr.py, relative to the working directory."""
-    mining = (f"top{model.topk}{'-R' if model.reverse else ''}{'-fused' if model.rule == 'fused' else ''}"
-              f"{'-frozen' if model.own_view == 'frozen' else ''}")
-    return Path("ckpt", f"log-{prefix}", _fit(f"{name_prefix}{model.model}-{mining}_{_settings(model, data, train)}"))
-
-
-def classifier_folder(data: DataConfig, *, model: str, net: str, optim: str, batch_size: int, lr: float,
-                      dropout: float, wd: float, train_what: str, prefix: str, pretrain: str) -> Path:
-    """Return the run folder of eval/main_classifier.py; ``batch_size`` is the total over all GPUs."""
-    optimizer = {"sgd": "SGD", "adam": "Adam"}[optim]
-    return Path(f"log-eval-{prefix}", _fit(
-        f"{data.name}-{data.img_dim}_sp{data.which_split}_{model}_{net}_{optimizer}_bs{batch_size}_lr{lr}_dp{dropout}"
-        f"_wd{wd}_seq1_len{data.seq_len}_ds{data.ds}_train-{train_what}{_pretrained(pretrain)}"))
-
-
-def _settings(model: ModelConfig, data: DataConfig, train: TrainConfig) -> str:
-    return (f"k{model.moco_k}_{data.name}-{data.img_dim}_{model.net}_bs{train.batch_size}_lr{train.lr}_seq2"
-            f"_len{data.seq_len}_ds{data.ds}")
-
-
-def _pretrained(path: str) -> str:
+def started_from(path: str) -> str:
+    """Return what a run folder's name says of a checkpoint that the run starts from."""
     return f"_pt={path.replace('/', '-')}" if path not in ("", "random") else ""
 
 
-def _fit(name: str) -> str:
+def fitting_name(name: str) -> str:
     """Cut a name that is too long for file systems, and append a checksum."""
     if len(name.encode()) <= LONGEST_NAME:
         return name
@@ -89,13 +70,8 @@ def folder_of(path: str | Path) -> Path | None:
 def choose(resume: str, new: Path, options: str) -> tuple[Path, str]:
     """Choose the folder to train in (a checkpoint's own, if it lies in one), and the checkpoint to resume from, or "".
 
-    Args:
-        resume: a checkpoint, "auto" for the newest complete one in ``new``, or "" for none.
-        new: run folder for these options.
-        options: options that change the folder, for the error.
-
-    Raises:
-        UserError: there is no such checkpoint, all are damaged, another process trains there, or ``new`` is taken.
+    ``resume``: a checkpoint, "auto" for the newest complete one in ``new``, or "" for none; ``options`` change the
+    folder. UserError: there is no such checkpoint, all are damaged, another process trains there, or ``new`` is taken.
     """
     folder = new if resume in ("", AUTO) else folder_of(resume) or new
     with lock(folder) if folder.is_dir() else nullcontext():
@@ -183,7 +159,6 @@ class CheckpointManager:
                     path.unlink()
 
     def save_step(self, state: Mapping, epoch: int, steps: int) -> None:
-        """Write a checkpoint from ``steps`` steps into an epoch."""
         self._save(state, f"epoch{epoch}-step{steps}.pth.tar")
 
     def _save(self, state: Mapping, name: str) -> None:

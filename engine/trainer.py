@@ -57,12 +57,7 @@ class Task:
 class Trainer:
     """Trains a :class:`Task`.
 
-    Args:
-        device: where losses and meters are kept.
-        save_freq: epochs between checkpoints.
-        save_steps: steps between mid-epoch checkpoints, 0 for none.
-        print_freq: steps between progress lines.
-        info: entries that describe the run ("options", "made_with", "code"), saved in each checkpoint.
+    ``info``: entries that describe the run ("options", "made_with", "code"), saved in each checkpoint.
     """
 
     def __init__(self, loader: DataLoader, optimizer: Optimizer, device: torch.device, *, epochs: int,
@@ -194,11 +189,7 @@ def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, e
              poll: Callable[[], None] = lambda: None) -> Means:
     """Average the metrics of an evaluation step over the samples of a loader and all processes.
 
-    Args:
-        step: computes the metrics of a batch as 0-d tensors.
-        title: name on the console and in the log ("val").
-        epoch: also sets the epoch of the loader's sampler.
-        poll: called after every step; may raise.
+    ``step`` computes those of a batch as 0-d tensors; ``poll`` is called after every step, and may raise.
     """
     damage = DamageCounter(loader.dataset, frames_per_epoch(loader))
     log = EpochLog(loader, title, epoch, Meters(device), print_freq, logger or MetricsLogger())

@@ -58,13 +58,11 @@ class Outcome(NamedTuple):
 
 
 def make_parser() -> Parser:
-    """Build the option parser."""
     parser = Parser(__doc__)
     add = parser.topic("data")
     add("--test", required=True, metavar="CKPT", help="checkpoint the features are of; its folder counts")
     add("--dataset", default="ucf101", metavar="NAME", help="dataset name, as given for --retrieval")
-    add("--split_root", default=None, metavar="FOLDER", help="folder of the splits, for the list of classes (default: "
-        "process_data/data/ of the repository)")
+    add("--split_root", metavar="FOLDER", help="folder of the splits (default: the repository's process_data/data/)")
     add("--dirname", default="feature", metavar="FOLDER", help="folder of the features, beside the checkpoint")
     add("--normalize", action="store_true", help="L2-normalise the features first")
     parser.topic("method")("--final_bn", action="store_true", help="BatchNorm before the linear layer")
@@ -77,14 +75,13 @@ def make_parser() -> Parser:
     add("--batch_size", type=options.positive_int, default=1024, metavar="FEATURES", help="features per step, at most")
     add("--seed", type=options.seed, default=0, help="seed of the layer's weights and the order")
     parser.topic("evaluation")("--eval_freq", type=options.whole_number, default=5, metavar="EPOCHS",
-                               help="epochs between evaluations, the best of which counts; 0: the last epoch's alone, "
-                               "so that none is chosen by test videos")
+                               help="epochs between evaluations, the best of which counts; 0: the last epoch's alone")
     parser.topic("output")("--verbose", type=int, choices=[0, 1], default=0, help="1: print every evaluation")
     return parser
 
 
 def build_layer(width: int, num_class: int, final_bn: bool) -> nn.Sequential:
-    """Build the probe: an optional BatchNorm, and a linear layer with weights N(0, 0.01) and zero bias."""
+    """Build an optional BatchNorm, and a linear layer with weights N(0, 0.01) and zero bias."""
     linear = nn.Linear(width, num_class)
     nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)

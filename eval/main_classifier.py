@@ -33,22 +33,16 @@ from dataset.loader import make_loader
 from dataset.transforms.presets import ClassifierTransform, CropsTransform
 from dataset.video_dataset import VideoDataset, videos_of
 from dataset.video_index import require_labels
+from engine import device as hardware
 from engine import run_folder
 from engine.checkpoint import RESUME
 from engine.compatibility import TrainState, facts_of, refuse_changes, restore_optimizer, state_of, with_schedule
 from engine.config import DataConfig, TrainConfig, take
 from engine.convolutions import check_convolutions, use_2d_where_faster
-from engine.device import (
-    Precision,
-    check_clips,
-    choose_precision,
-    describe_machine,
-    keep_freed_memory,
-    use_deterministic_kernels,
-)
+from engine.health import untrained
 from engine.run_folder import CheckpointManager
 from engine.trainer import Trainer
-from eval import finetune, label_free, network, options, retrieval, windows
+from eval import finetune, network, options, retrieval, windows
 from eval.options import RANDOM
 from eval.protocols import CROP_SETS
 from model.classifier import LinearClassifier
@@ -80,10 +74,11 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
 
 def run_folder_of(args: Namespace) -> Path:
     """Return the run folder of these options, relative to the working directory."""
-    return run_folder.classifier_folder(
-        take(DataConfig, vars(args)), model=args.model, net=args.net, optim=args.optim,
-        batch_size=len(options.devices(args.gpu)) * args.batch_size, lr=args.lr, dropout=args.dropout, wd=args.wd,
-        train_what=args.train_what, prefix=args.prefix, pretrain=args.pretrain)
+    name, optimizer = take(DataConfig, vars(args)).name, {"sgd": "SGD", "adam": "Adam"}[args.optim]
+    return Path(f"log-eval-{args.prefix}", run_folder.fitting_name(
+        f"{name}-{args.img_dim}_sp{args.which_split}_{args.model}_{args.net}_{optimizer}"
+        f"_bs{len(options.devices(args.gpu)) * args.batch_size}_lr{args.lr}_dp{args.dropout}_wd{args.wd}_seq1"
+        f"_len{args.seq_len}_ds{args.ds}_train-{args.train_what}{run_folder.started_from(args.pretrain)}"))
 
 
 def build(args: Namespace, classes: int) -> LinearClassifier:
@@ -99,8 +94,8 @@ def random_weights(args: Namespace) -> Path:
     return folder.with_name(f"{folder.name}_pt=random") / "model" / "random"
 
 
-def place(net: LinearClassifier, devices: Devices, precision: Precision, clip: tuple[int, int, int], compiled: bool
-          ) -> nn.Module:
+def place(net: LinearClassifier, devices: Devices, precision: hardware.Precision, clip: tuple[int, int, int],
+          compiled: bool) -> nn.Module:
     """Move a classifier to its device or GPUs, check its convolutions, and compile its backbone if asked."""
     net.to(devices[0]).to(memory_format=torch.channels_last_3d)  # as the clips lie in memory
     if precision.name == "fp32":
@@ -132,7 +127,7 @@ def train(args: Namespace, devices: Devices) -> None:
     if args.pretrain not in ("", RANDOM) and not resumed:
         start = network.load_backbone(net, args.pretrain, facts_of(vars(args)), config.accept_changes)
     net.to(devices[0]).to(memory_format=torch.channels_last_3d)  # before the optimizer holds its parameters
-    precision = choose_precision(config.precision, devices[0])
+    precision = hardware.choose_precision(config.precision, devices[0])
     optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=config.lr, wd=config.wd,
                                          scaler=precision.scaler())
     made_with = {"gpus": len(devices), "precision": precision.name, "training set": sets["train"].fingerprint}
@@ -155,7 +150,7 @@ def train(args: Namespace, devices: Devices) -> None:
             "training": f"epochs {state.epoch} to {config.epochs - 1}, {args.optim}, lr {config.lr:g} "
                         f"({config.rates}), weight decay {config.wd:g}" if state.epoch < config.epochs
                         else "nothing is left to train",
-            "on": describe_machine(devices, precision, config.workers), "into": str(folder)})
+            "on": hardware.describe_machine(devices, precision, config.workers), "into": str(folder)})
         task = finetune.Finetuning(place(net, devices, precision, data.clip, config.compile), optimizer,
                                    args.train_what, config.rates, config.seed, val, devices[0], precision.dtype)
         checkpoints = CheckpointManager(folder / "model", keep_all="k400" in data.dataset, resumed=resumed)
@@ -189,12 +184,12 @@ def test(args: Namespace, devices: Devices) -> None:
         elif args.test != RANDOM:
             needed = facts_of(vars(args), sets["test"].index.classes)
             _, start = network.load_classifier(net, path, needed=needed, accept=args.accept_changes)
-        precision = choose_precision(args.precision, device)
+        precision = hardware.choose_precision(args.precision, device)
         what = "retrieval by backbone features" if args.retrieval else f"test with {CROPS[args.crops]}"
         counts = " and ".join(f"{len(each)} {split}" for split, each in sets.items())
         say_block({"run": f"{what} of {args.net}, test of {args.test}",
                    "data": describe(data, sets, f"{counts} videos, batches of {batch_size} windows"), "start": start,
-                   "on": describe_machine(devices, precision, args.workers), "into": str(output)})
+                   "on": hardware.describe_machine(devices, precision, args.workers), "into": str(output)})
         fold_batchnorm(net.eval())
         ready = place(net, devices, precision, data.clip, args.compile)
         if args.retrieval:
@@ -208,9 +203,10 @@ def test(args: Namespace, devices: Devices) -> None:
             query, gallery = (retrieval.split_features(ready, *each, job) for each in sets.items())
             measures = None
             if not sets["test"].index.has_labels:
-                untrained = build(args, 1).to(device).eval()
+                random = untrained(lambda: network.build(1, args.net, args.train_what), args.seed).to(device)
                 videos = data.build("test", CropsTransform(data.img_dim, p=0.0))  # without jitter
-                measures = label_free.measure(untrained if args.test == RANDOM else ready, untrained, videos, job)
+                measures = retrieval.measure_without_labels(random if args.test == RANDOM else ready, random, videos,
+                                                            job)
             retrieval.report(job, query, gallery, measures)
         else:
             samples = windows.read_samples(sets["test"], workers=args.workers, device=device, title="test")
@@ -224,14 +220,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Train, or with --test evaluate."""
     args = parse(argv)
     if args.deterministic:
-        use_deterministic_kernels()
+        hardware.use_deterministic_kernels()
     devices = options.devices(args.gpu)
     if devices[0].type == "cpu":
-        keep_freed_memory()
+        hardware.keep_freed_memory()
         if args.gpu:
             say("no GPU found: running on the CPU")
     shadow = network.build_on_meta(args.net, args.train_what, final_bn=args.final_bn, training=not args.test)
-    check_clips(shadow, args.net, args.batch_size, args.seq_len, args.img_dim)
+    hardware.check_clips(shadow, args.net, args.batch_size, args.seq_len, args.img_dim)
     (test if args.test else train)(args, devices)
     return 0
 

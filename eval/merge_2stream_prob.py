@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from dataset import catalog
-from dataset.video_index import class_key, class_labels, require_labels, video_name
+from dataset.video_index import class_labels, name_key, require_labels, video_name
 from engine.health import NEAREST, overlap
 from engine.options import SPLIT_ROOT
 from eval import protocols
@@ -43,18 +43,15 @@ SETTINGS = ("which_split", "seq_len", "ds", "img_dim", "normalised", "mean_of")
 
 
 def make_parser() -> Parser:
-    """Build the option parser."""
     parser = Parser(__doc__)
     add = parser.topic("data")
     add("--prob1", required=True, metavar="RGB_FILE", help="mode c: probability file; mode s: feature folder")
     add("--prob2", required=True, metavar="FLOW_FILE", help="the same of the flow stream")
     add("--dataset", default="ucf101", metavar="NAME", help="dataset name")
-    add("--split_root", default=SPLIT_ROOT, metavar="FOLDER", help="folder of the splits, for ClassInd.txt (default: "
-        "process_data/data/ of the repository)")
-    parser.topic("evaluation")("--mode", choices=["c", "s"], default="c", help="c: classification; s: similarities "
-                               "(retrieval)")
-    parser.topic("output")("--output", default="", metavar="FILE", help="also write the table's numbers into this JSON "
-                           "file, in percent")
+    add("--split_root", default=SPLIT_ROOT, metavar="FOLDER",
+        help="folder of the splits (default: the repository's process_data/data/)")
+    parser.topic("evaluation")("--mode", choices=["c", "s"], default="c", help="c: classification; s: similarities")
+    parser.topic("output")("--output", default="", metavar="FILE", help="also write the numbers into this JSON file")
     return parser
 
 
@@ -95,13 +92,12 @@ def label_probabilities(rows: dict[str, Tensor], classes: list[str]) -> FeatureS
 def match(rgb: FeatureSet, flow: FeatureSet, *, what: str = "videos") -> tuple[FeatureSet, FeatureSet]:
     """Return the videos that both sets hold, in the order of the first, and print their number.
 
-    Videos match by class and video, the last two components of the csv path, whatever the file's ending and
-    the spaces and underscores of the class. Raises
-    UserError if fewer than 95 % of either set are in both, or the sets were made or labelled differently.
+    Videos match by class and video, whatever the file's ending and the spaces and underscores of the class. UserError:
+    fewer than 95 % of either set are in both, or the sets were made or labelled differently.
     """
     rgb_names, flow_names = (_bare_names(each.names) for each in (rgb, flow))
-    known = {_key(name): name for name in rgb_names} | {name: name for name in rgb_names}
-    flow_names = [known.get(name, known.get(_key(name), name)) for name in flow_names]  # classes in one notation
+    known = {name_key(name): name for name in rgb_names} | {name: name for name in rgb_names}
+    flow_names = [known.get(name, known.get(name_key(name), name)) for name in flow_names]  # classes in one notation
     place = {name: i for i, name in enumerate(flow_names)}
     keep = [i for i, name in enumerate(rgb_names) if name in place]
     counts = f"{len(rgb_names)} {what} of RGB and {len(flow_names)} of flow, {len(keep)} in common"
@@ -118,11 +114,6 @@ def match(rgb: FeatureSet, flow: FeatureSet, *, what: str = "videos") -> tuple[F
                               "ClassInd.txt")
     say(counts)
     return rgb, flow
-
-
-def _key(name: str) -> str:
-    label, slash, video = name.rpartition("/")
-    return f"{class_key(label)}{slash}{video}"
 
 
 def _bare_names(paths: list[str]) -> list[str]:

@@ -44,17 +44,13 @@ def parse(argv: Sequence[str] | None, description: str, planned: bool = False) -
 
 
 def make_parser(description: str) -> Parser:
-    """Build the parser of the options."""
     parser = Parser(description, MAIN + "train_what test retrieval ten_crop")
     add_shared(parser, dataset="ucf101", num_seq=1, wd=1e-3, prefix="linclr", workers=8)
-    parser.topic("data")("--which_split", type=positive_int, default=1, metavar="N", help="split of the dataset (k400 "
-                         "has one, ucf101 and hmdb51 have three)")
-    parser.topic("checkpoints")("--pretrain", default="", metavar="CKPT", help="start from this pretraining file; "
-                                "random, or none: from random weights")
-    parser.topic("checkpoints")("--eval_freq", type=positive_int, default=1, metavar="EPOCHS", help="epochs between "
-                                "validations, which write checkpoints")
-    parser.topic("hardware")("--gpu", type=gpu_list, default=None, metavar="0,1", help="GPUs to use, among the visible "
-                             "ones (default: all)")
+    parser.topic("data")("--which_split", type=positive_int, default=1, metavar="N", help="split of the dataset")
+    add = parser.topic("checkpoints")
+    add("--pretrain", default="", metavar="CKPT", help="start from this file; random, or none: from random weights")
+    add("--eval_freq", type=positive_int, default=1, metavar="EPOCHS", help="epochs between checkpoints, validated")
+    parser.topic("hardware")("--gpu", type=gpu_list, metavar="0,1", help="visible GPUs to use (default: all)")
     for option in parser._actions:
         if option.dest in PUBLISHED:
             option.default = None
@@ -64,8 +60,7 @@ def make_parser(description: str) -> Parser:
     add("--num_fc", type=positive_int, default=1, metavar="LAYERS", help="fully connected layers of the classifier")
     add("--dropout", type=number(float, 0, 1, open_high=True), default=0.9, metavar="SHARE",
         help="dropout before the last layer, 0 to below 1; a linear probe has none")
-    add("--final_bn", action="store_true", help="BatchNorm before the last layer whatever --train_what; a linear probe "
-        "always has one")
+    add("--final_bn", action="store_true", help="BatchNorm before the last layer, as a linear probe always has")
     add = parser.topic("training")
     add("--train_what", default="last", help="last: linear probe on the frozen backbone; ft: everything, the backbone "
         "at a tenth of the learning rate; anything else: everything at one learning rate")

@@ -8,7 +8,7 @@ which checkpoint and options they were made with; a later run reuses features wh
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dataset.clip_sampler import TwoTimes
+from dataset.clip_sampler import windows as clip_windows
 from dataset.video_dataset import VideoDataset
 from engine import checkpoint
+from engine.health import CLEARLY_BETTER, effective_rank, instance_hits, sign_test
 from eval import protocols
 from eval.options import RANDOM
-from eval.windows import apply_packed, read_samples, report_shares, window_clips
-from utils.console import inline, one_line, percentages, say
+from eval.windows import Chunk, apply_packed, read_samples, report_shares, window_clips
+from utils.console import inline, one_line, paint_table, percent, percentages, say, table, warn
 from utils.errors import CheckpointError, OptionError
 from utils.files import read_json, write_json
 
@@ -36,11 +39,9 @@ class FeatureSet:
     made_from: Mapping[str, Any] = field(default_factory=dict)  # the note on their origin, if there is one
 
     def to(self, device: torch.device) -> "FeatureSet":
-        """Move the tensors to a device."""
         return replace(self, features=self.features.to(device), labels=self.labels.to(device))
 
     def rows(self, keep: list[int]) -> "FeatureSet":
-        """Return some rows, in the order given."""
         return replace(self, features=self.features[keep], labels=self.labels[keep],
                        names=[self.names[i] for i in keep])
 
@@ -78,8 +79,7 @@ def load_features(folder: Path, dataset: str, split: str) -> FeatureSet:
     except (ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path} and the files beside it are inconsistent ({error}): recompute the features with "
                               "--retrieval and a sound checkpoint") from error
-    note = _file(folder, dataset, split, "made_from.json")
-    return FeatureSet(features, labels, names, read_json(note) if note.is_file() else {})
+    return FeatureSet(features, labels, names, read_json(_file(folder, dataset, split, "made_from.json"), {}))
 
 
 def load_both(folder: Path, dataset: str) -> tuple[FeatureSet, FeatureSet]:
@@ -119,18 +119,21 @@ class FeatureJob:
     dtype: torch.dtype | None = None  # autocast type of the backbone
 
 
+def window_features(net: nn.Module, samples: Iterable[dict], batch_size: int, device: torch.device | str,
+                    dtype: torch.dtype | None) -> Iterator[Chunk]:
+    """Yield the pooled backbone features of the windows of each video and crop, see :func:`video_features`."""
+    return apply_packed(lambda clips: net(clips, dtype)[1], window_clips(samples, device), batch_size)
+
+
 @torch.inference_mode()
 def video_features(net: nn.Module, samples: Iterable[dict], *, batch_size: int, device: torch.device | str,
                    normalise: bool = False, dtype: torch.dtype | None = None) -> Tensor:
     """Average the pooled backbone features of each video over its windows: (N, F), on the CPU.
 
-    Args:
-        net: classifier in evaluation mode, returns (logits, features).
-        samples: see :func:`eval.windows.window_clips`.
-        batch_size: windows per batch.
-        normalise: L2-normalise the feature of each window before the mean.
+    ``net`` returns (logits, features); for ``samples`` see :func:`eval.windows.window_clips`; ``batch_size`` counts
+    windows, whose features are L2-normalised before the mean if asked.
     """
-    rows = apply_packed(lambda clips: net(clips, dtype)[1], window_clips(samples, device), batch_size)
+    rows = window_features(net, samples, batch_size, device, dtype)
     means = {video: protocols.window_mean(features, normalise) for (video, _crop), features in rows}
     return torch.stack([means[video] for video in sorted(means)]).cpu()
 
@@ -159,6 +162,43 @@ def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: Featu
     result = FeatureSet(features, torch.as_tensor(index.labels, dtype=torch.int64), list(index.paths))
     save_features(job.folder, job.dataset, split, result, made_from)
     return result
+
+
+def measure_without_labels(net: nn.Module, random: nn.Module, videos: VideoDataset, job: FeatureJob
+                           ) -> dict[str, float]:
+    """Measure two clips of each video, of different times and without augmentation; print and return the result.
+
+    Videos too short for a second clip are left out.
+
+    Returns:
+        "second_clip", the percentage of the 2 x "videos" clips whose nearest is the other clip of their video, and
+        "hits", their number; "effective_rank"; all three for ``random`` weights as "..._random"; and "better", by how
+        many standard deviations (:func:`engine.health.sign_test`). With fewer than two videos, "videos" alone.
+    """
+    seq_len, ds = videos.sampler.seq_len, videos.sampler.ds
+    index = videos.index.take([row for row, n in enumerate(videos.index.num_frames)
+                               if len(clip_windows(n, seq_len, ds)) > 1])
+    if len(index) < 2:
+        warn(f"only {len(index)} of {len(videos)} held-out videos are long enough for a second clip: their features "
+             "cannot be judged without labels; take a smaller --seq_len or --ds, or hold out more videos")
+        return {"videos": len(index)}
+    pairs = VideoDataset(videos.readers, index, TwoTimes(seq_len, ds), videos.transform, by_epoch=False)
+    found: dict[str, float] = {}
+    hits, rows = [], []
+    for name, end, each in (("features", "", net), ("random weights", "_random", random)):
+        samples = read_samples(pairs, workers=job.workers, device=job.device, title="second clips")
+        of_video = dict(window_features(each, samples, job.batch_size, job.device, job.dtype))
+        both = torch.stack([of_video[key] for key in sorted(of_video)])  # (N, 2, F)
+        z = protocols.centre_and_normalise(both.transpose(0, 1).flatten(0, 1))  # first clips, then second ones
+        hits.append(instance_hits(*z.chunk(2)))
+        share, rank = float(hits[-1].float().mean()), float(effective_rank(z))
+        rows.append([name, percent(share), f"{rank:.1f}"])
+        found |= {f"second_clip{end}": 100 * share, f"hits{end}": int(hits[-1].sum()), f"effective_rank{end}": rank}
+    found["better"] = sign_test(*hits)
+    say(table([f"{len(index)} held-out videos", "second clip nearest, %", "effective rank"], rows), paint=paint_table)
+    if net is not random and found["better"] < CLEARLY_BETTER:
+        warn(f"the features are not clearly better than random weights ({found['better']:+.1f} standard deviations)")
+    return {name: round(value, 4) for name, value in found.items()} | {"videos": len(index)}
 
 
 def report(job: FeatureJob, query: FeatureSet, gallery: FeatureSet, label_free: Mapping[str, float] | None = None

@@ -10,6 +10,8 @@ from utils import console, launch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import noise
+
 # Autograd prepares itself at a process's first backward pass. After some modules of PyTorch are loaded that starts
 # threads, and then nothing forked may compute gradients (tests/interrupted.py trains in forks): so do it here, first.
 torch.zeros(1, requires_grad=True).sum().backward()
@@ -21,3 +23,17 @@ def fresh_start(monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(launch, "_started", False)
     monkeypatch.setattr(console, "_rank", 0)
+
+
+@pytest.fixture
+def on_noise(monkeypatch, tmp_path):
+    """A small network, datasets of noise, and an empty working directory."""
+    noise.install(monkeypatch.setattr)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def small_network(monkeypatch):
+    """Put a network that is built and learns in a moment in place of S3D."""
+    noise.install_network(monkeypatch.setattr)

@@ -12,7 +12,6 @@ import torch
 
 import main_coclr
 from eval.retrieval import FeatureSet, save_features
-from model import momentum
 from utils.files import write_json
 
 OPTIONS = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8", "--moco-dim", "8", "-j", "0",
@@ -33,7 +32,7 @@ def make(root: Path, mining: Sequence[str] = CASCADE) -> MadeRun:
     """Train for two epochs in ``root``, and leave features beside the checkpoint."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
-        patch.setattr(momentum, "select_backbone", noise.small_backbone)
+        noise.install_network(patch.setattr)
         data = miniature.make(root, "mine", classes=3, frames=8, size=(32, 40))
         roots = ["--data_root", "data", "--split_root", "splits"]
         main_coclr.work(main_coclr.parse([*OPTIONS, "--dataset", "mine-2stream-2clip", *roots, *mining]))
@@ -58,9 +57,3 @@ def add_features(folder: Path, dataset: str, test: list[str], train: list[str], 
 def fixture_made(tmp_path_factory) -> MadeRun:
     """A run for the tests of a module."""
     return make(tmp_path_factory.mktemp("made"))
-
-
-@pytest.fixture(autouse=True)
-def small_network(monkeypatch) -> None:
-    """The network that the run was made with, in place of the real one."""
-    monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)

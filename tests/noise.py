@@ -16,7 +16,7 @@ if __name__ != "noise":  # started as a script, or by one
 
 from backbone.select_backbone import select_backbone
 from dataset import catalog
-from model import momentum
+from model import classifier, momentum
 from model.pretrain import InfoNCE
 from utils import launch
 
@@ -57,9 +57,15 @@ def build(name: str, mode: str, **settings: object) -> Noise:
     return Noise(2 if "2stream" in name else 1)
 
 
+def install_network(replace: Callable[[object, str, object], None] = setattr) -> None:
+    """Put the network in place of S3D."""
+    for module in (momentum, classifier):
+        replace(module, "select_backbone", small_backbone)
+
+
 def install(replace: Callable[[object, str, object], None] = setattr) -> None:
     """Put the network and the datasets in place of the real ones."""
-    replace(momentum, "select_backbone", small_backbone)
+    install_network(replace)
     replace(catalog, "build", build)
 
 

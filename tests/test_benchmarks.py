@@ -6,7 +6,6 @@ import noise
 import pytest
 import torch
 
-from model import classifier, momentum
 from tools.benchmarks import Case, Sizes, measure
 from tools.benchmarks import __main__ as benchmarks
 from utils.errors import OptionError
@@ -16,8 +15,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("name", benchmarks.ROWS)
 def test_both_versions_of_a_row_agree(name, tmp_path, monkeypatch):
-    for module in (classifier, momentum):
-        monkeypatch.setattr(module, "select_backbone", noise.small_backbone)
+    noise.install_network(monkeypatch.setattr)
     cases = list(benchmarks.ROWS[name](benchmarks.parse_sizes(["tiny", "steps=1", "precision=fp32"], CPU), tmp_path))
     for case in cases:
         assert case.agree(case.plain(), case.ours())

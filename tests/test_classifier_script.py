@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from eval import feature_linear_probe, main_classifier, merge_2stream_prob
-from model import classifier, momentum
 from model.pretrain import InfoNCE
 from utils import launch
 
@@ -32,8 +31,7 @@ def place(tmp_path_factory):
     miniature.make(folder, classes=3, groups=8, clips=1, seed=1)  # 18 training and 6 test videos
     (folder / PRETRAINED).parent.mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (momentum, classifier):
-            patch.setattr(module, "select_backbone", noise.small_backbone)
+        noise.install_network(patch.setattr)
         patch.chdir(folder)
         torch.save({"epoch": 5, "state_dict": InfoNCE("s3d", dim=8, K=8).state_dict(), "best_acc": 0.5,
                     "iteration": 9}, PRETRAINED)
@@ -86,22 +84,6 @@ def test_training_leaves_a_run_folder(trained):
     best = json.loads((trained / "best.json").read_text())
     assert best["validation_top1"] == pytest.approx(100 * saved["best_acc"], abs=1e-3) and best["epochs"] == 2
     assert best["checkpoint"] is None if not bests else (trained / best["checkpoint"]).is_file()
-
-
-@pytest.mark.parametrize(("flags", "lr"), [([], 1e-4), (["--reset_lr"], 0.07)])
-def test_a_resumed_probe_keeps_its_learning_rate_unless_told(run, flags, lr):
-    prefix = f"probe{len(flags)}"
-    words = ["--dataset", "ucf101", *SMALL, "--pretrain", PRETRAINED, "--optim", "sgd", "--schedule", "1",
-             "--prefix", prefix]
-
-    def last() -> Path:
-        return next(Path(f"log-eval-{prefix}").glob("*/model/epoch*.pth.tar"))
-
-    assert run(*words, "--epochs", "1") == 0
-    assert run(*words, "--epochs", "2", "--lr", "0.7", "--resume", str(last()), *flags) == 0
-    saved = torch.load(last(), weights_only=True)
-    assert saved["epoch"] == 1
-    assert [group["lr"] for group in saved["optimizer"]["param_groups"]] == pytest.approx([lr] * 4)
 
 
 def test_crops_print_and_write(trained, run, place, capsys):

@@ -9,7 +9,6 @@ import termios
 import time
 from pathlib import Path
 
-import noise
 import pytest
 import torch
 from processes import Fork, fork
@@ -89,13 +88,6 @@ def test_a_pipe_gets_a_line_every_period_even_while_one_item_lasts(monkeypatch, 
         time.sleep(0.25)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "long: 0 of 2 videos" and lines[-1].startswith("long: 1 of 2 videos, about ")
-
-
-@pytest.fixture
-def on_noise(monkeypatch, tmp_path):
-    noise.install(monkeypatch.setattr)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def test_a_run_starts_with_a_block_and_estimates_its_end(on_noise, monkeypatch, capsys):

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import interrupted
 import miniature
-import noise
 import pytest
 
 import cotrain
@@ -17,7 +16,6 @@ import main_coclr
 import main_nce
 from engine import auto
 from eval import main_classifier, merge_2stream_prob, options
-from model import classifier, momentum
 from utils import launch
 from utils.runner import Runner
 
@@ -135,13 +133,6 @@ def test_what_cannot_work_is_refused_before_anything_runs(run, small_network, pl
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and complaint in error
     assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def small_network(monkeypatch):
-    """A network that is built and learns in a moment."""
-    for module in (momentum, classifier):
-        monkeypatch.setattr(module, "select_backbone", noise.small_backbone)
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from dataset.lmdb_reader import LmdbReader
 from dataset.loader import make_loader
 from dataset.transforms.presets import CropsTransform, PretrainTransform
 from eval.windows import read_samples
-from model import momentum
 from utils.errors import DamagedFramesError, DataError, TrainingError
 
 CPU = torch.device("cpu")
@@ -104,7 +103,7 @@ def original(tmp_path_factory):
 @pytest.fixture
 def videos(original, tmp_path, monkeypatch):
     """A copy that a test may damage, in a working directory, and a small network."""
-    monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)
+    noise.install_network(monkeypatch.setattr)
     monkeypatch.chdir(tmp_path)
     for root in (original.data_root, original.split_root):
         shutil.copytree(root, root.name)

@@ -18,9 +18,8 @@ import pytest
 from documented import PAGES, ROOT, Command, commands, shell_text
 from torch.distributed.launch import parse_args
 
-from engine.cotrain_options import joined
+from engine.auto import joined
 from eval import main_classifier, options
-from model import classifier, momentum
 from utils import launch
 from utils.parser import Parser
 
@@ -150,8 +149,7 @@ def write_video(path: Path, frames: int = 12) -> None:
 
 def test_the_first_hour_runs_as_documented(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
-    for module in (classifier, momentum):
-        monkeypatch.setattr(module, "select_backbone", noise.small_backbone)
+    noise.install_network(monkeypatch.setattr)
     for name, group in ((name, group) for name in ("Slide", "Spin") for group in range(1, 9)):
         write_video(Path(f"videos/{name}/v_{name}_g0{group}_c01.avi"))
     write_video(Path("clip.mp4"))

@@ -17,7 +17,6 @@ import torch
 
 from experiments import report, run, study
 from experiments.plan import GRIDS, METHODS, SeedPlan, changed
-from model import classifier, momentum
 from process_data.src.splits import source_splits
 from utils import launch
 from utils.errors import OptionError
@@ -137,10 +136,8 @@ def test_wrong_options_of_the_study_are_one_line(words, said, capsys):
     assert said in error and "Traceback" not in error
 
 
-def test_the_study_compares_pairs_of_encoders(tmp_path, monkeypatch, capsys):
+def test_the_study_compares_pairs_of_encoders(on_noise, monkeypatch, capsys):
     """A queue longer than the videos is refused: a cascade of other sizes would be measured than was asked for."""
-    noise.install(monkeypatch.setattr)
-    monkeypatch.chdir(tmp_path)
     words = [*noise.SMALL, "--dataset", "noise-2stream-2clip", "--own", "random", "--other", "random", "--result",
              "x.json", "--cascades", "3,0.6", "--topk", "2"]
     assert launch.exit_code(lambda: study.main(words)) == 0
@@ -182,8 +179,7 @@ class InProcess:
 def in_process(monkeypatch):
     executor = InProcess()
     monkeypatch.setattr(Runner, "_execute", lambda *given: executor(*given))
-    for module in (momentum, classifier):
-        monkeypatch.setattr(module, "select_backbone", noise.small_backbone)
+    noise.install_network(monkeypatch.setattr)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     return executor
 

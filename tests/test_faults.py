@@ -24,11 +24,7 @@ from utils.errors import CheckpointError
 FULL = "/dev/full"  # whatever is written there finds no space
 
 
-@pytest.fixture(autouse=True)
-def on_noise(monkeypatch, tmp_path):
-    """A small network, datasets of noise, and an empty working directory."""
-    noise.install(monkeypatch.setattr)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("on_noise")
 
 
 def run(options: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.cotrain_options import joined
+from engine.auto import joined
 from eval import main_classifier
 from eval import options as classifier
 from utils.parser import HIDDEN, TOPICS, Parser

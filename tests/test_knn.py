@@ -26,7 +26,6 @@ from engine import checkpoint
 from engine.config import DataConfig
 from eval import knn
 from eval.knn import KnnMonitor, query_and_gallery, single_stream_name
-from model import momentum
 from utils import distributed, launch
 from utils.errors import DataError
 
@@ -204,7 +203,7 @@ def test_two_processes_find_what_one_finds(made, tmp_path, monkeypatch):
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Run a script with a small network on a miniature set; returns its exit code."""
-    monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)
+    noise.install_network(monkeypatch.setattr)
     monkeypatch.chdir(tmp_path)
     made = miniature.make(tmp_path)
 

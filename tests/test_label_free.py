@@ -16,7 +16,6 @@ from dataset.transforms.photometric import photometric
 from dataset.transforms.presets import CropsTransform
 from engine import checkpoint, health
 from eval import feature_linear_probe, main_classifier, merge_2stream_prob, network
-from model import classifier, momentum
 from utils import launch
 
 SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "-j", "0"]
@@ -30,8 +29,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unlabelled")
     miniature.make(folder, "clips", class_names=["video"], groups=20, clips=1, frames=30)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (momentum, classifier):
-            patch.setattr(module, "select_backbone", noise.small_backbone)
+        noise.install_network(patch.setattr)
         patch.chdir(folder)
         patch.setattr(launch, "_started", False)
         assert call(main_coclr, "--dataset clips-2stream-2clip --epochs 3 --moco-k 8 --topk 2 --cascade --stage 2") == 0

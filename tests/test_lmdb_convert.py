@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from preparing import call, killed_after, refusal, script, stored
 
-from process_data.src import convert_video_to_lmdb, lmdb_file
-from process_data.src.lmdb_file import frame_counts, pack, write_lmdb
+from process_data.src import convert_video_to_lmdb
+from process_data.src.convert_video_to_lmdb import frame_counts, pack, write_lmdb
 
 LENGTHS = {"Run/v_Run_g01_c01": 3, "Jump up/v_Jump_g01_c01": 2, "Run/v_Run_g02_c01": 20, "Walk/v_é": 1, "Run/b": 4}
 
@@ -124,7 +124,7 @@ def test_frames_that_could_be_meant_in_two_ways_are_refused(tmp_path, capsys, na
 
 @pytest.mark.parametrize("count", [1, 12, 300])
 def test_the_map_grows_and_the_file_ends_with_its_last_page(tmp_path, monkeypatch, count):
-    monkeypatch.setattr(lmdb_file, "SPARE", 1 << 16)
+    monkeypatch.setattr(convert_video_to_lmdb, "SPARE", 1 << 16)
     values = {f"a/{i}": [bytes([i % 256]) * (4076 + i)] * (i % 3 + 1) for i in range(count)}
     write_lmdb(tmp_path / "x.lmdb", values, lambda name: pack(len(values[name]), values[name]))
     assert stored(tmp_path / "x.lmdb") == values

@@ -3,18 +3,15 @@
 import json
 from pathlib import Path
 
-import noise
 import pytest
 import torch
 
 import main_coclr
 import main_nce
-from engine import checkpoint, steps
+from engine import checkpoint
 from engine.config import configs_of
-from engine.monitors import MiningMonitor
 from engine.optimizer import Optimizer
 from engine.trainer import Task, Trainer
-from model.loss import coclr_loss
 from model.pretrain import InfoNCE
 from utils import distributed, launch
 
@@ -22,12 +19,7 @@ SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "
          "--print_freq", "1"]
 
 
-@pytest.fixture(autouse=True)
-def on_noise(monkeypatch, tmp_path):
-    """A small network, datasets of noise, and an empty working directory."""
-    noise.install(monkeypatch.setattr)
-    monkeypatch.setattr(launch, "_started", False)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("on_noise")
 
 
 def run(script, options: str, dataset: str = "") -> int:
@@ -205,25 +197,6 @@ def test_bad_input_is_one_line_and_leaves_no_trace(script, options, words, capsy
     assert captured.err.startswith("error: ") and captured.err.count("\n") == 1 and words in captured.err
     assert captured.out == "" and not Path("ckpt").exists()
     assert {path.name for path in away.iterdir()} <= {"text", "run"}
-
-
-@pytest.mark.parametrize("drawn", [True, False])
-def test_the_self_mask_changes_the_loss_and_not_the_metrics(monkeypatch, drawn):
-    logits = torch.tensor([[3.0, 1, 2, 0], [3.0, 1, 2, 0]])
-    mask = torch.tensor([[1.0, 0, 1, 0], [1.0, 0, 0, 0]])
-
-    class Fixed:
-        queue_is_full, training = True, False
-
-        def __call__(self, *inputs, **settings):
-            return logits, mask, None
-    monkeypatch.setattr(steps, "to_blocks", lambda batch, device: torch.zeros(2, 2, 2))
-    model, monitor = Fixed(), MiningMonitor(3)
-    batch = {"source": torch.zeros(2), "label": torch.zeros(2)}
-    values = steps.coclr_step(model, batch, torch.device("cpu"), monitor, without_self=drawn)
-    used = torch.tensor([[0.0 if drawn else 1.0, 0, 1, 0], [1.0, 0, 0, 0]])
-    assert values["loss"].item() == pytest.approx(coclr_loss(logits, used).item())
-    assert values["top1"] == 1 and values["self_top1"] == 1
 
 
 @pytest.mark.parametrize("blocked", ["ckpt", "img/train.log"])

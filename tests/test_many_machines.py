@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import interrupted
-import noise
 import pytest
 from interrupted import Stop, differences, said
 from processes import fork, free_port, launched
@@ -20,10 +19,8 @@ SMALL = ["--model", "ubernce", "--dataset", "noise-2clip", "--seq_len", "8", "--
 
 
 @pytest.fixture(autouse=True)
-def on_noise(monkeypatch, tmp_path):
-    """A small network, datasets of noise, a folder for each machine."""
-    noise.install(monkeypatch.setattr)
-    monkeypatch.chdir(tmp_path)
+def machines(on_noise):
+    """A folder for each machine."""
     for name in ("first", "second", "whole"):
         Path(name).mkdir()
 

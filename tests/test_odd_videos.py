@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from preparing import call, refusal, stored, write_video
 
-from process_data.src import convert_video_to_lmdb, extract_ff, flow, prepare, video_io
+from process_data.src import convert_video_to_lmdb, extract_ff, prepare, video_io
+from process_data.src.convert_video_to_lmdb import frame_counts
 from process_data.src.extract_ff import Outcome
-from process_data.src.lmdb_file import frame_counts
 from process_data.src.video_io import Timing, find_videos, read_frames, require_name
 from utils.errors import DataError
 
@@ -56,7 +56,7 @@ def test_what_looks_like_a_video_is_tried_and_the_rest_is_named(tmp_path, capsys
 @pytest.mark.parametrize(("script", "options"), [(extract_ff, EXTRACT), (prepare, PREPARE)])
 def test_a_video_that_cannot_be_used_is_left_out_with_a_reason(monkeypatch, capsys, script, options):
     monkeypatch.setattr(video_io, "MAX_PIXELS", 4000)
-    monkeypatch.setattr(prepare, "MAX_VALUE", 100_000)
+    monkeypatch.setattr(prepare.to_lmdb, "MAX_VALUE", 100_000)
     for group in (1, 2):
         write_video(Path(f"videos/A/v_g0{group}_c01.avi"))
     write_video(Path("videos/A/huge.avi"), size=(32, 128), code="FFV1")
@@ -76,8 +76,8 @@ def test_a_video_that_cannot_be_used_is_left_out_with_a_reason(monkeypatch, caps
 
 def test_a_video_that_cannot_fit_is_left_out_before_its_flow_is_estimated(monkeypatch):
     write_video(Path("videos/A/v_g01_c01.avi"), frames=30)
-    monkeypatch.setattr(prepare, "MAX_VALUE", 20_000)
-    monkeypatch.setattr(flow, "flow_image", None)
+    monkeypatch.setattr(prepare.to_lmdb, "MAX_VALUE", 20_000)
+    monkeypatch.setattr(video_io, "flow_image", None)
     outcome = prepare.pack_video(Path("videos/A/v_g01_c01.avi"), [Path("rgb"), Path("flow")], 0, "dis", False)
     assert "cut it into several" in outcome.left_out
     assert os.listdir() == ["videos"]
@@ -85,7 +85,7 @@ def test_a_video_that_cannot_fit_is_left_out_before_its_flow_is_estimated(monkey
 
 def test_memory_holds_a_window_of_frames(tmp_path, monkeypatch):
     frame = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
-    monkeypatch.setattr(flow, "read_frames", lambda *args: (frame for _ in range(60)))
+    monkeypatch.setattr(video_io, "read_frames", lambda *args: (frame for _ in range(60)))
     tracemalloc.start()
     assert prepare.pack_video(tmp_path / "x", [tmp_path / "rgb"], 0, "none", False) == Outcome()
     assert tracemalloc.get_traced_memory()[1] < 2_000_000 < 5_000_000 < (tmp_path / "rgb").stat().st_size

@@ -7,8 +7,8 @@ import torch
 
 import main_coclr
 import main_nce
-from engine.config import DataConfig
-from engine.run_folder import choose, classifier_folder, folder_of, make
+from engine.run_folder import choose, make
+from eval import main_classifier
 from utils.errors import CheckpointError, OptionError
 from utils.launch import allotted_cores
 
@@ -24,23 +24,12 @@ DEFAULTS = {
 MINING = {"topk": 5, "reverse": False, "cascade": False, "ratio": 0.5, "stage": 7}
 
 
-def test_defaults_of_main_nce():
-    args = vars(main_nce.parse([]))
-    assert {key: args[key] for key in DEFAULTS} == DEFAULTS
-    assert (args["dataset"], args["model"], args["pretrain"]) == ("ucf101-2clip", "infonce", "")
-
-
-def test_defaults_of_main_coclr():
-    args = vars(main_coclr.parse([]))
-    expected = DEFAULTS | MINING
+@pytest.mark.parametrize(("script", "own"), [
+    (main_nce, {"dataset": "ucf101-2clip", "model": "infonce", "pretrain": ""}),
+    (main_coclr, MINING | {"dataset": "ucf101-2stream-2clip", "model": "coclr", "pretrain": ["random", "random"]})])
+def test_defaults(script, own):
+    args, expected = vars(script.parse([])), DEFAULTS | own
     assert {key: args[key] for key in expected} == expected
-    assert (args["dataset"], args["model"]) == ("ucf101-2stream-2clip", "coclr")
-    assert args["pretrain"] == ["random", "random"]
-
-
-@pytest.mark.parametrize("flag", ["--local_rank=3", "--local-rank=3"])
-def test_both_spellings_of_the_local_rank(flag):
-    assert main_nce.parse([flag]).local_rank == 3
 
 
 @pytest.mark.parametrize(("options", "words"), [
@@ -67,12 +56,6 @@ def test_a_missing_file_is_an_error(options, tmp_path):
         main_nce.parse([options, str(tmp_path / "Random")])
 
 
-def test_resume_and_test_exclude_each_other(tmp_path):
-    (tmp_path / "x").touch()
-    with pytest.raises(OptionError, match="exclude"):
-        main_nce.parse(["--resume", str(tmp_path / "x"), "--test", str(tmp_path / "x")])
-
-
 def test_the_largest_seed_makes_a_seed_of_every_epoch():
     seed = main_nce.parse(["--seed", str((1 << 43) - 1)]).seed
     torch.Generator().manual_seed((seed << 20) + (1 << 20) - 1)
@@ -95,6 +78,13 @@ def test_coclr():
         "ckpt/log-try/Cycle1-RGBMining_coclr-top3-R_k16384_k400-2stream-2clip-64_r50_bs16_lr0.0001_seq2_len16_ds2")
 
 
+@pytest.mark.parametrize(("options", "word"), [
+    ("--mining cascade", ""), ("--mining topk", ""), ("--mining fused", "-fused"),
+    ("--cascade --own_view frozen", "-frozen")])
+def test_folder_names_gain_a_word_for_rules_beyond_the_papers(options, word):
+    assert f"/coclr-top5{word}_k2048" in coclr(options)
+
+
 def test_nce():
     assert nce("--model ubernce --name_prefix scratch_") == (
         "ckpt/log-pretrain/scratch_ubernce_k2048_ucf101-2clip-128_s3d_bs32_lr0.001_seq2_len32_ds1")
@@ -105,9 +95,8 @@ def test_nce():
 
 @pytest.mark.parametrize(("optim", "word"), [("adam", "Adam"), ("sgd", "SGD")])
 def test_classifier(optim, word):
-    data = DataConfig("ucf101", "data", "splits", seq_len=32, ds=1, img_dim=128)
-    assert str(classifier_folder(data, model="lincls", net="s3d", optim=optim, batch_size=64, lr=1e-3, dropout=0.9,
-                                 wd=1e-3, train_what="ft", prefix="linclr", pretrain="x/model/epoch1.pth.tar")) == (
+    words = f"--optim {optim} --batch_size 64 --train_what ft --gpu 0 --pretrain x/model/epoch1.pth.tar"
+    assert str(main_classifier.run_folder_of(main_classifier.parse(words.split(), planned=True))) == (
         f"log-eval-linclr/ucf101-128_sp1_lincls_s3d_{word}_bs64_lr0.001_dp0.9_wd0.001_seq1_len32_ds1_train-ft"
         "_pt=x-model-epoch1.pth.tar")
 
@@ -126,7 +115,7 @@ def made(folder: Path, *names: str) -> Path:
     return folder / "model" / names[0]
 
 
-def test_a_run_goes_into_a_free_folder_or_that_of_its_checkpoint(tmp_path, capsys):
+def test_a_run_goes_into_a_free_folder_or_that_of_its_checkpoint(tmp_path, monkeypatch, capsys):
     new, other, outside = tmp_path / "new", made(tmp_path / "run", "epoch3.pth.tar"), tmp_path / "epoch3.pth.tar"
     outside.touch()
     assert choose("", new, "--prefix") == (new, "") and not new.exists()
@@ -138,15 +127,8 @@ def test_a_run_goes_into_a_free_folder_or_that_of_its_checkpoint(tmp_path, capsy
     for resume in ("", str(outside)):
         with pytest.raises(OptionError, match=r"holds a run \(last: model_best_epoch20\): .*--resume auto.*--prefix"):
             choose(resume, new, "--prefix")
-    assert choose(str(last), new, "--prefix") == (new, str(last))
-
-
-def test_the_folder_of_a_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(last.parent)
+    for path in (str(last), last.name):
+        assert choose(path, tmp_path / "other", "--prefix") == (new, path)
     with pytest.raises(CheckpointError, match="check the path"):
-        folder_of(tmp_path / "run" / "model" / "epoch3.pth.tar")
-    path = made(tmp_path / "run", "epoch3.pth.tar")
-    assert folder_of(path) == tmp_path / "run"
-    monkeypatch.chdir(path.parent)
-    assert folder_of(path.name) == tmp_path / "run"
-    (tmp_path / path.name).touch()
-    assert folder_of(tmp_path / path.name) is None
+        choose("epoch4.pth.tar", new, "--prefix")

@@ -1,6 +1,5 @@
 """The packages that the project needs: declared as ranges, pinned for the tests, and the same for pip and conda."""
 
-import ast
 import re
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
+from test_structure import imports
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -38,17 +38,6 @@ def test_what_runs_without_tests_imports_no_package_of_the_tests():
     declared = {normalised(each.name) for each in NEEDED} | {"markupsafe"}  # a part of jinja2's interface
     assert {"torch", "matplotlib", "cv2"} <= imported
     assert {module for module in imported if not declared & packages.get(module, {module})} == set()
-
-
-def imports(path: Path) -> set[str]:
-    """Every module that a file imports."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
 
 
 def normalised(name: str) -> str:

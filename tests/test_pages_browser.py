@@ -12,7 +12,6 @@ import pytest
 from searching import write_video
 from test_search import answer_of
 
-from model import momentum
 from tools.report.__main__ import main
 from utils import launch
 
@@ -40,7 +39,7 @@ def page(tmp_path_factory) -> Path:
     subprocess.run(["ffmpeg", "-v", "error", "-i", first, first.with_suffix(".webm")], check=True)
     first.unlink()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(momentum, "select_backbone", noise.small_backbone)
+        noise.install_network(patch.setattr)
         assert launch.exit_code(lambda: main([str(made.folder), "--videos", str(root / "videos")])) == 0
     return made.folder / "report.html"
 

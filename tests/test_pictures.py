@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from process_data.src.flow import flow_image, jpeg
+from process_data.src.video_io import flow_image, jpeg
 from tools import pictures
 from tools.pictures import Tile
 

@@ -27,11 +27,9 @@ SMALL = ["--dataset", "noise-2clip", "--seq_len", "8", "--img_dim", "32", "--bat
 
 
 @pytest.fixture(autouse=True)
-def on_noise(monkeypatch, tmp_path):
-    """A small network, datasets of noise, an empty working directory; a lost worker is noticed in a moment."""
-    noise.install(monkeypatch.setattr)
+def quickly(on_noise, monkeypatch):
+    """A lost worker is noticed in a moment."""
     monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
-    monkeypatch.chdir(tmp_path)
 
 
 # Workers

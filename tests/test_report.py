@@ -9,7 +9,7 @@ import made_run
 import numpy as np
 import pytest
 import torch
-from made_run import fixture_made, small_network  # noqa: F401
+from made_run import fixture_made  # noqa: F401
 from pages import Page
 
 from dataset import catalog
@@ -26,6 +26,8 @@ from tools.report.verdict import better_than_random, verdict
 from utils import launch
 from utils.errors import CheckpointError
 from utils.files import write_json
+
+pytestmark = pytest.mark.usefixtures("small_network")
 
 
 def page_of(folder: Path, *words: str) -> Page:

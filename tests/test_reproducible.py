@@ -6,7 +6,6 @@ from pathlib import Path
 
 import interrupted
 import miniature
-import noise
 import pytest
 import torch
 from interrupted import differences, said
@@ -14,7 +13,6 @@ from interrupted import differences, said
 import main_coclr
 import main_nce
 from engine.device import use_deterministic_kernels
-from model import momentum
 
 SMALL = "--seq_len 8 --img_dim 32 --batch_size 2 --moco-k 8 --moco-dim 8 --print_freq 2 --epochs 2"
 CASES = {"nce": (main_nce, "--dataset ucf101-2clip"),
@@ -30,9 +28,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small(place, monkeypatch):
-    """A small network, in the folder of the videos."""
-    monkeypatch.setattr(momentum, "select_backbone", noise.small_backbone)
+def in_place(place, small_network, monkeypatch):
     monkeypatch.chdir(place)
 
 

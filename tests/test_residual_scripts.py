@@ -13,7 +13,6 @@ import main_coclr
 import main_nce
 from engine import checkpoint
 from eval import main_classifier
-from model import classifier, momentum
 from utils import launch
 
 CLIP = "--seq_len 4 --img_dim 32 --batch_size 4 -j 0 --print_freq 2"
@@ -30,11 +29,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small(place, monkeypatch):
-    """A small network, in the folder of the videos."""
-    for module in (momentum, classifier):
-        monkeypatch.setattr(module, "select_backbone", noise.small_backbone)
-    monkeypatch.setattr(launch, "_started", False)
+def in_place(place, small_network, monkeypatch):
     monkeypatch.chdir(place)
 
 
@@ -57,7 +52,7 @@ def only(pattern: str) -> Path:
 def flow_model(place):
     """InfoNCE of residual frames, trained for an epoch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(momentum, "select_backbone", noise.small_backbone)
+        noise.install_network(patch.setattr)
         patch.setattr(launch, "_started", False)
         patch.chdir(place)
         assert pretrain(main_nce, "ucf101-f-2clip", f"--epochs 1 {RESIDUAL}", "alone") == 0

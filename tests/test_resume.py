@@ -28,11 +28,9 @@ cases = pytest.mark.parametrize("case", ["nce", "coclr"])
 
 
 @pytest.fixture(autouse=True)
-def on_noise(monkeypatch, tmp_path):
-    """A small network, datasets of noise, and an empty working directory."""
-    noise.install(monkeypatch.setattr)
-    monkeypatch.setattr(torch.amp.GradScaler, "get_growth_interval", lambda self: 1)  # so that the scale has a history
-    monkeypatch.chdir(tmp_path)
+def growing_scale(on_noise, monkeypatch):
+    """Give the loss scale a history."""
+    monkeypatch.setattr(torch.amp.GradScaler, "get_growth_interval", lambda self: 1)
 
 
 def train(case: str, name: str, options: str = "", *, processes: int = 1, stop: Stop | None = None) -> list[int]:

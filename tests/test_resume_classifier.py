@@ -12,7 +12,6 @@ import pytest
 from interrupted import Stop, differences, said
 
 from eval import main_classifier
-from model import classifier
 from utils.stop import EXIT_CODE
 
 SMALL = "--seq_len 8 --img_dim 32 --batch_size 2 --print_freq 2 --epochs 2 --schedule 1 --resume auto -j 0"
@@ -28,9 +27,7 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def small(place, monkeypatch):
-    """A small network, in the folder of the videos."""
-    monkeypatch.setattr(classifier, "select_backbone", noise.small_backbone)
+def in_place(place, small_network, monkeypatch):
     monkeypatch.chdir(place)
 
 
@@ -48,7 +45,7 @@ def folder(prefix: str) -> Path:
 def whole(place):
     """Run folders of trainings that never stop, by what is trained."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(classifier, "select_backbone", noise.small_backbone)
+        noise.install_network(patch.setattr)
         patch.chdir(place)
         for what in ("last", "ft"):
             assert train(f"whole-{what}", f"--train_what {what}") == [0], said()

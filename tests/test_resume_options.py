@@ -16,12 +16,7 @@ from engine.compatibility import refuse_changes, with_schedule
 from utils import files, provenance
 from utils.errors import CheckpointError
 
-
-@pytest.fixture(autouse=True)
-def on_noise(monkeypatch, tmp_path):
-    """A small network, datasets of noise, and an empty working directory."""
-    noise.install(monkeypatch.setattr)
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("on_noise")
 
 
 def run(options: str, script=main_nce) -> int:

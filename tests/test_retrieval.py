@@ -145,15 +145,6 @@ def test_a_long_video_is_read_in_parts_and_gives_the_same(tmp_path, net, monkeyp
     assert len(reads) > 4 and max(reads) <= 13  # a residual frame takes two
 
 
-def test_features_do_not_depend_on_batches_or_workers(net, tmp_path):
-    videos = Videos([4, 9, 30, 5, 7])
-    sets = [retrieval.split_features(net, "test", videos, job(tmp_path / f"{b}-{j}", batch_size=b, workers=j)).features
-            for b, j in ((4, 0), (4, 2), (3, 0), (64, 0))]
-    assert torch.equal(sets[0], sets[1])
-    for other in sets[2:]:
-        torch.testing.assert_close(other, sets[0])
-
-
 def test_files_are_reused_only_for_the_same_checkpoint_options_and_videos(net, tmp_path, capsys):
     videos = Videos([4, 9, 30])
     first = retrieval.split_features(net, "test", videos, job(tmp_path))

@@ -9,7 +9,6 @@ import noise
 import pytest
 
 from eval import main_classifier
-from model import classifier
 from utils import launch
 from utils.console import log_file, printable, say, warn
 from utils.files import read_json
@@ -31,7 +30,6 @@ def is_plain(text: str) -> bool:
 def run(tmp_path, monkeypatch, capsys):
     """Call a main function in an empty folder; returns what it printed, and its errors."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launch, "_started", False)
 
     def call(main: Callable[[], int | None], code: int) -> tuple[str, str]:
         capsys.readouterr()
@@ -56,7 +54,7 @@ def evil_dataset(damaged: int) -> None:
 @pytest.fixture
 def retrieve(run, monkeypatch):
     """Run a retrieval on that dataset."""
-    monkeypatch.setattr(classifier, "select_backbone", noise.small_backbone)
+    noise.install_network(monkeypatch.setattr)
     words = ["--dataset", "mine", "--data_root", "data", "--split_root", "splits", "--test", "random", "--retrieval"]
     return lambda workers, code: run(lambda: main_classifier.main([*words, *SMALL, "-j", workers]), code)
 

@@ -5,7 +5,6 @@ import math
 import re
 from pathlib import Path
 
-import noise
 import pytest
 
 import main_coclr
@@ -186,10 +185,8 @@ def test_damaged_and_missing_results_are_named_in_one_line(content, tmp_path, ca
     assert code == 2 and text.count("\n") == 1 and text.startswith("error: ") and "other.json" in text
 
 
-def test_a_real_run(tmp_path, monkeypatch, capsys):
+def test_a_real_run(on_noise, monkeypatch, capsys):
     """The recall that a training on noise logged is found."""
-    noise.install(monkeypatch.setattr)
-    monkeypatch.chdir(tmp_path)
     words = "--seq_len 8 --img_dim 32 --batch_size 4 --moco-k 8 --moco-dim 8 -j 0 --topk 2 --epochs 3 --schedule 2 " \
         "--dataset noise-2stream-2clip --health_clips 0"
     assert launch.exit_code(lambda: main_coclr.work(main_coclr.parse(words.split()))) == 0

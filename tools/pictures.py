@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torchvision.utils import flow_to_image
 
-from process_data.src.flow import BOUND
+from process_data.src.video_io import BOUND
 
 Colour = tuple[int, int, int]
 

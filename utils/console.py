@@ -143,7 +143,6 @@ class Progress:
         self._bar.close()
 
     def step(self) -> None:
-        """Count one more item."""
         self._done += 1
         self._bar.update()
 
@@ -155,7 +154,6 @@ class Progress:
 
 
 def track(items: Iterable[T], total: int, title: str, unit: str = "video") -> Iterator[T]:
-    """Yield the items, and show the progress."""
     with Progress(total, title, unit) as progress:
         for item in items:
             yield item

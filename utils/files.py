@@ -68,8 +68,10 @@ def read_text(path: Path) -> str:
                         ) from error
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; CheckpointError if it is missing or not JSON."""
+def read_json(path: Path, default: Any = None) -> Any:
+    """Read a JSON file; CheckpointError if it is not JSON, or missing without a default."""
+    if default is not None and not path.exists():
+        return default
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:

@@ -92,7 +92,6 @@ class Parser(configargparse.ArgumentParser):
         return add
 
     def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
-        """Add a positional argument."""
         return self._describe(super().add_argument(*names, **settings))
 
     def add_subparsers(self, **settings: Any) -> Any:

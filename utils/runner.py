@@ -99,17 +99,15 @@ class Runner:
     def run(self, steps: Sequence[Step], after: float = 0.0) -> None:
         """Run the steps that are not done, in order; ``after``: seconds of what follows them.
 
-        Raises:
-            OptionError: a product was made by a different command.
-            TrainingError: a step failed; the message quotes its last line and names its log.
-            StopRequested: SIGTERM or SIGUSR1 arrived, and the running step has ended.
+        OptionError: a product was made by a different command. TrainingError: a step failed. StopRequested: SIGTERM or
+        SIGUSR1 arrived, and the running step has ended.
         """
         self.check(steps)
         for number, step in enumerate(steps, start=1):
             title = f"[{number}/{len(steps)} {step.name}]"
             if not step.is_done(self.out):
                 later = [each for each in steps[number:] if not each.is_done(self.out)]
-                self.run_step(step, title, [*later, Step("rest", (), seconds=after)] if after else later)
+                self._run_step(step, title, [*later, Step("rest", (), seconds=after)] if after else later)
             elif step.name not in self._ran:
                 say(f"{title} done already")
             step.tidy(self.out)
@@ -132,7 +130,6 @@ class Runner:
                 name: before | {"seconds": round(before.get("seconds", 0.0) + seconds, 1)}}, indent=1)
 
     def log(self, step: Step) -> Path:
-        """Return the path of a step's log."""
         return self.out / "logs" / f"{step.name.replace(' ', '_')}.log"
 
     def check(self, steps: Sequence[Step]) -> None:
@@ -145,12 +142,12 @@ class Runner:
                 raise OptionError(f"step {step.name!r} was run with {old}, but the options now give {new}: use "
                                   f"the same options, another --out, or remove {self.out / step.product}")
 
-    def run_step(self, step: Step, title: str = "", later: Sequence[Step] = ()) -> None:
-        """Run a step, done or not, with others to come; raises like :meth:`run`."""
+    def _run_step(self, step: Step, title: str, later: Sequence[Step]) -> None:
+        """Run a step, with others to come; raises like :meth:`run`."""
         if self._stop:
             say(f"stopping on {signal.Signals(self._stop[0]).name}: the same command continues from here")
             raise StopRequested
-        log, title = self.log(step), title or f"[{step.name}]"
+        log = self.log(step)
         say(f"\n{title}\n$ {step.shell}")
         self._ran.add(step.name)
         write_json(self.out / RECORD, self.record() | {
@@ -177,8 +174,7 @@ class Runner:
 
     def record(self) -> dict[str, dict]:
         """Return the command of each step that has run, and its seconds over all starts."""
-        path = self.out / RECORD
-        return read_json(path) if path.is_file() else {}
+        return read_json(self.out / RECORD, {})
 
     def _execute(self, step: Step, log: Path) -> int:
         """Run a step's command and append its output to the log; return the exit code, negative for a signal."""
@@ -252,7 +248,6 @@ class ProgressLine:
         return ", ".join(filter(None, parts))
 
     def close(self) -> None:
-        """Remove the line from the terminal."""
         if self._bars:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 

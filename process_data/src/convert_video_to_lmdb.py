@@ -8,29 +8,44 @@
 Frames that other tools have extracted are read, too: numbers of any width, from 0 or 1, after any prefix
 (image_00001.jpg, img_00000.png, frame000001.JPG, 1.jpeg). Flow is flow_00001.jpg, or a pair of grey images: flow_x_ and
 flow_y_, x_ and y_, or in the folders u/ and v/. The file takes its name only when it is complete.
+
+Each video has a key, the zero-padded 9-digit index of the video in `__order__`, whose value is a msgpack list of JPEGs.
+`__keys__` lists the keys in writing order, `__vlen__` the frame counts in the same order, `__len__` their number,
+`__order__` the names "Class/video": sorted, then shuffled with seed 0. The text file `<lmdb>-order` repeats them.
 """
 
+import os
+import random
 import re
+import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import cv2
+import lmdb
+import msgpack
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from process_data.src.flow import jpeg
-from process_data.src.lmdb_file import MAX_VALUE, TOO_LONG, pack, write_lmdb
-from process_data.src.video_io import name_passed_over, require_name, walk
-from utils.console import say, warn
+from dataset.lmdb_pages import frame_spans
+from dataset.lmdb_reader import LmdbReader
+from process_data.src.video_io import jpeg, name_passed_over, require_name, walk
+from utils.console import say, track, warn
 from utils.errors import DataError, OptionError
-from utils.files import require_writable
+from utils.files import naming, require_writable, write_text
 from utils.launch import run
 from utils.parser import Parser
 
 Frame = tuple[Path, ...]  # its file, or those of its horizontal and vertical flow
 Sequences = dict[str, dict[int, Path]]  # files by number, by the path in the folder up to the number
+Pieces = Iterable[bytes | memoryview]  # a value; the first piece holds the header of its list
+MAX_VALUE = (1 << 32) - 1  # bytes; a node keeps the size of its value in 32 bits
+TOO_LONG = "its frames take more than the 4 GiB that an LMDB can hold of a video: cut it into several"
+SPARE = 1 << 24  # bytes by which the file is longer while it is written
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 SIGNATURES = (b"\xff\xd8", b"\x89PNG")  # first bytes of a JPEG and a PNG; datasets read both
@@ -115,13 +130,105 @@ def read_frame(frame: Frame) -> bytes:
 
 
 def pack_folder(folder: Path, kind: str) -> Iterator[bytes]:
-    """Yield the LMDB value of one video in pieces."""
     files = frame_files(folder, kind)[0]
     return pack(len(files), map(read_frame, files))
 
 
+def list_header(count: int) -> bytes:
+    """Return the header of a video's value, a msgpack list of so many JPEGs."""
+    return struct.pack(">BI", 0xDD, count)
+
+
+def pack_frame(jpeg: bytes) -> bytes:
+    """Pack a JPEG as an element of that list."""
+    return msgpack.packb(jpeg, use_bin_type=True)
+
+
+def pack(count: int, jpegs: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the value of a video in pieces."""
+    yield list_header(count)
+    yield from map(pack_frame, jpegs)
+
+
+def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], Pieces]) -> None:
+    """Write an LMDB of the values that ``load`` yields of each video; memory holds one piece of a value at a time.
+
+    The file grows as ``<path>.partial`` and takes its name when all of it is on the disk; on an error nothing is left.
+    """
+    order = sorted(names)
+    random.Random(0).shuffle(order)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        with naming(partial):
+            _fill(partial, order, load)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if isinstance(error, lmdb.Error):
+            raise DataError(f"cannot write {partial} ({error}): is the disk full?") from error
+        raise
+    write_text(path.with_name(path.name + "-order"), "".join(f"{name}\n" for name in order))
+    os.replace(partial, path)
+
+
+def _fill(path: Path, order: list[str], load: Callable[[str], Pieces]) -> None:
+    index = {name: i for i, name in enumerate(order)}
+    keys, lengths = [], []
+    # Through a writable map the library copies a value from one file to the other; otherwise it would hold all of it.
+    with (lmdb.open(str(path), subdir=False, map_size=SPARE, lock=False, sync=False, meminit=False, writemap=True)
+          as environment, TemporaryFile(dir=path.parent) as file):
+        for name in track(sorted(order), len(order), f"write {path.stem}"):  # class by class
+            keys.append(b"%09d" % index[name])
+            file.seek(0)
+            size = sum(file.write(piece) for piece in load(name))
+            file.flush()
+            if size > MAX_VALUE:
+                raise DataError(f"{name} takes {size} bytes: {TOO_LONG}")
+            with mmap(file.fileno(), size, access=ACCESS_READ) as value:
+                lengths.append(frame_spans(memoryview(value), [])[0])
+                _put(environment, path, keys[-1], value)
+        for key, entry in (("keys", keys), ("len", len(keys)), ("order", order), ("vlen", lengths)):
+            _put(environment, path, f"__{key}__".encode(), msgpack.packb(entry, use_bin_type=True))
+        environment.sync(True)
+        end = _end(environment)
+    os.truncate(path, end)
+
+
+def _put(environment: lmdb.Environment, path: Path, key: bytes, value: bytes | mmap) -> None:
+    """Write a value, after the file has grown to hold it: in a map, a full disk would end the program by a signal."""
+    needed = _end(environment) + len(value) + SPARE
+    with open(path, "r+b") as file:
+        os.posix_fallocate(file.fileno(), 0, needed)
+    if needed > environment.info()["map_size"]:
+        environment.set_mapsize(needed)
+    with environment.begin(write=True) as transaction:
+        transaction.put(key, value)
+
+
+def _end(environment: lmdb.Environment) -> int:
+    """Return where the last page ends, in bytes."""
+    return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+
+
+def frame_counts(path: Path) -> dict[str, int]:
+    """Return the number of frames of each video of an LMDB, {"Class/video": frames}."""
+    reader = LmdbReader(path)
+    return {name: reader.num_frames(name) for name in reader.names}
+
+
+def check_lmdbs(rgb: Path, flow: Path | None = None) -> dict[str, int]:
+    """Check that each video has one flow frame less than RGB frames, and return the number of RGB frames."""
+    lengths = frame_counts(rgb)
+    flows = frame_counts(flow) if flow else {name: frames - 1 for name, frames in lengths.items()}
+    for name in sorted(lengths.keys() | flows.keys()):
+        if lengths.get(name, 0) != flows.get(name, 0) + 1:
+            raise DataError(f"{name} has {lengths.get(name)} frames in {rgb} and {flows.get(name)} in {flow}, not one "
+                            "less: prepare again with --overwrite")
+    return lengths
+
+
 def make_parser() -> Parser:
-    """Return the parser of the options."""
     parser = Parser(__doc__)
     add = parser.topic("data")
     add("--frames", type=Path, required=True, metavar="FOLDER", help="folder of Class/video/image_00001.jpg, ...")
@@ -133,7 +240,6 @@ def make_parser() -> Parser:
 
 
 def main() -> None:
-    """Write an LMDB."""
     options = make_parser().parse_args()
     if options.out.exists() and not options.overwrite:
         raise OptionError(f"{options.out} exists: add --overwrite to replace it")

@@ -23,8 +23,8 @@ import cv2
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataset.jpeg import MAX_BYTES
-from process_data.src.flow import METHODS, NO_FLOW, coded_frames
-from process_data.src.video_io import Timing, VideoError, find_videos, short_name, silence_decoder
+from process_data.src import video_io
+from process_data.src.video_io import METHODS, NO_FLOW, Timing, VideoError, coded_frames, find_videos
 from utils.console import say, track, warn
 from utils.errors import DataError, OptionError
 from utils.files import lock, naming, read_json, require_writable, write_json
@@ -48,21 +48,15 @@ Jobs = Mapping[str, tuple]  # arguments of the task by the video's name
 
 
 def add_extraction_options(parser: Parser) -> None:
-    """Add the options of how frames and flow are made."""
     add = parser.topic("method")
     add("--flow", choices=(*METHODS, NO_FLOW), default="tvl1", help="flow method; dis is some 300 times faster; none: "
         "no flow, for training with --second_view residual")
-    add("--short_side", type=int, default=240, metavar="PIXELS", help="scale larger frames down to this short side "
-        "(240 is UCF101's own; 0: never)")
+    add("--short_side", type=int, default=240, metavar="PIXELS", help="scale larger frames down to this "
+        "short side (0: never)")
     add("--strict", action="store_true", help="leave out videos that give over 5 percent fewer frames than their files "
         "promise; without it, they are named and used")
-    parser.topic("hardware")("--workers", type=int, default=allotted_cores(), metavar="PROCESSES", help="processes "
-                             "(default: one per core that this process may use)")
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """Read the settings that an earlier run has left, {} if there was none."""
-    return read_json(path) if path.exists() else {}
+    parser.topic("hardware")("--workers", type=int, default=allotted_cores(), metavar="PROCESSES",
+                             help="processes (default: one per allotted core)")
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -130,7 +124,7 @@ def _results(task: Task, jobs: Jobs, workers: int) -> Iterator[tuple[str, Outcom
 def _start_worker() -> None:
     """Set up this process for videos: one thread, a silent decoder, and if its parent ends, it ends."""
     cv2.setNumThreads(1)
-    silence_decoder()
+    video_io.silence_decoder()
     if multiprocessing.parent_process() is not None:
         end_with_parent(signal.SIGKILL)
 
@@ -138,7 +132,7 @@ def _start_worker() -> None:
 def extract(video: Path, folder: Path, short_side: int, method: str, strict: bool) -> Outcome:
     """Write the frame files of one video to a folder, which appears when they are complete."""
     timing = Timing()
-    partial = folder.with_name(f".{short_name(folder.name)}.partial")
+    partial = folder.with_name(f".{video_io.short_name(folder.name)}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
@@ -156,7 +150,6 @@ def extract(video: Path, folder: Path, short_side: int, method: str, strict: boo
 
 
 def make_parser() -> Parser:
-    """Return the parser of the options."""
     parser = Parser(__doc__)
     parser.topic("data")("--videos", type=Path, required=True, metavar="FOLDER", help="folder of Class/video files")
     parser.topic("output")("--out", type=Path, required=True, metavar="FOLDER", help="folder for "
@@ -166,11 +159,10 @@ def make_parser() -> Parser:
 
 
 def main() -> None:
-    """Extract the frames of all videos."""
     options = make_parser().parse_args()
     videos, out = find_videos(options.videos), options.out
     record, settings = out / "extract.json", {key: getattr(options, key) for key in SETTINGS}
-    earlier = read_settings(record)
+    earlier = read_json(record, {})
     changes = difference(earlier, settings)
     if earlier and changes:
         raise OptionError(f"{out} was begun with other settings: {changes}; use the same, or another --out")

@@ -22,32 +22,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataset.lmdb_reader import LmdbReader
-from process_data.src.extract_ff import (
-    SETTINGS,
-    Outcome,
-    add_extraction_options,
-    difference,
-    outcome_of,
-    process,
-    read_settings,
-)
-from process_data.src.flow import NO_FLOW, coded_frames, tvl1_cost
-from process_data.src.lmdb_file import MAX_VALUE, TOO_LONG, Pieces, check_lmdbs, list_header, pack_frame, write_lmdb
-from process_data.src.splits import add_split_options, plan_splits, videos_of
-from process_data.src.video_io import Timing, VideoError, find_videos
-from process_data.src.write_csv import (
-    CLASS_LIST,
-    SHIPPED,
-    check_name,
-    class_list,
-    row_counts,
-    split_files,
-    unchanged,
-    write_files,
-)
+from process_data.src import convert_video_to_lmdb as to_lmdb
+from process_data.src import extract_ff, write_csv
+from process_data.src.splits import plan_splits, videos_of
+from process_data.src.video_io import NO_FLOW, Timing, VideoError, coded_frames, find_videos, tvl1_cost
 from utils.console import say, say_block, track
 from utils.errors import OptionError
-from utils.files import atomic_write, lock, remove_partial, require_writable, write_json
+from utils.files import atomic_write, lock, read_json, remove_partial, require_writable, write_json
 from utils.launch import run
 from utils.parser import Parser
 
@@ -83,7 +64,7 @@ class Stream:
     def __contains__(self, mark: str) -> bool:
         return mark in self._names or self.file(mark).is_file()
 
-    def load(self, marks: Mapping[str, str], name: str) -> Pieces:
+    def load(self, marks: Mapping[str, str], name: str) -> to_lmdb.Pieces:
         """Yield the value of a video in pieces, by its name and the fingerprints of all."""
         mark = marks[name]
         if not self.file(mark).is_file():
@@ -105,36 +86,36 @@ def fingerprint(path: Path) -> str:
     return found.hexdigest()[:32]
 
 
-def pack_video(video: Path, outputs: Sequence[Path], short_side: int, method: str, strict: bool) -> Outcome:
+def pack_video(video: Path, outputs: Sequence[Path], short_side: int, method: str, strict: bool) -> extract_ff.Outcome:
     """Write the packed frames of a video, and with a second output its flow; memory holds one frame."""
     timing, count = Timing(), 0
     try:
         with ExitStack() as stack:
             files = [stack.enter_context(atomic_write(path)) for path in outputs]
             for file in files:
-                file.write(list_header(0))
+                file.write(to_lmdb.list_header(0))
             for coded in coded_frames(video, short_side, method, timing):
-                if not count and method != NO_FLOW and len(coded[0]) * timing.promised > MAX_VALUE / 4:
+                if not count and method != NO_FLOW and len(coded[0]) * timing.promised > to_lmdb.MAX_VALUE / 4:
                     require_fit(video, short_side)  # before hours of flow
                 for file, jpeg in zip(files, coded, strict=False):
                     if jpeg is not None:
-                        file.write(pack_frame(jpeg))
-                    if file.tell() > MAX_VALUE:
-                        raise VideoError(TOO_LONG)
+                        file.write(to_lmdb.pack_frame(jpeg))
+                    if file.tell() > to_lmdb.MAX_VALUE:
+                        raise VideoError(to_lmdb.TOO_LONG)
                 count += 1
-            outcome = outcome_of(timing, strict)
+            outcome = extract_ff.outcome_of(timing, strict)
             for less, file in enumerate(files):
                 file.seek(0)
-                file.write(list_header(count - less))
+                file.write(to_lmdb.list_header(count - less))
     except VideoError as error:
-        return Outcome(left_out=str(error))
+        return extract_ff.Outcome(left_out=str(error))
     return outcome
 
 
 def require_fit(video: Path, short_side: int) -> None:
     """Raise a VideoError if the frames of a video are too much for one value."""
-    if sum(len(jpeg) for jpeg, _ in coded_frames(video, short_side, NO_FLOW)) > MAX_VALUE:
-        raise VideoError(TOO_LONG)
+    if sum(len(jpeg) for jpeg, _ in coded_frames(video, short_side, NO_FLOW)) > to_lmdb.MAX_VALUE:
+        raise VideoError(to_lmdb.TOO_LONG)
 
 
 def begin(layout: Layout, settings: Mapping[str, Any], overwrite: bool) -> dict[str, Any]:
@@ -143,8 +124,8 @@ def begin(layout: Layout, settings: Mapping[str, Any], overwrite: bool) -> dict[
     Raises:
         OptionError: files of other settings are in the way; nothing is touched then.
     """
-    record = read_settings(layout.record)
-    changes = difference(record.get("settings", {}), settings)
+    record = read_json(layout.record, {})
+    changes = extract_ff.difference(record.get("settings", {}), settings)
     if record and not changes and not (overwrite and set(layout.lmdbs) <= set(record["streams"])):
         return record
     if record and not overwrite:
@@ -162,7 +143,7 @@ def begin(layout: Layout, settings: Mapping[str, Any], overwrite: bool) -> dict[
 def write_lmdbs(layout: Layout, videos: Mapping[str, Path], settings: Mapping[str, Any], workers: int,
                 overwrite: bool) -> None:
     """Write the LMDB of each stream; what an earlier run of the same settings has made of a video is kept."""
-    method, short_side, strict = (settings[key] for key in SETTINGS)
+    method, short_side, strict = (settings[key] for key in extract_ff.SETTINGS)
     marks = {name: fingerprint(path) for name, path in track(videos.items(), len(videos), "look at")}
     record = begin(layout, settings, overwrite)
     write_json(layout.record, record, indent=1)
@@ -177,10 +158,10 @@ def write_lmdbs(layout: Layout, videos: Mapping[str, Path], settings: Mapping[st
             for name, path in videos.items() if not all(marks[name] in stream for stream in streams.values())}
     if method == "tvl1" and (cost := tvl1_cost([job[0] for job in jobs.values()], short_side, workers)):
         say(cost)
-    process(pack_video, jobs, videos, workers, "frames" if method == NO_FLOW else "frames and flow")
+    extract_ff.process(pack_video, jobs, videos, workers, "frames" if method == NO_FLOW else "frames and flow")
     done = [name for name in videos if all(marks[name] in stream for stream in streams.values())]
     for key, stream in streams.items():
-        write_lmdb(stream.lmdb, done, partial(stream.load, marks))
+        to_lmdb.write_lmdb(stream.lmdb, done, partial(stream.load, marks))
         made[key] = marks
         write_json(layout.record, record, indent=1)
         shutil.rmtree(stream.folder)
@@ -201,51 +182,45 @@ def summarize(layout: Layout, videos: Mapping[str, Path], lengths: Mapping[str, 
 
 
 def make_parser() -> Parser:
-    """Return the parser of the options."""
     parser = Parser(__doc__)
+    write_csv.add_split_options(parser)
     add = parser.topic("data")
     add("--videos", type=Path, required=True, metavar="FOLDER", help="folder of Class/video files")
     add("--labels", choices=["folders", "none", "auto"], default="folders", help="classes: the folders, or "
         "none, with all videos in one class; auto: folders where every video lies one folder deep, and two or more "
         "folders have two or more")
-    add("--name", required=True, help="name of the dataset, as in --dataset")
-    add("--splits", type=Path, metavar="FOLDER", help="folder of official lists (trainlist01.txt, testlist01.txt, "
-        "classInd.txt; hmdb51: *_test_split1.txt) (default: none, by source group, else random)")
-    add_split_options(parser)
     add = parser.topic("output")
-    add("--data_root", type=Path, default=REPOSITORY / "data", metavar="FOLDER", help="where LMDBs go (default: data/ "
-        "of the repository)")
-    add("--split_root", type=Path, default=SHIPPED, metavar="FOLDER", help="where splits go (default: "
-        "process_data/data/ of the repository)")
+    add("--data_root", type=Path, default=REPOSITORY / "data", metavar="FOLDER",
+        help="where LMDBs go (default: the repository's data/)")
     add("--overwrite", action="store_true", help="replace what an earlier run has written")
-    add_extraction_options(parser)
+    extract_ff.add_extraction_options(parser)
     return parser
 
 
 def main() -> None:
-    """Prepare a dataset."""
     options = make_parser().parse_args()
-    check_name(options.name)
+    write_csv.check_name(options.name)
     if options.name == "k400":
         raise OptionError("K400 has two LMDBs a stream: use extract_ff.py, convert_video_to_lmdb.py and write_csv.py")
     layout = Layout(options.name, options.data_root, options.split_root, options.flow)
     videos = find_videos(options.videos, options.labels)
     splits = plan_splits(options.name, videos, options.splits, options.seed, options.allow_missing, options.num_splits)
     made_from = f"{options.splits}, seed {options.seed}"
-    own = unchanged(layout.splits, read_settings(layout.record).get("lists", {}).get(made_from, {}))
-    classes = class_list(options.name, options.split_root, options.splits, videos_of(splits),
-                         options.overwrite or CLASS_LIST in own)
-    for path in (*layout.lmdbs.values(), layout.splits / CLASS_LIST):
+    earlier = read_json(layout.record, {}).get("lists", {})
+    own = write_csv.unchanged(layout.splits, earlier.get(made_from, {}))
+    classes = write_csv.class_list(options.name, options.split_root, options.splits, videos_of(splits),
+                                   options.overwrite or write_csv.CLASS_LIST in own)
+    for path in (*layout.lmdbs.values(), layout.splits / write_csv.CLASS_LIST):
         require_writable(path)
     layout.record.parent.mkdir(parents=True, exist_ok=True)
     with lock(layout.record.parent, "preparing"):
-        settings = {key: getattr(options, key) for key in SETTINGS}
+        settings = {key: getattr(options, key) for key in extract_ff.SETTINGS}
         write_lmdbs(layout, videos, settings, options.workers, options.overwrite)
-        lengths = check_lmdbs(*layout.lmdbs.values())
-        files = split_files(classes, splits, lengths)
-        lists = write_files(layout.splits, files, options.overwrite, own)
-        write_json(layout.record, read_settings(layout.record) | {"lists": {made_from: lists}}, indent=1)
-        summarize(layout, videos, lengths, row_counts(files))
+        lengths = to_lmdb.check_lmdbs(*layout.lmdbs.values())
+        files = write_csv.split_files(classes, splits, lengths)
+        lists = write_csv.write_files(layout.splits, files, options.overwrite, own)
+        write_json(layout.record, read_json(layout.record, {}) | {"lists": {made_from: lists}}, indent=1)
+        summarize(layout, videos, lengths, write_csv.row_counts(files))
 
 
 if __name__ == "__main__":

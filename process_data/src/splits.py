@@ -4,30 +4,20 @@ import csv
 import io
 import random
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePath
 
-from dataset.video_index import class_key, source_of
+from dataset.video_index import name_key, source_of
 from utils.console import say, warn
 from utils.errors import DataError, OptionError
 from utils.files import read_text
-from utils.parser import Parser
 
 Split = tuple[list[str], list[str]]  # names of training and of test videos
 Lists = tuple[list[str], list[str], list[str]]  # paths of training and of test videos, and of those used for neither
 TEST_SHARE = 0.28  # 7 of UCF101's 25 groups
 SPLITS = 3  # of a set without lists
 HELD_OUT = 20  # least videos that tell something of those that are not trained on
-
-
-def add_split_options(parser: Parser) -> None:
-    """Add the options of how videos are divided."""
-    add = parser.topic("data")
-    add("--seed", type=int, default=0, help="seed of random splits")
-    add("--num_splits", type=int, metavar="N", help=f"splits of a set of your own without lists (default: {SPLITS})")
-    add("--allow_missing", action="store_true", help="leave out listed videos that do not exist")
 
 
 def plan_splits(name: str, videos: Iterable[str], official: Path | None, seed: int = 0,
@@ -82,22 +72,17 @@ def match(listed: Iterable[str], videos: Iterable[str]) -> dict[str, str]:
     underscores and Unicode forms.
     """
     names = set(videos)
-    keys = Counter(map(_key, names))
-    alike = {key: name for name in names if keys[key := _key(name)] == 1}
+    keys = Counter(map(name_key, names))
+    alike = {key: name for name in names if keys[key := name_key(name)] == 1}
     found = {}
     for path in listed:
         *folders, video = path.split("/")
         tried = [f"{folders[i]}/{name}" for i in reversed(range(len(folders)))  # the folder just above it first
                  for name in ("_".join([*folders[i + 1:], video]), video)]  # as `video_io.find_videos` names it
-        hits = [name for name in tried if name in names] or [alike[key] for key in map(_key, tried) if key in alike]
+        hits = [name for name in tried if name in names] or [alike[key] for key in map(name_key, tried) if key in alike]
         if hits:
             found[path] = hits[0]
     return found
-
-
-def _key(name: str) -> str:
-    label, _, video = name.partition("/")
-    return f"{class_key(label)}/{unicodedata.normalize('NFC', video)}"
 
 
 def report_unmatched(source: Path, listed: Collection[str], found: Mapping[str, str], videos: Collection[str]) -> None:

@@ -1,18 +1,20 @@
-"""Videos: their names, the folders that hold them, and their frames."""
+"""Videos: their names, the folders that hold them, their frames, and the optical flow between neighbouring frames."""
 
 import hashlib
 import os
 import re
+import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path, PurePath
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from dataset.jpeg import MAX_PIXELS
-from utils.console import say, warn
+from utils.console import duration, say, warn
 from utils.errors import DataError
 
 SUFFIXES = {
@@ -37,6 +39,11 @@ KINDS = (
     (rb"hdlr.{8}soun|strh.{4}auds|\x86[\x80-\xff]A_|OpusHead|\x01vorbis|\x7fFLAC", "holds sound alone, no video"))
 KEPT = 0.95  # share of the promised frames below which a video is reported
 PLAUSIBLE = (5, 250)  # frames a second
+BOUND = 20.0  # pixels; larger displacements are clipped
+QUALITY = 100  # JPEG
+METHODS = ("tvl1", "dis")
+COUNTED = 50  # videos whose frames are counted for an estimate
+NO_FLOW = "none"  # in place of a method: frames alone
 
 
 class VideoError(DataError):
@@ -121,15 +128,6 @@ def name_passed_over(paths: Iterable[Path]) -> None:
         warn(f"files passed over: {len(paths)}, such as {', '.join(sorted(examples.values())[:5])}")
 
 
-def name_classes(places: Collection[PurePath]) -> bool:
-    """Return whether the folders of these relative paths are classes.
-
-    They are if every video lies exactly one folder deep, and two or more folders have two or more videos each.
-    """
-    folders = Counter(place.parent for place in places)
-    return all(len(place.parts) == 2 for place in places) and sum(count > 1 for count in folders.values()) > 1
-
-
 def find_videos(folder: Path, labels: str = "folders") -> dict[str, Path]:
     """Find the videos of a folder and all below: {"Class/video": path}, sorted by name.
 
@@ -137,15 +135,17 @@ def find_videos(folder: Path, labels: str = "folders") -> dict[str, Path]:
     class "all". Other files are passed over by name.
 
     Args:
-        labels: "none": all videos are of the class "all"; "auto": they are unless :func:`name_classes`.
+        labels: "none": all videos are of the class "all"; "auto": they are unless the folders look like classes.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: give the folder that holds Class/video files")
     files = list(walk(folder))
     videos = [path for path in files if looks_like_video(path.name) and path.is_file()]
     name_passed_over(path for path in files if path not in videos)
-    if labels == "auto":
-        labels = "folders" if name_classes([path.relative_to(folder) for path in videos]) else "none"
+    if labels == "auto":  # the folders are classes where each video lies in one, and two have two videos or more
+        counts = Counter(path.parent for path in videos)
+        whole = all(len(path.relative_to(folder).parts) == 2 for path in videos)
+        labels = "folders" if whole and sum(count > 1 for count in counts.values()) > 1 else "none"
         say("labels: the folders are classes (--labels none: all videos are one)" if labels == "folders" else
             f"no labels: all videos are of one class, {LOOSE!r} (--labels folders: the folders are classes)")
     loose = [path for path in videos if path.parent == folder]
@@ -233,3 +233,85 @@ def shrink(frame: np.ndarray, short_side: int) -> np.ndarray:
         return frame
     scale = short_side / min(height, width)
     return cv2.resize(frame, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA)
+
+
+def make_flow(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return a function of two grey frames (H, W) uint8 that estimates the flow between them, (H, W, 2) in pixels.
+
+    Args:
+        method: "tvl1", Dual TV-L1 (Zach et al., 2007) with OpenCV's defaults, with which published flow data is made;
+            or "dis", Dense Inverse Search (Kroeger et al., 2016), some 300 times faster and coarser.
+    """
+    estimator: cv2.DenseOpticalFlow = (cv2.optflow.DualTVL1OpticalFlow.create() if method == "tvl1"
+                                       else cv2.DISOpticalFlow.create())
+    return lambda first, second: estimator.calc(
+        first, second, None)  # type: ignore[call-overload]  # None makes a new array, which OpenCV's stubs do not know
+
+
+def tvl1_cost(videos: Sequence[Path], short_side: int, workers: int) -> str:
+    """Estimate how long TV-L1 takes for some videos, from the first frames of one; "" if none can be read."""
+    counts, seconds = list[float](), 0.0  # frames of a video; seconds of a frame
+    for path in videos[:COUNTED]:
+        timing = Timing()
+        with suppress(VideoError, cv2.error):
+            frames = list(islice(read_frames(path, short_side, timing), 2))
+            counts += [timing.promised] if timing.promised > 0 else []
+            if len(frames) == 2 and not seconds:
+                first, second = (cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames)
+                estimate, begun = make_flow("tvl1"), time.perf_counter()
+                estimate(first, second)
+                seconds = time.perf_counter() - begun
+    if not counts or not seconds:
+        return ""
+    total = sum(counts) / len(counts) * len(videos)
+    return (f"TV-L1 flow of some {total:.0f} frames, {seconds:.2g} s each: about "
+            f"{duration(total * seconds / workers)} on {workers} processes; --flow dis is some 300 times faster, and "
+            "coarser")
+
+
+def flow_image(flow: np.ndarray) -> np.ndarray:
+    """Turn flow (H, W, 2) in pixels into an image (H, W, 3) uint8 in OpenCV's channel order: x, y, 128.
+
+    The flow is clipped to [-20, 20] pixels and scaled to [0, 255], so 128 means no motion.
+    """
+    scaled = (np.clip(flow, -BOUND, BOUND) + BOUND) * (255 / (2 * BOUND))
+    image = np.full((*flow.shape[:2], 3), 128, np.uint8)
+    image[..., :2] = np.round(scaled)
+    return image
+
+
+def flow_images(frames: Iterable[np.ndarray], method: str) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yield each frame (H, W, 3) uint8 BGR with the flow image from the frame before, None for the first frame."""
+    if method == NO_FLOW:
+        yield from ((frame, None) for frame in frames)
+        return
+    estimate, before = make_flow(method), None
+    for frame in frames:
+        grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
+        yield frame, None if before is None else flow_image(estimate(before, grey))
+        before = grey
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    """Encode an image (H, W, 3) uint8 BGR as a JPEG of quality 100. Raises VideoError for sides that no JPEG has."""
+    good, coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
+    if not good:
+        raise VideoError(f"a frame of {image.shape[1]} x {image.shape[0]} pixels does not go into a JPEG")
+    return coded.tobytes()
+
+
+def coded_frames(video: Path, short_side: int, method: str, timing: Timing | None = None
+                 ) -> Iterator[tuple[bytes, bytes | None]]:
+    """Yield the JPEGs of each frame of a video file and of the flow image that belongs to it; fill the timing.
+
+    Raises:
+        VideoError: the file has fewer than two frames, they are too large, or one fails.
+    """
+    count = 0
+    try:
+        for frame, flow in flow_images(read_frames(video, short_side, timing), method):
+            yield jpeg(frame), None if flow is None else jpeg(flow)
+            count += 1
+    except cv2.error as error:
+        raise VideoError(f"frame {count + 1} fails: {error.err}") from error
+    require_two_frames(count, video)

@@ -23,19 +23,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataset.video_index import class_labels, read_classes, source_of
-from process_data.src.convert_video_to_lmdb import find_folders, frame_files
-from process_data.src.lmdb_file import frame_counts
-from process_data.src.splits import (
-    Split,
-    add_split_options,
-    k400_list,
-    list_folder,
-    match,
-    plan_splits,
-    report_unmatched,
-    require_training,
-    videos_of,
-)
+from process_data.src import splits as rules
+from process_data.src.convert_video_to_lmdb import find_folders, frame_counts, frame_files
 from utils.console import say, warn
 from utils.errors import DataError, OptionError
 from utils.files import require_writable, write_text
@@ -68,7 +57,7 @@ def class_list(name: str, split_root: Path, official: Path | None, videos: Itera
     if name in PUBLISHED:
         candidates.append(SHIPPED / name / CLASS_LIST)
     if official is not None and official.is_dir():
-        candidates += sorted(list_folder(official, "[cC]lass[iI]nd.txt").glob("[cC]lass[iI]nd.txt"))
+        candidates += sorted(rules.list_folder(official, "[cC]lass[iI]nd.txt").glob("[cC]lass[iI]nd.txt"))
     if not kept and own.is_file() and sorted(read_classes(own)) == present:
         candidates.append(own)
     found = next((path for path in candidates if path.is_file()), None)
@@ -80,11 +69,11 @@ def class_list(name: str, split_root: Path, official: Path | None, videos: Itera
     return classes
 
 
-def split_files(classes: list[str], splits: list[Split], lengths: dict[str, int]) -> dict[str, str]:
+def split_files(classes: list[str], splits: list[rules.Split], lengths: dict[str, int]) -> dict[str, str]:
     """Return the files of a split folder, {file name: text}, of those videos that have a number of RGB frames."""
     splits = [([name for name in train if name in lengths], [name for name in test if name in lengths])
               for train, test in splits]
-    require_training(splits)
+    rules.require_training(splits)
     if untested := [f"{i}" for i, (_, test) in enumerate(splits, 1) if not test]:
         warn(f"split {', '.join(untested)} has no test videos, so it can be trained on but not evaluated")
     files = {CLASS_LIST: class_text(classes)}
@@ -101,12 +90,12 @@ def split_files(classes: list[str], splits: list[Split], lengths: dict[str, int]
 def k400_files(folder: Path, lengths: dict[str, int]) -> dict[str, str]:
     """Return K400's split files from its lists; videos are named "label/id_000001_000011" as there, or "label/id"."""
     classes = read_classes(SHIPPED / "k400" / CLASS_LIST)
-    sides = {side: k400_list(folder, side) for side in ("train", "val")}
+    sides = {side: rules.k400_list(folder, side) for side in ("train", "val")}
     everything = [*sides["train"], *sides["val"]]
     labels = class_labels(classes, {name.split("/")[0] for name in everything})
     listed = [name for name in everything if name.split("/")[0] in labels]
-    plain = match([name[:-14] for name in everything], lengths)
-    found = {name: plain[name[:-14]] for name in everything if name[:-14] in plain} | match(everything, lengths)
+    plain = rules.match([name[:-14] for name in everything], lengths)
+    found = {name: plain[name[:-14]] for name in everything if name[:-14] in plain} | rules.match(everything, lengths)
     files = {CLASS_LIST: class_text(classes), "video_source.json": _source_text(lengths)}
     for side, names in sides.items():
         present = [found[name] for name in names if name in found and name.split("/")[0] in labels]
@@ -115,7 +104,7 @@ def k400_files(folder: Path, lengths: dict[str, int]) -> dict[str, str]:
                             f"name class folders as in {CLASS_LIST}")
         files[f"{side}_split.csv"] = _csv_text(present, classes, lengths)
     say(f"{sum(name not in found for name in listed)} listed videos are not in the data")
-    report_unmatched(folder, listed, found, lengths)
+    rules.report_unmatched(folder, listed, found, lengths)
     if unknown := sorted(set(everything) - set(listed)):
         say(f"{len(unknown)} listed videos are of classes that {CLASS_LIST} lacks, such as "
             f"{unknown[0].split('/')[0]!r}")
@@ -151,15 +140,9 @@ def unchanged(folder: Path, checksums: Mapping[str, int]) -> set[str]:
 def write_files(folder: Path, files: dict[str, str], overwrite: bool, own: Collection[str] = ()) -> dict[str, int]:
     """Write a split folder. A ClassInd.txt that lists the same classes in another notation stays as it is.
 
-    Args:
-        overwrite: replace files of other content, and remove csv lists of other splits.
-        own: files that may be replaced or removed all the same.
-
-    Returns:
-        Checksums of the files that are ours, by name: not of a ClassInd.txt that was there before.
-
-    Raises:
-        DataError: a file exists with other content, and may not be overwritten; nothing is written then.
+    ``overwrite`` replaces files of other content, and removes csv lists of other splits; without it only those in
+    ``own`` go, and for others DataError is raised before anything is written. Returns the checksums of the files that
+    are ours, by name: not of a ClassInd.txt that was there before.
     """
     changed = {}
     for name, text in files.items():
@@ -194,24 +177,28 @@ def count_frames(data: Iterable[Path]) -> dict[str, int]:
     return dict(sorted(lengths.items()))
 
 
-def make_parser() -> Parser:
-    """Return the parser of the options."""
-    parser = Parser(__doc__)
+def add_split_options(parser: Parser) -> None:
+    """Add the name of a dataset, and the options of how its videos are divided."""
     add = parser.topic("data")
     add("--name", required=True, help="name of the dataset, as in --dataset")
-    add("--data", type=Path, nargs="+", required=True, help="its RGB LMDBs, or its folder of frames")
-    add("--splits", type=Path, metavar="FOLDER", help="folder of official lists (default: none, by source group, else "
-        "random)")
+    add("--splits", type=Path, metavar="FOLDER", help="folder of official lists: trainlist01.txt, testlist01.txt, "
+        "classInd.txt; hmdb51: *_test_split1.txt; k400: train.csv, val.csv (default: by source group, else random)")
+    add("--seed", type=int, default=0, help="seed of random splits")
+    add("--num_splits", type=int, metavar="N", help=f"splits of an own set without lists (default: {rules.SPLITS})")
+    add("--allow_missing", action="store_true", help="leave out listed videos that do not exist")
+    parser.topic("output")("--split_root", type=Path, default=SHIPPED, metavar="FOLDER",
+                           help="where split folders lie (default: the repository's process_data/data/)")
+
+
+def make_parser() -> Parser:
+    parser = Parser(__doc__)
     add_split_options(parser)
-    add = parser.topic("output")
-    add("--split_root", type=Path, default=SHIPPED, metavar="FOLDER", help="where split folders lie (default: "
-        "process_data/data/ of the repository)")
-    add("--overwrite", action="store_true", help="replace files of other content")
+    parser.topic("data")("--data", type=Path, nargs="+", required=True, help="its RGB LMDBs, or its folder of frames")
+    parser.topic("output")("--overwrite", action="store_true", help="replace files of other content")
     return parser
 
 
 def main() -> None:
-    """Write a dataset's split folder."""
     options = make_parser().parse_args()
     check_name(options.name)
     folder = options.split_root / options.name
@@ -222,9 +209,10 @@ def main() -> None:
             raise OptionError("K400's splits come from its lists: give the folder of train.csv and val.csv as --splits")
         files = k400_files(options.splits, lengths)
     else:
-        splits = plan_splits(options.name, lengths, options.splits, options.seed, options.allow_missing,
-                             options.num_splits)
-        classes = class_list(options.name, options.split_root, options.splits, videos_of(splits), options.overwrite)
+        splits = rules.plan_splits(options.name, lengths, options.splits, options.seed, options.allow_missing,
+                                   options.num_splits)
+        classes = class_list(options.name, options.split_root, options.splits, rules.videos_of(splits),
+                             options.overwrite)
         files = split_files(classes, splits, lengths)
     write_files(folder, files, options.overwrite)
     for name, rows in row_counts(files).items():

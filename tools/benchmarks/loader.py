@@ -26,7 +26,7 @@ from dataset.transforms import geometry
 from dataset.transforms.photometric import BRIGHTNESS, CONTRAST, HUE, MEAN, SATURATION, STD, PhotometricRecipe
 from dataset.transforms.presets import CROP, P_FLIP, PretrainTransform, Transform, to_blocks
 from dataset.video_dataset import VideoDataset
-from process_data.src.lmdb_file import pack, write_lmdb
+from process_data.src.convert_video_to_lmdb import pack, write_lmdb
 from tools.benchmarks import Case, Sizes
 
 NAME = "bench"

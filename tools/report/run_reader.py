@@ -175,7 +175,7 @@ class Cotraining:
 def read_cotraining(path: str | Path) -> Cotraining | None:
     """Read a work folder of cotrain.py; None if the folder is not one."""
     folder = Path(path).resolve()
-    content = read_json(folder / "results.json") if (folder / "results.json").is_file() else {}
+    content = read_json(folder / "results.json", {})
     runs = {step: read_run(folder / place) for step, place in content.get("runs", {}).items()}
     return Cotraining(folder, content, runs) if runs else None
 

@@ -19,7 +19,7 @@ from backbone.select_backbone import NETWORKS
 from engine.compatibility import PUBLISHED
 from engine.device import keep_freed_memory
 from engine.options import SECOND_VIEWS, positive_float, positive_int, whole_number
-from process_data.src.flow import METHODS
+from process_data.src.video_io import METHODS
 from tools.search.clips import ClipSettings, describe
 from tools.search.index import VideoIndex
 from utils import launch

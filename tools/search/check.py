@@ -5,20 +5,19 @@ the other end of a video is the nearest of all.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import nn
 
 from dataset.transforms.presets import NULL, Plan, PretrainTransform
-from engine.health import CLEARLY_BETTER, instance_hits, sign_test
-from eval import network
+from engine.health import CLEARLY_BETTER, instance_hits, sign_test, untrained
+from eval import network, protocols
 from process_data.src.video_io import VideoError
-from tools.search.clips import ClipSettings, EncoderSpec, video_clips
-from utils.console import Progress
+from tools.search.clips import ClipSettings, video_clips
+from utils.console import track
 
 VIDEOS, LEAST = 48, 20  # of a check; fewer show nothing
 CEILING = 90  # percent of hits of random weights that leaves no room for better ones
@@ -32,21 +31,15 @@ def check_encoders(paths: Iterable[str], settings: ClipSettings, encoders: Seque
     if len(pairs) < LEAST:
         return []
     notes = []
-    with Progress(4 * len(pairs) * len(encoders), "comparing with random weights", "clip") as progress:
-        for spec, encoder, own in zip(settings.encoders, encoders, zip(*pairs, strict=True), strict=True):
-            clips = [pair[end] for end in (0, 1) for pair in own]
-            both = (_hits(encode, clips, progress) for encode in (encoder, _random_encoder(spec)))
-            notes.append(verdict(spec.view, *both))
+    for spec, encoder, own in zip(settings.encoders, encoders, zip(*pairs, strict=True), strict=True):
+        clips = [pair[end] for end in (0, 1) for pair in own]
+        net = untrained(partial(network.build, 1, spec.net, "last"))
+        random = network.Encoder(net, spec.seq_len, spec.ds, spec.img_dim, encoder.batch_size)
+        rows = (encode(track(clips, len(clips), "comparing with random weights", "clip"), unit=False)
+                for encode in (encoder, random))
+        notes.append(verdict(spec.view, *(instance_hits(*protocols.centre_and_normalise(each).chunk(2))
+                                          for each in rows)))
     return notes
-
-
-def _hits(encode: network.Encoder, clips: Sequence[np.ndarray], progress: Progress) -> torch.Tensor:
-    rows = []
-    for clip in clips:
-        rows.append(encode([clip], unit=False))
-        progress.step()
-    features = torch.cat(rows)
-    return instance_hits(*F.normalize(features - features.mean(dim=0)).chunk(2))
 
 
 def verdict(view: str, hits: torch.Tensor, by_chance: torch.Tensor) -> Note:
@@ -79,14 +72,3 @@ def _ends(frames: np.ndarray, length: int, rng: np.random.Generator) -> list[np.
     views = PretrainTransform(frames.shape[1]).render(PLAN, {0: [frames[:length]], 1: [frames[-length:]]}, rng)
     one, two = views["clips"][:, 0].numpy()
     return [np.clip(one * rng.uniform(0.6, 1.4), 0, 255).astype(np.uint8), two]
-
-
-def _random_encoder(spec: EncoderSpec) -> network.Encoder:
-    """Return a network whose random weights keep the scale of their input; BatchNorm, left as it is, would not help."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        net = network.build(1, spec.net, "last").eval()
-        for module in net.modules():
-            if isinstance(module, nn.Conv3d):
-                nn.init.kaiming_normal_(module.weight)
-    return network.Encoder(net, spec.seq_len, spec.ds, spec.img_dim, 1)

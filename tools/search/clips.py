@@ -27,13 +27,12 @@ from engine.compatibility import SIZES, facts_of, trained_with
 from eval.network import Encoder
 from eval.retrieval import fingerprint
 from process_data.src import video_io
-from process_data.src.flow import flow_image, make_flow
-from process_data.src.video_io import VideoError, next_frame, opened, require_two_frames, silence_decoder
+from process_data.src.video_io import VideoError, flow_image, make_flow, next_frame, opened
 from utils.errors import OptionError
 
 DEFAULT_RATE, MAX_RATE = 25.0, 1000.0  # frames a second: assumed where a file gives no plausible rate; the highest
 MIN_FRAMES = 4  # of a clip: flow needs two frames on either side of a cut
-FlowMethod = Callable[[np.ndarray, np.ndarray], np.ndarray]  # see `process_data.src.flow.make_flow`
+FlowMethod = Callable[[np.ndarray, np.ndarray], np.ndarray]  # see `process_data.src.video_io.make_flow`
 
 
 @dataclass(frozen=True)
@@ -154,7 +153,7 @@ class _VideoClips(IterableDataset):
     def __iter__(self) -> Iterator[tuple[str, Clip | str]]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        silence_decoder()
+        video_io.silence_decoder()
         for path in self.paths[first::step]:
             problem = ""
             try:
@@ -187,7 +186,7 @@ def video_clips(path: Path, settings: ClipSettings) -> Iterator[Clip]:
                 if length := _first_clip(times, settings.clip_seconds):
                     yield _clip(images[:length], times[0], times[length], settings)
                     del times[:length], images[:length]
-            require_two_frames(len(times), path)
+            video_io.require_two_frames(len(times), path)
             yield _clip(images, times[0], times[-1] + _interval(times), settings)
     except cv2.error as error:
         raise VideoError(f"a frame fails: {error.err}") from error
