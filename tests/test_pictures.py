@@ -1,4 +1,4 @@
-"""Film strips, contact sheets and the colours of flow, against plain loops and the writer of the flow frames."""
+"""Film strips and the colours of flow, against plain loops and the writer of the flow frames."""
 
 import math
 from itertools import pairwise
@@ -9,7 +9,6 @@ import pytest
 
 from process_data.src.flow import flow_image, jpeg
 from tools import pictures
-from tools.pictures import Tile
 
 
 def wheel() -> list[tuple[int, int, int]]:
@@ -64,7 +63,7 @@ def test_the_scale_of_flow_is_the_99th_percentile_and_never_that_of_noise():
 
 
 def test_the_legend_has_the_colour_of_each_direction():
-    legend = pictures.flow_legend(5.0).image.astype(int)
+    legend = pictures.flow_legend(5.0).astype(int)
     rows, columns = np.nonzero(legend.max(2) - legend.min(2) > 60)  # only the wheel has colours
     top, left, radius = rows.min(), columns.min(), (columns.max() - columns.min()) / 2
     assert abs(radius - pictures.WHEEL_RADIUS) <= 1
@@ -83,17 +82,3 @@ def test_a_film_strip_has_evenly_spaced_frames_side_by_side():
     assert strip[0, 20:22].tolist() == [[128, 128, 128]] * 2
     noise = np.random.default_rng(0).integers(0, 256, (1, 4, 6, 3)).astype(np.uint8)
     assert np.array_equal(pictures.film_strip(noise, 12), noise[0].repeat(3, 0).repeat(3, 1))
-
-
-def test_a_contact_sheet_lines_up_its_tiles_and_cuts_long_captions():
-    small, wide = np.full((8, 30, 3), 10, np.uint8), np.full((12, 50, 3), 20, np.uint8)
-    rows = [[Tile(small, ["x" * 99]), Tile(wide, ["right"], pictures.RIGHT)], [Tile(wide), Tile(small), Tile(small)]]
-    sheet = np.asarray(pictures.contact_sheet(rows, "Title"))
-    assert (sheet[:, -pictures.MARGIN:] == 255).all() and (sheet[-pictures.MARGIN:] == 255).all()
-    lefts = {value: sorted({int(x) for x in np.nonzero((sheet == value).all(2))[1]})[0] for value in (10, 20)}
-    border = pictures.MARGIN + pictures.BORDER
-    assert lefts == {10: border, 20: border}
-    _, x = np.nonzero((sheet == pictures.RIGHT).all(2))
-    second = pictures.MARGIN + 50 + 2 * pictures.BORDER + pictures.GAP
-    assert x.min() == second and x.max() == second + 50 + 2 * pictures.BORDER - 1
-    assert (sheet[:, second - pictures.GAP:second][pictures.MARGIN + 30:] == 255).all()  # no caption reaches across

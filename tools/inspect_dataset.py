@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 near=near, flags=flags, lengths=lengths, thumbs=drawn,
                 histogram=list(zip(counts, edges[:-1], edges[1:], strict=True)),
                 per_class=lambda split, part: [*Counter(split.class_of(part.kept)).values()], strips=strips,
-                scale=scale, legend=pictures.data_uri(pictures.flow_legend(scale).image))
+                scale=scale, legend=pictures.data_uri(pictures.flow_legend(scale)))
     for line in report(dataset, splits, lmdbs, issues):
         say(line)
     say(inline(f"page: {out / 'inspect.html'}"))
