@@ -157,7 +157,6 @@ def test_an_interruption_keeps_what_was_embedded(place, read, first):
 
 def test_what_is_known_of_the_encoder_is_kept_and_shown(place, monkeypatch, capsys):
     checked: list[int] = []
-    monkeypatch.setattr(search_index, "LEAST", 4)
     notes = [("weak", True)]
     monkeypatch.setattr(search_index, "check_encoders", lambda paths, *_: checked.append(len(paths)) or notes)
     build("videos"), build()

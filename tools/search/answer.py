@@ -52,9 +52,8 @@ class Answer:
              *(value for _, value in self._facts(hit))] for hit in self.hits])
 
     def as_json(self) -> dict[str, Any]:
-        """Return the same for a file: {"query": path, "about": ..., "notes": [...], "hits": [{...}, ...]}."""
-        return {"query": self.query, "about": self.about, "notes": [text for text, _ in self.notes],
-                "hits": [asdict(hit) for hit in self.hits]}
+        """Return the same for a file: {"query": path, "about": ..., "notes": [...], "hits": [{...}, ...], ...}."""
+        return asdict(self) | {"notes": [text for text, _ in self.notes]}
 
     def gallery(self, path: str | Path) -> Path:
         """Write the page, in place of a file of that name; its pictures are read from the videos now.
@@ -62,27 +61,27 @@ class Answer:
         A click plays the video from the clip's time on, where the browser can; its path is relative to the page.
         """
         path = Path(path)
-        clips = [{"name": hit.name, "link": _link(path, hit.path, hit.start, hit.end), "rank": hit.rank, "strip":
-                  clip_strip(hit.path, hit.start, hit.end), "facts": self._facts(hit), "is_query": hit.is_query}
-                 for hit in self.hits]
         end = max((hit.query_end for hit in self.hits), default=0.0)
-        query = {"name": Path(self.query).name, "link": _link(path, self.query, 0.0, end), "rank": 0, "facts": [],
-                 "strip": clip_strip(self.query, 0.0, end), "is_query": True}
+        query = _card(path, self.query, 0.0, end, name=Path(self.query).name, rank=0, facts=[], is_query=True)
+        clips = [_card(path, hit.path, hit.start, hit.end, name=hit.name, rank=hit.rank, facts=self._facts(hit),
+                       is_query=hit.is_query) for hit in self.hits]
         pages.write(path, "search.html", query=query, clips=clips, about=self.about, notes=self.notes)
         return path
 
     def _facts(self, hit: Hit) -> list[tuple[str, str]]:
         """Fields of a hit, as shown in the table and on the page."""
-        streams = hit.by_stream if len(hit.by_stream) > 1 else {}
-        facts = [("similarity", f"{hit.similarity:.4f}"), *((name, f"{value:.4f}") for name, value in streams.items()),
-                 ("time", time_span(hit.start, hit.end))]
-        return facts + ([("time in query", time_span(hit.query_start, hit.query_end))] if self.query_clips > 1 else [])
+        similarities = {"similarity": hit.similarity} | (hit.by_stream if len(hit.by_stream) > 1 else {})
+        times = {"time": time_span(hit.start, hit.end)}
+        if self.query_clips > 1:
+            times["time in query"] = time_span(hit.query_start, hit.query_end)
+        return [*((name, f"{value:.4f}") for name, value in similarities.items()), *times.items()]
 
 
-def _link(page: Path, video: str, start: float, end: float) -> str:
-    """Return the URL of a part of a video, relative to a page."""
+def _card(page: Path, video: str, start: float, end: float, **shown: Any) -> dict[str, Any]:
+    """Return what a page shows of a part of a video: its URL, relative to the page, its pictures, and the rest."""
     relative = os.path.relpath(os.path.abspath(video), os.path.abspath(page.parent))
-    return f"{quote(os.fsencode(relative))}#t={start:.2f},{end:.2f}"
+    link = f"{quote(os.fsencode(relative))}#t={start:.2f},{end:.2f}"
+    return {"link": link, "strip": clip_strip(video, start, end), **shown}
 
 
 def clip_strip(path: str, start: float, end: float) -> str:

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from dataset.transforms.presets import NULL, Plan, PretrainTransform
 from engine.health import CLEARLY_BETTER, instance_hits, sign_test
-from eval import network
+from eval import network, protocols
 from process_data.src.video_io import VideoError
 from tools.search.clips import ClipSettings, EncoderSpec, video_clips
-from utils.console import Progress
+from utils.console import track
 
 VIDEOS, LEAST = 48, 20  # of a check; fewer show nothing
 CEILING = 90  # percent of hits of random weights that leaves no room for better ones
@@ -26,27 +25,19 @@ PLAN = Plan((0, 1), ((0, NULL), (1, NULL)))
 Note = tuple[str, bool]  # a sentence, and whether it is a warning
 
 
-def check_encoders(paths: Iterable[str], settings: ClipSettings, encoders: Sequence[network.Encoder]) -> list[Note]:
+def check_encoders(paths: Sequence[str], settings: ClipSettings, encoders: Sequence[network.Encoder]) -> list[Note]:
     """Compare encoders with random weights on the first videos that are long enough; say nothing of too few videos."""
-    pairs = list(islice(_pairs(paths, settings), VIDEOS))
+    pairs = list(islice(_pairs(paths, settings), VIDEOS)) if len(paths) >= LEAST else []
     if len(pairs) < LEAST:
         return []
-    notes = []
-    with Progress(4 * len(pairs) * len(encoders), "comparing with random weights", "clip") as progress:
-        for spec, encoder, own in zip(settings.encoders, encoders, zip(*pairs, strict=True), strict=True):
-            clips = [pair[end] for end in (0, 1) for pair in own]
-            both = (_hits(encode, clips, progress) for encode in (encoder, _random_encoder(spec)))
-            notes.append(verdict(spec.view, *both))
-    return notes
+    return [verdict(spec.view, *(_hits(encode, own) for encode in (encoder, _random_encoder(spec))))
+            for spec, encoder, own in zip(settings.encoders, encoders, zip(*pairs, strict=True), strict=True)]
 
 
-def _hits(encode: network.Encoder, clips: Sequence[np.ndarray], progress: Progress) -> torch.Tensor:
-    rows = []
-    for clip in clips:
-        rows.append(encode([clip], unit=False))
-        progress.step()
-    features = torch.cat(rows)
-    return instance_hits(*F.normalize(features - features.mean(dim=0)).chunk(2))
+def _hits(encode: network.Encoder, pairs: Sequence[Sequence[np.ndarray]]) -> torch.Tensor:
+    clips = [pair[end] for end in (0, 1) for pair in pairs]
+    features = encode(track(clips, len(clips), "comparing with random weights", "clip"), unit=False)
+    return instance_hits(*protocols.centre_and_normalise(features).chunk(2))
 
 
 def verdict(view: str, hits: torch.Tensor, by_chance: torch.Tensor) -> Note:

@@ -24,9 +24,9 @@ from engine.compatibility import SIZES
 from eval.network import Encoder, load_encoder
 from eval.retrieval import fingerprint
 from tools.search.answer import Answer, Hit
-from tools.search.check import LEAST, VIDEOS, Note, check_encoders
+from tools.search.check import VIDEOS, Note, check_encoders
 from tools.search.clips import ClipSettings, EncoderSpec, describe, embed, find_videos, state_of
-from utils.console import Progress, inline, say, warn
+from utils.console import inline, say, track, warn
 from utils.errors import CheckpointError, OptionError
 from utils.files import atomic_write, lock, remove_partial
 
@@ -90,7 +90,9 @@ class VideoIndex:
             remove_partial(folder)
             problems = index._read(states, workers)
             if index.checks is None or len(kept) < min(VIDEOS, len(index.videos)):
-                index._check()
+                paths = np.random.default_rng(0).permutation([video.path for video in index.videos]).tolist()
+                index.checks = check_encoders(paths, settings, index.encoders)
+                index.save()
         for path, problem in problems.items():
             say(inline(f"left out {path}: {problem}"))
         if not index.videos:
@@ -107,27 +109,20 @@ class VideoIndex:
         before, saved = len(self), time.monotonic()
         start, problems = saved, dict[str, str]()
         try:
-            with Progress(len(todo), "index") as progress:
-                for path, found in embed(todo, self.settings, self.encoders, workers) if todo else ():
-                    if isinstance(found, str):
-                        problems[path] = found
-                    else:
-                        self.videos.append(Video(path, states[path], *found))
-                    progress.step()
-                    if time.monotonic() - saved > SAVE_SECONDS:
-                        self.save()
-                        saved = time.monotonic()
+            for path, found in track(embed(todo, self.settings, self.encoders, workers) if todo else (), len(todo),
+                                     "index"):
+                if isinstance(found, str):
+                    problems[path] = found
+                else:
+                    self.videos.append(Video(path, states[path], *found))
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    self.save()
+                    saved = time.monotonic()
         finally:
             self.save()
         clips, seconds = len(self) - before, time.monotonic() - start
         say(f"{clips} new clips in {seconds:.1f} s: {clips / seconds:.3g} clips/s" if clips else "no new clips")
         return problems
-
-    def _check(self) -> None:
-        """Compare the encoders with random weights."""
-        paths = np.random.default_rng(0).permutation([video.path for video in self.videos]).tolist()
-        self.checks = check_encoders(paths, self.settings, self.encoders) if len(paths) >= LEAST else []
-        self.save()
 
     def save(self) -> None:
         """Write the index, if anything can be found in it."""
@@ -136,8 +131,7 @@ class VideoIndex:
             checkpoint.save(self.folder / FILE, {
                 "settings": asdict(self.settings), "places": self.places, "checks": self.checks,
                 "files": [(video.path, video.state, len(video.seconds)) for video in self.videos],
-                "features": torch.cat([video.features for video in self.videos]),
-                "seconds": torch.cat([video.seconds for video in self.videos])})
+                "features": self._all("features"), "seconds": self._all("seconds")})
 
     @classmethod
     def open(cls, folder: str | Path) -> "VideoIndex":
@@ -200,8 +194,7 @@ class VideoIndex:
         """
         clips = [len(video.seconds) for video in self.videos]
         arrays = {"file": np.repeat([video.path for video in self.videos], clips),
-                  "seconds": torch.cat([video.seconds for video in self.videos]).numpy(),
-                  "feature": torch.cat([video.features for video in self.videos]).numpy()}
+                  "seconds": self._all("seconds").numpy(), "feature": self._all("features").numpy()}
         with atomic_write(Path(path)) as file, ZipFile(file, "w") as archive:
             for name, array in arrays.items():  # np.savez takes none with the name "file"
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -234,14 +227,17 @@ class VideoIndex:
         return [load_encoder(spec.path, self.batch_size, **{name: getattr(spec, name) for name in ("net", *SIZES)})
                 for spec in self.settings.encoders]
 
+    def _all(self, what: str) -> Tensor:
+        """Join the features or seconds of all videos."""
+        return torch.cat([getattr(video, what) for video in self.videos])
+
     @cached_property
     def _rows(self) -> np.ndarray:
-        return self._unit(torch.cat([video.features for video in self.videos]))
+        return self._unit(self._all("features"))
 
     @cached_property
     def _centre(self) -> Tensor | float:
-        features = torch.cat([video.features for video in self.videos])
-        return features.mean(dim=0) if len(features) > 1 else 0.0  # a single clip would be its own mean
+        return self._all("features").mean(dim=0) if len(self) > 1 else 0.0  # a single clip would be its own mean
 
     def _unit(self, features: Tensor) -> np.ndarray:
         rows = (features - self._centre).unflatten(1, (len(self.settings.encoders), -1))
