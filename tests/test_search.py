@@ -14,12 +14,12 @@ from searching import WIDTH, Colours, colours, write_checkpoint, write_video
 from dataset.transforms.presets import CropsTransform
 from eval import protocols
 from process_data.src.video_io import read_frames
+from tools.pictures import clip_strip
 from tools.search import Answer, ClipSettings, Hit, VideoIndex, clips, describe
 from tools.search import index as search_index
 from tools.search.__main__ import main
-from tools.search.answer import clip_strip, time_span
 from tools.search.clips import EncoderSpec
-from tools.search.index import Video
+from tools.search.index import Video, time_span
 from utils import launch
 from utils.errors import CheckpointError, OptionError
 

@@ -19,7 +19,7 @@ from dataset.jpeg import MAX_BYTES
 from dataset.lmdb_reader import LmdbReader
 from dataset.video_index import class_labels, read_classes, read_index, read_rows, source_ids, video_name
 from tools.pictures import evenly_spaced, flow_from_frames
-from utils.console import Progress
+from utils.console import track
 from utils.errors import DataError
 
 PARTS = ("train", "test")
@@ -119,7 +119,6 @@ class Lmdb:
     decoded: dict[str, int] = field(default_factory=dict)  # decoded frames by video
     damaged: dict[str, dict[int, str]] = field(default_factory=dict)  # what is wrong, by video and frame
     still: dict[str, float] = field(default_factory=dict)  # share of frames that do not move, if above half
-    stretches: dict[str, int] = field(default_factory=dict)  # frames of a still stretch that a clip fits in; RGB only
 
 
 def survey_split(dataset: Dataset, number: int) -> Split:
@@ -187,15 +186,12 @@ def check_lmdbs(dataset: Dataset, sample: int | None, seed: int) -> list[Lmdb]:
             if sample is not None and sample < len(names):
                 drawn = np.random.default_rng(seed).choice(len(names), sample, replace=False)
                 names = [names[i] for i in sorted(drawn)]
-            with Progress(len(names), f"decoding {kind}") as progress:
-                for name in names:
-                    _check_video(found[path], reader, name, MOST_FRAMES if sample else None,
-                                 dataset.seq_len * dataset.ds)
-                    progress.step()
+            for name in track(names, len(names), f"decoding {kind}"):
+                _check_video(found[path], reader, name, MOST_FRAMES if sample else None)
     return list(found.values())
 
 
-def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None, clip: int) -> None:
+def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None) -> None:
     count = found.num_frames[name]
     firsts = evenly_spaced(max(1, count - 1), frames or count)
     indices = np.unique([firsts, np.minimum(firsts + 1, count - 1)])
@@ -223,9 +219,6 @@ def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None,
         found.damaged[name] = damaged
     if sum(moves) < len(moves) / 2:
         found.still[name] = round(1 - sum(moves) / len(moves), 3)
-    longest = 1 + max(map(len, "".join(".x"[move] for move in moves).split("x")))
-    if found.kind == "RGB" and clip <= longest and len(indices) == count:
-        found.stretches[name] = longest
 
 
 def compare_videos(dataset: Dataset, splits: Sequence[Split], seed: int
@@ -234,31 +227,27 @@ def compare_videos(dataset: Dataset, splits: Sequence[Split], seed: int
 
     Returns what is wrong with unreadable videos, and near-duplicates of others, each pair once; by name.
     """
-    prints: dict[tuple[str, str], np.ndarray] = {}  # by LMDB and video
-    problems: dict[str, str] = {}
     readers = {part: LmdbReader(next(iter(paths.values()))) for part in PARTS if (paths := dataset.lmdbs(part))}
-    drawn: dict[tuple[int, str], list[str]] = {}
+    todo: dict[str, LmdbReader] = {}
     for split in splits:
         for part, reader in readers.items():
             names = split.parts[part].names if part in split.parts else []
             rows = np.random.default_rng(seed).permutation(len(names))[:MOST_VIDEOS]
-            drawn[split.number, part] = [names[row] for row in sorted(rows) if names[row] in reader]
-    todo = {(readers[part].path, name): readers[part] for (_, part), names in drawn.items() for name in names}
-    with Progress(len(todo), "comparing") as progress:
-        for (path, name), reader in todo.items():
-            try:
-                prints[path, name] = fingerprint(reader, name)
-            except DataError as error:
-                problems[name] = str(error)
-            progress.step()
+            todo |= {names[row]: reader for row in sorted(rows) if names[row] in reader}
+    prints: dict[str, np.ndarray] = {}
+    problems: dict[str, str] = {}
+    for name, reader in track(todo.items(), len(todo), "comparing"):
+        try:
+            prints[name] = fingerprint(reader, name)
+        except DataError as error:
+            problems[name] = str(error)
+    copies = find_copies(prints)
     for split in splits:
-        sides = [{name: prints[readers[part].path, name] for name in drawn.get((split.number, part), [])
-                  if name not in problems} for part in PARTS]
-        split.leaks.extend(Leak("copy", name, copies, [name]) for name, copies in find_copies(*sides).items())
-    by_name = {name: each for (_, name), each in prints.items()}
-    pairs = find_copies(by_name, by_name).items()
-    near = {name: later for name, copies in sorted(pairs) if (later := [other for other in copies if other > name])}
-    return problems, near
+        train, test = (dict.fromkeys(split.parts[part].names) if part in split.parts else {} for part in PARTS)
+        shared = {name: [other for other in copies.get(name, ()) if other in train] for name in test}
+        split.leaks.extend(Leak("copy", name, others, [name]) for name, others in shared.items() if others)
+    near = {name: [other for other in others if other > name] for name, others in sorted(copies.items())}
+    return problems, {name: others for name, others in near.items() if others}
 
 
 def fingerprint(reader: LmdbReader, name: str) -> np.ndarray:
@@ -278,35 +267,24 @@ def fingerprint(reader: LmdbReader, name: str) -> np.ndarray:
     return np.stack(small) - np.mean(small, axis=1, keepdims=True)
 
 
-def find_copies(train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
-    """Find the copies of each test video in train by their fingerprints; a video is none of itself."""
+def find_copies(prints: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """Find the copies of each video among the others by their fingerprints."""
     copies: dict[str, list[str]] = {}
-    if not train or not test:
+    if not prints:
         return copies
-    train_names, test_names, gallery = list(train), list(test), _parts(list(train.values()))
-    for start in range(0, len(test), BLOCK):
-        names = test_names[start:start + BLOCK]
-        for i, j in zip(*_pairs(_parts([test[name] for name in names]), gallery), strict=True):
-            if names[i] != train_names[j]:
-                copies.setdefault(names[i], []).append(train_names[j])
-    return copies
-
-
-def _parts(fingerprints: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean pictures (N, 64), and changes of length 1, (N, F * 64), 0 where nothing moves."""
-    prints = np.stack(fingerprints)
-    look = prints.mean(axis=1, dtype=np.float64)
-    change = (prints - look[:, None]).reshape(len(prints), -1)
+    names, frames = list(prints), np.stack(list(prints.values()))
+    look = frames.mean(axis=1, dtype=np.float64)  # mean pictures (N, 64)
+    change = (frames - look[:, None]).reshape(len(names), -1)
     level = np.sqrt((change ** 2).mean(axis=1, keepdims=True))
-    return look, np.where(level < MOVING, 0, change / np.maximum(level, MOVING) / np.sqrt(change.shape[1]))
-
-
-def _pairs(queries: tuple[np.ndarray, np.ndarray], gallery: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Return the rows of the videos that are copies of each other, (P,) and (P,)."""
-    (look, change), (other_look, other_change) = queries, gallery
-    square = ((look ** 2).mean(axis=1)[:, None] + (other_look ** 2).mean(axis=1)
-              - 2 / look.shape[1] * look @ other_look.T)
-    near = (change @ other_change.T > LEAST_CORRELATION) & (square < MOST_LOOK ** 2)
-    still, other_still = (np.abs(each).sum(axis=1) == 0 for each in (change, other_change))
-    pictured = look.std(axis=1) > FLAT
-    return np.nonzero(near | (still & pictured)[:, None] & other_still & (square < SAME))
+    still = level[:, 0] < MOVING
+    change = np.where(still[:, None], 0, change / np.maximum(level, MOVING) / np.sqrt(change.shape[1]))  # of length 1
+    pictured, power = look.std(axis=1) > FLAT, (look ** 2).mean(axis=1)
+    for start in range(0, len(names), BLOCK):
+        rows = slice(start, start + BLOCK)
+        square = power[rows, None] + power - 2 / look.shape[1] * look[rows] @ look.T
+        alike = (change[rows] @ change.T > LEAST_CORRELATION) & (square < MOST_LOOK ** 2)
+        equal = (still & pictured)[rows, None] & still & (square < SAME)
+        for i, j in zip(*np.nonzero(alike | equal), strict=True):
+            if start + i != j:
+                copies.setdefault(names[start + i], []).append(names[j])
+    return copies

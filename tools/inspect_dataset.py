@@ -149,8 +149,6 @@ def find_issues(splits: Sequence[Split], lmdbs: Sequence[Lmdb], problems: Mappin
         if lmdb.still:
             most = "most frames of" if lmdb.kind == "RGB" else "next to no motion in most frames of"
             yield f"{where}: {most} {_examples(lmdb.still, ' do not move' if lmdb.kind == 'RGB' else '')}"
-        if lmdb.stretches:
-            yield f"{where}: {_examples(lmdb.stretches, ' with a still stretch that holds a whole clip')}"
     if near:
         yield _examples(near, " that another one nearly equals")
     for part in PARTS:
@@ -213,9 +211,8 @@ def draw_thumbs(dataset: Dataset, names: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in PARTS:
         for name, frames in _read(dataset, part, [name for name in names[:THUMBS] if name not in found], 1):
-            kind, images = next(iter(frames.items()))
-            image = pictures.film_strip(_coloured(kind, images), THUMB_HEIGHT)
-            found[name] = pictures.data_uri(image, 65)
+            strip = pictures.film_strip(_coloured(*next(iter(frames.items()))), THUMB_HEIGHT)
+            found[name] = pictures.data_uri(strip, 65)
     return {name: found[name] for name in names[:THUMBS] if name in found}
 
 

@@ -1,6 +1,7 @@
 """Pictures for every page: film strips, and optical flow in colours."""
 
 import base64
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -8,9 +9,11 @@ import torch
 from torchvision.utils import flow_to_image
 
 from process_data.src.flow import BOUND
+from process_data.src.video_io import VideoError, next_frame, opened, silence_decoder
 
 FLOW_STEP = 2 * BOUND / 255  # pixels of motion from one grey level of a stored flow frame to the next
 WHEEL_RADIUS = 55  # pixels, of the legend
+CLIP_FRAMES, CLIP_HEIGHT = 4, 160  # of a clip's picture, half of them in a row; pixels of a row
 
 
 def evenly_spaced(count: int, wanted: int) -> np.ndarray:
@@ -37,6 +40,24 @@ def data_uri(image: np.ndarray, quality: int = 80) -> str:
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
     code = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), settings)[1]
     return "data:image/jpeg;base64," + base64.b64encode(code.tobytes()).decode()
+
+
+def clip_strip(path: str, start: float, end: float) -> str:
+    """Return frames from equal parts of a clip (seconds in the video) in two rows, as a data URI; "" for no video."""
+    silence_decoder()
+    frames = []
+    try:
+        with opened(Path(path)) as capture:
+            for seconds in start + (end - start) * (np.arange(CLIP_FRAMES) + 0.5) / CLIP_FRAMES:
+                capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * float(seconds))
+                if (frame := next_frame(capture, CLIP_HEIGHT)) is not None:
+                    frames.append(frame[..., ::-1])
+    except (VideoError, cv2.error):
+        pass  # it was there when it was indexed: the page says that it is gone
+    if not frames:
+        return ""
+    rows = np.stack(frames + frames[-1:] * (CLIP_FRAMES - len(frames))).reshape(2, -1, *frames[0].shape)
+    return data_uri(np.concatenate([film_strip(row, CLIP_HEIGHT) for row in rows]))
 
 
 def flow_from_frames(frames: np.ndarray) -> np.ndarray:

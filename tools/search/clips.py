@@ -82,19 +82,16 @@ class Clip:
 
 def find_videos(places: Iterable[str]) -> list[str]:
     """Return single files, and videos in and below folders, but for hidden ones; name files that are passed over."""
-    found: set[str] = set()
-    others: list[Path] = []
+    found, others = set[str](), list[Path]()
     for place in places:
         if not os.path.lexists(place):
             raise OptionError(f"there is no {place}: check the path and its disk, or make a new index without it")
         if not os.path.isdir(place):
             found.add(place)
             continue
-        for path in video_io.walk(Path(place)):
-            if video_io.looks_like_video(path.name):
-                found.add(str(path))
-            else:
-                others.append(path)
+        files = list(video_io.walk(Path(place)))
+        found.update(str(path) for path in files if video_io.looks_like_video(path.name))
+        others += (path for path in files if not video_io.looks_like_video(path.name))
     video_io.name_passed_over(others)
     return sorted(found)
 
@@ -133,8 +130,8 @@ def embed(paths: Sequence[str], settings: ClipSettings, encoders: Sequence[Encod
     rows, seconds = defaultdict(list), defaultdict(list)
     # OpenCV's threads do not survive a fork, so workers are spawned.
     loader = DataLoader(_VideoClips(paths, settings), batch_size=None, num_workers=min(workers, len(paths)),
-                        worker_init_fn=_init_worker, multiprocessing_context="spawn" if workers else None,
-                        prefetch_factor=2 if workers else None, generator=torch.Generator())
+                        worker_init_fn=init_worker, multiprocessing_context="spawn" if workers else None,
+                        generator=torch.Generator())
     for path, found in items(loader):
         if isinstance(found, Clip):
             parts = [encode([own], unit=False) for encode, own in zip(encoders, found.frames, strict=True)]
@@ -152,8 +149,10 @@ class _VideoClips(IterableDataset):
         self.paths, self.settings = paths, settings
 
     def __iter__(self) -> Iterator[tuple[str, Clip | str]]:
-        worker = get_worker_info()
-        first, step = (worker.id, worker.num_workers) if worker else (0, 1)
+        first, step = 0, 1
+        if worker := get_worker_info():
+            first, step = worker.id, worker.num_workers
+            cv2.setNumThreads(1)
         silence_decoder()
         for path in self.paths[first::step]:
             problem = ""
@@ -163,11 +162,6 @@ class _VideoClips(IterableDataset):
             except VideoError as error:
                 problem = str(error)
             yield path, problem
-
-
-def _init_worker(worker: int) -> None:
-    cv2.setNumThreads(1)
-    init_worker(worker)
 
 
 def video_clips(path: Path, settings: ClipSettings) -> Iterator[Clip]:
@@ -202,10 +196,8 @@ def _first_clip(times: Sequence[float], seconds: float) -> int:
     """Return how many of these frames make a clip of so many seconds, 0 until the rest is enough for another one."""
     if len(times) < MIN_FRAMES * 3 // 2 or times[-1] - times[0] + _interval(times) < 1.5 * seconds - 1e-6:
         return 0
-    end = times[0] + seconds
+    end = times[0] + seconds - _interval(times) / 2  # the frame nearest to the end begins the next clip
     length = max(MIN_FRAMES, bisect.bisect_left(times, end))
-    if length > MIN_FRAMES and end - times[length - 1] < (times[length - 1] - times[length - 2]) / 2 + 1e-6:
-        length -= 1  # this frame is nearer to the end than the next one would be
     return length if len(times) - length >= MIN_FRAMES // 2 else 0
 
 
