@@ -74,7 +74,6 @@ class Dataset:
 class Part:
     """The list of the training or test videos of a split."""
 
-    csv: str
     names: list[str]  # "Class/video" of every row
     kept: list[str] = field(default_factory=list)  # those that a training uses
     num_frames: list[int] = field(default_factory=list)  # of those, that all streams have
@@ -99,8 +98,11 @@ class Split:
     number: int
     classes: list[str]  # by label
     parts: dict[str, Part]  # "train" and "test", as far as there is a list
-    sources: dict[str, int]  # the recording that a video was cut from, by video
     leaks: list[Leak]
+
+    def names(self, part: str) -> list[str]:
+        """Return "Class/video" of every row of a part's list, [] without a list."""
+        return self.parts[part].names if part in self.parts else []
 
     def class_of(self, names: Collection[str]) -> list[str]:
         """Return the class of each kept video, as the class list has it."""
@@ -126,11 +128,11 @@ def survey_split(dataset: Dataset, number: int) -> Split:
     folder = dataset.split_root / dataset.spec.base
     classes = read_classes(folder / "ClassInd.txt")
     parts = {part: _read_part(dataset, number, part, classes) for part in PARTS if dataset.csv(number, part).is_file()}
-    names = [name for part in parts.values() for name in part.names]
-    ids = source_ids(names, folder / "video_source.json", by_video=dataset.spec.rules().source_by_video)
-    sources = dict(zip(names, ids.tolist(), strict=True))
-    train, test = (parts[part].names if part in parts else [] for part in PARTS)
-    return Split(number, classes, parts, sources, find_leaks(train, test, sources))
+    split = Split(number, classes, parts, [])
+    train, test = map(split.names, PARTS)
+    ids = source_ids(train + test, folder / "video_source.json", by_video=dataset.spec.rules().source_by_video)
+    split.leaks.extend(find_leaks(train, test, dict(zip(train + test, ids.tolist(), strict=True))))
+    return split
 
 
 def _read_part(dataset: Dataset, number: int, part: str, classes: Sequence[str]) -> Part:
@@ -138,7 +140,7 @@ def _read_part(dataset: Dataset, number: int, part: str, classes: Sequence[str])
     readers = dataset.spec.readers(dataset.data_root, train=part == "train")
     paths, counts = read_rows(csv)
     known = class_labels(classes, (video_name(path).split("/")[0] for path in paths))
-    found = Part(str(csv), [video_name(path) for path in paths])
+    found = Part([video_name(path) for path in paths])
     for name, count in zip(found.names, counts.tolist(), strict=True):
         lacking = dict.fromkeys(Path(reader.path).name for reader in readers if name not in reader)
         frames = 0 if lacking else min(count if from_csv else reader.num_frames(name)
@@ -231,7 +233,7 @@ def compare_videos(dataset: Dataset, splits: Sequence[Split], seed: int
     todo: dict[str, LmdbReader] = {}
     for split in splits:
         for part, reader in readers.items():
-            names = split.parts[part].names if part in split.parts else []
+            names = split.names(part)
             rows = np.random.default_rng(seed).permutation(len(names))[:MOST_VIDEOS]
             todo |= {names[row]: reader for row in sorted(rows) if names[row] in reader}
     prints: dict[str, np.ndarray] = {}
@@ -243,7 +245,7 @@ def compare_videos(dataset: Dataset, splits: Sequence[Split], seed: int
             problems[name] = str(error)
     copies = find_copies(prints)
     for split in splits:
-        train, test = (dict.fromkeys(split.parts[part].names) if part in split.parts else {} for part in PARTS)
+        train, test = (dict.fromkeys(split.names(part)) for part in PARTS)
         shared = {name: [other for other in copies.get(name, ()) if other in train] for name in test}
         split.leaks.extend(Leak("copy", name, others, [name]) for name, others in shared.items() if others)
     near = {name: [other for other in others if other > name] for name, others in sorted(copies.items())}

@@ -196,8 +196,10 @@ def _first_clip(times: Sequence[float], seconds: float) -> int:
     """Return how many of these frames make a clip of so many seconds, 0 until the rest is enough for another one."""
     if len(times) < MIN_FRAMES * 3 // 2 or times[-1] - times[0] + _interval(times) < 1.5 * seconds - 1e-6:
         return 0
-    end = times[0] + seconds - _interval(times) / 2  # the frame nearest to the end begins the next clip
+    end = times[0] + seconds
     length = max(MIN_FRAMES, bisect.bisect_left(times, end))
+    if length > MIN_FRAMES and end - times[length - 1] < (times[length - 1] - times[length - 2]) / 2 + 1e-6:
+        length -= 1  # this frame is nearer to the end than the next one would be
     return length if len(times) - length >= MIN_FRAMES // 2 else 0
 
 
