@@ -161,7 +161,7 @@ class Monitors:
         self.collapsed = rank < COLLAPSED
         if self.collapsed and distributed.is_main():
             warn(f"the embeddings have nearly collapsed: the queue's keys vary in {rank:.2f} of {self.model.dim} "
-                 "directions (effective rank), so top-1 and loss mean little: try a smaller --lr (docs/mining.md)")
+                 "directions (effective rank), so top-1 and loss mean little: try a smaller --lr (docs/training.md)")
         if self.health is not None and self._is_due(epoch, self.train.health_freq):
             trainer.log("health", epoch, self.health.now(self.model))
 

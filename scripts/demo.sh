@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The whole system on a small video set that is rendered here: bash scripts/demo.sh [--out demo]
-# Prepares videos, pretrains both streams, co-trains them with CPR, evaluates, and prints one table of results.
+# The whole system on clips that are rendered here: bash scripts/demo.sh [--out demo]
+# Renders videos, trains both streams, co-trains them, evaluates, and ends with one page to open and one search.
 set -euo pipefail
 . "$(dirname "$0")/setup.sh"
 # Threads that wait without spinning: the loader shares the cores with the training.

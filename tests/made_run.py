@@ -1,7 +1,6 @@
 """A co-training's run folder as a real run leaves it, on miniature data and with a small network, and evaluations of it
 made of features that are drawn at random."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +52,6 @@ def add_features(folder: Path, dataset: str, test: list[str], train: list[str], 
         features = centres[labels] + torch.randn(len(paths), width, generator=generator)
         save_features(folder, dataset, split, FeatureSet(features, labels, paths), {"net": "s3d"})
     write_json(folder / f"{dataset}_recall.json", {"1": 50.0, "5": 75.0})
-
-
-def add_probabilities(path: Path, rows: dict[str, list[float]]) -> None:
-    """A file of probabilities, as a crop test writes it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({name: {"mean_prob": [row]} for name, row in rows.items()}))
 
 
 @pytest.fixture(name="made", scope="module")

@@ -282,22 +282,28 @@ def run_in(out: Path, *words: str) -> int:
 
 
 def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
-    """With a miniature in place of the rendered videos."""
-    ran, _ = forked
+    """With a miniature in place of the rendered videos, and a small network and queue."""
+    _, stops = forked
     spec = importlib.util.spec_from_file_location("demo", Path(cotrain.__file__).parent / "scripts/demo.py")
     spec.loader.exec_module(demo := importlib.util.module_from_spec(spec))
-    monkeypatch.setattr(demo, "prepare", lambda it: miniature.make(it.out, "motions", groups=8, clips=7))
-    words = ["--epochs", "1", "--coclr_epochs", "1", "--finetune_epochs", "1", "--out", str(tmp_path)]
-    assert launch.exit_code(lambda: demo.main(words)) == 0
+    (clip := tmp_path / "videos" / "A" / "v_c01.avi").parent.mkdir(parents=True)
+    clip.touch()
+    asked = []
+    for name, value in {"render": lambda args: tmp_path / "videos", "search": asked.append, "CLIPS": [
+            "--net", "s3d", "--seq_len", "8", "--ds", "1", "--img_dim", "32", "-j", "0"],
+            "QUEUE": ["--batch_size", "4", "--moco-k", "8", "--moco-m", "0.9"]}.items():
+        monkeypatch.setattr(demo, name, value)
+    stops["prepare"] = lambda path: miniature.make(tmp_path / "run", "videos", groups=8, clips=2)
+    monkeypatch.setattr(auto, "LONG", 0.0)
+    assert launch.exit_code(lambda: demo.main(["--epochs", "1", "--coclr_epochs", "2", "--out", str(tmp_path)])) == 0
     shown = (tmp_path / "results.txt").read_text()
-    assert shown in capsys.readouterr().out
-    rows = {name: numbers for name, *numbers in (re.split(r"  +", line.strip())
-                                                 for line in shown.partition("\n\n")[0].splitlines())}
-    assert len(ran) == 4 + 7 + 5
-    merged = {mode: json.loads((tmp_path / f"merged/{mode}.json").read_text())["both"] for mode in "sc"}
-    expected = [*(merged["s"][k] for k in ("1", "5", "10", "20")), merged["c"]["1"]]
-    assert rows["CPR RGB + flow"] == [f"{number:.1f}" for number in expected]
-    assert len(rows["CPR flow"]) == 5 and len(rows["random RGB"]) == len(rows["InfoNCE flow"]) == 4
+    assert shown in capsys.readouterr().out and asked == [["search", f"{tmp_path}/run/index", str(clip), "-k", "5"]]
+    rows = {name: numbers for name, *numbers in (re.split(r"  +", line.strip()) for line in shown.splitlines()[2:])}
+    assert list(rows) == ["random RGB", "InfoNCE RGB, as long", "RGB", "random flow", "flow", "both"]
+    both = json.loads((tmp_path / "run/results/retrieval_both.json").read_text())["both"]
+    assert rows["both"] == [f"{both[k]:.1f}" for k in ("1", "5", "10")]
+    longer, = (tmp_path / "run").glob("ckpt/log-pretrain/infonce*_pt=*/model/feature/videos_recall.json")
+    assert rows["InfoNCE RGB, as long"][0] == f"{json.loads(longer.read_text())['1']:.1f}"
 
 
 def test_residual_frames_take_the_place_of_flow_in_every_command_that_sees_it(run, small_network, tmp_path, capsys):

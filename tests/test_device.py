@@ -54,7 +54,7 @@ def test_check_clips_of_a_classifier(what, batch, test, possible):
 def fake_gpu(monkeypatch):
     """Tensors have a shape and a device, and no content; the backbone is a tiny one."""
     monkeypatch.setattr(momentum, "select_backbone", lambda _: (TinyBackbone(), {"feature_size": 8}))
-    monkeypatch.setattr(CoCLR, "miner", lambda model: model.sampler)  # fake tensors cannot be copied
+    monkeypatch.setattr(CoCLR, "miners", lambda model: [model.sampler])  # fake tensors cannot be copied
     with FakeTensorMode():
         yield GPU
 

@@ -1,5 +1,6 @@
 """What the pages point to exists: links, anchors, pictures, objects in the code, files and options."""
 
+import ast
 import importlib
 import re
 from functools import cache
@@ -9,6 +10,7 @@ import pytest
 from documented import PAGES, ROOT
 
 from eval import options as classifier
+from utils import errors
 
 DOCS = ROOT / "docs"
 ALL_PAGES = [*PAGES, ROOT / "CHANGELOG.md", *sorted((DOCS / "research").glob("*.md"))]
@@ -18,6 +20,9 @@ FILE = re.compile(r"`([\w./-]+\.(?:py|sh|sbatch|toml|yml|md))`")
 FLAG = re.compile(r"(?<![\w-])(--[A-Za-z][\w-]*)")
 OF_COCLR = {"dataset/lmdb_dataset.py", "utils/utils.py"}  # files of the released code that are not here
 OF_OTHERS = {"--nproc_per_node", "--nnodes", "--max-restarts", "--signal", "--logdir", "--pdb"}  # of other programs
+
+
+REPORTED = {"warn", *(name for name in vars(errors) if name.endswith("Error"))}  # what makes a warning or a refusal
 
 
 def prose(page: Path) -> str:
@@ -64,17 +69,17 @@ def test_places_in_the_code_exist(page):
     assert [f"{path}:{name}" for path, name in places if not is_there(path, name)] == []
 
 
-def test_every_term_of_the_glossary_has_a_place_in_the_code():
+def test_every_term_has_a_place_in_the_code():
     assert not is_there("model/cascade.py", "cascade") and not is_there("model/nothing.py", "cascade_topk")
-    rows = [line for line in (DOCS / "glossary.md").read_text().splitlines() if line.startswith("|")]
-    terms = [row for row in rows if not row.startswith(("| term", "|---"))]
+    page = (DOCS / "how_it_works.md").read_text()
+    terms = re.search(r"^\| term .*\n\|[-|]*\n((?:\|.*\n)+)", page, re.MULTILINE)[1].splitlines()
     assert len(terms) > 40 and all(PLACE.search(row.split("|")[-2]) for row in terms)
 
 
-def test_files_on_the_page_for_users_of_coclr_exist():
-    named = set(FILE.findall((DOCS / "from_coclr.md").read_text())) - OF_COCLR
-    shortened = {"convert_video_to_lmdb.py": "process_data/src", "write_csv.py": "process_data/src"}
-    assert [name for name in sorted(named) if not (ROOT / shortened.get(name, "") / name).is_file()] == []
+def test_files_named_for_users_of_coclr_exist():
+    _, _, section = (DOCS / "training.md").read_text().partition("## From CoCLR or CPR code\n")
+    named = set(FILE.findall(section)) - OF_COCLR
+    assert len(named) > 12 and [name for name in sorted(named) if not (ROOT / name).is_file()] == []
     assert all(not (ROOT / name).exists() for name in OF_COCLR)
 
 
@@ -87,5 +92,32 @@ def test_flags_on_the_pages_are_options():
     parsers += [each for parser in parsers for each in getattr(parser._commands, "choices", {}).values()]
     options = {flag for parser in parsers for flag in parser._option_string_actions} | OF_OTHERS
     assert "--cascade" in options and "--nonsense" not in options
-    pages = [page for page in PAGES if page.name not in ("README.md", "api.md")]
+    pages = [page for page in PAGES if page.name != "README.md"]
     assert {page.name: unknown for page in pages if (unknown := set(FLAG.findall(prose(page))) - options)} == {}
+
+
+def fixed(message: ast.expr) -> str:
+    """Return the fixed text of a message in the code, with a mark where something is put in."""
+    if isinstance(message, ast.BinOp):
+        return fixed(message.left) + fixed(message.right)
+    parts = message.values if isinstance(message, ast.JoinedStr) else [message]
+    return "".join(str(part.value) if isinstance(part, ast.Constant) else "\0" for part in parts)
+
+
+def triples(text: str) -> set[str]:
+    words = re.sub(r"[^\w -]", "", " ".join(text.lower().split())).split()
+    return {" ".join(words[i:i + 3]) for i in range(len(words) - 2)}
+
+
+def test_every_warning_and_refusal_is_on_the_page_on_troubles():
+    page = triples((DOCS / "troubleshooting.md").read_text())
+    found = {}
+    for path in (*ROOT.glob("*.py"), *ROOT.glob("[!.]*/**/*.py")):
+        if {"tests", "experiments", "scripts", "benchmarks"} & set(path.relative_to(ROOT).parts):
+            continue
+        for call in ast.walk(ast.parse(path.read_text())):
+            if isinstance(call, ast.Call) and getattr(call.func, "id", "") in REPORTED and call.args:
+                message = fixed(call.args[0])
+                found[message] = [triples(part) for part in message.split("\0")]
+    assert len(found) > 150
+    assert [message for message, parts in found.items() if any(parts) and not any(part & page for part in parts)] == []

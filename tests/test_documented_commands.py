@@ -41,14 +41,15 @@ def parser_of(words: list[str]) -> tuple[Parser, list[str]]:
     return importlib.import_module(path.replace("/", ".")).make_parser(), given
 
 
-def started_by(script: list[str], variables: tuple[str, ...], folder: Path) -> list[str]:
-    """Return the words of the one program that a shell script of the project starts."""
+def started_by(script: list[str], variables: tuple[str, ...], folder: Path) -> list[list[str]]:
+    """Return the words of each program that a shell script of the project starts."""
+    (folder / "words").write_text("")
     for name in ("python", "torchrun"):
-        (folder / name).write_text(f'#!/bin/bash\nprintf "%s\\n" {name} "$@" > {folder}/words\n')
+        (folder / name).write_text(f'#!/bin/bash\nprintf "%s\\n" {name} "$@" "" >> {folder}/words\n')
         (folder / name).chmod(0o755)
     environment = {"PATH": f"{folder}:{os.defpath}"} | dict(each.split("=", 1) for each in variables)
     subprocess.run(["/bin/bash", ROOT / script[0], *script[1:]], env=environment, check=True)
-    return (folder / "words").read_text().splitlines()
+    return [part.splitlines() for part in (folder / "words").read_text().split("\n\n") if part]
 
 
 def parse(command: Command, folder: Path) -> None:
@@ -58,8 +59,12 @@ def parse(command: Command, folder: Path) -> None:
     assert [word for word in files if not (ROOT / word).is_file()] == []
     if any(f"{command} ".startswith(f"{start} ") for start in NOT_OURS):
         return
-    if words[0] == "bash":
-        words = started_by(words[1:], command.variables, folder)
+    for each in started_by(words[1:], command.variables, folder) if words[0] == "bash" else [words]:
+        parse_words(each)
+
+
+def parse_words(words: list[str]) -> None:
+    """Let the parser of the script that is started read its options."""
     if words[0] == "srun":
         del words[0]
     if words[0] == "torchrun" or words[:3] == ["python", "-m", "torch.distributed.launch"]:
@@ -82,9 +87,9 @@ def parsed(command: Command, folder: Path) -> int:
 
 @pytest.fixture
 def option_files(tmp_path, monkeypatch):
-    """The options that the page on the console shows, and the mistake that it shows."""
+    """The options that the page on training shows, and the mistake that it shows."""
     monkeypatch.chdir(tmp_path)
-    [(name, text)] = re.findall(r"^```yaml\n# (\S+): .*\n((?s:.*?))^```", (ROOT / "docs/console.md").read_text(),
+    [(name, text)] = re.findall(r"^```yaml\n# (\S+): .*\n((?s:.*?))^```", (ROOT / "docs/training.md").read_text(),
                                 re.MULTILINE)
     Path(name).parent.mkdir()
     Path(name).write_text(text)
@@ -130,6 +135,7 @@ FIRST_HOUR = [
     ("-m tools.report ckpt/log-pretrain/RUN", f"--mining_clips 4 {ROOTS}", {}),
     ("-m tools.search index CKPT videos", f"{CLIPS} --net s3d --batch_size 4", {}),
     ("-m tools.search search video_index clip.mp4", "", {}),
+    ("-m tools.search export video_index", "", {}),
 ]
 
 

@@ -34,6 +34,8 @@ def test_changes_have_the_type_of_the_setting():
     for wrong in ("lr", "lr=", "depth=3", "moco_k=many", "methods=simclr", "fights=3", "seeds=3"):
         with pytest.raises(OptionError):
             changed(GRIDS["tiny"], [wrong])
+    with pytest.raises(OptionError, match="--validation"):  # not where test groups are tested
+        run.main(["--change", "lr=1"])
 
 
 def test_validation_lists_hold_no_test_group(tmp_path):
@@ -51,11 +53,6 @@ def test_validation_lists_hold_no_test_group(tmp_path):
     groups = [{re.search(r"_g(\d+)", name)[1] for name in part} for part in (fit, held, test)]
     assert [len(each) for each in groups] == [6, 3, 3]
     assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
-
-
-def test_settings_are_not_changed_where_test_groups_are_tested():
-    with pytest.raises(OptionError, match="--validation"):
-        run.main(["--change", "lr=1"])
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +85,7 @@ def test_the_plan_has_all_methods_with_their_options_and_reads_the_validation_li
     assert following("--mining", commands["fused_frozen RGB"])[0] == "fused"
     for words in commands.values():
         assert [words[i + 1] for i, word in enumerate(words) if word == "--split_root"] == ["../splits-validation"]
-
-
-def test_no_epoch_is_chosen_by_test_videos(plan):
-    """Probes are evaluated after their last epoch alone."""
+    # No epoch is chosen by test videos: probes are evaluated after their last epoch alone.
     probes = [step for step in plan.steps if step.command[1].endswith("feature_linear_probe.py")]
     assert len(probes) > 10 and all(following("--eval_freq", step.command)[0] == "0" for step in probes)
 

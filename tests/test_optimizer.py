@@ -34,16 +34,9 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
 
 
-def test_trains_as_one_group_per_parameter_does():
-    ours, theirs = network(), network()
-    train(ours, Optimizer(ours.named_parameters(), lr=0.01, wd=1e-3), range(5))
-    train(theirs, per_parameter(theirs, weight_decay=1e-3), range(5))
-    assert same(ours, theirs)
-
-
 def test_a_plain_adam_goes_on_from_our_state_and_ours_from_its():
     model = network()
-    optimizer = Optimizer(model.named_parameters(), lr=0.01, wd=0.0)
+    optimizer = Optimizer(model.named_parameters(), lr=0.01, wd=1e-3)
     train(model, optimizer, range(3))
     saved = copy.deepcopy(optimizer.state_dict())  # as a file would; tensors are not shared
     assert [group["params"] for group in saved["param_groups"]] == [[0], [1], [2], [3]]
@@ -52,7 +45,7 @@ def test_a_plain_adam_goes_on_from_our_state_and_ours_from_its():
     plain = per_parameter(other)
     plain.load_state_dict(saved)
     back = copy.deepcopy(model)
-    ours = Optimizer(back.named_parameters(), lr=0.01, wd=0.0)
+    ours = Optimizer(back.named_parameters(), lr=0.01, wd=1e-3)
     ours.load_state_dict(copy.deepcopy(plain.state_dict()))
     for trained, by in ((model, optimizer), (other, plain), (back, ours)):
         train(trained, by, range(3, 6))

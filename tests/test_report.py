@@ -60,8 +60,8 @@ def test_results_of_a_run_and_of_what_started_from_it(made):
     write_json(probe / "run.json", {"starts": [{"options": options}]})
     write_json(probe / "model/epoch1.pth.tar-acc-ten.json", {"center": {"1": 10.0}, "ten": {"1": 20.0, "5": 60.5}})
     write_json(run.folder / "model/epoch1.pth.tar-lp-mine-acc.json", {"1": 30.0})
-    rows = {video: [0.5, 0.3, 0.2] for video in made.data.test}
-    made_run.add_probabilities(probe / "model/epoch1.pth.tar-prob-ten.json", rows)
+    write_json(probe / "model/epoch1.pth.tar-prob-ten.json", {
+        video: {"mean_prob": [[0.5, 0.3, 0.2]]} for video in made.data.test})
     other = probe.with_name("other")
     other.mkdir()
     write_json(other / "run.json", {"starts": [{"options": {**options, "pretrain": "elsewhere.pth.tar"}}]})

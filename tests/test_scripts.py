@@ -59,6 +59,18 @@ def test_launcher_becomes_a_training_that_resumes_when_it_is_run_again(script, p
         assert "--max-restarts=0" in calls[0] and "--max-restarts=3" in calls[1]
 
 
+def test_ucf101_as_published_ends_with_the_comparison(programs, tmp_path):
+    calls = programs("python", "case $1 in cotrain.py) exit $CODE ;; esac")
+    for code in (0, EXIT_CODE):
+        done = subprocess.run(["bash", str(ROOT / "scripts/ucf101.sh"), "--cycles", "1"],
+                              env=os.environ | {"CODE": str(code), "DATA": "d", "OUT": "o"})
+        assert done.returncode == code
+    made, trained, compared, *again = calls.read_text().splitlines()
+    assert made.endswith("--name ucf101 --data d/UCF101/ucf101_frame.lmdb")
+    assert trained == "cotrain.py --dataset ucf101 --data_root d --out o --gpus 2 --cycles 1"
+    assert compared == "-m tools.verify o" and again == [made, trained]  # it was stopped
+
+
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").glob("*_*.s[hb]*")), ids=lambda path: path.name)
 def test_a_missing_checkpoint_is_one_line(script, tmp_path):
     if "$1" in script.read_text():

@@ -6,7 +6,7 @@
 
 What it finds is on a page, `inspect.html` in --out. The exit code is 0 without leaks, 1 if train and test of a split
 share a video, copies of one, a group or a source, and 2 if the dataset cannot be looked at. With --strict it is 3 if
-there are other issues. See docs/inspect.md.
+there are other issues. See docs/data.md.
 """
 
 from collections import Counter, defaultdict

@@ -76,7 +76,7 @@ class Parser(configargparse.ArgumentParser):
                              help="read options from this YAML file, in lines like batch_size: 16; options on the "
                              "command line win")
         shtab.add_argument_to(general, "--print-completion", preamble={"bash": DISPATCH},
-                              help="print the completion script of a shell and exit; see docs/console.md")
+                              help="print the completion script of a shell and exit; see docs/training.md")
 
     def topic(self, name: str) -> Callable[..., argparse.Action]:
         """Return a function that adds an option under a topic, called like ``add_argument``."""

@@ -187,7 +187,9 @@ class Runner:
             print(f"$ {step.shell}", file=file, flush=True)
             self._child = child = subprocess.Popen(
                 words, cwd=self.out, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                env={"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {"NO_COLOR": "1"}, preexec_fn=lambda: end_with_parent(signal.SIGTERM))
+                # Threads that spin while they wait take the cores from the loader.
+                env={"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {"NO_COLOR": "1"},
+                preexec_fn=lambda: end_with_parent(signal.SIGTERM))
         try:
             if self._stop:  # it arrived before the child did
                 child.send_signal(signal.SIGTERM)

@@ -5,6 +5,7 @@ It draws in the same order as ours, so both give the same sample up to rounding.
 """
 
 import io
+import shutil
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -78,10 +79,11 @@ def build(folder: Path, suffix: str, mode: str, transform: Transform, sizes: Siz
 
 
 class PlainReader:
-    """Reads videos by unpacking their whole values."""
+    """Reads videos by unpacking their whole values, from a copy: a process can open an LMDB only once."""
 
     def __init__(self, path: str) -> None:
-        self.env = lmdb.open(path, readonly=True, lock=False, subdir=False, readahead=False)
+        copy = shutil.copyfile(path, path + ".plain")
+        self.env = lmdb.open(copy, readonly=True, lock=False, subdir=False, readahead=False)
         with self.env.begin() as transaction:
             order = msgpack.unpackb(transaction.get(b"__order__"), raw=True)
         self.keys = {name.decode(): b"%09d" % number for number, name in enumerate(order)}

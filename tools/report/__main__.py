@@ -5,7 +5,7 @@
     python -m tools.report ckpt/log-pretrain/RUN --against ckpt/log-pretrain/SECOND ckpt/log-pretrain/THIRD
 
 RUN may also be the run folder of a linear probe or a finetuning (log-eval-PREFIX/RUN), or a folder inside a run, to
-show only the evaluations there (RUN/model/feature). The page says what is missing, and why. See docs/report.md.
+show only the evaluations there (RUN/model/feature). The page says what is missing, and why. See docs/evaluation.md.
 """
 
 from collections.abc import Sequence

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from statistics import fmean
 from typing import Any
@@ -96,6 +96,7 @@ class Retrieved:
     dataset: str  # in the names of the files
     query: FeatureSet  # test clips
     gallery: FeatureSet  # training clips
+    classes: list[str]  # names, by the labels of both
     sim: Tensor  # cosines of centred features, (Q, 5), best first
     index: Tensor  # rows of the gallery, (Q, 5)
 
@@ -105,23 +106,21 @@ class Retrieved:
         return self.gallery.labels[self.index] == self.query.labels[:, None]
 
     @property
-    def classes(self) -> dict[int, str]:
-        """Class names by label, in the order of labels."""
-        named = {int(label): video_name(name).split("/")[0] for each in (self.gallery, self.query)
-                 for label, name in zip(each.labels, each.names, strict=True)}
-        return dict(sorted(named.items()))
-
-    @property
     def has_labels(self) -> bool:
         """False if all clips are of one class."""
         return len(self.classes) > 1
 
 
 def load(folder: Path, dataset: str) -> Retrieved:
-    """Read features, and rank the training clips for each query."""
+    """Read features, number the classes that they have, and rank the training clips for each query."""
     query, gallery = load_both(folder, dataset)
+    _, labels = torch.cat([query.labels, gallery.labels]).unique(return_inverse=True)
+    names = dict(zip(labels.tolist(), [*query.names, *gallery.names], strict=True))
+    query, gallery = (replace(each, labels=part) for each, part in
+                      zip((query, gallery), labels.split([len(query.names), len(gallery.names)]), strict=True))
     sim = protocols.similarity(query.features, gallery.features)
-    return Retrieved(folder, dataset, query, gallery, *sim.topk(min(NEAREST, sim.shape[1]), dim=1))
+    return Retrieved(folder, dataset, query, gallery, [video_name(names[i]).split("/")[0] for i in sorted(names)],
+                     *sim.topk(min(NEAREST, sim.shape[1]), dim=1))
 
 
 def retrieval_cards(found: Retrieved, most: int, frames: dict[str, Source], strips: Strips) -> list[dict[str, Any]]:
@@ -154,17 +153,17 @@ def feature_map(found: Retrieved, links: Mapping[str, str]) -> dict[str, Any]:
     places, shares = principal(torch.cat([protocols.centre_and_normalise(part.features) for part, _ in parts]))
     names = [video_name(name) for part, _ in parts for name in part.names]
     labels = torch.cat([part.labels for part, _ in parts]).tolist()
-    tests, number = len(found.query.names), {label: place for place, label in enumerate(found.classes)}
+    tests = len(found.query.names)
     points = []
     for row in pictures.evenly_spaced(len(names), MAX_POINTS).tolist():
         test, text = row < tests, [names[row]]
         if test:
             text += [f"nearest: {names[tests + int(found.index[row, 0])]}, {found.sim[row, 0]:.3f}"]
         points.append({"x": float(places[row, 0]), "y": float(places[row, 1]), "row": row if test else None,
-                       "group": number[labels[row]] if found.has_labels else int(not test), "text": text,
+                       "group": labels[row] if found.has_labels else int(not test), "text": text,
                        "right": not test or not found.has_labels or bool(found.hits[row, 0]),
                        "link": links.get(names[row], "")})
-    groups = list(found.classes.values()) if found.has_labels else [title for _, title in parts]
+    groups = found.classes if found.has_labels else [title for _, title in parts]
     return {"shares": shares, "groups": groups, "labels": found.has_labels, "points": points}
 
 

@@ -216,11 +216,8 @@ def of_probabilities(rows: Mapping[str, Tensor], classes: Sequence[str], title: 
 
 def of_neighbours(found: Retrieved) -> dict[str, Any]:
     """Count confusions with the class of the nearest training clip."""
-    place = {label: i for i, label in enumerate(found.classes)}
-    true, near = ([place[label] for label in labels.tolist()]
-                  for labels in (found.query.labels, found.gallery.labels[found.index[:, 0]]))
-    return _matrix(f"nearest neighbour in retrieval on {found.dataset} (no classifier)", list(found.classes.values()),
-                   true, near)
+    return _matrix(f"nearest neighbour in retrieval on {found.dataset} (no classifier)", found.classes,
+                   found.query.labels.tolist(), found.gallery.labels[found.index[:, 0]].tolist())
 
 
 def _matrix(title: str, classes: Sequence[str], true: list[int], predicted: list[int]) -> dict[str, Any]:
