@@ -207,17 +207,20 @@ def test_videos_that_do_not_move_are_named(tmp_path, moving, still):
     assert (f"most frames of 1 video do not move: {name}" in issues) == (still is not None)
 
 
-def test_flow_that_shows_no_motion_is_named(tmp_path):
-    """What rounding and JPEG leave is no motion."""
+def test_still_flow_and_still_stretches_are_named(tmp_path):
+    """What rounding and JPEG leave is no motion; a stretch is named where a clip fits in, though most frames move."""
     mini = miniature.make(tmp_path, "mine", frames=24, size=SIZE)
-    name = mini.train[0]
+    name, other = mini.train[:2]
+    flow = np.full((*SIZE, 3), 131, np.uint8)
     videos = {video: [miniature.jpeg(miniature.frame(video, i, SIZE, "flow")) for i in range(23)]
-              for video in mini.lengths} | {name: [miniature.jpeg(np.full((*SIZE, 3), 131, np.uint8))] * 23}
+              for video in mini.lengths} | {name: [miniature.jpeg(flow)] * 23}
     lmdb_path(mini, "tvl1_frame").unlink()
     miniature.write_lmdb(lmdb_path(mini, "tvl1_frame"), videos)
+    change_video(mini, other, lambda jpegs: [*jpegs[:15], *[jpegs[15]] * 9])
     _, [rgb, flows], issues = survey(mini)
-    assert flows.still == {name: 1.0} and rgb.still == {}
+    assert flows.still == {name: 1.0} and rgb.still == {} and rgb.stretches == {other: 9}
     assert f"next to no motion in most frames of 1 video: {name}" in issues
+    assert f"1 video with a still stretch that holds a whole clip: {other}" in issues
 
 
 def decoded(uri: str) -> np.ndarray:

@@ -121,6 +121,7 @@ class Lmdb:
     decoded: dict[str, int] = field(default_factory=dict)  # decoded frames by video
     damaged: dict[str, dict[int, str]] = field(default_factory=dict)  # what is wrong, by video and frame
     still: dict[str, float] = field(default_factory=dict)  # share of frames that do not move, if above half
+    stretches: dict[str, int] = field(default_factory=dict)  # frames of a still stretch that a clip fits in; RGB only
 
 
 def survey_split(dataset: Dataset, number: int) -> Split:
@@ -189,11 +190,11 @@ def check_lmdbs(dataset: Dataset, sample: int | None, seed: int) -> list[Lmdb]:
                 drawn = np.random.default_rng(seed).choice(len(names), sample, replace=False)
                 names = [names[i] for i in sorted(drawn)]
             for name in track(names, len(names), f"decoding {kind}"):
-                _check_video(found[path], reader, name, MOST_FRAMES if sample else None)
+                _check_video(found[path], reader, name, MOST_FRAMES if sample else None, dataset.seq_len * dataset.ds)
     return list(found.values())
 
 
-def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None) -> None:
+def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None, clip: int) -> None:
     count = found.num_frames[name]
     firsts = evenly_spaced(max(1, count - 1), frames or count)
     indices = np.unique([firsts, np.minimum(firsts + 1, count - 1)])
@@ -221,6 +222,9 @@ def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None)
         found.damaged[name] = damaged
     if sum(moves) < len(moves) / 2:
         found.still[name] = round(1 - sum(moves) / len(moves), 3)
+    longest = 1 + max(map(len, "".join(".x"[move] for move in moves).split("x")))
+    if found.kind == "RGB" and clip <= longest and len(indices) == count:
+        found.stretches[name] = longest
 
 
 def compare_videos(dataset: Dataset, splits: Sequence[Split], seed: int

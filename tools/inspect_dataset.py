@@ -149,6 +149,8 @@ def find_issues(splits: Sequence[Split], lmdbs: Sequence[Lmdb], problems: Mappin
         if lmdb.still:
             most = "most frames of" if lmdb.kind == "RGB" else "next to no motion in most frames of"
             yield f"{where}: {most} {_examples(lmdb.still, ' do not move' if lmdb.kind == 'RGB' else '')}"
+        if lmdb.stretches:
+            yield f"{where}: {_examples(lmdb.stretches, ' with a still stretch that holds a whole clip')}"
     if near:
         yield _examples(near, " that another one nearly equals")
     for part in PARTS:
