@@ -126,8 +126,9 @@ class Plan:
         for flag, value, usual in (("--lr", args.lr, PUBLISHED["lr"]), ("--moco-m", args.moco_m, PUBLISHED["moco_m"])):
             found += [flag, f"{value:g}"] if value != usual else []
         if method == "coclr" and not args.coclr_options:
-            found += ["--cascade", "--stage", str(args.stage), "--ratio", str(args.ratio)] * (args.mining == "cascade")
-            found += ["--topk", str(args.topk)]
+            cascade = ["--cascade", "--stage", str(args.stage), "--ratio", str(args.ratio)]
+            found += {"cascade": cascade, "fused": ["--mining", "fused"], "topk": []}[args.mining]
+            found += ["--topk", str(args.topk), *(["--own_view", "frozen"] if args.own_view == "frozen" else [])]
         return self._train(name, method, EXTRA[method], "--dataset", dataset, *self._second_view(stream), *found,
                            *self._epochs(method), *words)
 

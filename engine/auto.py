@@ -26,6 +26,7 @@ from dataset.video_index import read_rows, video_name
 from engine import options
 from engine.options import positive_float, positive_int, share, whole_number
 from engine.pretraining import PretrainTask, fitting_queue
+from model.pretrain import MINING, OWN_VIEWS
 from utils.console import duration
 from utils.errors import OptionError
 from utils.files import write_text
@@ -55,8 +56,8 @@ SURVIVORS = 16  # of a cascade's last but one stage, at least
 # What cotrain.py does where nothing is chosen automatically.
 PUBLISHED: dict[str, Any] = {
     "net": "s3d", "gpus": 1, "workers": min(8, allotted_cores()), "seq_len": 32, "ds": 1, "img_dim": 128,
-    "batch_size": 16, "moco_k": 2048, "mining": "cascade", "stage": 7, "ratio": 0.5, "topk": 5, "cycles": 2,
-    "infonce_epochs": EPOCHS, "coclr_epochs": 100, "probe_epochs": 100, "finetune_epochs": 500, "lr": 1e-3,
+    "batch_size": 16, "moco_k": 2048, "mining": "cascade", "own_view": "current", "stage": 7, "ratio": 0.5, "topk": 5,
+    "cycles": 2, "infonce_epochs": EPOCHS, "coclr_epochs": 100, "probe_epochs": 100, "finetune_epochs": 500, "lr": 1e-3,
     "moco_m": 0.999}
 
 
@@ -70,7 +71,8 @@ class Setting(NamedTuple):
 
 def make_parser(description: str | None) -> Parser:
     """Build the option parser; options that can be chosen automatically are None where they are not given."""
-    parser = Parser(description)
+    parser = Parser(description, "videos dataset labels hours out gpus net cycles mining batch_size infonce_epochs "
+                    "coclr_epochs skip dry_run")
     add = parser.topic("data")
     add("--videos", type=Path, metavar="FOLDER", help="prepare and train on the videos of a folder and all below")
     add("--dataset", metavar="NAME", help="train on a prepared dataset, name without suffix; with --videos, what to "
@@ -84,8 +86,8 @@ def make_parser(description: str | None) -> Parser:
     add("--cycles", type=whole_number, default=2, metavar="N", help="cycles of co-training; 0 evaluates InfoNCE")
     add("--moco-k", type=positive_int, default=2048, metavar="K", help="queue length, in clips")
     add("--moco-m", type=share, default=PUBLISHED["moco_m"], metavar="SHARE", help="momentum of the key encoder")
-    add("--mining", choices=["cascade", "topk"], default="cascade", help="how positives are mined, unless "
-        "--coclr_options says it")
+    add("--mining", choices=MINING, default="cascade", help="how positives are mined, unless --coclr_options says it")
+    add("--own_view", choices=OWN_VIEWS, default="current", help="what ranks the own view in cascade and fused")
     add("--stage", type=positive_int, default=7, metavar="N", help="stages of the cascade")
     add("--ratio", type=options.open_share, default=0.5, metavar="SHARE", help="share that each stage keeps")
     add("--topk", type=positive_int, default=5, metavar="N", help="positives mined per query")
@@ -112,7 +114,10 @@ def make_parser(description: str | None) -> Parser:
     add = parser.topic("output")
     add("--out", type=Path, metavar="FOLDER", help="work folder for all files (default: runs/DATASET)")
     add("--dry_run", action="store_true", help="print the commands and whether they are done, without running any")
-    parser.set_defaults(**dict.fromkeys(PUBLISHED))
+    for option in parser._actions:
+        if option.dest in PUBLISHED:
+            option.default, option.help = None, str(option.help).replace(
+                "(default: ", "(default: chosen with --videos or --hours, else ")
     return parser
 
 
@@ -283,6 +288,7 @@ def _choose_method(facts: Facts, rows: _Rows) -> None:
              f"at most half of {facts.videos} training videos, up to 2048")
     queue = rows["moco_k"]
     rows.add("mining", "cascade", "published")
+    rows.add("own_view", "current", "published")
     rows.add("ratio", 0.5, "published")
     rows.add("stage", next((depth for depth in (7, 5) if int(queue * rows["ratio"] ** (depth - 1)) >= SURVIVORS), 3),
              f"the last stage still chooses among {SURVIVORS} entries or more" if queue >= 4 * SURVIVORS
