@@ -210,8 +210,7 @@ def test_the_command_line_from_videos_to_an_answer(place, capsys, monkeypatch):
     run("export", "index", "clips.npz")
     exported, index = np.load("clips.npz"), VideoIndex.open("index")
     assert [Path(file).name for file in exported["file"]] == ["long.avi", "long.avi", "short.avi"]
-    for name, dtype in (("features", np.float32), ("seconds", np.float64)):
-        rows = exported[name.replace("features", "feature")]
-        np.testing.assert_array_equal(rows, np.concatenate([getattr(video, name) for video in index.videos]))
-        assert rows.dtype == dtype
+    for name, own in (("feature", "features"), ("seconds", "seconds")):
+        np.testing.assert_array_equal(exported[name], np.concatenate([getattr(each, own) for each in index.videos]))
+    assert exported["feature"].dtype == np.float32 and exported["seconds"].dtype == np.float64
     assert run("search", "index", "long.avi", "--exclude_self", "--html", "x.html").count("long.avi") == 0

@@ -19,7 +19,7 @@ from dataset.jpeg import MAX_BYTES
 from dataset.lmdb_reader import LmdbReader
 from dataset.video_index import class_labels, read_classes, read_index, read_rows, source_ids, video_name
 from tools.pictures import evenly_spaced, flow_from_frames
-from utils.console import Progress
+from utils.console import track
 from utils.errors import DataError
 
 PARTS = ("train", "test")
@@ -74,7 +74,6 @@ class Dataset:
 class Part:
     """The list of the training or test videos of a split."""
 
-    csv: str
     names: list[str]  # "Class/video" of every row
     kept: list[str] = field(default_factory=list)  # those that a training uses
     num_frames: list[int] = field(default_factory=list)  # of those, that all streams have
@@ -99,8 +98,11 @@ class Split:
     number: int
     classes: list[str]  # by label
     parts: dict[str, Part]  # "train" and "test", as far as there is a list
-    sources: dict[str, int]  # the recording that a video was cut from, by video
     leaks: list[Leak]
+
+    def names(self, part: str) -> list[str]:
+        """Return "Class/video" of every row of a part's list, [] without a list."""
+        return self.parts[part].names if part in self.parts else []
 
     def class_of(self, names: Collection[str]) -> list[str]:
         """Return the class of each kept video, as the class list has it."""
@@ -127,11 +129,11 @@ def survey_split(dataset: Dataset, number: int) -> Split:
     folder = dataset.split_root / dataset.spec.base
     classes = read_classes(folder / "ClassInd.txt")
     parts = {part: _read_part(dataset, number, part, classes) for part in PARTS if dataset.csv(number, part).is_file()}
-    names = [name for part in parts.values() for name in part.names]
-    ids = source_ids(names, folder / "video_source.json", by_video=dataset.spec.rules().source_by_video)
-    sources = dict(zip(names, ids.tolist(), strict=True))
-    train, test = (parts[part].names if part in parts else [] for part in PARTS)
-    return Split(number, classes, parts, sources, find_leaks(train, test, sources))
+    split = Split(number, classes, parts, [])
+    train, test = map(split.names, PARTS)
+    ids = source_ids(train + test, folder / "video_source.json", by_video=dataset.spec.rules().source_by_video)
+    split.leaks.extend(find_leaks(train, test, dict(zip(train + test, ids.tolist(), strict=True))))
+    return split
 
 
 def _read_part(dataset: Dataset, number: int, part: str, classes: Sequence[str]) -> Part:
@@ -139,7 +141,7 @@ def _read_part(dataset: Dataset, number: int, part: str, classes: Sequence[str])
     readers = dataset.spec.readers(dataset.data_root, train=part == "train")
     paths, counts = read_rows(csv)
     known = class_labels(classes, (video_name(path).split("/")[0] for path in paths))
-    found = Part(str(csv), [video_name(path) for path in paths])
+    found = Part([video_name(path) for path in paths])
     for name, count in zip(found.names, counts.tolist(), strict=True):
         lacking = dict.fromkeys(Path(reader.path).name for reader in readers if name not in reader)
         frames = 0 if lacking else min(count if from_csv else reader.num_frames(name)
@@ -187,11 +189,8 @@ def check_lmdbs(dataset: Dataset, sample: int | None, seed: int) -> list[Lmdb]:
             if sample is not None and sample < len(names):
                 drawn = np.random.default_rng(seed).choice(len(names), sample, replace=False)
                 names = [names[i] for i in sorted(drawn)]
-            with Progress(len(names), f"decoding {kind}") as progress:
-                for name in names:
-                    _check_video(found[path], reader, name, MOST_FRAMES if sample else None,
-                                 dataset.seq_len * dataset.ds)
-                    progress.step()
+            for name in track(names, len(names), f"decoding {kind}"):
+                _check_video(found[path], reader, name, MOST_FRAMES if sample else None, dataset.seq_len * dataset.ds)
     return list(found.values())
 
 
@@ -234,31 +233,27 @@ def compare_videos(dataset: Dataset, splits: Sequence[Split], seed: int
 
     Returns what is wrong with unreadable videos, and near-duplicates of others, each pair once; by name.
     """
-    prints: dict[tuple[str, str], np.ndarray] = {}  # by LMDB and video
-    problems: dict[str, str] = {}
     readers = {part: LmdbReader(next(iter(paths.values()))) for part in PARTS if (paths := dataset.lmdbs(part))}
-    drawn: dict[tuple[int, str], list[str]] = {}
+    todo: dict[str, LmdbReader] = {}
     for split in splits:
         for part, reader in readers.items():
-            names = split.parts[part].names if part in split.parts else []
+            names = split.names(part)
             rows = np.random.default_rng(seed).permutation(len(names))[:MOST_VIDEOS]
-            drawn[split.number, part] = [names[row] for row in sorted(rows) if names[row] in reader]
-    todo = {(readers[part].path, name): readers[part] for (_, part), names in drawn.items() for name in names}
-    with Progress(len(todo), "comparing") as progress:
-        for (path, name), reader in todo.items():
-            try:
-                prints[path, name] = fingerprint(reader, name)
-            except DataError as error:
-                problems[name] = str(error)
-            progress.step()
+            todo |= {names[row]: reader for row in sorted(rows) if names[row] in reader}
+    prints: dict[str, np.ndarray] = {}
+    problems: dict[str, str] = {}
+    for name, reader in track(todo.items(), len(todo), "comparing"):
+        try:
+            prints[name] = fingerprint(reader, name)
+        except DataError as error:
+            problems[name] = str(error)
+    copies = find_copies(prints)
     for split in splits:
-        sides = [{name: prints[readers[part].path, name] for name in drawn.get((split.number, part), [])
-                  if name not in problems} for part in PARTS]
-        split.leaks.extend(Leak("copy", name, copies, [name]) for name, copies in find_copies(*sides).items())
-    by_name = {name: each for (_, name), each in prints.items()}
-    pairs = find_copies(by_name, by_name).items()
-    near = {name: later for name, copies in sorted(pairs) if (later := [other for other in copies if other > name])}
-    return problems, near
+        train, test = (dict.fromkeys(split.names(part)) for part in PARTS)
+        shared = {name: [other for other in copies.get(name, ()) if other in train] for name in test}
+        split.leaks.extend(Leak("copy", name, others, [name]) for name, others in shared.items() if others)
+    near = {name: [other for other in others if other > name] for name, others in sorted(copies.items())}
+    return problems, {name: others for name, others in near.items() if others}
 
 
 def fingerprint(reader: LmdbReader, name: str) -> np.ndarray:
@@ -278,35 +273,24 @@ def fingerprint(reader: LmdbReader, name: str) -> np.ndarray:
     return np.stack(small) - np.mean(small, axis=1, keepdims=True)
 
 
-def find_copies(train: Mapping[str, np.ndarray], test: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
-    """Find the copies of each test video in train by their fingerprints; a video is none of itself."""
+def find_copies(prints: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
+    """Find the copies of each video among the others by their fingerprints."""
     copies: dict[str, list[str]] = {}
-    if not train or not test:
+    if not prints:
         return copies
-    train_names, test_names, gallery = list(train), list(test), _parts(list(train.values()))
-    for start in range(0, len(test), BLOCK):
-        names = test_names[start:start + BLOCK]
-        for i, j in zip(*_pairs(_parts([test[name] for name in names]), gallery), strict=True):
-            if names[i] != train_names[j]:
-                copies.setdefault(names[i], []).append(train_names[j])
-    return copies
-
-
-def _parts(fingerprints: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean pictures (N, 64), and changes of length 1, (N, F * 64), 0 where nothing moves."""
-    prints = np.stack(fingerprints)
-    look = prints.mean(axis=1, dtype=np.float64)
-    change = (prints - look[:, None]).reshape(len(prints), -1)
+    names, frames = list(prints), np.stack(list(prints.values()))
+    look = frames.mean(axis=1, dtype=np.float64)  # mean pictures (N, 64)
+    change = (frames - look[:, None]).reshape(len(names), -1)
     level = np.sqrt((change ** 2).mean(axis=1, keepdims=True))
-    return look, np.where(level < MOVING, 0, change / np.maximum(level, MOVING) / np.sqrt(change.shape[1]))
-
-
-def _pairs(queries: tuple[np.ndarray, np.ndarray], gallery: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Return the rows of the videos that are copies of each other, (P,) and (P,)."""
-    (look, change), (other_look, other_change) = queries, gallery
-    square = ((look ** 2).mean(axis=1)[:, None] + (other_look ** 2).mean(axis=1)
-              - 2 / look.shape[1] * look @ other_look.T)
-    near = (change @ other_change.T > LEAST_CORRELATION) & (square < MOST_LOOK ** 2)
-    still, other_still = (np.abs(each).sum(axis=1) == 0 for each in (change, other_change))
-    pictured = look.std(axis=1) > FLAT
-    return np.nonzero(near | (still & pictured)[:, None] & other_still & (square < SAME))
+    still = level[:, 0] < MOVING
+    change = np.where(still[:, None], 0, change / np.maximum(level, MOVING) / np.sqrt(change.shape[1]))  # of length 1
+    pictured, power = look.std(axis=1) > FLAT, (look ** 2).mean(axis=1)
+    for start in range(0, len(names), BLOCK):
+        rows = slice(start, start + BLOCK)
+        square = power[rows, None] + power - 2 / look.shape[1] * look[rows] @ look.T
+        alike = (change[rows] @ change.T > LEAST_CORRELATION) & (square < MOST_LOOK ** 2)
+        equal = (still & pictured)[rows, None] & still & (square < SAME)
+        for i, j in zip(*np.nonzero(alike | equal), strict=True):
+            if start + i != j:
+                copies.setdefault(names[start + i], []).append(names[j])
+    return copies

@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 near=near, flags=flags, lengths=lengths, thumbs=drawn,
                 histogram=list(zip(counts, edges[:-1], edges[1:], strict=True)),
                 per_class=lambda split, part: [*Counter(split.class_of(part.kept)).values()], strips=strips,
-                scale=scale, legend=pictures.data_uri(pictures.flow_legend(scale).image))
+                scale=scale, legend=pictures.data_uri(pictures.flow_legend(scale)))
     for line in report(dataset, splits, lmdbs, issues):
         say(line)
     say(inline(f"page: {out / 'inspect.html'}"))
@@ -213,9 +213,8 @@ def draw_thumbs(dataset: Dataset, names: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in PARTS:
         for name, frames in _read(dataset, part, [name for name in names[:THUMBS] if name not in found], 1):
-            kind, images = next(iter(frames.items()))
-            image = pictures.film_strip(_coloured(kind, images), THUMB_HEIGHT)
-            found[name] = pictures.data_uri(image, 65)
+            strip = pictures.film_strip(_coloured(*next(iter(frames.items()))), THUMB_HEIGHT)
+            found[name] = pictures.data_uri(strip, 65)
     return {name: found[name] for name in names[:THUMBS] if name in found}
 
 

@@ -1,25 +1,18 @@
-"""Pictures for every page and figure: film strips, contact sheets, and optical flow in colours."""
+"""Pictures for every page: film strips, and optical flow in colours."""
 
 import base64
-from collections.abc import Sequence
-from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from torchvision.utils import flow_to_image
 
-from process_data.src.video_io import BOUND
+from process_data.src.video_io import BOUND, VideoError, next_frame, opened, silence_decoder
 
-Colour = tuple[int, int, int]
-
-INK, FAINT, PAPER, GREY = (25, 25, 25), (110, 110, 110), (255, 255, 255), (128, 128, 128)
-RIGHT, WRONG = (26, 127, 55), (198, 40, 40)  # a neighbour of the query's class, and of another class
-MARGIN, GAP, BORDER, LINE = 16, 8, 3, 18  # pixels of a contact sheet; LINE: height of a line of text
-TEXT, TITLE = (ImageFont.load_default(size) for size in (13, 17))
 FLOW_STEP = 2 * BOUND / 255  # pixels of motion from one grey level of a stored flow frame to the next
 WHEEL_RADIUS = 55  # pixels, of the legend
+CLIP_FRAMES, CLIP_HEIGHT = 4, 160  # of a clip's picture, half of them in a row; pixels of a row
 
 
 def evenly_spaced(count: int, wanted: int) -> np.ndarray:
@@ -36,7 +29,7 @@ def film_strip(frames: np.ndarray, height: int) -> np.ndarray:
     size = max(1, round(frames.shape[2] * height / frames.shape[1])), height
     smooth = cv2.INTER_LINEAR if height % frames.shape[1] else cv2.INTER_NEAREST
     method = cv2.INTER_AREA if height < frames.shape[1] else smooth
-    separator = np.full((height, 2, 3), GREY, np.uint8)
+    separator = np.full((height, 2, 3), 128, np.uint8)
     parts = [part for frame in frames for part in (separator, cv2.resize(frame, size, interpolation=method))]
     return np.concatenate(parts[1:], axis=1)
 
@@ -46,6 +39,24 @@ def data_uri(image: np.ndarray, quality: int = 80) -> str:
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
     code = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), settings)[1]
     return "data:image/jpeg;base64," + base64.b64encode(code.tobytes()).decode()
+
+
+def clip_strip(path: str, start: float, end: float) -> str:
+    """Return frames from equal parts of a clip (seconds in the video) in two rows, as a data URI; "" for no video."""
+    silence_decoder()
+    frames = []
+    try:
+        with opened(Path(path)) as capture:
+            for seconds in start + (end - start) * (np.arange(CLIP_FRAMES) + 0.5) / CLIP_FRAMES:
+                capture.set(cv2.CAP_PROP_POS_MSEC, 1000 * float(seconds))
+                if (frame := next_frame(capture, CLIP_HEIGHT)) is not None:
+                    frames.append(frame[..., ::-1])
+    except (VideoError, cv2.error):
+        pass  # it was there when it was indexed: the page says that it is gone
+    if not frames:
+        return ""
+    rows = np.stack(frames + frames[-1:] * (CLIP_FRAMES - len(frames))).reshape(2, -1, *frames[0].shape)
+    return data_uri(np.concatenate([film_strip(row, CLIP_HEIGHT) for row in rows]))
 
 
 def flow_from_frames(frames: np.ndarray) -> np.ndarray:
@@ -77,49 +88,10 @@ def flow_to_colour(motion: np.ndarray, scale: float | None = None) -> np.ndarray
     return colours[:, 0, :-1].T.reshape(*motion.shape[:-1], 3).numpy()
 
 
-@dataclass(frozen=True)
-class Tile:
-    """A picture of a contact sheet."""
-
-    image: np.ndarray  # uint8 RGB (H, W, 3), often a film strip
-    caption: Sequence[str] = ()  # lines above it
-    colour: Colour = INK  # of the caption's first line, and of a border unless it is `INK`
-
-
-def flow_legend(scale: float) -> Tile:
-    """Draw the colour wheel as a legend: the colour at an offset from the centre stands for that motion."""
+def flow_legend(scale: float) -> np.ndarray:
+    """Draw the colour wheel on white: the colour at an offset from the centre stands for that motion."""
     axis = np.linspace(-scale, scale, 2 * WHEEL_RADIUS + 1)
     motion = np.stack(np.meshgrid(axis, axis), axis=-1)
     wheel = flow_to_colour(motion, scale)
-    wheel[np.hypot(motion[..., 0], motion[..., 1]) > scale] = PAPER
-    return Tile(wheel, ["flow, by direction", f"rim: {scale:g} px/frame"])
-
-
-def contact_sheet(rows: Sequence[Sequence[Tile]], title: str = "") -> Image.Image:
-    """Draw rows of captioned pictures as one; columns line up, and captions are cut to the width of their column."""
-    widths = [max(row[i].image.shape[1] for row in rows if i < len(row)) + 2 * BORDER + GAP
-              for i in range(max(map(len, rows)))]
-    heights = [max(LINE * len(tile.caption) + tile.image.shape[0] for tile in row) + 2 * BORDER + GAP for row in rows]
-    top = MARGIN + (LINE + GAP if title else 0)
-    image = Image.new("RGB", (MARGIN + sum(widths) - GAP + MARGIN, top + sum(heights) - GAP + MARGIN), PAPER)
-    ImageDraw.Draw(image).text((MARGIN, MARGIN), title, INK, TITLE)
-    for row, height in zip(rows, heights, strict=True):
-        left = MARGIN
-        for tile, width in zip(row, widths, strict=False):
-            _draw_tile(image, tile, left, top, width - GAP)
-            left += width
-        top += height
-    return image
-
-
-def _draw_tile(image: Image.Image, tile: Tile, left: int, top: int, room: int) -> None:
-    draw = ImageDraw.Draw(image)
-    for i, line in enumerate(tile.caption):
-        while len(line) > 3 and TEXT.getlength(line) > room:
-            line = line[:-4] + "..."
-        draw.text((left, top), line, FAINT if i else tile.colour, TEXT)
-        top += LINE
-    if tile.colour != INK:
-        height, width = tile.image.shape[:2]
-        draw.rectangle((left, top, left + width + 2 * BORDER - 1, top + height + 2 * BORDER - 1), tile.colour)
-    image.paste(Image.fromarray(tile.image), (left + BORDER, top + BORDER))
+    wheel[np.hypot(motion[..., 0], motion[..., 1]) > scale] = 255
+    return wheel

@@ -87,10 +87,9 @@ def _add_export(parser: Parser) -> None:
 def _index(args: Namespace) -> None:
     keep_freed_memory()
     given = {name: getattr(args, name, None) for name in PUBLISHED}
-    encoders = [describe(args.checkpoint, view=args.view, **given)]
-    if args.two_stream:
-        encoders.append(describe(args.two_stream, view="flow", **given))
-    settings = ClipSettings(tuple(encoders), args.short_side, args.clip_seconds, args.flow)
+    encoders = tuple(describe(path, view=view, **given)
+                     for path, view in ((args.checkpoint, args.view), (args.two_stream, "flow")) if path)
+    settings = ClipSettings(encoders, args.short_side, args.clip_seconds, args.flow)
     VideoIndex.build(settings, args.places, args.out, batch_size=args.batch_size, workers=args.workers)
     say(inline(f"search it: python -m tools.search search {shlex.quote(args.out)} CLIP"))
 

@@ -25,9 +25,9 @@ PLAN = Plan((0, 1), ((0, NULL), (1, NULL)))
 Note = tuple[str, bool]  # a sentence, and whether it is a warning
 
 
-def check_encoders(paths: Iterable[str], settings: ClipSettings, encoders: Sequence[network.Encoder]) -> list[Note]:
+def check_encoders(paths: Sequence[str], settings: ClipSettings, encoders: Sequence[network.Encoder]) -> list[Note]:
     """Compare encoders with random weights on the first videos that are long enough; say nothing of too few videos."""
-    pairs = list(islice(_pairs(paths, settings), VIDEOS))
+    pairs = list(islice(_pairs(paths, settings), VIDEOS)) if len(paths) >= LEAST else []
     if len(pairs) < LEAST:
         return []
     notes = []

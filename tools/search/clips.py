@@ -27,7 +27,7 @@ from engine.compatibility import SIZES, facts_of, trained_with
 from eval.network import Encoder
 from eval.retrieval import fingerprint
 from process_data.src import video_io
-from process_data.src.video_io import VideoError, flow_image, make_flow, next_frame, opened
+from process_data.src.video_io import VideoError, flow_image, make_flow, next_frame, opened, silence_decoder
 from utils.errors import OptionError
 
 DEFAULT_RATE, MAX_RATE = 25.0, 1000.0  # frames a second: assumed where a file gives no plausible rate; the highest
@@ -81,19 +81,16 @@ class Clip:
 
 def find_videos(places: Iterable[str]) -> list[str]:
     """Return single files, and videos in and below folders, but for hidden ones; name files that are passed over."""
-    found: set[str] = set()
-    others: list[Path] = []
+    found, others = set[str](), list[Path]()
     for place in places:
         if not os.path.lexists(place):
             raise OptionError(f"there is no {place}: check the path and its disk, or make a new index without it")
         if not os.path.isdir(place):
             found.add(place)
             continue
-        for path in video_io.walk(Path(place)):
-            if video_io.looks_like_video(path.name):
-                found.add(str(path))
-            else:
-                others.append(path)
+        files = list(video_io.walk(Path(place)))
+        found.update(str(path) for path in files if video_io.looks_like_video(path.name))
+        others += (path for path in files if not video_io.looks_like_video(path.name))
     video_io.name_passed_over(others)
     return sorted(found)
 
@@ -132,8 +129,8 @@ def embed(paths: Sequence[str], settings: ClipSettings, encoders: Sequence[Encod
     rows, seconds = defaultdict(list), defaultdict(list)
     # OpenCV's threads do not survive a fork, so workers are spawned.
     loader = DataLoader(_VideoClips(paths, settings), batch_size=None, num_workers=min(workers, len(paths)),
-                        worker_init_fn=_init_worker, multiprocessing_context="spawn" if workers else None,
-                        prefetch_factor=2 if workers else None, generator=torch.Generator())
+                        worker_init_fn=init_worker, multiprocessing_context="spawn" if workers else None,
+                        generator=torch.Generator())
     for path, found in items(loader):
         if isinstance(found, Clip):
             parts = [encode([own], unit=False) for encode, own in zip(encoders, found.frames, strict=True)]
@@ -153,7 +150,7 @@ class _VideoClips(IterableDataset):
     def __iter__(self) -> Iterator[tuple[str, Clip | str]]:
         worker = get_worker_info()
         first, step = (worker.id, worker.num_workers) if worker else (0, 1)
-        video_io.silence_decoder()
+        silence_decoder()
         for path in self.paths[first::step]:
             problem = ""
             try:
@@ -162,11 +159,6 @@ class _VideoClips(IterableDataset):
             except VideoError as error:
                 problem = str(error)
             yield path, problem
-
-
-def _init_worker(worker: int) -> None:
-    cv2.setNumThreads(1)
-    init_worker(worker)
 
 
 def video_clips(path: Path, settings: ClipSettings) -> Iterator[Clip]:

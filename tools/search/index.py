@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 from zipfile import ZipFile
 
 import faiss
@@ -23,16 +25,88 @@ from engine import checkpoint
 from engine.compatibility import SIZES
 from eval.network import Encoder, load_encoder
 from eval.retrieval import fingerprint
-from tools.search.answer import Answer, Hit
-from tools.search.check import LEAST, VIDEOS, Note, check_encoders
+from tools import pages
+from tools.pictures import clip_strip
+from tools.search.check import VIDEOS, Note, check_encoders
 from tools.search.clips import ClipSettings, EncoderSpec, describe, embed, find_videos, state_of
-from utils.console import Progress, inline, say, warn
+from utils.console import inline, say, table, track, warn
 from utils.errors import CheckpointError, OptionError
 from utils.files import atomic_write, lock, remove_partial
 
 FILE = "index.pt"
 SAVE_SECONDS = 120.0  # what a process that is killed loses at most
 PAIRS = 2000  # random ones, that tell what a similarity means
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A clip that was found."""
+
+    rank: int  # from 1
+    similarity: float  # cosine of centred features, -1 to 1; with two streams the sum, -2 to 2
+    by_stream: dict[str, float]  # the same of each stream, by its view
+    path: str  # of the video
+    name: str  # its path, from the indexed folder on
+    start: float  # seconds in the video
+    end: float
+    query_start: float  # seconds in the query, of its clip that is most similar
+    query_end: float
+    is_query: bool  # the video is the query itself
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The most similar clips, best first."""
+
+    query: str  # path
+    query_clips: int  # that the query was cut into
+    hits: Sequence[Hit]
+    about: str  # the index in words
+    notes: Sequence[Note] = ()  # what to know of the similarities
+
+    def table(self) -> str:
+        """Return a table for the console."""
+        names = [*self._facts(self.hits[0])] if self.hits else []
+        return table(["video", *names], [
+            [f"{hit.rank} {inline(hit.name)}{' (the query)' if hit.is_query else ''}", *self._facts(hit).values()]
+            for hit in self.hits])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the same for a file: {"query": path, "about": ..., "notes": [...], "hits": [{...}, ...], ...}."""
+        return asdict(self) | {"notes": [text for text, _ in self.notes]}
+
+    def gallery(self, path: str | Path) -> Path:
+        """Write the page, in place of a file of that name; its pictures are read from the videos now.
+
+        A click plays the video from the clip's time on, where the browser can; its path is relative to the page.
+        """
+        path = Path(path)
+        end = max((hit.query_end for hit in self.hits), default=0.0)
+        query = _card(path, self.query, 0.0, end, name=Path(self.query).name, rank=0, facts={}, is_query=True)
+        clips = [_card(path, hit.path, hit.start, hit.end, name=hit.name, rank=hit.rank, facts=self._facts(hit),
+                       is_query=hit.is_query) for hit in self.hits]
+        pages.write(path, "search.html", query=query, clips=clips, about=self.about, notes=self.notes)
+        return path
+
+    def _facts(self, hit: Hit) -> dict[str, str]:
+        """Fields of a hit, as shown in the table and on the page."""
+        similarities = {"similarity": hit.similarity} | (hit.by_stream if len(hit.by_stream) > 1 else {})
+        facts = {name: f"{value:.4f}" for name, value in similarities.items()}
+        facts["time"] = time_span(hit.start, hit.end)
+        return facts | ({"time in query": time_span(hit.query_start, hit.query_end)} if self.query_clips > 1 else {})
+
+
+def _card(page: Path, video: str, start: float, end: float, **shown: Any) -> dict[str, Any]:
+    """Return what a page shows of a part of a video: its URL, relative to the page, its pictures, and the rest."""
+    relative = os.path.relpath(os.path.abspath(video), os.path.abspath(page.parent))
+    link = f"{quote(os.fsencode(relative))}#t={start:.2f},{end:.2f}"
+    return {"link": link, "strip": clip_strip(video, start, end), **shown}
+
+
+def time_span(start: float, end: float) -> str:
+    """Format seconds as "0:12.0-0:22.0"; minutes go on beyond 59."""
+    minutes = [divmod(round(10 * seconds), 600) for seconds in (start, end)]
+    return "-".join(f"{minute}:{tenths // 10:02d}.{tenths % 10}" for minute, tenths in minutes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,14 +139,8 @@ class VideoIndex:
               folder: str | Path = "video_index", *, batch_size: int = 32, workers: int = 0) -> "VideoIndex":
         """Make an index, or bring the one that is there up to date, and print what was done.
 
-        Only new and changed files are read, by their sizes and times; clips of files that are gone are dropped.
-
-        Args:
-            settings: of the clips, or just a checkpoint.
-            places: folders and files; those that the index has already may be left out.
-            folder: of the index.
-            batch_size: windows in a batch.
-            workers: processes that decode; 0 decodes in this one.
+        Only new and changed files are read, by their sizes and times; clips of files that are gone are dropped. Places
+        that the index has already need not be named. ``settings`` may be just a checkpoint; ``workers`` decode.
         """
         folder = Path(folder)
         settings = settings if isinstance(settings, ClipSettings) else ClipSettings((describe(settings),))
@@ -90,7 +158,9 @@ class VideoIndex:
             remove_partial(folder)
             problems = index._read(states, workers)
             if index.checks is None or len(kept) < min(VIDEOS, len(index.videos)):
-                index._check()
+                paths = np.random.default_rng(0).permutation([video.path for video in index.videos]).tolist()
+                index.checks = check_encoders(paths, settings, index.encoders)
+                index.save()
         for path, problem in problems.items():
             say(inline(f"left out {path}: {problem}"))
         if not index.videos:
@@ -107,27 +177,20 @@ class VideoIndex:
         before, saved = len(self), time.monotonic()
         start, problems = saved, dict[str, str]()
         try:
-            with Progress(len(todo), "index") as progress:
-                for path, found in embed(todo, self.settings, self.encoders, workers) if todo else ():
-                    if isinstance(found, str):
-                        problems[path] = found
-                    else:
-                        self.videos.append(Video(path, states[path], *found))
-                    progress.step()
-                    if time.monotonic() - saved > SAVE_SECONDS:
-                        self.save()
-                        saved = time.monotonic()
+            for path, found in track(embed(todo, self.settings, self.encoders, workers) if todo else (), len(todo),
+                                     "index"):
+                if isinstance(found, str):
+                    problems[path] = found
+                else:
+                    self.videos.append(Video(path, states[path], *found))
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    self.save()
+                    saved = time.monotonic()
         finally:
             self.save()
         clips, seconds = len(self) - before, time.monotonic() - start
         say(f"{clips} new clips in {seconds:.1f} s: {clips / seconds:.3g} clips/s" if clips else "no new clips")
         return problems
-
-    def _check(self) -> None:
-        """Compare the encoders with random weights."""
-        paths = np.random.default_rng(0).permutation([video.path for video in self.videos]).tolist()
-        self.checks = check_encoders(paths, self.settings, self.encoders) if len(paths) >= LEAST else []
-        self.save()
 
     def save(self) -> None:
         """Write the index, if anything can be found in it."""
@@ -136,8 +199,7 @@ class VideoIndex:
             checkpoint.save(self.folder / FILE, {
                 "settings": asdict(self.settings), "places": self.places, "checks": self.checks,
                 "files": [(video.path, video.state, len(video.seconds)) for video in self.videos],
-                "features": torch.cat([video.features for video in self.videos]),
-                "seconds": torch.cat([video.seconds for video in self.videos])})
+                "features": self._all("features"), "seconds": self._all("seconds")})
 
     @classmethod
     def open(cls, folder: str | Path) -> "VideoIndex":
@@ -200,8 +262,7 @@ class VideoIndex:
         """
         clips = [len(video.seconds) for video in self.videos]
         arrays = {"file": np.repeat([video.path for video in self.videos], clips),
-                  "seconds": torch.cat([video.seconds for video in self.videos]).numpy(),
-                  "feature": torch.cat([video.features for video in self.videos]).numpy()}
+                  "seconds": self._all("seconds").numpy(), "feature": self._all("features").numpy()}
         with atomic_write(Path(path)) as file, ZipFile(file, "w") as archive:
             for name, array in arrays.items():  # np.savez takes none with the name "file"
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
@@ -234,14 +295,17 @@ class VideoIndex:
         return [load_encoder(spec.path, self.batch_size, **{name: getattr(spec, name) for name in ("net", *SIZES)})
                 for spec in self.settings.encoders]
 
+    def _all(self, what: str) -> Tensor:
+        """Join the features or seconds of all videos."""
+        return torch.cat([getattr(video, what) for video in self.videos])
+
     @cached_property
     def _rows(self) -> np.ndarray:
-        return self._unit(torch.cat([video.features for video in self.videos]))
+        return self._unit(self._all("features"))
 
     @cached_property
     def _centre(self) -> Tensor | float:
-        features = torch.cat([video.features for video in self.videos])
-        return features.mean(dim=0) if len(features) > 1 else 0.0  # a single clip would be its own mean
+        return self._all("features").mean(dim=0) if len(self) > 1 else 0.0  # a single clip would be its own mean
 
     def _unit(self, features: Tensor) -> np.ndarray:
         rows = (features - self._centre).unflatten(1, (len(self.settings.encoders), -1))
