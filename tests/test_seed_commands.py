@@ -57,7 +57,7 @@ def checkout(tmp_path, monkeypatch):
 
 
 def test_training_runs_as_published(checkout):
-    [command] = [each for each in published(ROOT / "README.md") if "main_coclr.py" in each.words]
+    command = next(each for each in published(ROOT / "docs/training.md") if "main_coclr.py" in each.words)
     small = "--seq_len 8 --img_dim 32 --batch_size 2 -j 0 --epochs 6 --moco-k 20 --ratio 0.9 --health_clips 4"
     done = subprocess.run([sys.executable, *command.words[1:], *small.split()], cwd=checkout, text=True,
                           env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False)

@@ -101,6 +101,12 @@ def say_error(message: str, style: str = "error") -> None:
     print(painter(style)(text) if has_colours(sys.stderr) else text, file=sys.stderr, flush=True)
 
 
+def say_progress(line: str, over: bool = False) -> None:
+    """Print a line on standard error; ``over``: in the place of the last such line, which an empty one removes."""
+    text, end = (f"\r{printable(line)}\x1b[K", "") if over else (printable(line), "\n")
+    print(text, end=end, file=sys.stderr, flush=True)
+
+
 def say_block(block: Mapping[str, str | Sequence[str]]) -> None:
     """Print names and texts in two columns, each text on a line of its own; empty texts are skipped."""
     title = painter("title")
@@ -150,7 +156,7 @@ class Progress:
         while not self._ended.wait(PERIOD):
             done, seconds = self._done, time.monotonic() - self._start
             eta = f", about {duration(seconds / done * (self._total - done))} left" if done else ""
-            print(printable(f"{self._title}: {done} of {self._total} {self._unit}s{eta}"), file=sys.stderr, flush=True)
+            say_progress(f"{self._title}: {done} of {self._total} {self._unit}s{eta}")
 
 
 def track(items: Iterable[T], total: int, title: str, unit: str = "video") -> Iterator[T]:

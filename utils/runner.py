@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.console import PERIOD, duration, printable, say, shows_bars
+from utils.console import PERIOD, duration, printable, say, say_progress, shows_bars
 from utils.errors import OptionError, TrainingError
 from utils.files import lock, read_json, write_json
 from utils.stop import EXIT_CODE, StopRequested, end_with_parent, handle_signals
@@ -229,10 +229,10 @@ class ProgressLine:
         now = time.monotonic()
         if self._bars:
             line = f"{self.title} {self.text(now)}"[:os.get_terminal_size(sys.stderr.fileno()).columns - 1]
-            print(f"\r{printable(line)}\x1b[K", end="", file=sys.stderr, flush=True)
+            say_progress(line, over=True)
         elif now - self._shown >= PERIOD:
             self._shown = now
-            print(printable(f"{self.title} {self.text(now)}"), file=sys.stderr, flush=True)
+            say_progress(f"{self.title} {self.text(now)}")
 
     def text(self, now: float) -> str:
         """Return what there is to say: what is done, the loss, the time left of the step and of all."""
@@ -249,7 +249,7 @@ class ProgressLine:
 
     def close(self) -> None:
         if self._bars:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            say_progress("", over=True)
 
 
 def _seconds(text: str) -> float:
