@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from test_main_pretrain import newest, on_noise, run  # noqa: F401  (on_noise is a fixture)
+from test_main_pretrain import newest, run
 from test_pretrain import TinyBackbone
 from torch import nn
 
@@ -101,7 +101,7 @@ def test_scaled_steps_equal_plain_ones_and_an_overflow_is_skipped():
     assert torch.equal(scaled.weight, before) and optimizers[1].scaler.get_scale() == 512.0
 
 
-def test_the_first_steps_run_in_float32(on_noise, capsys):  # noqa: F811
+def test_the_first_steps_run_in_float32(on_noise, capsys):
     """As many as asked for: a run that has no others is float32's, one with an epoch more in bf16 is not."""
     def trained(name: str, options: str) -> dict:
         assert run(main_nce, f"--epochs 2 --name_prefix {name} {options}") == 0
