@@ -94,7 +94,8 @@ def read_rows(path: Path) -> tuple[list[str], np.ndarray]:
     except csv.Error as error:
         raise DataError(f"{path}, line {rows.line_num}: {error} is not 'Class/video,number of frames'") from error
     if not paths:
-        raise DataError(f"the split list {path} is empty")
+        raise DataError(f"the split list {path} is empty: prepare more videos (without labels 60 or more, as 20 are "
+                        "held out), or give lists with --splits")
     return paths, np.array(counts, dtype=np.int32)
 
 
