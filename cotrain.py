@@ -87,7 +87,8 @@ class Plan:
         self.args, self.steps, self.seconds = args, list[Step](), seconds
         self.labels = len(catalog.class_names(args.dataset, args.split_root)) > 1
         test = catalog.parse(args.dataset).csv(Path(args.split_root or catalog.SPLIT_ROOT), 1, train=False)
-        skipped = set(args.skip) if test.is_file() and test.stat().st_size else set(EVALUATIONS)
+        self.tested = len(test.read_text(encoding="utf-8").splitlines()) if test.is_file() else 0
+        skipped = set(args.skip) if self.tested else set(EVALUATIONS)
         # By step: its kind, clips per process, and processes.
         self.batches: dict[str, tuple[str, DataConfig, int, int]] = {}
         self.models: dict[str, str] = {}
@@ -277,7 +278,8 @@ def finish(plan: Plan, runner: Runner, settings: list[Setting], warnings: list[s
     content = {
         "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models,
         "results": plan.collect(), "commands": {step.name: step.shell for step in plan.steps}, "runs": runs,
-        "labels": plan.labels, "warnings": [*warnings, *runner.warnings(plan.steps)], "settings": settings,
+        "labels": plan.labels, "test_videos": plan.tested, "settings": settings,
+        "warnings": [*warnings, *runner.warnings(plan.steps)],
         "hours": {"asked": args.hours, "estimated": estimated and estimated / 3600, "taken": taken / 3600}}
     write_json(out / "results.json", content)
     with runner.timed("report"):

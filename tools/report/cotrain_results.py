@@ -31,7 +31,7 @@ def show(out: Path, content: Mapping[str, Any]) -> None:
     for name, folder in content["runs"].items():
         for finding in verdict(read_run(out / folder)):
             say(f"{name}: {finding}")
-    for finding in better_than_random(content["results"]):
+    for finding in better_than_random(content["results"], content["test_videos"]):
         say(str(finding))
     for line in content["warnings"]:
         warn(line)
