@@ -84,6 +84,9 @@ def test_frames_of_other_tools_are_read_and_what_is_no_frame_is_named(tmp_path, 
     assert convert("--frames", tmp_path / "f", "--out", tmp_path / "x.lmdb") == 0
     assert stored(tmp_path / "x.lmdb") == {"A/v": coded}
     assert f"files passed over: 4, such as {files[0].parent}/" in capsys.readouterr().out
+    files[4].write_bytes(coded[4][:-20])  # a copy that was cut short
+    line = refusal(capsys, convert_video_to_lmdb.main, "--frames", tmp_path / "f", "--out", tmp_path / "y.lmdb")
+    assert f"{files[4]} is not a whole JPEG or PNG: " in line
     files[4].unlink()
     line = refusal(capsys, convert_video_to_lmdb.main, "--frames", tmp_path / "f", "--out", tmp_path / "y.lmdb")
     assert f"{files[4].parent} lacks {files[4].name}: " in line

@@ -48,7 +48,9 @@ TOO_LONG = "its frames take more than the 4 GiB that an LMDB can hold of a video
 SPARE = 1 << 24  # bytes by which the file is longer while it is written
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
-SIGNATURES = (b"\xff\xd8", b"\x89PNG")  # first bytes of a JPEG and a PNG; datasets read both
+# First bytes of a JPEG and a PNG, which datasets read both, and what is near the end of a whole one.
+FORMATS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
+TAIL = 1024  # bytes, as some programs append to a file
 AXES = ({"x", "u", "flow_x", "flowx"}, {"y", "v", "flow_y", "flowy"})  # words that say horizontal and vertical flow
 
 
@@ -119,8 +121,8 @@ def read_frame(frame: Frame) -> bytes:
     """Return a frame as an LMDB holds it: its file as it is, or a JPEG of the two directions of its flow."""
     coded = [path.read_bytes() for path in frame]
     for path, data in zip(frame, coded, strict=True):
-        if not data.startswith(SIGNATURES):
-            raise DataError(f"{path} is not a JPEG: extract this video again")
+        if not any(data.startswith(start) and end in data[-TAIL:] for start, end in FORMATS.items()):
+            raise DataError(f"{path} is not a whole JPEG or PNG: extract this video again")
     if len(coded) == 1:
         return coded[0]
     x, y = (cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE) for data in coded)
