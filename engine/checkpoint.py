@@ -77,7 +77,7 @@ def _conversion(path: str | Path, weights: str) -> str:
 
 
 def read(path: str | Path) -> Any:
-    """Read to the CPU what :func:`save` wrote, or a safetensors file; no code in it is run.
+    """Load a file of :func:`save`, or a safetensors file, onto the CPU; no code in it is run.
 
     Raises:
         CheckpointError: it is damaged, or holds more than plain data.

@@ -77,7 +77,7 @@ def read_probabilities(path: Path) -> dict[str, Tensor]:
 
 
 def label_probabilities(rows: dict[str, Tensor], classes: list[str]) -> FeatureSet:
-    """Take probabilities {csv path: (classes,)} as a set; a label is the number of the video's class in `classes`."""
+    """Build a set from probabilities {csv path: (classes,)}; labels are the classes' places in `classes`."""
     names = [video_name(path).split("/")[0] for path in rows]
     label_of = class_labels(classes, names)
     unknown = sorted(set(names) - label_of.keys())

@@ -45,7 +45,7 @@ class Step:
     shown: int = 1  # log lines to show at the end
     seconds: float = 0.0  # how long it will take; 0 if that is not known
     advice: str = ""  # added where it fails
-    rest: str = ""  # pattern of files beside the product that are of no use once it is there
+    rest: str = ""  # pattern of files beside the product that are removed once it exists
 
     @property
     def shell(self) -> str:
@@ -60,7 +60,7 @@ class Step:
         return made >= max(inputs, default=0)
 
     def tidy(self, out: Path) -> None:
-        """Remove the files that are of no use any more."""
+        """Remove the files that are no longer needed."""
         if self.product and self.rest:
             for path in set((out / self.product).parent.glob(self.rest)) - {out / self.product}:
                 path.unlink()
@@ -219,7 +219,7 @@ class ProgressLine:
         self._bars = shows_bars()
 
     def update(self) -> None:
-        """Show the latest progress, unless it is too early for another line."""
+        """Show the latest progress; without a terminal at most every half minute."""
         with open(self.log, "rb") as file:
             file.seek(self._offset)
             lines = file.read().rpartition(b"\n")[0] + b"\n"
@@ -235,7 +235,7 @@ class ProgressLine:
             say_progress(f"{self.title} {self.text(now)}")
 
     def text(self, now: float) -> str:
-        """Return what there is to say: what is done, the loss, the time left of the step and of all."""
+        """Format the progress, the loss, and the time left for the step and for all steps."""
         passed, found = now - self._start, self._found
         known = self.step.seconds > 0 or bool(found and found["left"])
         left = _seconds(found["left"]) if found and found["left"] else max(0.0, self.step.seconds - passed)
@@ -244,7 +244,7 @@ class ProgressLine:
         if known and all(step.seconds for step in self.later):
             parts.append(f"in all {duration(left + sum(step.seconds for step in self.later))}" if self.later else "")
         else:
-            parts.append(f"then {len(self.later)} more steps" if self.later else "")
+            parts.append(f"then {len(self.later)} more step{'s' * (len(self.later) > 1)}" if self.later else "")
         return ", ".join(filter(None, parts))
 
     def close(self) -> None:
@@ -253,7 +253,7 @@ class ProgressLine:
 
 
 def _seconds(text: str) -> float:
-    """Read what `utils.console.duration` writes."""
+    """Parse the output of `utils.console.duration`, in seconds."""
     return sum(int(number) * UNITS[unit[0]] for number, unit in re.findall(r"(\d+) ([a-z]+)", text))
 
 

@@ -193,7 +193,7 @@ class VideoIndex:
         return problems
 
     def save(self) -> None:
-        """Write the index, if anything can be found in it."""
+        """Save the index unless it is empty."""
         self.videos.sort(key=lambda video: video.path)
         if self.videos:
             checkpoint.save(self.folder / FILE, {
