@@ -7,6 +7,7 @@ import re
 import runpy
 import statistics
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -159,7 +160,10 @@ class InProcess:
         self.ran: list[str] = []
         self.stop_at = sys.maxsize
 
-    def __call__(self, runner: Runner, step: Step, log: Path) -> int:
+    def __call__(self, runner: Runner, steps: Sequence[Step], lines: object) -> list[int]:
+        return [self._run(runner, step, runner.log(step)) for step in steps]
+
+    def _run(self, runner: Runner, step: Step, log: Path) -> int:
         if len(self.ran) == self.stop_at:
             raise StopRequested
         self.ran.append(step.name)

@@ -139,11 +139,12 @@ def test_a_product_counts_while_it_is_not_older_than_its_inputs(tmp_path):
 
 def test_progress_and_warnings_of_a_running_step(tmp_path, capsys, monkeypatch):
     """A plain pipe gets a line now and then; the times of the steps to come are added."""
-    log, later = tmp_path / "one.log", [Step("two", (), seconds=60), Step("three", (), seconds=120)]
+    log = tmp_path / "one.log"
+    later = [[Step("two", (), seconds=60)], [Step("three", (), seconds=120), Step("beside it", (), seconds=90)]]
     log.write_text("train epoch 0 [1/2]  loss 9  3 h left\n")  # of an earlier start
     line = runner.ProgressLine("[1/3 one]", log, Step("one", (), seconds=600), later)
-    assert line.text(line._start + 30) == "running for 30 s, about 10 min left, in all 12 min"
-    monkeypatch.setattr(runner, "PERIOD", 0)
+    line.seconds = 30
+    assert line.text() == "[1/3 one] running for 30 s, about 10 min left, in all 12 min"
     for text, shown in (
             ("train epoch 3 [5/12]  loss 4.21  top1 0.1  data 0.1s  step 0.2s  2 h 20 min left\nhalf a l",
              "train epoch 3 [5/12], loss 4.21, about 2 h 20 min left, in all 2 h 23 min"),
@@ -151,10 +152,60 @@ def test_progress_and_warnings_of_a_running_step(tmp_path, capsys, monkeypatch):
             ("frames: 20 of 20 videos\nwarning: odd\n", "frames: 20 of 20 videos, about 10 min left, in all 13 min")):
         with open(log, "a") as file:
             file.write(text)
-        line.update()
-        assert capsys.readouterr().err == f"[1/3 one] {shown}\n"
-    later[0] = Step("two", ())
-    assert line.text(line._start).endswith("then 2 more steps")
+        line.read()
+        assert line.text() == f"[1/3 one] {shown}"
+    later[0] = [Step("two", ())]
+    assert line.text().endswith("then 3 more steps")
+
+
+# Ends after the other step has begun, and would wait for ever without it.
+MEETS = """
+import os, time
+open("{name} began", "w").close()
+while not os.path.exists("{other} began"):
+    time.sleep(0.01)
+print("with", os.environ["OMP_NUM_THREADS"])
+open("{name}", "w").close()
+"""
+
+
+def test_steps_side_by_side_share_the_cores(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "allotted_cores", lambda: 6)
+    monkeypatch.setattr(runner, "PERIOD", 0)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    steps = [step("zero"), step("one", MEETS.replace("{other}", "two")),
+             step("two", MEETS.replace("{other}", "one"), beside=True), step("three")]
+    assert run(tmp_path, *steps) == 0
+    captured = capsys.readouterr()
+    assert captured.out.count("  with 3\n") == 2 and "[3/4 two] running for" in captured.err
+    assert [len(group) for group in runner.groups(steps, 6)] == [1, 2, 1]
+    assert [len(group) for group in runner.groups(steps, 1)] == [1, 1, 1, 1]
+
+
+def test_a_step_that_fails_stops_the_one_beside_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runner, "allotted_cores", lambda: 2)
+    waits = "import time; print('waiting'); time.sleep(60)"
+    steps = [step("one", waits), step("two", "raise SystemExit('error: no')", beside=True), step("three")]
+    assert run(tmp_path, *steps) == 2
+    captured = capsys.readouterr()
+    assert "stopped: the same command continues" in captured.out and "error: step 'two' failed" in captured.err
+    steps[:2] = [step("one"), step("two", beside=True)]
+    assert run(tmp_path, *steps) == 0 and (tmp_path / "three").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_all_that_run_side_by_side_are_stopped(number, tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "allotted_cores", lambda: 2)
+    monkeypatch.setattr(runner, "SECONDS_TO_END", 0.2)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    saves = STOPPED.replace("os.kill(os.getppid(), signal.{signal})", "open('ready', 'w')")
+    sends = STOPPED.replace("os.kill", "while not os.path.exists('ready'): time.sleep(.01)\nos.kill")
+    try:
+        steps = [step("one", sends.replace("{signal}", number.name)), step("two", saves, beside=True)]
+        assert run(tmp_path, *steps) == (EXIT_CODE if number == signal.SIGTERM else 130)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "one").exists() and (tmp_path / "two").exists()
 
 
 def test_warnings_of_all_steps_and_files_that_are_of_no_use(tmp_path):

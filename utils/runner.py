@@ -1,4 +1,4 @@
-"""Run commands one after another in a work folder; stop at any point, and continue with the same call.
+"""Run commands in a work folder, in order or side by side; stop at any point, and continue with the same call.
 
 A step whose product exists is skipped. A step that was interrupted resumes if its command says so (``--resume auto``).
 While a step runs, its latest progress is shown: on a terminal in one line, elsewhere in a line every half minute.
@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 from utils.console import PERIOD, duration, printable, say, say_progress, shows_bars
 from utils.errors import OptionError, TrainingError
 from utils.files import lock, read_json, write_json
+from utils.launch import allotted_cores
 from utils.stop import EXIT_CODE, StopRequested, end_with_parent, handle_signals
 
 # The first word of a command, and the program that runs in its place.
@@ -46,6 +47,7 @@ class Step:
     seconds: float = 0.0  # how long it will take; 0 if that is not known
     advice: str = ""  # added where it fails
     rest: str = ""  # pattern of files beside the product that are removed once it exists
+    beside: bool = False  # may run side by side with the step before it
 
     @property
     def shell(self) -> str:
@@ -75,42 +77,62 @@ def as_script(steps: Sequence[Step], out: Path) -> str:
     return "\n".join(lines)
 
 
+def groups(steps: Sequence[Step], most: int) -> list[list[Step]]:
+    """Split steps into groups of those that run side by side, ``most`` of them or fewer."""
+    found: list[list[Step]] = []
+    for step in steps:
+        if step.beside and found and len(found[-1]) < most:
+            found[-1].append(step)
+        else:
+            found.append([step])
+    return found
+
+
 class Runner:
     """Runs steps in a work folder."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
         self._stop: list[int] = []  # signals received
-        self._child: subprocess.Popen | None = None
+        self._children: list[subprocess.Popen] = []
         self._ran = set[str]()  # names of steps
 
     @contextmanager
     def open(self) -> Iterator["Runner"]:
-        """Lock the folder and forward signals to the running step; OptionError if another process holds the lock."""
+        """Lock the folder and forward signals to running steps; OptionError if another process holds the lock."""
         (self.out / "logs").mkdir(parents=True, exist_ok=True)
         with lock(self.out, "working"), handle_signals(self._forward):
             yield self
 
     def _forward(self, number: int, _: object) -> None:
         self._stop.append(number)
-        if self._child is not None:
-            self._child.send_signal(signal.SIGTERM)  # the only one that torchrun forwards in turn
+        self._terminate()
+
+    def _terminate(self) -> None:
+        for child in self._children:
+            child.send_signal(signal.SIGTERM)  # the only one that torchrun forwards in turn
 
     def run(self, steps: Sequence[Step], after: float = 0.0) -> None:
         """Run the steps that are not done, in order; ``after``: seconds of what follows them.
 
-        OptionError: a product was made by a different command. TrainingError: a step failed. StopRequested: SIGTERM or
-        SIGUSR1 arrived, and the running step has ended.
+        OptionError: a product was made by a different command. TrainingError: a step failed, and those beside it were
+        stopped. StopRequested: SIGTERM or SIGUSR1 arrived, and the running steps have ended.
         """
         self.check(steps)
-        for number, step in enumerate(steps, start=1):
-            title = f"[{number}/{len(steps)} {step.name}]"
-            if not step.is_done(self.out):
-                later = [each for each in steps[number:] if not each.is_done(self.out)]
-                self._run_step(step, title, [*later, Step("rest", (), seconds=after)] if after else later)
-            elif step.name not in self._ran:
-                say(f"{title} done already")
-            step.tidy(self.out)
+        titles = {step.name: f"[{number}/{len(steps)} {step.name}]" for number, step in enumerate(steps, start=1)}
+        left = groups(steps, allotted_cores())
+        while left:
+            group = left.pop(0)
+            missing = [step for step in group if not step.is_done(self.out)]
+            for step in group:
+                if step not in missing and step.name not in self._ran:
+                    say(f"{titles[step.name]} done already")
+            if missing:
+                later = [[step for step in each if not step.is_done(self.out)] for each in left]
+                later += [[Step("rest", (), seconds=after)]] if after else []
+                self._run_group(missing, titles, [each for each in later if each])
+            for step in group:
+                step.tidy(self.out)
 
     def warnings(self, steps: Sequence[Step]) -> list[str]:
         """Return the warnings in the steps' logs, each once, with the step's name."""
@@ -125,9 +147,14 @@ class Runner:
         try:
             yield
         finally:
-            before, seconds = self.record().get(name, {}), time.perf_counter() - start
-            write_json(self.out / RECORD, self.record() | {
-                name: before | {"seconds": round(before.get("seconds", 0.0) + seconds, 1)}}, indent=1)
+            self._note(name, time.perf_counter() - start)
+
+    def _note(self, name: str, seconds: float, **values: str) -> None:
+        """Add seconds and a command to the record."""
+        record = self.record()
+        before = record.get(name, {})
+        record[name] = before | values | {"seconds": round(before.get("seconds", 0.0) + seconds, 1)}
+        write_json(self.out / RECORD, record, indent=1)
 
     def log(self, step: Step) -> Path:
         return self.out / "logs" / f"{step.name.replace(' ', '_')}.log"
@@ -142,24 +169,36 @@ class Runner:
                 raise OptionError(f"step {step.name!r} was run with {old}, but the options now give {new}: use "
                                   f"the same options, another --out, or remove {self.out / step.product}")
 
-    def _run_step(self, step: Step, title: str, later: Sequence[Step]) -> None:
-        """Run a step, with others to come; raises like :meth:`run`."""
+    def _run_group(self, steps: Sequence[Step], titles: Mapping[str, str], later: Sequence[Sequence[Step]]) -> None:
+        """Run steps side by side, with groups of others to come; raises like :meth:`run`."""
         if self._stop:
             say(f"stopping on {signal.Signals(self._stop[0]).name}: the same command continues from here")
             raise StopRequested
-        log = self.log(step)
-        say(f"\n{title}\n$ {step.shell}")
-        self._ran.add(step.name)
-        write_json(self.out / RECORD, self.record() | {
-            step.name: self.record().get(step.name, {}) | {"command": step.shell}}, indent=1)
-        start = time.perf_counter()
-        with self.timed(step.name):
-            self._progress = ProgressLine(title, log, step, later)
-            code = self._execute(step, log)
-        seconds = time.perf_counter() - start
-        if code == EXIT_CODE or (code and self._stop):
-            say(f"  stopped: the same command continues from here; log {log}")
+        for step in steps:
+            say(f"\n{titles[step.name]}\n$ {step.shell}")
+            self._ran.add(step.name)
+            self._note(step.name, 0.0, command=step.shell)
+        lines = [ProgressLine(titles[step.name], self.log(step), step, later) for step in steps]
+        try:
+            codes = self._execute(steps, lines)
+        finally:
+            for line in lines:
+                self._note(line.step.name, line.seconds)
+        for step, line, code in zip(steps, lines, codes, strict=True):
+            self._report(step, code, line.seconds)
+        if any(codes):
             raise StopRequested
+        for step in steps:
+            if step.product is not None and not step.is_done(self.out):
+                raise TrainingError(f"step {step.name!r} has not written {self.out / step.product}: see "
+                                    f"{self.log(step)}")
+
+    def _report(self, step: Step, code: int, seconds: float) -> None:
+        """Print the end of a step's log and its time; TrainingError if it failed, rather than being stopped."""
+        log = self.log(step)
+        if code == EXIT_CODE or code == -signal.SIGTERM or (code and self._stop):
+            say(f"  stopped: the same command continues from here; log {log}")
+            return
         lines = _last_lines(log, LINES_OF_FAILURE if code else step.shown)
         for line in lines:
             say(f"  {line[:WIDTH]}")
@@ -169,87 +208,102 @@ class Runner:
             raise TrainingError(f"step {step.name!r} {how}: {reasons[-1]} ({step.advice}log: {log}; the same command "
                                 "continues)")
         say(f"  {seconds:.0f} s, log {log}")
-        if step.product is not None and not step.is_done(self.out):
-            raise TrainingError(f"step {step.name!r} has not written {self.out / step.product}: see {log}")
 
     def record(self) -> dict[str, dict]:
         """Return the command of each step that has run, and its seconds over all starts."""
         return read_json(self.out / RECORD, {})
 
-    def _execute(self, step: Step, log: Path) -> int:
-        """Run a step's command and append its output to the log; return the exit code, negative for a signal."""
-        words = (*PROGRAMS[step.command[0]], *step.command[1:])
-        with open(log, "a", encoding="utf-8") as file:
-            print(f"$ {step.shell}", file=file, flush=True)
-            self._child = child = subprocess.Popen(
-                words, cwd=self.out, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
-                # Threads that spin while they wait take the cores from the loader.
-                env={"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {"NO_COLOR": "1"},
-                preexec_fn=lambda: end_with_parent(signal.SIGTERM))
+    def _execute(self, steps: Sequence[Step], lines: Sequence["ProgressLine"]) -> list[int]:
+        """Run the steps' commands with their output in their logs; return exit codes, negative for a signal."""
+        shown = time.monotonic()
         try:
-            if self._stop:  # it arrived before the child did
-                child.send_signal(signal.SIGTERM)
-            while True:
+            self._children = [self._start(step, len(steps)) for step in steps]
+            if self._stop:  # it arrived before the children did
+                self._terminate()
+            failed = False
+            while running := [line for line, child in zip(lines, self._children, strict=True) if child.poll() is None]:
+                if not failed and any(child.poll() for child in self._children):
+                    failed = True  # the others end, too, and continue with the same command
+                    self._terminate()
                 with suppress(subprocess.TimeoutExpired):
-                    return child.wait(POLL)
-                self._progress.update()
+                    self._children[lines.index(running[0])].wait(POLL)
+                for line in running:
+                    line.read()
+                if shows_bars():
+                    text = "   ".join(line.text() for line in running)
+                    say_progress(text[:os.get_terminal_size(sys.stderr.fileno()).columns - 1], over=True)
+                elif time.monotonic() - shown >= PERIOD:
+                    shown = time.monotonic()
+                    for line in running:
+                        say_progress(line.text())
         except KeyboardInterrupt:
-            say(f"  waiting for {step.name} to end; another Ctrl-C kills it")
-            try:
-                child.wait(SECONDS_TO_END)
-            except subprocess.TimeoutExpired:
-                child.terminate()
-                child.wait()
+            say(f"  waiting for {' and '.join(step.name for step in steps)} to end; another Ctrl-C kills it")
+            deadline = time.monotonic() + SECONDS_TO_END
+            for child in self._children:
+                try:
+                    child.wait(max(0.0, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    child.terminate()
+                    child.wait()
             raise
         finally:
-            self._progress.close()
-            child.kill()  # does nothing if it has ended
-            child.wait()
-            self._child = None
+            if shows_bars():
+                say_progress("", over=True)
+            for child in self._children:
+                child.kill()  # does nothing if it has ended
+            codes = [child.wait() for child in self._children]
+            self._children = []
+        return codes
+
+    def _start(self, step: Step, count: int) -> subprocess.Popen:
+        """Start a step's command as one of ``count`` that run side by side."""
+        words = (*PROGRAMS[step.command[0]], *step.command[1:])
+        # Threads that spin while they wait take the cores from the loader.
+        threads = {"OMP_WAIT_POLICY": "PASSIVE"}
+        if count > 1:
+            threads["OMP_NUM_THREADS"] = str(max(1, allotted_cores() // count))
+        with open(self.log(step), "a", encoding="utf-8") as file:
+            print(f"$ {step.shell}", file=file, flush=True)
+            return subprocess.Popen(words, cwd=self.out, stdin=subprocess.DEVNULL, stdout=file,
+                                    stderr=subprocess.STDOUT, env=threads | os.environ | {"NO_COLOR": "1"},
+                                    preexec_fn=lambda: end_with_parent(signal.SIGTERM))
 
 
 class ProgressLine:
     """The progress of a running step, read from its log, and the time that it and the steps after it will take."""
 
-    def __init__(self, title: str, log: Path, step: Step, later: Sequence[Step]) -> None:
+    def __init__(self, title: str, log: Path, step: Step, later: Sequence[Sequence[Step]]) -> None:
+        """``later``: groups of steps to come."""
         self.title, self.log, self.step, self.later = title, log, step, later
+        self.seconds = 0.0  # from the start to the last reading
         self._offset = log.stat().st_size if log.is_file() else 0
-        self._start = self._shown = time.monotonic()
+        self._start = time.monotonic()
         self._found: re.Match[str] | None = None
-        self._bars = shows_bars()
 
-    def update(self) -> None:
-        """Show the latest progress; without a terminal at most every half minute."""
+    def read(self) -> None:
+        """Read what the step has logged since the last call."""
         with open(self.log, "rb") as file:
             file.seek(self._offset)
             lines = file.read().rpartition(b"\n")[0] + b"\n"
         self._offset += len(lines) if len(lines) > 1 else 0
         for line in lines.decode(errors="replace").splitlines():
             self._found = PROGRESS.match(line) or self._found
-        now = time.monotonic()
-        if self._bars:
-            line = f"{self.title} {self.text(now)}"[:os.get_terminal_size(sys.stderr.fileno()).columns - 1]
-            say_progress(line, over=True)
-        elif now - self._shown >= PERIOD:
-            self._shown = now
-            say_progress(f"{self.title} {self.text(now)}")
+        self.seconds = time.monotonic() - self._start
 
-    def text(self, now: float) -> str:
+    def text(self) -> str:
         """Format the progress, the loss, and the time left for the step and for all steps."""
-        passed, found = now - self._start, self._found
+        found, later = self._found, self.later
         known = self.step.seconds > 0 or bool(found and found["left"])
-        left = _seconds(found["left"]) if found and found["left"] else max(0.0, self.step.seconds - passed)
-        parts = [found["done"], found["loss"]] if found else [f"running for {duration(passed)}"]
+        left = _seconds(found["left"]) if found and found["left"] else max(0.0, self.step.seconds - self.seconds)
+        parts = [found["done"], found["loss"]] if found else [f"running for {duration(self.seconds)}"]
         parts.append(f"about {duration(left)} left" if left else "")
-        if known and all(step.seconds for step in self.later):
-            parts.append(f"in all {duration(left + sum(step.seconds for step in self.later))}" if self.later else "")
+        if known and all(step.seconds for group in later for step in group):
+            left += sum(max(step.seconds for step in group) for group in later)
+            parts.append(f"in all {duration(left)}" if later else "")
         else:
-            parts.append(f"then {len(self.later)} more step{'s' * (len(self.later) > 1)}" if self.later else "")
-        return ", ".join(filter(None, parts))
-
-    def close(self) -> None:
-        if self._bars:
-            say_progress("", over=True)
+            count = sum(map(len, later))
+            parts.append(f"then {count} more step{'s' * (count > 1)}" if later else "")
+        return f"{self.title} {', '.join(filter(None, parts))}"
 
 
 def _seconds(text: str) -> float:
