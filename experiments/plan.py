@@ -5,6 +5,7 @@ The settings were chosen on the validation split of the training groups (`--vali
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from utils.runner import Step
 
 NCE, COCLR, PROBE = "main_nce.py", "main_coclr.py", "eval/feature_linear_probe.py"
 SUFFIXES = {"RGB": "", "flow": "-f"}  # of the dataset's name
+STAGES = (NCE, COCLR, CLASSIFIER, PROBE, MERGE)  # each needs what the ones before have written
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,11 @@ class MethodPlan:
     features: dict[str, tuple[str, str]] = field(default_factory=dict)  # by stream: folder, and the dataset's name
 
 
+def _stage(step: Step) -> int:
+    script = next(script for script in STAGES if step.command[1].endswith(script))
+    return STAGES.index(script) + ("--pretrain" in step.command and script == NCE)
+
+
 class SeedPlan:
     """All methods of a grid with one seed: in ``out``, beside the set's data/ and the split folder ``splits``."""
 
@@ -144,25 +151,28 @@ class SeedPlan:
         self._models: dict[tuple[str, str], str] = {}  # (method, stream) -> checkpoint
         for name in grid.methods:
             self._add(name)
+        self.steps = [replace(step, beside=number > 0) for _, stage in groupby(sorted(self.steps, key=_stage), _stage)
+                      for number, step in enumerate(stage)]
 
     def _add(self, name: str) -> None:
         """Add a method's trainings and evaluations."""
         if name in self.methods:
             return
         method, grid, models = METHODS[name], self.grid, self._models
-        if method.kind in ("longer", "mining"):
+        if method.kind in ("longer", "mining", "ubernce"):
             self._add("infonce")
         before, plan = len(self.steps), MethodPlan()
         self.methods[name] = plan
-        rgb, flow = (name, "RGB"), (name, "flow")
+        rgb, flow = (name, "RGB"), ("infonce", "flow")
         if method.kind == "random":
+            flow = (name, "flow")
             models |= {rgb: "random", flow: "random"}
         elif method.kind in ("infonce", "ubernce"):
-            for stream, suffix in SUFFIXES.items():
+            for stream, suffix in SUFFIXES.items() if method.kind == "infonce" else [("RGB", "")]:
                 models[name, stream] = self._train(f"{name} {stream}", NCE, f"{self.dataset}{suffix}-2clip",
                                                    grid.infonce_epochs, "--model", method.kind)
         else:
-            flow, start = ("infonce", "flow"), models["infonce", "RGB"]
+            start = models["infonce", "RGB"]
             if method.kind == "longer":
                 script, clips, words = NCE, "2clip", ["--model", "infonce", "--pretrain", start]
             else:
