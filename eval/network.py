@@ -1,6 +1,7 @@
 """Build the classifier of an evaluation, and load it from files of pretraining or finetuning."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,23 @@ def build(num_class: int, network: str, train_what: str, *, dropout: float = 0.9
     probe = train_what == "last"
     return LinearClassifier(num_class, network=network, dropout=dropout, use_dropout=not probe, use_l2_norm=probe,
                             use_final_bn=probe or final_bn, num_fc=num_fc)
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """The classifier and its optimizer, see :mod:`eval.options`."""
+
+    net: str
+    train_what: str
+    dropout: float
+    final_bn: bool
+    num_fc: int
+    optim: str
+
+    def build(self, classes: int, seed: int) -> LinearClassifier:
+        torch.manual_seed(seed)
+        return build(classes, self.net, self.train_what, dropout=self.dropout, final_bn=self.final_bn,
+                     num_fc=self.num_fc)
 
 
 def build_on_meta(network: str, train_what: str, *, final_bn: bool = False, training: bool) -> LinearClassifier:
