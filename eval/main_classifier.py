@@ -35,8 +35,8 @@ from dataset.loader import make_loader
 from dataset.transforms.presets import ClassifierTransform, CropsTransform
 from dataset.video_dataset import VideoDataset, videos_of
 from dataset.video_index import require_labels
-from engine import device as hardware
 from engine import compatibility, run_folder
+from engine import device as hardware
 from engine.checkpoint import RESUME
 from engine.compatibility import SIZES, TrainState, facts_of
 from engine.config import DataConfig, TrainConfig, take

@@ -53,6 +53,11 @@ def check_queue(K: int, batch: int, world: int) -> None:
                          f"{batch} (--batch_size) x {world} processes = {step}")
 
 
+def fitting_queue(videos: int, step: int) -> int:
+    """Return the longest queue, up to 2048, that is a multiple of a step's clips and at most half the videos."""
+    return max(1, min(2048, videos // 2) // step) * step
+
+
 class MomentumContrast(nn.Module):
     """Base of InfoNCE, UberNCE and CoCLR: query encoder, momentum (key) encoder, and the queue of keys.
 

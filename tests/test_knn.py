@@ -25,7 +25,7 @@ from dataset.transforms.presets import CropsTransform
 from engine import checkpoint
 from engine.config import DataConfig
 from eval import knn
-from eval.knn import KnnMonitor, query_and_gallery, single_stream_name
+from eval.knn import KnnMonitor, query_and_gallery
 from utils import distributed, launch
 from utils.errors import DataError
 
@@ -144,7 +144,7 @@ def test_measure_leaves_training_as_it_was(made, workers):
     ("ucf101-2clip", True, "ucf101"), ("ucf101-f-2clip", False, "ucf101-f"), ("ucf101-2stream-2clip", False, "ucf101"),
     ("ucf101-2stream-2clip", True, "ucf101-f"), ("my-f-videos-2clip", False, "my-f-videos")])
 def test_the_trained_stream_is_measured(name, reverse, expected):
-    assert single_stream_name(name, reverse) == expected
+    assert DataConfig(name, "", "").single_stream(reverse) == expected
     spec = catalog.parse(expected)
     assert spec.clips == 1 and len(spec.streams) == 1 and spec.base == catalog.parse(name).base
 
