@@ -197,7 +197,6 @@ class Plan:
 
 
 def prepare(args: Namespace) -> Step:
-    """Return the step that makes LMDBs and splits of the videos."""
     flow = args.flow if args.second_view == "flow" else "none"
     words = ["--videos", args.videos, "--name", args.dataset, "--labels", args.labels or "auto", "--flow", flow,
              "--seed", args.seed, "--data_root", args.data_root, "--split_root", args.split_root]

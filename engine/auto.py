@@ -39,8 +39,6 @@ PUBLISHED: dict[str, Any] = {
 
 
 class Setting(NamedTuple):
-    """A setting by the name of its option, and why it is so."""
-
     name: str
     value: Any
     reason: str
@@ -48,8 +46,6 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Facts:
-    """What settings follow from."""
-
     videos: int  # for training
     tested: int  # held out, or for testing
     frames: int  # of the median video
@@ -78,7 +74,6 @@ def choose(facts: Facts, given: Mapping[str, Any] | None = None) -> list[Setting
 
 
 def published(given: Mapping[str, Any]) -> list[Setting]:
-    """Return the published settings, but for those given."""
     return [Setting(name, given.get(name, value), "given" if name in given else "published")
             for name, value in PUBLISHED.items()]
 
@@ -93,8 +88,6 @@ def doubts(videos: int, folder: Path | None, hours: float | None, seconds: float
 
 
 class _Rows(dict[str, Any]):
-    """Settings so far, by name."""
-
     def __init__(self, given: Mapping[str, Any]) -> None:
         super().__init__()
         self.given, self.settings = given, list[Setting]()
@@ -198,7 +191,6 @@ def costs(facts: Facts, values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def total(facts: Facts, values: Mapping[str, Any]) -> float:
-    """Estimate the seconds of all steps after the preparation."""
     each, checked = costs(facts, values), facts.tested > 0
     times = {"infonce": 2, "coclr": 2 * values["cycles"], "retrieval": (4 if facts.labels else 2) * checked,
              "both": (3 if facts.labels else 1) * checked, "index": 1, "report": 1}

@@ -200,6 +200,5 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], shapes:
 
 
 def first_keys(keys: Iterable[object]) -> str:
-    """Name the first three keys, for errors."""
     names = [one_line(str(key)) for key in keys]
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") or "no tensors"

@@ -45,8 +45,6 @@ WORDS = {
 
 @dataclass
 class TrainState:
-    """Position within a training run."""
-
     epoch: int = 0  # the current one, 0-based
     batch: int = 0  # steps done in this epoch
     iteration: int = 0  # steps done in total

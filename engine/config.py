@@ -122,8 +122,6 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train, see :mod:`engine.options`."""
-
     batch_size: int
     lr: float
     schedule: list[int] | None  # None: see engine.compatibility.with_schedule
@@ -152,7 +150,6 @@ class TrainConfig:
 
 
 def configs_of(options: Mapping[str, Any]) -> tuple[ModelConfig, DataConfig, TrainConfig]:
-    """Build all three from the options of a pretraining."""
     return take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
 
 

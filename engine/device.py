@@ -38,7 +38,6 @@ class Precision:
         return AUTOCAST.get(self.name)
 
     def autocast(self) -> torch.autocast:
-        """Return the context to run encoders in."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def scaler(self) -> torch.amp.GradScaler:

@@ -180,7 +180,6 @@ class HealthProbe:
         return values
 
     def miner(self, model: CoCLR) -> Clips:
-        """Return the embeddings of the miner, which is frozen: computed once."""
         if self._other is None:
             self._other = self._embed(model.sampler, model.other_view)
         return self._other

@@ -152,11 +152,9 @@ class EpochLog:
 
 
 def brief(values: Means, health: str) -> str:
-    """Format loss, top-1 and a word on the health."""
     top1 = f"top-1 {100 * values['top1']:.0f} %" if "top1" in values else ""
     return "  ".join(filter(None, (f"loss {values['loss']:.3g}", top1, health)))
 
 
 def text_of(values: Means) -> str:
-    """Format named values on one line, with four digits."""
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

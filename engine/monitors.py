@@ -96,7 +96,6 @@ class MiningMonitor:
         return values, classes
 
     def _totals(self) -> tuple[Tensor, Tensor]:
-        """Sum both counts over all processes, on the CPU."""
         both = torch.cat([self._found, self._mined])
         total = distributed.all_gather(both[None]).sum(dim=0).cpu()
         return total[:len(self._found)], total[len(self._found):]

@@ -60,7 +60,6 @@ class Optimizer:
         self.set_lr(lr)
 
     def set_lr(self, lr: float) -> None:
-        """Set the learning rate; each group applies its factor."""
         self.lr = lr
         for group in self.inner.param_groups:
             group["lr"] = lr * group["scale"]

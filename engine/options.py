@@ -51,7 +51,6 @@ open_share = number(float, 0, 1, open_low=True, open_high=True)
 
 
 def seed(text: str) -> int:
-    """Argparse type: a seed."""
     value = int(whole_number(text))
     if value >= SEEDS:
         raise argparse.ArgumentTypeError(f"{text!r} is too large: a seed is below {SEEDS} (2**43)")
@@ -59,7 +58,6 @@ def seed(text: str) -> int:
 
 
 def init_url(text: str) -> str:
-    """Argparse type: the URL of a process group."""
     if not re.fullmatch(r"env://.*|tcp://.+:\d+|file://.+", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not env://, tcp://HOST:PORT or file:///PATH")
     return text

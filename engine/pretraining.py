@@ -270,7 +270,6 @@ def test(task: PretrainTask, path: str) -> None:
 
 
 def announce(task: PretrainTask, loader: DataLoader, folder: Path, state: TrainState | None, path: str) -> None:
-    """Print method, data, start, schedule, machine and run folder."""
     train, data, videos = task.train, task.data, videos_of(loader)
     start = task.origin or [f"random weights, seed {train.seed}"]
     schedule = ""
@@ -288,7 +287,6 @@ def announce(task: PretrainTask, loader: DataLoader, folder: Path, state: TrainS
 
 
 def _remaining(task: PretrainTask, state: TrainState) -> str:
-    """Describe the remaining epochs and the learning rate."""
     train = task.train
     if state.epoch >= train.epochs:
         return f"nothing is left to train: the checkpoint finished epoch {state.epoch - 1} of --epochs {train.epochs}"

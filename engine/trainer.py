@@ -113,7 +113,6 @@ class Trainer:
             raise
 
     def evaluate(self, step: Callable[[Any], Values], loader: DataLoader, title: str) -> Means:
-        """Evaluate a step over another loader, see the function :func:`evaluate`."""
         return evaluate(step, loader, title=title, epoch=self.state.epoch, print_freq=self.print_freq,
                         device=self.device, logger=self.logger, iteration=self.state.iteration, poll=self.poll)
 
@@ -251,7 +250,6 @@ class DamageCounter:
         self.count = 0
 
     def report(self, title: str) -> None:
-        """Print the count unless it is 0."""
         if self.count:
             say(f"{title}: {self.count} of {self._frames} frames could not be read and were replaced")
 

@@ -75,7 +75,6 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
 
 
 def run_folder_of(args: Namespace) -> Path:
-    """Return the run folder of these options, relative to the working directory."""
     name, optimizer = take(DataConfig, vars(args)).name, {"sgd": "SGD", "adam": "Adam"}[args.optim]
     return Path(f"log-eval-{args.prefix}", run_folder.fitting_name(
         f"{name}-{args.img_dim}_sp{args.which_split}_{args.model}_{args.net}_{optimizer}"
@@ -102,7 +101,6 @@ def place(net: LinearClassifier, devices: Devices, precision: hardware.Precision
 
 
 def describe(data: DataConfig, sets: Mapping[str, VideoDataset], videos: str) -> list[str]:
-    """Describe the data, and which rows of each set were left out."""
     reports = [f"{name}: {each.index.report}" for name, each in sets.items() if each.index.report]
     return [f"{data.name}, split {data.which_split}, {data.describe()}: {videos}", *reports]
 

@@ -40,7 +40,6 @@ def embed(encoder: nn.Module, clips: Tensor, dtype: torch.dtype | None = None) -
 
 
 def freeze(module: nn.Module) -> None:
-    """Turn off gradients for a module's parameters."""
     for parameter in module.parameters():
         parameter.requires_grad_(False)
 

@@ -46,7 +46,6 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Return whether this is the process that writes checkpoints and logs."""
     return rank() == 0
 
 
@@ -192,7 +191,6 @@ def _join(backend: str, url: str, rank: int, world_size: int, timeout: timedelta
 
 
 def destroy() -> None:
-    """Leave the process group, if there is one."""
     global _host
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -76,7 +76,6 @@ class Meters:
             self._counts[name] += weight
 
     def window(self) -> dict[str, float]:
-        """Return the means since the last call, of this process."""
         result: dict[str, float] = {}
         totals = torch.stack(list(self._sums.values())).tolist() if self._sums else []
         for name, total in zip(self._sums, totals, strict=True):

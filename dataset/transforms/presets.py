@@ -30,8 +30,6 @@ Frames = Mapping[int, list[np.ndarray]]  # clip number -> frames of each stream,
 
 @dataclass(frozen=True)
 class Plan:
-    """The clips and views of a sample."""
-
     clips: tuple[int, ...]  # numbers of those that are needed
     views: tuple[tuple[int, PhotometricRecipe], ...]  # clip and recipe of each view
 
@@ -95,8 +93,6 @@ def _classifier_crop(frames: np.ndarray, img_dim: int, rng: np.random.Generator)
 
 
 class OneClip:
-    """Transforms of the only clip of a sample."""
-
     def plan(self, rng: np.random.Generator) -> Plan:
         return Plan((0,), ((0, NULL),))
 
