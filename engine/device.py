@@ -37,9 +37,6 @@ class Precision:
         """The autocast type of the encoders; None for float32 and TF32."""
         return AUTOCAST.get(self.name)
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
-
     def scaler(self) -> torch.amp.GradScaler:
         """Return a loss scaler, enabled only for fp16, whose smallest positive number is 6e-8."""
         return torch.amp.GradScaler(self.device.type, enabled=self.name == "fp16")

@@ -73,13 +73,7 @@ class Trainer:
         self._saved = state.iteration  # iteration of the last checkpoint
 
     def fit(self, task: Task) -> None:
-        """Train to the last epoch.
-
-        Raises:
-            StopRequested: a signal arrived; everything done so far is saved.
-            TrainingError: a loss or weight is not finite, or too much of the data is damaged.
-            CheckpointError: a checkpoint could not be written.
-        """
+        """Train to the last epoch. On StopRequested, after a signal, everything done so far is saved."""
         state, optimizer = self.state, self.optimizer
         damage = DamageCounter(self.loader.dataset, frames_per_epoch(self.loader))
         try:
