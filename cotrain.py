@@ -62,13 +62,11 @@ ALWAYS = {"probe": ("--train_what", "last", "--optim", "sgd", "--lr", "0.1"), "f
 
 
 class Plan:
-    """The steps to run, each stream's final checkpoint, and the files that will hold the results.
-
-    ``seconds``: estimates by the kind of a step, as far as there are some.
-    """
+    """The steps to run, each stream's final checkpoint, and the files that will hold the results."""
 
     def __init__(self, args: Namespace, seconds: Mapping[str, float]) -> None:
-        self.args, self.steps, self.seconds = args, list[Step](), seconds
+        self.args, self.steps = args, list[Step]()
+        self.seconds = seconds  # by the kind of a step, as far as they are estimated
         self.labels = len(catalog.class_names(args.dataset, args.split_root)) > 1
         test = catalog.parse(args.dataset).csv(Path(args.split_root or catalog.SPLIT_ROOT), 1, train=False)
         self.tested = len(test.read_text(encoding="utf-8").splitlines()) if test.is_file() else 0

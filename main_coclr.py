@@ -108,7 +108,7 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
     args = make_parser().parse_args(argv)
     check_shared(args.num_seq, 2, args.resume, args.test, args.start_epoch, args.epochs)
     _, data, _ = configs_of(vars(args))
-    check_inputs(data, 2, [] if planned else [args.test, *args.pretrain])
+    check_inputs(data, 2, 2, [] if planned else [args.test, *args.pretrain])
     check_progressive(args)
     for phase in phases(args):
         model, _, _ = configs_of(vars(phase))
@@ -145,7 +145,6 @@ def phases(args: Namespace) -> list[Namespace]:
 
 
 def run_folder_of(args: Namespace) -> Path:
-    """Return the run folder for these options, relative to the working directory."""
     model, data, train = configs_of(vars(args))
     start = (f"{args.name_prefix}{args.model}-top{args.topk}{'-R' if args.reverse else ''}"
              f"{'-fused' if model.rule == 'fused' else ''}{'-frozen' if args.own_view == 'frozen' else ''}")
@@ -166,7 +165,6 @@ def check_folders(all_phases: list[Namespace]) -> None:
 
 
 def work(args: Namespace) -> None:
-    """Train or test in this process, one phase after the other."""
     dist = device.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
                                args.world_size, args.rank, args.dist_timeout)
     all_phases = phases(args)

@@ -66,19 +66,17 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
     args = make_parser().parse_args(argv)
     check_shared(args.num_seq, 2, args.resume, args.test, args.start_epoch, args.epochs)
     _, data, _ = configs_of(vars(args))
-    check_inputs(data, 1, [] if planned else [args.test, args.pretrain])
+    check_inputs(data, 2, 1, [] if planned else [args.test, args.pretrain])
     return args
 
 
 def run_folder_of(args: Namespace) -> Path:
-    """Return the run folder for these options, relative to the working directory."""
     model, data, train = configs_of(vars(args))
     return pretraining_folder(model, data, train, prefix=args.prefix, start=f"{args.name_prefix}{args.model}",
                               end=started_from(args.pretrain))
 
 
 def work(args: Namespace) -> None:
-    """Train in this process, or with ``--test`` measure a checkpoint."""
     dist = device.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
                                args.world_size, args.rank, args.dist_timeout)
     pretraining.run(NceTask, vars(args), run_folder_of(args), [args.pretrain], dist, knn_monitor)

@@ -82,7 +82,9 @@ def _progress_of(saved: Mapping[str, Any]) -> Mapping[str, Any]:
 def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], rates: LrSchedule, reset_lr: bool) -> None:
     """Restore moments, loss scale and, unless ``reset_lr``, the starting learning rate."""
     optimizer.load_state_dict(saved["optimizer"] or {})  # None or {} in slim published files
-    optimizer.load_scaler(saved.get("scaler"))
+    scale = saved.get("scaler")
+    if isinstance(scale, dict) and scale and optimizer.scaler.is_enabled():
+        optimizer.scaler.load_state_dict(scale)
     if not reset_lr:
         optimizer.base_lr = resumed_lr(saved["optimizer"], rates.factor(int(saved["epoch"])), rates.lr)
 

@@ -153,12 +153,13 @@ def configs_of(options: Mapping[str, Any]) -> tuple[ModelConfig, DataConfig, Tra
     return take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
 
 
-def check_inputs(data: DataConfig, streams: int, files: list[str]) -> None:
+def check_inputs(data: DataConfig, clips: int, streams: int, files: list[str]) -> None:
     """Raise OptionError for a dataset of the wrong form, CheckpointError for a missing file; nothing is read yet."""
     spec = catalog.parse(data.dataset, data.second_view)
-    if spec.clips != 2 or len(spec.streams) != streams:
+    if (spec.clips, len(spec.streams)) != (clips, streams):
+        end = "-2clip" if clips == 2 else ""
         raise OptionError(f"--dataset {data.dataset} does not fit this script: it takes "
-                          f"{'NAME-2clip or NAME-f-2clip' if streams == 1 else 'NAME-2stream-2clip'}")
+                          + (f"NAME{end} or NAME-f{end}" if streams == 1 else f"NAME-2stream{end}"))
     for path in files:
         if path not in ("", "random") and not Path(path).is_file():
             raise CheckpointError(f"there is no checkpoint {path}: check the path ('random' stands for no checkpoint)")

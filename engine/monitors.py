@@ -141,10 +141,6 @@ class Monitors:
     knn: Callable[..., dict[str, float]] | None = None  # see eval.knn.KnnMonitor.measure
     collapsed: bool = False  # the queue, when it was last measured
 
-    def before_training(self, trainer: Trainer) -> None:
-        if self.health is not None:
-            trainer.log("health", -1, self.health.before(self.model))
-
     def end_epoch(self, epoch: int, trainer: Trainer) -> None:
         """Measure queue, mining and health; all processes call this."""
         if self.mining is None:

@@ -108,11 +108,6 @@ class Optimizer:
                  if by_index[index] in places}  # frozen parameters have none
         self.inner.load_state_dict({**self.inner.state_dict(), "state": state})
 
-    def load_scaler(self, saved: object) -> None:
-        """Restore the loss scale, if the checkpoint has one and this run uses it."""
-        if isinstance(saved, dict) and saved and self.scaler.is_enabled():
-            self.scaler.load_state_dict(saved)
-
 
 def resumed_lr(saved: Mapping[str, Any], factor: float, default: float) -> float:
     """Return the starting learning rate of a saved optimizer, the largest over its groups.

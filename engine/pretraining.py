@@ -39,13 +39,7 @@ from utils.stop import catch_signals
 
 
 class PretrainTask(Task):
-    """A contrastive model with optimizer and monitors; subclasses add the step.
-
-    Attributes:
-        network: the model, or its DistributedDataParallel wrapper.
-        generator: shuffles clips for BatchNorm, the same in all processes.
-        origin: files that the weights were loaded from; empty for random weights.
-    """
+    """A contrastive model with optimizer and monitors; subclasses add the step."""
 
     def __init__(self, config: ModelConfig, data: DataConfig, train: TrainConfig, dist: DistInfo) -> None:
         self.config, self.data, self.train, self.dist, self.device = config, data, train, dist, dist.device
@@ -58,11 +52,11 @@ class PretrainTask(Task):
         if train.compile:
             for encoder in self.model.encoders():
                 encoder.compile()
-        self.network: nn.Module = self.model
+        self.network: nn.Module = self.model  # or its DistributedDataParallel wrapper
         self.optimizer = Optimizer(self.model.named_parameters(), lr=train.lr, wd=train.wd,
                                    scaler=self.precision.scaler())
-        self.generator = torch.Generator()
-        self.origin: list[str] = []
+        self.generator = torch.Generator()  # shuffles clips for BatchNorm, the same in all processes
+        self.origin: list[str] = []  # files that the weights were loaded from
 
     def load_pretrained(self, *paths: str) -> None:
         raise NotImplementedError
@@ -146,8 +140,8 @@ class PretrainTask(Task):
             devices = [self.device.index] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.model, device_ids=devices, forward_sync_buffers=False,
                                                    gradient_as_bucket_view=True)
-        if trainer.state.iteration == 0:
-            self.monitors.before_training(trainer)
+        if trainer.state.iteration == 0 and self.monitors.health is not None:
+            trainer.log("health", -1, self.monitors.health.before(self.monitors.model))
 
     def begin_epoch(self, epoch: int) -> None:
         self.optimizer.set_lr(self.optimizer.base_lr * self.train.rates.factor(epoch))
@@ -172,13 +166,8 @@ class PretrainTask(Task):
         self.monitors.after_save(epoch, trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the published keys, plus the labels of the queue and the loss scale."""
-        content = {"state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        if self.monitors.mining is not None:
-            content["label_ring"] = self.monitors.mining.state_dict()
-        if self.optimizer.scaler.is_enabled():
-            content["scaler"] = self.optimizer.scaler.state_dict()
-        return content
+        ring = {"label_ring": self.monitors.mining.state_dict()} if self.monitors.mining is not None else {}
+        return super().state_dict() | ring
 
     def generators(self) -> dict[str, torch.Generator]:
         return {"shuffle": self.generator}

@@ -104,11 +104,7 @@ def joined(argv: Sequence[str]) -> list[str]:
 
 
 def parse(argv: Sequence[str], description: str | None) -> tuple[Namespace, list[Setting]]:
-    """Parse a command line; a run that has begun takes its own settings, which are returned, too.
-
-    Raises:
-        OptionError: an option contradicts the run's settings.
-    """
+    """Parse a command line; a run that has begun takes its own settings, which are returned, too."""
     parser = make_parser(description)
     args = _resolve(parser.parse_args(joined(argv)))
     args.out = (args.out or Path("runs", args.videos.name if args.videos else args.dataset or "ucf101")).resolve()

@@ -30,7 +30,6 @@ import torch
 from torch import nn
 
 from backbone.select_backbone import fold_batchnorm
-from dataset import catalog
 from dataset.loader import make_loader
 from dataset.transforms.presets import ClassifierTransform, CropsTransform
 from dataset.video_dataset import VideoDataset, videos_of
@@ -39,7 +38,7 @@ from engine import compatibility, run_folder
 from engine import device as hardware
 from engine.checkpoint import RESUME
 from engine.compatibility import SIZES, TrainState, facts_of
-from engine.config import DataConfig, TrainConfig, take
+from engine.config import DataConfig, TrainConfig, check_inputs, take
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.health import untrained
 from engine.run_folder import CheckpointManager
@@ -50,7 +49,6 @@ from eval.protocols import CROP_SETS
 from model.classifier import LinearClassifier
 from utils import launch
 from utils.console import log_file, say, say_block
-from utils.errors import CheckpointError, OptionError
 from utils.provenance import code_version
 from utils.stop import catch_signals
 
@@ -63,14 +61,8 @@ Devices = list[torch.device]
 def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace:
     """Parse and check the options, dataset and files; checkpoints of a planned command need not exist yet."""
     args = options.parse(argv, __doc__, planned)
-    spec = catalog.parse(args.dataset, args.second_view)
-    if spec.clips != 1 or len(spec.streams) != 1:
-        raise OptionError(f"--dataset {args.dataset} is for pretraining: a classifier takes {spec.base} or "
-                          f"{spec.base}-f")
     resumed = "" if args.resume == run_folder.AUTO else args.resume
-    for path in () if planned else (resumed, args.test, args.pretrain):
-        if path and path != RANDOM and not Path(path).is_file():
-            raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
+    check_inputs(take(DataConfig, vars(args)), 1, 1, [] if planned else [resumed, args.test, args.pretrain])
     return args
 
 

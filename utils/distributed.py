@@ -119,10 +119,7 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
 
     The launch is read from the environment of ``torchrun`` or ``torch.distributed.launch``, else that of SLURM's
     ``srun``, else ``world_size`` and ``rank``. Without any of these the process is alone, on ``gpu``.
-
-    Raises:
-        OptionError: the launch contradicts itself, or asks for a GPU that does not exist.
-        TrainingError: the process group could not be formed in ``timeout`` seconds.
+    TrainingError if the process group could not be formed in ``timeout`` seconds.
     """
     launched = _launched()
     if launched is not None:

@@ -86,11 +86,6 @@ def short_side_to(frames: np.ndarray, size: int) -> np.ndarray:
     return resize(frames, int(size * height / width), size)
 
 
-def at_least(frames: np.ndarray, size: int) -> np.ndarray:
-    """Scale frames up if a square of `size` does not fit."""
-    return frames if min(size_of(frames)) >= size else short_side_to(frames, size)
-
-
 def scaled_box(box: Box | None, old: tuple[int, int], new: tuple[int, int]) -> Box | None:
     """Return the same window in frames of another size (height, width): streams may differ in size."""
     if box is None or old == new:

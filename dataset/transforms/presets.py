@@ -134,7 +134,7 @@ class CropsTransform(OneClip):
 
     def cut(self, frames: np.ndarray) -> list[np.ndarray]:
         """Cut the crops of a video, uint8 (F, H, W, 3), without jitter; each uint8 (F, img_dim, img_dim, 3)."""
-        video = geometry.at_least(frames, CROP)
+        video = frames if min(geometry.size_of(frames)) >= CROP else geometry.short_side_to(frames, CROP)
         boxes = geometry.corner_boxes(*geometry.size_of(video), CROP)[:self.crops]
         clips = [geometry.resize(np.ascontiguousarray(geometry.cut(video, box)), self.img_dim, self.img_dim)
                  for box in boxes]
