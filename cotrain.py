@@ -18,15 +18,12 @@ the same command continues where it left off. Pass options to a single script as
     python cotrain.py --dataset mine --moco-k 256 --infonce_options "--wd 1e-4" --finetune_options "--batch_size 8"
 """
 
-import re
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -35,18 +32,19 @@ import main_nce
 from dataset import catalog
 from dataset.loader import make_loader
 from dataset.transforms.presets import PretrainTransform
-from engine import auto, pretraining
-from engine.auto import EVALUATIONS, EXTRA, PUBLISHED, SETTINGS, Setting
-from engine.config import DataConfig, configs_of, take
+from engine import auto, settings
+from engine.auto import PUBLISHED, Setting
+from engine.config import DataConfig, check_sizes, configs_of, take
 from engine.run_folder import last_checkpoint
-from eval import main_classifier
+from engine.settings import EVALUATIONS, EXTRA
+from eval import main_classifier, options
 from tools.report.__main__ import main as write_report
 from tools.report.cotrain_results import show
 from tools.search.__main__ import main as search
 from utils import launch
 from utils.console import say, say_block, warn
 from utils.distributed import DistInfo
-from utils.errors import CheckpointError, UserError
+from utils.errors import CheckpointError
 from utils.files import read_json, write_bytes, write_json
 from utils.parser import Parser
 from utils.runner import Runner, Step, as_script
@@ -63,32 +61,17 @@ FALLS = {"infonce": (250, 280), "coclr": (80,), "probe": (60, 80), "finetune": (
 ALWAYS = {"probe": ("--train_what", "last", "--optim", "sgd", "--lr", "0.1"), "finetune": ("--train_what", "ft")}
 
 
-@contextmanager
-def advised(name: str, kind: str, values: Mapping[str, Any]) -> Iterator[None]:
-    """Add to what a step refuses its name, and the option of cotrain.py that changes it."""
-    try:
-        yield
-    except UserError as error:
-        quoted, found = values[f"{kind}_options"], re.findall(r"--[a-z][\w-]*|\b(?:topk|stage)\b", str(error))
-        own = [word for word in found if word.strip("-").replace("-", "_") in values
-               and f"--{word.strip('-')}" not in quoted]
-        flag = f"--{own[0].strip('-')}" if own and kind not in ALWAYS else f"--{kind}_options"
-        hint = "" if flag in found else f" (option of cotrain.py: {flag})"  # else the message names it
-        raise type(error)(f"step {name!r}: {error}{hint}") from error
-
-
 class Plan:
-    """The steps to run, each stream's final checkpoint, and the files that will hold the results.
-
-    ``seconds``: estimates by the kind of a step, as far as there are some.
-    """
+    """The steps to run, each stream's final checkpoint, and the files that will hold the results."""
 
     def __init__(self, args: Namespace, seconds: Mapping[str, float]) -> None:
-        self.args, self.steps, self.seconds = args, list[Step](), seconds
+        self.args, self.steps = args, list[Step]()
+        self.seconds = seconds  # by the kind of a step, as far as they are estimated
         self.labels = len(catalog.class_names(args.dataset, args.split_root)) > 1
         test = catalog.parse(args.dataset).csv(Path(args.split_root or catalog.SPLIT_ROOT), 1, train=False)
         self.tested = len(test.read_text(encoding="utf-8").splitlines()) if test.is_file() else 0
-        skipped = set(args.skip) if self.tested else set(EVALUATIONS)
+        on_gpu = options.devices(None)[0].type == "cuda"
+        self.gpus = ["--gpu", ",".join(map(str, range(args.gpus)))] if on_gpu else []
         # By step: its kind, clips per process, and processes.
         self.batches: dict[str, tuple[str, DataConfig, int, int]] = {}
         self.models: dict[str, str] = {}
@@ -96,29 +79,24 @@ class Plan:
         self.results: dict[str, dict[str, tuple[str, str | None]]] = {}
         self.common = ["--net", args.net, "--seq_len", str(args.seq_len), "--ds", str(args.ds), "--img_dim",
                        str(args.img_dim), "--seed", str(args.seed), "-j", str(args.workers)]
-        for name in ("data_root", "split_root"):
-            if getattr(args, name) is not None:
-                self.common += [f"--{name}", str(Path(getattr(args, name)).resolve())]
-        for stream in STREAMS:
-            self.models[stream] = self._infonce(stream)
+        for flag, root in (("--data_root", args.data_root), ("--split_root", args.split_root)):
+            self.common += [flag, root] if root else []
+        for stream, suffix in STREAMS.items():
+            option = f"infonce_{stream.lower()}"
+            given = getattr(args, option)
+            if given is None:
+                given = self._pretrain(f"InfoNCE {stream}", "infonce", f"{args.dataset}{suffix}-2clip", stream)
+            elif not given.is_file():
+                raise CheckpointError(f"there is no checkpoint {given}: check --{option}")
+            self.models[stream] = str(given)
         for cycle in range(1, args.cycles + 1):
             for own, other, prefix, reverse in ALTERNATION:  # own is trained, other mines
                 self.models[own] = self._pretrain(
                     f"cycle {cycle} {own}", "coclr", f"{args.dataset}-2stream-2clip", "flow", *reverse,
                     "--name_prefix", f"Cycle{cycle}-{prefix}", "--pretrain", self.models[own], self.models[other])
         for evaluation in EVALUATIONS if self.labels else EVALUATIONS[:1]:
-            if evaluation not in skipped:
+            if self.tested and evaluation not in args.skip:
                 self._evaluate(evaluation)
-
-    def _infonce(self, stream: str) -> str:
-        """Plan InfoNCE on a stream, unless its checkpoint is given; return the checkpoint."""
-        args = self.args
-        given = getattr(args, f"infonce_{stream.lower()}")
-        if given is not None:
-            if not given.is_file():
-                raise CheckpointError(f"there is no checkpoint {given}: check --infonce_{stream.lower()}")
-            return str(given.resolve())
-        return self._pretrain(f"InfoNCE {stream}", "infonce", f"{args.dataset}{STREAMS[stream]}-2clip", stream)
 
     def _pretrain(self, name: str, method: str, dataset: str, stream: str, *words: str) -> str:
         """Plan a pretraining; return the checkpoint. What its script has by default is left out of the command."""
@@ -144,22 +122,20 @@ class Plan:
         argv = [*self.common, *words, "--resume", "auto"]
         processes = 1 if script == CLASSIFIER else self.args.gpus
         launcher = ["torchrun", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else ["python"]
-        with advised(name, kind, vars(self.args)):
-            options = SCRIPTS[script].parse(argv, planned=True)
+        with settings.advised(name, kind, vars(self.args)):
+            own = SCRIPTS[script].parse(argv, planned=True)
             if script != CLASSIFIER:
-                model, data, _ = configs_of(vars(options))
-                pretraining.check_sizes(model, data, options.batch_size, processes)
+                model, data, _ = configs_of(vars(own))
+                check_sizes(model, data, own.batch_size, processes)
         if script == "main_coclr.py":
-            options = main_coclr.phases(options)[-1]
-        argv += self._gpus() if script == CLASSIFIER else []
-        self.batches[name] = kind, take(DataConfig, vars(options)), options.batch_size, processes
-        product = last_checkpoint(SCRIPTS[script].run_folder_of(options), options.epochs)
-        self._add(kind, Step(name, (*launcher, str(ROOT / script), *argv), product, rest="*.pth.tar",
-                             advice=f"cotrain.py passes options on by --{kind}_options; "))
+            own = main_coclr.phases(own)[-1]
+        argv += self.gpus if script == CLASSIFIER else []
+        self.batches[name] = kind, take(DataConfig, vars(own)), own.batch_size, processes
+        product = last_checkpoint(SCRIPTS[script].run_folder_of(own), own.epochs)
+        self.steps.append(Step(name, (*launcher, str(ROOT / script), *argv), product, rest="*.pth.tar",
+                               seconds=self.seconds.get(kind, 0.0),
+                               advice=f"cotrain.py passes options on by --{kind}_options; "))
         return str(product)
-
-    def _add(self, kind: str, step: Step) -> None:
-        self.steps.append(replace(step, seconds=self.seconds.get(kind, 0.0)))
 
     def _evaluate(self, evaluation: str) -> None:
         """Plan an evaluation of both final models and their fusion."""
@@ -173,7 +149,11 @@ class Plan:
                 result: tuple[str, str | None] = (f"{made[-1]}/{dataset}_{kind}.json", None)
                 self._test("retrieval", name, result[0], model, *words, "--retrieval")
                 if self.labels:
-                    self._test_random(f"random {stream}", dataset, *words, "--retrieval")
+                    planned = main_classifier.parse([*self.common, *words, "--test", "random"], planned=True)
+                    beside = main_classifier.random_weights(planned).parent
+                    self.results[f"random {stream}"] = {"retrieval": (f"{beside}/feature/{dataset}_recall.json", None)}
+                    self._test("retrieval", f"retrieval random {stream}", f"{beside}/feature/{dataset}_recall.json",
+                               "random", *words, "--retrieval")
             else:
                 words += ALWAYS[evaluation]
                 if self.args.videos:  # a small set has no batch of 32, the script's default
@@ -186,51 +166,35 @@ class Plan:
             self.results.setdefault(stream, {})[evaluation] = result
         both = f"results/{evaluation}_both.json"
         sources = tuple(Path(self.results[stream][evaluation][0]) for stream in STREAMS)
-        roots = self.common[self.common.index("--split_root"):][:2] if "--split_root" in self.common else []
+        roots = ["--split_root", self.args.split_root] if self.args.split_root else []
         self.results.setdefault("both", {})[evaluation] = (both, "both")
-        self._add("both", Step(f"{evaluation} both", (
+        self.steps.append(Step(f"{evaluation} both", (
             "python", str(ROOT / MERGE), "--mode", "s" if evaluation == "retrieval" else "c", "--dataset",
             self.args.dataset, *roots, "--prob1", made[0], "--prob2", made[1], "--output", both),
-            Path(both), sources, shown=5))
+            Path(both), sources, seconds=self.seconds.get("both", 0.0), shown=5))
 
     def _test(self, kind: str, name: str, result: str, model: str, *words: str) -> None:
-        argv = [*self.common, *words, *self._gpus(), "--test", model]
-        self._add(kind, Step(name, ("python", str(ROOT / CLASSIFIER), *argv), Path(result),
-                             () if model == "random" else (Path(model),), shown=4))
-
-    def _test_random(self, name: str, dataset: str, *words: str) -> None:
-        planned = main_classifier.parse([*self.common, *words, "--test", "random"], planned=True)
-        result = main_classifier.random_weights(planned).parent / "feature" / f"{dataset}_recall.json"
-        self.results[name] = {"retrieval": (str(result), None)}
-        self._test("retrieval", f"retrieval {name}", str(result), "random", *words)
+        argv = [*self.common, *words, *self.gpus, "--test", model]
+        self.steps.append(Step(name, ("python", str(ROOT / CLASSIFIER), *argv), Path(result),
+                               () if model == "random" else (Path(model),), seconds=self.seconds.get(kind, 0.0),
+                               shown=4))
 
     def _second_view(self, stream: str) -> list[str]:
         """Return --second_view where a command needs it: not for RGB, nor for flow, the default."""
         view = self.args.second_view
         return [] if stream == "RGB" or view == "flow" else ["--second_view", view]
 
-    def _gpus(self) -> list[str]:
-        on_gpu = main_classifier.options.devices(None)[0].type == "cuda"
-        return ["--gpu", ",".join(map(str, range(self.args.gpus)))] if on_gpu else []
-
     def check_data(self) -> None:
         """Open the lists and LMDBs of all trainings, to raise UserError now rather than days later."""
         for name, (kind, data, batch_size, processes) in self.batches.items():
-            with advised(name, kind, vars(self.args)):
+            with settings.advised(name, kind, vars(self.args)):
                 dataset = data.build("train", PretrainTransform(data.img_dim))
                 make_loader(dataset, batch_size=batch_size, workers=0, train=True, seed=0, rank=0, world_size=processes,
                             device=torch.device("cpu"))
                 self.videos = len(dataset)
 
-    def collect(self) -> dict[str, dict[str, dict[str, float]]]:
-        """Read the results, in percent: {stream: {evaluation: {"1": R@1 or top-1, "5": ...}}}."""
-        content = {file: read_json(self.args.out / file) for row in self.results.values() for file, _ in row.values()}
-        return {stream: {evaluation: content[file] if key is None else content[file][key]
-                         for evaluation, (file, key) in row.items()} for stream, row in self.results.items()}
-
 
 def prepare(args: Namespace) -> Step:
-    """Return the step that makes LMDBs and splits of the videos."""
     flow = args.flow if args.second_view == "flow" else "none"
     words = ["--videos", args.videos, "--name", args.dataset, "--labels", args.labels or "auto", "--flow", flow,
              "--seed", args.seed, "--data_root", args.data_root, "--split_root", args.split_root]
@@ -252,19 +216,18 @@ def settle(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, floa
         words = ["--dataset", f"{args.dataset}{views}-2clip", "--batch_size", batch, "--moco-k", batch]  # soon full
         words += ["--topk", "1", "--health_clips", "0", "--second_view", args.second_view] * (method == "coclr")
         config = configs_of(vars(SCRIPTS[EXTRA[method]].parse([*common, *words], planned=True)))
-        dist = DistInfo(0, 0, 1, main_classifier.options.devices(None)[0])
-        seconds[method] = auto.seconds_per_step(make(*config, dist))
+        seconds[method] = auto.seconds_per_step(make(*config, DistInfo(0, 0, 1, options.devices(None)[0])))
     facts = replace(facts, seconds=seconds, spent=spent + time.perf_counter() - start)
-    settings = auto.choose(facts, given)
-    values = {name: value for name, value, _ in settings}
-    return settings, auto.costs(facts, values) | {"all": facts.spent + auto.total(facts, values)}
+    chosen = auto.choose(facts, given)
+    values = {name: value for name, value, _ in chosen}
+    return chosen, auto.costs(facts, values) | {"all": facts.spent + auto.total(facts, values)}
 
 
-def with_settings(args: Namespace, settings: Sequence[Setting]) -> Namespace:
-    return Namespace(**vars(args) | PUBLISHED | {setting.name: setting.value for setting in settings})
+def with_settings(args: Namespace, chosen: Sequence[Setting]) -> Namespace:
+    return Namespace(**vars(args) | PUBLISHED | {name: value for name, value, _ in chosen})
 
 
-def finish(plan: Plan, runner: Runner, settings: list[Setting], warnings: list[str]) -> None:
+def finish(plan: Plan, runner: Runner, chosen: list[Setting], warnings: list[str]) -> None:
     """Write models, index, results.json and report; print the results and what comes next."""
     args, out = plan.args, plan.args.out
     for stream, model in plan.models.items():
@@ -273,12 +236,15 @@ def finish(plan: Plan, runner: Runner, settings: list[Setting], warnings: list[s
         with runner.timed("search index"):
             search(["index", str(out / "rgb.pth.tar"), str(args.videos), "--two_stream", str(out / "flow.pth.tar"),
                     "--flow", args.flow, "-j", str(launch.allotted_cores()), "--out", str(out / "index")])
+    # In percent: {stream: {evaluation: {"1": R@1 or top-1, "5": ...}}}.
+    results = {stream: {evaluation: read_json(out / file) if key is None else read_json(out / file)[key]
+                        for evaluation, (file, key) in row.items()} for stream, row in plan.results.items()}
     runs = {step.name: str(step.product.parents[1]) for step in plan.steps if step.rest and step.product}
     estimated, taken = plan.seconds.get("all"), sum(step.get("seconds", 0.0) for step in runner.record().values())
     content = {
         "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models,
-        "results": plan.collect(), "commands": {step.name: step.shell for step in plan.steps}, "runs": runs,
-        "labels": plan.labels, "test_videos": plan.tested, "settings": settings,
+        "results": results, "commands": {step.name: step.shell for step in plan.steps}, "runs": runs,
+        "labels": plan.labels, "test_videos": plan.tested, "settings": chosen,
         "warnings": [*warnings, *runner.warnings(plan.steps)],
         "hours": {"asked": args.hours, "estimated": estimated and estimated / 3600, "taken": taken / 3600}}
     write_json(out / "results.json", content)
@@ -288,12 +254,12 @@ def finish(plan: Plan, runner: Runner, settings: list[Setting], warnings: list[s
 
 
 def make_parser() -> Parser:
-    return auto.make_parser(__doc__)
+    return settings.make_parser(__doc__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all steps, or print them with ``--dry_run``."""
-    args, settings = auto.parse(sys.argv[1:] if argv is None else argv, __doc__)
+    args, chosen = settings.parse(sys.argv[1:] if argv is None else argv, __doc__)
     runner, first = Runner(args.out), [prepare(args)] if args.videos else []
     if first and not first[0].is_done(args.out):
         if args.dry_run:
@@ -301,11 +267,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with runner.open():
             runner.run(first)
-    if settings:
+    if chosen:
         seconds = read_json(args.out / ESTIMATE, {})
     else:
-        settings, seconds = settle(args, runner.record().get("prepare", {}).get("seconds", 0.0))
-    plan = Plan(with_settings(args, settings), seconds)
+        chosen, seconds = settle(args, runner.record().get("prepare", {}).get("seconds", 0.0))
+    args = with_settings(args, chosen)
+    plan = Plan(args, seconds)
     plan.steps[:0] = first
     runner.check(plan.steps)
     plan.check_data()
@@ -313,18 +280,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         say(as_script(plan.steps, args.out))
         return 0
     with runner.open():
-        if not (args.out / SETTINGS).is_file():
+        if not (args.out / settings.FILE).is_file():
             write_json(args.out / ESTIMATE, seconds)
-            auto.keep(settings, vars(with_settings(args, settings)), args.out)
+            settings.keep(chosen, vars(args), args.out)
             if seconds:
-                say_block({"\nsettings": [f"{name:15} {value!s:10} {why}" for name, value, why in settings]})
+                say_block({"\nsettings": [f"{name:15} {value!s:10} {why}" for name, value, why in chosen]})
         warnings = auto.doubts(plan.videos, args.videos, args.hours, seconds.get("all", 0.0))
         for line in warnings:
             warn(line)
-        done = sum(step.is_done(args.out) for step in plan.steps)
-        say(f"{done} of {len(plan.steps)} steps are done; the printed commands run in {args.out}")
+        say(f"{sum(step.is_done(args.out) for step in plan.steps)} of {len(plan.steps)} steps are done; the printed "
+            f"commands run in {args.out}")
         runner.run(plan.steps, sum(seconds.get(kind, 0.0) for kind in ("index", "report")))
-        finish(plan, runner, settings, warnings)
+        finish(plan, runner, chosen, warnings)
     return 0
 
 

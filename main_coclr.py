@@ -26,9 +26,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from engine import checkpoint, pretraining, run_folder
+from engine import checkpoint, device, pretraining, run_folder
 from engine.checkpoint import first_keys, load_state, renamed
-from engine.config import configs_of
+from engine.config import check_inputs, configs_of
 from engine.options import TOPK, add_mining, check_shared, pretraining_parser
 from engine.pretraining import PretrainTask
 from engine.steps import coclr_step, draw_self_mask
@@ -37,7 +37,6 @@ from eval.knn import knn_monitor
 from model.pretrain import CoCLR
 from utils import distributed, launch
 from utils.console import say
-from utils.distributed import DistInfo
 from utils.errors import CheckpointError, OptionError
 from utils.metrics import Values
 from utils.parser import Parser
@@ -76,9 +75,10 @@ class CoclrTask(PretrainTask):
                 raise CheckpointError(f"{path} has no {FROZEN}: it was not trained with --own_view frozen")
             self.model.freeze_own_view(saved[FROZEN])
 
-    def load_pretrained(self, own: str, other: str) -> None:
+    def load_pretrained(self, *paths: str) -> None:
         """Load encoder_q and encoder_k from one file's encoder_q, the sampler from another's; 'random' skips one."""
-        for path, reverse, targets in ((own, False, ("encoder_q.", "encoder_k.")), (other, True, ("sampler.",))):
+        for path, reverse, targets in zip(paths, (False, True), (("encoder_q.", "encoder_k."), ("sampler.",)),
+                                          strict=True):
             if path == "random":
                 continue
             saved = checkpoint.load(path)
@@ -108,7 +108,7 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
     args = make_parser().parse_args(argv)
     check_shared(args.num_seq, 2, args.resume, args.test, args.start_epoch, args.epochs)
     _, data, _ = configs_of(vars(args))
-    pretraining.check_inputs(data, 2, [] if planned else [args.test, *args.pretrain])
+    check_inputs(data, 2, 2, [] if planned else [args.test, *args.pretrain])
     check_progressive(args)
     for phase in phases(args):
         model, _, _ = configs_of(vars(phase))
@@ -145,7 +145,6 @@ def phases(args: Namespace) -> list[Namespace]:
 
 
 def run_folder_of(args: Namespace) -> Path:
-    """Return the run folder for these options, relative to the working directory."""
     model, data, train = configs_of(vars(args))
     start = (f"{args.name_prefix}{args.model}-top{args.topk}{'-R' if args.reverse else ''}"
              f"{'-fused' if model.rule == 'fused' else ''}{'-frozen' if args.own_view == 'frozen' else ''}")
@@ -166,32 +165,13 @@ def check_folders(all_phases: list[Namespace]) -> None:
 
 
 def work(args: Namespace) -> None:
-    """Train or test in this process, one phase after the other."""
-    dist = pretraining.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
-                                    args.world_size, args.rank, args.dist_timeout)
+    dist = device.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
+                               args.world_size, args.rank, args.dist_timeout)
     all_phases = phases(args)
     if args.progressive:  # check them all before the first one starts
         distributed.from_main(lambda: check_folders(all_phases))
     for phase in all_phases:
-        run_phase(phase, dist)
-
-
-def run_phase(args: Namespace, dist: DistInfo) -> None:
-    """Train one phase, or with ``--test`` measure a checkpoint."""
-    model, data, train = configs_of(vars(args))
-    pretraining.check_sizes(model, data, train.batch_size, dist.world_size, train=not args.test)
-    if args.test:
-        pretraining.test(CoclrTask(model, data, train, dist), args.test)
-        return
-    folder, resumed = distributed.from_main(lambda: run_folder.choose(args.resume, run_folder_of(args),
-                                                                      run_folder.FOLDER_OPTIONS))
-    task = CoclrTask(model, data, train, dist)
-    if not resumed:
-        task.load_pretrained(*args.pretrain)
-    knn = (knn_monitor(data, model.reverse, train.batch_size, train.workers, dist.device).measure if args.knn_freq
-           else None)
-    with pretraining.make_trainer(task, folder, resumed, vars(args), knn) as trainer:
-        trainer.fit(task)
+        pretraining.run(CoclrTask, vars(phase), run_folder_of(phase), phase.pretrain, dist, knn_monitor)
 
 
 def main() -> int:

@@ -21,15 +21,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from engine import checkpoint, pretraining
+from engine import checkpoint, device, pretraining
 from engine.checkpoint import load_state
-from engine.config import configs_of
+from engine.config import check_inputs, configs_of
 from engine.options import check_shared, pretraining_parser
 from engine.pretraining import PretrainTask
-from engine.run_folder import FOLDER_OPTIONS, choose, pretraining_folder, started_from
+from engine.run_folder import pretraining_folder, started_from
 from engine.steps import infonce_step, ubernce_step
 from eval.knn import knn_monitor
-from utils import distributed, launch
+from utils import launch
 from utils.metrics import Values
 from utils.parser import Parser
 
@@ -43,8 +43,11 @@ class NceTask(PretrainTask):
         return STEPS[self.config.model](self.network, batch, self.device, dtype=self.use_precision(iteration),
                                         generator=self.generator)
 
-    def load_pretrained(self, path: str) -> None:
-        """Start both encoders and the queue from a checkpoint."""
+    def load_pretrained(self, *paths: str) -> None:
+        """Start both encoders and the queue from a checkpoint; "random" means none."""
+        [path] = paths
+        if path in ("", "random"):
+            return
         saved = checkpoint.load(path)
         self.check(saved, path)
         report = load_state(self.model, saved["state_dict"], may_miss=("queue_label",), may_have=OTHER_MODELS)
@@ -63,33 +66,20 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
     args = make_parser().parse_args(argv)
     check_shared(args.num_seq, 2, args.resume, args.test, args.start_epoch, args.epochs)
     _, data, _ = configs_of(vars(args))
-    pretraining.check_inputs(data, 1, [] if planned else [args.test, args.pretrain])
+    check_inputs(data, 2, 1, [] if planned else [args.test, args.pretrain])
     return args
 
 
 def run_folder_of(args: Namespace) -> Path:
-    """Return the run folder for these options, relative to the working directory."""
     model, data, train = configs_of(vars(args))
     return pretraining_folder(model, data, train, prefix=args.prefix, start=f"{args.name_prefix}{args.model}",
                               end=started_from(args.pretrain))
 
 
 def work(args: Namespace) -> None:
-    """Train in this process, or with ``--test`` measure a checkpoint."""
-    dist = pretraining.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
-                                    args.world_size, args.rank, args.dist_timeout)
-    model, data, train = configs_of(vars(args))
-    pretraining.check_sizes(model, data, train.batch_size, dist.world_size, train=not args.test)
-    if args.test:
-        pretraining.test(NceTask(model, data, train, dist), args.test)
-        return
-    folder, resumed = distributed.from_main(lambda: choose(args.resume, run_folder_of(args), FOLDER_OPTIONS))
-    task = NceTask(model, data, train, dist)
-    if args.pretrain not in ("", "random") and not resumed:
-        task.load_pretrained(args.pretrain)
-    knn = knn_monitor(data, False, train.batch_size, train.workers, dist.device).measure if args.knn_freq else None
-    with pretraining.make_trainer(task, folder, resumed, vars(args), knn) as trainer:
-        trainer.fit(task)
+    dist = device.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
+                               args.world_size, args.rank, args.dist_timeout)
+    pretraining.run(NceTask, vars(args), run_folder_of(args), [args.pretrain], dist, knn_monitor)
 
 
 def main() -> int:

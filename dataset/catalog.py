@@ -47,8 +47,6 @@ KNOWN = {
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """A parsed name."""
-
     name: str
     base: str  # without suffixes
     streams: tuple[str, ...]  # "rgb", "flow" or both

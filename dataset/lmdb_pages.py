@@ -36,8 +36,6 @@ class DamagedError(ValueError):
 
 @dataclass(frozen=True)
 class Value:
-    """A value in the file."""
-
     view: memoryview  # its bytes; they are read from disk when touched
     start: int  # position in the file
     map: mmap.mmap

@@ -50,17 +50,10 @@ class FrameReader:
         return self.clips(name, np.asarray(indices)[None])[0]
 
     def clips(self, name: str, indices: np.ndarray, damaged: list[int] | None = None) -> list[np.ndarray]:
-        """Read clips of a video, uint8 RGB (T, H, W, 3) each, which may share memory: do not write to them.
+        """Read clips of "Class/video", frames (clips, T) from 0: uint8 RGB (T, H, W, 3), which may share memory.
 
-        Args:
-            name: "Class/video".
-            indices: frames of each clip, (clips, T), from 0.
-            damaged: collects the numbers of unreadable frames, which the nearest readable one (of two, the earlier)
-                replaces. Without this list they are an error.
-
-        Raises:
-            DataError: there is no such video or frame, or its value is lost.
-            DamagedFramesError: a frame cannot be read, or none of these clips.
+        ``damaged`` collects the numbers of unreadable frames, which the nearest readable one (of two, the earlier)
+        replaces; without it they are a DamagedFramesError, like clips without any readable frame.
         """
         wanted = np.unique(np.asarray(indices, dtype=np.int64))
         numbers, images, faults = self.read(name, wanted)

@@ -51,7 +51,6 @@ class VideoDataset(Dataset):
         return f"{len(index)} videos {digest.hexdigest()[:16]}"
 
     def rng(self, epoch: int, row: int) -> np.random.Generator:
-        """Return the generator of all draws of a sample."""
         name = self.index.names[row].encode()
         return np.random.default_rng([self.seed, epoch if self.by_epoch else 0, crc32(name)])
 
@@ -101,5 +100,4 @@ class VideoDataset(Dataset):
 
 
 def videos_of(loader: DataLoader) -> VideoDataset:
-    """Return the dataset of a loader of videos, with its type."""
     return cast(VideoDataset, loader.dataset)

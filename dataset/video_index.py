@@ -129,8 +129,6 @@ def source_ids(names: list[str], path: Path, *, by_video: bool) -> np.ndarray:
 
 @dataclass(frozen=True)
 class IndexRules:
-    """Rules for the rows of a dataset."""
-
     drop_unknown_classes: bool  # drop rows of classes that the list lacks (K400), which elsewhere is an error
     source_by_video: bool  # every video is its own source (K400); else videos that differ in _cNN share one
     csv_counts: tuple[bool, ...]  # by LMDB; True: frame counts come from the csv (RGB); False: from the LMDB
@@ -158,7 +156,6 @@ class VideoIndex:
         return len(self.classes) > 1
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "VideoIndex":
-        """Return the index of some rows (m,), in their order."""
         rows = np.asarray(rows, dtype=np.int64)
         return replace(self, paths=[self.paths[i] for i in rows], names=[self.names[i] for i in rows],
                        labels=self.labels[rows], sources=self.sources[rows], num_frames=self.num_frames[rows])

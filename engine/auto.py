@@ -1,16 +1,10 @@
-"""Settings of cotrain.py: its options, those chosen automatically, and the file that a run keeps them in.
+"""Automatic settings of cotrain.py, from the size of the data, the machine, and the time there is.
 
-Automatic settings follow from the size of the data, the machine, and the time there is. :func:`choose` is the rule, a
-pure function. :func:`read_facts` and :func:`seconds_per_step` find out what it needs.
+:func:`choose` is the rule, a pure function. :func:`read_facts` and :func:`seconds_per_step` find out what it needs.
 """
 
-import argparse
-import json
-import re
-import shlex
 import time
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -23,28 +17,11 @@ from dataset import catalog
 from dataset.loader import batches
 from dataset.video_dataset import videos_of
 from dataset.video_index import read_rows, video_name
-from engine import options
-from engine.options import positive_float, positive_int, share, whole_number
-from engine.pretraining import PretrainTask, fitting_queue
-from model.pretrain import MINING, OWN_VIEWS
+from engine.pretraining import PretrainTask
+from model.momentum import fitting_queue
 from utils.console import duration
-from utils.errors import OptionError
-from utils.files import write_text
 from utils.launch import allotted_cores
-from utils.parser import Parser
 
-SETTINGS = "settings.yaml"  # in the work folder
-NOT_KEPT = {"out", "dry_run"}  # in that file
-ROOTS = {"data_root": "data", "split_root": "splits"}  # in the work folder, of prepared videos
-PLACES = ("videos", "infonce_rgb", "infonce_flow", "data_root", "split_root")
-EVALUATIONS = ("retrieval", "probe", "finetune")
-EXTRA = {"infonce": "main_nce.py", "coclr": "main_coclr.py", "probe": "the linear probe",
-         "finetune": "finetuning and its test"}
-# Options that cotrain.py sets itself, or that would change where a step's results go.
-RESERVED = {"--dataset", "--pretrain", "--resume", "--test", "--prefix", "--name_prefix", "--reverse", "--epochs",
-            "--start_epoch", "--retrieval", "--gpu", "--local_rank", "--local-rank", "--world-size", "--rank",
-            "--multiprocessing-distributed", "--second_view", "--center_crop", "--five_crop", "--ten_crop", "--dirname",
-            "--config", "--print-completion"}
 LARGE = 2000  # training videos from which on published values hold
 FEW = 100  # videos below which training hardly pays
 EPOCHS, CPU_EPOCHS, LEAST_EPOCHS = 300, 60, 5  # of InfoNCE: published and most, on a CPU, and least
@@ -62,140 +39,13 @@ PUBLISHED: dict[str, Any] = {
 
 
 class Setting(NamedTuple):
-    """A setting by the name of its option, and why it is so."""
-
     name: str
     value: Any
     reason: str
 
 
-def make_parser(description: str | None) -> Parser:
-    """Build the option parser; options that can be chosen automatically are None where they are not given."""
-    parser = Parser(description, "videos dataset labels hours out gpus net cycles mining batch_size infonce_epochs "
-                    "coclr_epochs skip dry_run")
-    add = parser.topic("data")
-    add("--videos", type=Path, metavar="FOLDER", help="prepare and train on the videos of a folder and all below")
-    add("--dataset", metavar="NAME", help="train on a prepared dataset, name without suffix; with --videos, what to "
-        "call theirs (default: ucf101, or videos)")
-    add("--labels", choices=["folders", "none"], help="with --videos: the folders are classes, or nothing is (default: "
-        "they are if each video lies one folder deep, and two folders or more have two or more)")
-    add("--flow", choices=["dis", "tvl1"], default="dis", help="with --videos: flow method; published data is tvl1")
-    options.add_clips(parser)
-    options.add_roots(parser, None, None)  # each script has its own defaults
-    add = parser.topic("method")
-    add("--cycles", type=whole_number, default=2, metavar="N", help="cycles of co-training; 0 evaluates InfoNCE")
-    add("--moco-k", type=positive_int, default=2048, metavar="K", help="queue length, in clips")
-    add("--moco-m", type=share, default=PUBLISHED["moco_m"], metavar="SHARE", help="momentum of the key encoder")
-    add("--mining", choices=MINING, default="cascade", help="how positives are mined, unless --coclr_options says it")
-    add("--own_view", choices=OWN_VIEWS, default="current", help="what ranks the own view in cascade and fused")
-    add("--stage", type=positive_int, default=7, metavar="N", help="stages of the cascade")
-    add("--ratio", type=options.open_share, default=0.5, metavar="SHARE", help="share that each stage keeps")
-    add("--topk", type=positive_int, default=5, metavar="N", help="positives mined per query")
-    add = parser.topic("training")
-    add("--hours", type=positive_float, metavar="H", help="time for everything: epochs follow from measured steps")
-    add("--batch_size", type=positive_int, default=16, metavar="CLIPS", help="clips per process and step of "
-        "pretraining (classifiers: 32 per GPU, or as --probe_options and --finetune_options say)")
-    add("--lr", type=positive_float, default=PUBLISHED["lr"], help="initial learning rate of pretraining")
-    add("--seed", type=options.seed, default=0, help="seed of every step")
-    for name, script in EXTRA.items():
-        add(f"--{name}_epochs", type=positive_int, default=PUBLISHED[f"{name}_epochs"], metavar="EPOCHS",
-            help=f"epochs of {name}; its schedule scales with them")
-        add(f"--{name}_options", type=words, default=[], metavar="'OPTIONS'", help=f"more options for {script}, quoted"
-            + ("; they say how to mine, too, instead of --mining" if name == "coclr" else ""))
-    add = parser.topic("checkpoints")
-    add("--infonce_rgb", type=Path, metavar="CKPT", help="use this checkpoint instead of training InfoNCE on RGB")
-    add("--infonce_flow", type=Path, metavar="CKPT", help="likewise for flow")
-    parser.topic("evaluation")("--skip", nargs="+", default=[], choices=EVALUATIONS, help="evaluations to leave out")
-    add = parser.topic("hardware")
-    add("--gpus", "--nproc_per_node", type=positive_int, default=1, metavar="N",
-        help="processes of a pretraining (torchrun), and GPUs of a classifier")
-    add("-j", "--workers", type=whole_number, default=PUBLISHED["workers"], metavar="PROCESSES",
-        help="loader processes; 0 loads in the main process")
-    add = parser.topic("output")
-    add("--out", type=Path, metavar="FOLDER", help="work folder for all files (default: runs/DATASET)")
-    add("--dry_run", action="store_true", help="print the commands and whether they are done, without running any")
-    for option in parser._actions:
-        if option.dest in PUBLISHED:
-            option.default, option.help = None, str(option.help).replace(
-                "(default: ", "(default: chosen with --videos or --hours, else ")
-    return parser
-
-
-def words(text: str) -> list[str]:
-    """Argparse type: split a quoted string of options."""
-    try:
-        parts = shlex.split(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} cannot be split into options ({error})") from error
-    own = [part for part in parts if part.partition("=")[0] in RESERVED]
-    if own:
-        raise argparse.ArgumentTypeError(f"{own[0]} is set by cotrain.py itself")
-    return parts
-
-
-def joined(argv: Sequence[str]) -> list[str]:
-    """Join --NAME_options and its quoted string with "=": argparse would take the string's dashes for options."""
-    quoted, left = {f"--{name}_options" for name in EXTRA}, iter(argv)
-    return [f"{word}={next(left, '')}" if word in quoted else word for word in left]
-
-
-def parse(argv: Sequence[str], description: str | None) -> tuple[Namespace, list[Setting]]:
-    """Parse a command line; a run that has begun takes its own settings, which are returned, too.
-
-    Raises:
-        OptionError: an option contradicts the run's settings.
-    """
-    parser = make_parser(description)
-    args = _resolve(parser.parse_args(joined(argv)))
-    args.out = (args.out or Path("runs", args.videos.name if args.videos else args.dataset or "ucf101")).resolve()
-    args.dataset = args.dataset or ("videos" if args.videos else "ucf101")
-    if (base := catalog.parse(args.dataset).base) != args.dataset:
-        raise OptionError(f"--dataset {args.dataset} has a suffix: give the plain name, {base}; both streams are used")
-    kept = args.out / SETTINGS
-    if not kept.is_file():
-        return _with_roots(args), []
-    own = vars(parser.parse_args(["--config", str(kept)])) | {name: getattr(args, name) for name in NOT_KEPT}
-    parser.set_defaults(**own)
-    now = vars(_resolve(parser.parse_args(joined(argv)))) | {"out": args.out}
-    for name, value in now.items():
-        if value != own[name]:
-            raise OptionError(f"--{name} is {_text(value)} here, but {_text(own[name])} in {kept}, from which the run "
-                              "continues: leave the option out, or choose another --out")
-    reasons = dict(re.findall(r"^(\w+): .*?  # (.*)$", kept.read_text(encoding="utf-8"), re.MULTILINE))
-    return _with_roots(Namespace(**own)), [Setting(name, own[name], reasons.get(name, "")) for name in PUBLISHED]
-
-
-def _resolve(given: Namespace) -> Namespace:
-    places = {name: type(value)(Path(value).resolve()) for name, value in vars(given).items()
-              if name in PLACES and value is not None}
-    return Namespace(**vars(given) | places)
-
-
-def _with_roots(given: Namespace) -> Namespace:
-    """Put what is prepared into the work folder, if no other place is given."""
-    places = {name: getattr(given, name) or str(given.out / folder) for name, folder in ROOTS.items()}
-    return Namespace(**vars(given) | places) if given.videos else given
-
-
-def _text(value: Any) -> str:
-    return shlex.join(map(str, value)) or "''" if isinstance(value, list) else str(value)
-
-
-def keep(settings: Sequence[Setting], values: Mapping[str, Any], out: Path) -> None:
-    """Write options to the work folder as lines that ``--config`` reads, each with its reason as a comment."""
-    reasons = {setting.name: f"  # {setting.reason}" for setting in settings}
-    implied = {str(out / folder) for folder in ROOTS.values()}
-    kept = {name: value for name, value in values.items()
-            if value not in (None, [], *implied) and name not in NOT_KEPT}
-    write_text(out / SETTINGS, "".join(
-        f"{name}: {json.dumps(_text(value) if name.endswith('_options') else value, default=str)}"
-        f"{reasons.get(name, '')}\n" for name, value in kept.items()))
-
-
 @dataclass(frozen=True)
 class Facts:
-    """What settings follow from."""
-
     videos: int  # for training
     tested: int  # held out, or for testing
     frames: int  # of the median video
@@ -224,7 +74,6 @@ def choose(facts: Facts, given: Mapping[str, Any] | None = None) -> list[Setting
 
 
 def published(given: Mapping[str, Any]) -> list[Setting]:
-    """Return the published settings, but for those given."""
     return [Setting(name, given.get(name, value), "given" if name in given else "published")
             for name, value in PUBLISHED.items()]
 
@@ -239,8 +88,6 @@ def doubts(videos: int, folder: Path | None, hours: float | None, seconds: float
 
 
 class _Rows(dict[str, Any]):
-    """Settings so far, by name."""
-
     def __init__(self, given: Mapping[str, Any]) -> None:
         super().__init__()
         self.given, self.settings = given, list[Setting]()
@@ -344,7 +191,6 @@ def costs(facts: Facts, values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def total(facts: Facts, values: Mapping[str, Any]) -> float:
-    """Estimate the seconds of all steps after the preparation."""
     each, checked = costs(facts, values), facts.tested > 0
     times = {"infonce": 2, "coclr": 2 * values["cycles"], "retrieval": (4 if facts.labels else 2) * checked,
              "both": (3 if facts.labels else 1) * checked, "index": 1, "report": 1}

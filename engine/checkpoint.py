@@ -2,7 +2,6 @@
 
 import pickle
 import re
-import struct
 import warnings
 import zipfile
 from codecs import encode
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -28,9 +26,6 @@ _scalar = np.float64(0).__reduce__()[0]
 ALLOWED: list[Any] = [
     np.dtype, encode, (_scalar, "numpy._core.multiarray.scalar"), (_scalar, "numpy.core.multiarray.scalar"),
     *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}]
-# torch.load raises any of these for a truncated or damaged file, or another format.
-BROKEN = (RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, AssertionError,
-          NotImplementedError, OverflowError, struct.error, zipfile.BadZipFile, SafetensorError)
 WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")  # parts of keys: DistributedDataParallel's, torch.compile's
 LIGHTNING = re.compile(r"^(?:model\.)+")  # in front of them: PyTorch Lightning's
 
@@ -38,8 +33,7 @@ LIGHTNING = re.compile(r"^(?:model\.)+")  # in front of them: PyTorch Lightning'
 def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
     """Read a checkpoint like :func:`read`; weights alone become its "state_dict".
 
-    Raises:
-        CheckpointError: see :func:`read`; or a key of ``require`` is missing, or not of its form. Others may be so.
+    CheckpointError if a key of ``require`` is missing, or not of its form; others may be so.
     """
     content = read(path)
     if not isinstance(content, dict):
@@ -77,11 +71,7 @@ def _conversion(path: str | Path, weights: str) -> str:
 
 
 def read(path: str | Path) -> Any:
-    """Load a file of :func:`save`, or a safetensors file, onto the CPU; no code in it is run.
-
-    Raises:
-        CheckpointError: it is damaged, or holds more than plain data.
-    """
+    """Load a file of :func:`save`, or a safetensors file, onto the CPU; no code in it is run."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}: check the path")
@@ -99,7 +89,7 @@ def read(path: str | Path) -> Any:
                    + _conversion(path, f"(lambda c: c['state_dict'] if 'keys' in dir(c) else c.state_dict())({found})"))
         raise CheckpointError(f"{path} is not loaded: it is damaged, not a checkpoint, or holds more than plain data "
                               f"({_reason(error)}){way}") from error
-    except BROKEN as error:
+    except Exception as error:  # a damaged file may raise anything
         raise CheckpointError(f"{path} cannot be read: it is cut short, damaged, or not a checkpoint "
                               f"({_reason(error)})") from error
     return content
@@ -132,22 +122,13 @@ def _reason(error: BaseException) -> str:
 
 
 def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: Iterable[str] = (),
-               may_have: Iterable[str] = (), rename: Mapping[str, str] | None = None) -> str:
-    """Load a state dict into a model; after any unexpected difference nothing is loaded.
+               may_have: Iterable[str] = ()) -> str:
+    """Load a state dict, see :func:`renamed`, into a model; return in words what was loaded.
 
-    Args:
-        state_dict: tensors by name, see :func:`renamed`; of two names of one tensor of the model one is enough.
-        may_miss: prefixes of model keys that the state dict may lack.
-        may_have: prefixes of state-dict keys (after renaming) that the model may lack.
-        rename: prefixes of state-dict keys and their replacements.
-
-    Returns:
-        How many tensors were loaded, and the expected differences.
-
-    Raises:
-        CheckpointError: keys are missing or left over, shapes differ, or numbers are not finite.
+    ``may_miss``: prefixes of model keys that it may lack; ``may_have``: of its keys that the model may lack. Of two
+    names of one tensor of the model one is enough. After a CheckpointError nothing is loaded.
     """
-    given, own = renamed(state_dict, rename), model.state_dict()
+    given, own = renamed(state_dict), model.state_dict()
     loaded = {key: given[key] for key in own if key in given}
     there = {own[key].data_ptr() for key in loaded}
     missing = [key for key in own if key not in given and own[key].data_ptr() not in there]
@@ -168,14 +149,11 @@ def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: 
             + (f"; {len(unused)} of the file not used, as expected ({first_keys(unused)})" if unused else ""))
 
 
-def renamed(state_dict: Mapping[str, Tensor], rename: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-    """Drop the wrappers "module.", "_orig_mod." and "model." from the keys, and replace the first matching prefix."""
+def renamed(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drop the wrappers "module.", "_orig_mod." and "model." from the keys."""
     result: dict[str, Tensor] = {}
-    rename = rename or {}
     for key, value in state_dict.items():
         name = LIGHTNING.sub("", WRAPPERS.sub("", key))
-        prefix = next((old for old in rename if name.startswith(old)), "")
-        name = rename.get(prefix, "") + name[len(prefix):]
         if name in result:
             raise CheckpointError(f"the checkpoint has {one_line(name)} twice, once as {one_line(key)}: take one out")
         result[name] = value
@@ -200,6 +178,5 @@ def _differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor], shapes:
 
 
 def first_keys(keys: Iterable[object]) -> str:
-    """Name the first three keys, for errors."""
     names = [one_line(str(key)) for key in keys]
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") or "no tensors"

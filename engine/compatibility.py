@@ -45,8 +45,6 @@ WORDS = {
 
 @dataclass
 class TrainState:
-    """Position within a training run."""
-
     epoch: int = 0  # the current one, 0-based
     batch: int = 0  # steps done in this epoch
     iteration: int = 0  # steps done in total
@@ -84,7 +82,9 @@ def _progress_of(saved: Mapping[str, Any]) -> Mapping[str, Any]:
 def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], rates: LrSchedule, reset_lr: bool) -> None:
     """Restore moments, loss scale and, unless ``reset_lr``, the starting learning rate."""
     optimizer.load_state_dict(saved["optimizer"] or {})  # None or {} in slim published files
-    optimizer.load_scaler(saved.get("scaler"))
+    scale = saved.get("scaler")
+    if isinstance(scale, dict) and scale and optimizer.scaler.is_enabled():
+        optimizer.scaler.load_state_dict(scale)
     if not reset_lr:
         optimizer.base_lr = resumed_lr(saved["optimizer"], rates.factor(int(saved["epoch"])), rates.lr)
 

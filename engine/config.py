@@ -2,14 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, TypeVar
+
+import torch
 
 from dataset import catalog
 from dataset.transforms.presets import Transform
 from dataset.video_dataset import VideoDataset
+from engine.device import check_clips
 from engine.optimizer import LrSchedule
-from model.momentum import MomentumContrast
+from model.momentum import MomentumContrast, check_queue, make_encoder
 from model.pretrain import CoCLR, InfoNCE, UberNCE, check_mining, mining_rule
+from utils.errors import CheckpointError, OptionError
 
 T = TypeVar("T")
 
@@ -43,6 +48,11 @@ class DataConfig:
     def trained_second_view(self) -> str:
         """The second view if the single stream is trained on it, "" for RGB."""
         return self.second_view if self.dataset.removesuffix("-2clip").endswith("-f") else ""
+
+    def single_stream(self, reverse: bool = False) -> str:
+        """Return the one-clip dataset of the stream that a pretraining trains: "ucf101-2stream-2clip" -> "ucf101"."""
+        spec = catalog.parse(self.dataset)
+        return f"{spec.base}-f" if spec.streams[-1] == "flow" and (len(spec.streams) == 1 or reverse) else spec.base
 
     @property
     def clip(self) -> tuple[int, int, int]:
@@ -112,8 +122,6 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train, see :mod:`engine.options`."""
-
     batch_size: int
     lr: float
     schedule: list[int] | None  # None: see engine.compatibility.with_schedule
@@ -142,5 +150,24 @@ class TrainConfig:
 
 
 def configs_of(options: Mapping[str, Any]) -> tuple[ModelConfig, DataConfig, TrainConfig]:
-    """Build all three from the options of a pretraining."""
     return take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
+
+
+def check_inputs(data: DataConfig, clips: int, streams: int, files: list[str]) -> None:
+    """Raise OptionError for a dataset of the wrong form, CheckpointError for a missing file; nothing is read yet."""
+    spec = catalog.parse(data.dataset, data.second_view)
+    if (spec.clips, len(spec.streams)) != (clips, streams):
+        end = "-2clip" if clips == 2 else ""
+        raise OptionError(f"--dataset {data.dataset} does not fit this script: it takes "
+                          + (f"NAME{end} or NAME-f{end}" if streams == 1 else f"NAME-2stream{end}"))
+    for path in files:
+        if path not in ("", "random") and not Path(path).is_file():
+            raise CheckpointError(f"there is no checkpoint {path}: check the path ('random' stands for no checkpoint)")
+
+
+def check_sizes(model: ModelConfig, data: DataConfig, batch_size: int, processes: int, train: bool = True) -> None:
+    """Raise ModelError if batches do not fit the queue, OptionError if they do not fit the network; cheap."""
+    check_queue(model.moco_k, batch_size, processes)
+    with torch.device("meta"):
+        encoder = make_encoder(model.net, model.moco_dim)
+    check_clips(encoder.train(train), model.net, batch_size, data.seq_len, data.img_dim)

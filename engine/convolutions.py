@@ -125,7 +125,7 @@ def conv_error(conv: nn.Conv3d, shape: tuple[int, ...], precision: Precision) ->
     x, weight = draw(BATCH, *shape), draw(*conv.weight.shape)
     for layer in (tested, exact):
         layer.requires_grad_(True).weight.data.copy_(weight)
-    with precision.autocast():
+    with torch.autocast(precision.device.type, precision.dtype, enabled=precision.dtype is not None):
         y = tested(x.requires_grad_(True))
     right = exact(x64 := x.detach().double().requires_grad_(True))
     g = draw(*y.shape)

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from utils import distributed
+from utils.console import say
+from utils.distributed import DistInfo
 from utils.errors import OptionError
 
 # Relative rounding steps: the mantissas have 23, 10, 10 and 7 bits.
@@ -33,10 +36,6 @@ class Precision:
     def dtype(self) -> torch.dtype | None:
         """The autocast type of the encoders; None for float32 and TF32."""
         return AUTOCAST.get(self.name)
-
-    def autocast(self) -> torch.autocast:
-        """Return the context to run encoders in."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None)
 
     def scaler(self) -> torch.amp.GradScaler:
         """Return a loss scaler, enabled only for fp16, whose smallest positive number is 6e-8."""
@@ -84,6 +83,19 @@ def keep_freed_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def init_process(deterministic: bool, local_rank: int | None, gpu: int | None, backend: str, dist_url: str,
+                 world_size: int, rank: int, timeout: float) -> DistInfo:
+    """Join the process group, see :func:`utils.distributed.init`, and set up kernels and memory."""
+    if deterministic:
+        use_deterministic_kernels()
+    dist = distributed.init(local_rank, gpu, backend, dist_url, world_size, rank, timeout)
+    if dist.device.type == "cpu":
+        keep_freed_memory()
+        if gpu is not None:
+            say("no GPU found: running on the CPU")
+    return dist
 
 
 def move(model: nn.Module, device: torch.device) -> None:

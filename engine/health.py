@@ -87,12 +87,10 @@ def agreement(one: Tensor, two: Tensor, allowed: Tensor, n: int) -> Tensor:
 
 
 def sign_test(one: Tensor, two: Tensor) -> float:
-    """Test whether ``one`` hits more often than ``two`` on the same videos; return standard deviations.
+    """Test by how many standard deviations ``one`` hits more often than ``two``, see :func:`instance_hits`.
 
     It is an exact sign test (mid-p, as a normal quantile) over videos rather than clips: two clips that are nearest to
     each other are one piece of evidence.
-
-    ``one`` and ``two`` are hits of :func:`instance_hits`, (2N,) bool.
     """
     difference = one.view(2, -1).sum(dim=0) - two.view(2, -1).sum(dim=0)  # (N,)
     a, b = int((difference > 0).sum()), int((difference < 0).sum())
@@ -180,7 +178,6 @@ class HealthProbe:
         return values
 
     def miner(self, model: CoCLR) -> Clips:
-        """Return the embeddings of the miner, which is frozen: computed once."""
         if self._other is None:
             self._other = self._embed(model.sampler, model.other_view)
         return self._other

@@ -38,7 +38,10 @@ class MetricsLogger:
         self.folder = folder
         if folder is not None:
             if (folder / FILE).exists():
-                _remove_later_lines(folder / FILE, epoch, iteration)
+                lines = (folder / FILE).read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+                kept = [line for line in lines if _is_past(line, epoch, iteration)]
+                if len(kept) < len(lines):
+                    write_text(folder / FILE, "".join(kept))
             (folder / "img").mkdir(exist_ok=True)
             # Not SummaryWriter: its thread dies on a full disk, after which the caller waits forever.
             self._events = EventsWriter(str(folder / "img/events"), f".{os.getpid()}")
@@ -78,13 +81,6 @@ def _finite(value: object) -> object:
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _remove_later_lines(path: Path, epoch: int, iteration: int) -> None:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-    kept = [line for line in lines if _is_past(line, epoch, iteration)]
-    if len(kept) < len(lines):
-        write_text(path, "".join(kept))
 
 
 def _is_past(line: str, epoch: int, iteration: int) -> bool:
@@ -145,18 +141,14 @@ class EpochLog:
         """Print, log and return the means over the pass and all processes."""
         self._bar.close()
         means = self.meters.means()
-        text = brief(means, self._health(iteration)) if self.logger.folder else text_of(means)  # what is not logged
+        text = brief(means, self._health(iteration))
+        if self.logger.folder is None:  # what is not logged
+            text = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
         say(f"{self.title} epoch {self.epoch} mean: {text}")
         self.logger.log("epoch", self.epoch, iteration, means, title=self.title)
         return means
 
 
 def brief(values: Means, health: str) -> str:
-    """Format loss, top-1 and a word on the health."""
     top1 = f"top-1 {100 * values['top1']:.0f} %" if "top1" in values else ""
     return "  ".join(filter(None, (f"loss {values['loss']:.3g}", top1, health)))
-
-
-def text_of(values: Means) -> str:
-    """Format named values on one line, with four digits."""
-    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())

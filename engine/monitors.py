@@ -96,7 +96,6 @@ class MiningMonitor:
         return values, classes
 
     def _totals(self) -> tuple[Tensor, Tensor]:
-        """Sum both counts over all processes, on the CPU."""
         both = torch.cat([self._found, self._mined])
         total = distributed.all_gather(both[None]).sum(dim=0).cpu()
         return total[:len(self._found)], total[len(self._found):]
@@ -141,10 +140,6 @@ class Monitors:
     health: HealthProbe | None = None
     knn: Callable[..., dict[str, float]] | None = None  # see eval.knn.KnnMonitor.measure
     collapsed: bool = False  # the queue, when it was last measured
-
-    def before_training(self, trainer: Trainer) -> None:
-        if self.health is not None:
-            trainer.log("health", -1, self.health.before(self.model))
 
     def end_epoch(self, epoch: int, trainer: Trainer) -> None:
         """Measure queue, mining and health; all processes call this."""

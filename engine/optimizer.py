@@ -60,7 +60,6 @@ class Optimizer:
         self.set_lr(lr)
 
     def set_lr(self, lr: float) -> None:
-        """Set the learning rate; each group applies its factor."""
         self.lr = lr
         for group in self.inner.param_groups:
             group["lr"] = lr * group["scale"]
@@ -96,29 +95,18 @@ class Optimizer:
             raise CheckpointError(f"the checkpoint's optimizer has {len(groups)} parameters, this model "
                                   f"{len(self.parameters)}: it was made with another --net, --model or --train_what, "
                                   "or published without its optimizer; start from it with --pretrain")
-        position = {index: i for i, index in enumerate(groups)}
+        by_index = dict(zip(groups, self.parameters, strict=True))
         wanted = {"exp_avg", "exp_avg_sq"} if isinstance(self.inner, torch.optim.Adam) else {"momentum_buffer"}
         for index, values in saved["state"].items():
-            parameter = self.parameters[position[index]] if index in position else None
             # SGD's buffer is None before its first step
-            if parameter is None or not wanted <= set(values) or any(
-                    values[key] is not None and values[key].shape != parameter.shape for key in wanted):
+            if index not in by_index or not wanted <= set(values) or any(
+                    values[key] is not None and values[key].shape != by_index[index].shape for key in wanted):
                 raise CheckpointError(f"the checkpoint's optimizer state of parameter {index} does not fit: it was "
                                       "made with another --net or optimizer")
-            if parameter.requires_grad:
-                self.inner.state[parameter] = {key: self._placed(key, value, parameter)
-                                               for key, value in values.items()}
-
-    def _placed(self, key: str, value: Any, parameter: nn.Parameter) -> Any:
-        """Move a moment to its parameter's device; the step count stays on the CPU unless the update is fused."""
-        if key == "step":
-            return torch.tensor(float(value), device=parameter.device if self.inner.defaults["fused"] else "cpu")
-        return value.to(parameter.device, parameter.dtype) if isinstance(value, Tensor) else value
-
-    def load_scaler(self, saved: object) -> None:
-        """Restore the loss scale, if the checkpoint has one and this run uses it."""
-        if isinstance(saved, dict) and saved and self.scaler.is_enabled():
-            self.scaler.load_state_dict(saved)
+        places = {p: i for i, p in enumerate(p for group in self.inner.param_groups for p in group["params"])}
+        state = {places[by_index[index]]: values for index, values in saved["state"].items()
+                 if by_index[index] in places}  # frozen parameters have none
+        self.inner.load_state_dict({**self.inner.state_dict(), "state": state})
 
 
 def resumed_lr(saved: Mapping[str, Any], factor: float, default: float) -> float:

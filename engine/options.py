@@ -2,7 +2,6 @@
 
 import argparse
 import math
-import re
 from collections.abc import Callable, Sequence
 
 from backbone.select_backbone import NETWORKS
@@ -51,18 +50,10 @@ open_share = number(float, 0, 1, open_low=True, open_high=True)
 
 
 def seed(text: str) -> int:
-    """Argparse type: a seed."""
     value = int(whole_number(text))
     if value >= SEEDS:
         raise argparse.ArgumentTypeError(f"{text!r} is too large: a seed is below {SEEDS} (2**43)")
     return value
-
-
-def init_url(text: str) -> str:
-    """Argparse type: the URL of a process group."""
-    if not re.fullmatch(r"env://.*|tcp://.+:\d+|file://.+", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not env://, tcp://HOST:PORT or file:///PATH")
-    return text
 
 
 def add_roots(parser: Parser, data_root: str | None = DATA_ROOT, split_root: str | None = SPLIT_ROOT) -> None:
@@ -158,7 +149,7 @@ def pretraining_parser(description: str, *, dataset: str, models: Sequence[str],
         "with --multiprocessing-distributed")
     add("--rank", type=int, default=-1, metavar="N", help="rank of this process, -1 to ask the launcher; of "
         "this node with --multiprocessing-distributed")
-    add("--dist-url", type=init_url, default="env://", metavar="URL", help="where the processes meet: env://, "
+    add("--dist-url", default="env://", metavar="URL", help="where the processes meet: env://, "
         "tcp://HOST:PORT or file:///PATH")
     add("--dist-backend", default="nccl", choices=["nccl", "gloo"], help="communication; gloo where there is no GPU")
     add("--dist-timeout", type=positive_float, default=TIMEOUT, metavar="SECONDS", help="end the run if a process "

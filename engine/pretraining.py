@@ -2,8 +2,8 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
@@ -21,68 +21,25 @@ from dataset.video_dataset import VideoDataset, videos_of
 from dataset.video_index import require_labels
 from engine import checkpoint, compatibility, device, run_folder
 from engine.compatibility import TrainState, samples_per_step
-from engine.config import DataConfig, ModelConfig, TrainConfig
+from engine.config import DataConfig, ModelConfig, TrainConfig, check_sizes, configs_of
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.health import HealthProbe
 from engine.monitors import MiningMonitor, Monitors
 from engine.optimizer import Optimizer
 from engine.trainer import Task, Trainer, evaluate
 from model.cascade import stage_views
-from model.momentum import check_queue, make_encoder
+from model.momentum import fitting_queue
 from model.pretrain import CoCLR
 from utils import distributed, launch
 from utils.console import log_file, say, say_block, warn
 from utils.distributed import DistInfo
-from utils.errors import CheckpointError, OptionError
+from utils.errors import OptionError
 from utils.provenance import code_version
 from utils.stop import catch_signals
 
 
-def init_process(deterministic: bool, local_rank: int | None, gpu: int | None, backend: str, dist_url: str,
-                 world_size: int, rank: int, timeout: float) -> DistInfo:
-    """Join the process group, see :func:`utils.distributed.init`, and set up kernels and memory."""
-    if deterministic:
-        device.use_deterministic_kernels()
-    dist = distributed.init(local_rank, gpu, backend, dist_url, world_size, rank, timeout)
-    if dist.device.type == "cpu":
-        device.keep_freed_memory()
-        if gpu is not None:
-            say("no GPU found: running on the CPU")
-    return dist
-
-
-def check_inputs(data: DataConfig, streams: int, files: list[str]) -> None:
-    """Raise OptionError for a dataset of the wrong form, CheckpointError for a missing file; nothing is read yet."""
-    spec = catalog.parse(data.dataset, data.second_view)
-    if spec.clips != 2 or len(spec.streams) != streams:
-        raise OptionError(f"--dataset {data.dataset} does not fit this script: it takes "
-                          f"{'NAME-2clip or NAME-f-2clip' if streams == 1 else 'NAME-2stream-2clip'}")
-    for path in files:
-        if path not in ("", "random") and not Path(path).is_file():
-            raise CheckpointError(f"there is no checkpoint {path}: check the path ('random' stands for no checkpoint)")
-
-
-def check_sizes(model: ModelConfig, data: DataConfig, batch_size: int, processes: int, train: bool = True) -> None:
-    """Raise ModelError if batches do not fit the queue, OptionError if they do not fit the network; cheap."""
-    check_queue(model.moco_k, batch_size, processes)
-    with torch.device("meta"):
-        encoder = make_encoder(model.net, model.moco_dim)
-    device.check_clips(encoder.train(train), model.net, batch_size, data.seq_len, data.img_dim)
-
-
-def fitting_queue(videos: int, step: int) -> int:
-    """Return the longest queue, up to 2048, that is a multiple of a step's clips and at most half the videos."""
-    return max(1, min(2048, videos // 2) // step) * step
-
-
 class PretrainTask(Task):
-    """A contrastive model with optimizer and monitors; subclasses add the step.
-
-    Attributes:
-        network: the model, or its DistributedDataParallel wrapper.
-        generator: shuffles clips for BatchNorm, the same in all processes.
-        origin: files that the weights were loaded from; empty for random weights.
-    """
+    """A contrastive model with optimizer and monitors; subclasses add the step."""
 
     def __init__(self, config: ModelConfig, data: DataConfig, train: TrainConfig, dist: DistInfo) -> None:
         self.config, self.data, self.train, self.dist, self.device = config, data, train, dist, dist.device
@@ -95,11 +52,14 @@ class PretrainTask(Task):
         if train.compile:
             for encoder in self.model.encoders():
                 encoder.compile()
-        self.network: nn.Module = self.model
+        self.network: nn.Module = self.model  # or its DistributedDataParallel wrapper
         self.optimizer = Optimizer(self.model.named_parameters(), lr=train.lr, wd=train.wd,
                                    scaler=self.precision.scaler())
-        self.generator = torch.Generator()
-        self.origin: list[str] = []
+        self.generator = torch.Generator()  # shuffles clips for BatchNorm, the same in all processes
+        self.origin: list[str] = []  # files that the weights were loaded from
+
+    def load_pretrained(self, *paths: str) -> None:
+        raise NotImplementedError
 
     def make_loader(self, mode: str) -> DataLoader:
         dataset = self.data.build(mode, PretrainTransform(self.data.img_dim))
@@ -180,8 +140,8 @@ class PretrainTask(Task):
             devices = [self.device.index] if self.device.type == "cuda" else None
             self.network = DistributedDataParallel(self.model, device_ids=devices, forward_sync_buffers=False,
                                                    gradient_as_bucket_view=True)
-        if trainer.state.iteration == 0:
-            self.monitors.before_training(trainer)
+        if trainer.state.iteration == 0 and self.monitors.health is not None:
+            trainer.log("health", -1, self.monitors.health.before(self.monitors.model))
 
     def begin_epoch(self, epoch: int) -> None:
         self.optimizer.set_lr(self.optimizer.base_lr * self.train.rates.factor(epoch))
@@ -206,13 +166,8 @@ class PretrainTask(Task):
         self.monitors.after_save(epoch, trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the published keys, plus the labels of the queue and the loss scale."""
-        content = {"state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
-        if self.monitors.mining is not None:
-            content["label_ring"] = self.monitors.mining.state_dict()
-        if self.optimizer.scaler.is_enabled():
-            content["scaler"] = self.optimizer.scaler.state_dict()
-        return content
+        ring = {"label_ring": self.monitors.mining.state_dict()} if self.monitors.mining is not None else {}
+        return super().state_dict() | ring
 
     def generators(self) -> dict[str, torch.Generator]:
         return {"shuffle": self.generator}
@@ -226,14 +181,28 @@ class PretrainTask(Task):
             mining.ring.align(int(self.model.queue_ptr))
 
 
-@contextmanager
-def make_trainer(task: PretrainTask, folder: Path, resumed: str, options: Mapping[str, Any],
-                 knn: Callable[..., dict[str, float]] | None = None) -> Iterator[Trainer]:
-    """Build the data, resume, open the run folder and yield the trainer; afterwards report the result."""
+def run(make: type[PretrainTask], options: Mapping[str, Any], folder: Path, pretrain: Sequence[str], dist: DistInfo,
+        knn: Callable[[PretrainTask], Any]) -> None:
+    """Train in a run folder, or measure the checkpoint of ``--test``; ``knn`` builds the monitor of ``--knn_freq``."""
+    model, data, train = configs_of(options)
+    check_sizes(model, data, train.batch_size, dist.world_size, train=not options["test"])
+    if options["test"]:
+        test(make(model, data, train, dist), options["test"])
+        return
+    folder, resumed = distributed.from_main(lambda: run_folder.choose(options["resume"], folder,
+                                                                      run_folder.FOLDER_OPTIONS))
+    task = make(model, data, train, dist)
+    if not resumed:
+        task.load_pretrained(*pretrain)
+    fit(task, folder, resumed, options, knn(task).measure if train.knn_freq else None)
+
+
+def fit(task: PretrainTask, folder: Path, resumed: str, options: Mapping[str, Any],
+        knn: Callable[..., dict[str, float]] | None) -> None:
+    """Build the data, resume, open the run folder, train, and report the result."""
     train = task.train
     with catch_signals():
-        # Only the main process reads, since other machines may lack the file. Nothing above may fail in just one
-        # process, or the main one would wait for it.
+        # Only the main process reads: other machines may lack the file. Nothing above may fail in one process alone.
         saved = distributed.from_main(lambda: checkpoint.load(resumed, checkpoint.RESUME)) if resumed else None
         options = compatibility.with_schedule(options, saved)
         train = task.train = replace(train, schedule=options["schedule"])
@@ -261,8 +230,12 @@ def make_trainer(task: PretrainTask, folder: Path, resumed: str, options: Mappin
                               info={"options": dict(options), "made_with": made_with, "code": code_version(),
                                     "classes": list(videos_of(loader).index.classes)})
             task.start(trainer)
-            yield trainer
-            report(task, state.epoch, folder)
+            trainer.fit(task)
+            last = run_folder.last_checkpoint(folder, state.epoch)
+            say(f"last checkpoint: {last} (the one to use: model_best files have the best top-1, not the best "
+                "features)")
+            say(f"next: python eval/main_classifier.py --dataset {task.data.single_stream(task.config.reverse)} --test "
+                f"{last} --retrieval")
             distributed.barrier()  # the main process may still be writing
 
 
@@ -286,7 +259,6 @@ def test(task: PretrainTask, path: str) -> None:
 
 
 def announce(task: PretrainTask, loader: DataLoader, folder: Path, state: TrainState | None, path: str) -> None:
-    """Print method, data, start, schedule, machine and run folder."""
     train, data, videos = task.train, task.data, videos_of(loader)
     start = task.origin or [f"random weights, seed {train.seed}"]
     schedule = ""
@@ -304,7 +276,6 @@ def announce(task: PretrainTask, loader: DataLoader, folder: Path, state: TrainS
 
 
 def _remaining(task: PretrainTask, state: TrainState) -> str:
-    """Describe the remaining epochs and the learning rate."""
     train = task.train
     if state.epoch >= train.epochs:
         return f"nothing is left to train: the checkpoint finished epoch {state.epoch - 1} of --epochs {train.epochs}"
@@ -312,12 +283,3 @@ def _remaining(task: PretrainTask, state: TrainState) -> str:
     first = f", the first {train.fp32_steps} steps in fp32" if train.fp32_steps else ""
     return (f"epochs {state.epoch}{inside} to {train.epochs - 1}, lr {task.optimizer.base_lr:g} ({train.rates}), "
             f"weight decay {train.wd:g}{first}")
-
-
-def report(task: PretrainTask, epochs: int, folder: Path) -> None:
-    """Print the checkpoint to take, the last, and the next command."""
-    path = run_folder.last_checkpoint(folder, epochs)
-    spec = catalog.parse(task.data.dataset, task.data.second_view)
-    dataset = f"{spec.base}-f" if spec.streams == ("flow",) or task.config.reverse else spec.base
-    say(f"last checkpoint: {path} (the one to use: model_best files have the best top-1, not the best features)")
-    say(f"next: python eval/main_classifier.py --dataset {dataset} --test {path} --retrieval")

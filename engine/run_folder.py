@@ -87,7 +87,6 @@ def choose(resume: str, new: Path, options: str) -> tuple[Path, str]:
 
 
 def refuse_present(folder: Path, options: str) -> None:
-    """Raise OptionError if a folder already holds a run."""
     present = resumable(folder / "model")
     if present:
         raise OptionError(f"{folder} already holds a run (last: {present[0].name.removesuffix('.pth.tar')}): "

@@ -24,6 +24,9 @@ MAX_DAMAGED = 0.01  # share of an epoch's frames
 class Task:
     """A model being trained. The trainer calls these hooks in this order; subclasses override what they need."""
 
+    model: Any
+    optimizer: Optimizer
+
     def begin_epoch(self, epoch: int) -> None:
         """Set learning rate, train mode and seeds."""
 
@@ -46,8 +49,11 @@ class Task:
         """Run slow measurements once the epoch is saved; call ``trainer.poll`` now and then."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the checkpoint's "state_dict" and "optimizer", and whatever else the task needs to resume."""
-        raise NotImplementedError
+        """Return the checkpoint's published keys, the loss scale, and whatever else the task needs to resume."""
+        content = {"state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.optimizer.scaler.is_enabled():
+            content["scaler"] = self.optimizer.scaler.state_dict()
+        return content
 
     def generators(self) -> dict[str, torch.Generator]:
         """Return the random generators that steps draw from."""
@@ -73,13 +79,7 @@ class Trainer:
         self._saved = state.iteration  # iteration of the last checkpoint
 
     def fit(self, task: Task) -> None:
-        """Train to the last epoch.
-
-        Raises:
-            StopRequested: a signal arrived; everything done so far is saved.
-            TrainingError: a loss or weight is not finite, or too much of the data is damaged.
-            CheckpointError: a checkpoint could not be written.
-        """
+        """Train to the last epoch. On StopRequested, after a signal, everything done so far is saved."""
         state, optimizer = self.state, self.optimizer
         damage = DamageCounter(self.loader.dataset, frames_per_epoch(self.loader))
         try:
@@ -97,7 +97,8 @@ class Trainer:
                         optimizer.step()
                     state.batch += 1
                     state.iteration += 1
-                    printed = log.add(values | {"lr": torch.tensor(optimizer.lr)}, state.iteration, self._steps_left())
+                    left = (self.epochs - epoch) * len(self.loader) - state.batch
+                    printed = log.add(values | {"lr": torch.tensor(optimizer.lr)}, state.iteration, left)
                     self._losses.add(state.iteration - 1, batch["index"], values["loss"], now=printed)
                     damage.add(batch)
                     if self.save_steps and state.iteration % self.save_steps == 0:
@@ -113,7 +114,6 @@ class Trainer:
             raise
 
     def evaluate(self, step: Callable[[Any], Values], loader: DataLoader, title: str) -> Means:
-        """Evaluate a step over another loader, see the function :func:`evaluate`."""
         return evaluate(step, loader, title=title, epoch=self.state.epoch, print_freq=self.print_freq,
                         device=self.device, logger=self.logger, iteration=self.state.iteration, poll=self.poll)
 
@@ -125,9 +125,6 @@ class Trainer:
         """Raise StopRequested if any process was asked to stop; collective, so all processes must call it alike."""
         if self._stop_flag.poll():
             raise StopRequested
-
-    def _steps_left(self) -> int:
-        return (self.epochs - self.state.epoch) * len(self.loader) - self.state.batch
 
     def _restore_meters(self, task: Task) -> None:
         """Start new meters, or restore meters and generators when resuming mid-epoch."""
@@ -251,7 +248,6 @@ class DamageCounter:
         self.count = 0
 
     def report(self, title: str) -> None:
-        """Print the count unless it is 0."""
         if self.count:
             say(f"{title}: {self.count} of {self._frames} frames could not be read and were replaced")
 

@@ -50,8 +50,6 @@ class Probe:
 
 
 class Outcome(NamedTuple):
-    """The best evaluated epoch of a probe, on the test set."""
-
     epoch: int  # 0-based
     accuracy: dict[int, float]  # {k: share in 0-1}
     prob: Tensor  # class probabilities, (N, classes), on the CPU

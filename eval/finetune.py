@@ -48,7 +48,8 @@ class Finetuning(Task):
 
     def __init__(self, net: nn.Module, optimizer: Optimizer, train_what: str, rates: LrSchedule, seed: int,
                  val: DataLoader, device: torch.device, dtype: torch.dtype | None = None) -> None:
-        self.net, self.optimizer, self.train_what, self.rates = net, optimizer, train_what, rates
+        self.net, self.model = net, getattr(net, "module", net)
+        self.optimizer, self.train_what, self.rates = optimizer, train_what, rates
         self.seed, self.val, self.device, self.dtype = seed, val, device, dtype
 
     def begin_epoch(self, epoch: int) -> None:
@@ -64,14 +65,6 @@ class Finetuning(Task):
         set_mode(self.net, self.train_what, training=False)
         return trainer.evaluate(lambda batch: classify_step(self.net, batch, self.device, self.dtype), self.val,
                                 "val")["top1"]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the published keys, and the loss scale on top."""
-        content = {"state_dict": getattr(self.net, "module", self.net).state_dict(),
-                   "optimizer": self.optimizer.state_dict()}
-        if self.optimizer.scaler.is_enabled():
-            content["scaler"] = self.optimizer.scaler.state_dict()
-        return content
 
     def generators(self) -> dict[str, torch.Generator]:
         gpus = torch.cuda.default_generators if self.device.type == "cuda" else ()

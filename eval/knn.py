@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from backbone.select_backbone import fold_batchnorm
-from dataset import catalog
 from dataset.transforms.presets import CropsTransform
 from dataset.video_dataset import VideoDataset
 from engine.config import DataConfig
+from engine.pretraining import PretrainTask
 from engine.trainer import DamageCounter
 from eval import protocols
 from eval.windows import apply_packed, read_samples, window_clips
@@ -30,15 +30,9 @@ K, T = 200, 0.07  # neighbours and temperature, as in section 4.1 of the paper
 QUERIES_AT_ONCE = 1024  # their similarities to all of K400 (240,000 videos) are 1 GB
 
 
-def single_stream_name(name: str, reverse: bool = False) -> str:
-    """Return the one-clip dataset of the stream that a pretraining trains: "ucf101-2stream-2clip" -> "ucf101"."""
-    spec = catalog.parse(name)
-    return f"{spec.base}-f" if spec.streams[-1] == "flow" and (len(spec.streams) == 1 or reverse) else spec.base
-
-
 def query_and_gallery(data: DataConfig, reverse: bool = False) -> tuple[VideoDataset, VideoDataset]:
     """Open the test and the training videos of split 1, one clip of each; DataError if either cannot be measured."""
-    name = single_stream_name(data.dataset, reverse)
+    name = data.single_stream(reverse)
     data = replace(data, dataset=name, which_split=1, second_view=data.second_view if name.endswith("-f") else "flow")
     try:
         query, gallery = (data.build(mode, CropsTransform(data.img_dim)) for mode in ("query", "gallery"))
@@ -106,9 +100,10 @@ def _own_share(videos: VideoDataset) -> VideoDataset:
                         by_epoch=videos.by_epoch)
 
 
-def knn_monitor(data: DataConfig, reverse: bool, batch_size: int, workers: int, device: torch.device) -> KnnMonitor:
+def knn_monitor(task: PretrainTask) -> KnnMonitor:
     """Build the monitor of a pretraining; see :func:`query_and_gallery` and :class:`KnnMonitor`."""
-    return KnnMonitor(*query_and_gallery(data, reverse), batch_size=batch_size, workers=workers, device=device)
+    return KnnMonitor(*query_and_gallery(task.data, task.config.reverse), batch_size=task.train.batch_size,
+                      workers=task.train.workers, device=task.device)
 
 
 def neighbour_scores(query: Tensor, gallery: Tensor, query_label: Tensor, gallery_label: Tensor, classes: int,

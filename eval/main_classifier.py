@@ -20,7 +20,9 @@ process uses every visible GPU (--gpu names some of them), or the CPU; --batch_s
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -28,16 +30,15 @@ import torch
 from torch import nn
 
 from backbone.select_backbone import fold_batchnorm
-from dataset import catalog
 from dataset.loader import make_loader
 from dataset.transforms.presets import ClassifierTransform, CropsTransform
 from dataset.video_dataset import VideoDataset, videos_of
 from dataset.video_index import require_labels
+from engine import compatibility, run_folder
 from engine import device as hardware
-from engine import run_folder
 from engine.checkpoint import RESUME
-from engine.compatibility import TrainState, facts_of, refuse_changes, restore_optimizer, state_of, with_schedule
-from engine.config import DataConfig, TrainConfig, take
+from engine.compatibility import SIZES, TrainState, facts_of
+from engine.config import DataConfig, TrainConfig, check_inputs, take
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.health import untrained
 from engine.run_folder import CheckpointManager
@@ -48,7 +49,6 @@ from eval.protocols import CROP_SETS
 from model.classifier import LinearClassifier
 from utils import launch
 from utils.console import log_file, say, say_block
-from utils.errors import CheckpointError, OptionError
 from utils.provenance import code_version
 from utils.stop import catch_signals
 
@@ -61,31 +61,17 @@ Devices = list[torch.device]
 def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace:
     """Parse and check the options, dataset and files; checkpoints of a planned command need not exist yet."""
     args = options.parse(argv, __doc__, planned)
-    spec = catalog.parse(args.dataset, args.second_view)
-    if spec.clips != 1 or len(spec.streams) != 1:
-        raise OptionError(f"--dataset {args.dataset} is for pretraining: a classifier takes {spec.base} or "
-                          f"{spec.base}-f")
     resumed = "" if args.resume == run_folder.AUTO else args.resume
-    for path in () if planned else (resumed, args.test, args.pretrain):
-        if path and path != RANDOM and not Path(path).is_file():
-            raise CheckpointError(f"there is no checkpoint {path}: check the path (only the word random means none)")
+    check_inputs(take(DataConfig, vars(args)), 1, 1, [] if planned else [resumed, args.test, args.pretrain])
     return args
 
 
 def run_folder_of(args: Namespace) -> Path:
-    """Return the run folder of these options, relative to the working directory."""
     name, optimizer = take(DataConfig, vars(args)).name, {"sgd": "SGD", "adam": "Adam"}[args.optim]
     return Path(f"log-eval-{args.prefix}", run_folder.fitting_name(
         f"{name}-{args.img_dim}_sp{args.which_split}_{args.model}_{args.net}_{optimizer}"
         f"_bs{len(options.devices(args.gpu)) * args.batch_size}_lr{args.lr}_dp{args.dropout}_wd{args.wd}_seq1"
         f"_len{args.seq_len}_ds{args.ds}_train-{args.train_what}{run_folder.started_from(args.pretrain)}"))
-
-
-def build(args: Namespace, classes: int) -> LinearClassifier:
-    """Build the classifier of these options, with weights drawn from the seed."""
-    torch.manual_seed(args.seed)
-    return network.build(classes, args.net, args.train_what, dropout=args.dropout, final_bn=args.final_bn,
-                         num_fc=args.num_fc)
 
 
 def random_weights(args: Namespace) -> Path:
@@ -107,113 +93,108 @@ def place(net: LinearClassifier, devices: Devices, precision: hardware.Precision
 
 
 def describe(data: DataConfig, sets: Mapping[str, VideoDataset], videos: str) -> list[str]:
-    """Describe the data, and which rows of each set were left out."""
     reports = [f"{name}: {each.index.report}" for name, each in sets.items() if each.index.report]
     return [f"{data.name}, split {data.which_split}, {data.describe()}: {videos}", *reports]
 
 
-def train(args: Namespace, devices: Devices) -> None:
-    """Train a linear probe, or finetune, into a run folder (that of a resumed checkpoint if there is one)."""
-    data, config = take(DataConfig, vars(args)), take(TrainConfig, vars(args))
-    folder, resumed = run_folder.choose(args.resume, run_folder_of(args), "--prefix")
+def train(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig, pretrain: str, folder: Path,
+          resumed: str, devices: Devices, options: Mapping[str, Any]) -> None:
+    """Train a linear probe, or finetune, into a run folder, from a checkpoint to resume if there is one."""
     loader, val = (make_loader(data.build(mode, ClassifierTransform(data.img_dim, train=mode == "train")),
                                batch_size=config.batch_size * len(devices), workers=config.workers,
                                train=mode == "train", seed=config.seed, rank=0, world_size=1, device=devices[0])
                    for mode in ("train", "val"))
     sets = {"train": videos_of(loader), "val": videos_of(val)}
-    require_labels(sets["train"].index.classes, "a classifier")
-    net = build(args, len(sets["train"].index.classes))
+    classes = sets["train"].index.classes
+    require_labels(classes, "a classifier")
+    net = model.build(len(classes), config.seed)
     start = f"{RANDOM} weights, seed {config.seed}"
-    if args.pretrain not in ("", RANDOM) and not resumed:
-        start = network.load_backbone(net, args.pretrain, facts_of(vars(args)), config.accept_changes)
+    if pretrain not in ("", RANDOM) and not resumed:
+        start = network.load_backbone(net, pretrain, facts_of(options), config.accept_changes)
     net.to(devices[0]).to(memory_format=torch.channels_last_3d)  # before the optimizer holds its parameters
     precision = hardware.choose_precision(config.precision, devices[0])
-    optimizer = finetune.build_optimizer(net, args.train_what, name=args.optim, lr=config.lr, wd=config.wd,
+    optimizer = finetune.build_optimizer(net, model.train_what, name=model.optim, lr=config.lr, wd=config.wd,
                                          scaler=precision.scaler())
     made_with = {"gpus": len(devices), "precision": precision.name, "training set": sets["train"].fingerprint}
     state = TrainState(epoch=config.start_epoch)
     saved = network.load_classifier(net, resumed, RESUME)[0] if resumed else None
-    given = with_schedule(vars(args), saved)
-    config = take(TrainConfig, given)
+    options = compatibility.with_schedule(options, saved)
+    config = replace(config, schedule=options["schedule"])
     if saved is not None:
-        restore_optimizer(optimizer, saved, config.rates, config.reset_lr)
+        compatibility.restore_optimizer(optimizer, saved, config.rates, config.reset_lr)
         if not config.accept_changes:
-            refuse_changes(saved, given, made_with, resumed)
-        state = state_of(saved, loader)
+            compatibility.refuse_changes(saved, options, made_with, resumed)
+        state = compatibility.state_of(saved, loader)
         start = f"resumed from {resumed} after {state.iteration} steps"
-    with catch_signals(), run_folder.open_run(folder, resumed, state, given, made_with) as logger:
+    with catch_signals(), run_folder.open_run(folder, resumed, state, options, made_with) as logger:
         say_block({
-            "run": f"{KINDS.get(args.train_what, 'training of everything at one learning rate,')} {args.net}",
+            "run": f"{KINDS.get(model.train_what, 'training of everything at one learning rate,')} {model.net}",
             "data": describe(data, sets, f"{len(sets['train'])} training and {len(sets['val'])} validation videos; "
                                          f"{len(loader)} steps per epoch of {loader.batch_size}"),
             "start": start,
-            "training": f"epochs {state.epoch} to {config.epochs - 1}, {args.optim}, lr {config.lr:g} "
+            "training": f"epochs {state.epoch} to {config.epochs - 1}, {model.optim}, lr {config.lr:g} "
                         f"({config.rates}), weight decay {config.wd:g}" if state.epoch < config.epochs
                         else "nothing is left to train",
             "on": hardware.describe_machine(devices, precision, config.workers), "into": str(folder)})
         task = finetune.Finetuning(place(net, devices, precision, data.clip, config.compile), optimizer,
-                                   args.train_what, config.rates, config.seed, val, devices[0], precision.dtype)
+                                   model.train_what, config.rates, config.seed, val, devices[0], precision.dtype)
         checkpoints = CheckpointManager(folder / "model", keep_all="k400" in data.dataset, resumed=resumed)
-        info = {"options": given, "made_with": made_with, "code": code_version(),
-                "classes": list(sets["train"].index.classes)}
+        info = {"options": options, "made_with": made_with, "code": code_version(), "classes": list(classes)}
         Trainer(loader, optimizer, devices[0], epochs=config.epochs, state=state, checkpoints=checkpoints,
-                logger=logger, save_freq=args.eval_freq, save_steps=config.save_steps, print_freq=config.print_freq,
+                logger=logger, save_freq=config.save_freq, save_steps=config.save_steps, print_freq=config.print_freq,
                 info=info).fit(task)
-        best = finetune.report_result(f"{args.train_what} on {data.name}", state, config.epochs, folder)
+        best = finetune.report_result(f"{model.train_what} on {data.name}", state, config.epochs, folder)
         say(f"next: the same options with --test {best} --ten_crop instead of --pretrain")
 
 
-def test(args: Namespace, devices: Devices) -> None:
-    """Run the crop test or retrieval of one checkpoint; log and results go beside it."""
-    path, device, batch_size = Path(args.test), devices[0], args.batch_size * len(devices)
-    if args.test == RANDOM:
-        path = random_weights(args)
-        run_folder.make(path.parents[1])
-    output, features = options.output_folders(path, args.dirname)
+def test(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig, checkpoint: str, path: Path,
+         dirname: str, crops: int, gallery: str, devices: Devices) -> None:
+    """Run the crop test of a checkpoint, or with 0 crops retrieval; log and results go beside ``path``."""
+    device, batch_size = devices[0], config.batch_size * len(devices)
+    output, features = options.output_folders(path, dirname)
     with log_file(output / f"{path.name.removesuffix('.pth.tar')}-test.log"), torch.inference_mode():
-        data = take(DataConfig, vars(args))
-        modes = {"test": "test"} | ({"train": GALLERIES[args.gallery]} if args.retrieval else {})
-        sets = {split: data.build(mode, CropsTransform(data.img_dim, crops=args.crops or 1))
+        modes = {"test": "test"} | ({} if crops else {"train": GALLERIES[gallery]})
+        sets = {split: data.build(mode, CropsTransform(data.img_dim, crops=crops or 1))
                 for split, mode in modes.items()}
-        if not args.retrieval:
-            require_labels(sets["test"].index.classes, "the test of a classifier")
-        net = build(args, len(sets["test"].index.classes))
-        start = f"{RANDOM} weights, seed {args.seed}"
-        if args.test != RANDOM and args.retrieval:
-            start = network.load_backbone(net, path, facts_of(vars(args)), args.accept_changes)
-        elif args.test != RANDOM:
-            needed = facts_of(vars(args), sets["test"].index.classes)
-            _, start = network.load_classifier(net, path, needed=needed, accept=args.accept_changes)
-        precision = hardware.choose_precision(args.precision, device)
-        what = "retrieval by backbone features" if args.retrieval else f"test with {CROPS[args.crops]}"
+        index = sets["test"].index
+        if crops:
+            require_labels(index.classes, "the test of a classifier")
+        net = model.build(len(index.classes), config.seed)
+        start = f"{RANDOM} weights, seed {config.seed}"
+        facts = asdict(data) | {"net": model.net}
+        if checkpoint != RANDOM and not crops:
+            start = network.load_backbone(net, path, facts_of(facts), config.accept_changes)
+        elif checkpoint != RANDOM:
+            _, start = network.load_classifier(net, path, needed=facts_of(facts, index.classes),
+                                               accept=config.accept_changes)
+        precision = hardware.choose_precision(config.precision, device)
+        what = f"test with {CROPS[crops]}" if crops else "retrieval by backbone features"
         counts = " and ".join(f"{len(each)} {split}" for split, each in sets.items())
-        say_block({"run": f"{what} of {args.net}, test of {args.test}",
+        say_block({"run": f"{what} of {model.net}, test of {checkpoint}",
                    "data": describe(data, sets, f"{counts} videos, batches of {batch_size} windows"), "start": start,
-                   "on": hardware.describe_machine(devices, precision, args.workers), "into": str(output)})
+                   "on": hardware.describe_machine(devices, precision, config.workers), "into": str(output)})
         fold_batchnorm(net.eval())
-        ready = place(net, devices, precision, data.clip, args.compile)
-        if args.retrieval:
-            made_from = {name: getattr(args, name)
-                         for name in ("net", "second_view", "seq_len", "ds", "img_dim", "which_split", "seed")}
-            made_from |= {"data_root": str(Path(args.data_root).resolve()), "precision": precision.name,
-                          "checkpoint": retrieval.fingerprint(args.test)}
-            job = retrieval.FeatureJob(features, args.dataset, made_from, args.gallery,
-                                       normalise=args.train_what == "last", batch_size=batch_size,
-                                       workers=args.workers, device=device, dtype=precision.dtype)
-            query, gallery = (retrieval.split_features(ready, *each, job) for each in sets.items())
-            measures = None
-            if not sets["test"].index.has_labels:
-                random = untrained(lambda: network.build(1, args.net, args.train_what), args.seed).to(device)
-                videos = data.build("test", CropsTransform(data.img_dim, p=0.0))  # without jitter
-                measures = retrieval.measure_without_labels(random if args.test == RANDOM else ready, random, videos,
-                                                            job)
-            retrieval.report(job, query, gallery, measures)
-        else:
-            samples = windows.read_samples(sets["test"], workers=args.workers, device=device, title="test")
+        ready = place(net, devices, precision, data.clip, config.compile)
+        if crops:
+            samples = windows.read_samples(sets["test"], workers=config.workers, device=device, title="test")
             prob = windows.crop_probabilities(ready, samples, batch_size, device, precision.dtype)
-            results = windows.report_crops(prob, torch.as_tensor(sets["test"].index.labels))
-            written = windows.write_results(output / path.name, list(sets["test"].index.paths), prob, results)
+            results = windows.report_crops(prob, torch.as_tensor(index.labels))
+            written = windows.write_results(output / path.name, list(index.paths), prob, results)
             say(f"probabilities of each video: {written}")
+            return
+        made_from = {name: facts[name] for name in ("net", "second_view", *SIZES, "which_split", "seed")}
+        made_from |= {"data_root": str(Path(data.data_root).resolve()), "precision": precision.name,
+                      "checkpoint": retrieval.fingerprint(checkpoint)}
+        job = retrieval.FeatureJob(features, data.dataset, made_from, gallery,
+                                   normalise=model.train_what == "last", batch_size=batch_size,
+                                   workers=config.workers, device=device, dtype=precision.dtype)
+        query, found = (retrieval.split_features(ready, *each, job) for each in sets.items())
+        measures = None
+        if not index.has_labels:
+            random = untrained(lambda: network.build(1, model.net, model.train_what), config.seed).to(device)
+            videos = data.build("test", CropsTransform(data.img_dim, p=0.0))  # without jitter
+            measures = retrieval.measure_without_labels(random if checkpoint == RANDOM else ready, random, videos, job)
+        retrieval.report(job, query, found, measures)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -228,7 +209,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             say("no GPU found: running on the CPU")
     shadow = network.build_on_meta(args.net, args.train_what, final_bn=args.final_bn, training=not args.test)
     hardware.check_clips(shadow, args.net, args.batch_size, args.seq_len, args.img_dim)
-    (test if args.test else train)(args, devices)
+    given = vars(args) | {"save_freq": args.eval_freq}
+    configs = take(DataConfig, given), take(TrainConfig, given), take(network.ClassifierConfig, given)
+    if not args.test:
+        folder, resumed = run_folder.choose(args.resume, run_folder_of(args), "--prefix")
+        train(*configs, args.pretrain, folder, resumed, devices, vars(args))
+        return 0
+    path = Path(args.test)
+    if args.test == RANDOM:
+        path = random_weights(args)
+        run_folder.make(path.parents[1])
+    test(*configs, args.test, path, args.dirname, args.crops, args.gallery, devices)
     return 0
 
 

@@ -1,6 +1,7 @@
 """Build the classifier of an evaluation, and load it from files of pretraining or finetuning."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,23 @@ def build(num_class: int, network: str, train_what: str, *, dropout: float = 0.9
                             use_final_bn=probe or final_bn, num_fc=num_fc)
 
 
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """The classifier and its optimizer, see :mod:`eval.options`."""
+
+    net: str
+    train_what: str
+    dropout: float
+    final_bn: bool
+    num_fc: int
+    optim: str
+
+    def build(self, classes: int, seed: int) -> LinearClassifier:
+        torch.manual_seed(seed)
+        return build(classes, self.net, self.train_what, dropout=self.dropout, final_bn=self.final_bn,
+                     num_fc=self.num_fc)
+
+
 def build_on_meta(network: str, train_what: str, *, final_bn: bool = False, training: bool) -> LinearClassifier:
     """Build a classifier of one class without memory of its own, to try the clip sizes of a command on."""
     with torch.device("meta"):
@@ -60,8 +78,8 @@ def load_backbone(net: nn.Module, path: str | Path, needed: Facts | None = None,
     content = checkpoint.load(path)
     check_facts(content, path, needed or {}, accept)
     own = {key.removeprefix(BACKBONE): key for key in net.state_dict()}  # a file of a backbone alone has no prefix
-    state = {own.get(key, key): value for key, value in
-             checkpoint.renamed(content["state_dict"], {ENCODER: BACKBONE}).items()}
+    state = {BACKBONE + key.removeprefix(ENCODER) if key.startswith(ENCODER) else own.get(key, key): value
+             for key, value in checkpoint.renamed(content["state_dict"]).items()}
     backbone = {key: value for key, value in state.items() if key.startswith(BACKBONE)}
     if not backbone:
         raise CheckpointError(f"{path} has no {ENCODER}* and no {BACKBONE}* entries, but "
@@ -124,10 +142,8 @@ class Encoder:
     def __call__(self, clips: Iterable[np.ndarray], *, unit: bool = True) -> Tensor:
         """Return the means over all windows of the centre crops of clips, float32 (B, F), on the CPU.
 
-        Args:
-            clips: RGB frames, or stored flow or residual frames for such an encoder, uint8 (B, T, H, W, 3); those of
-                img_dim x img_dim pixels are not cropped.
-            unit: whether to normalise the rows.
+        ``clips``: RGB frames, or stored flow or residual frames for such an encoder, uint8 (B, T, H, W, 3); those of
+        img_dim x img_dim pixels are not cropped. ``unit``: whether to normalise the rows.
         """
         rows = video_features(self.net, map(self._sample, count(), clips), batch_size=self.batch_size,
                               device=self.device, normalise=True)

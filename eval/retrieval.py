@@ -58,12 +58,7 @@ def save_features(folder: Path, dataset: str, split: str, content: FeatureSet, m
 
 
 def load_features(folder: Path, dataset: str, split: str) -> FeatureSet:
-    """Read the files of a split ("train" or "test").
-
-    Raises:
-        OptionError: there are none.
-        CheckpointError: a file is damaged, they are inconsistent, or features are not finite.
-    """
+    """Read the files of a split ("train" or "test"); OptionError without any, CheckpointError if they are damaged."""
     path = _file(folder, dataset, split, "feature.pth.tar")
     if not path.is_file():
         raise OptionError(f"no {path.name} in {folder}: make it with main_classifier.py --test CHECKPOINT --retrieval, "
@@ -168,9 +163,7 @@ def measure_without_labels(net: nn.Module, random: nn.Module, videos: VideoDatas
                            ) -> dict[str, float]:
     """Measure two clips of each video, of different times and without augmentation; print and return the result.
 
-    Videos too short for a second clip are left out.
-
-    Returns:
+    Videos too short for a second clip are left out. The result has
         "second_clip", the percentage of the 2 x "videos" clips whose nearest is the other clip of their video, and
         "hits", their number; "effective_rank"; all three for ``random`` weights as "..._random"; and "better", by how
         many standard deviations (:func:`engine.health.sign_test`). With fewer than two videos, "videos" alone.

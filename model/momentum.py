@@ -39,18 +39,17 @@ def embed(encoder: nn.Module, clips: Tensor, dtype: torch.dtype | None = None) -
     return F.normalize(embeddings if dtype is None else embeddings.float(), dim=1)
 
 
-def freeze(module: nn.Module) -> None:
-    """Turn off gradients for a module's parameters."""
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-
-
 def check_queue(K: int, batch: int, world: int) -> None:
     """Raise ModelError unless the queue length K is a multiple of the keys per step, `batch` x `world`."""
     step = batch * world
     if K <= 0 or K % step:
         raise ModelError(f"the queue of {K} entries (--moco-k) must be a multiple of the keys per step, "
                          f"{batch} (--batch_size) x {world} processes = {step}")
+
+
+def fitting_queue(videos: int, step: int) -> int:
+    """Return the longest queue, up to 2048, that is a multiple of a step's clips and at most half the videos."""
+    return max(1, min(2048, videos // 2) // step) * step
 
 
 class MomentumContrast(nn.Module):
@@ -73,7 +72,7 @@ class MomentumContrast(nn.Module):
         self.encoder_q = make_encoder(network, dim)
         self.encoder_k = make_encoder(network, dim)
         self.encoder_k.load_state_dict(self.encoder_q.state_dict())
-        freeze(self.encoder_k)
+        self.encoder_k.requires_grad_(False)
         self.register_buffer("queue", F.normalize(torch.randn(dim, K), dim=0))
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
         self._shuffle = torch.Generator().manual_seed(0)  # the default of `generator` below

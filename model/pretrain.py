@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from backbone.select_backbone import fold_batchnorm
 from model.cascade import cascade_stages, fused_topk, stage_sizes, stage_views
-from model.momentum import MomentumContrast, embed, freeze, make_encoder
+from model.momentum import MomentumContrast, embed, make_encoder
 from utils import distributed
 from utils.errors import ModelError
 
@@ -123,8 +123,7 @@ class CoCLR(MomentumContrast):
         self.anchor, self.first = anchor, first
         self.own_view, self.other_view = (1, 0) if reverse else (0, 1)
         self.sampler = make_encoder(network, dim)
-        freeze(self.sampler)
-        self.sampler.eval()
+        self.sampler.requires_grad_(False).eval()
         self.register_buffer("queue_second", torch.nn.functional.normalize(torch.randn(dim, K), dim=0))
         self.register_buffer("queue_vname", torch.full((K,), -1, dtype=torch.long))
         self.register_buffer("queue_label", torch.full((K,), -1, dtype=torch.long))
@@ -165,9 +164,8 @@ class CoCLR(MomentumContrast):
         It is the encoder of the moment at which mining was as good as it gets from outside: one that is being trained
         on its own choices agrees with itself more and more.
         """
-        encoder = copy.deepcopy(self.encoder_q)
-        freeze(encoder)
-        self._frozen, self._folded = [encoder.eval()], []
+        encoder = copy.deepcopy(self.encoder_q).requires_grad_(False).eval()
+        self._frozen, self._folded = [encoder], []
         if saved is not None:
             encoder.load_state_dict(saved["encoder"])
             self.queue_frozen.copy_(saved["queue"])

@@ -11,15 +11,15 @@ if __name__ != "meeting":
 import torch
 
 import main_nce
-from engine import pretraining
+from engine import device
 from utils import distributed, launch, stop
 from utils.console import say
 
 
 def work(options: Namespace) -> None:
     """Join the process group as main_nce.py does; if a file "wait" exists, wait for a stop signal."""
-    dist = pretraining.init_process(options.deterministic, options.local_rank, options.gpu, options.dist_backend,
-                                    options.dist_url, options.world_size, options.rank, options.dist_timeout)
+    dist = device.init_process(options.deterministic, options.local_rank, options.gpu, options.dist_backend,
+                               options.dist_url, options.world_size, options.rank, options.dist_timeout)
     launch.started()
     ranks = distributed.all_gather(torch.tensor([dist.rank])).tolist()
     Path(f"met{dist.rank}").write_text(f"rank {dist.rank}, {dist.local_rank} here, of {dist.world_size}: {ranks}")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine import auto
+from engine import auto, settings
 from engine.auto import Facts, choose
 from model.cascade import stage_sizes
 from utils.errors import OptionError
@@ -56,15 +56,15 @@ def test_a_plan_uses_its_hours_and_no_more(hours, labels):
 
 def test_settings_are_read_back_and_a_contradiction_is_refused(tmp_path):
     line = ["--videos", str(tmp_path), "--out", str(tmp_path), "--probe_options", "--lr 0.1", "--skip", "probe"]
-    args, none = auto.parse(line, "")
+    args, none = settings.parse(line, "")
     rows = choose(Facts(140, 20, 50, 240, cores=2), {"topk": 4})
-    auto.keep(rows, vars(args) | {name: value for name, value, _ in rows}, tmp_path)
-    again, settings = auto.parse(line, "")
-    assert not none and {(row.name, row.value, row.reason) for row in rows} <= {tuple(row) for row in settings}
+    settings.keep(rows, vars(args) | {name: value for name, value, _ in rows}, tmp_path)
+    again, kept = settings.parse(line, "")
+    assert not none and {(row.name, row.value, row.reason) for row in rows} <= {tuple(row) for row in kept}
     assert again.probe_options == ["--lr", "0.1"] and again.videos == tmp_path and again.moco_k == 64
-    fresh, _ = auto.parse(["--config", str(tmp_path / "settings.yaml"), "--out", str(tmp_path / "new")], "")
+    fresh, _ = settings.parse(["--config", str(tmp_path / "settings.yaml"), "--out", str(tmp_path / "new")], "")
     assert fresh.data_root == str(tmp_path / "new/data")
     places = {name: getattr(again, name) for name in ("out", "data_root", "split_root")}
     assert vars(fresh) | places == vars(again)
     with pytest.raises(OptionError, match=r"--topk is 3 here, but 4 in .*settings\.yaml"):
-        auto.parse([*line, "--topk", "3"], "")
+        settings.parse([*line, "--topk", "3"], "")

@@ -200,7 +200,7 @@ def test_random_weights_are_reproducible(run):
 @pytest.mark.parametrize(("words", "complaint"), [
     (["--pretrain", "nowhere.pth.tar"], "nowhere.pth.tar"),
     (["--test", "nowhere.pth.tar", "--retrieval"], "nowhere.pth.tar"),
-    (["--dataset", "ucf101-2clip"], "pretraining"),
+    (["--dataset", "ucf101-2clip"], "ucf101-2clip does not fit this script: it takes NAME or NAME-f"),
     (["--dataset", "unknown"], "unknown"),
     (["--net", "s4d", "--pretrain", "random"], "s4d"),
     (["--batch_size", "64"], "batch"), (["--test", PRETRAINED, "--ten_crop"], "but queue, queue_ptr, encoder_q"),

@@ -1,16 +1,13 @@
 """Colours and bars on terminals alone, the block that a run starts with, its progress lines and its logs."""
 
-import contextlib
 import io
 import os
 import pty
 import sys
-import termios
 import time
 from pathlib import Path
 
 import pytest
-import torch
 from processes import Fork, fork
 
 import main_nce
@@ -111,28 +108,6 @@ def test_a_run_starts_with_a_block_and_estimates_its_end(on_noise, monkeypatch, 
     monkeypatch.setattr(Trainer, "fit", lambda self, task: None)
     assert launch.exit_code(lambda: main_nce.work(main_nce.parse([*argv, "--resume", "auto"]))) == 0
     assert "start     resumed after 4 steps\n" in capsys.readouterr().out
-
-
-def test_a_terminal_gets_a_bar(on_noise):
-    argv = [*SMALL, "--dataset", "noise-2clip", "--epochs", "1", "--print_freq", "1", "--schedule"]
-    pid, terminal = pty.fork()
-    if not pid:
-        try:
-            sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-            termios.tcsetwinsize(1, (40, 150))
-            torch.set_num_threads(1)
-            launch.run(lambda: main_nce.work(main_nce.parse(argv)))
-        finally:
-            os._exit(0)
-    shown = b""
-    with contextlib.suppress(OSError):  # that is how a terminal ends
-        while read := os.read(terminal, 10_000):
-            shown += read
-    os.waitpid(pid, 0)
-    assert b"train 0:" in shown and (b"it/s" in shown or b"s/it" in shown)
-    assert b"\x1b[1mrun       \x1b[0minfonce" in shown and b"train epoch 0 [1/2]" not in shown
-    [log] = on_noise.rglob("train.log")
-    assert ESCAPE not in log.read_text() and "train epoch 0 [1/2]" in log.read_text()
 
 
 # Consoles that are not UTF-8, and that nobody reads

@@ -10,7 +10,6 @@ from engine import convolutions
 from engine.convolutions import (
     Conv3dAs2d,
     check_convolutions,
-    conv_error,
     fits_2d,
     input_shapes,
     relative_error,
@@ -84,23 +83,6 @@ def test_the_check_sees_the_inputs_of_every_convolution(network):
         encoder(torch.randn(2, 3, 8, 32, 32))
     assert input_shapes(encoder, (8, 32, 32), side=64) == met
     assert max(shape[2] for shape in input_shapes(encoder, (8, 32, 32), side=4).values()) == 4
-
-
-def test_bf16_weight_gradient_at_depth_2_is_found_wrong_and_mended():
-    """oneDNN, as torch 2.14.1 ships it: the weight gradient of a bf16 (3, 1, 1) convolution at depth 2 is garbage."""
-    conv, shape = nn.Conv3d(64, 64, (3, 1, 1), padding=(1, 0, 0), bias=False).to(memory_format=CL), (64, 2, 8, 8)
-    x = torch.randn(2, *shape).contiguous(memory_format=CL)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y = conv(x)
-    g = torch.randn(y.shape)
-    y.backward(g.bfloat16())
-    # The gradient of tap t by hand: the frames that it multiplied with the output's gradients, summed.
-    padded = nn.functional.pad(x, (0, 0, 0, 0, 1, 1)).double()
-    taps = [torch.einsum("bothw,bcthw->oc", g.double(), padded[:, :, t:t + 2]) for t in range(3)]
-    error = relative_error(conv.weight.grad[..., 0, 0], torch.stack(taps, dim=-1))
-    assert (conv_error(conv, shape, BF16) < 0.02) == (error < 0.02)  # depends on the CPU
-    conv.__class__ = Conv3dAs2d
-    assert conv_error(conv, shape, BF16) < 0.01
 
 
 @pytest.mark.parametrize("depth", [5, 6, 7])

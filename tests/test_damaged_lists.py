@@ -10,7 +10,6 @@ from damage import damaged, refused
 
 from dataset.video_index import IndexRules, read_classes, read_index, read_rows
 from process_data.src.splits import k400_list, plan_splits
-from process_data.src.write_csv import class_list
 
 LENGTHS = {"A/a_c01": 30, "A/a_c02": 31, "A/b": 40, "B/a": 50, "B/ü": 60}
 RULES = (IndexRules(drop_unknown_classes=False, source_by_video=False, csv_counts=(True,), length="half"),
@@ -89,11 +88,3 @@ def test_official_lists(tmp_path, name):
     def kinetics() -> None:
         assert all("/" in video for video in k400_list(folder, "train"))
     damage(sorted(folder.iterdir())[0], [kinetics if name == "k400" else splits])
-
-
-def test_class_list_of_a_user(tmp_path):
-    path = write(tmp_path / "own", {"ClassInd.txt": b"A\nB\n"}) / "ClassInd.txt"
-
-    def classes() -> None:
-        assert {"A", "B"} <= set(class_list("own", tmp_path, None, LENGTHS))
-    damage(path, [classes])

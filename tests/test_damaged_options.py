@@ -1,15 +1,13 @@
-"""Damaged YAML files of options, and JSON files of results and names: a right value or an error of one line."""
+"""Damaged YAML files of options, and JSON files of results: a right value or an error of one line."""
 
 import json
 from pathlib import Path
 
-import pytest
 import torch
 from damage import damaged, refused
 
 import main_nce
 from eval import merge_2stream_prob
-from eval.retrieval import FeatureSet, load_features, save_features
 
 OPTIONS = b"""dataset: rendered-2clip
 moco-k: 128         # a comment
@@ -45,22 +43,6 @@ def test_probabilities(tmp_path: Path):
         for prob in merge_2stream_prob.read_probabilities(path).values():
             assert isinstance(prob, torch.Tensor) and prob.isfinite().all()
     path.write_bytes(good)
-    assert not refused(read)
-    for data in damaged(good, 100):
-        path.write_bytes(data)
-        refused(read)
-
-
-@pytest.mark.parametrize("part", ["vname.json", "feature.pth.tar", "label.pth.tar"])
-def test_features(tmp_path, part):
-    names = [f"/x/A/v{i}/" for i in range(4)]
-    save_features(tmp_path, "mine", "test", FeatureSet(torch.randn(4, 3), torch.arange(4), names), {"net": "s3d"})
-    path = tmp_path / f"mine_test_{part}"
-    good = path.read_bytes()
-
-    def read() -> None:
-        found = load_features(tmp_path, "mine", "test")
-        assert len(found.features) == len(found.labels) == len(found.names) == 4 and found.features.isfinite().all()
     assert not refused(read)
     for data in damaged(good, 100):
         path.write_bytes(data)

@@ -7,7 +7,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from engine.device import check_clips
 from engine.monitors import MiningMonitor
-from eval import network
 from model import momentum
 from model.cascade import cascade_topk
 from model.loss import coclr_loss, drop_self, infonce_loss, ubernce_loss
@@ -35,19 +34,6 @@ def test_check_clips_refuses_what_s3d_cannot_compute(batch, frames, side, traini
     with pytest.raises(OptionError, match="--net s3d") as caught:
         check_clips(encoder.to("meta"), "s3d", batch, frames, side)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(("what", "batch", "test", "possible"), [
-    ("last", 1, "", False), ("last", 2, "", True), ("last", 1, "x", True), ("ft", 1, "", False), ("ft", 1, "x", True)])
-def test_check_clips_of_a_classifier(what, batch, test, possible):
-    before = torch.get_rng_state()
-    shadow = network.build_on_meta("s3d", what, training=not test)
-    assert torch.equal(torch.get_rng_state(), before)
-    if possible:
-        check_clips(shadow, "s3d", batch, 8, 32)
-        return
-    with pytest.raises(OptionError, match="Expected more than 1 value"):
-        check_clips(shadow, "s3d", batch, 8, 32)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 from documented import PAGES, ROOT, Command, commands, shell_text
 from torch.distributed.launch import parse_args
 
-from engine.auto import joined
+from engine.settings import joined
 from eval import main_classifier, options
 from utils import launch
 from utils.parser import Parser

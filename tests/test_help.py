@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.auto import joined
+from engine.settings import joined
 from eval import main_classifier
 from eval import options as classifier
 from utils.parser import HIDDEN, TOPICS, Parser

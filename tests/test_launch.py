@@ -110,7 +110,7 @@ def test_a_process_gives_up_when_the_others_do_not_join(address, rank, tmp_path,
 
 
 @pytest.mark.parametrize(("url", "words"), [
-    ("tcp://localhost:99999", "--dist-url: 'localhost:99999' is not HOST:PORT"), ("tcp://two words:1", "'two words:1'"),
+    ("tcp://localhost:99999", "--dist-url: 'localhost:99999' is not HOST:PORT"), ("udp://x:1", "'udp://x:1' is not"),
     ("file:///no/such/folder/x", "there is no folder /no/such/folder"), ("env://", "MASTER_PORT: 'localhost:70000'")])
 def test_a_place_where_nobody_can_meet_is_refused_at_once(url, words, monkeypatch, capsys):
     monkeypatch.setenv("MASTER_ADDR", "localhost")

@@ -1,6 +1,5 @@
 """--precision, with loss scaling across a resume; --fp32_steps; --compile."""
 
-import copy
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ import main_nce
 from engine import checkpoint
 from engine.config import configs_of
 from engine.device import Precision, choose_precision
-from engine.optimizer import Optimizer
 from model import momentum
 from model.classifier import LinearClassifier
 from model.loss import coclr_loss
@@ -79,26 +77,6 @@ def test_classifier_leaves_float32_in_its_backbone_alone():
     net.backbone.Conv_1a.conv1.register_forward_hook(lambda *hooked: seen.append(hooked[2].dtype))
     logits, feature = net(torch.randn(2, 3, 16, 32, 32), torch.bfloat16)
     assert seen == [torch.bfloat16] and (logits.dtype, feature.dtype) == (torch.float32, torch.float32)
-
-
-def test_scaled_steps_equal_plain_ones_and_an_overflow_is_skipped():
-    torch.manual_seed(0)
-    plain = nn.Linear(4, 3)
-    scaled = copy.deepcopy(plain)
-    optimizers = [Optimizer(plain.named_parameters(), lr=0.01, wd=0.0),
-                  Optimizer(scaled.named_parameters(), lr=0.01, wd=0.0,
-                               scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))]
-    for net, optimizer in zip((plain, scaled), optimizers, strict=True):
-        for i in range(3):
-            optimizer.zero_grad()
-            optimizer.backward(net(torch.full((2, 4), i + 1.0)).square().mean())
-            optimizer.step()
-    assert torch.equal(plain.weight, scaled.weight)
-    before = scaled.weight.clone()
-    optimizers[1].zero_grad()
-    optimizers[1].backward(scaled(torch.full((2, 4), 1e30)).square().mean())
-    optimizers[1].step()
-    assert torch.equal(scaled.weight, before) and optimizers[1].scaler.get_scale() == 512.0
 
 
 def test_the_first_steps_run_in_float32(on_noise, capsys):

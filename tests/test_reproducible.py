@@ -1,18 +1,15 @@
 """The same seed and options give the same result: weights, queue, optimizer and metrics, bit for bit."""
 
 import json
-import os
 from pathlib import Path
 
 import interrupted
 import miniature
 import pytest
-import torch
 from interrupted import differences, said
 
 import main_coclr
 import main_nce
-from engine.device import use_deterministic_kernels
 
 SMALL = "--seq_len 8 --img_dim 32 --batch_size 2 --moco-k 8 --moco-dim 8 --print_freq 2 --epochs 2"
 CASES = {"nce": (main_nce, "--dataset ucf101-2clip"),
@@ -56,17 +53,3 @@ def test_any_number_of_loader_workers_gives_the_same_result(case):
 def test_two_processes_with_workers_give_the_same_result_each_time():
     runs = [train("coclr", f"two-j{workers}_", f"-j {workers}", processes=2) for workers in (0, 2)]
     assert differences(*runs, 1) == []
-
-
-def test_deterministic_prefers_kernels_that_repeat(monkeypatch):
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
-    before = torch.are_deterministic_algorithms_enabled()
-    try:
-        use_deterministic_kernels()
-        assert torch.are_deterministic_algorithms_enabled()
-        assert torch.is_deterministic_algorithms_warn_only_enabled()  # max pooling on a GPU has no such kernel
-        assert torch.backends.cudnn.benchmark is False
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")  # else cuBLAS refuses
-    finally:
-        torch.use_deterministic_algorithms(before)

@@ -63,13 +63,6 @@ def test_a_classifier_resumes_where_it_stopped(what, stop, whole):
     assert differences(whole[what], folder(prefix), 1) == []
 
 
-def test_a_classifier_that_is_stopped_every_second_step_ends_the_same(whole):
-    for _ in range(STEPS // 2):
-        assert train("slow", "--train_what ft", stop=Stop("term", 2)) == [EXIT_CODE], said()
-    assert train("slow", "--train_what ft") == [0], said()
-    assert differences(whole["ft"], folder("slow"), 1) == []
-
-
 def test_dropout_draws_matter_here(whole):
     """Else these tests would not see whether the generator's state is kept."""
     assert train("other", "--train_what ft --seed 1") == [0]

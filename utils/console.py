@@ -35,7 +35,6 @@ def set_rank(rank: int) -> None:
 
 
 def is_main() -> bool:
-    """Return whether this is the process that prints."""
     return _rank == 0
 
 
@@ -228,7 +227,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def paint_table(text: str) -> str:
-    """Colour a table: header bold, best numbers green."""
     header, *rest = text.split("\n")
     best = painter("best")
     return "\n".join([painter("title")(header), *(BEST.sub(lambda found: best(found[0]), line) for line in rest)])

@@ -46,7 +46,6 @@ def world_size() -> int:
 
 
 def is_main() -> bool:
-    """Return whether this is the process that writes checkpoints and logs."""
     return rank() == 0
 
 
@@ -120,10 +119,7 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
 
     The launch is read from the environment of ``torchrun`` or ``torch.distributed.launch``, else that of SLURM's
     ``srun``, else ``world_size`` and ``rank``. Without any of these the process is alone, on ``gpu``.
-
-    Raises:
-        OptionError: the launch contradicts itself, or asks for a GPU that does not exist.
-        TrainingError: the process group could not be formed in ``timeout`` seconds.
+    TrainingError if the process group could not be formed in ``timeout`` seconds.
     """
     launched = _launched()
     if launched is not None:
@@ -192,7 +188,6 @@ def _join(backend: str, url: str, rank: int, world_size: int, timeout: timedelta
 
 
 def destroy() -> None:
-    """Leave the process group, if there is one."""
     global _host
     if dist.is_initialized():
         dist.destroy_process_group()

@@ -10,12 +10,9 @@ from utils import distributed
 Values = dict[str, Tensor]  # 0-d tensors by name
 
 
-@torch.no_grad()
 def topk_accuracy(logits: Tensor, target: Tensor, ks: Sequence[int] = (1, 5)) -> list[Tensor]:
     """Return the share of rows (B, N) whose target (B,) is among the k highest logits, one 0-d tensor per k."""
-    best = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices  # (B, max k)
-    hits = best == target[:, None]
-    return [hits[:, :k].any(dim=1).float().mean() for k in ks]
+    return mask_accuracy(logits, torch.zeros_like(logits).scatter_(1, target[:, None], 1), ks)
 
 
 @torch.no_grad()
@@ -79,7 +76,6 @@ class Meters:
             self._counts[name] += weight
 
     def window(self) -> dict[str, float]:
-        """Return the means since the last call, of this process."""
         result: dict[str, float] = {}
         totals = torch.stack(list(self._sums.values())).tolist() if self._sums else []
         for name, total in zip(self._sums, totals, strict=True):

@@ -35,7 +35,6 @@ def handle_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 @contextmanager
 def catch_signals() -> Iterator[None]:
-    """Remember signals instead of ending at once."""
     _received.clear()
     with handle_signals(lambda number, _: _received.append(number)):
         yield

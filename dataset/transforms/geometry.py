@@ -14,8 +14,6 @@ AREA, ASPECT = (0.2, 1.0), (3 / 4, 4 / 3)
 
 
 class Box(NamedTuple):
-    """A window of a frame, in pixels."""
-
     top: int
     left: int
     height: int
@@ -72,7 +70,6 @@ def draw_box(height: int, width: int, rng: np.random.Generator) -> Box | None:
 
 
 def centre_box(height: int, width: int, size: int) -> Box:
-    """Return the square of `size` in the middle of a frame."""
     return Box(round((height - size) / 2), round((width - size) / 2), size, size)
 
 
@@ -83,16 +80,10 @@ def corner_boxes(height: int, width: int, size: int) -> list[Box]:
 
 
 def short_side_to(frames: np.ndarray, size: int) -> np.ndarray:
-    """Scale frames so that their shorter side is `size`."""
     height, width = size_of(frames)
     if height < width:
         return resize(frames, size, int(size * width / height))
     return resize(frames, int(size * height / width), size)
-
-
-def at_least(frames: np.ndarray, size: int) -> np.ndarray:
-    """Scale frames up if a square of `size` does not fit."""
-    return frames if min(size_of(frames)) >= size else short_side_to(frames, size)
 
 
 def scaled_box(box: Box | None, old: tuple[int, int], new: tuple[int, int]) -> Box | None:

@@ -30,8 +30,6 @@ Frames = Mapping[int, list[np.ndarray]]  # clip number -> frames of each stream,
 
 @dataclass(frozen=True)
 class Plan:
-    """The clips and views of a sample."""
-
     clips: tuple[int, ...]  # numbers of those that are needed
     views: tuple[tuple[int, PhotometricRecipe], ...]  # clip and recipe of each view
 
@@ -95,8 +93,6 @@ def _classifier_crop(frames: np.ndarray, img_dim: int, rng: np.random.Generator)
 
 
 class OneClip:
-    """Transforms of the only clip of a sample."""
-
     def plan(self, rng: np.random.Generator) -> Plan:
         return Plan((0,), ((0, NULL),))
 
@@ -138,7 +134,7 @@ class CropsTransform(OneClip):
 
     def cut(self, frames: np.ndarray) -> list[np.ndarray]:
         """Cut the crops of a video, uint8 (F, H, W, 3), without jitter; each uint8 (F, img_dim, img_dim, 3)."""
-        video = geometry.at_least(frames, CROP)
+        video = frames if min(geometry.size_of(frames)) >= CROP else geometry.short_side_to(frames, CROP)
         boxes = geometry.corner_boxes(*geometry.size_of(video), CROP)[:self.crops]
         clips = [geometry.resize(np.ascontiguousarray(geometry.cut(video, box)), self.img_dim, self.img_dim)
                  for box in boxes]
