@@ -23,6 +23,7 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -58,6 +59,7 @@ ALTERNATION = (("RGB", "flow", "FlowMining_", ()), ("flow", "RGB", "RGBMining_",
 ESTIMATE = "estimate.json"  # in the work folder: seconds by the kind of a step
 # Epochs at which the learning rate drops, of those in PUBLISHED.
 FALLS = {"infonce": (250, 280), "coclr": (80,), "probe": (60, 80), "finetune": (400, 450)}
+BASELINE = "InfoNCE RGB, as long"
 ALWAYS = {"probe": ("--train_what", "last", "--optim", "sgd", "--lr", "0.1"), "finetune": ("--train_what", "ft")}
 
 
@@ -72,6 +74,7 @@ class Plan:
         self.tested = len(test.read_text(encoding="utf-8").splitlines()) if test.is_file() else 0
         on_gpu = options.devices(None)[0].type == "cuda"
         self.gpus = ["--gpu", ",".join(map(str, range(args.gpus)))] if on_gpu else []
+        self.beside = not on_gpu  # small batches keep one core busy, not several
         # By step: its kind, clips per process, and processes.
         self.batches: dict[str, tuple[str, DataConfig, int, int]] = {}
         self.models: dict[str, str] = {}
@@ -85,39 +88,48 @@ class Plan:
             option = f"infonce_{stream.lower()}"
             given = getattr(args, option)
             if given is None:
-                given = self._pretrain(f"InfoNCE {stream}", "infonce", f"{args.dataset}{suffix}-2clip", stream)
+                given = self._pretrain(f"InfoNCE {stream}", "infonce", f"{args.dataset}{suffix}-2clip", stream,
+                                       beside=stream == "flow")
             elif not given.is_file():
                 raise CheckpointError(f"there is no checkpoint {given}: check --{option}")
             self.models[stream] = str(given)
+        start, baseline = self.models["RGB"], ""
         for cycle in range(1, args.cycles + 1):
             for own, other, prefix, reverse in ALTERNATION:  # own is trained, other mines
                 self.models[own] = self._pretrain(
                     f"cycle {cycle} {own}", "coclr", f"{args.dataset}-2stream-2clip", "flow", *reverse,
                     "--name_prefix", f"Cycle{cycle}-{prefix}", "--pretrain", self.models[own], self.models[other])
+                if args.baseline and not baseline:
+                    baseline = self._pretrain(BASELINE, "baseline", f"{args.dataset}-2clip", "RGB", "--name_prefix",
+                                              "AsLong-", "--pretrain", start, beside=True)
         for evaluation in EVALUATIONS if self.labels else EVALUATIONS[:1]:
             if self.tested and evaluation not in args.skip:
-                self._evaluate(evaluation)
+                self._evaluate(evaluation, {BASELINE: baseline} if baseline else {})
 
-    def _pretrain(self, name: str, method: str, dataset: str, stream: str, *words: str) -> str:
+    def _pretrain(self, name: str, method: str, dataset: str, stream: str, *words: str, beside: bool = False) -> str:
         """Plan a pretraining; return the checkpoint. What its script has by default is left out of the command."""
         args = self.args
         found = ["--batch_size", str(args.batch_size), "--moco-k", str(args.moco_k)]
-        for flag, value, usual in (("--lr", args.lr, PUBLISHED["lr"]), ("--moco-m", args.moco_m, PUBLISHED["moco_m"])):
+        lr = args.lr if method == "infonce" else args.coclr_lr
+        for flag, value, usual in (("--lr", lr, PUBLISHED["lr"]), ("--moco-m", args.moco_m, PUBLISHED["moco_m"])):
             found += [flag, f"{value:g}"] if value != usual else []
         if method == "coclr" and not args.coclr_options:
             cascade = ["--cascade", "--stage", str(args.stage), "--ratio", str(args.ratio)]
             found += {"cascade": cascade, "fused": ["--mining", "fused"], "topk": []}[args.mining]
             found += ["--topk", str(args.topk), *(["--own_view", "frozen"] if args.own_view == "frozen" else [])]
+        if method == "baseline":
+            return self._train(name, "infonce", EXTRA["infonce"], "--dataset", dataset, *found,
+                               *self._epochs("coclr", args.cycles), *args.infonce_options, *words, beside=beside)
         return self._train(name, method, EXTRA[method], "--dataset", dataset, *self._second_view(stream), *found,
-                           *self._epochs(method), *words)
+                           *self._epochs(method), *vars(args)[f"{method}_options"], *words, beside=beside)
 
-    def _epochs(self, kind: str) -> list[str]:
-        """Return --epochs and --schedule, scaled, of a kind of training, and the quoted options."""
-        epochs = vars(self.args)[f"{kind}_epochs"]
+    def _epochs(self, kind: str, times: int = 1) -> list[str]:
+        """Return --epochs and --schedule, scaled, of a kind of training."""
+        epochs = times * vars(self.args)[f"{kind}_epochs"]
         falls = sorted({round(epochs * fall / PUBLISHED[f"{kind}_epochs"]) for fall in FALLS[kind]})
-        return ["--epochs", str(epochs), "--schedule", *map(str, falls), *vars(self.args)[f"{kind}_options"]]
+        return ["--epochs", str(epochs), "--schedule", *map(str, falls)]
 
-    def _train(self, name: str, kind: str, script: str, *words: str) -> str:
+    def _train(self, name: str, kind: str, script: str, *words: str, beside: bool = False) -> str:
         """Plan a training, and return its last checkpoint."""
         argv = [*self.common, *words, "--resume", "auto"]
         processes = 1 if script == CLASSIFIER else self.args.gpus
@@ -133,51 +145,66 @@ class Plan:
         self.batches[name] = kind, take(DataConfig, vars(own)), own.batch_size, processes
         product = last_checkpoint(SCRIPTS[script].run_folder_of(own), own.epochs)
         self.steps.append(Step(name, (*launcher, str(ROOT / script), *argv), product, rest="*.pth.tar",
-                               seconds=self.seconds.get(kind, 0.0),
-                               advice=f"cotrain.py passes options on by --{kind}_options; "))
+                               seconds=self.seconds.get("coclr" if name == BASELINE else kind, 0.0),
+                               advice=f"cotrain.py passes options on by --{kind}_options; ",
+                               beside=beside and self.beside))
         return str(product)
 
-    def _evaluate(self, evaluation: str) -> None:
-        """Plan an evaluation of both final models and their fusion."""
-        made = []
+    def _evaluate(self, evaluation: str, baseline: Mapping[str, str]) -> None:
+        """Plan an evaluation of both final models and their fusion, and retrieval of what they are compared with."""
+        made, random, steps = list[str](), list[str](), len(self.steps)
         for stream, suffix in STREAMS.items():
             name, dataset, model = f"{evaluation} {stream}", self.args.dataset + suffix, self.models[stream]
             words = ["--dataset", dataset, *self._second_view(stream)]
             if evaluation == "retrieval":
-                made.append(str(Path(model).parent / "feature"))
-                kind = "recall" if self.labels else "label_free"
-                result: tuple[str, str | None] = (f"{made[-1]}/{dataset}_{kind}.json", None)
-                self._test("retrieval", name, result[0], model, *words, "--retrieval")
+                made.append(self._retrieval(stream, dataset, model, *words))
                 if self.labels:
                     planned = main_classifier.parse([*self.common, *words, "--test", "random"], planned=True)
-                    beside = main_classifier.random_weights(planned).parent
-                    self.results[f"random {stream}"] = {"retrieval": (f"{beside}/feature/{dataset}_recall.json", None)}
-                    self._test("retrieval", f"retrieval random {stream}", f"{beside}/feature/{dataset}_recall.json",
-                               "random", *words, "--retrieval")
-            else:
-                words += ALWAYS[evaluation]
-                if self.args.videos:  # a small set has no batch of 32, the script's default
-                    words += ["--batch_size", str(self.args.batch_size)]
-                words += self._epochs(evaluation)
-                classifier = self._train(name, evaluation, CLASSIFIER, *words, "--pretrain", model)
-                made.append(f"{classifier}-prob-ten.json")
-                result = (f"{classifier}-acc-ten.json", "ten")
-                self._test("test", f"{name} test", result[0], classifier, *words, "--ten_crop")
-            self.results.setdefault(stream, {})[evaluation] = result
-        both = f"results/{evaluation}_both.json"
-        sources = tuple(Path(self.results[stream][evaluation][0]) for stream in STREAMS)
-        roots = ["--split_root", self.args.split_root] if self.args.split_root else []
-        self.results.setdefault("both", {})[evaluation] = (both, "both")
-        self.steps.append(Step(f"{evaluation} both", (
-            "python", str(ROOT / MERGE), "--mode", "s" if evaluation == "retrieval" else "c", "--dataset",
-            self.args.dataset, *roots, "--prob1", made[0], "--prob2", made[1], "--output", both),
-            Path(both), sources, seconds=self.seconds.get("both", 0.0), shown=5))
+                    random.append(self._retrieval(f"random {stream}", dataset, "random", *words,
+                                                  folder=main_classifier.random_weights(planned).parent))
+                for title, other in baseline.items() if stream == "RGB" else ():
+                    self._retrieval(title, dataset, other, *words)
+                continue
+            words += ALWAYS[evaluation]
+            if self.args.videos:  # a small set has no batch of 32, the script's default
+                words += ["--batch_size", str(self.args.batch_size)]
+            words += [*self._epochs(evaluation), *vars(self.args)[f"{evaluation}_options"]]
+            classifier = self._train(name, evaluation, CLASSIFIER, *words, "--pretrain", model)
+            made.append(f"{classifier}-prob-ten.json")
+            self._test(stream, evaluation, f"{name} test", f"{classifier}-acc-ten.json", "ten", classifier, *words,
+                       "--ten_crop")
+        # Those of RGB and flow side by side: both trainings, then both tests.
+        self.steps[steps:] = [replace(step, beside=self.beside and number > 0) for _, group in groupby(sorted(
+            self.steps[steps:], key=is_test), is_test) for number, step in enumerate(group)]
+        self._fuse("both", evaluation, made, tuple(Path(self.results[stream][evaluation][0]) for stream in STREAMS))
+        if random:
+            self._fuse("random both", evaluation, random, ())
 
-    def _test(self, kind: str, name: str, result: str, model: str, *words: str) -> None:
+    def _fuse(self, title: str, evaluation: str, made: Sequence[str], sources: tuple[Path, ...]) -> None:
+        """Plan the fusion of two streams' probabilities or features."""
+        result = f"results/{evaluation}_{title.replace(' ', '_')}.json"
+        roots = ["--split_root", self.args.split_root] if self.args.split_root else []
+        self.results.setdefault(title, {})[evaluation] = (result, "both")
+        self.steps.append(Step(f"{evaluation} {title}", (
+            "python", str(ROOT / MERGE), "--mode", "s" if evaluation == "retrieval" else "c", "--dataset",
+            self.args.dataset, *roots, "--prob1", made[0], "--prob2", made[1], "--output", result), Path(result),
+            sources, seconds=self.seconds.get("both", 0.0), shown=5, beside=self.beside and title != "both"))
+
+    def _retrieval(self, title: str, dataset: str, model: str, *words: str, folder: Path | None = None) -> str:
+        """Plan a retrieval; return the folder of its features."""
+        made = str((folder or Path(model).parent) / "feature")
+        result = f"{made}/{dataset}_{'recall' if self.labels else 'label_free'}.json"
+        self._test(title, "retrieval", f"retrieval {title}", result, None, model, *words, "--retrieval")
+        return made
+
+    def _test(self, title: str, evaluation: str, name: str, result: str, key: str | None, model: str, *words: str
+              ) -> None:
+        """Plan a test of a model, and where its result will be."""
         argv = [*self.common, *words, *self.gpus, "--test", model]
+        seconds = self.seconds.get("retrieval" if evaluation == "retrieval" else "test", 0.0)
+        self.results.setdefault(title, {})[evaluation] = result, key
         self.steps.append(Step(name, ("python", str(ROOT / CLASSIFIER), *argv), Path(result),
-                               () if model == "random" else (Path(model),), seconds=self.seconds.get(kind, 0.0),
-                               shown=4))
+                               () if model == "random" else (Path(model),), seconds=seconds, shown=4))
 
     def _second_view(self, stream: str) -> list[str]:
         """Return --second_view where a command needs it: not for RGB, nor for flow, the default."""
@@ -194,6 +221,11 @@ class Plan:
                 self.videos = len(dataset)
 
 
+def is_test(step: Step) -> bool:
+    """Return whether a step of an evaluation tests, rather than trains."""
+    return "--test" in step.command
+
+
 def prepare(args: Namespace) -> Step:
     flow = args.flow if args.second_view == "flow" else "none"
     words = ["--videos", args.videos, "--name", args.dataset, "--labels", args.labels or "auto", "--flow", flow,
@@ -207,7 +239,7 @@ def settle(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, floa
     given = {name: value for name in PUBLISHED if (value := getattr(args, name)) is not None}
     if not (args.videos or args.hours):
         return auto.published(given), {}
-    start, seconds = time.perf_counter(), dict[str, float]()
+    start, seconds, threads = time.perf_counter(), dict[str, float](), torch.get_num_threads()
     facts = auto.read_facts(args.dataset, args.data_root, args.split_root, args.second_view, args.hours, spent)
     now = with_settings(args, auto.choose(facts, given))
     common, batch = Plan(now, {}).common, str(now.batch_size)
@@ -216,6 +248,7 @@ def settle(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, floa
         words = ["--dataset", f"{args.dataset}{views}-2clip", "--batch_size", batch, "--moco-k", batch]  # soon full
         words += ["--topk", "1", "--health_clips", "0", "--second_view", args.second_view] * (method == "coclr")
         config = configs_of(vars(SCRIPTS[EXTRA[method]].parse([*common, *words], planned=True)))
+        torch.set_num_threads(max(1, threads // 2) if method == "infonce" and facts.side_by_side else threads)
         seconds[method] = auto.seconds_per_step(make(*config, DistInfo(0, 0, 1, options.devices(None)[0])))
     facts = replace(facts, seconds=seconds, spent=spent + time.perf_counter() - start)
     chosen = auto.choose(facts, given)

@@ -35,7 +35,7 @@ PUBLISHED: dict[str, Any] = {
     "net": "s3d", "gpus": 1, "workers": min(8, allotted_cores()), "seq_len": 32, "ds": 1, "img_dim": 128,
     "batch_size": 16, "moco_k": 2048, "mining": "cascade", "own_view": "current", "stage": 7, "ratio": 0.5, "topk": 5,
     "cycles": 2, "infonce_epochs": EPOCHS, "coclr_epochs": 100, "probe_epochs": 100, "finetune_epochs": 500, "lr": 1e-3,
-    "moco_m": 0.999}
+    "coclr_lr": 1e-3, "moco_m": 0.999}
 
 
 class Setting(NamedTuple):
@@ -58,6 +58,11 @@ class Facts:
     spent: float = 0.0  # seconds of them that are gone, most of them for preparation
     seconds: Mapping[str, float] = field(default_factory=dict)  # per step of "infonce" and "coclr", by measurement
 
+    @property
+    def side_by_side(self) -> bool:
+        """Whether both streams run at the same time, each on half of the cores."""
+        return self.gpus == 0 and self.cores > 1
+
 
 def choose(facts: Facts, given: Mapping[str, Any] | None = None) -> list[Setting]:
     """Choose all settings; those given stay as they are, and the others fit them."""
@@ -68,6 +73,7 @@ def choose(facts: Facts, given: Mapping[str, Any] | None = None) -> list[Setting
     steps = rows["infonce_epochs"] * (facts.videos // _step(rows))
     large = facts.videos >= LARGE and rows["net"] != "s3d_small"
     rows.add("lr", 1e-3 if large else 5e-4, "published" if large else "half the published: a small set or network")
+    rows.add("coclr_lr", rows["lr"], "as InfoNCE's")
     rows.add("moco_m", 0.999 if steps >= 10_000 else 0.99,
              f"a memory of {'1,000' if steps >= 10_000 else '100'} steps, where InfoNCE has {steps:,}")
     return rows.settings
@@ -192,9 +198,10 @@ def costs(facts: Facts, values: Mapping[str, Any]) -> dict[str, float]:
 
 def total(facts: Facts, values: Mapping[str, Any]) -> float:
     each, checked = costs(facts, values), facts.tested > 0
-    times = {"infonce": 2, "coclr": 2 * values["cycles"], "retrieval": (4 if facts.labels else 2) * checked,
+    pair = 1 if facts.side_by_side else 2  # of what does not need each other
+    times = {"infonce": pair, "coclr": 2 * values["cycles"], "retrieval": (2 if facts.labels else 1) * pair * checked,
              "both": (3 if facts.labels else 1) * checked, "index": 1, "report": 1}
-    times |= {"probe": 2, "finetune": 2, "test": 4} if facts.labels else {}
+    times |= {"probe": pair, "finetune": pair, "test": 2 * pair} if facts.labels else {}
     return sum(number * each[kind] for kind, number in times.items())
 
 

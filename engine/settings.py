@@ -47,6 +47,7 @@ def make_parser(description: str | None) -> Parser:
     options.add_clips(parser)
     options.add_roots(parser, None, None)  # each script has its own defaults
     add = parser.topic("method")
+    add("--baseline", action="store_true", help="also train InfoNCE on RGB for as long as the co-training takes")
     add("--cycles", type=whole_number, default=2, metavar="N", help="cycles of co-training; 0 evaluates InfoNCE")
     add("--moco-k", type=positive_int, default=2048, metavar="K", help="queue length, in clips")
     add("--moco-m", type=share, default=PUBLISHED["moco_m"], metavar="SHARE", help="momentum of the key encoder")
@@ -60,6 +61,7 @@ def make_parser(description: str | None) -> Parser:
     add("--batch_size", type=positive_int, default=16, metavar="CLIPS", help="clips per process and step of "
         "pretraining (classifiers: 32 per GPU, or as --probe_options and --finetune_options say)")
     add("--lr", type=positive_float, default=PUBLISHED["lr"], help="initial learning rate of pretraining")
+    add("--coclr_lr", type=positive_float, default=PUBLISHED["coclr_lr"], help="likewise of co-training")
     add("--seed", type=options.seed, default=0, help="seed of every step")
     for name, script in EXTRA.items():
         add(f"--{name}_epochs", type=positive_int, default=PUBLISHED[f"{name}_epochs"], metavar="EPOCHS",

@@ -11,7 +11,9 @@ import itertools
 import sys
 import zlib
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +27,7 @@ from tools.pictures import film_strip
 from utils import launch
 from utils.console import say
 from utils.errors import OptionError
+from utils.launch import allotted_cores
 from utils.parser import Parser
 
 SUPERSAMPLING = 2  # scenes are drawn this many times larger and averaged down: no jagged edges
@@ -156,14 +159,20 @@ def render(out: Path, spec: RenderSpec, *, groups: int, clips: int, names: Seque
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"{out} exists and is not an empty folder: choose another --out, or remove it first")
     videos = list(itertools.product(names, range(1, groups + 1), range(1, clips + 1)))
-    for name, group, clip in videos:
-        path = out / name / f"v_{name}_g{group:02d}_c{clip:02d}.avi"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, spec.size)
-        for frame in clip_frames(name, group, clip, spec):
-            writer.write(frame)
-        writer.release()
+    for name in names:
+        (out / name).mkdir(parents=True)
+    with ProcessPoolExecutor(allotted_cores()) as pool:
+        list(pool.map(partial(_write, out, spec), *zip(*videos, strict=True), chunksize=16))
     return len(videos)
+
+
+def _write(out: Path, spec: RenderSpec, name: str, group: int, clip: int) -> None:
+    """Render a clip into its file."""
+    path = out / name / f"v_{name}_g{group:02d}_c{clip:02d}.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), FPS, spec.size)
+    for frame in clip_frames(name, group, clip, spec):
+        writer.write(frame)
+    writer.release()
 
 
 def write_contact_sheet(path: Path, spec: RenderSpec) -> None:

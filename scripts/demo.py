@@ -3,22 +3,20 @@
     python scripts/demo.py --out demo
 
 A class is a motion of an object: flow shows the motion, RGB the object, and only both together tell the class. The demo
-renders the clips, runs `cotrain.py --videos` on them, trains InfoNCE on RGB for as long as the co-training, to compare,
-and searches for one of the clips. Every step is a command of the project; its output is in OUT/run/logs/.
+renders the clips, runs `cotrain.py --videos --baseline` on them, and searches for one of the clips. Every step is a
+command of the project; its output is in OUT/run/logs/.
 """
 
+import shlex
 import sys
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cotrain
-from cotrain import CLASSIFIER, ROOT, SCRIPTS
+from cotrain import ROOT
 from engine.options import positive_int
-from engine.run_folder import last_checkpoint
 from tools.search.__main__ import main as search
 from utils import launch
 from utils.console import duration, say, table
@@ -27,47 +25,18 @@ from utils.parser import Parser
 from utils.runner import Runner, Step
 
 KS = ("1", "5", "10")
-CLIPS = ["--net", "s3d_small", "--seq_len", "8", "--ds", "1", "--img_dim", "32", "-j", "1"]
-QUEUE = ["--batch_size", "32", "--moco-k", "512", "--moco-m", "0.99"]
-LR, COCLR_LR = "5e-4", "1e-4"
-MINING = "--mining fused --own_view frozen --topk 5"
-AS_LONG = "InfoNCE RGB, as long"
+SETTINGS = shlex.split("--net s3d_small --seq_len 8 --ds 1 --img_dim 32 -j 1 --batch_size 32 --moco-k 512 "
+                       "--moco-m 0.99 --mining fused --own_view frozen --topk 5 --lr 5e-4 --coclr_lr 1e-4 --cycles 1 "
+                       "--baseline --skip probe finetune")
 
 
-def render(args: Namespace) -> Path:
+def render(out: Path, scenes: int) -> Path:
     """Render the clips, unless an earlier demo has; return their folder."""
-    videos = args.out / "videos"
-    words = ("--out", str(videos), "--groups", str(args.scenes), "--clips", "2", "--contact_sheet",
-             str(args.out / "contact_sheet.png"))
-    step = Step("render", ("python", str(ROOT / "experiments/synthetic.py"), *words), args.out / "contact_sheet.png")
-    with Runner(args.out).open() as runner:
-        runner.run([step])
-    return videos
-
-
-def co_train(args: Namespace, videos: Path) -> None:
-    """Prepare the clips, train both streams, evaluate them, write the page and the search index."""
-    cotrain.main(["--videos", str(videos), "--labels", "folders", "--out", str(args.out / "run"), *CLIPS, *QUEUE,
-                  "--lr", LR, "--infonce_epochs", str(args.epochs), "--cycles", "1", "--coclr_epochs",
-                  str(args.coclr_epochs), "--coclr_options", f"{MINING} --lr {COCLR_LR}",
-                  "--skip", "probe", "finetune"])
-
-
-def train_as_long(args: Namespace, found: Mapping[str, Any]) -> dict[str, float]:
-    """Train InfoNCE on RGB for as many epochs more as the co-training took, and return its R@k."""
-    out = args.out / "run"
-    start = last_checkpoint(Path(found["runs"]["InfoNCE RGB"]), args.epochs)
-    roots = ["--data_root", str(out / "data"), "--split_root", str(out / "splits")]
-    words = ["--dataset", "videos-2clip", *CLIPS, *QUEUE, *roots, "--lr", COCLR_LR, "--epochs", str(args.coclr_epochs),
-             "--save_freq", str(args.coclr_epochs), "--pretrain", str(start), "--resume", "auto"]
-    script = SCRIPTS["main_nce.py"]
-    model = last_checkpoint(script.run_folder_of(script.parse(words, planned=True)), args.coclr_epochs)
-    recall = model.parent / "feature" / "videos_recall.json"
-    test = ("--dataset", "videos", *roots, "-j", "1", "--test", str(model), "--retrieval")
+    words = ("--out", str(out / "videos"), "--groups", str(scenes), "--contact_sheet", str(out / "contact_sheet.png"))
+    step = Step("render", ("python", str(ROOT / "experiments/synthetic.py"), *words), out / "contact_sheet.png")
     with Runner(out).open() as runner:
-        runner.run([Step(AS_LONG, ("python", str(ROOT / "main_nce.py"), *words), model),
-                    Step(f"retrieval {AS_LONG}", ("python", str(ROOT / CLASSIFIER), *test), recall, (model,))])
-    return read_json(out / recall)
+        runner.run([step])
+    return out / "videos"
 
 
 def results_table(rows: Mapping[str, Mapping[str, float]]) -> str:
@@ -91,19 +60,19 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo, and show its results."""
     args = make_parser().parse_args(argv)
-    args.out = args.out.resolve()
-    videos = render(args)
-    co_train(args, videos)
-    found = read_json(args.out / "run" / "results.json")
+    out = args.out.resolve()
+    videos = render(out, args.scenes)
+    cotrain.main(["--videos", str(videos), "--labels", "folders", "--out", str(out / "run"), *SETTINGS,
+                  "--infonce_epochs", str(args.epochs), "--coclr_epochs", str(args.coclr_epochs)])
+    found = read_json(out / "run" / "results.json")
     recall = {name: row["retrieval"] for name, row in found["results"].items()}
-    recall |= {AS_LONG: train_as_long(args, found)}
-    order = ("random RGB", AS_LONG, "RGB", "random flow", "flow", "both")
-    text = results_table({name: recall[name] for name in order if name in recall})
-    write_text(args.out / "results.txt", f"{text}\n")
+    order = ("random RGB", cotrain.BASELINE, "RGB", "random flow", "flow", "random both", "both")
+    text = results_table({name: recall[name] for name in order})
+    write_text(out / "results.txt", f"{text}\n")
     clip = next(videos.glob("*/*_c01.avi"))
-    search(["search", str(args.out / "run" / "index"), str(clip), "-k", "5"])
+    search(["search", str(out / "run" / "index"), str(clip), "-k", "5"])
     say(f"\n{text}\n\nretrieval of test clips among training clips of other scenes; chance 6.3; "
-        f"{duration(3600 * found['hours']['taken'])} of steps\nopen this page: {args.out / 'run' / 'report.html'}")
+        f"{duration(3600 * found['hours']['taken'])} of steps\nopen this page: {out / 'run' / 'report.html'}")
     return 0
 
 

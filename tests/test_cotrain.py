@@ -56,6 +56,10 @@ def planned(text: str) -> list[list[str]]:
     return [shlex.split(line) for line in text.splitlines() if line.startswith(("python ", "torchrun "))]
 
 
+RETRIEVALS = ["retrieval RGB", "retrieval random RGB", "retrieval flow", "retrieval random flow", "retrieval both",
+              "retrieval random both"]
+
+
 def value(command: list[str], option: str, count: int = 1) -> list[str]:
     """The words after an option."""
     place = command.index(option) + 1
@@ -70,10 +74,8 @@ def test_which_checkpoint_goes_into_which_training_of_two_cycles(run, small_netw
     commands = planned(out)
     names = [line.split(". ")[1] for line in out.splitlines() if line.startswith("# ")]
     assert names == ["InfoNCE RGB", "InfoNCE flow", "cycle 1 RGB", "cycle 1 flow", "cycle 2 RGB", "cycle 2 flow",
-                     "retrieval RGB", "retrieval random RGB", "retrieval flow", "retrieval random flow",
-                     "retrieval both",
-                     "probe RGB", "probe RGB test", "probe flow", "probe flow test", "probe both",
-                     "finetune RGB", "finetune RGB test", "finetune flow", "finetune flow test", "finetune both"]
+                     *RETRIEVALS, "probe RGB", "probe flow", "probe RGB test", "probe flow test", "probe both",
+                     "finetune RGB", "finetune flow", "finetune RGB test", "finetune flow test", "finetune both"]
     by_name = dict(zip(names, commands, strict=True))
     pairs = {name: value(by_name[name], "--pretrain", 2) for name in names[2:6]}
     assert pairs == {"cycle 1 RGB": [RGB0, FLOW0], "cycle 1 flow": [FLOW0, RGB1],
@@ -174,11 +176,10 @@ def test_a_killed_alternation_continues_and_repeats_nothing(run, place, tmp_path
     assert ran == ["InfoNCE RGB", "InfoNCE flow", "cycle 1 RGB"] and len(first) == 2
     ran.clear()
     assert run(*words, "--dry_run") == 0
-    assert "# 2. InfoNCE flow: done already" in (plan := capsys.readouterr().out) and len(planned(plan)) == 12
+    assert "# 2. InfoNCE flow: done already" in (plan := capsys.readouterr().out) and len(planned(plan)) == 13
     assert run(*words) == 0
     page = ("write_report", [str(tmp_path)])
-    assert ran == ["cycle 1 RGB", "cycle 1 flow", "retrieval RGB", "retrieval random RGB", "retrieval flow",
-                   "retrieval random flow", "retrieval both", "finetune RGB", "finetune RGB test", "finetune flow",
+    assert ran == ["cycle 1 RGB", "cycle 1 flow", *RETRIEVALS, "finetune RGB", "finetune flow", "finetune RGB test",
                    "finetune flow test", "finetune both", page]
     assert "epochs 1 to 2" in (tmp_path / "logs/cycle_1_RGB.log").read_text()
     assert {path: path.stat().st_mtime_ns for path in first if path.exists()}.items() <= first.items()
@@ -238,7 +239,7 @@ def check_refusals(run, words: list[str], out: Path, capsys) -> None:
     capsys.readouterr()
     assert run(*words, "--infonce_rgb", str(given), "--out", str(out / "other"), "--dry_run") == 0
     commands = planned(capsys.readouterr().out)
-    assert len(commands) == 13 and value(commands[1], "--pretrain") == [str(given)]
+    assert len(commands) == 14 and value(commands[1], "--pretrain") == [str(given)]
     assert "-f-2clip" in value(commands[0], "--dataset")[0] and not (out / "other").exists()
 
 
@@ -286,9 +287,9 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     (clip := tmp_path / "videos" / "A" / "v_c01.avi").parent.mkdir(parents=True)
     clip.touch()
     asked = []
-    for name, value in {"render": lambda args: tmp_path / "videos", "search": asked.append, "CLIPS": [
-            "--net", "s3d", "--seq_len", "8", "--ds", "1", "--img_dim", "32", "-j", "0"],
-            "QUEUE": ["--batch_size", "4", "--moco-k", "8", "--moco-m", "0.9"]}.items():
+    small = {"s3d_small": "s3d", "-j 1": "-j 0", "--batch_size 32": "--batch_size 4", "--moco-k 512": "--moco-k 8"}
+    for name, value in {"render": lambda out, scenes: tmp_path / "videos", "search": asked.append, "SETTINGS": re.sub(
+            "|".join(small), lambda found: small[found[0]], " ".join(demo.SETTINGS)).split()}.items():
         monkeypatch.setattr(demo, name, value)
     stops["prepare"] = lambda path: miniature.make(tmp_path / "run", "videos", groups=8, clips=2)
     monkeypatch.setattr(auto, "LONG", 0.0)
@@ -296,11 +297,13 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     shown = (tmp_path / "results.txt").read_text()
     assert shown in capsys.readouterr().out and asked == [["search", f"{tmp_path}/run/index", str(clip), "-k", "5"]]
     rows = {name: numbers for name, *numbers in (re.split(r"  +", line.strip()) for line in shown.splitlines()[2:])}
-    assert list(rows) == ["random RGB", "InfoNCE RGB, as long", "RGB", "random flow", "flow", "both"]
+    assert list(rows) == ["random RGB", "InfoNCE RGB, as long", "RGB", "random flow", "flow", "random both", "both"]
     both = json.loads((tmp_path / "run/results/retrieval_both.json").read_text())["both"]
     assert rows["both"] == [f"{both[k]:.1f}" for k in ("1", "5", "10")]
-    longer, = (tmp_path / "run").glob("ckpt/log-pretrain/infonce*_pt=*/model/feature/videos_recall.json")
+    longer, = (tmp_path / "run").glob("ckpt/log-pretrain/AsLong-infonce*/model/feature/videos_recall.json")
     assert rows["InfoNCE RGB, as long"][0] == f"{json.loads(longer.read_text())['1']:.1f}"
+    lines = (tmp_path / "run/logs/InfoNCE_RGB,_as_long.log").read_text()
+    assert "--lr 0.0001" in lines and "--epochs 2 " in lines  # as the co-training
 
 
 def test_residual_frames_take_the_place_of_flow_in_every_command_that_sees_it(run, small_network, tmp_path, capsys):
