@@ -107,9 +107,8 @@ def source_of(name: str) -> str:
 def source_ids(names: list[str], path: Path, *, by_video: bool) -> np.ndarray:
     """Return the source id of each "Class/video", int64 (n,): that of video_source.json, where there is one.
 
-    With `by_video` every video is its own source (K400); else the source is its name without the suffix _cNN. The file
-    may name a source with its class or without. Sources that it lacks get the numbers after its largest, in sorted
-    order: all that matters is whether two videos share a source. Raises DataError if the file is damaged.
+    The file may name a source with its class or without. Sources that it lacks get the numbers after its largest, in
+    sorted order: all that matters is whether two videos share a source.
     """
     known: dict[str, int] = {}
     if path.exists():
@@ -167,11 +166,7 @@ class VideoIndex:
 
 
 def read_index(csv_path: Path, readers: Sequence[Reader], rules: IndexRules, *, seq_len: int, ds: int) -> VideoIndex:
-    """Read the usable videos of a csv list; ClassInd.txt and video_source.json lie beside it.
-
-    DataError if a file is missing or damaged, a class is not in the list, more than 5 % of the rows are missing from an
-    LMDB (or are of unlisted classes, K400), a row has more frames than the LMDB, or no video is left.
-    """
+    """Read the usable videos of a csv list; ClassInd.txt and video_source.json lie beside it."""
     class_list = csv_path.with_name("ClassInd.txt")
     classes = read_classes(class_list)
     paths, counts = read_rows(csv_path)

@@ -41,7 +41,6 @@ class MiningMonitor:
         self._class_of_pair = torch.as_tensor(pairs[0])
         self._found = torch.zeros(pairs.shape[1], dtype=torch.long, device=device)  # true positives by pair
         self._mined = torch.zeros(len(labels), dtype=torch.long, device=device)  # by row
-        self._counted = False
 
     @torch.no_grad()
     def measure(self, mining: Mining | None, labels: Tensor) -> Values:
@@ -63,7 +62,6 @@ class MiningMonitor:
             rows = self.ring.rows[mined.flatten()]
             self._mined.index_add_(0, rows, valid.flatten().long())
             self._found.index_add_(0, self._pair_of_row[rows], hits.flatten().long())
-            self._counted = True
         found = {"agreement": agreement(mining.other, mining.own, allowed, mined.shape[1])}
         if not self.has_labels:
             return found
@@ -80,12 +78,11 @@ class MiningMonitor:
         were mined at least once. ``most_mined``: count of the most mined video, divided by the mean. ``spread_*``,
         ``rank_*``: see :mod:`engine.health`, for each of the ``queues`` (D, K). Both are empty if nothing was mined.
         """
-        if not self._counted:
-            return {}, {}
         found, mined = self._totals()
+        if not mined.any():
+            return {}, {}
         self._found.zero_()
         self._mined.zero_()
-        self._counted = False
         classes = class_recalls(found, self._class_of_pair) if self.has_labels else {}
         counts = mined.double()
         values = {"cmr_median": median(classes.values())} if classes else {}
@@ -103,7 +100,7 @@ class MiningMonitor:
     def state_dict(self) -> dict:
         """Return ring and total counts for a checkpoint; all processes call this."""
         found, mined = self._totals()
-        return {**self.ring.state_dict(), "found": found, "mined": mined, "counted": self._counted}
+        return {**self.ring.state_dict(), "found": found, "mined": mined}
 
     def load_state_dict(self, state: Mapping) -> None:
         """Restore ring and counts; the counts are totals, and go to the main process."""
@@ -112,11 +109,9 @@ class MiningMonitor:
             self.ring.align(int(state["pointer"]))
             return
         self.ring.load_state_dict(state)
-        if self._counts:
-            self._counted = bool(state["counted"])
-            if distributed.is_main():
-                self._found.copy_(state["found"])
-                self._mined.copy_(state["mined"])
+        if self._counts and distributed.is_main():
+            self._found.copy_(state["found"])
+            self._mined.copy_(state["mined"])
 
 
 def class_recalls(found: Tensor, class_of_pair: Tensor) -> dict[int, float]:

@@ -42,10 +42,7 @@ def coclr_step(network: nn.Module, batch: Mapping[str, Any], device: torch.devic
     """Contrast two clips of each video with positives mined in the other view (CoCLR, equation 3; CPR, section 3.2).
 
     Until the queue is full there is nothing to mine: the step only queues its keys, and the loss has no gradient.
-
-    Args:
-        monitor: measures the mined positives.
-        without_self: drop the query's own key (column 0) from rows with other positives, see :func:`draw_self_mask`.
+    ``without_self`` drops the query's own key (column 0) from rows with other positives, see :func:`draw_self_mask`.
     """
     model = getattr(network, "module", network)  # without DistributedDataParallel
     full = model.queue_is_full

@@ -113,10 +113,6 @@ class Trainer:
             self._save_on_stop(task)
             raise
 
-    def evaluate(self, step: Callable[[Any], Values], loader: DataLoader, title: str) -> Means:
-        return evaluate(step, loader, title=title, epoch=self.state.epoch, print_freq=self.print_freq,
-                        device=self.device, logger=self.logger, iteration=self.state.iteration, poll=self.poll)
-
     def log(self, kind: str, epoch: int, values: Means, **more: Any) -> None:
         """Log values measured after an epoch; -1 means before the first."""
         self.logger.log(kind, epoch, self.state.iteration, values, **more)

@@ -14,7 +14,7 @@ from engine import run_folder
 from engine.compatibility import TrainState
 from engine.optimizer import LrSchedule, Optimizer
 from engine.run_folder import BEST, numbered
-from engine.trainer import Task, Trainer
+from engine.trainer import Task, Trainer, evaluate
 from eval.network import set_mode
 from utils.console import paint_table, percent, say, table
 from utils.files import write_json
@@ -63,8 +63,10 @@ class Finetuning(Task):
     @torch.no_grad()
     def score(self, trainer: Trainer) -> float:
         set_mode(self.net, self.train_what, training=False)
-        return trainer.evaluate(lambda batch: classify_step(self.net, batch, self.device, self.dtype), self.val,
-                                "val")["top1"]
+        state = trainer.state
+        return evaluate(lambda batch: self.step(batch, state.epoch, state.iteration), self.val, title="val",
+                        epoch=state.epoch, print_freq=trainer.print_freq, device=self.device, logger=trainer.logger,
+                        iteration=state.iteration, poll=trainer.poll)["top1"]
 
     def generators(self) -> dict[str, torch.Generator]:
         gpus = torch.cuda.default_generators if self.device.type == "cuda" else ()

@@ -56,10 +56,7 @@ def make_parser() -> Parser:
 
 
 def read_probabilities(path: Path) -> dict[str, Tensor]:
-    """Read a file {csv path: {"mean_prob": [[...]]}} or {csv path: [[...]]} as {csv path: (classes,) float64}.
-
-    Raises CheckpointError if it is missing or of another form, or has numbers that are not finite.
-    """
+    """Read a file {csv path: {"mean_prob": [[...]]}} or {csv path: [[...]]} as {csv path: (classes,) float64}."""
     content = read_json(path)
     try:
         rows = {name: torch.tensor(value["mean_prob"] if isinstance(value, dict) else value, dtype=torch.float64)

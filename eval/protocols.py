@@ -66,14 +66,9 @@ def weighted_knn(sim: Tensor, query_label: Tensor, gallery_label: Tensor, classe
 
     Labels are (Q,) and (G,) int64, on the CPU. A class without a vote is never a hit.
     """
-    depth = min(max(ks), classes)
-    hits = torch.zeros(depth, dtype=torch.float64)
-    for start in range(0, len(sim), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        votes, best = knn_votes(sim[rows], gallery_label, classes, k, T).topk(depth, dim=1)  # (R, depth)
-        right = (best == query_label[rows, None]) & (votes > 0)
-        hits += right.cummax(dim=1).values.sum(dim=0)
-    return {rank: float(hits[min(rank, depth) - 1]) / len(sim) for rank in ks}
+    votes, best = knn_votes(sim, gallery_label, classes, k, T).topk(min(max(ks), classes), dim=1)
+    right = (best == query_label[:, None]) & (votes > 0)
+    return {rank: float(right[:, :rank].any(dim=1).sum()) / len(sim) for rank in ks}
 
 
 def knn_votes(sim: Tensor, gallery_label: Tensor, classes: int, k: int, T: float) -> Tensor:

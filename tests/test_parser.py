@@ -105,12 +105,12 @@ def test_home_and_variables_are_expanded_in_every_path(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("lr: 1\nmocok: 3\n", "run.yaml: there is no option 'mocok'; the nearest is moco"),
+    ("lr: 1\nmocok: 3\n", "run.yaml, line 2: there is no option 'mocok'; the nearest is moco"),
     ("lr: zzz\n", "run.yaml: argument --lr: invalid float value: 'zzz'"),
     ("net: moco\n", "run.yaml: argument --net: invalid choice: 'moco'"),
     ("pretrain: [a]\n", "run.yaml: argument --pretrain: expected 2"),
-    ("moco-k: 1\nmoco_k: 2\n", "run.yaml: moco_k is given twice"),
-    ("cos: maybe\n", "run.yaml: cos takes true or false"), ("net: [a]\n", "net takes one value"),
+    ("moco-k: 1\nmoco_k: 2\n", "line 2: moco_k has been set"), ("lr: 1\nlr: 1\n", "line 2: lr has been set"),
+    ("cos: maybe\n", "line 1: cos takes true or false"), ("net: [a]\n", "net takes one value"),
     ("schedule: [[1]]\n", "schedule takes a list of values"), ("config: x\n", "no option 'config'"),
     ("- lr\n", "should have lines like batch_size: 16"), ("a: b: c\n", "is not YAML"),
     ('"ev\\x1b[2Jil\\n": 3\n', "there is no option 'ev\\x1b[2Jil\\n'"), ("\x00", "is not YAML")])

@@ -83,8 +83,7 @@ def loop_votes(row, gallery_label, k, T):
 
 @pytest.mark.parametrize("k", [1, 3, 8, 1000])
 @pytest.mark.parametrize("classes", [3, 9])
-def test_weighted_knn_against_loops(k, classes, monkeypatch):
-    monkeypatch.setattr(protocols, "ROWS_AT_ONCE", 4)
+def test_weighted_knn_against_loops(k, classes):
     rng = np.random.default_rng(1)
     sim = rng.uniform(-1, 1, (11, 20))
     query_label, gallery_label = rng.integers(0, classes, 11), rng.integers(0, classes, 20)

@@ -177,32 +177,35 @@ class OptionsFile(configargparse.ConfigFileParser):
     def parse(self, stream: TextIO) -> dict[str, str | list[str]]:
         """Return {an option's last flag: its text or list of texts}, without empty entries."""
         try:
-            content = yaml.load(stream, Loader=yaml.BaseLoader)  # noqa: S506, it makes nothing but text
+            root = yaml.compose(stream, Loader=yaml.BaseLoader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ConfigFileParserException(f"{stream.name} is not YAML ({' '.join(str(error).split())})") from error
-        if not isinstance(content or {}, dict):
+        if root is not None and not isinstance(root, yaml.MappingNode):
             raise ConfigFileParserException(f"{stream.name} should have lines like batch_size: 16")
-        found: dict[str, str | list[str]] = {}
-        for name, value in (content or {}).items():
+        found: dict[str, str | list[str] | None] = {}
+        for key, value in root.value if root else []:
+            place, name = f"{stream.name}, line {key.start_mark.line + 1}", str(key.value)
             option = self.options.get(_name(name))
             if option is None:
                 near = difflib.get_close_matches(_name(name), self.options, n=1, cutoff=0)
                 hint = f"the nearest is {near[0]}" if near else "give --config after the command"
-                raise ConfigFileParserException(f"{stream.name}: there is no option {name!r}; {hint}")
-            if option.option_strings[-1] in found:
-                raise ConfigFileParserException(f"{stream.name}: {name} is given twice: delete one of the two")
-            if _fits(option, value, f"{stream.name}: {name}"):
-                found[option.option_strings[-1]] = value
-        return found
+                raise ConfigFileParserException(f"{place}: there is no option {name!r}; {hint}")
+            flag = option.option_strings[-1]
+            if flag in found:
+                raise ConfigFileParserException(f"{place}: {name} has been set above already: delete one of the two")
+            found[flag] = _value(option, value, f"{place}: {name}")
+        return {flag: value for flag, value in found.items() if value is not None}
 
 
-def _fits(option: argparse.Action, value: Any, place: str) -> bool:
-    """Return whether there is a value at all; refuse one that is not of the option's form."""
+def _value(option: argparse.Action, node: yaml.Node, place: str) -> str | list[str] | None:
+    """Return an entry's text or list of texts; None if it is empty."""
     takes_list = option.nargs not in (None, 0, "?")
-    if isinstance(value, list) and takes_list and all(isinstance(item, str) for item in value):
-        return bool(value) or option.nargs == "*"
-    if not isinstance(value, str):
+    if isinstance(node, yaml.SequenceNode) and takes_list and all(isinstance(item.value, str) for item in node.value):
+        return [item.value for item in node.value] or (None if option.nargs == "+" else [])
+    if not isinstance(node, yaml.ScalarNode):
         raise ConfigFileParserException(f"{place} takes {'a list of values' if takes_list else 'one value'}")
-    if option.nargs == 0 and value.lower() not in ("true", "false", "yes", "no", "on", "off", ""):
-        raise ConfigFileParserException(f"{place} takes true or false, not {value!r}")
-    return value not in ("", "~", "null")
+    if node.style is None and node.value in ("", "~", "null"):
+        return None
+    if option.nargs == 0 and node.value.lower() not in ("true", "false", "yes", "no", "on", "off"):
+        raise ConfigFileParserException(f"{place} takes true or false, not {node.value!r}")
+    return str(node.value)
