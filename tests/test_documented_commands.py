@@ -70,9 +70,6 @@ def parse_words(words: list[str]) -> None:
         launched = parse_args(words[1 if words[0] == "torchrun" else 3:])
         words = ["python", launched.training_script, *launched.training_script_args]
     parser, given = parser_of(words[1:])
-    if words[1:3] == ["-m", "experiments.study"]:  # also takes those of main_coclr.py
-        given = parser.parse_known_args(given)[1]
-        parser = importlib.import_module("main_coclr").make_parser()
     parser.parse_args(given)
 
 

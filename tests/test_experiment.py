@@ -12,11 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import noise
-import numpy as np
 import pytest
-import torch
 
-from experiments import report, run, study
+from experiments import report, run
 from experiments.plan import GRIDS, METHODS, SeedPlan, changed
 from process_data.src.splits import source_splits
 from utils import launch
@@ -97,55 +95,6 @@ def test_paired_differences_have_the_interval_of_student():
     half = 2.7764 * statistics.stdev(differences) / 5 ** 0.5  # t of 4 degrees of freedom, 97.5 %
     assert found == pytest.approx({"mean": 2.4, "low": 2.4 - half, "high": 2.4 + half, "n": 5}, rel=1e-3)
     assert report.paired(runs, "cpr", "fused_frozen", "RGB R@1") is None
-
-
-def mined_by_loops(views: dict[str, np.ndarray], order: list[str], sizes: list[int], i: int, own_source: np.ndarray
-                   ) -> list[int]:
-    """A cascade over the whole set as queue: sort, keep, and so on, without entries of the query's source."""
-    kept = [j for j in range(len(own_source)) if not own_source[j]]
-    for view, size in zip(order, sizes, strict=True):
-        kept = sorted(kept, key=lambda j: -views[view][i, j])[:size]
-    return kept
-
-
-def test_recalls_are_those_of_loops_over_sorted_rows():
-    rng = np.random.default_rng(1)
-    other, own = rng.normal(size=(2, 40, 40))
-    labels, sources = rng.integers(3, size=40), np.arange(40) // 2
-    found = study.recalls(*map(torch.as_tensor, (other, own, labels, sources)), K=40, topk=4,
-                          cascades=[(3, 0.5), (2, 0.3)], seed=0)
-    ways = {"top-k": (["other"], [4]), "own top-k": (["own"], [4]),
-            "s = 3, r = 0.5": (["other", "own", "other"], [20, 10, 4]), "s = 2, r = 0.3": (["other", "other"], [12, 4])}
-    assert list(found) == ["chance", *ways]
-    for name, (order, sizes) in ways.items():
-        hits = [labels[j] == labels[i] for i in range(40)
-                for j in mined_by_loops({"other": other, "own": own}, order, sizes, i, sources == sources[i])]
-        assert found[name] == pytest.approx(np.mean(hits)), name
-    allowed = sources[:, None] != sources[None, :]
-    assert found["chance"] == pytest.approx(np.mean((labels[:, None] == labels[None, :])[allowed]))
-
-
-@pytest.mark.parametrize("words, said", [
-    ("--own a b --other c", "--own and --other form pairs: give as many of each"),
-    ("--own random --other random --cascades 7:0.5", "invalid cascade value: '7:0.5'"),
-    ("--own random --other gone.pth.tar", "there is no checkpoint gone.pth.tar"),
-])
-def test_wrong_options_of_the_study_are_one_line(words, said, capsys):
-    argv = [*words.split(), "--result", "x.json", "--dataset", "x-2stream-2clip", "--moco-k", "128"]
-    assert launch.exit_code(lambda: study.main(argv)) == 2
-    error = capsys.readouterr().err
-    assert said in error and "Traceback" not in error
-
-
-def test_the_study_compares_pairs_of_encoders(on_noise, monkeypatch, capsys):
-    """A queue longer than the videos is refused: a cascade of other sizes would be measured than was asked for."""
-    words = [*noise.SMALL, "--dataset", "noise-2stream-2clip", "--own", "random", "--other", "random", "--result",
-             "x.json", "--cascades", "3,0.6", "--topk", "2"]
-    assert launch.exit_code(lambda: study.main(words)) == 0
-    [found] = json.loads(Path("x.json").read_text())
-    assert {"chance", "top-k", "own top-k", "s = 3, r = 0.6", "signs", "own_file", "other_file"} == set(found)
-    assert launch.exit_code(lambda: study.main([*words, "--health_clips", "5"])) == 2
-    assert re.search(r"--moco-k 8 .* only 5 are used: .*--health_clips", capsys.readouterr().err)
 
 
 class InProcess:
