@@ -39,8 +39,8 @@ def page_of(folder: Path, *words: str) -> Page:
 def test_a_page_is_self_contained(made, capsys):
     page = page_of(made.folder)
     said = capsys.readouterr().out
-    assert ("sections: results, curves, retrieval gallery, mining gallery, class mining recall, confusion matrix, map "
-            "of the features") in said and "missing:" not in said
+    assert ("sections: results, curves, retrieval gallery, mining gallery, class mining recall, map of the "
+            "features") in said and "missing:" not in said
     assert all("src" not in attrs and attrs.get("href", "#").startswith(("#", "data:")) for _, attrs in page.tags)
     assert {image["data-strip"] for image in page.all("img")} == page.json["strips"].keys()
     cards = [attrs for attrs in page.all("li") if "data-row" in attrs]
@@ -48,8 +48,6 @@ def test_a_page_is_self_contained(made, capsys):
     assert {card["data-class"] for card in cards} == {name.split("/")[0] for name in made.data.test}
     rows = [point["row"] for point in page.json["figures"]["map"]["points"]]
     assert rows == [*range(len(made.data.test)), *[None] * len(made.data.train)]
-    [matrix] = page.json["figures"]["confusion"]
-    assert sum(count for *_, count in matrix["cells"]) == len(made.data.test)
     assert "Plotly" in page.text and len(page.text) < 7e6
 
 
@@ -62,8 +60,6 @@ def test_results_of_a_run_and_of_what_started_from_it(made):
     write_json(probe / "run.json", {"starts": [{"options": options}]})
     write_json(probe / "model/epoch1.pth.tar-acc-ten.json", {"center": {"1": 10.0}, "ten": {"1": 20.0, "5": 60.5}})
     write_json(run.folder / "model/epoch1.pth.tar-lp-mine-acc.json", {"1": 30.0})
-    write_json(probe / "model/epoch1.pth.tar-prob-ten.json", {
-        video: {"mean_prob": [[0.5, 0.3, 0.2]]} for video in made.data.test})
     other = probe.with_name("other")
     other.mkdir()
     write_json(other / "run.json", {"starts": [{"options": {**options, "pretrain": "elsewhere.pth.tar"}}]})
@@ -74,8 +70,6 @@ def test_results_of_a_run_and_of_what_started_from_it(made):
         "retrieval on mine": {"R@1": 50.0, "R@5": 75.0}, "finetuning on mine, centre crop": {"top-1": 10.0},
         "finetuning on mine, ten crops": {"top-1": 20.0, "top-5": 60.5},
         "linear probe on stored features of mine": {"top-1": 30.0}}
-    matrices = results.confusions(run, str(made.data.split_root), notes)
-    assert [each["title"] for each in matrices] == ["finetuning on mine, ten crops, epoch1.pth.tar"] and notes == []
     assert page_of(probe).json["figures"]["curves"] is None  # a classifier's folder, without metrics or features
     for path in [run.folder / "model/epoch1.pth.tar-lp-mine-acc.json", *sorted(probe.parent.rglob("*"), reverse=True)]:
         path.rmdir() if path.is_dir() else path.unlink()
@@ -119,7 +113,7 @@ def test_a_set_of_one_class_has_numbers_without_labels_and_file_names(tmp_path):
     (videos / "g3.mp4").touch()
     page = page_of(run, "--videos", str(videos))
     shown = page.text[:page.text.index('<script type="application')]
-    assert not re.search(r"R@\d|PMR|CMR|✓ right|✗ wrong|right or|data-right|Confusion|Class mining", shown)
+    assert not re.search(r"R@\d|PMR|CMR|✓ right|✗ wrong|right or|data-right|Class mining", shown)
     assert "63.0<small>random weights 21.0" in shown and "5.9<small>random weights 2.0" in shown and ">g3.mp4<" in shown
     links = {point["text"][0]: point["link"] for point in page.json["figures"]["map"]["points"]}
     assert links["all/g3"] == "../../../films%20%5B1%5D/g3.mp4" and links["all/q0"] == ""
@@ -275,22 +269,6 @@ def test_the_map_has_the_two_directions_of_most_variance(made):
         assert drawn["groups"][point["group"]] == video.split("/")[0] and point["text"][0] == video
         assert point["row"] == (i if i < len(made.data.test) else None) and (point["link"] == "a.mp4") == (i == 0)
         assert point["right"] == (i >= len(made.data.test) or bool(found.hits[i, 0]))
-
-
-def test_confusions_by_loops(made):
-    classes, rng = made.data.classes, np.random.default_rng(0)
-    rows = {f"x/{video}/": torch.from_numpy(rng.dirichlet([1, 1, 1])) for video in made.data.test}
-    found = results.of_probabilities(rows, classes, "made up")
-    expected: dict = {}
-    for video, row in zip(made.data.test, rows.values(), strict=True):
-        pair = classes.index(video.split("/")[0]), row.tolist().index(max(row))
-        expected[pair] = expected.get(pair, 0) + 1
-    assert {(a, b): n for a, b, n in found["cells"]} == expected and found["total"] == len(rows)
-    assert found["accuracy"] == pytest.approx(sum(n for (a, b), n in expected.items() if a == b) / len(rows))
-    with pytest.raises(CheckpointError, match="3 classes"):
-        results.of_probabilities(rows, [*classes, "More"], "made up")
-    near = results.of_neighbours(galleries.load(made.features, "mine"))
-    assert near["total"] == len(made.data.test) and "no classifier" in near["title"]
 
 
 def test_each_strip_is_made_once_and_those_that_cannot_be_read_are_counted(made):

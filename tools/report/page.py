@@ -97,7 +97,7 @@ class Report:
         self.warnings += [f"{count} film strip{'s' * (count > 1)} could not be read: {reason}"
                           for reason, count in self.strips.failed.items()]
         plotly = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-        figures = {each.name: each.content for each in self.sections if each.template in ("curves", "confusion", "map")}
+        figures = {each.name: each.content for each in self.sections if each.template in ("curves", "map")}
         return pages.write(path, "report.html", report=self, plotly=Markup(plotly), figures=figures, telling=TELLING,
                            run=next(iter(self.runs.values()), None), others=dict(list(self.runs.items())[1:]))
 
@@ -119,8 +119,6 @@ class RunReport(Report):
             self.add("mining", "Mining gallery", partial(self._mining, run))
             if run.has_labels:
                 self.add("classes", "Class mining recall", partial(_classes, run))
-        if run.has_labels:
-            self.add("confusion", "Confusion matrix", partial(self._confusion, run))
         self.add("map", "Map of the features", partial(self.map, run))
         self._summarize(run, next(iter(found.values())))
 
@@ -134,12 +132,6 @@ class RunReport(Report):
                    "split_root": self.root(run, "split_root", SPLIT_ROOT)}
         return {"checkpoint": run.shown(path),
                 **galleries.mining_gallery(options, path, self.mining_clips, self.strips)}
-
-    def _confusion(self, run: Run) -> list[dict[str, Any]]:
-        matrices = results.confusions(run, self.root(run, "split_root", SPLIT_ROOT), self.warnings)
-        if matrices and not run.files(f"*{FEATURES}"):
-            return matrices
-        return [*matrices, results.of_neighbours(self.features(run))]
 
     def _summarize(self, run: Run, rows: Sequence[results.Result]) -> None:
         """Fill in the headline numbers, and what retrieval adds to the verdict."""
