@@ -303,10 +303,7 @@ class VideoIndex:
     def _rows(self) -> np.ndarray:
         return self._unit(self._all("features"))
 
-    @cached_property
-    def _centre(self) -> Tensor | float:
-        return self._all("features").mean(dim=0) if len(self) > 1 else 0.0  # a single clip would be its own mean
-
     def _unit(self, features: Tensor) -> np.ndarray:
-        rows = (features - self._centre).unflatten(1, (len(self.settings.encoders), -1))
+        centre = self._all("features").mean(dim=0) if len(self) > 1 else 0.0  # a single clip would be its own mean
+        rows = (features - centre).unflatten(1, (len(self.settings.encoders), -1))
         return F.normalize(rows, dim=2).flatten(1).numpy()
