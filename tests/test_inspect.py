@@ -40,7 +40,7 @@ def survey(mini: miniature.Miniature, suffix: str = "") -> tuple[Split, list[Lmd
     """Return split 1, the LMDBs with every frame decoded, and the issues as a text."""
     dataset = dataset_of(mini, suffix)
     split, lmdbs = survey_split(dataset, 1), check_lmdbs(dataset, None, 0)
-    return split, lmdbs, "\n".join(find_issues([split], lmdbs))
+    return split, lmdbs, "\n".join(line for line, _ in find_issues([split], lmdbs))
 
 
 def lmdb_path(mini: miniature.Miniature, kind: str = "frame") -> Path:

@@ -66,7 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     splits = [survey_split(dataset, number) for number in dataset.splits(args.which_split)]
     lmdbs = check_lmdbs(dataset, None if args.all else args.sample, args.seed)
     problems, near = compare_videos(dataset, splits, args.seed)
-    issues, any_leak = list(find_issues(splits, lmdbs, problems, near)), any(split.leaks for split in splits)
+    issues, flags = list[str](), defaultdict[str, list[str]](list)
+    for line, words in find_issues(splits, lmdbs, problems, near):
+        issues.append(line)
+        for name, flag in words.items():
+            flags[name].append(flag)
+    any_leak = any(split.leaks for split in splits)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, {"dataset": args.dataset, "seq_len": args.seq_len, "ds": args.ds, "any_leak": any_leak,
@@ -78,7 +83,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                                 args.seed)
     lengths = {name: count for lmdb in lmdbs[::-1] for name, count in lmdb.num_frames.items()}  # RGB's where there is
     counts, edges = (each.tolist() for each in np.histogram(list(lengths.values()), BINS))
-    flags = flag_videos(splits, lmdbs, problems, near)
     drawn = draw_thumbs(dataset, sorted(lengths, key=lambda name: (name not in flags, name)))
     pages.write(out / "inspect.html", "inspect.html", dataset=dataset, splits=splits, lmdbs=lmdbs, issues=issues,
                 near=near, flags=flags, lengths=lengths, thumbs=drawn,
@@ -112,70 +116,62 @@ def _span(counts: Collection[int]) -> str:
     return f"{min(counts):,} - {max(counts):,}" if counts else "no"
 
 
-def flag_videos(splits: Sequence[Split], lmdbs: Sequence[Lmdb], problems: Mapping[str, str],
-                near: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Return what to look at in each video, in words, by name."""
-    flags = defaultdict(list, {name: [problem] for name, problem in problems.items()})
-    for lmdb in lmdbs:
-        for name, share in lmdb.still.items():
-            flags[name].append(f"{lmdb.kind}: {100 * share:.0f} % of the frames still")
-        for name, frames in lmdb.damaged.items():
-            flags[name].append(f"{lmdb.kind}: {counted(len(frames), 'damaged frame')}")
-    for name, others in near.items():
-        flags[name].append(f"like {', '.join(others)}")
-    for split in splits:
-        for title, part in split.parts.items():
-            for reason, names in part.dropped.items():
-                for name in names:
-                    flags[name].append(f"dropped from {title} of split {split.number}: {reason}")
-    return flags
-
-
 def find_issues(splits: Sequence[Split], lmdbs: Sequence[Lmdb], problems: Mapping[str, str] | None = None,
-                near: Mapping[str, Sequence[str]] | None = None) -> Iterator[str]:
-    """Yield what to look at before a training, a line each, leaks first; see `compare_videos` for the last two."""
-    yield from (f"split {split.number}: train and test share {leak_counts(split)}" for split in splits if split.leaks)
+                near: Mapping[str, Sequence[str]] | None = None) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield what to look at before a training, a line each, leaks first, with a few words on each video in question.
+
+    See `compare_videos` for the last two.
+    """
+    for split in splits:
+        if split.leaks:
+            yield f"split {split.number}: train and test share {leak_counts(split)}", {}
     for split in splits:
         yield from _split_issues(split)
     if problems:
-        yield f"{_examples(problems, ' that evaluation reads slowly, or not at all')}: {next(iter(problems.values()))}"
+        what = " that evaluation reads slowly, or not at all"
+        yield f"{_examples(problems, what)}: {next(iter(problems.values()))}", problems
     for lmdb in lmdbs:
         few = f" ({counted(len(lmdb.decoded), 'video')} decoded)" if len(lmdb.decoded) < len(lmdb.num_frames) else ""
         where = f"{lmdb.kind} LMDB of {' and '.join(lmdb.parts)}{few}"
         if lmdb.damaged:
             reasons = [reason for frames in lmdb.damaged.values() for reason in frames.values()]
             yield (f"{where}: {counted(len(reasons), 'damaged frame')} in {counted(len(lmdb.damaged), 'video')}: "
-                   f"{reasons[0]}")
+                   f"{reasons[0]}", {name: f"{lmdb.kind}: {counted(len(frames), 'damaged frame')}"
+                                     for name, frames in lmdb.damaged.items()})
         if lmdb.still:
             most = "most frames of" if lmdb.kind == "RGB" else "next to no motion in most frames of"
-            yield f"{where}: {most} {_examples(lmdb.still, ' do not move' if lmdb.kind == 'RGB' else '')}"
+            yield (f"{where}: {most} {_examples(lmdb.still, ' do not move' if lmdb.kind == 'RGB' else '')}",
+                   {name: f"{lmdb.kind}: {100 * share:.0f} % of the frames still"
+                    for name, share in lmdb.still.items()})
         if lmdb.stretches:
-            yield f"{where}: {_examples(lmdb.stretches, ' with a still stretch that holds a whole clip')}"
+            yield f"{where}: {_examples(lmdb.stretches, ' with a still stretch that holds a whole clip')}", {}
     if near:
-        yield _examples(near, " that another one nearly equals")
+        yield (_examples(near, " that another one nearly equals"),
+               {name: f"like {', '.join(others)}" for name, others in near.items()})
     for part in PARTS:
         counts = {lmdb.kind: lmdb.num_frames for lmdb in lmdbs if lmdb.parts[0] == part}
         rgb = counts.get("RGB", {})
         odd = [name for name, count in counts.get("flow", {}).items() if rgb.get(name) != count + 1]
         if odd and rgb:
-            yield _examples(odd, " where flow does not have one frame less than RGB")
+            yield _examples(odd, " where flow does not have one frame less than RGB"), {}
 
 
-def _split_issues(split: Split) -> Iterator[str]:
+def _split_issues(split: Split) -> Iterator[tuple[str, Mapping[str, str]]]:
     for title in PARTS:
         if title not in split.parts:
-            yield f"split {split.number} has no {title} list"
+            yield f"split {split.number} has no {title} list", {}
             continue
         where, part = f"split {split.number}, {title}:", split.parts[title]
         if part.refused:
-            yield f"{where} training and evaluation refuse the list: {part.refused}"
+            yield f"{where} training and evaluation refuse the list: {part.refused}", {}
         for reason, names in part.dropped.items():
             if reason != TOO_SHORT or len(names) > 0.05 * len(part.names):  # a few short ones are normal
-                yield f"{where} {_examples(names, f' dropped, {reason}')}"
+                yield (f"{where} {_examples(names, f' dropped, {reason}')}",
+                       dict.fromkeys(names, f"dropped from {title} of split {split.number}: {reason}"))
         if twice := [name for name, count in Counter(part.names).items() if count > 1]:
-            yield f"{where} {_examples(twice, ' listed more than once')}"
+            yield f"{where} {_examples(twice, ' listed more than once')}", {}
         if empty := sorted(set(split.classes) - set(split.class_of(part.kept))):
-            yield f"{where} {_examples(empty, ' without a video', 'class')}"
+            yield f"{where} {_examples(empty, ' without a video', 'class')}", {}
 
 
 def leak_counts(split: Split) -> str:
