@@ -79,8 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                                "splits": [asdict(split) for split in splits]})
     out = args.out or Path("runs", f"inspect_{args.dataset}")
     out.mkdir(parents=True, exist_ok=True)
-    strips, scale = draw_strips(dataset, {title: part.kept for title, part in splits[0].parts.items()}, args.clips,
-                                args.seed)
+    strips = draw_strips(dataset, {title: part.kept for title, part in splits[0].parts.items()}, args.clips, args.seed)
     lengths = {name: count for lmdb in lmdbs[::-1] for name, count in lmdb.num_frames.items()}  # RGB's where there is
     counts, edges = (each.tolist() for each in np.histogram(list(lengths.values()), BINS))
     drawn = draw_thumbs(dataset, sorted(lengths, key=lambda name: (name not in flags, name)))
@@ -88,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 near=near, flags=flags, lengths=lengths, thumbs=drawn,
                 histogram=list(zip(counts, edges[:-1], edges[1:], strict=True)),
                 per_class=lambda split, part: [*Counter(split.class_of(part.kept)).values()], strips=strips,
-                scale=scale, legend=pictures.data_uri(pictures.flow_legend(scale)))
+                legend=pictures.data_uri(pictures.flow_legend()))
     for line in report(dataset, splits, lmdbs, issues):
         say(line)
     say(inline(f"page: {out / 'inspect.html'}"))
@@ -191,17 +190,14 @@ def _examples(names: Collection[str], what: str, noun: str = "video") -> str:
     return f"{counted(len(names), noun)}{what}: {', '.join(list(names)[:3])}{more}"
 
 
-def draw_strips(dataset: Dataset, parts: Mapping[str, Sequence[str]], videos: int, seed: int
-                ) -> tuple[dict[str, list[str]], float]:
-    """Draw film strips of some videos of each part, RGB above flow in colours, and return the scale of the colours."""
-    found: dict[str, dict[str, np.ndarray]] = {}
+def draw_strips(dataset: Dataset, parts: Mapping[str, Sequence[str]], videos: int, seed: int) -> dict[str, list[str]]:
+    """Draw film strips of some videos of each part, RGB above flow in colours."""
+    found: dict[str, list[str]] = {}
     for title, names in parts.items():
         shuffled = np.random.default_rng(seed).permutation(names).tolist()
-        found |= {f"{title}: {name}": frames for name, frames in islice(_read(dataset, title, shuffled), videos)}
-    motions = [pictures.flow_from_frames(frames["flow"]) for frames in found.values() if "flow" in frames]
-    scale = pictures.flow_scale(*motions) if motions else 1.0
-    return {name: [pictures.data_uri(pictures.film_strip(_coloured(kind, images, scale), STRIP_HEIGHT))
-                   for kind, images in frames.items()] for name, frames in found.items()}, scale
+        for name, frames in islice(_read(dataset, title, shuffled), videos):
+            found[f"{title}: {name}"] = [_picture(kind, images, STRIP_HEIGHT) for kind, images in frames.items()]
+    return found
 
 
 def draw_thumbs(dataset: Dataset, names: Sequence[str]) -> dict[str, str]:
@@ -209,13 +205,14 @@ def draw_thumbs(dataset: Dataset, names: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in PARTS:
         for name, frames in _read(dataset, part, [name for name in names[:THUMBS] if name not in found], 1):
-            strip = pictures.film_strip(_coloured(*next(iter(frames.items()))), THUMB_HEIGHT)
-            found[name] = pictures.data_uri(strip, 65)
+            found[name] = _picture(*next(iter(frames.items())), THUMB_HEIGHT, 65)
     return {name: found[name] for name in names[:THUMBS] if name in found}
 
 
-def _coloured(kind: str, images: np.ndarray, scale: float | None = None) -> np.ndarray:
-    return pictures.flow_to_colour(pictures.flow_from_frames(images), scale) if kind == "flow" else images
+def _picture(kind: str, images: np.ndarray, height: int, quality: int = 80) -> str:
+    if kind == "flow":
+        images = pictures.flow_to_colour(pictures.flow_from_frames(images))
+    return pictures.data_uri(pictures.film_strip(images, height), quality)
 
 
 def _read(dataset: Dataset, part: str, names: Sequence[str], count: int = STRIP_FRAMES
