@@ -123,9 +123,8 @@ def compare(path: Path) -> int:
         own = [row for row in rows if _same(row.training, result.training)]
         bounds = [row for row in rows if _same(row.training.replace("CoCLR", "CPR"), result.training)]
         for row in own or bounds:
-            holds = value >= row.value - row.tolerance - ROUNDING
-            if own:
-                holds = holds and value <= row.value + row.tolerance + ROUNDING
+            most = row.tolerance + ROUNDING
+            holds = -most <= value - row.value <= (most if own else 100)
             held[name] = held.get(name, False) or holds  # if the training is unknown, one match is enough
             lines.append([name, f"{'' if own else '>= '}{row.value:.1f}", f"{row.tolerance:.1f}", f"{value:.2f}",
                           "holds" if holds else "differs", row.training])

@@ -54,10 +54,8 @@ class Report:
             content = make()
         except (UserError, OSError) as error:
             missing = one_line(str(error), 600)
-        if stream:
-            self.sections.append(Section(template, f"{title} ({stream})", content, missing, f"{template}-{stream}"))
-        else:
-            self.sections.append(Section(template, title, content, missing, template))
+        name = f"{template}-{stream}" if stream else template
+        self.sections.append(Section(template, f"{title} ({stream})" if stream else title, content, missing, name))
         return content
 
     def add_tile(self, title: str, row: results.Result, score: str, about: str) -> None:
@@ -164,7 +162,7 @@ def _results(found: Mapping[str, Sequence[results.Result]]) -> list[results.Resu
 
 def _classes(run: Run) -> dict[str, Any]:
     if lines := [line for line in run.lines("mining") if line.get("classes")]:
-        return max(lines, key=lambda line: line["epoch"])
+        return lines[-1]
     raise UserError("metrics.jsonl has no class mining recall: training writes it after each epoch that mined.")
 
 
