@@ -39,8 +39,8 @@ def page_of(folder: Path, *words: str) -> Page:
 def test_a_page_is_self_contained(made, capsys):
     page = page_of(made.folder)
     said = capsys.readouterr().out
-    assert ("sections: results, curves, retrieval gallery, mining gallery, class mining recall, confusion matrix, map "
-            "of the features") in said and "missing:" not in said
+    assert ("sections: results, curves, retrieval gallery, mining gallery, class mining recall, map of the "
+            "features") in said and "missing:" not in said
     assert all("src" not in attrs and attrs.get("href", "#").startswith(("#", "data:")) for _, attrs in page.tags)
     assert {image["data-strip"] for image in page.all("img")} == page.json["strips"].keys()
     cards = [attrs for attrs in page.all("li") if "data-row" in attrs]
@@ -48,8 +48,6 @@ def test_a_page_is_self_contained(made, capsys):
     assert {card["data-class"] for card in cards} == {name.split("/")[0] for name in made.data.test}
     rows = [point["row"] for point in page.json["figures"]["map"]["points"]]
     assert rows == [*range(len(made.data.test)), *[None] * len(made.data.train)]
-    [matrix] = page.json["figures"]["confusion"]
-    assert sum(count for *_, count in matrix["cells"]) == len(made.data.test)
     assert "Plotly" in page.text and len(page.text) < 7e6
 
 
@@ -62,8 +60,6 @@ def test_results_of_a_run_and_of_what_started_from_it(made):
     write_json(probe / "run.json", {"starts": [{"options": options}]})
     write_json(probe / "model/epoch1.pth.tar-acc-ten.json", {"center": {"1": 10.0}, "ten": {"1": 20.0, "5": 60.5}})
     write_json(run.folder / "model/epoch1.pth.tar-lp-mine-acc.json", {"1": 30.0})
-    write_json(probe / "model/epoch1.pth.tar-prob-ten.json", {
-        video: {"mean_prob": [[0.5, 0.3, 0.2]]} for video in made.data.test})
     other = probe.with_name("other")
     other.mkdir()
     write_json(other / "run.json", {"starts": [{"options": {**options, "pretrain": "elsewhere.pth.tar"}}]})
@@ -74,8 +70,6 @@ def test_results_of_a_run_and_of_what_started_from_it(made):
         "retrieval on mine": {"R@1": 50.0, "R@5": 75.0}, "finetuning on mine, centre crop": {"top-1": 10.0},
         "finetuning on mine, ten crops": {"top-1": 20.0, "top-5": 60.5},
         "linear probe on stored features of mine": {"top-1": 30.0}}
-    matrices = results.confusions(run, str(made.data.split_root), notes)
-    assert [each["title"] for each in matrices] == ["finetuning on mine, ten crops, epoch1.pth.tar"] and notes == []
     assert page_of(probe).json["figures"]["curves"] is None  # a classifier's folder, without metrics or features
     for path in [run.folder / "model/epoch1.pth.tar-lp-mine-acc.json", *sorted(probe.parent.rglob("*"), reverse=True)]:
         path.rmdir() if path.is_dir() else path.unlink()
@@ -119,7 +113,7 @@ def test_a_set_of_one_class_has_numbers_without_labels_and_file_names(tmp_path):
     (videos / "g3.mp4").touch()
     page = page_of(run, "--videos", str(videos))
     shown = page.text[:page.text.index('<script type="application')]
-    assert not re.search(r"R@\d|PMR|CMR|✓ right|✗ wrong|right or|data-right|Confusion|Class mining", shown)
+    assert not re.search(r"R@\d|PMR|CMR|✓ right|✗ wrong|right or|data-right|Class mining", shown)
     assert "63.0<small>random weights 21.0" in shown and "5.9<small>random weights 2.0" in shown and ">g3.mp4<" in shown
     links = {point["text"][0]: point["link"] for point in page.json["figures"]["map"]["points"]}
     assert links["all/g3"] == "../../../films%20%5B1%5D/g3.mp4" and links["all/q0"] == ""
@@ -277,22 +271,6 @@ def test_the_map_has_the_two_directions_of_most_variance(made):
         assert point["right"] == (i >= len(made.data.test) or bool(found.hits[i, 0]))
 
 
-def test_confusions_by_loops(made):
-    classes, rng = made.data.classes, np.random.default_rng(0)
-    rows = {f"x/{video}/": torch.from_numpy(rng.dirichlet([1, 1, 1])) for video in made.data.test}
-    found = results.of_probabilities(rows, classes, "made up")
-    expected: dict = {}
-    for video, row in zip(made.data.test, rows.values(), strict=True):
-        pair = classes.index(video.split("/")[0]), row.tolist().index(max(row))
-        expected[pair] = expected.get(pair, 0) + 1
-    assert {(a, b): n for a, b, n in found["cells"]} == expected and found["total"] == len(rows)
-    assert found["accuracy"] == pytest.approx(sum(n for (a, b), n in expected.items() if a == b) / len(rows))
-    with pytest.raises(CheckpointError, match="3 classes"):
-        results.of_probabilities(rows, [*classes, "More"], "made up")
-    near = results.of_neighbours(galleries.load(made.features, "mine"))
-    assert near["total"] == len(made.data.test) and "no classifier" in near["title"]
-
-
 def test_each_strip_is_made_once_and_those_that_cannot_be_read_are_counted(made):
     source = galleries.sources("mine-f", "flow", str(made.data.data_root), "train")["flow"]
     store = Strips()
@@ -333,23 +311,7 @@ def cascade_by_loops(sims: dict, excluded: list[bool]) -> list[list[int]]:
     return stages
 
 
-def fused_by_loops(sims: dict, excluded: list[bool]) -> list[list[int]]:
-    order = {view: sorted(range(len(excluded)), key=lambda j: (excluded[j], -float(row[j])))
-             for view, row in sims.items()}
-    ranks = [(order["own"].index(j) + order["other"].index(j), order["other"].index(j)) for j in range(len(excluded))]
-    return [sorted(range(len(excluded)), key=ranks.__getitem__)[:2]]
-
-
-@pytest.fixture(scope="module")
-def fused(tmp_path_factory):
-    """A run that mined by fused ranks, its own view frozen."""
-    return made_run.make(tmp_path_factory.mktemp("fused"), ["--mining", "fused", "--own_view", "frozen"])
-
-
-@pytest.mark.parametrize("rule", ["cascade", "fused"])
-def test_what_is_mined_is_what_the_next_step_would_mine(made, request, rule):
-    if rule == "fused":
-        made = request.getfixturevalue("fused")
+def test_what_is_mined_is_what_the_next_step_would_mine(made):
     saved = checkpoint.load(read_run(made.folder).checkpoint)
     state, queue_rows = saved["state_dict"], saved["label_ring"]["rows"]
     model = take(ModelConfig, read_run(made.folder).options).build()
@@ -359,22 +321,17 @@ def test_what_is_mined_is_what_the_next_step_would_mine(made, request, rule):
     index = dataset.index
     batch_rows = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(0))[:4].tolist()
     blocks = to_blocks(torch.utils.data.default_collate([dataset[2, row] for row in batch_rows]), torch.device("cpu"))
-    own_block, own_queue = blocks[:, 0, 0], state["queue"]
-    if rule == "fused":
-        own_block, own_queue = blocks[:, 1, 0], saved["frozen_own_view"]["queue"]
-        model.encoder_q.load_state_dict(saved["frozen_own_view"]["encoder"])
-        model.encoder_q.eval()
     with torch.no_grad():
-        q, kf = momentum.embed(model.encoder_q, own_block), momentum.embed(model.sampler, blocks[:, 1, 1])
+        q, kf = momentum.embed(model.encoder_q, blocks[:, 0, 0]), momentum.embed(model.sampler, blocks[:, 1, 1])
     content = gallery(made)
     cards = {card["name"]: card for card in content["cards"]}
     names = [index.names[row].split("/")[1] for row in queue_rows]
     for i, row in enumerate(batch_rows):
         card = cards[index.names[row].split("/")[1]]
-        sims = {"own": q[i] @ own_queue, "other": kf[i] @ state["queue_second"]}
+        sims = {"own": q[i] @ state["queue"], "other": kf[i] @ state["queue_second"]}
         own_source = [int(index.sources[other]) == int(index.sources[row]) for other in queue_rows]
         right = [index.labels[other] == index.labels[row] and not own_source[j] for j, other in enumerate(queue_rows)]
-        found = (cascade_by_loops if rule == "cascade" else fused_by_loops)(sims, own_source)
+        found = cascade_by_loops(sims, own_source)
         before = 8
         for kept, shown in zip(found, card["stages"], strict=True):
             assert (shown["kept"], shown["before"], shown["hits"]) == (len(kept), before, sum(right[j] for j in kept))
@@ -389,6 +346,12 @@ def test_what_is_mined_is_what_the_next_step_would_mine(made, request, rule):
         assert [entry["name"] for entry in card["stages"][-1]["entries"]] == [names[j] for j in found[-1]]  # best first
         taken = [j for j in found[-1] if not own_source[j]]
         assert card["recall"] == pytest.approx(sum(right[j] for j in taken) / max(1, len(taken)))
+
+
+@pytest.fixture(scope="module")
+def fused(tmp_path_factory):
+    """A run that mined by fused ranks, its own view frozen."""
+    return made_run.make(tmp_path_factory.mktemp("fused"), ["--mining", "fused", "--own_view", "frozen"])
 
 
 def test_a_run_with_fused_ranks_and_a_frozen_own_view_has_its_page(fused, tmp_path):

@@ -1,4 +1,4 @@
-"""The table of published numbers, and tools.verify on run folders made up here and on one of a real training."""
+"""The table of published numbers, and tools.verify on run folders made up here."""
 
 import json
 import math
@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import main_coclr
 from tools import verify
 from tools.verify import Published, read_table
 from utils import launch
@@ -183,20 +182,3 @@ def test_damaged_and_missing_results_are_named_in_one_line(content, tmp_path, ca
         file.write_bytes(content)
     code, text = checked(capsys, file)
     assert code == 2 and text.count("\n") == 1 and text.startswith("error: ") and "other.json" in text
-
-
-def test_a_real_run(on_noise, monkeypatch, capsys):
-    """The recall that a training on noise logged is found."""
-    words = "--seq_len 8 --img_dim 32 --batch_size 4 --moco-k 8 --moco-dim 8 -j 0 --topk 2 --epochs 3 --schedule 2 " \
-        "--dataset noise-2stream-2clip --health_clips 0"
-    assert launch.exit_code(lambda: main_coclr.work(main_coclr.parse(words.split()))) == 0
-    [run] = Path("ckpt/log-pretrain").iterdir()
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    epochs = [line["values"] for line in lines if line["kind"] == "epoch"]
-    recall = [100 * values["recall"] for values in epochs if "recall" in values]
-    result = verify.read(run)
-    assert result.training == "CoCLR on noise" and result.note == ""
-    assert result.values["mining recall, first epoch"] == pytest.approx(recall[0])
-    assert result.values["mining recall, last epoch"] == pytest.approx(recall[-1])
-    mined = [100 * line["values"]["cmr_median"] for line in lines if line["kind"] == "mining"]
-    assert result.values["class mining recall, median"] == pytest.approx(mined[-1])

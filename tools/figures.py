@@ -5,7 +5,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib
 import torch
@@ -31,65 +30,58 @@ CLASS, REST, GONE, SOURCE = "#111111", "#9a9a9a", "#e4e4e4", "#b00020"
 COLUMNS = 4
 
 
-class Queue(NamedTuple):
-    """Synthetic similarities of one query to K entries, (K,), in which each view knows a little of the classes."""
+def make_queue() -> tuple[dict[str, Tensor], Tensor]:
+    """Draw synthetic similarities of one query to K entries, in which each view knows a little of the classes.
 
-    other: Tensor
-    own: Tensor
-    excluded: Tensor  # of the query's source, never mined
-    of_class: Tensor
-
-
-def make_queue() -> Queue:
+    Returns:
+        Similarities by view, (K,), and the kind of each entry, a number of `CENTRES`.
+    """
     generator = torch.Generator().manual_seed(0)
     counts = [round(share * QUEUE) for share in SHARES]
     kinds = torch.arange(5).repeat_interleave(torch.tensor([*counts, QUEUE - sum(counts)]))
     points = torch.tensor(CENTRES)[kinds] + SPREAD * torch.randn(QUEUE, 2, generator=generator)
     own, other = points.tanh().T  # similarities lie between -1 and 1
-    return Queue(other, own, kinds == 3, kinds == 0)
+    return {"own": own, "other": other}, kinds
 
 
 def draw_cascade(output: Path) -> None:
     """Draw a panel for the queue, and one for each stage with what it drops and keeps, and its threshold."""
-    queue, views = make_queue(), stage_views(STAGE)
-    stages = cascade_stages(queue.other[None], queue.own[None], queue.excluded[None], TOPK, RATIO, STAGE)
-    kept = [~queue.excluded, *(torch.zeros_like(queue.excluded).index_fill(0, rows[0], True) for rows in stages)]
+    sims, kinds = make_queue()
+    of_class, same_source = kinds == 0, kinds == 3
+    stages = cascade_stages(sims["other"][None], sims["own"][None], same_source[None], TOPK, RATIO, STAGE)
+    kept = [~same_source, *(torch.zeros_like(same_source).index_fill(0, rows[0], True) for rows in stages)]
     rows = -(-len(kept) // COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(10, 2.75 * rows + 0.5), sharex=True, sharey=True,
-                                facecolor="white")
+                                facecolor="white", subplot_kw={"xlim": (-0.65, 1), "ylim": (-0.65, 1), "xticks": [],
+                                                               "yticks": []})
+
+    def scatter(ax: Axes, which: Tensor, size: float, colour: str, label: str = "") -> None:
+        ax.scatter(sims["own"][which], sims["other"][which], s=size, color=colour, linewidths=0, label=label or None)
+
+    for ax in axes.flat[:len(kept)]:
+        ax.scatter(sims["own"][same_source], sims["other"][same_source], s=14, color=SOURCE, marker="x",
+                   linewidths=0.8, label="same source, not mined")
     first, *others = axes.flat
-    _scatter(first, queue, [(~(queue.of_class | queue.excluded), 2, REST, "queue entry"),
-                            (queue.of_class, 5, CLASS, "of the query's class"),
-                            (queue.excluded, 14, SOURCE, "same source, not mined")])
+    scatter(first, kept[0] & ~of_class, 2, REST, "queue entry")
+    scatter(first, of_class, 5, CLASS, "of the query's class")
     first.legend(fontsize=7, loc="lower right", markerscale=1.5, framealpha=0.9)
-    first.set_title(f"the queue\n{QUEUE}, {100 * float(queue.of_class.float().mean()):.0f}% of the class", fontsize=9)
-    for i, (ax, view, before, after) in enumerate(zip(others, views, kept, kept[1:], strict=False), start=1):
+    first.set_title(f"the queue\n{QUEUE}, {100 * float(of_class.float().mean()):.0f}% of the class", fontsize=9)
+    for i, (ax, view, before, after) in enumerate(zip(others, stage_views(STAGE), kept, kept[1:], strict=False), 1):
         title, colour = VIEWS[view]
-        _scatter(ax, queue, [(~before & ~queue.excluded, 1, GONE, ""), (before & ~after, 2, REST, ""),
-                             (after & ~queue.of_class, 7, colour, ""), (after & queue.of_class, 11, CLASS, ""),
-                             (queue.excluded, 14, SOURCE, "")])
-        cut = float((queue.other if view == "other" else queue.own)[after].min())
-        (ax.axhline if view == "other" else ax.axvline)(cut, color=colour, linewidth=1)
-        share = 100 * float((after & queue.of_class).sum()) / int(after.sum())
+        scatter(ax, kept[0] & ~before, 1, GONE)
+        scatter(ax, before & ~after, 2, REST)
+        scatter(ax, after & ~of_class, 7, colour)
+        scatter(ax, after & of_class, 11, CLASS)
+        (ax.axhline if view == "other" else ax.axvline)(float(sims[view][after].min()), color=colour, linewidth=1)
+        share = 100 * float((after & of_class).sum()) / int(after.sum())
         ax.set_title(f"stage {i}: by the {title}\nkeeps {int(after.sum())}, {share:.0f}% of the class", fontsize=9,
                      color=colour)
-    for ax in others[len(views):]:
-        ax.set_axis_off()
     figure.supxlabel("similarity in the own view, q · queue", fontsize=9)
     figure.supylabel("similarity in the other view, kf · queue_second", fontsize=9)
     figure.tight_layout()
     figure.savefig(output, dpi=90, metadata={"Software": None})  # no matplotlib version: same bytes each time
     plt.close(figure)
     say(f"drew {output}")
-
-
-def _scatter(ax: Axes, queue: Queue, layers: Sequence[tuple[Tensor, float, str, str]]) -> None:
-    """Draw entries as (which, size, colour, label)."""
-    ax.set(xlim=(-0.65, 1), ylim=(-0.65, 1), xticks=[], yticks=[])
-    for which, size, colour, label in layers:
-        cross = colour == SOURCE
-        ax.scatter(queue.own[which], queue.other[which], s=size, color=colour, marker="x" if cross else "o",
-                   linewidths=0.8 if cross else 0, label=label or None)
 
 
 def make_parser() -> Parser:

@@ -66,7 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     splits = [survey_split(dataset, number) for number in dataset.splits(args.which_split)]
     lmdbs = check_lmdbs(dataset, None if args.all else args.sample, args.seed)
     problems, near = compare_videos(dataset, splits, args.seed)
-    issues, any_leak = list(find_issues(splits, lmdbs, problems, near)), any(split.leaks for split in splits)
+    issues, flags = list[str](), defaultdict[str, list[str]](list)
+    for line, words in find_issues(splits, lmdbs, problems, near):
+        issues.append(line)
+        for name, flag in words.items():
+            flags[name].append(flag)
+    any_leak = any(split.leaks for split in splits)
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
         write_json(args.json, {"dataset": args.dataset, "seq_len": args.seq_len, "ds": args.ds, "any_leak": any_leak,
@@ -74,17 +79,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                                "splits": [asdict(split) for split in splits]})
     out = args.out or Path("runs", f"inspect_{args.dataset}")
     out.mkdir(parents=True, exist_ok=True)
-    strips, scale = draw_strips(dataset, {title: part.kept for title, part in splits[0].parts.items()}, args.clips,
-                                args.seed)
+    strips = draw_strips(dataset, {title: part.kept for title, part in splits[0].parts.items()}, args.clips, args.seed)
     lengths = {name: count for lmdb in lmdbs[::-1] for name, count in lmdb.num_frames.items()}  # RGB's where there is
     counts, edges = (each.tolist() for each in np.histogram(list(lengths.values()), BINS))
-    flags = flag_videos(splits, lmdbs, problems, near)
     drawn = draw_thumbs(dataset, sorted(lengths, key=lambda name: (name not in flags, name)))
     pages.write(out / "inspect.html", "inspect.html", dataset=dataset, splits=splits, lmdbs=lmdbs, issues=issues,
                 near=near, flags=flags, lengths=lengths, thumbs=drawn,
                 histogram=list(zip(counts, edges[:-1], edges[1:], strict=True)),
                 per_class=lambda split, part: [*Counter(split.class_of(part.kept)).values()], strips=strips,
-                scale=scale, legend=pictures.data_uri(pictures.flow_legend(scale)))
+                legend=pictures.data_uri(pictures.flow_legend()))
     for line in report(dataset, splits, lmdbs, issues):
         say(line)
     say(inline(f"page: {out / 'inspect.html'}"))
@@ -112,70 +115,62 @@ def _span(counts: Collection[int]) -> str:
     return f"{min(counts):,} - {max(counts):,}" if counts else "no"
 
 
-def flag_videos(splits: Sequence[Split], lmdbs: Sequence[Lmdb], problems: Mapping[str, str],
-                near: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Return what to look at in each video, in words, by name."""
-    flags = defaultdict(list, {name: [problem] for name, problem in problems.items()})
-    for lmdb in lmdbs:
-        for name, share in lmdb.still.items():
-            flags[name].append(f"{lmdb.kind}: {100 * share:.0f} % of the frames still")
-        for name, frames in lmdb.damaged.items():
-            flags[name].append(f"{lmdb.kind}: {counted(len(frames), 'damaged frame')}")
-    for name, others in near.items():
-        flags[name].append(f"like {', '.join(others)}")
-    for split in splits:
-        for title, part in split.parts.items():
-            for reason, names in part.dropped.items():
-                for name in names:
-                    flags[name].append(f"dropped from {title} of split {split.number}: {reason}")
-    return flags
-
-
 def find_issues(splits: Sequence[Split], lmdbs: Sequence[Lmdb], problems: Mapping[str, str] | None = None,
-                near: Mapping[str, Sequence[str]] | None = None) -> Iterator[str]:
-    """Yield what to look at before a training, a line each, leaks first; see `compare_videos` for the last two."""
-    yield from (f"split {split.number}: train and test share {leak_counts(split)}" for split in splits if split.leaks)
+                near: Mapping[str, Sequence[str]] | None = None) -> Iterator[tuple[str, Mapping[str, str]]]:
+    """Yield what to look at before a training, a line each, leaks first, with a few words on each video in question.
+
+    See `compare_videos` for the last two.
+    """
+    for split in splits:
+        if split.leaks:
+            yield f"split {split.number}: train and test share {leak_counts(split)}", {}
     for split in splits:
         yield from _split_issues(split)
     if problems:
-        yield f"{_examples(problems, ' that evaluation reads slowly, or not at all')}: {next(iter(problems.values()))}"
+        what = " that evaluation reads slowly, or not at all"
+        yield f"{_examples(problems, what)}: {next(iter(problems.values()))}", problems
     for lmdb in lmdbs:
         few = f" ({counted(len(lmdb.decoded), 'video')} decoded)" if len(lmdb.decoded) < len(lmdb.num_frames) else ""
         where = f"{lmdb.kind} LMDB of {' and '.join(lmdb.parts)}{few}"
         if lmdb.damaged:
             reasons = [reason for frames in lmdb.damaged.values() for reason in frames.values()]
             yield (f"{where}: {counted(len(reasons), 'damaged frame')} in {counted(len(lmdb.damaged), 'video')}: "
-                   f"{reasons[0]}")
+                   f"{reasons[0]}", {name: f"{lmdb.kind}: {counted(len(frames), 'damaged frame')}"
+                                     for name, frames in lmdb.damaged.items()})
         if lmdb.still:
             most = "most frames of" if lmdb.kind == "RGB" else "next to no motion in most frames of"
-            yield f"{where}: {most} {_examples(lmdb.still, ' do not move' if lmdb.kind == 'RGB' else '')}"
+            yield (f"{where}: {most} {_examples(lmdb.still, ' do not move' if lmdb.kind == 'RGB' else '')}",
+                   {name: f"{lmdb.kind}: {100 * share:.0f} % of the frames still"
+                    for name, share in lmdb.still.items()})
         if lmdb.stretches:
-            yield f"{where}: {_examples(lmdb.stretches, ' with a still stretch that holds a whole clip')}"
+            yield f"{where}: {_examples(lmdb.stretches, ' with a still stretch that holds a whole clip')}", {}
     if near:
-        yield _examples(near, " that another one nearly equals")
+        yield (_examples(near, " that another one nearly equals"),
+               {name: f"like {', '.join(others)}" for name, others in near.items()})
     for part in PARTS:
         counts = {lmdb.kind: lmdb.num_frames for lmdb in lmdbs if lmdb.parts[0] == part}
         rgb = counts.get("RGB", {})
         odd = [name for name, count in counts.get("flow", {}).items() if rgb.get(name) != count + 1]
         if odd and rgb:
-            yield _examples(odd, " where flow does not have one frame less than RGB")
+            yield _examples(odd, " where flow does not have one frame less than RGB"), {}
 
 
-def _split_issues(split: Split) -> Iterator[str]:
+def _split_issues(split: Split) -> Iterator[tuple[str, Mapping[str, str]]]:
     for title in PARTS:
         if title not in split.parts:
-            yield f"split {split.number} has no {title} list"
+            yield f"split {split.number} has no {title} list", {}
             continue
         where, part = f"split {split.number}, {title}:", split.parts[title]
         if part.refused:
-            yield f"{where} training and evaluation refuse the list: {part.refused}"
+            yield f"{where} training and evaluation refuse the list: {part.refused}", {}
         for reason, names in part.dropped.items():
             if reason != TOO_SHORT or len(names) > 0.05 * len(part.names):  # a few short ones are normal
-                yield f"{where} {_examples(names, f' dropped, {reason}')}"
+                yield (f"{where} {_examples(names, f' dropped, {reason}')}",
+                       dict.fromkeys(names, f"dropped from {title} of split {split.number}: {reason}"))
         if twice := [name for name, count in Counter(part.names).items() if count > 1]:
-            yield f"{where} {_examples(twice, ' listed more than once')}"
+            yield f"{where} {_examples(twice, ' listed more than once')}", {}
         if empty := sorted(set(split.classes) - set(split.class_of(part.kept))):
-            yield f"{where} {_examples(empty, ' without a video', 'class')}"
+            yield f"{where} {_examples(empty, ' without a video', 'class')}", {}
 
 
 def leak_counts(split: Split) -> str:
@@ -195,17 +190,14 @@ def _examples(names: Collection[str], what: str, noun: str = "video") -> str:
     return f"{counted(len(names), noun)}{what}: {', '.join(list(names)[:3])}{more}"
 
 
-def draw_strips(dataset: Dataset, parts: Mapping[str, Sequence[str]], videos: int, seed: int
-                ) -> tuple[dict[str, list[str]], float]:
-    """Draw film strips of some videos of each part, RGB above flow in colours, and return the scale of the colours."""
-    found: dict[str, dict[str, np.ndarray]] = {}
+def draw_strips(dataset: Dataset, parts: Mapping[str, Sequence[str]], videos: int, seed: int) -> dict[str, list[str]]:
+    """Draw film strips of some videos of each part, RGB above flow in colours."""
+    found: dict[str, list[str]] = {}
     for title, names in parts.items():
         shuffled = np.random.default_rng(seed).permutation(names).tolist()
-        found |= {f"{title}: {name}": frames for name, frames in islice(_read(dataset, title, shuffled), videos)}
-    motions = [pictures.flow_from_frames(frames["flow"]) for frames in found.values() if "flow" in frames]
-    scale = pictures.flow_scale(*motions) if motions else 1.0
-    return {name: [pictures.data_uri(pictures.film_strip(_coloured(kind, images, scale), STRIP_HEIGHT))
-                   for kind, images in frames.items()] for name, frames in found.items()}, scale
+        for name, frames in islice(_read(dataset, title, shuffled), videos):
+            found[f"{title}: {name}"] = [_picture(kind, images, STRIP_HEIGHT) for kind, images in frames.items()]
+    return found
 
 
 def draw_thumbs(dataset: Dataset, names: Sequence[str]) -> dict[str, str]:
@@ -213,13 +205,14 @@ def draw_thumbs(dataset: Dataset, names: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in PARTS:
         for name, frames in _read(dataset, part, [name for name in names[:THUMBS] if name not in found], 1):
-            strip = pictures.film_strip(_coloured(*next(iter(frames.items()))), THUMB_HEIGHT)
-            found[name] = pictures.data_uri(strip, 65)
+            found[name] = _picture(*next(iter(frames.items())), THUMB_HEIGHT, 65)
     return {name: found[name] for name in names[:THUMBS] if name in found}
 
 
-def _coloured(kind: str, images: np.ndarray, scale: float | None = None) -> np.ndarray:
-    return pictures.flow_to_colour(pictures.flow_from_frames(images), scale) if kind == "flow" else images
+def _picture(kind: str, images: np.ndarray, height: int, quality: int = 80) -> str:
+    if kind == "flow":
+        images = pictures.flow_to_colour(pictures.flow_from_frames(images))
+    return pictures.data_uri(pictures.film_strip(images, height), quality)
 
 
 def _read(dataset: Dataset, part: str, names: Sequence[str], count: int = STRIP_FRAMES

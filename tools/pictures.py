@@ -68,19 +68,15 @@ def flow_from_frames(frames: np.ndarray) -> np.ndarray:
     return np.where(np.abs(motion) < 2 * FLOW_STEP, np.float32(0), motion)
 
 
-def flow_scale(*motions: np.ndarray) -> float:
-    """Return the speed to show in full colour: the 99th percentile, at least 1 pixel a frame."""
-    speeds = np.concatenate([np.hypot(motion[..., 0], motion[..., 1]).ravel() for motion in motions])
-    return max(1.0, float(np.ceil(10 * np.percentile(speeds, 99)) / 10))
-
-
 def flow_to_colour(motion: np.ndarray, scale: float | None = None) -> np.ndarray:
     """Colour motion by Middlebury's wheel: hue is direction, saturation is speed, white is no motion.
 
-    ``motion`` is (x, y) in pixels a frame, (..., H, W, 2); ``scale`` the lowest speed shown in full colour.
+    ``motion`` is (x, y) in pixels a frame, (..., H, W, 2); ``scale`` the lowest speed shown in full colour, by default
+    the 99th percentile, at least 1.
     """
-    scale = flow_scale(motion) if scale is None else scale
     speed = np.hypot(motion[..., 0], motion[..., 1])[..., None]
+    if scale is None:
+        scale = max(1.0, float(np.percentile(speed, 99)))
     limited = motion * np.minimum(1, scale / np.maximum(speed, 1e-9))
     flat = torch.from_numpy(limited.reshape(-1, 2).astype(np.float32))
     with_scale = torch.cat([flat, torch.tensor([[scale, 0.0]])])  # torchvision gives full colour to the fastest pixel
@@ -88,10 +84,10 @@ def flow_to_colour(motion: np.ndarray, scale: float | None = None) -> np.ndarray
     return colours[:, 0, :-1].T.reshape(*motion.shape[:-1], 3).numpy()
 
 
-def flow_legend(scale: float) -> np.ndarray:
+def flow_legend() -> np.ndarray:
     """Draw the colour wheel on white: the colour at an offset from the centre stands for that motion."""
-    axis = np.linspace(-scale, scale, 2 * WHEEL_RADIUS + 1)
+    axis = np.linspace(-1, 1, 2 * WHEEL_RADIUS + 1)
     motion = np.stack(np.meshgrid(axis, axis), axis=-1)
-    wheel = flow_to_colour(motion, scale)
-    wheel[np.hypot(motion[..., 0], motion[..., 1]) > scale] = 255
+    wheel = flow_to_colour(motion, 1.0)
+    wheel[np.hypot(motion[..., 0], motion[..., 1]) > 1] = 255
     return wheel

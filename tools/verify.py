@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tools.report.run_reader import Run, read_run
+from tools.report.run_reader import METHODS, Run, read_run
 from utils import launch
 from utils.console import say, table
 from utils.errors import OptionError
@@ -21,7 +21,6 @@ from utils.parser import Parser
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "evaluation.md"
 DATASETS = {3783: "ucf101", 1530: "hmdb51"}  # by the number of test videos of split 1
-METHODS = {"infonce": "InfoNCE", "ubernce": "UberNCE", "coclr": "CoCLR"}
 NAMES = {"retrieval": "retrieval R@", "probe": "probe top-", "finetune": "finetune top-"}
 ROUNDING = 1e-9
 
@@ -124,9 +123,8 @@ def compare(path: Path) -> int:
         own = [row for row in rows if _same(row.training, result.training)]
         bounds = [row for row in rows if _same(row.training.replace("CoCLR", "CPR"), result.training)]
         for row in own or bounds:
-            holds = value >= row.value - row.tolerance - ROUNDING
-            if own:
-                holds = holds and value <= row.value + row.tolerance + ROUNDING
+            most = row.tolerance + ROUNDING
+            holds = -most <= value - row.value <= (most if own else 100)
             held[name] = held.get(name, False) or holds  # if the training is unknown, one match is enough
             lines.append([name, f"{'' if own else '>= '}{row.value:.1f}", f"{row.tolerance:.1f}", f"{value:.2f}",
                           "holds" if holds else "differs", row.training])

@@ -87,26 +87,6 @@ function drawCurves(place) {
   }), CONFIG);
 }
 
-function drawConfusion(place) {
-  const {classes: names, cells} = figures[place.dataset.of][place.dataset.number];
-  const classes = names.map(plain), totals = classes.map(() => 0);
-  const side = Math.min(place.clientWidth, 560), cell = side / classes.length;
-  const table = (value) => classes.map(() => classes.map(() => value));
-  const [z, counts, text] = [table(null), table(""), table("")];
-  for (const [actual, , count] of cells) totals[actual] += count;
-  for (const [actual, said, count] of cells) {
-    const share = count / totals[actual];
-    z[actual][said] = (actual === said ? 1 : -1) * (0.15 + 0.85 * share);
-    counts[actual][said] = String(count);
-    text[actual][said] = classes[actual] + (actual === said ? " recognised" : " taken for " + classes[said]) + "<br>" + count + " of " + totals[actual] + " clips (" + (100 * share).toFixed(0) + " %)";
-  }
-  const axis = {showgrid: false, zeroline: false, ticks: "", tickvals: classes.map((_, i) => i), ticktext: classes, showticklabels: cell > 15};
-  Plotly.react(place, [{
-    type: "heatmap", z, text: counts, customdata: text, hovertemplate: "%{customdata}<extra></extra>", texttemplate: cell > 30 ? "%{text}" : "",
-    zmin: -1, zmax: 1, showscale: false, xgap: 1, ygap: 1, colorscale: [[0, colour("wrong")], [0.5, colour("card")], [1, colour("right")]],
-  }], layout({height: side, plot_bgcolor: colour("card"), xaxis: axis, yaxis: {...axis, autorange: "reversed"}}), CONFIG);
-}
-
 function drawMap(place) {
   const {groups, points: all} = figures[place.dataset.of];
   const traces = groups.map((name, i) => {
@@ -138,7 +118,7 @@ function showCard(place, point) {
 }
 
 // Strips are decoded, and charts drawn, when they come near the screen. A strip is in the page once.
-const DRAW = {curves: drawCurves, confusion: drawConfusion, map: drawMap};
+const DRAW = {curves: drawCurves, map: drawMap};
 const drawn = new Set();
 function reveal(place) {
   if (place.dataset.strip) {

@@ -74,7 +74,7 @@ class Strips:
             return identity
         if kind == "flow":
             frames = pictures.flow_to_colour(pictures.flow_from_frames(frames))
-            self.images.setdefault("wheel", pictures.data_uri(pictures.flow_legend(1.0)))
+            self.images.setdefault("wheel", pictures.data_uri(pictures.flow_legend()))
         self.images[identity] = pictures.data_uri(pictures.film_strip(frames, HEIGHT), QUALITY)
         return identity
 

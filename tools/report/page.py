@@ -54,10 +54,8 @@ class Report:
             content = make()
         except (UserError, OSError) as error:
             missing = one_line(str(error), 600)
-        if stream:
-            self.sections.append(Section(template, f"{title} ({stream})", content, missing, f"{template}-{stream}"))
-        else:
-            self.sections.append(Section(template, title, content, missing, template))
+        name = f"{template}-{stream}" if stream else template
+        self.sections.append(Section(template, f"{title} ({stream})" if stream else title, content, missing, name))
         return content
 
     def add_tile(self, title: str, row: results.Result, score: str, about: str) -> None:
@@ -97,7 +95,7 @@ class Report:
         self.warnings += [f"{count} film strip{'s' * (count > 1)} could not be read: {reason}"
                           for reason, count in self.strips.failed.items()]
         plotly = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
-        figures = {each.name: each.content for each in self.sections if each.template in ("curves", "confusion", "map")}
+        figures = {each.name: each.content for each in self.sections if each.template in ("curves", "map")}
         return pages.write(path, "report.html", report=self, plotly=Markup(plotly), figures=figures, telling=TELLING,
                            run=next(iter(self.runs.values()), None), others=dict(list(self.runs.items())[1:]))
 
@@ -119,8 +117,6 @@ class RunReport(Report):
             self.add("mining", "Mining gallery", partial(self._mining, run))
             if run.has_labels:
                 self.add("classes", "Class mining recall", partial(_classes, run))
-        if run.has_labels:
-            self.add("confusion", "Confusion matrix", partial(self._confusion, run))
         self.add("map", "Map of the features", partial(self.map, run))
         self._summarize(run, next(iter(found.values())))
 
@@ -134,12 +130,6 @@ class RunReport(Report):
                    "split_root": self.root(run, "split_root", SPLIT_ROOT)}
         return {"checkpoint": run.shown(path),
                 **galleries.mining_gallery(options, path, self.mining_clips, self.strips)}
-
-    def _confusion(self, run: Run) -> list[dict[str, Any]]:
-        matrices = results.confusions(run, self.root(run, "split_root", SPLIT_ROOT), self.warnings)
-        if matrices and not run.files(f"*{FEATURES}"):
-            return matrices
-        return [*matrices, results.of_neighbours(self.features(run))]
 
     def _summarize(self, run: Run, rows: Sequence[results.Result]) -> None:
         """Fill in the headline numbers, and what retrieval adds to the verdict."""
@@ -172,7 +162,7 @@ def _results(found: Mapping[str, Sequence[results.Result]]) -> list[results.Resu
 
 def _classes(run: Run) -> dict[str, Any]:
     if lines := [line for line in run.lines("mining") if line.get("classes")]:
-        return max(lines, key=lambda line: line["epoch"])
+        return lines[-1]
     raise UserError("metrics.jsonl has no class mining recall: training writes it after each epoch that mined.")
 
 

@@ -1,9 +1,8 @@
-"""Numbers of a run's page: results, confusion matrices, and curves of the metrics."""
+"""Numbers of a run's page: results, and curves of the metrics."""
 
 import math
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -12,23 +11,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from dataset import catalog
-from dataset.video_index import class_labels, video_name
 from engine.config import ModelConfig, take
-from eval.merge_2stream_prob import read_probabilities
 from eval.retrieval import load_both
 from model.cascade import stage_sizes, stage_views
 from tools.pictures import evenly_spaced
-from tools.report.galleries import VIEWS, Retrieved
+from tools.report.galleries import VIEWS
 from tools.report.run_reader import TRAINED, Cotraining, Run
-from utils.errors import CheckpointError, DataError, UserError
+from utils.errors import CheckpointError, UserError
 from utils.files import read_json
 
 Parts = Sequence[tuple[int, Run]]  # of a training: the steps before it, and its run
 
 # Files written by evaluations: retrieval, with labels and without, linear probe on stored features, and crop tests.
 FILE = re.compile(r"(?P<retrieval>.+)_(recall|label_free)\.json|(?P<checkpoint>.+?)-(lp-(?P<features>.+)-)?"
-                  r"(?P<kind>acc|prob)(-(?P<crops>center|five|ten))?\.json")
+                  r"acc(-(?P<crops>center|five|ten))?\.json")
 CROPS = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}
 # Numbers of a set without labels, with those of random weights beside them as NAME_random.
 LABEL_FREE = {"second_clip": "second clip nearest, %", "effective_rank": "effective rank",
@@ -65,10 +61,6 @@ CHARTS = (
         "best mined entry": "epoch/train/mining_r1"}, True),
     Chart(STAGES, "%", "Share of a stage's survivors that have the query's class: each stage should beat the previous "
           "one.", {}, True),
-    Chart("Class mining recall", "%", "Share of a class's videos that its queries mined in an epoch.", {
-        "median over classes": "mining//cmr_median"}, True),
-    Chart("Videos mined", "%", "Share of the videos that a query mined in an epoch.", {
-        "ever mined": "mining//mined_videos"}),
     Chart("Agreement of the two views", "%", "Overlap of the two views' nearest neighbours: 0 is chance, 100 % means "
           "the same.", {"nearest queue entries": "epoch/train/agreement", "5 nearest clips": "health//agreement"}),
     Chart("Second clip of a video is the nearest", "%", "Needs no labels: the mining view should be well above a "
@@ -135,8 +127,10 @@ def read_results(run: Run, notes: list[str]) -> list[Result]:
     Unreadable files are added to ``notes``.
     """
     found: dict[tuple[str, str], Result] = {}
-    for owner, path, match in _files(run):
-        if match["kind"] == "prob" or not (run.has_labels or path.name.endswith("_label_free.json")):
+    runs = [run] if run.is_classifier else [run, *run.downstream()]
+    for owner, path in [(each, path) for each in runs for path in each.files("*.json")]:
+        match = FILE.fullmatch(path.name)
+        if not match or not (run.has_labels or path.name.endswith("_label_free.json")):
             continue
         try:
             content = read_json(path)
@@ -175,57 +169,11 @@ def accuracies(content: Mapping[str, Any]) -> dict[str, float]:
     return {f"top-{k}": value for k, value in content.items() if k.isdecimal()}
 
 
-def _files(run: Run) -> Iterator[tuple[Run, Path, re.Match[str]]]:
-    """Yield the evaluation files of a run and of runs started from it, newest first, with their run."""
-    for owner in [run] if run.is_classifier else [run, *run.downstream()]:
-        for path in owner.files("*.json"):
-            if match := FILE.fullmatch(path.name):
-                yield owner, path, match
-
-
 def _what(owner: Run, match: re.Match[str], crops: str) -> str:
     if not crops:
         return f"linear probe on stored features of {match['features']}"
     trained = TRAINED.get(owner.options.get("train_what", ""), "classifier")
     return f"{trained} on {owner.options.get('dataset', 'an unknown dataset')}, {CROPS[crops]}"
-
-
-def confusions(run: Run, split_root: str, notes: list[str]) -> list[dict[str, Any]]:
-    """Count the confusions of each classifier that saved its probabilities; unreadable files go to ``notes``."""
-    found = []
-    for owner, path, match in _files(run):
-        if match["kind"] == "prob":
-            title = f"{_what(owner, match, match['crops'])}, {match['checkpoint']}"
-            try:
-                classes = catalog.class_names(match["features"] or owner.options.get("dataset", ""), split_root)
-                found.append(of_probabilities(read_probabilities(path), classes, title))
-            except (CheckpointError, DataError) as error:
-                notes.append(f"no confusion matrix of {run.shown(path)}: {error}")
-    return found
-
-
-def of_probabilities(rows: Mapping[str, Tensor], classes: Sequence[str], title: str) -> dict[str, Any]:
-    """Count confusions with the most probable class; ``rows`` has probabilities (classes,) by csv path."""
-    names = [video_name(path).split("/")[0] for path in rows]
-    label_of, size = class_labels(classes, names), len(next(iter(rows.values())))
-    if not {*names} <= {*label_of} or size != len(classes):
-        raise CheckpointError(f"it has {size} classes, or one that is not among the {len(classes)} of ClassInd.txt: "
-                              "check --split_root")
-    return _matrix(title, classes, [label_of[name] for name in names], [int(row.argmax()) for row in rows.values()])
-
-
-def of_neighbours(found: Retrieved) -> dict[str, Any]:
-    """Count confusions with the class of the nearest training clip."""
-    return _matrix(f"nearest neighbour in retrieval on {found.dataset} (no classifier)", found.classes,
-                   found.query.labels.tolist(), found.gallery.labels[found.index[:, 0]].tolist())
-
-
-def _matrix(title: str, classes: Sequence[str], true: list[int], predicted: list[int]) -> dict[str, Any]:
-    """Return "title", "classes", "total", "accuracy" (0-1), and the nonzero "cells" [true, predicted, clips]."""
-    counts = Counter(zip(true, predicted, strict=True))
-    return {"title": title, "classes": classes, "total": len(true),
-            "accuracy": sum(n for (t, p), n in counts.items() if t == p) / len(true),
-            "cells": [(t, p, n) for (t, p), n in counts.items()]}
 
 
 def draw(series: Mapping[str, Parts], marks: Sequence[tuple[int, str]] = ()) -> list[dict[str, Any]]:

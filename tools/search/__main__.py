@@ -11,12 +11,11 @@ With flow beside RGB, `--two_stream FLOW_CKPT` with the first; flow is computed 
 """
 
 import shlex
-from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from backbone.select_backbone import NETWORKS
-from engine.compatibility import PUBLISHED
 from engine.device import keep_freed_memory
 from engine.options import SECOND_VIEWS, positive_float, positive_int, whole_number
 from process_data.src.video_io import METHODS
@@ -29,7 +28,7 @@ from utils.parser import Parser
 
 
 def make_parser() -> Parser:
-    """Build the parser; ``run`` of its result is the function of the command."""
+    """Build the parser; ``run`` of its result is the function of the command, which takes the other options."""
     parser = Parser(prog="python -m tools.search", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, add, about, example in (
@@ -84,37 +83,36 @@ def _add_export(parser: Parser) -> None:
                         "(N, F) of N clips; with two encoders both features side by side")
 
 
-def _index(args: Namespace) -> None:
+def _index(checkpoint: str, places: Sequence[str], out: str, *, two_stream: str, view: str, short_side: int,
+           clip_seconds: float, flow: str, batch_size: int, workers: int, **sizes: Any) -> None:
     keep_freed_memory()
-    given = {name: getattr(args, name, None) for name in PUBLISHED}
-    encoders = tuple(describe(path, view=view, **given)
-                     for path, view in ((args.checkpoint, args.view), (args.two_stream, "flow")) if path)
-    settings = ClipSettings(encoders, args.short_side, args.clip_seconds, args.flow)
-    VideoIndex.build(settings, args.places, args.out, batch_size=args.batch_size, workers=args.workers)
-    say(inline(f"search it: python -m tools.search search {shlex.quote(args.out)} CLIP"))
+    encoders = tuple(describe(path, view=kind, **sizes)
+                     for path, kind in ((checkpoint, view), (two_stream, "flow")) if path)
+    settings = ClipSettings(encoders, short_side, clip_seconds, flow)
+    VideoIndex.build(settings, places, out, batch_size=batch_size, workers=workers)
+    say(inline(f"search it: python -m tools.search search {shlex.quote(out)} CLIP"))
 
 
-def _search(args: Namespace) -> None:
-    answer = VideoIndex.open(args.index).search(args.video, args.k, exclude_self=args.exclude_self)
+def _search(index: str, video: str, k: int, *, exclude_self: bool, json: str, html: str) -> None:
+    answer = VideoIndex.open(index).search(video, k, exclude_self=exclude_self)
     say(f"{answer.about}\n\n{answer.table()}\n")
     for text, bad in answer.notes:
         (warn if bad else say)(text)
-    if args.json:
-        write_json(Path(args.json), answer.as_json())
-    page = answer.gallery(args.html or Path(args.index) / "search.html")
-    say(inline(f"page: {page}"))
+    if json:
+        write_json(Path(json), answer.as_json())
+    say(inline(f"page: {answer.gallery(html or Path(index) / 'search.html')}"))
 
 
-def _export(args: Namespace) -> None:
-    index = VideoIndex.open(args.index)
-    index.export(args.out)
-    say(inline(f"{len(index)} clips of {len(index.videos)} videos: {args.out}"))
+def _export(index: str, out: str) -> None:
+    found = VideoIndex.open(index)
+    found.export(out)
+    say(inline(f"{len(found)} clips of {len(found.videos)} videos: {out}"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command."""
-    args = make_parser().parse_args(argv)
-    args.run(args)
+    given = vars(make_parser().parse_args(argv))
+    given.pop("run")(**given)
     return 0
 
 

@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from engine import checkpoint
-from engine.compatibility import SIZES
 from eval.network import Encoder, load_encoder
 from eval.retrieval import fingerprint
 from tools import pages
@@ -81,26 +80,23 @@ class Answer:
         A click plays the video from the clip's time on, where the browser can; its path is relative to the page.
         """
         path = Path(path)
+
+        def card(video: str, start: float, end: float, **shown: Any) -> dict[str, Any]:
+            relative = os.path.relpath(os.path.abspath(video), os.path.abspath(path.parent))
+            link = f"{quote(os.fsencode(relative))}#t={start:.2f},{end:.2f}"
+            return {"link": link, "strip": clip_strip(video, start, end), **shown}
         end = max((hit.query_end for hit in self.hits), default=0.0)
-        query = _card(path, self.query, 0.0, end, name=Path(self.query).name, rank=0, facts={}, is_query=True)
-        clips = [_card(path, hit.path, hit.start, hit.end, name=hit.name, rank=hit.rank, facts=self._facts(hit),
-                       is_query=hit.is_query) for hit in self.hits]
+        query = card(self.query, 0.0, end, name=Path(self.query).name, rank=0, facts={}, is_query=True)
+        clips = [card(hit.path, hit.start, hit.end, name=hit.name, rank=hit.rank, facts=self._facts(hit),
+                      is_query=hit.is_query) for hit in self.hits]
         pages.write(path, "search.html", query=query, clips=clips, about=self.about, notes=self.notes)
         return path
 
     def _facts(self, hit: Hit) -> dict[str, str]:
         """Fields of a hit, as shown in the table and on the page."""
         similarities = {"similarity": hit.similarity} | (hit.by_stream if len(hit.by_stream) > 1 else {})
-        facts = {name: f"{value:.4f}" for name, value in similarities.items()}
-        facts["time"] = time_span(hit.start, hit.end)
+        facts = {name: f"{value:.4f}" for name, value in similarities.items()} | {"time": time_span(hit.start, hit.end)}
         return facts | ({"time in query": time_span(hit.query_start, hit.query_end)} if self.query_clips > 1 else {})
-
-
-def _card(page: Path, video: str, start: float, end: float, **shown: Any) -> dict[str, Any]:
-    """Return what a page shows of a part of a video: its URL, relative to the page, its pictures, and the rest."""
-    relative = os.path.relpath(os.path.abspath(video), os.path.abspath(page.parent))
-    link = f"{quote(os.fsencode(relative))}#t={start:.2f},{end:.2f}"
-    return {"link": link, "strip": clip_strip(video, start, end), **shown}
 
 
 def time_span(start: float, end: float) -> str:
@@ -121,11 +117,7 @@ class Video:
 
 @dataclass(eq=False)
 class VideoIndex:
-    """Clips of many videos, and the encoders that made their features; made by :meth:`build` or :meth:`open`.
-
-        index = VideoIndex.build("epoch299.pth.tar", ["videos"], "video_index")
-        index.search("clip.mp4", k=10)
-    """
+    """Clips of many videos, and the encoders that made their features; made by :meth:`build` or :meth:`open`."""
 
     folder: Path
     settings: ClipSettings
@@ -223,8 +215,7 @@ class VideoIndex:
     @property
     def about(self) -> str:
         """Describe the index in words."""
-        encoders = " and ".join(map(str, self.settings.encoders))
-        return f"{len(self)} clips of {len(self.videos)} videos, {encoders}"
+        return f"{len(self)} clips of {len(self.videos)} videos, {' and '.join(map(str, self.settings.encoders))}"
 
     def search(self, video: str | Path, k: int = 10, *, exclude_self: bool = False) -> Answer:
         """Find the k clips most similar to any clip of a video, which need not be in the index.
@@ -260,8 +251,7 @@ class VideoIndex:
 
         The features of S encoders are side by side, neither centred nor normalised.
         """
-        clips = [len(video.seconds) for video in self.videos]
-        arrays = {"file": np.repeat([video.path for video in self.videos], clips),
+        arrays = {"file": np.array([video.path for video in self.videos for _ in video.seconds]),
                   "seconds": self._all("seconds").numpy(), "feature": self._all("features").numpy()}
         with atomic_write(Path(path)) as file, ZipFile(file, "w") as archive:
             for name, array in arrays.items():  # np.savez takes none with the name "file"
@@ -292,8 +282,8 @@ class VideoIndex:
             if not os.path.isfile(spec.path) or fingerprint(spec.path) != spec.sha256:
                 raise CheckpointError(f"{spec.path} is gone, or is not the checkpoint that the index was made with "
                                       f"(sha256 {spec.sha256[:12]}...): if it has moved, give its new place to index")
-        return [load_encoder(spec.path, self.batch_size, **{name: getattr(spec, name) for name in ("net", *SIZES)})
-                for spec in self.settings.encoders]
+        return [load_encoder(spec.path, self.batch_size, net=spec.net, seq_len=spec.seq_len, ds=spec.ds,
+                             img_dim=spec.img_dim) for spec in self.settings.encoders]
 
     def _all(self, what: str) -> Tensor:
         """Join the features or seconds of all videos."""
@@ -303,10 +293,7 @@ class VideoIndex:
     def _rows(self) -> np.ndarray:
         return self._unit(self._all("features"))
 
-    @cached_property
-    def _centre(self) -> Tensor | float:
-        return self._all("features").mean(dim=0) if len(self) > 1 else 0.0  # a single clip would be its own mean
-
     def _unit(self, features: Tensor) -> np.ndarray:
-        rows = (features - self._centre).unflatten(1, (len(self.settings.encoders), -1))
+        centre = self._all("features").mean(dim=0) if len(self) > 1 else 0.0  # a single clip would be its own mean
+        rows = (features - centre).unflatten(1, (len(self.settings.encoders), -1))
         return F.normalize(rows, dim=2).flatten(1).numpy()
