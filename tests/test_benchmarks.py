@@ -19,7 +19,8 @@ def test_both_versions_of_a_row_agree(name, tmp_path, monkeypatch):
     cases = list(benchmarks.ROWS[name](benchmarks.parse_sizes(["tiny", "steps=1", "precision=fp32"], CPU), tmp_path))
     for case in cases:
         assert case.agree(case.plain(), case.ours())
-        case.bound()
+        if case.bound:
+            case.bound()
     assert len({(case.row, case.size) for case in cases}) == len(cases) > 0
 
 
@@ -35,7 +36,7 @@ def test_command_writes_table_and_json(tmp_path, capsys):
 def test_versions_are_called_in_turn():
     calls = []
     case = Case("row", "size", plain=lambda: calls.append("plain"), ours=lambda: calls.append("ours"),
-                agree=lambda plain, ours: "fine", bound=lambda: calls.append("bound"), bound_of="nothing")
+                agree=lambda plain, ours: "fine", bound=lambda: calls.append("bound"))
     result = measure(case, 1, CPU)
     assert calls[:5] == ["plain", "ours", "plain", "ours", "bound"] and calls.count("bound") == 2
     assert result["ratio"] == result["plain"] / result["ours"]

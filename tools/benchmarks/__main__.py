@@ -71,10 +71,14 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """Format the results as a Markdown table, one line a result, with its bound."""
     lines = ["| what | size | straightforward | ours | ratio | bound | agreement |", "|---" * 7 + "|"]
     for found in results:
-        plain, ours, bound = (f"{1e3 * found[name]:.3g} ms" for name in ("plain", "ours", "bound"))
-        lines.append(f"| {found['row']} | {found['size']} | {plain} | {ours} | {found['ratio']:.2f} | "
-                     f"{bound}: {found['bound_of']} | {found['agreement']} |")
+        bound = f"{_seconds(found['bound'])}: {found['bound_of']}" if found["bound"] is not None else ""
+        lines.append(f"| {found['row']} | {found['size']} | {_seconds(found['plain'])} | {_seconds(found['ours'])} | "
+                     f"{found['ratio']:.2f} | {bound} | {found['agreement']} |")
     return "\n".join(lines)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{value * 1e3:.3g} ms"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,33 +1,36 @@
-"""The ten-crop test of a split; both versions need the same network passes."""
+"""Retrieval features and the ten-crop test of a split; both versions need the same network passes."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from backbone.select_backbone import fold_batchnorm
 from dataset.transforms.photometric import PhotometricRecipe
 from dataset.transforms.presets import CropsTransform
 from eval import network
+from eval.retrieval import video_features
 from eval.windows import crop_probabilities, read_samples, window_clips
-from tools.benchmarks import Case, Sizes, within
+from tools.benchmarks import Case, Sizes
 from tools.benchmarks.loader import PlainReader, build, crop_window, make_set
 
-CROPS = 10
-PROBABILITY = 0.05  # by which logarithms of probabilities may differ, from pixels that differ by rounding
+COSINE = 0.999  # of features from pixels that differ by rounding
+PROBABILITY = 0.05  # relative, for the same reason
 
 
-class TenCrops:
-    """A test split, and the same network for both versions."""
+class Split:
+    """A test split in 1 or 10 crops, and the same network for both versions."""
 
-    def __init__(self, folder: Path, sizes: Sizes) -> None:
-        self.sizes = sizes
+    def __init__(self, folder: Path, sizes: Sizes, crops: int) -> None:
+        self.sizes, self.crops = sizes, crops
         make_set(folder, sizes, [sizes.video_frames] * sizes.videos)
-        self.transform = CropsTransform(sizes.img_dim, crops=CROPS)
-        self.dataset = build(folder, "", "test", self.transform, sizes)
+        self.dataset = build(folder, "", "test", CropsTransform(sizes.img_dim, crops=crops), sizes)
         self.reader = PlainReader(self.dataset.readers[0].path)
         self.windows = len(self.dataset.sampler(sizes.video_frames, self.dataset.rng(0, 0)))  # the same for all videos
+        self.size = (f"{sizes.videos} videos of {sizes.video_frames} frames, {self.windows * crops} passes a video, "
+                     f"{sizes.frames}x{sizes.img_dim}x{sizes.img_dim}")
         self.contiguous, self.net = self._network(), self._network()
         fold_batchnorm(self.net)
         self.net.to(memory_format=torch.channels_last_3d)
@@ -42,33 +45,32 @@ class TenCrops:
                 nn.init.ones_(module.bias)  # keeps most units active: otherwise depth would magnify rounding
         net.to(self.sizes.device).train()
         with torch.no_grad():
-            net(torch.cat([clips for _, clips in window_clips(self.samples(), self.sizes.device)][::CROPS]))
+            net(torch.cat([clips for _, clips in window_clips(self.samples(), self.sizes.device)][::self.crops]))
         return net.eval()
 
     def samples(self) -> Iterator[dict]:
         return read_samples(self.dataset, workers=0, device=self.sizes.device, title="bench")
 
     @torch.inference_mode()
-    def plain(self) -> Tensor:
-        """Return probabilities (N, crops, classes), decoding anew for each window and crop."""
-        recipe, crops = PhotometricRecipe(self.transform.jitter, p_jitter=self.transform.p), []
-        for row, name in enumerate(self.dataset.index.names):
+    def plain(self, output: int) -> Tensor:
+        """Return probabilities (output 0) or features (1), (N, crops, D), decoding anew for each window and crop."""
+        transform, videos = self.dataset.transform, []
+        assert isinstance(transform, CropsTransform)
+        for row in range(len(self.dataset)):
             rng = self.dataset.rng(0, row)
             clips = self.dataset.sampler(int(self.dataset.index.num_frames[row]), rng)
-            draws = [recipe.draw(own, 1, 1) for own in rng.spawn(CROPS)]
+            recipe = PhotometricRecipe(transform.jitter, p_jitter=transform.p)
+            draws = [recipe.draw(own, 1, 1) for own in rng.spawn(10)[:self.crops]]
             for crop, params in enumerate(draws):
-                windows = [crop_window(self.reader.frames(name, clip), crop, params, self.sizes.img_dim)
-                           for clip in clips]
-                logits, _ = self.contiguous(torch.stack(windows).to(self.sizes.device))
-                crops.append(logits.softmax(dim=1).mean(dim=0))
-        return torch.stack(crops).unflatten(0, (-1, CROPS)).cpu()
-
-    def ours(self) -> Tensor:
-        return crop_probabilities(self.net, self.samples(), self.sizes.eval_batch, self.sizes.device)
+                windows = [crop_window(self.reader.frames(self.dataset.index.names[row], clip), crop, params,
+                                       self.sizes.img_dim) for clip in clips]
+                found = self.contiguous(torch.stack(windows).to(self.sizes.device))[output]
+                videos.append((found if output else found.softmax(dim=1)).mean(dim=0))
+        return torch.stack(videos).unflatten(0, (-1, self.crops)).cpu()
 
     def passes(self) -> None:
-        """Run as many windows through our network, on one batch already in memory."""
-        sizes, work = self.sizes, CROPS * self.windows * self.sizes.videos
+        """Run the row's number of windows through our network, on one batch already in memory."""
+        sizes, work = self.sizes, self.crops * self.windows * self.sizes.videos
         shape = (sizes.eval_batch, sizes.frames, sizes.img_dim, sizes.img_dim, 3)
         clips = torch.zeros(shape, device=sizes.device).permute(0, 4, 1, 2, 3)
         with torch.inference_mode():
@@ -77,10 +79,25 @@ class TenCrops:
 
 
 def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
-    """Yield the ten-crop test."""
-    split = TenCrops(folder, sizes)
-    yield Case("ten-crop test", f"{sizes.videos} videos of {sizes.video_frames} frames, {split.windows * CROPS} passes "
-               f"a video, {sizes.frames}x{sizes.img_dim}x{sizes.img_dim}", split.plain, split.ours,
-               lambda plain, ours: within(PROBABILITY, float((plain.log() - ours.log()).abs().max()),
-                                          "logarithms of probabilities are"),
-               split.passes, "the network's passes alone")
+    """Yield retrieval features and the ten-crop test."""
+    one, ten = Split(folder / "1", sizes, 1), Split(folder / "10", sizes, 10)
+    yield Case("retrieval features", one.size, lambda: one.plain(1),
+               lambda: video_features(one.net, one.samples(), batch_size=sizes.eval_batch, device=sizes.device),
+               _agree_features, bound=one.passes, bound_of="the network's passes alone")
+    yield Case("ten-crop test", ten.size, lambda: ten.plain(0),
+               lambda: crop_probabilities(ten.net, ten.samples(), sizes.eval_batch, sizes.device),
+               _agree_probabilities, bound=ten.passes, bound_of="the network's passes alone")
+
+
+def _agree_features(plain: Tensor, ours: Tensor) -> str:
+    cosine = float(F.cosine_similarity(plain, ours[:, None], dim=2).min())  # of one crop
+    if not cosine >= COSINE:
+        raise AssertionError(f"features have a cosine of {cosine}")
+    return f"cosine of features at least {COSINE} ({cosine:.6f})"
+
+
+def _agree_probabilities(plain: Tensor, ours: Tensor) -> str:
+    apart = float((plain.log() - ours.log()).abs().max())
+    if not apart <= PROBABILITY:
+        raise AssertionError(f"probabilities are {apart:.1%} apart")
+    return f"probabilities within {PROBABILITY:.0%} of each other ({apart:.2%})"
