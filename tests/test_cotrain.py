@@ -7,15 +7,19 @@ import shlex
 import sys
 from pathlib import Path
 
+import cv2
 import interrupted
 import miniature
+import numpy as np
 import pytest
+import torch
 
 import cotrain
 import main_coclr
 import main_nce
 from engine import auto
 from eval import main_classifier, merge_2stream_prob, options
+from tools import figures
 from utils import launch
 from utils.runner import Runner
 
@@ -304,6 +308,30 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     assert rows["InfoNCE RGB, as long"][0] == f"{json.loads(longer.read_text())['1']:.1f}"
     lines = (tmp_path / "run/logs/InfoNCE_RGB,_as_long.log").read_text()
     assert "--lr 0.0001" in lines and "--epochs 2 " in lines  # as the co-training
+    check_gallery(tmp_path)
+
+
+def check_gallery(out: Path) -> None:
+    """Neighbours whose folder is the query's are framed in green, the others in red."""
+    assert figures.main(["gallery", "--run", f"{out}/run", "--output", f"{out}/gallery.png"]) == 0
+    picture = cv2.imread(str(out / "gallery.png"))[..., ::-1]
+    sims, names = 0, {}
+    for stream, name in (("RGB", "videos"), ("flow", "videos-f")):
+        model = json.loads((out / "run/results.json").read_text())["models"][stream]
+        parts = []
+        for split in ("test", "train"):
+            start = out / "run" / Path(model).parent / "feature" / f"{name}_{split}_"
+            names[split] = json.loads(Path(f"{start}vname.json").read_text())
+            rows = torch.load(f"{start}feature.pth.tar")
+            rows = (rows - rows.mean(dim=0)).double().numpy()
+            parts.append(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+        sims = sims + parts[0] @ parts[1].T
+    rows = np.random.default_rng(0).permutation(len(sims))[:5]
+    folder = {split: [Path(name).parent.name for name in each] for split, each in names.items()}
+    right = [[folder["train"][i] == folder["test"][row] for i in np.argsort(-sims[row])[:4]] for row in rows]
+    frames = picture[55::110, 274 + 6::274]  # the left of each neighbour's frame
+    assert (frames == figures.GREEN).all(axis=-1).tolist() == right
+    assert (frames == figures.RED).all(axis=-1).tolist() == (~np.array(right)).tolist()
 
 
 def test_residual_frames_take_the_place_of_flow_in_every_command_that_sees_it(run, small_network, tmp_path, capsys):

@@ -1,12 +1,18 @@
-"""Draw the figure of the documentation: the cascade of CPR, from the stages of model/cascade.py.
+"""Draw the pictures of the documentation.
 
     python -m tools.figures cascade --output docs/cascade.png
+    python -m tools.figures gallery --run demo/run --output docs/gallery.jpg
+
+The cascade shows the stages of model/cascade.py on made-up similarities; the gallery what both streams of a run of
+cotrain.py retrieve together.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
 import matplotlib
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,9 +21,17 @@ matplotlib.use("agg")
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
+from dataset import catalog
+from dataset.video_index import video_name
+from eval import protocols
+from eval.retrieval import load_both
 from model.cascade import cascade_stages, stage_views
+from tools import pictures
+from tools.report.run_reader import read_run
 from utils import launch
 from utils.console import say
+from utils.errors import OptionError
+from utils.files import read_json
 from utils.parser import Parser
 
 QUEUE, TOPK, RATIO, STAGE = 2048, 5, 0.5, 7
@@ -28,6 +42,9 @@ SPREAD = 0.17
 VIEWS = {"other": ("other view", "#1f77b4"), "own": ("own view", "#d95f02")}
 CLASS, REST, GONE, SOURCE = "#111111", "#9a9a9a", "#e4e4e4", "#b00020"
 COLUMNS = 4
+QUERIES, NEIGHBOURS = 5, 4  # of the gallery
+SIZE = (128, 96)  # of a picture, in pixels
+GREEN, RED, WHITE = (40, 160, 60), (200, 60, 60), (255, 255, 255)
 
 
 def make_queue() -> tuple[dict[str, Tensor], Tensor]:
@@ -84,15 +101,55 @@ def draw_cascade(output: Path) -> None:
     say(f"drew {output}")
 
 
+def draw_gallery(run: Path, output: Path) -> None:
+    """Draw test clips, drawn at random, and their nearest training clips by both streams, the same class in green.
+
+    Each clip is a frame of its middle, and its flow in colours.
+    """
+    found = read_json(run / "results.json")
+    root = Path(read_run(run / next(iter(found["runs"].values()))).options["data_root"])
+    similarity, readers = torch.zeros(1), []
+    for stream, suffix in (("RGB", ""), ("flow", "-f")):
+        spec = catalog.parse(found["dataset"] + suffix)
+        query, gallery = load_both(run / Path(found["models"][stream]).parent / "feature", found["dataset"] + suffix)
+        similarity = similarity + protocols.similarity(query.features, gallery.features)
+        readers += spec.readers(root, train=True)
+
+    def picture(path: str, colour: tuple[int, int, int]) -> np.ndarray:
+        name = video_name(path)
+        rgb, flow = (reader.frames(name, [reader.num_frames(name) // 2])[0] for reader in readers)
+        views = rgb, pictures.flow_to_colour(pictures.flow_from_frames(flow))
+        both = np.concatenate([cv2.resize(view, SIZE, interpolation=cv2.INTER_CUBIC) for view in views], axis=1)
+        return cv2.copyMakeBorder(cv2.copyMakeBorder(both, 4, 4, 4, 4, cv2.BORDER_CONSTANT, value=colour),
+                                  3, 3, 5, 5, cv2.BORDER_CONSTANT, value=WHITE)
+
+    lines = []
+    for row in np.random.default_rng(0).permutation(len(query.names))[:QUERIES].tolist():
+        near = similarity[row].topk(NEIGHBOURS).indices.tolist()
+        right = [bool(gallery.labels[other] == query.labels[row]) for other in near]
+        lines.append(np.concatenate([picture(query.names[row], WHITE), *(
+            picture(gallery.names[other], GREEN if good else RED) for other, good in zip(near, right, strict=True))],
+            axis=1))
+    cv2.imwrite(str(output), np.concatenate(lines)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    say(f"drew {output}")
+
+
 def make_parser() -> Parser:
     parser = Parser(prog="python -m tools.figures", description=__doc__)
-    parser.add_argument("figure", choices=["cascade"], help="what to draw")
+    parser.add_argument("figure", choices=["cascade", "gallery"], help="what to draw")
+    parser.topic("data")("--run", type=Path, metavar="FOLDER", help="work folder of cotrain.py, for the gallery")
     parser.topic("output")("--output", type=Path, required=True, metavar="FILE", help="picture to write, .png")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    draw_cascade(make_parser().parse_args(argv).output)
+    args = make_parser().parse_args(argv)
+    if args.figure == "cascade":
+        draw_cascade(args.output)
+    elif args.run is None:
+        raise OptionError("the gallery needs --run, a work folder of cotrain.py")
+    else:
+        draw_gallery(args.run, args.output)
     return 0
 
 

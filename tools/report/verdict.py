@@ -76,7 +76,8 @@ def better_than_random(results: Mapping[str, Mapping[str, Any]], videos: int | N
             measure, value, random = "R@1", numbers["1"], base["1"]
         else:
             continue
-        found.append(compare(f"Are the {stream} features better than random weights?", measure, value,
+        whose = "both streams'" if stream == "both" else f"the {stream}"
+        found.append(compare(f"Are {whose} features better than random weights?", measure, value,
                              "random weights", random, numbers.get("videos", videos)))
     return found
 
