@@ -16,11 +16,15 @@ command with `--merge` joins the parts, and does the rest. See scripts/prepare.s
 import hashlib
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -28,8 +32,8 @@ from dataset.lmdb_reader import LmdbReader
 from process_data.src import convert_video_to_lmdb as to_lmdb
 from process_data.src import extract_ff, write_csv
 from process_data.src.splits import plan_splits, videos_of
-from process_data.src.video_io import NO_FLOW, Timing, VideoError, coded_frames, find_videos, tvl1_cost
-from utils.console import say, say_block, track
+from process_data.src.video_io import NO_FLOW, Timing, VideoError, coded_frames, find_videos, make_flow, read_frames
+from utils.console import duration, say, say_block, track
 from utils.errors import OptionError
 from utils.files import atomic_write, lock, read_json, remove_partial, require_writable, write_json
 from utils.launch import run
@@ -39,6 +43,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDERS = {"ucf101": "UCF101", "hmdb51": "HMDB51"}  # of the published datasets, under the data root
 PIECE = 1 << 20  # bytes of a value that are copied at once
 RECORD = "part.json"  # settings of a part, and when it is done {video: fingerprint}
+COUNTED = 50  # videos whose frames are counted for an estimate
 PROBE = 1 << 16  # bytes of a file that are hashed, at three places
 
 
@@ -121,6 +126,26 @@ def require_fit(video: Path, short_side: int) -> None:
     """Raise a VideoError if the frames of a video are too much for one value."""
     if sum(len(jpeg) for jpeg, _ in coded_frames(video, short_side, NO_FLOW)) > to_lmdb.MAX_VALUE:
         raise VideoError(to_lmdb.TOO_LONG)
+
+
+def tvl1_cost(videos: Sequence[Path], short_side: int, workers: int) -> str:
+    """Estimate how long TV-L1 takes for some videos, from the first frames of one; "" if none can be read."""
+    counts, seconds = list[float](), 0.0  # frames of a video; seconds of a frame
+    for path in videos[:COUNTED]:
+        timing = Timing()
+        with suppress(VideoError, cv2.error):
+            first = list(islice(read_frames(path, short_side, timing), 2))
+            counts += [timing.promised] if timing.promised > 0 else []
+            if len(first) == 2 and not seconds:
+                estimate, begun = make_flow("tvl1"), time.perf_counter()
+                estimate(*(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in first))
+                seconds = time.perf_counter() - begun
+    if not counts or not seconds:
+        return ""
+    total = sum(counts) / len(counts) * len(videos)
+    return (f"TV-L1 flow of some {total:.0f} frames, {seconds:.2g} s each: about "
+            f"{duration(total * seconds / workers)} on {workers} processes; --flow dis is some 300 times faster, and "
+            "coarser")
 
 
 def begin(layout: Layout, settings: Mapping[str, Any], overwrite: bool) -> dict[str, Any]:
