@@ -70,18 +70,23 @@ def photometric(clips: Tensor, params: Mapping[str, Tensor]) -> Tensor:
     Takes uint8 (..., S, T, h, w, 3) and their draws, see :func:`stack_params`; returns float32 (..., S, 3, T, h, w) on
     the same device, channels last in memory.
     """
-    draws = {name: np.array(value.tolist()) for name, value in params.items()}
-    if clips.device.type == "cpu":
-        values = torch.empty(clips.shape)
-        for place in np.ndindex(clips.shape[:-4]):
-            own = {name: value[place if name == "channel" else place[:-1]] for name, value in draws.items()}
-            _augment_clip(clips[place].numpy(), values[place].numpy(), own)
-    else:
-        lead = clips.shape[:-5]
-        values = clips.flatten(0, -6).to(torch.float32, copy=True)
-        _apply(values, {name: value.reshape(-1, *value.shape[len(lead):]) for name, value in draws.items()})
-        values = values.unflatten(0, lead)
+    if clips.device.type != "cpu":
+        return batched(clips, params)
+    draws = {name: value.numpy() for name, value in params.items()}
+    values = torch.empty(clips.shape)
+    for place in np.ndindex(clips.shape[:-4]):
+        own = {name: value[place if name == "channel" else place[:-1]] for name, value in draws.items()}
+        _augment_clip(clips[place].numpy(), values[place].numpy(), own)
     return values.movedim(-1, -4)
+
+
+def batched(clips: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+    """Do the work of :func:`photometric` as a GPU does it, all clips at once, on any device."""
+    lead = clips.shape[:-5]
+    values = clips.flatten(0, -6).to(torch.float32, copy=True)
+    draws = {name: np.array(value.tolist()) for name, value in params.items()}
+    _apply(values, {name: value.reshape(-1, *value.shape[len(lead):]) for name, value in draws.items()})
+    return values.unflatten(0, lead).movedim(-1, -4)
 
 
 def _apply(values: Tensor, draws: Mapping[str, np.ndarray]) -> None:
