@@ -92,11 +92,14 @@ def test_each_colour_step_is_pillows(operation, strength):
     factor = strength * 0.1 if operation == HUE else 1 + strength * 0.4
     part = np.float32(factor).reshape(1, 1, 1, 1, 1, 1)
     clips = some_clips()
-    ours = interleaved(augmentation.STEPS[operation](planes(clips), torch.from_numpy(part))).numpy()
-    for place in np.ndindex(N, S, T):
-        expected = np.asarray(PILLOW[operation](Image.fromarray(clips[place].numpy()), factor)).astype(np.float32)
-        assert (ours[place] == expected).mean() > 0.995
-        assert np.abs(ours[place] - expected).max() <= (6 if operation == HUE else 1)
+    batched = interleaved(augmentation.STEPS[operation](planes(clips), torch.from_numpy(part))).numpy()
+    for place in np.ndindex(N, S):
+        frames = augmentation.jitter_frames(clips[place].numpy(), operation, part.item())
+        for t in range(T):
+            expected = np.asarray(PILLOW[operation](Image.fromarray(clips[place][t].numpy()), factor)).astype(int)
+            for ours in (batched[place][t], frames[t]):
+                assert (ours == expected).mean() > 0.995
+                assert np.abs(ours - expected).max() <= (6 if operation == HUE else 1)
 
 
 @pytest.mark.parametrize("sigma", [0.1, 0.7, 2.0])
@@ -111,8 +114,17 @@ def test_blur_is_a_gaussian(sigma):
     torch.testing.assert_close(ours.flatten(0, 2).permute(0, 3, 1, 2), theirs, rtol=0, atol=1e-3)
 
 
-def test_all_steps_in_their_order():
+@pytest.mark.parametrize("chunk", [1, augmentation.CHUNK])
+def test_all_steps_in_their_order(chunk, monkeypatch):
+    monkeypatch.setattr(augmentation, "CHUNK", chunk)
     assert differences(some_clips(), all_draws()).max() < 1
+
+
+def test_a_cpu_gives_what_the_batched_steps_give():
+    clips, params = some_clips(), all_draws()
+    params["factor"] += torch.rand(params["factor"].shape, generator=torch.Generator().manual_seed(0)) / 100
+    apart = np.abs(levels(augmentation.photometric(clips, params)) - levels(augmentation.batched(clips, params)))
+    assert (apart < 0.5).mean() > 0.99 and apart.mean() < 0.02
 
 
 def test_nothing_drawn_is_normalisation_alone():

@@ -13,6 +13,8 @@ import torch
 
 from dataset import catalog
 from dataset.loader import make_loader
+from dataset.transforms import presets
+from dataset.transforms.photometric import batched
 from dataset.transforms.presets import PretrainTransform, to_blocks
 from eval.retrieval import load_features
 from model.cascade import cascade_topk
@@ -79,13 +81,18 @@ def test_embeddings_and_mined_positives_are_those_of_a_cpu():
     torch.testing.assert_close(there.queue.cpu(), here.queue, rtol=0, atol=1e-6)
 
 
-def test_augmented_clips_are_those_of_a_cpu(place):
-    """But for single grey levels, where rounding decides between two: a hue that is one off changes .5 % of all."""
+def test_augmented_clips_are_those_of_a_cpu(place, monkeypatch):
+    """By the same batched steps, which test_augmentation compares with those of a CPU.
+
+    But for single grey levels, where rounding decides between two: a hue that is one off changes .5 % of all.
+    """
     dataset = catalog.build("ucf101-2stream-2clip", "train", transform=PretrainTransform(32), seed=0, seq_len=8, ds=1,
                             data_root=place / "data", split_root=place / "splits")
     loader = make_loader(dataset, batch_size=24, workers=0, train=True, seed=0, rank=0, world_size=1, device=CPU)
     [batch] = list(loader)
-    expected, found = to_blocks(batch, CPU), to_blocks(batch, GPU).cpu()
+    found = to_blocks(batch, GPU).cpu()
+    monkeypatch.setattr(presets, "photometric", batched)
+    expected = to_blocks(batch, CPU)
     apart = (found - expected).abs()
     assert float((apart > 1e-4).double().mean()) < 1e-3 and float(apart.max()) < 0.2
 

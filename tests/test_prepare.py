@@ -5,12 +5,14 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import cv2
 import numpy as np
 import pytest
-from preparing import call, decoded, killed_after, refusal, script, stored, write_video
+from preparing import SOURCE, call, decoded, killed_after, refusal, script, stored, write_video
 
 from dataset import catalog
 from dataset.video_index import read_classes, source_of
@@ -333,3 +335,56 @@ def test_extract_ff_continues_and_writes_the_frames_of_prepare(videos, with_dis,
     assert call(convert_video_to_lmdb.main, "--frames", frames, "--kind", "flow", "--out", out) == 0
     assert stored(out) == stored(with_dis / "data/mine/mine_tvl1_frame.lmdb")
     assert "holds other files" in refusal(capsys, extract_ff.main, *command[:2], "--out", out.parent)
+
+
+@pytest.fixture
+def parts(videos, tmp_path):
+    """Four shards at once, in processes of their own; the first is killed and started again."""
+    command = arguments(videos, tmp_path)
+    killed_after("prepare.py", "pack_video", 1, (*command, "--shard", "1/4"))
+    running = [subprocess.Popen([sys.executable, SOURCE / "prepare.py", *map(str, command), "--shard", f"{i}/4"],
+                                stdout=subprocess.PIPE, text=True) for i in (1, 2, 3, 4)]
+    shown = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0] * 4
+    assert "1 of 2 videos are done already" in shown[0] and "part 4 of 4: 1 videos in " in shown[3]
+    return command, tmp_path / "data/mine/prepare.parts"
+
+
+def test_shards_merged_are_what_one_process_makes(parts, with_dis, tmp_path):
+    killed_after("prepare.py", "to_lmdb.write_lmdb", 1, (*parts[0], "--merge"))
+    assert call(prepare.main, *parts[0], "--merge") == 0
+    for path in ("data/mine/mine_frame.lmdb", "data/mine/mine_tvl1_frame.lmdb"):
+        assert stored(tmp_path / path) == stored(with_dis / path)
+    for path in (with_dis / "splits/mine").iterdir():
+        assert (tmp_path / "splits/mine" / path.name).read_text() == path.read_text()
+    assert not parts[1].exists() and not list(tmp_path.rglob("*partial*"))
+    assert call(prepare.main, *parts[0]) == 0
+
+
+def test_a_part_that_is_missing_or_differs_is_named(parts, videos, tmp_path, capsys):
+    command, folder = parts
+    before = file_contents(tmp_path)
+    third = folder / "3"
+    assert f"{folder}/1 was made with other settings: short_side (240, now 16)" in refusal(
+        capsys, prepare.main, *command, "--merge", "--short_side", 16)
+    assert f"{folder}/2 was made with other settings: shards (4, now 5)" in refusal(
+        capsys, prepare.main, *command, "--shard", "2/5")
+    third.rename(tmp_path / "away")
+    assert f"part {third} is missing or not finished: run --shard 3/4 again" in refusal(
+        capsys, prepare.main, *command, "--merge")
+    (tmp_path / "away").rename(third)
+    assert file_contents(tmp_path) == before
+    shutil.copytree(videos, tmp_path / "more")
+    write_video(tmp_path / "more/Zap/v_Zap_g01_c01.avi")
+    assert "part" in (line := refusal(capsys, prepare.main, *command, "--videos", tmp_path / "more", "--merge"))
+    assert "/4 was made of other videos: run --shard 4/4 again" in line
+    assert "no parts in" in refusal(capsys, prepare.main, *command, "--name", "other", "--merge")
+    assert "without --shard" in refusal(capsys, prepare.main, *command, "--merge", "--shard", "1/4")
+    assert "--shard" in refusal(capsys, prepare.main, *command, "--shard", "5/4")
+
+
+def test_extract_ff_in_shards_fills_one_folder(videos, tmp_path):
+    command = ("--videos", videos, "--out", tmp_path / "frames", "--workers", 1, "--flow", "none")
+    for number in (1, 2):
+        assert call(extract_ff.main, *command, "--shard", f"{number}/2") == 0
+    assert len(convert_video_to_lmdb.find_folders(tmp_path / "frames")) == 6

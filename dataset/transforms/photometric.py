@@ -1,14 +1,16 @@
-"""Photometric augmentation: its draws, and its steps and normalisation, batched over clips on any device.
+"""Photometric augmentation: its draws, and its steps and normalisation on the training device.
 
 Each step gives what Pillow (ImageEnhance, HSV conversion) gives, its rounding included; the blur is a true Gaussian,
-which Pillow's box filters approximate. Inside, values are 0-255 in float32, and the clips that a step changes lie plane
-by plane, (R, S, 3, T, h, w), as steps mix channels. The draws, made in the loader's processes, stay on the host; only
-the numbers a step needs go to the device, in one copy, and nothing waits for the device.
+which Pillow's box filters approximate. The draws, made in the loader's processes, stay on the host.
+On a GPU it takes all clips at once: values are 0-255 in float32, and the clips that a step changes lie plane by plane,
+(R, S, 3, T, h, w), as steps mix channels. Only the numbers a step needs go there, in one copy, and nothing waits for
+it. On a CPU it takes a few frames at a time, which stay in its caches, as uint8 images with OpenCV.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +20,13 @@ SIGMA = (0.1, 2.0)  # of the blur, in pixels
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 GREY = (0.299, 0.587, 0.114)  # ITU-R 601 luma
 BLUR_REACH = 3  # standard deviations on either side
+CHUNK = 1 << 15  # pixels that a CPU works on at once
+EPSILON = 1e-4  # added before rounding down, so that whole numbers stay in spite of rounding errors
+DOWN = EPSILON - 0.5  # added where OpenCV rounds to the nearest number: then it rounds down
+# What `cv2.transform` multiplies (red, green, blue, 1) with to normalise, or (hue, saturation, value, 1).
+NORMALISE = np.column_stack([np.diag(1 / (255 * np.array(STD))), -np.array(MEAN) / STD]).astype(np.float32)
+TO_LEVELS = np.column_stack([np.diag([255 / 360, 255, 1]), np.full(3, EPSILON)]).astype(np.float32)
+TO_HSV = np.diag([360 / 255, 1 / 255, 1]).astype(np.float32)
 
 # Draws of one view or crop: "jitter" bool, whether colours are jittered; "order" int64 (4,), the colour operations in
 # their order; "factor" float32 (4,), by operation; "channel" int64 (S, T), the channel that replaces a frame's three,
@@ -58,18 +67,26 @@ def stack_params(params: list[PhotometricParams]) -> dict[str, Tensor]:
 def photometric(clips: Tensor, params: Mapping[str, Tensor]) -> Tensor:
     """Apply jitter, channel replacement and blur where drawn, then normalise.
 
-    A GPU takes all clips at once, a CPU one after the other, so that a step's data stay in its caches.
-
-    Takes uint8 (N, S, T, h, w, 3) and their draws, see :func:`stack_params`; returns float32 (N, S, 3, T, h, w) on the
-    same device, channels last in memory.
+    Takes uint8 (..., S, T, h, w, 3) and their draws, see :func:`stack_params`; returns float32 (..., S, 3, T, h, w) on
+    the same device, channels last in memory.
     """
-    values = clips.to(torch.float32, copy=True)
+    if clips.device.type != "cpu":
+        return batched(clips, params)
+    draws = {name: value.numpy() for name, value in params.items()}
+    values = torch.empty(clips.shape)
+    for place in np.ndindex(clips.shape[:-4]):
+        own = {name: value[place if name == "channel" else place[:-1]] for name, value in draws.items()}
+        _augment_clip(clips[place].numpy(), values[place].numpy(), own)
+    return values.movedim(-1, -4)
+
+
+def batched(clips: Tensor, params: Mapping[str, Tensor]) -> Tensor:
+    """Do the work of :func:`photometric` as a GPU does it, all clips at once, on any device."""
+    lead = clips.shape[:-5]
+    values = clips.flatten(0, -6).to(torch.float32, copy=True)
     draws = {name: np.array(value.tolist()) for name, value in params.items()}
-    count = 1 if clips.device.type == "cpu" else len(clips)
-    for first in range(0, len(clips), count):
-        part = slice(first, first + count)
-        _apply(values[part], {name: value[part] for name, value in draws.items()})
-    return values.permute(0, 1, 5, 2, 3, 4)
+    _apply(values, {name: value.reshape(-1, *value.shape[len(lead):]) for name, value in draws.items()})
+    return values.unflatten(0, lead).movedim(-1, -4)
 
 
 def _apply(values: Tensor, draws: Mapping[str, np.ndarray]) -> None:
@@ -197,3 +214,46 @@ def blur(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 STEPS = {BRIGHTNESS: brightness, CONTRAST: contrast, SATURATION: saturation, HUE: hue}
+
+
+def _augment_clip(clip: np.ndarray, out: np.ndarray, draws: Mapping[str, np.ndarray]) -> None:
+    """Augment and normalise a uint8 clip (T, h, w, 3) into a float32 one on a CPU; "channel" is that of its frames."""
+    count = max(1, CHUNK // (clip.shape[1] * clip.shape[2]))
+    sigma = float(draws["sigma"])
+    for first in range(0, len(clip), count):
+        part = slice(first, first + count)
+        frames = clip[part]
+        for operation in draws["order"] if draws["jitter"] else ():
+            frames = jitter_frames(frames, operation, float(draws["factor"][operation]))
+        if draws["channel"][0] >= 0:
+            frames = np.stack([cv2.merge([cv2.extractChannel(*each)] * 3)
+                               for each in zip(frames, draws["channel"][part], strict=True)])
+        if sigma > 0:
+            kernel = cv2.getGaussianKernel(2 * int(np.ceil(BLUR_REACH * sigma)) + 1, sigma)
+            frames = np.stack([cv2.sepFilter2D(frame, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
+                               for frame in frames])
+        image, normalised = (each.reshape(-1, *clip.shape[2:]) for each in (frames, out[part]))  # below one another
+        cv2.transform(image.astype(np.float32, copy=False), NORMALISE, dst=normalised)
+
+
+def jitter_frames(frames: np.ndarray, operation: int, factor: float) -> np.ndarray:
+    """Apply a colour step to uint8 frames (T, h, w, 3) on a CPU."""
+    image = frames.reshape(-1, *frames.shape[2:])  # the frames below one another
+    if operation == BRIGHTNESS:
+        image = cv2.convertScaleAbs(image, alpha=factor, beta=DOWN)
+    elif operation == CONTRAST:
+        image = np.empty_like(image)
+        for frame, out in zip(frames, image.reshape(frames.shape), strict=True):
+            mean = int(cv2.mean(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY))[0] + 0.5)
+            table = mean + factor * (np.arange(256, dtype=np.float32) - mean)
+            cv2.LUT(frame, table.clip(0, 255).astype(np.uint8), dst=out)
+    elif operation == SATURATION:
+        grey_image = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+        image = cv2.addWeighted(image, factor, grey_image, 1 - factor, DOWN)
+    else:
+        hsv = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)  # 0-360, 0-1, 0-255
+        levels = cv2.transform(hsv, TO_LEVELS, dst=hsv).astype(np.uint8)
+        levels[..., 0] += np.uint8(int(factor * 255) % 256)
+        hsv = cv2.transform(levels.astype(np.float32), TO_HSV, dst=hsv)
+        image = cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB))
+    return image.reshape(frames.shape)

@@ -150,17 +150,15 @@ def to_blocks(batch: Mapping[str, Any], device: torch.device | str) -> Tensor:
     A batch has "clips" uint8 (B, V, S, T, h, w, 3) and "photometric" (B, V, ...). The clips of one view and stream,
     [:, v, s], lie in one piece of channels-last memory, as the encoders want them.
     """
-    clips = batch["clips"].to(device, non_blocking=True)
-    b, v, s = clips.shape[:3]
-    params = {name: _by_stream(value, s, per_stream=name == "channel") for name, value in batch["photometric"].items()}
-    clips = clips.permute(1, 2, 0, 3, 4, 5, 6).reshape(v * s * b, 1, *clips.shape[3:])
-    floats = photometric(clips, params)[:, 0]  # (V*S*B, 3, T, h, w)
-    return floats.unflatten(0, (v, s, b)).permute(2, 0, 1, 3, 4, 5, 6)
+    clips = batch["clips"].to(device, non_blocking=True).permute(1, 2, 0, 3, 4, 5, 6)  # (V, S, B, T, h, w, 3)
+    params = {name: _by_stream(value, clips.shape[1], per_stream=name == "channel")
+              for name, value in batch["photometric"].items()}
+    return photometric(clips.unsqueeze(3), params)[:, :, :, 0].permute(2, 0, 1, 3, 4, 5, 6)
 
 
 def _by_stream(value: Tensor, streams: int, *, per_stream: bool) -> Tensor:
-    """Reorder draws (B, V, ...) of a batch for clips ordered by view, stream and sample: (V*S*B, ...)."""
+    """Reorder draws (B, V, ...) of a batch for clips ordered by view, stream and sample: (V, S, B, ...)."""
     value = value.transpose(0, 1)  # (V, B, ...)
     if per_stream:
-        return value.transpose(1, 2).flatten(0, 2).unsqueeze(1)  # (V, B, S, T) -> (V*S*B, 1, T)
-    return value.unsqueeze(1).expand(-1, streams, *value.shape[1:]).flatten(0, 2)
+        return value.transpose(1, 2).unsqueeze(3)  # (V, B, S, T) -> (V, S, B, 1, T)
+    return value.unsqueeze(1).expand(-1, streams, *value.shape[1:])

@@ -5,6 +5,7 @@
 writes `Class/video/image_%05d.jpg` and `flow_%05d.jpg` (from 1; one flow frame less than RGB frames). A stopped run
 continues where it was: a video's folder appears only when it is complete. `prepare.py` needs none of these files.
 TV-L1 takes about a second a frame and core at 320x240; DIS some 4 ms. `--flow none` writes RGB frames alone.
+Several machines share the work and one --out: `--shard 2/8` does every eighth video, from the second.
 """
 
 import multiprocessing
@@ -55,8 +56,23 @@ def add_extraction_options(parser: Parser) -> None:
         "short side (0: never)")
     add("--strict", action="store_true", help="leave out videos that give over 5 percent fewer frames than their files "
         "promise; without it, they are named and used")
-    parser.topic("hardware")("--workers", type=int, default=allotted_cores(), metavar="PROCESSES",
-                             help="processes (default: one per allotted core)")
+    add = parser.topic("hardware")
+    add("--workers", type=int, default=allotted_cores(), metavar="PROCESSES",
+        help="processes (default: one per allotted core)")
+    add("--shard", type=shard, metavar="I/N", help="do the I-th of N parts of the videos, 1 to N (default: all)")
+
+
+def shard(text: str) -> tuple[int, int]:
+    """Read the number of a part and that of all, such as "2/8"."""
+    number, count = map(int, text.split("/"))
+    if not 1 <= number <= count:
+        raise ValueError(text)
+    return number, count
+
+
+def part_of(videos: Mapping[str, Any], number: int, count: int) -> dict[str, Any]:
+    """Return every count-th video, from the number-th."""
+    return dict(list(videos.items())[number - 1::count])
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
@@ -85,9 +101,12 @@ def process(task: Task, jobs: Jobs, videos: Mapping[str, Path], workers: int, ti
         examples = ", ".join(rates[name] for name in sorted(rates)[:3])
         warn(f"{len(rates)} of {len(jobs)} videos have a frame rate that varies or is implausible, such as {examples}; "
              "their frames are kept as they come")
-    if left_out == len(videos):
-        raise DataError(f"none of the {len(videos)} videos can be used: are they videos, and complete?")
     return left_out
+
+
+def require_videos(used: int, videos: Mapping[str, Path]) -> None:
+    if not used:
+        raise DataError(f"none of the {len(videos)} videos can be used: are they videos, and complete?")
 
 
 def outcome_of(timing: Timing, strict: bool) -> Outcome:
@@ -167,14 +186,19 @@ def main() -> None:
     if earlier and changes:
         raise OptionError(f"{out} was begun with other settings: {changes}; use the same, or another --out")
     require_writable(record)
-    if not earlier and out.exists() and any(out.iterdir()):
+    if not earlier and out.exists() and any(path.name[0] != "." for path in out.iterdir()):
         raise OptionError(f"{out} holds other files: give a new or empty folder as --out")
-    out.mkdir(parents=True, exist_ok=True)
-    with lock(out, "extracting"):
+    locked = out
+    if options.shard:
+        videos, locked = part_of(videos, *options.shard), out / f".shard{options.shard[0]}"
+    locked.mkdir(parents=True, exist_ok=True)
+    with lock(locked, "extracting"):
         write_json(record, settings)
         jobs = {name: (path, out / name, options.short_side, options.flow, options.strict)
                 for name, path in videos.items() if not (out / name).is_dir()}
         left_out = process(extract, jobs, videos, options.workers, "extract")
+    if not options.shard:
+        require_videos(len(videos) - left_out, videos)
     say(f"{len(videos) - left_out} videos in {out}, {left_out} left out")
 
 

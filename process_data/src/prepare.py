@@ -8,16 +8,23 @@ and `process_data/data/mine/` (class list, splits, video_source.json). The datas
 stopped run continues where it was; until it is done, finished videos wait under `data/mine/prepare.partial`. Nothing
 existing is replaced without --overwrite, but where videos were added, removed or renamed since: then the frames and
 flow of all others are taken over, and the lists written again.
+
+Several machines share the work: each runs the same command with `--shard I/N` and does every N-th video; then the
+command with `--merge` joins the parts, and does the rest. See scripts/prepare.sbatch.
 """
 
 import hashlib
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
+
+import cv2
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -25,8 +32,8 @@ from dataset.lmdb_reader import LmdbReader
 from process_data.src import convert_video_to_lmdb as to_lmdb
 from process_data.src import extract_ff, write_csv
 from process_data.src.splits import plan_splits, videos_of
-from process_data.src.video_io import NO_FLOW, Timing, VideoError, coded_frames, find_videos, tvl1_cost
-from utils.console import say, say_block, track
+from process_data.src.video_io import NO_FLOW, Timing, VideoError, coded_frames, find_videos, make_flow, read_frames
+from utils.console import duration, say, say_block, track
 from utils.errors import OptionError
 from utils.files import atomic_write, lock, read_json, remove_partial, require_writable, write_json
 from utils.launch import run
@@ -35,6 +42,8 @@ from utils.parser import Parser
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDERS = {"ucf101": "UCF101", "hmdb51": "HMDB51"}  # of the published datasets, under the data root
 PIECE = 1 << 20  # bytes of a value that are copied at once
+RECORD = "part.json"  # settings of a part, and when it is done {video: fingerprint}
+COUNTED = 50  # videos whose frames are counted for an estimate
 PROBE = 1 << 16  # bytes of a file that are hashed, at three places
 
 
@@ -47,6 +56,7 @@ class Layout:
         self.lmdbs = {"rgb": home / f"{name}_frame.lmdb"} | ({} if method == NO_FLOW else {"flow": self.flow})
         self.record = home / f"{name}_prepare.json"  # settings, {video: fingerprint} of each finished LMDB, and lists
         self.work = home / "prepare.partial"  # folder of the finished videos of an unfinished run
+        self.parts = home / "prepare.parts"  # folders of the videos of each shard, by its number
         self.splits = split_root / name
 
 
@@ -118,6 +128,26 @@ def require_fit(video: Path, short_side: int) -> None:
         raise VideoError(to_lmdb.TOO_LONG)
 
 
+def tvl1_cost(videos: Sequence[Path], short_side: int, workers: int) -> str:
+    """Estimate how long TV-L1 takes for some videos, from the first frames of one; "" if none can be read."""
+    counts, seconds = list[float](), 0.0  # frames of a video; seconds of a frame
+    for path in videos[:COUNTED]:
+        timing = Timing()
+        with suppress(VideoError, cv2.error):
+            first = list(islice(read_frames(path, short_side, timing), 2))
+            counts += [timing.promised] if timing.promised > 0 else []
+            if len(first) == 2 and not seconds:
+                estimate, begun = make_flow("tvl1"), time.perf_counter()
+                estimate(*(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in first))
+                seconds = time.perf_counter() - begun
+    if not counts or not seconds:
+        return ""
+    total = sum(counts) / len(counts) * len(videos)
+    return (f"TV-L1 flow of some {total:.0f} frames, {seconds:.2g} s each: about "
+            f"{duration(total * seconds / workers)} on {workers} processes; --flow dis is some 300 times faster, and "
+            "coarser")
+
+
 def begin(layout: Layout, settings: Mapping[str, Any], overwrite: bool) -> dict[str, Any]:
     """Return the record of an earlier run of these settings, which is continued, or a new one.
 
@@ -141,24 +171,22 @@ def begin(layout: Layout, settings: Mapping[str, Any], overwrite: bool) -> dict[
 
 
 def write_lmdbs(layout: Layout, videos: Mapping[str, Path], settings: Mapping[str, Any], workers: int,
-                overwrite: bool) -> None:
-    """Write the LMDB of each stream; what an earlier run of the same settings has made of a video is kept."""
-    method, short_side, strict = (settings[key] for key in extract_ff.SETTINGS)
-    marks = {name: fingerprint(path) for name, path in track(videos.items(), len(videos), "look at")}
+                overwrite: bool, merge: bool = False) -> None:
+    """Write the LMDB of each stream; what an earlier run or shards of the same settings have made is kept."""
+    marks = fingerprints(videos)
+    parts = finished_parts(layout, marks, settings) if merge else []
     record = begin(layout, settings, overwrite)
     write_json(layout.record, record, indent=1)
     made = record["streams"]
     if all(path.exists() and made.get(stream) == marks for stream, path in layout.lmdbs.items()):
         return
     streams = {key: Stream(path, layout.work / key, made.get(key, {})) for key, path in layout.lmdbs.items()}
-    for stream in streams.values():
+    for key, stream in streams.items():
         stream.folder.mkdir(parents=True, exist_ok=True)
-        remove_partial(stream.folder)
-    jobs = {name: (path, [stream.file(marks[name]) for stream in streams.values()], short_side, method, strict)
-            for name, path in videos.items() if not all(marks[name] in stream for stream in streams.values())}
-    if method == "tvl1" and (cost := tvl1_cost([job[0] for job in jobs.values()], short_side, workers)):
-        say(cost)
-    extract_ff.process(pack_video, jobs, videos, workers, "frames" if method == NO_FLOW else "frames and flow")
+        for file in [file for part in parts for file in (part / key).glob("*.msgpack")]:
+            shutil.move(file, stream.folder / file.name)
+    left_out = pack_videos(streams, videos, marks, settings, workers)
+    extract_ff.require_videos(len(videos) - left_out, videos)
     done = [name for name in videos if all(marks[name] in stream for stream in streams.values())]
     for key, stream in streams.items():
         to_lmdb.write_lmdb(stream.lmdb, done, partial(stream.load, marks))
@@ -166,6 +194,61 @@ def write_lmdbs(layout: Layout, videos: Mapping[str, Path], settings: Mapping[st
         write_json(layout.record, record, indent=1)
         shutil.rmtree(stream.folder)
     shutil.rmtree(layout.work)
+
+
+def fingerprints(videos: Mapping[str, Path]) -> dict[str, str]:
+    return {name: fingerprint(path) for name, path in track(videos.items(), len(videos), "look at")}
+
+
+def pack_videos(streams: Mapping[str, Stream], videos: Mapping[str, Path], marks: Mapping[str, str],
+                settings: Mapping[str, Any], workers: int) -> int:
+    """Pack the videos that the streams lack into their folders, and return the number of those left out."""
+    method, short_side, strict = (settings[key] for key in extract_ff.SETTINGS)
+    for stream in streams.values():
+        stream.folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(stream.folder)
+    jobs = {name: (path, [stream.file(marks[name]) for stream in streams.values()], short_side, method, strict)
+            for name, path in videos.items() if not all(marks[name] in stream for stream in streams.values())}
+    if method == "tvl1" and (cost := tvl1_cost([job[0] for job in jobs.values()], short_side, workers)):
+        say(cost)
+    return extract_ff.process(pack_video, jobs, videos, workers, "frames" if method == NO_FLOW else "frames and flow")
+
+
+def make_part(layout: Layout, videos: Mapping[str, Path], settings: Mapping[str, Any], workers: int, number: int,
+              count: int) -> None:
+    """Pack every count-th video into a part of its own; its record lists the videos when all are done."""
+    folder, settings = layout.parts / str(number), {**settings, "shards": count}
+    record = folder / RECORD
+    require_writable(record)
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock(folder, "preparing"):
+        changes = extract_ff.difference(read_json(record, {}).get("settings", settings), settings)
+        if changes:
+            raise OptionError(f"{folder} was made with other settings: {changes}; use these, or remove it")
+        write_json(record, {"settings": settings}, indent=1)
+        videos = extract_ff.part_of(videos, number, count)
+        marks = fingerprints(videos)
+        streams = {key: Stream(path, folder / key, {}) for key, path in layout.lmdbs.items()}
+        left_out = pack_videos(streams, videos, marks, settings, workers)
+        write_json(record, {"settings": settings, "videos": marks}, indent=1)
+    say(f"part {number} of {count}: {len(videos) - left_out} videos in {folder}, {left_out} left out")
+
+
+def finished_parts(layout: Layout, marks: Mapping[str, str], settings: Mapping[str, Any]) -> list[Path]:
+    """Return the folders of all parts, after a check that each is complete and made of these videos and settings."""
+    records = {int(path.parent.name): read_json(path) for path in layout.parts.glob(f"*/{RECORD}")}
+    count = max((record["settings"]["shards"] for record in records.values()), default=0)
+    if not count:
+        raise OptionError(f"no parts in {layout.parts}: make them with --shard")
+    for number in range(1, count + 1):
+        folder, record = layout.parts / str(number), records.get(number, {})
+        if changes := record and extract_ff.difference(record["settings"], {**settings, "shards": count}):
+            raise OptionError(f"{folder} was made with other settings: {changes}; use these, or make it again")
+        made, wanted = record.get("videos"), extract_ff.part_of(marks, number, count)
+        if made != wanted:
+            reason = "is missing or not finished" if made is None else "was made of other videos"
+            raise OptionError(f"part {folder} {reason}: run --shard {number}/{count} again")
+    return [layout.parts / str(number) for number in records]
 
 
 def summarize(layout: Layout, videos: Mapping[str, Path], lengths: Mapping[str, int], rows: Mapping[str, int]) -> None:
@@ -194,6 +277,7 @@ def make_parser() -> Parser:
         help="where LMDBs go (default: the repository's data/)")
     add("--overwrite", action="store_true", help="replace what an earlier run has written")
     extract_ff.add_extraction_options(parser)
+    parser.topic("hardware")("--merge", action="store_true", help="join the parts that --shard has made")
     return parser
 
 
@@ -204,6 +288,12 @@ def main() -> None:
         raise OptionError("K400 has two LMDBs a stream: use extract_ff.py, convert_video_to_lmdb.py and write_csv.py")
     layout = Layout(options.name, options.data_root, options.split_root, options.flow)
     videos = find_videos(options.videos, options.labels)
+    settings = {key: getattr(options, key) for key in extract_ff.SETTINGS}
+    if options.shard:
+        if options.merge:
+            raise OptionError("--merge joins the parts when all are done: give it without --shard")
+        make_part(layout, videos, settings, options.workers, *options.shard)
+        return
     splits = plan_splits(options.name, videos, options.splits, options.seed, options.allow_missing, options.num_splits)
     made_from = f"{options.splits}, seed {options.seed}"
     earlier = read_json(layout.record, {}).get("lists", {})
@@ -214,12 +304,13 @@ def main() -> None:
         require_writable(path)
     layout.record.parent.mkdir(parents=True, exist_ok=True)
     with lock(layout.record.parent, "preparing"):
-        settings = {key: getattr(options, key) for key in extract_ff.SETTINGS}
-        write_lmdbs(layout, videos, settings, options.workers, options.overwrite)
+        write_lmdbs(layout, videos, settings, options.workers, options.overwrite, options.merge)
         lengths = to_lmdb.check_lmdbs(*layout.lmdbs.values())
         files = write_csv.split_files(classes, splits, lengths)
         lists = write_csv.write_files(layout.splits, files, options.overwrite, own)
         write_json(layout.record, read_json(layout.record, {}) | {"lists": {made_from: lists}}, indent=1)
+        if options.merge:
+            shutil.rmtree(layout.parts)
         summarize(layout, videos, lengths, write_csv.row_counts(files))
 
 

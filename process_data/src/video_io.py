@@ -3,18 +3,16 @@
 import hashlib
 import os
 import re
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from dataset.jpeg import MAX_PIXELS
-from utils.console import duration, say, warn
+from utils.console import say, warn
 from utils.errors import DataError
 
 SUFFIXES = {
@@ -42,7 +40,6 @@ PLAUSIBLE = (5, 250)  # frames a second
 BOUND = 20.0  # pixels; larger displacements are clipped
 QUALITY = 100  # JPEG
 METHODS = ("tvl1", "dis")
-COUNTED = 50  # videos whose frames are counted for an estimate
 NO_FLOW = "none"  # in place of a method: frames alone
 
 
@@ -246,27 +243,6 @@ def make_flow(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
                                        else cv2.DISOpticalFlow.create())
     return lambda first, second: estimator.calc(
         first, second, None)  # type: ignore[call-overload]  # None makes a new array, which OpenCV's stubs do not know
-
-
-def tvl1_cost(videos: Sequence[Path], short_side: int, workers: int) -> str:
-    """Estimate how long TV-L1 takes for some videos, from the first frames of one; "" if none can be read."""
-    counts, seconds = list[float](), 0.0  # frames of a video; seconds of a frame
-    for path in videos[:COUNTED]:
-        timing = Timing()
-        with suppress(VideoError, cv2.error):
-            frames = list(islice(read_frames(path, short_side, timing), 2))
-            counts += [timing.promised] if timing.promised > 0 else []
-            if len(frames) == 2 and not seconds:
-                first, second = (cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames)
-                estimate, begun = make_flow("tvl1"), time.perf_counter()
-                estimate(first, second)
-                seconds = time.perf_counter() - begun
-    if not counts or not seconds:
-        return ""
-    total = sum(counts) / len(counts) * len(videos)
-    return (f"TV-L1 flow of some {total:.0f} frames, {seconds:.2g} s each: about "
-            f"{duration(total * seconds / workers)} on {workers} processes; --flow dis is some 300 times faster, and "
-            "coarser")
 
 
 def flow_image(flow: np.ndarray) -> np.ndarray:
