@@ -140,21 +140,21 @@ def phases(args: Namespace) -> list[Namespace]:
     for topk in args.progressive or [args.topk]:
         phase = Namespace(**{**vars(args), "topk": topk, "pretrain": [own, args.pretrain[1]]})
         result.append(phase)
-        own = str(run_folder.last_checkpoint(run_folder_of(phase), phase.epochs))
+        own = str(run_folder.last_checkpoint(run_folder_of(vars(phase)), phase.epochs))
     return result
 
 
-def run_folder_of(args: Namespace) -> Path:
-    model, data, train = configs_of(vars(args))
-    start = (f"{args.name_prefix}{args.model}-top{args.topk}{'-R' if args.reverse else ''}"
-             f"{'-fused' if model.rule == 'fused' else ''}{'-frozen' if args.own_view == 'frozen' else ''}")
-    return run_folder.pretraining_folder(model, data, train, prefix=args.prefix, start=start)
+def run_folder_of(given: Mapping[str, Any]) -> Path:
+    model, data, train = configs_of(given)
+    start = (f"{given['name_prefix']}{model.model}-top{model.topk}{'-R' if model.reverse else ''}"
+             f"{'-fused' if model.rule == 'fused' else ''}{'-frozen' if model.own_view == 'frozen' else ''}")
+    return run_folder.pretraining_folder(model, data, train, prefix=given["prefix"], start=start)
 
 
 def check_folders(all_phases: list[Namespace]) -> None:
     """Raise UserError if a phase's folder holds a run, or with ``--resume auto`` one that began with other files."""
     for phase in all_phases:
-        folder = run_folder_of(phase)
+        folder = run_folder_of(vars(phase))
         if phase.resume != run_folder.AUTO:
             run_folder.refuse_present(folder, run_folder.FOLDER_OPTIONS)
         elif found := run_folder.newest_complete(folder / "model"):
@@ -171,7 +171,7 @@ def work(args: Namespace) -> None:
     if args.progressive:  # check them all before the first one starts
         distributed.from_main(lambda: check_folders(all_phases))
     for phase in all_phases:
-        pretraining.run(CoclrTask, vars(phase), run_folder_of(phase), phase.pretrain, dist, knn_monitor)
+        pretraining.run(CoclrTask, vars(phase), run_folder_of(vars(phase)), phase.pretrain, dist, knn_monitor)
 
 
 def main() -> int:

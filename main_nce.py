@@ -17,7 +17,7 @@ On one GPU or a CPU: ``python main_nce.py ...``. ``python -m torch.distributed.l
 """
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +70,16 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
     return args
 
 
-def run_folder_of(args: Namespace) -> Path:
-    model, data, train = configs_of(vars(args))
-    return pretraining_folder(model, data, train, prefix=args.prefix, start=f"{args.name_prefix}{args.model}",
-                              end=started_from(args.pretrain))
+def run_folder_of(given: Mapping[str, Any]) -> Path:
+    model, data, train = configs_of(given)
+    return pretraining_folder(model, data, train, prefix=given["prefix"], end=started_from(given["pretrain"]),
+                              start=f"{given['name_prefix']}{model.model}")
 
 
 def work(args: Namespace) -> None:
     dist = device.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
                                args.world_size, args.rank, args.dist_timeout)
-    pretraining.run(NceTask, vars(args), run_folder_of(args), [args.pretrain], dist, knn_monitor)
+    pretraining.run(NceTask, vars(args), run_folder_of(vars(args)), [args.pretrain], dist, knn_monitor)
 
 
 def main() -> int:
