@@ -30,6 +30,7 @@ class Conv3dAs2d(nn.Conv3d):
     """An ``nn.Conv3d`` that :func:`fits_2d`, computed as a 2-D convolution; it can become the class of a layer."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        assert not isinstance(self.padding, str)
         (kt, *_), (st, *space_stride), (pt, *space_padding) = self.kernel_size, self.stride, self.padding
         if (kt, st, pt) == (1, 1, 0):
             frames = x.transpose(1, 2)  # (B, T, C, H, W)

@@ -115,7 +115,7 @@ class PretrainTask(Task):
                     "this run would train nothing: CoCLR mines and trains once its queue is full, which takes "
                     f"{missing} more steps of {step} clips (--moco-k {self.model.K}), but {left} are left "
                     f"({len(loader)} per epoch): take more --epochs, or a --moco-k such as "
-                    f"{fitting_queue(len(index), step)} in a new run")
+                    f"{fitting_queue(len(index.names), step)} in a new run")
 
     def warn_of_settings(self, loader: DataLoader) -> None:
         """Warn of a queue that is longer than the training set, and of a cascade without effect."""
@@ -216,9 +216,8 @@ def run(make: type[PretrainTask], options: Mapping[str, Any], folder: Path, pret
             launch.started()
             announce(task, loader, folder, state, resumed)
             task.warn_of_settings(loader)
-            trainer = Trainer(loader, task.optimizer, task.device, epochs=train.epochs, state=state,
-                              checkpoints=checkpoints, logger=logger, save_freq=train.save_freq,
-                              save_steps=train.save_steps, print_freq=train.print_freq,
+            trainer = Trainer(loader, task.optimizer, task.device, train, state=state, checkpoints=checkpoints,
+                              logger=logger,
                               info={"options": dict(options), "made_with": made_with, "code": code_version(),
                                     "classes": list(videos_of(loader).index.classes)})
             task.start(trainer)
@@ -261,7 +260,7 @@ def announce(task: PretrainTask, loader: DataLoader, folder: Path, state: TrainS
                     f"({train.rates}), weight decay {train.wd:g}{first}" if state.epoch < train.epochs else
                     f"nothing is left to train: the checkpoint finished epoch {state.epoch - 1} of --epochs "
                     f"{train.epochs}")
-    method = task.config.describe(data.second_view, data.trained_second_view)
+    method = task.config.describe(data)
     say_block({
         "run": method if state is not None else f"test of {path}: {method}",
         "data": [f"{data.name}: {len(videos)} videos, {data.describe()}; {len(loader)} steps per epoch of "

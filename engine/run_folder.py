@@ -147,23 +147,12 @@ class CheckpointManager:
         self.folder, self.keep_all = Path(folder), keep_all
         self.resumed = Path(resumed).resolve() if resumed else None
 
-    def save_epoch(self, state: Mapping, epoch: int, is_best: bool = False) -> None:
-        """Write the checkpoint of a finished epoch (0-based), then remove outdated ones."""
-        self._save(state, f"epoch{epoch}.pth.tar")
-        if is_best:
-            checkpoint.save(self.folder / f"model_best_epoch{epoch}.pth.tar", state)
-            others = [path for number, path in numbered(self.folder, BEST).items() if number != epoch]
-            for path in others[:max(0, len(others) + 1 - KEPT_BEST)]:
-                if path.resolve() != self.resumed:
-                    path.unlink()
-
-    def save_step(self, state: Mapping, epoch: int, steps: int) -> None:
-        self._save(state, f"epoch{epoch}-step{steps}.pth.tar")
-
-    def _save(self, state: Mapping, name: str) -> None:
-        checkpoint.save(self.folder / name, state)
-        now = _moment(Path(name))
-        earlier = [path for path in resumable(self.folder) if not BEST.fullmatch(path.name) and _moment(path) < now]
+    def save(self, state: Mapping, epoch: int, steps: int = 0, is_best: bool = False) -> None:
+        """Write the checkpoint of a finished epoch (0-based), or of some steps into one; then remove outdated ones."""
+        new = self.folder / f"epoch{epoch}{f'-step{steps}' if steps else ''}.pth.tar"
+        checkpoint.save(new, state)
+        earlier = [path for path in resumable(self.folder)
+                   if not BEST.fullmatch(path.name) and _moment(path) < _moment(new)]
         for number, path in enumerate(earlier):
             if self.keep_all and LAST.fullmatch(path.name):
                 continue
@@ -171,6 +160,12 @@ class CheckpointManager:
                 path.unlink()
             elif not path.name.startswith(PREVIOUS):
                 path.rename(path.with_name(PREVIOUS + path.name))
+        if is_best:
+            checkpoint.save(self.folder / f"model_best_epoch{epoch}.pth.tar", state)
+            others = [path for number, path in numbered(self.folder, BEST).items() if number != epoch]
+            for path in others[:max(0, len(others) + 1 - KEPT_BEST)]:
+                if path.resolve() != self.resumed:
+                    path.unlink()
 
 
 def numbered(folder: str | Path, pattern: re.Pattern[str]) -> dict[int, Path]:

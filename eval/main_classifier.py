@@ -62,7 +62,7 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
     """Parse and check the options, dataset and files; checkpoints of a planned command need not exist yet."""
     args = options.parse(argv, __doc__, planned)
     resumed = "" if args.resume == run_folder.AUTO else args.resume
-    check_inputs(take(DataConfig, vars(args)), 1, 1, [] if planned else [resumed, args.test, args.pretrain])
+    check_inputs(vars(args), 1, 1, [] if planned else [resumed, args.test, args.pretrain])
     return args
 
 
@@ -141,8 +141,7 @@ def train(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig
                                    model.train_what, config.rates, config.seed, val, devices[0], precision.dtype)
         checkpoints = CheckpointManager(folder / "model", keep_all="k400" in data.dataset, resumed=resumed)
         info = {"options": options, "made_with": made_with, "code": code_version(), "classes": list(classes)}
-        Trainer(loader, optimizer, devices[0], epochs=config.epochs, state=state, checkpoints=checkpoints,
-                logger=logger, save_freq=config.save_freq, save_steps=config.save_steps, print_freq=config.print_freq,
+        Trainer(loader, optimizer, devices[0], config, state=state, checkpoints=checkpoints, logger=logger,
                 info=info).fit(task)
         best = finetune.report_result(f"{model.train_what} on {data.name}", state, config.epochs, folder)
         say(f"next: the same options with --test {best} --ten_crop instead of --pretrain")

@@ -30,13 +30,8 @@ class Method:
     options: tuple[str, ...] = ()  # further options of main_coclr.py
 
 
-def cascade_title(stage: int, ratio: float) -> str:
-    """Format a cascade's settings for tables."""
-    return f"s = {stage}, r = {ratio}"
-
-
 def _cpr(stage: int, *options: str, title: str = "CPR") -> Method:
-    return Method(f"{title}, {cascade_title(stage, 0.5)}", "mining",
+    return Method(f"{title}, s = {stage}, r = 0.5", "mining",
                   ("--cascade", "--stage", str(stage), "--ratio", "0.5", *options))
 
 
