@@ -30,7 +30,7 @@ from engine.trainer import Task, Trainer, evaluate
 from model.momentum import fitting_queue
 from model.pretrain import CoCLR
 from utils import distributed, launch
-from utils.console import log_file, say, say_block, warn
+from utils.console import is_main, log_file, say, say_block, warn
 from utils.distributed import DistInfo
 from utils.errors import OptionError
 from utils.provenance import code_version
@@ -120,7 +120,7 @@ class PretrainTask(Task):
     def warn_of_settings(self, loader: DataLoader) -> None:
         """Warn of a queue that is longer than the training set, and of a cascade without effect."""
         model, videos = self.model, len(videos_of(loader))
-        if videos < model.K and distributed.is_main():
+        if videos < model.K and is_main():
             warn(f"the queue of {model.K} clips (--moco-k) is longer than the training set of {videos} videos: it "
                  f"holds several clips of each, most of them old; {fitting_queue(videos, samples_per_step(loader))} "
                  "fits")

@@ -15,8 +15,7 @@ from engine import checkpoint
 from engine.compatibility import TrainState
 from engine.config import DataConfig, ModelConfig, TrainConfig
 from engine.logger import MetricsLogger
-from utils.console import log_file, say, warn
-from utils.distributed import is_main
+from utils.console import is_main, log_file, say, warn
 from utils.errors import CheckpointError, OptionError
 from utils.files import lock, remove_partial, write_json
 from utils.provenance import code_version, environment
@@ -114,13 +113,8 @@ def open_run(folder: Path, resumed: str, state: TrainState, options: Mapping[str
 
 
 def make(folder: Path) -> None:
-    """Make ``img/`` and ``model/`` of a run folder where missing; OptionError if that fails."""
-    try:
-        for part in ("img", "model"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"cannot make the run folder {folder} ({error.strerror}): check --prefix, --name_prefix "
-                          "and the permissions of the working directory") from error
+    for part in ("img", "model"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
 
 
 def _add_start(path: Path, start: dict[str, Any]) -> None:

@@ -14,8 +14,8 @@ from engine.logger import EpochLog, Means, MetricsLogger
 from engine.optimizer import Optimizer
 from engine.run_folder import CheckpointManager
 from utils import distributed
-from utils.console import say, warn
-from utils.errors import CheckpointError, TrainingError
+from utils.console import is_main, say, warn
+from utils.errors import TrainingError
 from utils.metrics import Meters, Values
 from utils.stop import StopFlag, StopRequested, signal_name
 
@@ -131,11 +131,7 @@ class Trainer:
             return
         self._meters.load_state_dict(progress["meters"])
         for name, generator in task.generators().items():
-            try:
-                generator.set_state(progress["generators"][name])
-            except RuntimeError as error:
-                raise CheckpointError(f"the checkpoint's random generator {name!r} is from another version of PyTorch: "
-                                      "resume from an end-of-epoch checkpoint") from error
+            generator.set_state(progress["generators"][name])
 
     def _save_epoch(self, task: Task, epoch: int) -> None:
         due = epoch % self.save_freq == 0 or epoch == self.epochs - 1
@@ -167,7 +163,7 @@ class Trainer:
         content = {**self.info, **task.state_dict(), "epoch": state.epoch - 1, "iteration": state.iteration,
                    "best_acc": state.best_acc, "progress": progress}
         check_finite(content["state_dict"], content["optimizer"])
-        if distributed.is_main():
+        if is_main():
             self.checkpoints.save(content, epoch, steps, is_best)
         self._saved = state.iteration
 

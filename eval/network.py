@@ -100,8 +100,8 @@ def load_classifier(net: nn.Module, path: str | Path, require: Iterable[str] = (
     state, model = checkpoint.renamed(content["state_dict"]), net.state_dict()
     expected, found = (sorted(key for key in each if key.startswith(HEAD)) for each in (model, state))
     if expected != found:
-        raise CheckpointError(f"{path} has as classifier {checkpoint.first_keys(found)}, but these options build "
-                              f"{', '.join(expected)}: give the --train_what, --final_bn and --num_fc it was trained "
+        raise CheckpointError(f"{path} has {checkpoint.first_keys(found or state)}, but as a classifier these options "
+                              f"build {', '.join(expected)}: give the --train_what, --final_bn and --num_fc it was trained "
                               "with; a file without a classifier can be measured with --retrieval, or train one as "
                               "--pretrain")
     last = [key for key in model if key.startswith("final_fc.") and key.endswith(".bias")][-1]

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.console import one_line, say, say_error, set_rank
+from utils.console import is_main, one_line, say, say_error, set_rank
 from utils.errors import OptionError, TrainingError
 
 T = TypeVar("T")
@@ -42,10 +42,6 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def is_main() -> bool:
-    return rank() == 0
 
 
 def barrier() -> None:
