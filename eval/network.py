@@ -101,9 +101,9 @@ def load_classifier(net: nn.Module, path: str | Path, require: Iterable[str] = (
     expected, found = (sorted(key for key in each if key.startswith(HEAD)) for each in (model, state))
     if expected != found:
         raise CheckpointError(f"{path} has {checkpoint.first_keys(found or state)}, but as a classifier these options "
-                              f"build {', '.join(expected)}: give the --train_what, --final_bn and --num_fc it was trained "
-                              "with; a file without a classifier can be measured with --retrieval, or train one as "
-                              "--pretrain")
+                              f"build {', '.join(expected)}: give the --train_what, --final_bn and --num_fc it was "
+                              "trained with; a file without a classifier can be measured with --retrieval, or train "
+                              "one as --pretrain")
     last = [key for key in model if key.startswith("final_fc.") and key.endswith(".bias")][-1]
     if model[last].shape != state[last].shape:
         raise CheckpointError(f"{path} is a classifier of {len(state[last])} classes, but the dataset has "

@@ -138,7 +138,7 @@ def test_files_that_do_not_fit(tiny, tmp_path):
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "has queue, queue_ptr, encoder_q" in complaint(network.load_classifier, InfoNCE("any", dim=4, K=8).state_dict())
+    assert "has queue, queue_ptr, " in complaint(network.load_classifier, InfoNCE("any", dim=4, K=8).state_dict())
     assert "7 classes" in complaint(network.load_classifier, network.build(7, "any", "ft").state_dict())
     assert "--train_what" in complaint(network.load_classifier, network.build(4, "any", "last").state_dict())
     assert "neither" in complaint(network.load_backbone, {"weight": torch.zeros(2)})
