@@ -143,7 +143,7 @@ class Plan:
             own = main_coclr.phases(own)[-1]
         argv += self.gpus if script == CLASSIFIER else []
         self.batches[name] = kind, take(DataConfig, vars(own)), own.batch_size, processes
-        product = last_checkpoint(SCRIPTS[script].run_folder_of(own), own.epochs)
+        product = last_checkpoint(SCRIPTS[script].run_folder_of(vars(own)), own.epochs)
         self.steps.append(Step(name, (*launcher, str(ROOT / script), *argv), product, rest="*.pth.tar",
                                seconds=self.seconds.get("coclr" if name == BASELINE else kind, 0.0),
                                advice=f"cotrain.py passes options on by --{kind}_options; ",
@@ -161,7 +161,7 @@ class Plan:
                 if self.labels:
                     planned = main_classifier.parse([*self.common, *words, "--test", "random"], planned=True)
                     random.append(self._retrieval(f"random {stream}", dataset, "random", *words,
-                                                  folder=main_classifier.random_weights(planned).parent))
+                                                  folder=main_classifier.random_weights(vars(planned)).parent))
                 for title, other in baseline.items() if stream == "RGB" else ():
                     self._retrieval(title, dataset, other, *words)
                 continue

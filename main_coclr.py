@@ -29,12 +29,12 @@ from typing import Any
 from engine import checkpoint, device, pretraining, run_folder
 from engine.checkpoint import first_keys, load_state, renamed
 from engine.config import check_inputs, configs_of
-from engine.options import TOPK, add_mining, check_shared, pretraining_parser
+from engine.options import TOPK, add_mining, pretraining_parser
 from engine.pretraining import PretrainTask
 from engine.steps import coclr_step, draw_self_mask
 from engine.trainer import Trainer
 from eval.knn import knn_monitor
-from model.pretrain import CoCLR
+from model.pretrain import CoCLR, check_mining
 from utils import distributed, launch
 from utils.console import say
 from utils.errors import CheckpointError, OptionError
@@ -106,13 +106,12 @@ def make_parser() -> Parser:
 def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace:
     """Parse and check the options; with ``planned``, the checkpoints they name need not exist yet."""
     args = make_parser().parse_args(argv)
-    check_shared(args.num_seq, 2, args.resume, args.test, args.start_epoch, args.epochs)
-    _, data, _ = configs_of(vars(args))
-    check_inputs(data, 2, 2, [] if planned else [args.test, *args.pretrain])
+    check_inputs(vars(args), 2, 2, [] if planned else [args.test, *args.pretrain])
     check_progressive(args)
     for phase in phases(args):
         model, _, _ = configs_of(vars(phase))
-        model.check()
+        check_mining(model.moco_k, model.topk, model.ratio, model.stage, model.rule, model.cascade_anchor,
+                     model.cascade_first, model.own_view)
     return args
 
 
@@ -126,9 +125,8 @@ def check_progressive(args: Namespace) -> None:
     if args.topk not in (TOPK, topks[-1]):
         raise OptionError(f"--topk {args.topk} and --progressive {given} contradict each other: omit --topk")
     if args.test or args.resume not in ("", run_folder.AUTO):
-        option = "--test" if args.test else "--resume"
-        raise OptionError(f"--progressive {given} trains several runs: omit it to use {option} with one of their "
-                          "checkpoints" + ("" if args.test else ", or give --resume auto"))
+        raise OptionError(f"--progressive {given} trains several runs: omit it to use --test or --resume with one of "
+                          "their checkpoints, or give --resume auto")
 
 
 def phases(args: Namespace) -> list[Namespace]:
@@ -140,21 +138,21 @@ def phases(args: Namespace) -> list[Namespace]:
     for topk in args.progressive or [args.topk]:
         phase = Namespace(**{**vars(args), "topk": topk, "pretrain": [own, args.pretrain[1]]})
         result.append(phase)
-        own = str(run_folder.last_checkpoint(run_folder_of(phase), phase.epochs))
+        own = str(run_folder.last_checkpoint(run_folder_of(vars(phase)), phase.epochs))
     return result
 
 
-def run_folder_of(args: Namespace) -> Path:
-    model, data, train = configs_of(vars(args))
-    start = (f"{args.name_prefix}{args.model}-top{args.topk}{'-R' if args.reverse else ''}"
-             f"{'-fused' if model.rule == 'fused' else ''}{'-frozen' if args.own_view == 'frozen' else ''}")
-    return run_folder.pretraining_folder(model, data, train, prefix=args.prefix, start=start)
+def run_folder_of(given: Mapping[str, Any]) -> Path:
+    model, data, train = configs_of(given)
+    start = (f"{given['name_prefix']}{model.model}-top{model.topk}{'-R' if model.reverse else ''}"
+             f"{'-fused' if model.rule == 'fused' else ''}{'-frozen' if model.own_view == 'frozen' else ''}")
+    return run_folder.pretraining_folder(model, data, train, prefix=given["prefix"], start=start)
 
 
 def check_folders(all_phases: list[Namespace]) -> None:
     """Raise UserError if a phase's folder holds a run, or with ``--resume auto`` one that began with other files."""
     for phase in all_phases:
-        folder = run_folder_of(phase)
+        folder = run_folder_of(vars(phase))
         if phase.resume != run_folder.AUTO:
             run_folder.refuse_present(folder, run_folder.FOLDER_OPTIONS)
         elif found := run_folder.newest_complete(folder / "model"):
@@ -165,13 +163,12 @@ def check_folders(all_phases: list[Namespace]) -> None:
 
 
 def work(args: Namespace) -> None:
-    dist = device.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
-                               args.world_size, args.rank, args.dist_timeout)
+    dist = device.init_process(vars(args))
     all_phases = phases(args)
     if args.progressive:  # check them all before the first one starts
         distributed.from_main(lambda: check_folders(all_phases))
     for phase in all_phases:
-        pretraining.run(CoclrTask, vars(phase), run_folder_of(phase), phase.pretrain, dist, knn_monitor)
+        pretraining.run(CoclrTask, vars(phase), run_folder_of(vars(phase)), phase.pretrain, dist, knn_monitor)
 
 
 def main() -> int:

@@ -17,14 +17,14 @@ On one GPU or a CPU: ``python main_nce.py ...``. ``python -m torch.distributed.l
 """
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from engine import checkpoint, device, pretraining
 from engine.checkpoint import load_state
 from engine.config import check_inputs, configs_of
-from engine.options import check_shared, pretraining_parser
+from engine.options import pretraining_parser
 from engine.pretraining import PretrainTask
 from engine.run_folder import pretraining_folder, started_from
 from engine.steps import infonce_step, ubernce_step
@@ -64,22 +64,19 @@ def make_parser() -> Parser:
 def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace:
     """Parse and check the options; with ``planned``, the checkpoints they name need not exist yet."""
     args = make_parser().parse_args(argv)
-    check_shared(args.num_seq, 2, args.resume, args.test, args.start_epoch, args.epochs)
-    _, data, _ = configs_of(vars(args))
-    check_inputs(data, 2, 1, [] if planned else [args.test, args.pretrain])
+    check_inputs(vars(args), 2, 1, [] if planned else [args.test, args.pretrain])
     return args
 
 
-def run_folder_of(args: Namespace) -> Path:
-    model, data, train = configs_of(vars(args))
-    return pretraining_folder(model, data, train, prefix=args.prefix, start=f"{args.name_prefix}{args.model}",
-                              end=started_from(args.pretrain))
+def run_folder_of(given: Mapping[str, Any]) -> Path:
+    model, data, train = configs_of(given)
+    return pretraining_folder(model, data, train, prefix=given["prefix"], end=started_from(given["pretrain"]),
+                              start=f"{given['name_prefix']}{model.model}")
 
 
 def work(args: Namespace) -> None:
-    dist = device.init_process(args.deterministic, args.local_rank, args.gpu, args.dist_backend, args.dist_url,
-                               args.world_size, args.rank, args.dist_timeout)
-    pretraining.run(NceTask, vars(args), run_folder_of(args), [args.pretrain], dist, knn_monitor)
+    dist, options = device.init_process(vars(args)), vars(args)
+    pretraining.run(NceTask, options, run_folder_of(options), [args.pretrain], dist, knn_monitor)
 
 
 def main() -> int:

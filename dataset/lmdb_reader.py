@@ -160,8 +160,14 @@ def _open(path: str) -> OpenFile:
         pages = PageReader(path)
     except DamagedError as error:
         raise DataError(f"{path} {error}") from error
-    order, keys, lengths = (_read_list(path, pages, key) for key in ("__order__", "__keys__", "__vlen__"))
+
+    def entry(key: bytes) -> list:
+        value = pages.value(key)
+        if value is None:
+            raise ValueError(f"there is no {key.decode()}")
+        return msgpack.unpackb(value.view, raw=True)  # bytes, whichever type they were written as
     try:
+        order, keys, lengths = map(entry, (b"__order__", b"__keys__", b"__vlen__"))
         ids = {name.decode(): number for number, name in enumerate(order)}
         places = [int(key) for key in keys]
         num_frames = np.zeros(len(order), dtype=np.int32)
@@ -169,19 +175,8 @@ def _open(path: str) -> OpenFile:
         if (not len(ids) == len(order) == len(lengths) or sorted(places) != list(range(len(order)))
                 or (num_frames < 0).any()):
             raise ValueError("a video is missing or listed twice, or has fewer than 0 frames")
-    except (ValueError, IndexError, AttributeError, TypeError, OverflowError) as error:
-        raise DataError(f"{path}: __order__, __keys__ and __vlen__ are inconsistent ({error}): rebuild the LMDB"
-                        ) from error
+    except (ValueError, IndexError, AttributeError, TypeError, OverflowError, msgpack.UnpackException) as error:
+        raise DataError(f"{path}: __order__, __keys__ and __vlen__ are missing, damaged or inconsistent ({error}): it "
+                        "was not written to its end, or is not a frame LMDB; rebuild it with "
+                        "process_data/src/convert_video_to_lmdb.py") from error
     return OpenFile(pages, ids, num_frames)
-
-
-def _read_list(path: str, pages: PageReader, key: str) -> list:
-    try:
-        value = pages.value(key.encode())
-        if value is None:
-            raise DataError(f"{path} has no {key}: it was not written to its end, or is not a frame LMDB; rebuild it "
-                            "with process_data/src/convert_video_to_lmdb.py")
-        found = msgpack.unpackb(value.view, raw=True)  # bytes, whichever type they were written as
-    except (DamagedError, ValueError, msgpack.UnpackException) as error:
-        raise DataError(f"{path}: {key} is damaged ({error}): rebuild the LMDB") from error
-    return found

@@ -1,6 +1,5 @@
 """Loaders: assign samples to processes and epochs, and batch them."""
 
-import os
 import re
 import resource
 import signal
@@ -24,8 +23,8 @@ RESTARTS = 3  # of lost workers in an epoch, at most
 # inside a worker starts with "Caught" instead.
 LOST_WORKER = re.compile(r"DataLoader worker \(pid|Pin memory thread exited")
 SHORTAGE = re.compile("Too many open files|file descriptor|ancillary data|No space left on device|torch_[0-9]")
-HANDLES = "allow more file handles (ulimit -n 65536)"
-REMEDY = f"make /dev/shm larger (docker run --shm-size 8g), {HANDLES}, or use fewer --workers"
+REMEDY = ("make /dev/shm larger (docker run --shm-size 8g), allow more file handles (ulimit -n 65536), or use fewer "
+          "--workers")
 
 
 class LostWorkerError(TrainingError):
@@ -86,8 +85,10 @@ def batches(loader: DataLoader, epoch: int, start: int = 0) -> Iterator[Any]:
 
 def items(loader: DataLoader) -> Iterator[Any]:
     """Yield what any loader yields; LostWorkerError, or TrainingError if shared memory or file handles ran out."""
-    if loader.num_workers:
-        allow_files(8 * loader.num_workers + 16)  # pipes, and the tensors that are on their way
+    if loader.num_workers:  # pipes, and tensors on their way: as many open files as the system allows
+        with suppress(ValueError, OSError):
+            most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         yield from _start(loader)
     except (RuntimeError, OSError, EOFError) as error:
@@ -100,16 +101,6 @@ def items(loader: DataLoader) -> Iterator[Any]:
             raise TrainingError(f"loader workers cannot send their clips ({text.splitlines()[-1]}): {REMEDY}"
                                 ) from error
         raise
-
-
-def allow_files(more: int) -> None:
-    """Allow this process and its children as many open files as the system does; TrainingError if few are left."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    if 0 <= most < len(os.listdir("/dev/fd")) + more:
-        raise TrainingError(f"only {most} open files are allowed, and loader workers need more: {HANDLES}, or use "
-                            "fewer --workers")
 
 
 def _start(loader: DataLoader) -> Iterator[Any]:

@@ -1,7 +1,7 @@
 """A dataset composed of readers, an index of videos, a clip sampler and a transform."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 from zlib import crc32
 
@@ -31,10 +31,6 @@ class VideoDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.index)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the samples of epoch 0."""
-        return (self[row] for row in range(len(self)))
 
     @property
     def frames_per_sample(self) -> int:

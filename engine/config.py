@@ -1,6 +1,6 @@
 """Options grouped into three dataclasses: data, model, training."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from dataset.video_dataset import VideoDataset
 from engine.device import check_clips
 from engine.optimizer import LrSchedule
 from model.momentum import MomentumContrast, check_queue, make_encoder
-from model.pretrain import CoCLR, InfoNCE, UberNCE, check_mining, mining_rule
+from model.pretrain import CoCLR, InfoNCE, UberNCE, mining_rule
 from utils.errors import CheckpointError, OptionError
 
 T = TypeVar("T")
@@ -43,11 +43,6 @@ class DataConfig:
     def name(self) -> str:
         """The dataset's name in run folders and logs: with the second view, unless that is flow."""
         return self.dataset if self.second_view == "flow" else f"{self.dataset}_{self.second_view}"
-
-    @property
-    def trained_second_view(self) -> str:
-        """The second view if the single stream is trained on it, "" for RGB."""
-        return self.second_view if self.dataset.removesuffix("-2clip").endswith("-f") else ""
 
     def single_stream(self, reverse: bool = False) -> str:
         """Return the one-clip dataset of the stream that a pretraining trains: "ucf101-2stream-2clip" -> "ucf101"."""
@@ -95,25 +90,20 @@ class ModelConfig:
         """How positives are mined: "topk", "cascade" or "fused"; ModelError if the options contradict each other."""
         return mining_rule(self.mining, self.cascade)
 
-    def check(self) -> None:
-        """Raise ModelError for mining options that cannot work or would have no effect."""
-        if self.model == "coclr":
-            check_mining(self.moco_k, self.topk, self.ratio, self.stage, self.rule, self.cascade_anchor,
-                         self.cascade_first, self.own_view)
-
     def build(self) -> MomentumContrast:
-        """Build the model with new weights; raises like :meth:`check`."""
+        """Build the model with new weights."""
         moco = self.net, self.moco_dim, self.moco_k, self.moco_m, self.moco_t
         if self.model == "coclr":
             return CoCLR(*moco, self.topk, self.ratio, self.stage, self.reverse, self.cascade, mining=self.mining,
                          anchor=self.cascade_anchor, first=self.cascade_first, own_view=self.own_view)
         return {"infonce": InfoNCE, "ubernce": UberNCE}[self.model](*moco)
 
-    def describe(self, second_view: str, trained_second_view: str) -> str:
+    def describe(self, data: DataConfig) -> str:
         moco = f"D {self.moco_dim}, queue of {self.moco_k}, momentum {self.moco_m:g}, temperature {self.moco_t:g}"
         if self.model != "coclr":
-            return f"{self.model} with {self.net} on two clips of {trained_second_view or 'RGB'}; {moco}"
-        own, other = (second_view, "RGB") if self.reverse else ("RGB", second_view)
+            view = data.second_view if data.single_stream().endswith("-f") else "RGB"
+            return f"{self.model} with {self.net} on two clips of {view}; {moco}"
+        own, other = (data.second_view, "RGB") if self.reverse else ("RGB", data.second_view)
         how = {"topk": "", "fused": ", by the sum of both views' ranks",
                "cascade": f" by a cascade of {self.stage} stages of ratio {self.ratio:g}"}[self.rule]
         how += f", {own} ranked as it was at the start" if self.own_view == "frozen" else ""
@@ -153,13 +143,20 @@ def configs_of(options: Mapping[str, Any]) -> tuple[ModelConfig, DataConfig, Tra
     return take(ModelConfig, options), take(DataConfig, options), take(TrainConfig, options)
 
 
-def check_inputs(data: DataConfig, clips: int, streams: int, files: list[str]) -> None:
-    """Raise OptionError for a dataset of the wrong form, CheckpointError for a missing file; nothing is read yet."""
-    spec = catalog.parse(data.dataset, data.second_view)
+def check_inputs(options: Mapping[str, Any], clips: int, streams: int, files: Iterable[str]) -> None:
+    """Raise OptionError if options contradict each other or the script, CheckpointError for a missing file; cheap."""
+    dataset, start, epochs = (options[name] for name in ("dataset", "start_epoch", "epochs"))
+    spec = catalog.parse(dataset, options["second_view"])
     if (spec.clips, len(spec.streams)) != (clips, streams):
         end = "-2clip" if clips == 2 else ""
-        raise OptionError(f"--dataset {data.dataset} does not fit this script: it takes "
+        raise OptionError(f"--dataset {dataset} does not fit this script: it takes "
                           + (f"NAME{end} or NAME-f{end}" if streams == 1 else f"NAME-2stream{end}"))
+    if options["num_seq"] != clips:
+        raise OptionError(f"--num_seq is {options['num_seq']}, but this script always uses {clips} clip(s) per sample")
+    if options["resume"] and options["test"]:
+        raise OptionError("--resume and --test exclude each other: one continues training, the other evaluates")
+    if not (options["resume"] or options["test"]) and start >= epochs:
+        raise OptionError(f"--start_epoch {start} leaves nothing to train before --epochs {epochs}")
     for path in files:
         if path not in ("", "random") and not Path(path).is_file():
             raise CheckpointError(f"there is no checkpoint {path}: check the path ('random' stands for no checkpoint)")

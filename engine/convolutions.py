@@ -8,6 +8,7 @@ and k x 1 x 1 one over (B, C, T, H*W). With channels-last clips both are free vi
 import copy
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -26,30 +27,23 @@ BATCH = 2
 
 
 class Conv3dAs2d(nn.Conv3d):
-    """An ``nn.Conv3d`` that fits :func:`fits_2d`, computed as a 2-D convolution.
-
-    It can become the class of a layer, whose parameters, state-dict keys and hooks stay.
-    """
+    """An ``nn.Conv3d`` that :func:`fits_2d`, computed as a 2-D convolution; it can become the class of a layer."""
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        assert not isinstance(self.padding, str)  # see fits_2d
+        assert not isinstance(self.padding, str)
         (kt, *_), (st, *space_stride), (pt, *space_padding) = self.kernel_size, self.stride, self.padding
         if (kt, st, pt) == (1, 1, 0):
             frames = x.transpose(1, 2)  # (B, T, C, H, W)
-            y = F.conv2d(frames.flatten(0, 1), weight[:, :, 0], bias, space_stride, space_padding, 1, self.groups)
+            y = F.conv2d(frames.flatten(0, 1), weight[:, :, 0], bias, space_stride, space_padding)
             return y.unflatten(0, frames.shape[:2]).transpose(1, 2)
-        y = F.conv2d(x.flatten(3), weight[..., 0], bias, (st, 1), (pt, 0), 1, self.groups)  # (B, C, T, H*W)
+        y = F.conv2d(x.flatten(3), weight[..., 0], bias, (st, 1), (pt, 0))  # (B, C, T, H*W)
         return y.unflatten(3, x.shape[3:])
 
 
 def fits_2d(conv: nn.Conv3d) -> bool:
-    """Return whether the kernel spans space or time alone, so that it has a 2-D form."""
-    if isinstance(conv.padding, str):
-        return False
-    (kt, *space), (st, *space_stride), (pt, *space_padding) = conv.kernel_size, conv.stride, conv.padding
-    over_space = (kt, st, pt) == (1, 1, 0)
-    over_time = (*space, *space_stride, *space_padding) == (1, 1, 1, 1, 0, 0)
-    return (over_space or over_time) and conv.padding_mode == "zeros" and conv.dilation == (1, 1, 1)
+    """Return whether the kernel spans space or time alone; the networks have no groups and no dilation."""
+    by_axis = list(zip(conv.kernel_size, conv.stride, conv.padding, strict=True))
+    return by_axis[0] == (1, 1, 0) or by_axis[1:] == [(1, 1, 0)] * 2
 
 
 def use_2d_where_faster(encoders: Iterable[nn.Module], device: torch.device) -> None:
@@ -75,24 +69,21 @@ def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int]
     allowed = ALLOWED_STEPS[precision.name] * STEPS[precision.name]
     replaced = []
     for (_, shape), names in track(kinds.items(), len(kinds), "check convolutions", "layer"):
-        conv = encoders[0].get_submodule(names[0])
-        assert isinstance(conv, nn.Conv3d)
+        conv: Any = encoders[0].get_submodule(names[0])
         # On inputs of depth 6 and 7, oneDNN 3.12 (torch 2.14.1) computes a wrong weight gradient of S3D's first
         # (7, 1, 1) convolution; at depth 5 it crashes the process.
         crashes = precision.device.type == "cpu" and conv.kernel_size[0] > 3 and 4 < shape[1] <= conv.kernel_size[0]
         error = math.inf if crashes and type(conv) is nn.Conv3d else conv_error(conv, shape, precision)
         if error <= allowed:
             continue
-        convs = [layer for encoder in encoders for name in names
-                 if isinstance(layer := encoder.get_submodule(name), nn.Conv3d)]
         if type(conv) is nn.Conv3d and fits_2d(conv):
-            for layer in convs:
+            for layer in (encoder.get_submodule(name) for encoder in encoders for name in names):
                 layer.__class__ = Conv3dAs2d
-            if conv_error(conv, shape, precision) <= allowed:
-                replaced.append(f"{', '.join(names)} (off by {error:.2g} of its norm)")
-                continue
-        raise OptionError(f"this PyTorch computes {names[0]}, {conv}, wrongly in --precision {precision.name} (off by "
-                          f"{error:.2g} of its norm): take another precision, clip size or release of PyTorch")
+        if type(conv) is nn.Conv3d or conv_error(conv, shape, precision) > allowed:
+            raise OptionError(f"this PyTorch computes {names[0]}, {conv}, wrongly in --precision {precision.name} "
+                              f"(off by {error:.2g} of its norm): take another precision, clip size or release of "
+                              "PyTorch")
+        replaced.append(f"{', '.join(names)} (off by {error:.2g} of its norm)")
     return (f"precision {precision.name}: {len(kinds)} distinct convolutions checked against float64, "
             + (f"{len(replaced)} wrong here, computed as 2-D ones: {'; '.join(replaced)}" if replaced else "all right"))
 
@@ -113,25 +104,26 @@ def input_shapes(encoder: nn.Module, clip: tuple[int, int, int], side: int) -> d
 @torch.enable_grad()
 def conv_error(conv: nn.Conv3d, shape: tuple[int, ...], precision: Precision) -> float:
     """Return the largest relative error of output and gradients against float64, for random weights and clips."""
-    random = torch.Generator(precision.device).manual_seed(0)  # leaves the run's random numbers alone
+    device, dtype = precision.device, precision.dtype
+    random = torch.Generator(device).manual_seed(0)  # leaves the run's random numbers alone
 
     def draw(*size: int) -> Tensor:
-        values = torch.randn(*size, generator=random, device=precision.device)
-        values = values if precision.dtype is None else values.to(precision.dtype).float()
-        return values.contiguous(memory_format=torch.channels_last_3d)
+        values = torch.randn(*size, generator=random, device=device).to(dtype or torch.float32)
+        return values.float().contiguous(memory_format=torch.channels_last_3d)
 
-    tested, exact = (copy.deepcopy(conv).to(precision.device, kind) for kind in (torch.float32, torch.float64))
-    exact.__class__ = nn.Conv3d
     x, weight = draw(BATCH, *shape), draw(*conv.weight.shape)
-    for layer in (tested, exact):
-        layer.requires_grad_(True).weight.data.copy_(weight)
-    with torch.autocast(precision.device.type, precision.dtype, enabled=precision.dtype is not None):
-        y = tested(x.requires_grad_(True))
-    right = exact(x64 := x.detach().double().requires_grad_(True))
-    g = draw(*y.shape)
-    found = y, *torch.autograd.grad(y, (x, tested.weight), g.to(y.dtype))
-    expected = right, *torch.autograd.grad(right, (x64, exact.weight), g.double())
-    return max(map(relative_error, found, expected))
+    results = []
+    g = None
+    for kind, form in ((torch.float32, type(conv)), (torch.float64, nn.Conv3d)):
+        layer = copy.deepcopy(conv).to(device, kind).requires_grad_(True)
+        layer.__class__ = form
+        layer.weight.data.copy_(weight)
+        clips = x.detach().to(kind).requires_grad_(True)
+        with torch.autocast(device.type, dtype, enabled=dtype is not None and kind is torch.float32):
+            y = layer(clips)
+        g = draw(*y.shape) if g is None else g
+        results.append((y, *torch.autograd.grad(y, (clips, layer.weight), g.to(y.dtype))))
+    return max(map(relative_error, *results))
 
 
 @torch.no_grad()

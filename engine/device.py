@@ -8,8 +8,9 @@ import ctypes
 import os
 import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -85,15 +86,15 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def init_process(deterministic: bool, local_rank: int | None, gpu: int | None, backend: str, dist_url: str,
-                 world_size: int, rank: int, timeout: float) -> DistInfo:
-    """Join the process group, see :func:`utils.distributed.init`, and set up kernels and memory."""
-    if deterministic:
+def init_process(options: Mapping[str, Any]) -> DistInfo:
+    """Join the process group by the options of a launch, and set up kernels and memory."""
+    if options["deterministic"]:
         use_deterministic_kernels()
-    dist = distributed.init(local_rank, gpu, backend, dist_url, world_size, rank, timeout)
+    names = ("local_rank", "gpu", "dist_backend", "dist_url", "world_size", "rank", "dist_timeout")
+    dist = distributed.init(*(options[name] for name in names))
     if dist.device.type == "cpu":
         keep_freed_memory()
-        if gpu is not None:
+        if options["gpu"] is not None:
             say("no GPU found: running on the CPU")
     return dist
 

@@ -20,7 +20,7 @@ from engine.device import move
 from model.momentum import embed, make_encoder
 from model.pretrain import CoCLR
 from utils import distributed
-from utils.console import say, track, warn
+from utils.console import is_main, say, track, warn
 
 NEAREST = 5  # neighbours per clip
 CLEARLY_BETTER = 2.0  # standard deviations by which the miner should beat a random network
@@ -150,7 +150,7 @@ class HealthProbe:
         values, hits = self.now(model), instance_hits(*self._embed(random, model.other_view))
         better = sign_test(instance_hits(*self.miner(model)), hits)
         second_random = float(hits.float().mean())
-        if better < CLEARLY_BETTER and distributed.is_main():
+        if better < CLEARLY_BETTER and is_main():
             warn("the view that mines is not clearly better than a random network: the second clip of a video is the "
                  f"nearest for {values['second_other']:.1%} of {len(hits)} clips, with random weights for "
                  f"{second_random:.1%} ({better:+.1f} standard deviations). Mined positives may mislead the training: "

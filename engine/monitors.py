@@ -19,7 +19,7 @@ from engine.health import MEASURES, HealthProbe, agreement
 from engine.trainer import Trainer
 from model.pretrain import Mining
 from utils import distributed
-from utils.console import warn
+from utils.console import is_main, warn
 from utils.metrics import LabelRing, Values
 
 COLLAPSED = 1.5  # effective rank of the queue: 1.0 in runs that failed, at least 2.9 in those that did not
@@ -109,7 +109,7 @@ class MiningMonitor:
             self.ring.align(int(state["pointer"]))
             return
         self.ring.load_state_dict(state)
-        if self._counts and distributed.is_main():
+        if self._counts and is_main():
             self._found.copy_(state["found"])
             self._mined.copy_(state["mined"])
 
@@ -148,7 +148,7 @@ class Monitors:
                             classes={self.classes[label]: recall for label, recall in recalls.items()})
         rank = values.get("rank_own", math.inf)
         self.collapsed = rank < COLLAPSED
-        if self.collapsed and distributed.is_main():
+        if self.collapsed and is_main():
             warn(f"the embeddings have nearly collapsed: the queue's keys vary in {rank:.2f} of {self.model.dim} "
                  "directions (effective rank), so top-1 and loss mean little: try a smaller --lr (docs/training.md)")
         if self.health is not None and self._is_due(epoch, self.train.health_freq):

@@ -91,18 +91,15 @@ class Optimizer:
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Restore the moments of a state with one group per parameter; learning rate and decay stay as they are."""
         groups = [index for group in saved.get("param_groups", ()) for index in group["params"]]
-        if len(groups) != len(self.parameters):
-            raise CheckpointError(f"the checkpoint's optimizer has {len(groups)} parameters, this model "
-                                  f"{len(self.parameters)}: it was made with another --net, --model or --train_what, "
-                                  "or published without its optimizer; start from it with --pretrain")
-        by_index = dict(zip(groups, self.parameters, strict=True))
+        by_index = dict(zip(groups, self.parameters, strict=False))
         wanted = {"exp_avg", "exp_avg_sq"} if isinstance(self.inner, torch.optim.Adam) else {"momentum_buffer"}
-        for index, values in saved["state"].items():
-            # SGD's buffer is None before its first step
-            if index not in by_index or not wanted <= set(values) or any(
-                    values[key] is not None and values[key].shape != by_index[index].shape for key in wanted):
-                raise CheckpointError(f"the checkpoint's optimizer state of parameter {index} does not fit: it was "
-                                      "made with another --net or optimizer")
+        if len(groups) != len(self.parameters) or not all(
+                index in by_index and wanted <= set(values)  # SGD's buffer is None before its first step
+                and all(values[key] is None or values[key].shape == by_index[index].shape for key in wanted)
+                for index, values in saved["state"].items()):
+            raise CheckpointError(f"the checkpoint's optimizer, of {len(groups)} parameters, does not fit this model's "
+                                  f"{len(self.parameters)}: it was made with another --net, --model, --train_what or "
+                                  "--optim, or published without its optimizer; start from it with --pretrain")
         places = {p: i for i, p in enumerate(p for group in self.inner.param_groups for p in group["params"])}
         state = {places[by_index[index]]: values for index, values in saved["state"].items()
                  if by_index[index] in places}  # frozen parameters have none

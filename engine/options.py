@@ -9,7 +9,6 @@ from dataset import catalog
 from engine.device import STEPS
 from model.pretrain import MINING, OWN_VIEWS
 from utils.distributed import TIMEOUT
-from utils.errors import OptionError
 from utils.launch import allotted_cores
 from utils.parser import HIDDEN, Parser
 
@@ -104,16 +103,6 @@ def add_shared(parser: Parser, *, dataset: str, num_seq: int, wd: float, prefix:
     add = parser.topic("output")
     add("--prefix", default=prefix, help="first part of the run folder's name")
     add("--print_freq", type=positive_int, default=5, metavar="STEPS", help="steps between progress lines")
-
-
-def check_shared(num_seq: int, needed: int, resume: str, test: str, start_epoch: int, epochs: int) -> None:
-    """Raise OptionError if shared options contradict each other or do not fit the script."""
-    if num_seq != needed:
-        raise OptionError(f"--num_seq is {num_seq}, but this script always uses {needed} clip(s) per sample")
-    if resume and test:
-        raise OptionError("--resume and --test exclude each other: one continues training, the other evaluates")
-    if not (resume or test) and start_epoch >= epochs:
-        raise OptionError(f"--start_epoch {start_epoch} leaves nothing to train before --epochs {epochs}")
 
 
 def pretraining_parser(description: str, *, dataset: str, models: Sequence[str], main: str) -> Parser:

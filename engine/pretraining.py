@@ -27,11 +27,10 @@ from engine.health import HealthProbe
 from engine.monitors import MiningMonitor, Monitors
 from engine.optimizer import Optimizer
 from engine.trainer import Task, Trainer, evaluate
-from model.cascade import stage_views
 from model.momentum import fitting_queue
 from model.pretrain import CoCLR
 from utils import distributed, launch
-from utils.console import log_file, say, say_block, warn
+from utils.console import is_main, log_file, say, say_block, warn
 from utils.distributed import DistInfo
 from utils.errors import OptionError
 from utils.provenance import code_version
@@ -99,34 +98,33 @@ class PretrainTask(Task):
         return None if first else self.precision.dtype
 
     def check_kernels(self) -> None:
-        first = self.train.fp32_steps and self.precision.name != "fp32"
-        for precision in ([device.Precision("fp32", self.device)] if first else []) + [self.precision]:
-            device.set_tf32(precision.name == "tf32")
-            say(check_convolutions(self.model.encoders(), self.data.clip, precision))
+        for name in dict.fromkeys((*(["fp32"] if self.train.fp32_steps else []), self.precision.name)):
+            device.set_tf32(name == "tf32")
+            say(check_convolutions(self.model.encoders(), self.data.clip, device.Precision(name, self.device)))
 
     def check_steps(self, loader: DataLoader, state: TrainState) -> None:
         """Raise UserError if the steps of this run would train nothing, or UberNCE has nothing to learn."""
-        step, index = samples_per_step(loader), videos_of(loader).index
+        index, step = videos_of(loader).index, samples_per_step(loader)
         if self.config.model == "ubernce":
             require_labels(index.classes, "--model ubernce")
         if isinstance(self.model, CoCLR):
-            missing = int((self.model.queue_label == -1).sum())
+            missing = math.ceil(int((self.model.queue_label == -1).sum()) / step)
             left = (self.train.epochs - state.epoch) * len(loader) - state.batch
-            if 0 < left <= missing / step:
+            if 0 < left <= missing:
                 raise OptionError(
                     "this run would train nothing: CoCLR mines and trains once its queue is full, which takes "
-                    f"{math.ceil(missing / step)} more steps of {step} clips (--moco-k {self.model.K}), but {left} are "
-                    f"left ({len(loader)} per epoch): take more --epochs, or a --moco-k such as "
+                    f"{missing} more steps of {step} clips (--moco-k {self.model.K}), but {left} are left "
+                    f"({len(loader)} per epoch): take more --epochs, or a --moco-k such as "
                     f"{fitting_queue(len(index.names), step)} in a new run")
 
     def warn_of_settings(self, loader: DataLoader) -> None:
         """Warn of a queue that is longer than the training set, and of a cascade without effect."""
         model, videos = self.model, len(videos_of(loader))
-        if videos < model.K and distributed.is_main():
+        if videos < model.K and is_main():
             warn(f"the queue of {model.K} clips (--moco-k) is longer than the training set of {videos} videos: it "
                  f"holds several clips of each, most of them old; {fitting_queue(videos, samples_per_step(loader))} "
                  "fits")
-        if isinstance(model, CoCLR) and model.stage > 1 and "own" not in stage_views(model.stage, model.first):
+        if isinstance(model, CoCLR) and model.stage > 1 and "own" not in model.views:
             say(f"note: a cascade of {model.stage} stages ranks by the other view each time, which is plain top-k: "
                 "take --stage 3 or more, or --cascade_first own")
 
@@ -194,20 +192,14 @@ def run(make: type[PretrainTask], options: Mapping[str, Any], folder: Path, pret
     task = make(model, data, train, dist)
     if not resumed:
         task.load_pretrained(*pretrain)
-    fit(task, folder, resumed, options, knn(task).measure if train.knn_freq else None)
-
-
-def fit(task: PretrainTask, folder: Path, resumed: str, options: Mapping[str, Any],
-        knn: Callable[..., dict[str, float]] | None) -> None:
-    """Build the data, resume, open the run folder, train, and report the result."""
-    train = task.train
+    measure = knn(task).measure if train.knn_freq else None
     with catch_signals():
         # Only the main process reads: other machines may lack the file. Nothing above may fail in one process alone.
         saved = distributed.from_main(lambda: checkpoint.load(resumed, checkpoint.RESUME)) if resumed else None
         options = compatibility.with_schedule(options, saved)
         train = task.train = replace(train, schedule=options["schedule"])
         loader = task.make_loader("train")
-        task.set_monitors(videos_of(loader), knn)
+        task.set_monitors(videos_of(loader), measure)
         made_with = {"processes": distributed.world_size(), "precision": task.precision.name,
                      "training set": getattr(loader.dataset, "fingerprint", "unknown")}
         state = TrainState(epoch=train.start_epoch)
@@ -224,9 +216,8 @@ def fit(task: PretrainTask, folder: Path, resumed: str, options: Mapping[str, An
             launch.started()
             announce(task, loader, folder, state, resumed)
             task.warn_of_settings(loader)
-            trainer = Trainer(loader, task.optimizer, task.device, epochs=train.epochs, state=state,
-                              checkpoints=checkpoints, logger=logger, save_freq=train.save_freq,
-                              save_steps=train.save_steps, print_freq=train.print_freq,
+            trainer = Trainer(loader, task.optimizer, task.device, train, state=state, checkpoints=checkpoints,
+                              logger=logger,
                               info={"options": dict(options), "made_with": made_with, "code": code_version(),
                                     "classes": list(videos_of(loader).index.classes)})
             task.start(trainer)
@@ -252,8 +243,7 @@ def test(task: PretrainTask, path: str) -> None:
         launch.started()
         announce(task, loader, log.parent, None, path)
         task.check_kernels()
-        found, iteration = saved.get("epoch"), count()
-        epoch = found if isinstance(found, int) else 0
+        iteration, epoch = count(), saved["epoch"] if isinstance(saved.get("epoch"), int) else 0
         evaluate(lambda batch: task.step(batch, epoch, next(iteration)), loader, title="test", epoch=epoch,
                  print_freq=task.train.print_freq, device=task.device)
 
@@ -264,8 +254,13 @@ def announce(task: PretrainTask, loader: DataLoader, folder: Path, state: TrainS
     schedule = ""
     if state is not None:
         start = [f"resumed after {state.iteration} steps", *start] if path else start
-        schedule = _remaining(task, state)
-    method = task.config.describe(data.second_view, data.trained_second_view)
+        inside = f" (after its first {state.batch} steps)" if state.batch else ""
+        first = f", the first {train.fp32_steps} steps in fp32" if train.fp32_steps else ""
+        schedule = (f"epochs {state.epoch}{inside} to {train.epochs - 1}, lr {task.optimizer.base_lr:g} "
+                    f"({train.rates}), weight decay {train.wd:g}{first}" if state.epoch < train.epochs else
+                    f"nothing is left to train: the checkpoint finished epoch {state.epoch - 1} of --epochs "
+                    f"{train.epochs}")
+    method = task.config.describe(data)
     say_block({
         "run": method if state is not None else f"test of {path}: {method}",
         "data": [f"{data.name}: {len(videos)} videos, {data.describe()}; {len(loader)} steps per epoch of "
@@ -273,13 +268,3 @@ def announce(task: PretrainTask, loader: DataLoader, folder: Path, state: TrainS
         "start": start, "training": schedule,
         "on": device.describe_machine([task.device], task.precision, train.workers, task.dist.world_size),
         "into": str(folder)})
-
-
-def _remaining(task: PretrainTask, state: TrainState) -> str:
-    train = task.train
-    if state.epoch >= train.epochs:
-        return f"nothing is left to train: the checkpoint finished epoch {state.epoch - 1} of --epochs {train.epochs}"
-    inside = f" (after its first {state.batch} steps)" if state.batch else ""
-    first = f", the first {train.fp32_steps} steps in fp32" if train.fp32_steps else ""
-    return (f"epochs {state.epoch}{inside} to {train.epochs - 1}, lr {task.optimizer.base_lr:g} ({train.rates}), "
-            f"weight decay {train.wd:g}{first}")

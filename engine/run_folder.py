@@ -15,8 +15,7 @@ from engine import checkpoint
 from engine.compatibility import TrainState
 from engine.config import DataConfig, ModelConfig, TrainConfig
 from engine.logger import MetricsLogger
-from utils.console import log_file, say, warn
-from utils.distributed import is_main
+from utils.console import is_main, log_file, say, warn
 from utils.errors import CheckpointError, OptionError
 from utils.files import lock, remove_partial, write_json
 from utils.provenance import code_version, environment
@@ -114,13 +113,8 @@ def open_run(folder: Path, resumed: str, state: TrainState, options: Mapping[str
 
 
 def make(folder: Path) -> None:
-    """Make ``img/`` and ``model/`` of a run folder where missing; OptionError if that fails."""
-    try:
-        for part in ("img", "model"):
-            (folder / part).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OptionError(f"cannot make the run folder {folder} ({error.strerror}): check --prefix, --name_prefix "
-                          "and the permissions of the working directory") from error
+    for part in ("img", "model"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
 
 
 def _add_start(path: Path, start: dict[str, Any]) -> None:
@@ -147,23 +141,12 @@ class CheckpointManager:
         self.folder, self.keep_all = Path(folder), keep_all
         self.resumed = Path(resumed).resolve() if resumed else None
 
-    def save_epoch(self, state: Mapping, epoch: int, is_best: bool = False) -> None:
-        """Write the checkpoint of a finished epoch (0-based), then remove outdated ones."""
-        self._save(state, f"epoch{epoch}.pth.tar")
-        if is_best:
-            checkpoint.save(self.folder / f"model_best_epoch{epoch}.pth.tar", state)
-            others = [path for number, path in numbered(self.folder, BEST).items() if number != epoch]
-            for path in others[:max(0, len(others) + 1 - KEPT_BEST)]:
-                if path.resolve() != self.resumed:
-                    path.unlink()
-
-    def save_step(self, state: Mapping, epoch: int, steps: int) -> None:
-        self._save(state, f"epoch{epoch}-step{steps}.pth.tar")
-
-    def _save(self, state: Mapping, name: str) -> None:
-        checkpoint.save(self.folder / name, state)
-        now = _moment(Path(name))
-        earlier = [path for path in resumable(self.folder) if not BEST.fullmatch(path.name) and _moment(path) < now]
+    def save(self, state: Mapping, epoch: int, steps: int = 0, is_best: bool = False) -> None:
+        """Write the checkpoint of a finished epoch (0-based), or of some steps into one; then remove outdated ones."""
+        new = self.folder / f"epoch{epoch}{f'-step{steps}' if steps else ''}.pth.tar"
+        checkpoint.save(new, state)
+        earlier = [path for path in resumable(self.folder)
+                   if not BEST.fullmatch(path.name) and _moment(path) < _moment(new)]
         for number, path in enumerate(earlier):
             if self.keep_all and LAST.fullmatch(path.name):
                 continue
@@ -171,6 +154,12 @@ class CheckpointManager:
                 path.unlink()
             elif not path.name.startswith(PREVIOUS):
                 path.rename(path.with_name(PREVIOUS + path.name))
+        if is_best:
+            checkpoint.save(self.folder / f"model_best_epoch{epoch}.pth.tar", state)
+            others = [path for number, path in numbered(self.folder, BEST).items() if number != epoch]
+            for path in others[:max(0, len(others) + 1 - KEPT_BEST)]:
+                if path.resolve() != self.resumed:
+                    path.unlink()
 
 
 def numbered(folder: str | Path, pattern: re.Pattern[str]) -> dict[int, Path]:

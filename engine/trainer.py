@@ -9,12 +9,13 @@ from torch.utils.data import DataLoader
 
 from dataset.loader import batches
 from engine.compatibility import TrainState, samples_per_step
+from engine.config import TrainConfig
 from engine.logger import EpochLog, Means, MetricsLogger
 from engine.optimizer import Optimizer
 from engine.run_folder import CheckpointManager
 from utils import distributed
-from utils.console import say, warn
-from utils.errors import CheckpointError, TrainingError
+from utils.console import is_main, say, warn
+from utils.errors import TrainingError
 from utils.metrics import Meters, Values
 from utils.stop import StopFlag, StopRequested, signal_name
 
@@ -66,12 +67,12 @@ class Trainer:
     ``info``: entries that describe the run ("options", "made_with", "code"), saved in each checkpoint.
     """
 
-    def __init__(self, loader: DataLoader, optimizer: Optimizer, device: torch.device, *, epochs: int,
-                 state: TrainState, checkpoints: CheckpointManager, logger: MetricsLogger, save_freq: int = 1,
-                 save_steps: int = 0, print_freq: int = 5, info: Mapping[str, Any] | None = None) -> None:
-        self.loader, self.optimizer, self.device, self.epochs, self.state = loader, optimizer, device, epochs, state
-        self.checkpoints, self.logger, self.info = checkpoints, logger, dict(info or {})
-        self.save_freq, self.save_steps, self.print_freq = save_freq, save_steps, print_freq
+    def __init__(self, loader: DataLoader, optimizer: Optimizer, device: torch.device, config: TrainConfig, *,
+                 state: TrainState, checkpoints: CheckpointManager, logger: MetricsLogger, info: Mapping[str, Any]
+                 ) -> None:
+        self.loader, self.optimizer, self.device, self.state = loader, optimizer, device, state
+        self.epochs, self.save_freq, self.save_steps = config.epochs, config.save_freq, config.save_steps
+        self.checkpoints, self.logger, self.info, self.print_freq = checkpoints, logger, info, config.print_freq
         self.means: Means = {}  # of the last epoch
         self._meters = Meters(device)
         self._losses = LossCheck(loader.dataset)
@@ -102,7 +103,7 @@ class Trainer:
                     self._losses.add(state.iteration - 1, batch["index"], values["loss"], now=printed)
                     damage.add(batch)
                     if self.save_steps and state.iteration % self.save_steps == 0:
-                        self._save_step(task)
+                        self._save(task, epoch, state.batch)
                     self.poll()
                 self.means = log.close(state.iteration)
                 self._losses.check()
@@ -130,11 +131,7 @@ class Trainer:
             return
         self._meters.load_state_dict(progress["meters"])
         for name, generator in task.generators().items():
-            try:
-                generator.set_state(progress["generators"][name])
-            except RuntimeError as error:
-                raise CheckpointError(f"the checkpoint's random generator {name!r} is from another version of PyTorch: "
-                                      "resume from an end-of-epoch checkpoint") from error
+            generator.set_state(progress["generators"][name])
 
     def _save_epoch(self, task: Task, epoch: int) -> None:
         due = epoch % self.save_freq == 0 or epoch == self.epochs - 1
@@ -143,38 +140,32 @@ class Trainer:
         self.state.best_acc = max(self.state.best_acc, score)
         self.state.epoch, self.state.batch = epoch + 1, 0
         if due:
-            self._save(task, lambda content: self.checkpoints.save_epoch(content, epoch, is_best))
+            self._save(task, epoch, is_best=is_best)
         task.after_save(epoch, self)
-
-    def _save_step(self, task: Task) -> None:
-        self._save(task, lambda content: self.checkpoints.save_step(content, self.state.epoch, self.state.batch))
 
     def _save_on_stop(self, task: Task) -> None:
         if self.state.iteration == self._saved:
             say(f"stopping on {signal_name()}: there is nothing new to save")
             return
-        self._save_step(task)
+        self._save(task, self.state.epoch, self.state.batch)
         distributed.barrier()  # launchers kill the other processes when the first one exits
         say(f"stopping on {signal_name()}: saved after {self.state.batch} of {len(self.loader)} steps of epoch "
             f"{self.state.epoch}; --resume auto continues from there")
 
-    def _save(self, task: Task, write: Callable[[dict], None]) -> None:
+    def _save(self, task: Task, epoch: int, steps: int = 0, is_best: bool = False) -> None:
         """Collect a checkpoint from all processes, and write it on the main one."""
         self._losses.check()
-        state = self.state
-        content = {**self.info, **task.state_dict(), "epoch": state.epoch - 1, "iteration": state.iteration,
-                   "best_acc": state.best_acc, "progress": self._progress(task)}
-        check_finite(content["state_dict"], content["optimizer"])
-        if distributed.is_main():
-            write(content)
-        self._saved = state.iteration
-
-    def _progress(self, task: Task) -> dict[str, Any]:
-        mid_epoch = self.state.batch > 0
+        state, mid_epoch = self.state, self.state.batch > 0
         meters = self._meters.state_dict()  # collective
         generators = {name: each.get_state() for name, each in task.generators().items()}
-        return {"epoch": self.state.epoch, "samples": self.state.batch * samples_per_step(self.loader),
-                "meters": meters if mid_epoch else None, "generators": generators if mid_epoch else None}
+        progress = {"epoch": state.epoch, "samples": state.batch * samples_per_step(self.loader),
+                    "meters": meters if mid_epoch else None, "generators": generators if mid_epoch else None}
+        content = {**self.info, **task.state_dict(), "epoch": state.epoch - 1, "iteration": state.iteration,
+                   "best_acc": state.best_acc, "progress": progress}
+        check_finite(content["state_dict"], content["optimizer"])
+        if is_main():
+            self.checkpoints.save(content, epoch, steps, is_best)
+        self._saved = state.iteration
 
 
 def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, epoch: int, print_freq: int,

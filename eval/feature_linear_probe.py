@@ -122,13 +122,13 @@ def load_splits(folder: Path, dataset: str, num_class: int, normalize: bool, dev
                 ) -> tuple[FeatureSet, FeatureSet]:
     """Read the features of the training and the test split onto a device, and check that they match."""
     test, train = (each.to(device) for each in load_both(folder, dataset))
-    if train.features.shape[1] != test.features.shape[1] or len(train.names) < 2:
-        raise OptionError(f"{folder}: training features {tuple(train.features.shape)} and test features "
-                          f"{tuple(test.features.shape)} cannot be used together: recompute them with --retrieval")
     labels = torch.cat([train.labels, test.labels])
-    if labels.min() < 0 or labels.max() >= num_class:
-        raise OptionError(f"{folder}: labels go beyond the {num_class} classes of {dataset}: check --dataset and "
-                          "--split_root, or recompute the features with --retrieval")
+    if (train.features.shape[1] != test.features.shape[1] or len(train.names) < 2 or labels.min() < 0
+            or labels.max() >= num_class):
+        raise OptionError(f"{folder}: training features {tuple(train.features.shape)}, test features "
+                          f"{tuple(test.features.shape)}, labels {labels.min()} to {labels.max()} and the {num_class} "
+                          f"classes of {dataset} cannot be used together: check --dataset and --split_root, or "
+                          "recompute the features with --retrieval")
     if normalize:
         train, test = (replace(data, features=F.normalize(data.features, dim=1)) for data in (train, test))
     return train, test

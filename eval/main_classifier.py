@@ -62,21 +62,22 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
     """Parse and check the options, dataset and files; checkpoints of a planned command need not exist yet."""
     args = options.parse(argv, __doc__, planned)
     resumed = "" if args.resume == run_folder.AUTO else args.resume
-    check_inputs(take(DataConfig, vars(args)), 1, 1, [] if planned else [resumed, args.test, args.pretrain])
+    check_inputs(vars(args), 1, 1, [] if planned else [resumed, args.test, args.pretrain])
     return args
 
 
-def run_folder_of(args: Namespace) -> Path:
-    name, optimizer = take(DataConfig, vars(args)).name, {"sgd": "SGD", "adam": "Adam"}[args.optim]
-    return Path(f"log-eval-{args.prefix}", run_folder.fitting_name(
-        f"{name}-{args.img_dim}_sp{args.which_split}_{args.model}_{args.net}_{optimizer}"
-        f"_bs{len(options.devices(args.gpu)) * args.batch_size}_lr{args.lr}_dp{args.dropout}_wd{args.wd}_seq1"
-        f"_len{args.seq_len}_ds{args.ds}_train-{args.train_what}{run_folder.started_from(args.pretrain)}"))
+def run_folder_of(given: Mapping[str, Any]) -> Path:
+    name, optimizer = take(DataConfig, given).name, {"sgd": "SGD", "adam": "Adam"}[given["optim"]]
+    return Path(f"log-eval-{given['prefix']}", run_folder.fitting_name(
+        "{name}-{img_dim}_sp{which_split}_{model}_{net}_{optimizer}_bs{total}_lr{lr}_dp{dropout}_wd{wd}_seq1_len{seq_len}"
+        "_ds{ds}_train-{train_what}{start}".format(
+            **given, name=name, optimizer=optimizer, total=len(options.devices(given["gpu"])) * given["batch_size"],
+            start=run_folder.started_from(given["pretrain"]))))
 
 
-def random_weights(args: Namespace) -> Path:
+def random_weights(given: Mapping[str, Any]) -> Path:
     """Return the path, not a file, beside which a test of random weights leaves its results."""
-    folder = run_folder_of(args)
+    folder = run_folder_of(given)
     return folder.with_name(f"{folder.name}_pt=random") / "model" / "random"
 
 
@@ -140,8 +141,7 @@ def train(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig
                                    model.train_what, config.rates, config.seed, val, devices[0], precision.dtype)
         checkpoints = CheckpointManager(folder / "model", keep_all="k400" in data.dataset, resumed=resumed)
         info = {"options": options, "made_with": made_with, "code": code_version(), "classes": list(classes)}
-        Trainer(loader, optimizer, devices[0], epochs=config.epochs, state=state, checkpoints=checkpoints,
-                logger=logger, save_freq=config.save_freq, save_steps=config.save_steps, print_freq=config.print_freq,
+        Trainer(loader, optimizer, devices[0], config, state=state, checkpoints=checkpoints, logger=logger,
                 info=info).fit(task)
         best = finetune.report_result(f"{model.train_what} on {data.name}", state, config.epochs, folder)
         say(f"next: the same options with --test {best} --ten_crop instead of --pretrain")
@@ -212,12 +212,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = vars(args) | {"save_freq": args.eval_freq}
     configs = take(DataConfig, given), take(TrainConfig, given), take(network.ClassifierConfig, given)
     if not args.test:
-        folder, resumed = run_folder.choose(args.resume, run_folder_of(args), "--prefix")
+        folder, resumed = run_folder.choose(args.resume, run_folder_of(given), "--prefix")
         train(*configs, args.pretrain, folder, resumed, devices, vars(args))
         return 0
     path = Path(args.test)
     if args.test == RANDOM:
-        path = random_weights(args)
+        path = random_weights(given)
         run_folder.make(path.parents[1])
     test(*configs, args.test, path, args.dirname, args.crops, args.gallery, devices)
     return 0

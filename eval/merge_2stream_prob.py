@@ -61,15 +61,12 @@ def read_probabilities(path: Path) -> dict[str, Tensor]:
     try:
         rows = {name: torch.tensor(value["mean_prob"] if isinstance(value, dict) else value, dtype=torch.float64)
                 .reshape(-1) for name, value in content.items()}
+        broken = [one_line(name) for name, row in rows.items() if not row.isfinite().all()]
+        if broken or len({len(row) for row in rows.values()}) != 1:
+            raise ValueError(f"those of {broken[0]} are not finite" if broken else f"{len(rows)} videos")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a probability file: it must hold a list of numbers for each video, or "
-                              '{"mean_prob": ...} of one') from error
-    if len({len(row) for row in rows.values()}) != 1:
-        raise CheckpointError(f"{path} must hold rows of equally many classes: it has {len(rows)} videos")
-    for name, row in rows.items():
-        if not row.isfinite().all():
-            raise CheckpointError(f"{path}: the probabilities of {one_line(name)} are not finite: recompute them "
-                                  "with a sound checkpoint")
+        raise CheckpointError(f"{path} is not a probability file ({error}): it must hold equally many finite numbers "
+                              'for each video, as a list or {"mean_prob": ...} of one') from error
     return rows
 
 
@@ -77,12 +74,11 @@ def label_probabilities(rows: dict[str, Tensor], classes: list[str]) -> FeatureS
     """Build a set from probabilities {csv path: (classes,)}; labels are the classes' places in `classes`."""
     names = [video_name(path).split("/")[0] for path in rows]
     label_of = class_labels(classes, names)
-    unknown = sorted(set(names) - label_of.keys())
-    if unknown:
-        raise OptionError(f"class {unknown[0]!r} of the probability files is not in ClassInd.txt: check --dataset")
+    unknown = ", ".join(map(repr, sorted(set(names) - label_of.keys())[:EXAMPLES]))
     prob = torch.stack(list(rows.values()))
-    if prob.shape[1] != len(classes):
-        raise OptionError(f"the probability files have {prob.shape[1]} classes, the dataset {len(classes)}")
+    if unknown or prob.shape[1] != len(classes):
+        raise OptionError(f"the probability files have {prob.shape[1]} classes, the dataset {len(classes)}"
+                          f"{f', without {unknown}' if unknown else ''}: check --dataset")
     return FeatureSet(prob, torch.tensor([label_of[name] for name in names]), list(rows))
 
 

@@ -98,14 +98,12 @@ def load_classifier(net: nn.Module, path: str | Path, require: Iterable[str] = (
     content = checkpoint.load(path, require)
     check_facts(content, path, needed or {}, accept)
     state, model = checkpoint.renamed(content["state_dict"]), net.state_dict()
-    if not any(key.startswith("final_fc.") for key in state):
-        raise CheckpointError(f"{path} is not a classifier's file, it has no final_fc.* but "
-                              f"{checkpoint.first_keys(state)}: evaluate it with --retrieval, or train a classifier on "
-                              "it with --pretrain")
     expected, found = (sorted(key for key in each if key.startswith(HEAD)) for each in (model, state))
     if expected != found:
-        raise CheckpointError(f"{path} has head {', '.join(found)}, but these options build {', '.join(expected)}: "
-                              "give the --train_what, --final_bn and --num_fc it was trained with")
+        raise CheckpointError(f"{path} has {checkpoint.first_keys(found or state)}, but as a classifier these options "
+                              f"build {', '.join(expected)}: give the --train_what, --final_bn and --num_fc it was "
+                              "trained with; a file without a classifier can be measured with --retrieval, or train "
+                              "one as --pretrain")
     last = [key for key in model if key.startswith("final_fc.") and key.endswith(".bias")][-1]
     if model[last].shape != state[last].shape:
         raise CheckpointError(f"{path} is a classifier of {len(state[last])} classes, but the dataset has "

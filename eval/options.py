@@ -9,7 +9,7 @@ import torch
 
 from engine import checkpoint
 from engine.compatibility import PUBLISHED, trained_with
-from engine.options import MAIN, add_shared, check_shared, number, positive_int, seed
+from engine.options import MAIN, add_shared, number, positive_int, seed
 from utils.console import say
 from utils.errors import OptionError
 from utils.parser import HIDDEN, Parser
@@ -24,7 +24,6 @@ def parse(argv: Sequence[str] | None, description: str, planned: bool = False) -
     The network and the sizes of clips that are not given are the checkpoint's, unless the command is only planned.
     """
     args = make_parser(description).parse_args(argv)
-    check_shared(args.num_seq, 1, args.resume, args.test, args.start_epoch, args.epochs)
     asked = 10 if args.ten_crop else 5 if args.five_crop else 1 if args.center_crop else 0
     if not args.test and (asked or args.retrieval):
         raise OptionError("--retrieval and the crop tests need a checkpoint: give --test CHECKPOINT")

@@ -30,13 +30,8 @@ class Method:
     options: tuple[str, ...] = ()  # further options of main_coclr.py
 
 
-def cascade_title(stage: int, ratio: float) -> str:
-    """Format a cascade's settings for tables."""
-    return f"s = {stage}, r = {ratio}"
-
-
 def _cpr(stage: int, *options: str, title: str = "CPR") -> Method:
-    return Method(f"{title}, {cascade_title(stage, 0.5)}", "mining",
+    return Method(f"{title}, s = {stage}, r = 0.5", "mining",
                   ("--cascade", "--stage", str(stage), "--ratio", "0.5", *options))
 
 
@@ -199,7 +194,7 @@ class SeedPlan:
         options = SCRIPTS[script].parse(words, planned=True)
         if script == COCLR:
             options = main_coclr.phases(options)[-1]
-        path = last_checkpoint(SCRIPTS[script].run_folder_of(options), options.epochs)
+        path = last_checkpoint(SCRIPTS[script].run_folder_of(vars(options)), options.epochs)
         self._step(title, path, script, *words)
         return str(path)
 
@@ -215,7 +210,7 @@ class SeedPlan:
             dataset, model = self.dataset + SUFFIXES[stream], self._models[owner, stream]
             words = ["--dataset", dataset, *self._common, "--test", model, "--retrieval"]
             if model == "random":
-                model = str(main_classifier.random_weights(main_classifier.parse(words)))
+                model = str(main_classifier.random_weights(vars(main_classifier.parse(words))))
             folder = Path(model).parent / "feature"
             recall = folder / f"{dataset}_recall.json"
             self._step(f"{owner} {stream} retrieval", recall, CLASSIFIER, *words)

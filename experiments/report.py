@@ -184,7 +184,6 @@ def recall_curve(seeds: Mapping[str, Mapping[str, Any]], measure: str = "recall"
 
 
 def make_parser() -> Parser:
-    """Define the options."""
     parser = Parser(description=__doc__)
     parser.topic("data")("--results", type=Path, default=ROOT / "experiments" / "results" / "headline.json",
                          metavar="FILE", help="results of experiments.run (default: experiments/results/headline.json)")

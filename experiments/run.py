@@ -38,7 +38,6 @@ RENDERED = ("groups", "clips", "frames", "pace", "swapped")  # settings of the g
 
 
 def make_parser() -> Parser:
-    """Define the options."""
     parser = Parser(__doc__)
     sets = ["synthetic", "fights"] if (FIGHTS / "videos").is_dir() else ["synthetic"]
     parser.topic("data")("--sets", nargs="+", choices=sets, default=sets, help="video sets")
@@ -76,7 +75,8 @@ def make_set(name: str, folder: Path, grid: Grid) -> None:
         "python", str(ROOT / "process_data/src/prepare.py"), "--name", name, "--workers", "2", *source, "--flow", "dis",
         "--data_root", "data", "--split_root", "splits"), Path("splits", name, "video_source.json"),
         tuple(step.product for step in steps if step.product), shown=3))
-    _run_steps(folder, steps)
+    with Runner(folder).open() as runner:
+        runner.run(steps)
 
 
 def hold_out(splits: Path, target: Path) -> None:
@@ -93,12 +93,6 @@ def hold_out(splits: Path, target: Path) -> None:
     for part, wanted in (("train", False), ("test", True)):
         kept = [row for row in rows if (group_of[row] in held) == wanted]
         write_text(target / f"{part}_split01.csv", "".join(f"{row}\n" for row in kept))
-
-
-def _run_steps(out: Path, steps: Sequence[Step]) -> None:
-    """Run the steps that are not done, in a work folder."""
-    with Runner(out).open() as runner:
-        runner.run(steps)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,7 +117,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.validation:
             hold_out(out / name / "splits" / name, out / name / splits / name)
     for plan in everything:
-        _run_steps(plan.out, plan.steps)
+        with Runner(plan.out).open() as runner:
+            runner.run(plan.steps)
     chance = {name: 100 / len(catalog.class_names(name, out / name / "splits")) for name in args.sets}
     found = report.collect(grid, plans, chance)
     results.parent.mkdir(parents=True, exist_ok=True)

@@ -193,7 +193,6 @@ def write_contact_sheet(path: Path, spec: RenderSpec) -> None:
 
 
 def make_parser() -> Parser:
-    """Define the options."""
     parser, spec = Parser(__doc__), RenderSpec
     add = parser.topic("data")
     add("--groups", type=number(int, 1, 99), default=60, metavar="N", help="scenes, 1-99")

@@ -6,19 +6,16 @@ A fork has the packages loaded already, so a run takes a fraction of a second; i
 import json
 import os
 import signal
-import socket
-import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch._dynamo  # tensors on the meta device need it: loaded here, once for all forks
+from processes import fork, free_port, launched
 
 from engine import checkpoint
 from engine.trainer import EpochLog
-from utils import launch
 
 SIGNALS = {"term": signal.SIGTERM, "usr1": signal.SIGUSR1, "kill": signal.SIGKILL}
 
@@ -72,41 +69,17 @@ class Stop:
 
 
 def train(main: Callable[[], int | None], *, processes: int = 1, stop: Stop | None = None) -> list[int]:
-    """Run ``main`` in new processes that write out0.txt, out1.txt ..., and return their exit codes (-9: SIGKILL)."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    children = [_fork(main, rank, processes, port, stop) for rank in range(processes)]
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-
-
-def _fork(main: Callable[[], int | None], rank: int, processes: int, port: int, stop: Stop | None) -> int:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    child = os.fork()
-    if child:
-        return child
-    code = 70
-    try:
-        handle = os.open(f"out{rank}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        sys.stdout = sys.stderr = os.fdopen(handle, "w", buffering=1)
-        torch.set_num_threads(1)
-        if processes > 1:
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes), MASTER_ADDR="127.0.0.1",
-                              MASTER_PORT=str(port))
-        if stop and stop.rank in (None, rank):
-            stop.install()
-        code = launch.exit_code(main)
-    except BaseException:
-        traceback.print_exc()  # the process ends below, and nothing else would report why
-    finally:
-        sys.stdout.flush()
-        os._exit(code)
+    """Run ``main`` in new processes, and return their exit codes (-9: SIGKILL)."""
+    port = free_port()
+    forks = [fork(main, f"process{rank}", environment=launched(rank, processes, port) if processes > 1 else {},
+                  before=stop.install if stop and stop.rank in (None, rank) else lambda: None)
+             for rank in range(processes)]
+    return [each.end(200) for each in forks]
 
 
 def said(rank: int = 0) -> str:
-    """Return the output of a process of the last run."""
-    return Path(f"out{rank}.txt").read_text()
+    """Return the output of a process of the last run, errors last."""
+    return "".join(Path(f"process{rank}.{end}").read_text() for end in ("out", "err"))
 
 
 def state(path: Path) -> dict[str, object]:

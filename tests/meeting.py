@@ -18,8 +18,7 @@ from utils.console import say
 
 def work(options: Namespace) -> None:
     """Join the process group as main_nce.py does; if a file "wait" exists, wait for a stop signal."""
-    dist = device.init_process(options.deterministic, options.local_rank, options.gpu, options.dist_backend,
-                               options.dist_url, options.world_size, options.rank, options.dist_timeout)
+    dist = device.init_process(vars(options))
     launch.started()
     ranks = distributed.all_gather(torch.tensor([dist.rank])).tolist()
     Path(f"met{dist.rank}").write_text(f"rank {dist.rank}, {dist.local_rank} here, of {dist.world_size}: {ranks}")

@@ -192,7 +192,7 @@ def names(folder) -> list[str]:
 def test_the_last_and_five_best_are_kept(tmp_path):
     manager = CheckpointManager(tmp_path)
     for epoch in range(0, 16, 2):
-        manager.save_epoch({"epoch": epoch}, epoch, is_best=epoch != 4)
+        manager.save({"epoch": epoch}, epoch, is_best=epoch != 4)
     assert names(tmp_path) == sorted(["epoch14.pth.tar", "previous-epoch12.pth.tar",
                                       *(f"model_best_epoch{n}.pth.tar" for n in (6, 8, 10, 12, 14))])
     assert load(tmp_path / "model_best_epoch6.pth.tar", require=())["epoch"] == 6
@@ -201,7 +201,7 @@ def test_the_last_and_five_best_are_kept(tmp_path):
 def test_k400_keeps_every_epoch(tmp_path):
     manager = CheckpointManager(tmp_path, keep_all=True)
     for epoch in range(3):
-        manager.save_epoch({"epoch": epoch}, epoch)
+        manager.save({"epoch": epoch}, epoch)
     assert names(tmp_path) == ["epoch0.pth.tar", "epoch1.pth.tar", "epoch2.pth.tar"]
 
 
@@ -209,9 +209,9 @@ def test_the_file_that_a_run_resumed_from_is_not_removed_as_an_old_best(tmp_path
     for epoch in range(5):
         save(tmp_path / f"model_best_epoch{epoch}.pth.tar", {})
     manager = CheckpointManager(tmp_path, resumed=tmp_path / ".." / tmp_path.name / "model_best_epoch0.pth.tar")
-    manager.save_epoch({}, 5, is_best=True)
+    manager.save({}, 5, is_best=True)
     assert "model_best_epoch0.pth.tar" in names(tmp_path)
-    CheckpointManager(tmp_path).save_epoch({}, 6, is_best=True)
+    CheckpointManager(tmp_path).save({}, 6, is_best=True)
     assert "model_best_epoch0.pth.tar" not in names(tmp_path)
 
 

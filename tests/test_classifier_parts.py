@@ -8,7 +8,7 @@ from torch import nn
 from engine import checkpoint
 from engine.compatibility import restore_optimizer
 from engine.optimizer import LrSchedule, Optimizer
-from eval import finetune, network, options
+from eval import finetune, main_classifier, network, options
 from model.pretrain import InfoNCE
 from utils.errors import CheckpointError, OptionError
 from utils.launch import allotted_cores
@@ -69,7 +69,7 @@ def test_the_largest_crop_flag_counts(flags, crops):
 ])
 def test_options_that_cannot_work(words):
     with pytest.raises(OptionError) as error:
-        options.parse(words, "text")
+        main_classifier.parse(words)
     assert "\n" not in str(error.value)
 
 
@@ -138,7 +138,7 @@ def test_files_that_do_not_fit(tiny, tmp_path):
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "not a classifier" in complaint(network.load_classifier, InfoNCE("any", dim=4, K=8).state_dict())
+    assert "has queue, queue_ptr, " in complaint(network.load_classifier, InfoNCE("any", dim=4, K=8).state_dict())
     assert "7 classes" in complaint(network.load_classifier, network.build(7, "any", "ft").state_dict())
     assert "--train_what" in complaint(network.load_classifier, network.build(4, "any", "last").state_dict())
     assert "neither" in complaint(network.load_backbone, {"weight": torch.zeros(2)})

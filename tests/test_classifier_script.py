@@ -203,7 +203,7 @@ def test_random_weights_are_reproducible(run):
     (["--dataset", "ucf101-2clip"], "ucf101-2clip does not fit this script: it takes NAME or NAME-f"),
     (["--dataset", "unknown"], "unknown"),
     (["--net", "s4d", "--pretrain", "random"], "s4d"),
-    (["--batch_size", "64"], "batch"), (["--test", PRETRAINED, "--ten_crop"], "but queue, queue_ptr, encoder_q"),
+    (["--batch_size", "64"], "batch"), (["--test", PRETRAINED, "--ten_crop"], "has queue, queue_ptr, encoder_q"),
     (["--batch_size", "1"], "more than 1 value"), (["--net", "s3dg", "--img_dim", "16"], "--img_dim 16"),
     (["--test", PRETRAINED, "--retrieval", "--dirname", "../blocked"], "blocked"),
     (["--test", PRETRAINED, "--ten_crop"], "--retrieval"),

@@ -1,16 +1,16 @@
 """The kNN monitor against plain loops: it leaves training as it was, refuses bad sets, runs on several processes."""
 
 import json
-import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import miniature
 import noise
 import pytest
 import torch
-import torch.multiprocessing as mp
+from processes import fork, free_port, launched
 from test_protocols import loop_mean, loop_recall, loop_unit, loop_votes
 from torch import nn
 
@@ -149,21 +149,21 @@ def measure_13(roots: dict, net: nn.Module, after_video=lambda: None) -> dict[st
     return watched.measure(net, after_video=after_video)
 
 
-def worker(rank: int, folder: str, roots: dict) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank))
-    distributed.init(backend="gloo", dist_url=f"file://{folder}/rendezvous")
+def worker(folder: Path, roots: dict) -> None:
+    rank = distributed.init(backend="gloo").rank
     net, videos, seen = backbone(), [], spy()
     net[1].running_mean += rank  # each has its own statistics
     statistics = net[1].running_mean.clone()
     found = measure_13(roots, net, lambda: videos.append(1))
     torch.save((found, seen[0][:2], len(videos), torch.equal(net[1].running_mean, statistics)),
-               f"{folder}/rank{rank}.pt")
-    distributed.destroy()
+               folder / f"rank{rank}.pt")
 
 
 def test_two_processes_find_what_one_finds(made, tmp_path, monkeypatch):
-    mp.start_processes(worker, args=(str(tmp_path), made.roots), nprocs=2, start_method="fork")  # starts at once
+    port = free_port()
+    forks = [fork(partial(worker, tmp_path, made.roots), f"{tmp_path}/{rank}", environment=launched(rank, port=port))
+             for rank in range(2)]
+    assert [each.end() for each in forks] == [0, 0], [each.err.read_text() for each in forks]
     seen = spy(monkeypatch.setattr)
     alone = measure_13(made.roots, backbone())
     for rank in range(2):

@@ -110,8 +110,8 @@ def test_a_process_gives_up_when_the_others_do_not_join(address, rank, tmp_path,
 
 
 @pytest.mark.parametrize(("url", "words"), [
-    ("tcp://localhost:99999", "--dist-url: 'localhost:99999' is not HOST:PORT"), ("udp://x:1", "'udp://x:1' is not"),
-    ("file:///no/such/folder/x", "there is no folder /no/such/folder"), ("env://", "MASTER_PORT: 'localhost:70000'")])
+    ("tcp://localhost:99999", "(Port out of range 0-65535)"), ("udp://x:1", "(No rendezvous handler for udp://)"),
+    ("file:///no/such/folder/x", "there is no such folder"), ("env://", "check MASTER_ADDR and MASTER_PORT")])
 def test_a_place_where_nobody_can_meet_is_refused_at_once(url, words, monkeypatch, capsys):
     monkeypatch.setenv("MASTER_ADDR", "localhost")
     monkeypatch.setenv("MASTER_PORT", "70000")
@@ -150,12 +150,10 @@ def options(world_size: int, rank: int) -> Namespace:
     return Namespace(multiprocessing_distributed=True, world_size=world_size, rank=rank, dist_url="env://")
 
 
-@pytest.mark.parametrize(("world_size", "rank"), [(2, -1), (2, 2), (-1, 1)])
-def test_a_node_needs_its_rank(world_size, rank):
-    with pytest.raises(OptionError, match="node's number"):
+@pytest.mark.parametrize(("world_size", "rank"), [(2, -1), (2, 2), (-1, 1), (2, 0)])
+def test_a_node_needs_its_rank_and_the_address_of_the_first(world_size, rank):
+    with pytest.raises(OptionError, match=rf"the node's number \(it is {rank}\), and --dist-url tcp://HOST:PORT, HOST"):
         launch.begin(print, options(world_size, rank))
-    with pytest.raises(OptionError, match="several nodes need --dist-url"):
-        launch.begin(print, options(2, 0))
 
 
 def test_one_process_is_not_spawned():
@@ -207,7 +205,7 @@ def test_before_processes_meet_one_of_each_machine_reports(local_rank, reports, 
     if local_rank is not None:
         monkeypatch.setenv("LOCAL_RANK", local_rank)
     assert launch.exit_code(distributed.init) == 2
-    assert capsys.readouterr().err.startswith("error (process 8): MASTER_ADDR:MASTER_PORT: ':' is not") == reports
+    assert capsys.readouterr().err.startswith("error (process 8): could not form the process group") == reports
 
 
 def test_incomplete_launcher_settings(monkeypatch):
@@ -236,11 +234,7 @@ def test_utilities_and_preparation_start_without_torch():
 @pytest.mark.parametrize(("membership", "limits", "expected"), [
     ("", {}, 6), ("0::/", {"cpu.max": "max 100000"}, 6), ("0::/", {"cpu.max": "150000 100000"}, 2),
     ("0::/slurm/job/step", {"slurm/cpu.max": "300000 100000", "slurm/job/cpu.max": "max 100000"}, 3),
-    ("0::/job", {"unified/job/cpu.max": "10000 100000"}, 1),
-    ("3:cpuset:/\n2:cpu,cpuacct:/docker/1\n0::/", {"cpu,cpuacct/cpu.cfs_quota_us": "400000",
-                                                  "cpu,cpuacct/cpu.cfs_period_us": "100000"}, 4),
-    ("1:cpu:/job", {"cpu/job/cpu.cfs_quota_us": "-1", "cpu/job/cpu.cfs_period_us": "100000"}, 6),
-    ("1:cpu:/job", {"cpu/job/cpu.cfs_quota_us": "50000", "cpu/job/cpu.cfs_period_us": "25000"}, 2)])
+    ("3:cpuset:/\n0::/job", {"job/cpu.max": "10000 100000"}, 1)])
 def test_cores_are_those_allotted_by_affinity_and_control_groups(tmp_path, monkeypatch, membership, limits, expected):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(6)))
     monkeypatch.setattr(launch, "CGROUPS", tmp_path)

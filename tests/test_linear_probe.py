@@ -101,7 +101,7 @@ def test_features_that_cannot_be_used_are_one_line(tmp_path, capsys, what, words
 
 
 @pytest.mark.parametrize(("count", "code", "words"), [
-    (5, 0, ""), (2, 2, "beyond the 2 classes"), (0, 2, "ClassInd.txt")])
+    (5, 0, ""), (2, 2, "the 2 classes of ucf101 cannot be used together"), (0, 2, "ClassInd.txt")])
 def test_classes_are_those_of_the_class_list(tmp_path, capsys, count, code, words):
     for split in ("train", "test"):
         save_features(tmp_path / "feature", "ucf101", split, features(6, seed=1), {})

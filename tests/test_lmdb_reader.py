@@ -89,11 +89,10 @@ def test_a_file_that_is_no_lmdb(tmp_path, content):
 
 
 @pytest.mark.parametrize("key", [b"__order__", b"__keys__", b"__vlen__"])
-@pytest.mark.parametrize(("value", "words"), [(None, "has no"), (b"\xdc\x00", "is damaged"), (b"\x01", "inconsistent"),
-                                              (msgpack.packb(["x", 2]), "inconsistent")])
-def test_broken_metadata(reader, key, value, words):
+@pytest.mark.parametrize("value", [None, b"\xdc\x00", b"\x01", msgpack.packb(["x", 2])])
+def test_broken_metadata(reader, key, value):
     put(reader.path, key, value)
-    with pytest.raises(DataError, match=words) as error:
+    with pytest.raises(DataError, match=r"are missing, damaged or inconsistent .*: it was not written") as error:
         _ = reader.names
     assert "a.lmdb" in str(error.value) and "\n" not in str(error.value)
 

@@ -116,11 +116,3 @@ def test_what_a_worker_cannot_send_ends_the_run_in_a_line(fault, remedy, tmp_pat
     node = fork(lambda: read(fault), "node")
     assert node.end() == 2
     assert any(line.startswith("error: ") and remedy in line for line in node.err.read_text().splitlines())
-
-
-def test_too_few_file_handles_for_the_workers(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    node = fork(read, "node", before=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (24, 24)))
-    assert node.end() == 2
-    [error] = node.errors()
-    assert "only 24 open files are allowed" in error and "ulimit -n" in error

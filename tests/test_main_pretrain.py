@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import noise
 import pytest
 import torch
 
@@ -13,19 +14,14 @@ from engine.config import configs_of
 from engine.optimizer import Optimizer
 from engine.trainer import Task, Trainer
 from model.pretrain import InfoNCE
-from utils import distributed, launch
-
-SMALL = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8", "--moco-dim", "8", "-j", "0",
-         "--print_freq", "1"]
-
+from utils import distributed
 
 pytestmark = pytest.mark.usefixtures("on_noise")
 
 
 def run(script, options: str, dataset: str = "") -> int:
-    name = dataset or ("noise-2stream-2clip" if script is main_coclr else "noise-2clip")
-    argv = [*SMALL, "--dataset", name, *(["--topk", "2"] if script is main_coclr else []), *options.split()]
-    return launch.exit_code(lambda: script.work(script.parse(argv)))
+    own = f"--dataset {dataset}" if dataset else "--topk 2" if script is main_coclr else ""
+    return noise.run(script, f"--batch_size 4 --print_freq 1 {own} {options}")
 
 
 def newest(prefix: str, epoch: int) -> Path:
@@ -105,7 +101,7 @@ def test_a_pretrained_start_of_coclr(capsys):
     assert run(main_nce, "--epochs 1 --name_prefix rgb --seed 1") == 0
     assert run(main_nce, "--epochs 1 --name_prefix flow --seed 2", dataset="noise-f-2clip") == 0
     rgb, flow = newest("rgb", 0), newest("flow", 0)
-    options = vars(main_coclr.parse([*SMALL, "--topk", "2", "--dataset", "noise-2stream-2clip"]))
+    options = vars(main_coclr.parse([*noise.SMALL, "--topk", "2", "--dataset", "noise-2stream-2clip"]))
     task = main_coclr.CoclrTask(*configs_of(options), distributed.init())
     model, queue = task.model, task.model.queue.clone()
     task.load_pretrained(str(rgb), str(flow))

@@ -135,8 +135,8 @@ def test_mode_c_takes_labels_from_the_class_list(tmp_path, capsys):
 
 @pytest.mark.parametrize(("content", "complaint"), [
     (None, "cannot be read"), ("{", "not a JSON"), ("[1]", "not a probability"),
-    ('{"a/b": [[1, 2]], "a/c": [[1]]}', "classes"), ("{}", "0 videos"), ('{"a/b": {"x": 1}}', "not a probability"),
-    ('{"a/b": [[NaN, 1]]}', "of a/b are not finite"),
+    ('{"a/b": [[1, 2]], "a/c": [[1]]}', "not a probability file (2 videos)"), ("{}", "(0 videos)"),
+    ('{"a/b": {"x": 1}}', "not a probability"), ('{"a/b": [[NaN, 1]]}', "(those of a/b are not finite)"),
 ])
 def test_bad_probability_file_is_one_line(tmp_path, capsys, content, complaint):
     path = tmp_path / "prob.json"

@@ -90,12 +90,12 @@ def test_a_state_of_another_model_is_refused():
     small = nn.Linear(4, 5)
     saved = per_parameter(small).state_dict()
     model = network()
-    with pytest.raises(CheckpointError, match="2 parameters, this model 4"):
+    with pytest.raises(CheckpointError, match="of 2 parameters, does not fit this model's 4"):
         Optimizer(model.named_parameters(), lr=0.01, wd=0.0).load_state_dict(saved)
     wide = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
     trained = Optimizer(wide.named_parameters(), lr=0.01, wd=0.0)
     train(wide, trained, range(1))
-    with pytest.raises(CheckpointError, match="does not fit"):
+    with pytest.raises(CheckpointError, match="of 4 parameters, does not fit this model's 4"):
         Optimizer(model.named_parameters(), lr=0.01, wd=0.0).load_state_dict(trained.state_dict())
 
 

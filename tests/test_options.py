@@ -55,11 +55,11 @@ def test_a_missing_file_is_an_error(options, tmp_path):
 
 
 def coclr(options: str) -> str:
-    return str(main_coclr.run_folder_of(main_coclr.parse(options.split(), planned=True)))
+    return str(main_coclr.run_folder_of(vars(main_coclr.parse(options.split(), planned=True))))
 
 
 def nce(options: str) -> str:
-    return str(main_nce.run_folder_of(main_nce.parse(options.split(), planned=True)))
+    return str(main_nce.run_folder_of(vars(main_nce.parse(options.split(), planned=True))))
 
 
 def test_coclr():
@@ -89,7 +89,7 @@ def test_nce():
 @pytest.mark.parametrize(("optim", "word"), [("adam", "Adam"), ("sgd", "SGD")])
 def test_classifier(optim, word):
     words = f"--optim {optim} --batch_size 64 --train_what ft --gpu 0 --pretrain x/model/epoch1.pth.tar"
-    assert str(main_classifier.run_folder_of(main_classifier.parse(words.split(), planned=True))) == (
+    assert str(main_classifier.run_folder_of(vars(main_classifier.parse(words.split(), planned=True)))) == (
         f"log-eval-linclr/ucf101-128_sp1_lincls_s3d_{word}_bs64_lr0.001_dp0.9_wd0.001_seq1_len32_ds1_train-ft"
         "_pt=x-model-epoch1.pth.tar")
 

@@ -6,6 +6,7 @@ import json
 import re
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,10 +71,11 @@ def loader(batch_size=1, size=7):
 def test_the_trainer_calls_the_hooks_in_order(tmp_path):
     task, saved = Line(), []
     checkpoints = CheckpointManager(tmp_path)
-    checkpoints.save_epoch = lambda content, epoch, is_best: saved.append(
+    checkpoints.save = lambda content, epoch, steps, is_best: saved.append(
         (epoch, is_best, content["epoch"], content["iteration"], content["best_acc"], len(task.calls)))
-    trainer = Trainer(loader(3, 6), task.optimizer, CPU, epochs=4, state=TrainState(), checkpoints=checkpoints,
-                      logger=MetricsLogger(), save_freq=2)
+    config = SimpleNamespace(epochs=4, save_freq=2, save_steps=0, print_freq=5)
+    trainer = Trainer(loader(3, 6), task.optimizer, CPU, config, state=TrainState(), checkpoints=checkpoints,
+                      logger=MetricsLogger(), info={})
     trainer.fit(task)
     assert task.calls == [call for epoch in range(4) for call in (
         f"begin {epoch}", (epoch, 2 * epoch, [0, 1, 2]), (epoch, 2 * epoch + 1, [3, 4, 5]), f"end {epoch}",

@@ -1,7 +1,6 @@
 """Join the process group of a launcher, and exchange tensors. A process without a group is rank 0 of 1."""
 
 import os
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from utils.console import one_line, say, say_error, set_rank
+from utils.console import is_main, one_line, say, say_error, set_rank
 from utils.errors import OptionError, TrainingError
 
 T = TypeVar("T")
@@ -43,10 +42,6 @@ def rank() -> int:
 def world_size() -> int:
     """Return the number of processes; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def is_main() -> bool:
-    return rank() == 0
 
 
 def barrier() -> None:
@@ -138,7 +133,8 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
     if backend == "nccl" and device.type == "cpu":
         say("no GPU found: the process group uses gloo instead of nccl")
         backend = "gloo"
-    _check_url(dist_url)
+    if dist_url.startswith("file://") and not Path(urlsplit(dist_url).path).parent.is_dir():
+        raise OptionError(f"--dist-url {dist_url}: there is no such folder")  # PyTorch would wait for it, unstoppably
     missed = f"could not form the process group within {timeout:.0f} s ({{}}): see the output of the other " \
              f"processes, and check {'MASTER_ADDR and MASTER_PORT' if dist_url.startswith('env://') else '--dist-url'}"
 
@@ -157,22 +153,6 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
     finally:
         watch.cancel()
     return DistInfo(rank, local_rank, world_size, device)
-
-
-def _check_url(url: str) -> None:
-    """Raise OptionError if nobody can meet at this URL, for "env://" at MASTER_ADDR and MASTER_PORT."""
-    if url.startswith("file://"):
-        folder = Path(urlsplit(url).path).parent
-        if not folder.is_dir():
-            raise OptionError(f"--dist-url {url}: there is no folder {folder}")
-        return
-    place, source = url.removeprefix("tcp://"), "--dist-url"
-    if url.startswith("env://"):
-        place = ":".join(os.environ.get(name, "") for name in ("MASTER_ADDR", "MASTER_PORT"))
-        source = "MASTER_ADDR:MASTER_PORT"
-    host, _, port = place.rpartition(":")
-    if not (re.fullmatch(r"[\w.:%\[\]-]+", host) and port.isdecimal() and 0 < int(port) < 1 << 16):
-        raise OptionError(f"{source}: {place!r} is not HOST:PORT with a port from 1 to 65535")
 
 
 def _join(backend: str, url: str, rank: int, world_size: int, timeout: timedelta) -> None:

@@ -90,15 +90,11 @@ def allotted_cores() -> int:
     """Return how many cores this process may use: by CPU affinity, control groups and launcher."""
     cores = float(len(os.sched_getaffinity(0)))
     with suppress(OSError):
-        for line in CGROUPS_OF_PROCESS.read_text().splitlines():
-            _, controllers, place = line.split(":", 2)
-            inner = Path(place.lstrip("/"))
-            for mount in {"": ("", "unified")}.get(controllers, (controllers, "cpu")):  # version 2, else 1
-                for group in (CGROUPS / mount / each for each in (inner, *inner.parents)):  # limits of all above hold
-                    for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
-                        with suppress(OSError, ValueError):  # no such file; "max"
-                            quota, period = map(int, " ".join((group / name).read_text() for name in files).split())
-                            cores = min(cores, quota / period if quota > 0 else cores)
+        own = CGROUPS / CGROUPS_OF_PROCESS.read_text().rpartition("0::/")[2].rstrip()  # of version 2
+        for group in (own, *own.parents):  # limits of all above hold
+            with suppress(OSError, ValueError):  # no such file; "max"
+                quota, period = map(int, (group / "cpu.max").read_text().split())
+                cores = min(cores, quota / period)
     return max(1, math.ceil(cores / max(1, _number("LOCAL_WORLD_SIZE"))))
 
 
@@ -154,15 +150,14 @@ def begin(work: Callable[[Namespace], int | None], options: Namespace) -> int:
         return work(options) or 0
     import torch
     nodes, node, local = max(1, options.world_size), max(0, options.rank), max(1, torch.cuda.device_count())
-    if node >= nodes or (nodes > 1 and options.rank < 0):
-        raise OptionError(f"with --multiprocessing-distributed on {nodes} nodes, --rank is the node's number, "
-                          f"0 ... {nodes - 1}, but is {options.rank}")
+    unmet = options.dist_url == "env://" and "MASTER_ADDR" not in os.environ
+    if node >= nodes or (nodes > 1 and (options.rank < 0 or unmet)):
+        raise OptionError(f"--multiprocessing-distributed on {nodes} nodes needs --rank 0 ... {nodes - 1}, the node's "
+                          f"number (it is {options.rank}), and --dist-url tcp://HOST:PORT, HOST being the first node")
     if nodes * local == 1:
         return work(Namespace(**vars(options) | {"world_size": -1, "rank": -1})) or 0
     env = {"WORLD_SIZE": str(nodes * local)}  # variables that torchrun would set
-    if options.dist_url == "env://" and "MASTER_ADDR" not in os.environ:
-        if nodes > 1:
-            raise OptionError("several nodes need --dist-url tcp://HOST:PORT, HOST being the first node")
+    if unmet:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             env |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
