@@ -273,7 +273,7 @@ def finish(plan: Plan, runner: Runner, chosen: list[Setting], warnings: list[str
     results = {stream: {evaluation: read_json(out / file) if key is None else read_json(out / file)[key]
                         for evaluation, (file, key) in row.items()} for stream, row in plan.results.items()}
     runs = {step.name: str(step.product.parents[1]) for step in plan.steps if step.rest and step.product}
-    estimated, taken = plan.seconds.get("all"), sum(step.get("seconds", 0.0) for step in runner.record().values())
+    estimated, taken = plan.seconds.get("all"), runner.taken()
     content = {
         "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models,
         "results": results, "commands": {step.name: step.shell for step in plan.steps}, "runs": runs,
@@ -300,10 +300,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         with runner.open():
             runner.run(first)
+    begun = time.perf_counter()
     if chosen:
         seconds = read_json(args.out / ESTIMATE, {})
     else:
         chosen, seconds = settle(args, runner.record().get("prepare", {}).get("seconds", 0.0))
+    settled = time.perf_counter() - begun
     args = with_settings(args, chosen)
     plan = Plan(args, seconds)
     plan.steps[:0] = first
@@ -314,6 +316,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     with runner.open():
         if not (args.out / settings.FILE).is_file():
+            runner.note("settings", settled, settled)
             write_json(args.out / ESTIMATE, seconds)
             settings.keep(chosen, vars(args), args.out)
             if seconds:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import cotrain
 from cotrain import ROOT
-from engine.options import positive_int
+from engine.options import positive_int, seed
 from tools.search.__main__ import main as search
 from utils import launch
 from utils.console import duration, say, table
@@ -25,14 +25,15 @@ from utils.parser import Parser
 from utils.runner import Runner, Step
 
 KS = ("1", "5", "10")
-SETTINGS = shlex.split("--net s3d_small --seq_len 8 --ds 1 --img_dim 32 -j 1 --batch_size 32 --moco-k 512 "
+SETTINGS = shlex.split("--net s3d_small --seq_len 8 --ds 1 --img_dim 32 -j 1 --batch_size 32 --moco-k 256 "
                        "--moco-m 0.99 --mining fused --own_view frozen --topk 5 --lr 5e-4 --coclr_lr 1e-4 --cycles 1 "
                        "--baseline --skip probe finetune")
 
 
-def render(out: Path, scenes: int) -> Path:
+def render(out: Path, scenes: int, seed: int) -> Path:
     """Render the clips, unless an earlier demo has; return their folder."""
-    words = ("--out", str(out / "videos"), "--groups", str(scenes), "--contact_sheet", str(out / "contact_sheet.png"))
+    words = ("--out", str(out / "videos"), "--groups", str(scenes), "--seed", str(seed), "--contact_sheet",
+             str(out / "contact_sheet.png"))
     step = Step("render", ("python", str(ROOT / "experiments/synthetic.py"), *words), out / "contact_sheet.png")
     with Runner(out).open() as runner:
         runner.run([step])
@@ -48,10 +49,11 @@ def results_table(rows: Mapping[str, Mapping[str, float]]) -> str:
 def make_parser() -> Parser:
     """Build the parser of the options."""
     parser = Parser(__doc__)
-    parser.topic("data")("--scenes", type=positive_int, default=36, metavar="N", help="scenes of 32 clips each")
+    parser.topic("data")("--scenes", type=positive_int, default=24, metavar="N", help="scenes of 32 clips each")
     add = parser.topic("training")
     add("--epochs", type=positive_int, default=16, help="epochs of InfoNCE")
     add("--coclr_epochs", type=positive_int, default=8, metavar="EPOCHS", help="epochs of co-training")
+    add("--seed", type=seed, default=0, help="seed of clips and trainings")
     parser.topic("output")("--out", type=Path, default=ROOT / "demo", metavar="FOLDER", help="folder of everything "
                            "that the demo makes (default: demo/ of the repository)")
     return parser
@@ -61,9 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the demo, and show its results."""
     args = make_parser().parse_args(argv)
     out = args.out.resolve()
-    videos = render(out, args.scenes)
+    videos = render(out, args.scenes, args.seed)
     cotrain.main(["--videos", str(videos), "--labels", "folders", "--out", str(out / "run"), *SETTINGS,
-                  "--infonce_epochs", str(args.epochs), "--coclr_epochs", str(args.coclr_epochs)])
+                  "--infonce_epochs", str(args.epochs), "--coclr_epochs", str(args.coclr_epochs), "--seed",
+                  str(args.seed)])
     found = read_json(out / "run" / "results.json")
     recall = {name: row["retrieval"] for name, row in found["results"].items()}
     order = ("random RGB", cotrain.BASELINE, "RGB", "random flow", "flow", "random both", "both")

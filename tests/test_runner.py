@@ -177,6 +177,10 @@ def test_steps_side_by_side_share_the_cores(tmp_path, capsys, monkeypatch):
              step("two", MEETS.replace("{other}", "one"), beside=True), step("three")]
     assert run(tmp_path, *steps) == 0
     captured = capsys.readouterr()
+    record = Runner(tmp_path).record()
+    assert Runner(tmp_path).taken() == pytest.approx(sum(
+        record[name]["wall"] for name in ("zero", "one", "three"))) and record["two"]["wall"] == 0.0
+    assert record["one"]["wall"] == max(record["one"]["seconds"], record["two"]["seconds"])
     assert captured.out.count("  with 3\n") == 2 and "[3/4 two] running for" in captured.err
     assert [len(group) for group in runner.groups(steps, 6)] == [1, 2, 1]
     assert [len(group) for group in runner.groups(steps, 1)] == [1, 1, 1, 1]

@@ -24,7 +24,9 @@ from utils.stop import EXIT_CODE, StopRequested, end_with_parent, handle_signals
 
 # The first word of a command, and the program that runs in its place.
 PROGRAMS = {"python": (sys.executable,), "torchrun": (sys.executable, "-m", "torch.distributed.run")}
-RECORD = "steps.json"  # in the work folder: {step: {"command": ..., "seconds": ...}}
+# In the work folder: {step: {"command": ..., "seconds": ..., "wall": ...}}; of steps side by side the first has the
+# wall time of all.
+RECORD = "steps.json"
 SECONDS_TO_END = 5  # after Ctrl-C, which the terminal also sends to the step
 LINES_OF_FAILURE = 20
 WIDTH = 150  # longer log lines are cut on the console
@@ -147,14 +149,19 @@ class Runner:
         try:
             yield
         finally:
-            self._note(name, time.perf_counter() - start)
+            self.note(name, time.perf_counter() - start, time.perf_counter() - start)
 
-    def _note(self, name: str, seconds: float, **values: str) -> None:
-        """Add seconds and a command to the record."""
+    def note(self, name: str, seconds: float, wall: float, **values: str) -> None:
+        """Add a step's seconds, its share of the run's time, and its command to the record."""
         record = self.record()
         before = record.get(name, {})
-        record[name] = before | values | {"seconds": round(before.get("seconds", 0.0) + seconds, 1)}
+        record[name] = before | values | {key: round(before.get(key, 0.0) + value, 1)
+                                          for key, value in (("seconds", seconds), ("wall", wall))}
         write_json(self.out / RECORD, record, indent=1)
+
+    def taken(self) -> float:
+        """Return the seconds of all steps so far, those side by side counted once."""
+        return sum(step["wall"] for step in self.record().values())
 
     def log(self, step: Step) -> Path:
         return self.out / "logs" / f"{step.name.replace(' ', '_')}.log"
@@ -177,13 +184,14 @@ class Runner:
         for step in steps:
             say(f"\n{titles[step.name]}\n$ {step.shell}")
             self._ran.add(step.name)
-            self._note(step.name, 0.0, command=step.shell)
+            self.note(step.name, 0.0, 0.0, command=step.shell)
         lines = [ProgressLine(titles[step.name], self.log(step), step, later) for step in steps]
         try:
             codes = self._execute(steps, lines)
         finally:
+            wall = max(line.seconds for line in lines)
             for line in lines:
-                self._note(line.step.name, line.seconds)
+                self.note(line.step.name, line.seconds, wall if line is lines[0] else 0.0)
         for step, line, code in zip(steps, lines, codes, strict=True):
             self._report(step, code, line.seconds)
         if any(codes):
@@ -210,7 +218,7 @@ class Runner:
         say(f"  {seconds:.0f} s, log {log}")
 
     def record(self) -> dict[str, dict]:
-        """Return the command of each step that has run, and its seconds over all starts."""
+        """Return what is recorded of each step that has run, over all starts."""
         return read_json(self.out / RECORD, {})
 
     def _execute(self, steps: Sequence[Step], lines: Sequence["ProgressLine"]) -> list[int]:
