@@ -73,7 +73,7 @@ def choose(facts: Facts, given: Mapping[str, Any] | None = None) -> list[Setting
     steps = rows["infonce_epochs"] * (facts.videos // _step(rows))
     large = facts.videos >= LARGE and rows["net"] != "s3d_small"
     rows.add("lr", 1e-3 if large else 5e-4, "published" if large else "half the published: a small set or network")
-    rows.add("coclr_lr", rows["lr"], "as InfoNCE's")
+    rows.add("coclr_lr", 1e-3 if large else 1e-4, "published" if large else "at InfoNCE's rate small sets collapse")
     rows.add("moco_m", 0.999 if steps >= 10_000 else 0.99,
              f"a memory of {'1,000' if steps >= 10_000 else '100'} steps, where InfoNCE has {steps:,}")
     return rows.settings

@@ -213,11 +213,11 @@ def test_all_that_run_side_by_side_are_stopped(number, tmp_path, monkeypatch):
 
 
 def test_warnings_of_all_steps_and_files_that_are_of_no_use(tmp_path):
-    code = "open('one', 'w').close(); open('one.old', 'w').close(); print('warning:  slow\\nwarning: slow')"
+    code = "open('one', 'w').close(); open('one.old', 'w').close(); print('warning:  slow 1\\nwarning: slow 2.5')"
     warned = step("one", code)
     steps = [Step(warned.name, warned.command, warned.product, rest="one*"), step("two")]
     assert run(tmp_path, *steps) == 0
-    assert Runner(tmp_path).warnings(steps) == ["one: slow"] and not (tmp_path / "one.old").exists()
+    assert Runner(tmp_path).warnings(steps) == ["one: slow 2.5"] and not (tmp_path / "one.old").exists()
     assert (tmp_path / "one").exists()
 
 

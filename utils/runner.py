@@ -137,10 +137,10 @@ class Runner:
                 step.tidy(self.out)
 
     def warnings(self, steps: Sequence[Step]) -> list[str]:
-        """Return the warnings in the steps' logs, each once, with the step's name."""
+        """Return the warnings in the steps' logs, by step; of those that only differ in numbers the last."""
         found = [f"{step.name}: {text}" for step in steps if self.log(step).is_file() for text in re.findall(
             "^warning: *(.*)$", self.log(step).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)]
-        return list(dict.fromkeys(map(printable, found)))
+        return list({re.sub(r"\d[\d.]*", "0", line): line for line in map(printable, found)}.values())
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
