@@ -272,7 +272,8 @@ def finish(plan: Plan, runner: Runner, chosen: list[Setting], warnings: list[str
     # In percent: {stream: {evaluation: {"1": R@1 or top-1, "5": ...}}}.
     results = {stream: {evaluation: read_json(out / file) if key is None else read_json(out / file)[key]
                         for evaluation, (file, key) in row.items()} for stream, row in plan.results.items()}
-    runs = {step.name: str(step.product.parents[1]) for step in plan.steps if step.rest and step.product}
+    runs = {step.name: str(step.product.parents[1]) for step in plan.steps
+            if step.rest and step.product and step.name != BASELINE}
     estimated, taken = plan.seconds.get("all"), runner.taken()
     content = {
         "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models,

@@ -27,7 +27,7 @@ FEW = 100  # videos below which training hardly pays
 EPOCHS, CPU_EPOCHS, LEAST_EPOCHS = 300, 60, 5  # of InfoNCE: published and most, on a CPU, and least
 MARGIN = 0.8  # share of the hours to plan for: a machine is not always as fast as when it was measured
 START, EPOCH, PAGE = 15.0, 0.5, 45.0  # seconds: of a process beside its batches, of an epoch's end, of the report
-WARM_UP, FEWEST, LONG = 2, 6, 10.0  # steps before timing, timed steps at least, seconds of timing
+WARM_UP, FEWEST, LONG = 2, 6, 5.0  # steps before timing, timed steps at least, seconds of timing
 SIDES = (128, 112, 96, 64, 32)  # pixels
 SURVIVORS = 16  # of a cascade's last but one stage, at least
 # What cotrain.py does where nothing is chosen automatically.
@@ -140,7 +140,8 @@ def _choose_method(facts: Facts, rows: _Rows) -> None:
     rows.add("moco_k", fitting_queue(facts.videos, _step(rows)),
              f"at most half of {facts.videos} training videos, up to 2048")
     queue = rows["moco_k"]
-    rows.add("mining", "cascade", "published")
+    deep = queue >= 4  # three stages that halve it leave an entry
+    rows.add("mining", "cascade" if deep else "topk", "published" if deep else f"{queue} entries leave no choice")
     rows.add("own_view", "current", "published")
     rows.add("ratio", 0.5, "published")
     rows.add("stage", next((depth for depth in (7, 5) if int(queue * rows["ratio"] ** (depth - 1)) >= SURVIVORS), 3),

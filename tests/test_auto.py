@@ -25,6 +25,7 @@ def values(given=None, **facts) -> dict:
     ({"videos": 9537, "gpus": 8, "memory": 11, "cores": 16}, {"gpus": 2, "batch_size": 8, "workers": 8}),
     ({"videos": 300, "gpus": 1, "memory": 80, "frames": 20}, {"seq_len": 16, "moco_k": 144, "lr": 5e-4, "cycles": 2}),
     ({"videos": 22, "tested": 0}, {"batch_size": 2, "moco_k": 10, "stage": 3, "topk": 1}),
+    ({"videos": 4, "tested": 0}, {"batch_size": 2, "moco_k": 2, "mining": "topk", "topk": 1}),
     ({"hours": 0.25, "seconds": TIMED, "spent": 60, "cores": 1}, {"infonce_epochs": 45, "coclr_epochs": 30}),
     ({"hours": 0.25, "seconds": TIMED, "spent": 60}, {"infonce_epochs": 66, "coclr_epochs": 44}),  # side by side
     ({"hours": 8, "seconds": TIMED}, {"infonce_epochs": 300, "coclr_epochs": 200}),
