@@ -25,7 +25,7 @@ from utils.parser import Parser
 from utils.runner import Runner, Step
 
 KS = ("1", "5", "10")
-SETTINGS = shlex.split("--net s3d_small --seq_len 8 --ds 1 --img_dim 32 -j 1 --batch_size 32 --moco-k 256 "
+SETTINGS = shlex.split("--net s3d_small --seq_len 8 --ds 1 --img_dim 32 -j 1 --batch_size 32 --moco-k 512 "
                        "--moco-m 0.99 --mining fused --own_view frozen --topk 5 --lr 5e-4 --coclr_lr 1e-4 --cycles 1 "
                        "--baseline --skip probe finetune")
 
@@ -49,10 +49,10 @@ def results_table(rows: Mapping[str, Mapping[str, float]]) -> str:
 def make_parser() -> Parser:
     """Build the parser of the options."""
     parser = Parser(__doc__)
-    parser.topic("data")("--scenes", type=positive_int, default=24, metavar="N", help="scenes of 32 clips each")
+    parser.topic("data")("--scenes", type=positive_int, default=36, metavar="N", help="scenes of 32 clips each")
     add = parser.topic("training")
-    add("--epochs", type=positive_int, default=14, help="epochs of InfoNCE")
-    add("--coclr_epochs", type=positive_int, default=7, metavar="EPOCHS", help="epochs of co-training")
+    add("--epochs", type=positive_int, default=16, help="epochs of InfoNCE")
+    add("--coclr_epochs", type=positive_int, default=8, metavar="EPOCHS", help="epochs of co-training")
     add("--seed", type=seed, default=0, help="seed of clips and trainings")
     parser.topic("output")("--out", type=Path, default=ROOT / "demo", metavar="FOLDER", help="folder of everything "
                            "that the demo makes (default: demo/ of the repository)")

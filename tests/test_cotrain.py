@@ -291,7 +291,7 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     (clip := tmp_path / "videos" / "A" / "v_c01.avi").parent.mkdir(parents=True)
     clip.touch()
     asked = []
-    small = {"s3d_small": "s3d", "-j 1": "-j 0", "--batch_size 32": "--batch_size 4", "--moco-k 256": "--moco-k 8"}
+    small = {"s3d_small": "s3d", "-j 1": "-j 0", "--batch_size 32": "--batch_size 4", "--moco-k 512": "--moco-k 8"}
     words = re.sub("|".join(small), lambda found: small[found[0]], " ".join(demo.SETTINGS)).split()
     for name, value in {"render": lambda *_: tmp_path / "videos", "search": asked.append, "SETTINGS": words}.items():
         monkeypatch.setattr(demo, name, value)
