@@ -1,4 +1,4 @@
-"""An index of video files: the features of their clips in one file, searched by cosine similarity with faiss.
+"""Search in videos by example: an index of the features of their clips in one file, compared by faiss.
 
 Features (N, S * F) hold S streams side by side. Each stream is centred by the mean of the index, as retrieval centres
 a set by its own, and L2-normalised. The inner product of two rows is then the sum of the streams' similarities, which
@@ -24,8 +24,7 @@ from torch import Tensor
 from engine import checkpoint
 from eval.network import Encoder, load_encoder
 from eval.retrieval import fingerprint
-from tools import pages
-from tools.pictures import clip_strip
+from tools.pictures import clip_strip, write_page
 from tools.search.check import VIDEOS, Note, check_encoders
 from tools.search.clips import ClipSettings, EncoderSpec, describe, embed, find_videos, state_of
 from utils.console import inline, say, table, track, warn
@@ -89,7 +88,7 @@ class Answer:
         query = card(self.query, 0.0, end, name=Path(self.query).name, rank=0, facts={}, is_query=True)
         clips = [card(hit.path, hit.start, hit.end, name=hit.name, rank=hit.rank, facts=self._facts(hit),
                       is_query=hit.is_query) for hit in self.hits]
-        pages.write(path, "search.html", query=query, clips=clips, about=self.about, notes=self.notes)
+        write_page(path, "search.html", query=query, clips=clips, about=self.about, notes=self.notes)
         return path
 
     def _facts(self, hit: Hit) -> dict[str, str]:
