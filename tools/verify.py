@@ -74,7 +74,7 @@ def _measured(run: Run) -> Iterator[tuple[str, float]]:
     if planned in (None, done):
         mined |= {"mining recall, last epoch": ("recall", -1), "class mining recall, median": ("cmr_median", -1)}
     else:
-        say(f"not finished: {done} of {planned} epochs")
+        say(f"{run.folder} is not finished: {done} of {planned} epochs")
     for measure, (name, which) in mined.items():
         if found := [epoch[name] for epoch in run.epochs.values() if name in epoch]:
             yield measure, 100 * found[which]
