@@ -40,7 +40,7 @@ from engine.run_folder import last_checkpoint
 from engine.settings import EVALUATIONS, EXTRA
 from eval import main_classifier, options
 from tools.report.__main__ import main as write_report
-from tools.report.cotrain_results import show
+from tools.report.verdict import show
 from tools.search.__main__ import main as search
 from utils import launch
 from utils.console import say, say_block, warn

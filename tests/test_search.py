@@ -14,12 +14,11 @@ from searching import WIDTH, Colours, colours, write_checkpoint, write_video
 from dataset.transforms.presets import CropsTransform
 from eval import protocols
 from process_data.src.video_io import read_frames
+from tools import search
 from tools.pictures import clip_strip
-from tools.search import Answer, ClipSettings, Hit, VideoIndex, clips, describe
-from tools.search import index as search_index
+from tools.search import Answer, ClipSettings, Hit, Video, VideoIndex, clips, describe, time_span
 from tools.search.__main__ import main
 from tools.search.clips import EncoderSpec
-from tools.search.index import Video, time_span
 from utils import launch
 from utils.errors import CheckpointError, OptionError
 
@@ -33,7 +32,7 @@ def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(Colours, "calls", 0)
     monkeypatch.setattr(Colours, "limit", 1000)
-    monkeypatch.setattr(search_index, "load_encoder", lambda path, batch_size, **sizes: Colours())
+    monkeypatch.setattr(search, "load_encoder", lambda path, batch_size, **sizes: Colours())
     for seed, name in enumerate(NAMES):
         write_video(tmp_path / "videos" / name, 8, seed)
     write_checkpoint(tmp_path / "rgb.pth.tar")
@@ -158,7 +157,7 @@ def test_an_interruption_keeps_what_was_embedded(place, read, first):
 def test_what_is_known_of_the_encoder_is_kept_and_shown(place, monkeypatch, capsys):
     checked: list[int] = []
     notes = [("weak", True)]
-    monkeypatch.setattr(search_index, "check_encoders", lambda paths, *_: checked.append(len(paths)) or notes)
+    monkeypatch.setattr(search, "check_encoders", lambda paths, *_: checked.append(len(paths)) or notes)
     build("videos"), build()
     assert checked == [4] and capsys.readouterr().out.count("warning: weak") == 2
     write_video(place / "videos/new.avi", 8, 9)

@@ -7,6 +7,7 @@ stand still, or show one colour, are like many others, so they have to be equal.
 
 import re
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +16,6 @@ import numpy as np
 
 from dataset.catalog import DatasetSpec
 from dataset.clip_sampler import too_short
-from dataset.jpeg import MAX_BYTES
 from dataset.lmdb_reader import LmdbReader
 from dataset.video_index import class_labels, read_classes, read_index, read_rows, source_ids, video_name
 from tools.pictures import evenly_spaced, flow_from_frames
@@ -104,11 +104,6 @@ class Split:
         """Return "Class/video" of every row of a part's list, [] without a list."""
         return self.parts[part].names if part in self.parts else []
 
-    def class_of(self, names: Collection[str]) -> list[str]:
-        """Return the class of each kept video, as the class list has it."""
-        label_of = class_labels(self.classes, (name.split("/")[0] for name in names))
-        return [self.classes[label_of[name.split("/")[0]]] for name in names]
-
 
 @dataclass
 class Lmdb:
@@ -121,7 +116,6 @@ class Lmdb:
     decoded: dict[str, int] = field(default_factory=dict)  # decoded frames by video
     damaged: dict[str, dict[int, str]] = field(default_factory=dict)  # what is wrong, by video and frame
     still: dict[str, float] = field(default_factory=dict)  # share of frames that do not move, if above half
-    stretches: dict[str, int] = field(default_factory=dict)  # frames of a still stretch that a clip fits in; RGB only
 
 
 def survey_split(dataset: Dataset, number: int) -> Split:
@@ -175,7 +169,7 @@ def find_leaks(train: Collection[str], test: Collection[str], sources: dict[str,
     return sorted(shared, key=lambda leak: ("video", "group", "source").index(leak.kind))
 
 
-def check_lmdbs(dataset: Dataset, sample: int | None, seed: int) -> list[Lmdb]:
+def check_lmdbs(dataset: Dataset, sample: int | None) -> list[Lmdb]:
     """Decode frames of a random ``sample`` of the videos of each LMDB; every frame of all videos if it is None."""
     found: dict[Path, Lmdb] = {}  # K400 has others for each part
     for part in PARTS:
@@ -187,20 +181,19 @@ def check_lmdbs(dataset: Dataset, sample: int | None, seed: int) -> list[Lmdb]:
             names = reader.names
             found[path] = Lmdb(kind, str(path), [part], {name: reader.num_frames(name) for name in names})
             if sample is not None and sample < len(names):
-                drawn = np.random.default_rng(seed).choice(len(names), sample, replace=False)
+                drawn = np.random.default_rng(0).choice(len(names), sample, replace=False)
                 names = [names[i] for i in sorted(drawn)]
             for name in track(names, len(names), f"decoding {kind}"):
-                _check_video(found[path], reader, name, MOST_FRAMES if sample else None, dataset.seq_len * dataset.ds)
+                _check_video(found[path], reader, name, MOST_FRAMES if sample else None)
     return list(found.values())
 
 
-def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None, clip: int) -> None:
+def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None) -> None:
     count = found.num_frames[name]
     firsts = evenly_spaced(max(1, count - 1), frames or count)
     indices = np.unique([firsts, np.minimum(firsts + 1, count - 1)])
     found.decoded[name] = len(indices)
-    damaged: dict[int, str] = {}
-    moves: list[bool] = []
+    damaged, moves = dict[int, str](), list[bool]()
     last, before = -2, np.empty(0, np.uint8)
     for batch in np.split(indices, range(BATCH, len(indices), BATCH)):
         try:
@@ -222,52 +215,34 @@ def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None,
         found.damaged[name] = damaged
     if sum(moves) < len(moves) / 2:
         found.still[name] = round(1 - sum(moves) / len(moves), 3)
-    longest = 1 + max(map(len, "".join(".x"[move] for move in moves).split("x")))
-    if found.kind == "RGB" and clip <= longest and len(indices) == count:
-        found.stretches[name] = longest
 
 
-def compare_videos(dataset: Dataset, splits: Sequence[Split], seed: int
-                   ) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """Add the copies across each split to its leaks.
-
-    Returns what is wrong with unreadable videos, and near-duplicates of others, each pair once; by name.
-    """
+def compare_videos(dataset: Dataset, splits: Sequence[Split]) -> dict[str, list[str]]:
+    """Add the copies across each split to its leaks; return the near-duplicates of videos by name, each pair once."""
     readers = {part: LmdbReader(next(iter(paths.values()))) for part in PARTS if (paths := dataset.lmdbs(part))}
     todo: dict[str, LmdbReader] = {}
     for split in splits:
         for part, reader in readers.items():
             names = split.names(part)
-            rows = np.random.default_rng(seed).permutation(len(names))[:MOST_VIDEOS]
+            rows = np.random.default_rng(0).permutation(len(names))[:MOST_VIDEOS]
             todo |= {names[row]: reader for row in sorted(rows) if names[row] in reader}
     prints: dict[str, np.ndarray] = {}
-    problems: dict[str, str] = {}
     for name, reader in track(todo.items(), len(todo), "comparing"):
-        try:
+        with suppress(DataError):  # of a video that cannot be read, `check_lmdbs` tells
             prints[name] = fingerprint(reader, name)
-        except DataError as error:
-            problems[name] = str(error)
     copies = find_copies(prints)
     for split in splits:
         train, test = (dict.fromkeys(split.names(part)) for part in PARTS)
         shared = {name: [other for other in copies.get(name, ()) if other in train] for name in test}
         split.leaks.extend(Leak("copy", name, others, [name]) for name, others in shared.items() if others)
     near = {name: [other for other in others if other > name] for name, others in sorted(copies.items())}
-    return problems, {name: others for name, others in near.items() if others}
+    return {name: others for name, others in near.items() if others}
 
 
 def fingerprint(reader: LmdbReader, name: str) -> np.ndarray:
-    """Return float32 (FRAMES, SIDE * SIDE) of a video.
-
-    Raises:
-        DataError: none of its frames can be read, or together they are more than evaluation reads at once.
-    """
-    count = reader.num_frames(name)
-    numbers = ((np.arange(FRAMES) + 0.5) * count / FRAMES).astype(np.int64)
+    """Return float32 (FRAMES, SIDE * SIDE) of a video; DataError if none of its frames can be read."""
+    numbers = ((np.arange(FRAMES) + 0.5) * reader.num_frames(name) / FRAMES).astype(np.int64)
     [frames] = reader.clips(name, numbers[None], damaged=[])
-    if count * frames[0].nbytes > MAX_BYTES:
-        raise DataError(f"its {count} frames take {count * frames[0].nbytes / 2**30:.1f} GiB decoded, more than "
-                        f"{MAX_BYTES >> 30}: cut the video into several, or make its frames smaller")
     small = [cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY).astype(np.float32), (SIDE, SIDE),
                         interpolation=cv2.INTER_AREA).ravel() for frame in frames]
     return np.stack(small) - np.mean(small, axis=1, keepdims=True)

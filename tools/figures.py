@@ -30,7 +30,6 @@ from tools import pictures
 from tools.report.run_reader import read_run
 from utils import launch
 from utils.console import say
-from utils.errors import OptionError
 from utils.files import read_json
 from utils.parser import Parser
 
@@ -39,7 +38,7 @@ QUEUE, TOPK, RATIO, STAGE = 2048, 5, 0.5, 7
 SHARES = (0.08, 0.10, 0.10, 0.004)  # of the queue
 CENTRES = ((0.45, 0.45), (0.45, 0.0), (0.0, 0.45), (0.8, 0.75), (0.0, 0.0))  # similarity in the own and the other view
 SPREAD = 0.17
-VIEWS = {"other": ("other view", "#1f77b4"), "own": ("own view", "#d95f02")}
+COLOURS = {"other": "#1f77b4", "own": "#d95f02"}  # of what a view keeps
 CLASS, REST, GONE, SOURCE = "#111111", "#9a9a9a", "#e4e4e4", "#b00020"
 COLUMNS = 4
 QUERIES, NEIGHBOURS = 5, 4  # of the gallery
@@ -47,25 +46,19 @@ SIZE = (128, 96)  # of a picture, in pixels
 GREEN, RED, WHITE = (40, 160, 60), (200, 60, 60), (255, 255, 255)
 
 
-def make_queue() -> tuple[dict[str, Tensor], Tensor]:
-    """Draw synthetic similarities of one query to K entries, in which each view knows a little of the classes.
+def draw_cascade(output: Path) -> None:
+    """Draw a panel for the queue, and one for each stage with what it drops and keeps, and its threshold.
 
-    Returns:
-        Similarities by view, (K,), and the kind of each entry, a number of `CENTRES`.
+    The similarities of the query to the entries are made up: each view knows a little of the classes.
     """
     generator = torch.Generator().manual_seed(0)
     counts = [round(share * QUEUE) for share in SHARES]
-    kinds = torch.arange(5).repeat_interleave(torch.tensor([*counts, QUEUE - sum(counts)]))
+    kinds = torch.arange(5).repeat_interleave(torch.tensor([*counts, QUEUE - sum(counts)]))  # numbers of `CENTRES`
     points = torch.tensor(CENTRES)[kinds] + SPREAD * torch.randn(QUEUE, 2, generator=generator)
     own, other = points.tanh().T  # similarities lie between -1 and 1
-    return {"own": own, "other": other}, kinds
-
-
-def draw_cascade(output: Path) -> None:
-    """Draw a panel for the queue, and one for each stage with what it drops and keeps, and its threshold."""
-    sims, kinds = make_queue()
+    sims = {"own": own, "other": other}
     of_class, same_source = kinds == 0, kinds == 3
-    stages = cascade_stages(sims["other"][None], sims["own"][None], same_source[None], TOPK, RATIO, STAGE)
+    stages = cascade_stages(other[None], own[None], same_source[None], TOPK, RATIO, STAGE)
     kept = [~same_source, *(torch.zeros_like(same_source).index_fill(0, rows[0], True) for rows in stages)]
     rows = -(-len(kept) // COLUMNS)
     figure, axes = plt.subplots(rows, COLUMNS, figsize=(10, 2.75 * rows + 0.5), sharex=True, sharey=True,
@@ -73,25 +66,25 @@ def draw_cascade(output: Path) -> None:
                                                                "yticks": []})
 
     def scatter(ax: Axes, which: Tensor, size: float, colour: str, label: str = "") -> None:
-        ax.scatter(sims["own"][which], sims["other"][which], s=size, color=colour, linewidths=0, label=label or None)
+        ax.scatter(own[which], other[which], s=size, color=colour, linewidths=0, label=label or None)
 
     for ax in axes.flat[:len(kept)]:
-        ax.scatter(sims["own"][same_source], sims["other"][same_source], s=14, color=SOURCE, marker="x",
-                   linewidths=0.8, label="same source, not mined")
+        ax.scatter(own[same_source], other[same_source], s=14, color=SOURCE, marker="x", linewidths=0.8,
+                   label="same source, not mined")
     first, *others = axes.flat
     scatter(first, kept[0] & ~of_class, 2, REST, "queue entry")
     scatter(first, of_class, 5, CLASS, "of the query's class")
     first.legend(fontsize=7, loc="lower right", markerscale=1.5, framealpha=0.9)
     first.set_title(f"the queue\n{QUEUE}, {100 * float(of_class.float().mean()):.0f}% of the class", fontsize=9)
     for i, (ax, view, before, after) in enumerate(zip(others, stage_views(STAGE), kept, kept[1:], strict=False), 1):
-        title, colour = VIEWS[view]
+        colour = COLOURS[view]
         scatter(ax, kept[0] & ~before, 1, GONE)
         scatter(ax, before & ~after, 2, REST)
         scatter(ax, after & ~of_class, 7, colour)
         scatter(ax, after & of_class, 11, CLASS)
         (ax.axhline if view == "other" else ax.axvline)(float(sims[view][after].min()), color=colour, linewidth=1)
         share = 100 * float((after & of_class).sum()) / int(after.sum())
-        ax.set_title(f"stage {i}: by the {title}\nkeeps {int(after.sum())}, {share:.0f}% of the class", fontsize=9,
+        ax.set_title(f"stage {i}: by the {view} view\nkeeps {int(after.sum())}, {share:.0f}% of the class", fontsize=9,
                      color=colour)
     figure.supxlabel("similarity in the own view, q · queue", fontsize=9)
     figure.supylabel("similarity in the other view, kf · queue_second", fontsize=9)
@@ -137,7 +130,8 @@ def draw_gallery(run: Path, output: Path) -> None:
 def make_parser() -> Parser:
     parser = Parser(prog="python -m tools.figures", description=__doc__)
     parser.add_argument("figure", choices=["cascade", "gallery"], help="what to draw")
-    parser.topic("data")("--run", type=Path, metavar="FOLDER", help="work folder of cotrain.py, for the gallery")
+    parser.topic("data")("--run", type=Path, default=Path("demo/run"), metavar="FOLDER", help="work folder of "
+                         "cotrain.py, for the gallery")
     parser.topic("output")("--output", type=Path, required=True, metavar="FILE", help="picture to write, .png")
     return parser
 
@@ -146,8 +140,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     if args.figure == "cascade":
         draw_cascade(args.output)
-    elif args.run is None:
-        raise OptionError("the gallery needs --run, a work folder of cotrain.py")
     else:
         draw_gallery(args.run, args.output)
     return 0

@@ -1,18 +1,36 @@
-"""Pictures for every page: film strips, and optical flow in colours."""
+"""Self-contained HTML pages of the templates in `tools/pages`, and their pictures: film strips, flow in colours."""
 
 import base64
+import shlex
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torchvision.utils import flow_to_image
 
 from process_data.src.video_io import BOUND, VideoError, next_frame, opened, silence_decoder
+from utils.files import write_bytes
 
 FLOW_STEP = 2 * BOUND / 255  # pixels of motion from one grey level of a stored flow frame to the next
 WHEEL_RADIUS = 55  # pixels, of the legend
 CLIP_FRAMES, CLIP_HEIGHT = 4, 160  # of a clip's picture, half of them in a row; pixels of a row
+
+
+def write_page(path: Path, template: str, **content: Any) -> None:
+    """Write a page in place of any earlier file; all content is escaped, unless it is marked as markup."""
+    environment = Environment(loader=FileSystemLoader(Path(__file__).with_name("pages")), autoescape=True,
+                              trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    environment.filters |= {"percent": percent, "shell": shlex.join}
+    page = environment.get_template(template).render(content)
+    write_bytes(path, page.encode("utf-8", "backslashreplace"))  # file names may not be valid UTF-8
+
+
+def percent(share: float) -> str:
+    """Format a share (0-1) in percent, without the sign."""
+    return f"{100 * share:.1f}"
 
 
 def evenly_spaced(count: int, wanted: int) -> np.ndarray:
@@ -39,6 +57,13 @@ def data_uri(image: np.ndarray, quality: int = 80) -> str:
     settings = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
     code = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), settings)[1]
     return "data:image/jpeg;base64," + base64.b64encode(code.tobytes()).decode()
+
+
+def strip_uri(kind: str, frames: np.ndarray, height: int, quality: int = 80) -> str:
+    """Encode a film strip of frames of a kind; those of "flow" in colours."""
+    if kind == "flow":
+        frames = flow_to_colour(flow_from_frames(frames))
+    return data_uri(film_strip(frames, height), quality)
 
 
 def clip_strip(path: str, start: float, end: float) -> str:

@@ -8,7 +8,7 @@ published one, 1 if any is not, 2 if there is nothing to compare.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,75 +34,71 @@ class Published(NamedTuple):
     tolerance: float
 
 
-class Result(NamedTuple):
-    """The measured numbers of a training."""
-
-    training: str  # named as in the table, "" if unknown
-    values: dict[str, float]  # in percent, by measure
-    note: str = ""
-
-
 def read_table() -> list[Published]:
     row = re.compile(r"^\| (\w+ on [^|]*) \| ([^|]*) \| ([\d.]+) \| ([\d.]+) \|", re.MULTILINE)
     return [Published(training, measure, float(value), float(tolerance))
             for training, measure, value, tolerance in row.findall(read_text(PAGE))]
 
 
-def read(path: Path) -> Result:
-    """Read a run folder, a work folder of cotrain.py, or the output of merge_2stream_prob.py."""
+def read(path: Path) -> tuple[str, dict[str, float]]:
+    """Read a run folder, a work folder of cotrain.py, or the output of merge_2stream_prob.py.
+
+    Returns:
+        The training, named as in the table, "" if unknown; and what was measured, in percent, by measure.
+    """
     file = path / "results.json" if path.is_dir() else path
     if path.is_dir() and not file.is_file():
-        return _read_run(read_run(path))
+        run = read_run(path)
+        return training_of(run), dict(_measured(run))
     content = read_json(file)
     if "both" in content:  # whose number of videos tells the dataset
-        evaluation, dataset = "retrieval" if "50" in content["both"] else "finetune", DATASETS.get(content["videos"])
-        return Result("", {name: value for stream in ("RGB", "flow", "both")
-                           for name, value in _named(content[stream], f"{dataset} {stream}", evaluation).items()})
-    if "cycles" not in content:
+        dataset, training = DATASETS.get(content["videos"]), ""
+        evaluation = "retrieval" if "50" in content["both"] else "finetune"
+        results = {stream: {evaluation: content[stream]} for stream in ("RGB", "flow", "both")}
+    elif "cycles" in content:
+        dataset, results = content["dataset"], content["results"]
+        method = "CPR" if any("--cascade" in command for command in content["commands"].values()) else "CoCLR"
+        training = f"{method} on {dataset}, cycle {content['cycles']}" if content["cycles"] else f"InfoNCE on {dataset}"
+    else:
         raise OptionError(f"{path} holds no results to compare: give a run folder, a work folder of cotrain.py, or the "
                           "output of merge_2stream_prob.py")
-    dataset, cycles = content["dataset"], content["cycles"]
-    method = "CPR" if any("--cascade" in command for command in content["commands"].values()) else "CoCLR"
-    values: dict[str, float] = {}
-    for stream, evaluations in content["results"].items():
-        for evaluation, numbers in evaluations.items():
-            values |= _named(numbers, f"{dataset} {stream}", evaluation)
-    return Result(f"{method} on {dataset}, cycle {cycles}" if cycles else f"InfoNCE on {dataset}", values)
+    return training, {name: value for stream, evaluations in results.items()
+                      for evaluation, numbers in evaluations.items()
+                      for name, value in _named(numbers, f"{dataset} {stream}", evaluation)}
 
 
-def _read_run(run: Run) -> Result:
-    epochs, done, planned = list(run.epochs.values()), 1 + max(run.epochs, default=-1), run.options.get("epochs")
-    finished = planned in (None, done)
-    measured = {"mining recall, first epoch": ("recall", 0)}
-    if finished:
-        measured |= {"mining recall, last epoch": ("recall", -1), "class mining recall, median": ("cmr_median", -1)}
-    values = {}
-    for measure, (name, which) in measured.items():
-        if found := [100 * epoch[name] for epoch in epochs if name in epoch]:
-            values[measure] = found[which]
-    for path in reversed(run.files("*_recall.json")):  # the newest last
-        values |= _named(read_json(path), _place(path.name.removesuffix("_recall.json")), "retrieval")
-    if run.is_classifier:
+def _measured(run: Run) -> Iterator[tuple[str, float]]:
+    """Yield what a run measured, of an evaluation that was repeated the newest last."""
+    done, planned = 1 + max(run.epochs, default=-1), run.options.get("epochs")
+    mined = {"mining recall, first epoch": ("recall", 0)}
+    if planned in (None, done):
+        mined |= {"mining recall, last epoch": ("recall", -1), "class mining recall, median": ("cmr_median", -1)}
+    else:
+        say(f"{run.folder} is not finished: {done} of {planned} epochs")
+    for measure, (name, which) in mined.items():
+        if found := [epoch[name] for epoch in run.epochs.values() if name in epoch]:
+            yield measure, 100 * found[which]
+    for path in reversed(run.files("*_recall.json")):
+        yield from _named(read_json(path), _place(path.name.removesuffix("_recall.json")), "retrieval")
+    for path in reversed(run.files("*-acc-ten.json")) if run.is_classifier else ():
         evaluation = "probe" if run.options["train_what"] == "last" else "finetune"
-        for path in reversed(run.files("*-acc-ten.json")):
-            values |= _named(read_json(path)["ten"], _place(run.options["dataset"]), evaluation)
-    return Result(_training(run), values, "" if finished else f", not finished: {done} of {planned} epochs")
+        yield from _named(read_json(path)["ten"], _place(run.options["dataset"]), evaluation)
 
 
 def _place(dataset: str) -> str:
     return f"{dataset.removesuffix('-f')} {'flow' if dataset.endswith('-f') else 'RGB'}"
 
 
-def _named(numbers: Mapping[str, float], place: str, evaluation: str) -> dict[str, float]:
-    return {f"{place} {NAMES[evaluation]}{k}": float(value) for k, value in numbers.items()}
+def _named(numbers: Mapping[str, float], place: str, evaluation: str) -> Iterator[tuple[str, float]]:
+    return ((f"{place} {NAMES[evaluation]}{k}", float(value)) for k, value in numbers.items())
 
 
-def _training(run: Run) -> str:
-    """Name a run's pretraining from its options."""
+def training_of(run: Run) -> str:
+    """Name a run's pretraining from its options, as the table does; "" if unknown."""
     options = run.options
     if run.is_classifier:
         start = run.working_folder / options["pretrain"]
-        return _training(read_run(start.parent)) if start.is_file() and start.parent.name == "model" else ""
+        return training_of(read_run(start.parent)) if start.is_file() and start.parent.name == "model" else ""
     if options.get("model") not in METHODS:
         return ""
     cycle = re.match(r"Cycle(\d)", options["name_prefix"])
@@ -115,20 +111,20 @@ def compare(path: Path) -> int:
 
     CoCLR's numbers are lower bounds for CPR where no number for CPR was published.
     """
-    result, published = read(path), read_table()
+    (training, values), published = read(path), read_table()
     lines: list[list[str]] = []
     held: dict[str, bool] = {}
-    for name, value in result.values.items():
+    for name, value in values.items():
         rows = [row for row in published if row.measure == name]
-        own = [row for row in rows if _same(row.training, result.training)]
-        bounds = [row for row in rows if _same(row.training.replace("CoCLR", "CPR"), result.training)]
+        own = [row for row in rows if _same(row.training, training)]
+        bounds = [row for row in rows if _same(row.training.replace("CoCLR", "CPR"), training)]
         for row in own or bounds:
             most = row.tolerance + ROUNDING
             holds = -most <= value - row.value <= (most if own else 100)
             held[name] = held.get(name, False) or holds  # if the training is unknown, one match is enough
             lines.append([name, f"{'' if own else '>= '}{row.value:.1f}", f"{row.tolerance:.1f}", f"{value:.2f}",
                           "holds" if holds else "differs", row.training])
-    say(f"{path}: {result.training or 'training unknown'}{result.note}")
+    say(f"{path}: {training or 'training unknown'}")
     if not lines:
         say('nothing to compare: no published number matches (docs/evaluation.md, "Numbers to expect")')
         return 2

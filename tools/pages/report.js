@@ -90,7 +90,7 @@ function drawCurves(place) {
 function drawMap(place) {
   const {groups, points: all} = figures[place.dataset.of];
   const traces = groups.map((name, i) => {
-    const points = all.filter(({group}) => group === i), shape = SHAPES[Math.floor(i / COLOURS) % SHAPES.length];
+    const points = all.filter(({group}) => group === name), shape = SHAPES[Math.floor(i / COLOURS) % SHAPES.length];
     return {
       x: points.map(({x}) => x), y: points.map(({y}) => y), customdata: points, name: plain(name),
       text: points.map(({text}) => text.map(plain).join("<br>")), mode: "markers", hovertemplate: "%{text}<extra></extra>",

@@ -3,9 +3,8 @@
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from statistics import fmean
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -25,7 +24,7 @@ from eval import protocols
 from eval.retrieval import FeatureSet, load_both
 from model.pretrain import CoCLR, Mining
 from process_data.src.video_io import find_videos
-from tools import pictures
+from tools.pictures import data_uri, evenly_spaced, flow_legend, strip_uri
 from utils.console import one_line
 from utils.errors import CheckpointError, DataError
 
@@ -68,15 +67,21 @@ class Strips:
         if video in self.files:
             self.links[identity] = self.files[video]
         try:
-            frames = reader.frames(video, pictures.evenly_spaced(reader.num_frames(video), FRAMES))
+            frames = reader.frames(video, evenly_spaced(reader.num_frames(video), FRAMES))
         except (DataError, OSError) as error:
             self.failed[one_line(str(error).replace(video, "..."))] += 1
             return identity
-        if kind == "flow":
-            frames = pictures.flow_to_colour(pictures.flow_from_frames(frames))
-            self.images.setdefault("wheel", pictures.data_uri(pictures.flow_legend()))
-        self.images[identity] = pictures.data_uri(pictures.film_strip(frames, HEIGHT), QUALITY)
+        if kind == "flow" and "wheel" not in self.images:
+            self.images["wheel"] = data_uri(flow_legend())
+        self.images[identity] = strip_uri(kind, frames, HEIGHT, QUALITY)
         return identity
+
+    def clip(self, path: str, *streams: Source | None) -> dict[str, Any]:
+        """Return what a page shows of a clip, by its path in a csv."""
+        video = video_name(path)
+        label, name = video.split("/")
+        file = PurePosixPath(unquote(self.files[video])).name if video in self.files else name
+        return {"name": name, "class": label, "file": file, "strips": [self.add(source, video) for source in streams]}
 
 
 def video_links(folder: str | None, page: Path) -> dict[str, str]:
@@ -96,7 +101,6 @@ class Retrieved:
     dataset: str  # in the names of the files
     query: FeatureSet  # test clips
     gallery: FeatureSet  # training clips
-    classes: list[str]  # names, by the labels of both
     sim: Tensor  # cosines of centred features, (Q, 5), best first
     index: Tensor  # rows of the gallery, (Q, 5)
 
@@ -108,19 +112,14 @@ class Retrieved:
     @property
     def has_labels(self) -> bool:
         """False if all clips are of one class."""
-        return len(self.classes) > 1
+        return len(torch.cat([self.query.labels, self.gallery.labels]).unique()) > 1
 
 
 def load(folder: Path, dataset: str) -> Retrieved:
-    """Read features, number the classes that they have, and rank the training clips for each query."""
+    """Read features, and rank the training clips for each query."""
     query, gallery = load_both(folder, dataset)
-    _, labels = torch.cat([query.labels, gallery.labels]).unique(return_inverse=True)
-    names = dict(zip(labels.tolist(), [*query.names, *gallery.names], strict=True))
-    query, gallery = (replace(each, labels=part) for each, part in
-                      zip((query, gallery), labels.split([len(query.names), len(gallery.names)]), strict=True))
     sim = protocols.similarity(query.features, gallery.features)
-    return Retrieved(folder, dataset, query, gallery, [video_name(names[i]).split("/")[0] for i in sorted(names)],
-                     *sim.topk(min(NEAREST, sim.shape[1]), dim=1))
+    return Retrieved(folder, dataset, query, gallery, *sim.topk(min(NEAREST, sim.shape[1]), dim=1))
 
 
 def retrieval_cards(found: Retrieved, most: int, frames: dict[str, Source], strips: Strips) -> list[dict[str, Any]]:
@@ -129,19 +128,12 @@ def retrieval_cards(found: Retrieved, most: int, frames: dict[str, Source], stri
     ``frames`` has the sources of "test" and "train" clips, if they are there.
     """
     cards = []
-    for row in pictures.evenly_spaced(len(found.query.names), most).tolist():
-        near = [{**_clip(found.gallery.names[other], strips, frames.get("train")), "sim": sim, "right": right}
+    for row in evenly_spaced(len(found.query.names), most).tolist():
+        near = [{**strips.clip(found.gallery.names[other], frames.get("train")), "sim": sim, "right": right}
                 for sim, other, right in zip(*(each[row].tolist() for each in (found.sim, found.index, found.hits)),
                                              strict=True)]
-        cards.append({"row": row, **_clip(found.query.names[row], strips, frames.get("test")), "near": near})
+        cards.append({"row": row, **strips.clip(found.query.names[row], frames.get("test")), "near": near})
     return cards
-
-
-def _clip(path: str, strips: Strips, *streams: Source | None) -> dict[str, Any]:
-    video = video_name(path)
-    label, name = video.split("/")
-    file = PurePosixPath(unquote(strips.files[video])).name if video in strips.files else name
-    return {"name": name, "class": label, "file": file, "strips": [strips.add(source, video) for source in streams]}
 
 
 def feature_map(found: Retrieved, links: Mapping[str, str]) -> dict[str, Any]:
@@ -149,21 +141,20 @@ def feature_map(found: Retrieved, links: Mapping[str, str]) -> dict[str, Any]:
 
     Test clips come first, and have the "row" of their card; the groups are classes, or without labels the two parts.
     """
-    parts = (found.query, "test clips"), (found.gallery, "training clips")
-    places, shares = principal(torch.cat([protocols.centre_and_normalise(part.features) for part, _ in parts]))
-    names = [video_name(name) for part, _ in parts for name in part.names]
-    labels = torch.cat([part.labels for part, _ in parts]).tolist()
-    tests = len(found.query.names)
-    points = []
-    for row in pictures.evenly_spaced(len(names), MAX_POINTS).tolist():
-        test, text = row < tests, [names[row]]
-        if test:
-            text += [f"nearest: {names[tests + int(found.index[row, 0])]}, {found.sim[row, 0]:.3f}"]
-        points.append({"x": float(places[row, 0]), "y": float(places[row, 1]), "row": row if test else None,
-                       "group": labels[row] if found.has_labels else int(not test), "text": text,
-                       "right": not test or not found.has_labels or bool(found.hits[row, 0]),
-                       "link": links.get(names[row], "")})
-    groups = found.classes if found.has_labels else [title for _, title in parts]
+    places, shares = principal(torch.cat([protocols.centre_and_normalise(part.features)
+                                          for part in (found.query, found.gallery)]))
+    names = [video_name(name) for part in (found.query, found.gallery) for name in part.names]
+    tests, points = len(found.query.names), []
+    for row in evenly_spaced(len(names), MAX_POINTS).tolist():
+        point: dict[str, Any] = {"x": float(places[row, 0]), "y": float(places[row, 1]), "row": None, "right": True,
+                                 "group": "training clips", "text": [names[row]], "link": links.get(names[row], "")}
+        if row < tests:
+            nearest = f"nearest: {names[tests + int(found.index[row, 0])]}, {found.sim[row, 0]:.3f}"
+            point |= {"row": row, "group": "test clips", "text": [names[row], nearest]}
+        if found.has_labels:
+            point |= {"group": names[row].split("/")[0], "right": row >= tests or bool(found.hits[row, 0])}
+        points.append(point)
+    groups = sorted({point["group"] for point in points})
     return {"shares": shares, "groups": groups, "labels": found.has_labels, "points": points}
 
 
@@ -178,8 +169,8 @@ def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: S
     """Mine positives for ``count`` training clips in a checkpoint's queue, as the next step would (CPR, section 3.2).
 
     Returns:
-        "size": queue length. "names": of the "own" and "other" view. "recall", "chance": means over the queries.
-        "cards": of the queries, best first.
+        "size": queue length. "names": of the "own" and "other" view. "labels": whether there are any. "cards": of the
+        queries, best first.
     """
     config = take(DataConfig, options)
     dataset = config.build("train", PretrainTransform(config.img_dim))
@@ -191,7 +182,7 @@ def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: S
     labels = torch.as_tensor(dataset.index.labels)
 
     def clip(row: int) -> dict[str, Any]:
-        return _clip(dataset.index.names[row], strips, streams.get("rgb"), streams.get("flow"))
+        return strips.clip(dataset.index.names[row], streams.get("rgb"), streams.get("flow"))
 
     def card(row: int, mining: Mining, i: int) -> dict[str, Any]:
         """Return the card of query ``i`` of a batch, a training clip, with the survivors of each stage, best first."""
@@ -222,8 +213,7 @@ def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: S
             cards += [card(row, mining, i) for i, row in enumerate(part.tolist())]
     if not cards:
         raise CheckpointError(f"{config.dataset} has too few training videos to mine")
-    means = {name: fmean(card[name] for card in cards) for name in ("recall", "chance")}
-    return {"size": len(rows), "names": names, "labels": len(dataset.index.classes) > 1, **means,
+    return {"size": len(rows), "names": names, "labels": dataset.index.has_labels,
             "cards": sorted(cards, key=lambda card: -card["recall"])}
 
 

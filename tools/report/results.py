@@ -3,28 +3,24 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
 
-from engine.config import ModelConfig, take
 from eval.retrieval import load_both
-from model.cascade import stage_sizes, stage_views
-from tools.pictures import evenly_spaced
-from tools.report.galleries import VIEWS
 from tools.report.run_reader import TRAINED, Cotraining, Run
-from utils.errors import CheckpointError, UserError
+from utils.errors import UserError
 from utils.files import read_json
 
 Parts = Sequence[tuple[int, Run]]  # of a training: the steps before it, and its run
 
 # Files written by evaluations: retrieval, with labels and without, linear probe on stored features, and crop tests.
-FILE = re.compile(r"(?P<retrieval>.+)_(recall|label_free)\.json|(?P<checkpoint>.+?)-(lp-(?P<features>.+)-)?"
-                  r"acc(-(?P<crops>center|five|ten))?\.json")
+FILE = re.compile(r"(?P<retrieval>.+)_(recall|label_free)\.json|"
+                  r"(?P<checkpoint>.+?)-(lp-(?P<features>.+)-acc|acc-(center|five|ten))\.json")
 CROPS = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}
 # Numbers of a set without labels, with those of random weights beside them as NAME_random.
 LABEL_FREE = {"second_clip": "second clip nearest, %", "effective_rank": "effective rank",
@@ -32,13 +28,12 @@ LABEL_FREE = {"second_clip": "second clip nearest, %", "effective_rank": "effect
 RANDOM = "random weights"
 LINES = 6  # most of them in a chart
 MAX_POINTS = 400  # per line
-STAGES = "Precision of each stage"
 
 
 class Chart(NamedTuple):
     """A chart: its lines are KIND/TITLE/VALUE of metrics.jsonl by name, the most important first.
 
-    An empty TITLE matches any; the kind "seconds" takes the seconds of the lines of steps. A fourth part divides.
+    An empty TITLE matches any.
     """
 
     title: str
@@ -59,8 +54,6 @@ CHARTS = (
     Chart("Positive mining recall (PMR)", "%", "Share of the mined queue entries that have the query's class.", {
         "PMR": "epoch/train/recall", "chance": "epoch/train/chance",
         "best mined entry": "epoch/train/mining_r1"}, True),
-    Chart(STAGES, "%", "Share of a stage's survivors that have the query's class: each stage should beat the previous "
-          "one.", {}, True),
     Chart("Agreement of the two views", "%", "Overlap of the two views' nearest neighbours: 0 is chance, 100 % means "
           "the same.", {"nearest queue entries": "epoch/train/agreement", "5 nearest clips": "health//agreement"}),
     Chart("Second clip of a video is the nearest", "%", "Needs no labels: the mining view should be well above a "
@@ -71,8 +64,6 @@ CHARTS = (
         "mining view's queue": "mining//rank_other"}),
     Chart("kNN accuracy", "%", "Test videos classified by their nearest training videos.", {
         "weighted kNN, top-1": "knn//knn_top1", "weighted kNN, top-5": "knn//knn_top5", "R@1": "knn//r1"}, True),
-    Chart("Time of a step", "seconds", "On the main process, averaged since the previous log line.", {
-        "step": "seconds/train/step", "waiting for data": "seconds/train/data"}),
     Chart("Learning rate", "learning rate", "", {"learning rate": "epoch/train/lr"}),
 )
 
@@ -89,8 +80,7 @@ class Result:
     videos: int | None = None  # queries of a retrieval
 
 
-def retrieval_result(what: str, content: Mapping[str, Any], of: str, random: Mapping[str, float],
-                     labels: tuple[Tensor, Tensor] | None) -> Result:
+def retrieval_result(what: str, content: Mapping[str, Any], of: str, labels: tuple[Tensor, Tensor] | None) -> Result:
     """Put the numbers of a retrieval beside those of random weights, else of chance where the labels are known."""
     names = {**LABEL_FREE, **{k: f"R@{k}" for k in content if k.isdecimal()}}
     scores = {title: content[name] for name, title in names.items() if name in content}
@@ -98,10 +88,13 @@ def retrieval_result(what: str, content: Mapping[str, Any], of: str, random: Map
     if labels and "1" in content:
         beside = {f"R@{k}": ("chance", chance(*labels, int(k))) for k in content if k.isdecimal()}
         videos = len(labels[0])
-    base = {**{f"{name}_random": value for name, value in random.items()}, **content}
-    beside |= {title: (RANDOM, base[f"{name}_random"]) for name, title in names.items()
-               if f"{name}_random" in base and title in scores}
+    beside |= {title: (RANDOM, content[f"{name}_random"]) for name, title in names.items()
+               if f"{name}_random" in content and title in scores}
     return Result("retrieval", what, scores, of, beside, videos)
+
+
+def accuracy_result(what: str, content: Mapping[str, Any], of: str) -> Result:
+    return Result("classification", what, {f"top-{k}": value for k, value in content.items() if k.isdecimal()}, of)
 
 
 def chance(query: Tensor, gallery: Tensor, k: int) -> float:
@@ -112,37 +105,27 @@ def chance(query: Tensor, gallery: Tensor, k: int) -> float:
     return 100 * fmean(hit[label] for label in query.tolist())
 
 
-def labels_beside(path: Path, dataset: str) -> tuple[Tensor, Tensor] | None:
-    """Return the labels of queries and gallery whose features lie beside a result; None without them."""
-    try:
-        query, gallery = load_both(path.parent, dataset)
-    except (UserError, OSError):
-        return None
-    return query.labels, gallery.labels
-
-
-def read_results(run: Run, notes: list[str]) -> list[Result]:
-    """Read the newest result of each protocol and checkpoint of a run and of runs started from it.
-
-    Unreadable files are added to ``notes``.
-    """
+def read_results(run: Run) -> list[Result]:
+    """Read the newest result of each protocol and checkpoint of a run and of runs started from it."""
     found: dict[tuple[str, str], Result] = {}
     runs = [run] if run.is_classifier else [run, *run.downstream()]
     for owner, path in [(each, path) for each in runs for path in each.files("*.json")]:
         match = FILE.fullmatch(path.name)
         if not match or not (run.has_labels or path.name.endswith("_label_free.json")):
             continue
-        try:
-            content = read_json(path)
-        except CheckpointError as error:
-            notes.append(str(error))
-            continue
+        content = read_json(path)
         if dataset := match["retrieval"]:
-            rows = [retrieval_result(f"retrieval on {dataset}", content, run.shown(path.parent), {},
-                                     labels_beside(path, dataset))]
+            labels = None
+            with suppress(UserError, OSError):  # chance is known where the features lie beside the result
+                query, gallery = load_both(path.parent, dataset)
+                labels = query.labels, gallery.labels
+            rows = [retrieval_result(f"retrieval on {dataset}", content, run.shown(path.parent), labels)]
+        elif dataset := match["features"]:
+            rows = [accuracy_result(f"linear probe on stored features of {dataset}", content, match["checkpoint"])]
         else:  # a crop test also has the scores of fewer crops
-            rows = [Result("classification", _what(owner, match, crops), accuracies(scores), match["checkpoint"])
-                    for crops, scores in (content if match["crops"] else {"": content}).items()]
+            trained = TRAINED.get(owner.options.get("train_what", ""), "classifier")
+            rows = [accuracy_result(f"{trained} on {owner.options.get('dataset')}, {CROPS[crops]}", scores,
+                                    match["checkpoint"]) for crops, scores in content.items()]
         for row in rows:
             found.setdefault((row.what, row.of), row)
     return list(found.values())
@@ -152,28 +135,17 @@ def of_cotraining(work: Cotraining, labels: tuple[Tensor, Tensor] | None) -> lis
     """Return the results of both final models and of their fusion, beside those of random weights."""
     found, rows = [], work.content["results"]
     for stream, row in rows.items():
-        random = rows.get(f"random {stream}", {})
+        random = {f"{name}_random": value
+                  for name, value in rows.get(f"random {stream}", {}).get("retrieval", {}).items()}
         for evaluation, content in row.items() if not stream.startswith("random ") else ():
             what = "RGB + flow" if stream == "both" else stream
             if evaluation == "retrieval":
-                found.append(retrieval_result(what, content, "", random.get("retrieval", {}), labels))
+                found.append(retrieval_result(what, random | content, "", labels))
             else:
-                found.append(Result("classification", f"{what}, {evaluation}", accuracies(content), "ten crops"))
+                found.append(accuracy_result(f"{what}, {evaluation}", content, "ten crops"))
     if not found:
         raise UserError("Nothing was evaluated: see the warnings above.")
     return found
-
-
-def accuracies(content: Mapping[str, Any]) -> dict[str, float]:
-    """Return the accuracies in a result of a classifier."""
-    return {f"top-{k}": value for k, value in content.items() if k.isdecimal()}
-
-
-def _what(owner: Run, match: re.Match[str], crops: str) -> str:
-    if not crops:
-        return f"linear probe on stored features of {match['features']}"
-    trained = TRAINED.get(owner.options.get("train_what", ""), "classifier")
-    return f"{trained} on {owner.options.get('dataset', 'an unknown dataset')}, {CROPS[crops]}"
 
 
 def draw(series: Mapping[str, Parts], marks: Sequence[tuple[int, str]] = ()) -> list[dict[str, Any]]:
@@ -181,24 +153,26 @@ def draw(series: Mapping[str, Parts], marks: Sequence[tuple[int, str]] = ()) -> 
 
     A training may have parts, one after the other; ``marks`` says at which steps they begin.
     """
-    found, single = [], len(series) == 1
-    first = next(iter(series.values()))[-1][1]
+    found, single, labels = [], len(series) == 1, list(series)
+    first = series[labels[0]][-1][1]
     for chart in CHARTS:
         if chart.by_labels and not first.has_labels:
             continue
-        lines = _stages(first) if chart.title == STAGES else chart.lines
         scale = 100 if chart.unit == "%" else 1
-        read = {name: {label: points(parts, value, scale) for label, parts in series.items()}
-                for name, value in lines.items() if single or not value.startswith("steps")}
-        read = {name: each for name, each in read.items() if any(x for x, _ in each.values())}
+        lines = {name: value for name, value in chart.lines.items()
+                 if single or not value.startswith("steps")}
+        read = [(name, label, *points(parts, value, scale)) for name, value in lines.items()
+                for label, parts in series.items()]
+        names = list(dict.fromkeys(each[0] for each in read if each[2]))
         drawn = []
-        for number, name in enumerate([*read][:LINES // len(series)]):
+        for name, label, x, y in read:
+            if not x or (number := names.index(name)) >= LINES // len(series):
+                continue
             faint = lines[name].startswith("steps")
-            for place, (label, (x, y)) in enumerate(read[name].items()):
-                both = f"{label}: {name}" if len(read) > 1 else label
-                look = ({"name": name, "colour": 0 if faint else number, "dash": 0} if single else
-                        {"name": both, "colour": place, "dash": number})
-                drawn += [{"x": x, "y": y, "faint": faint, **look}] if x else []
+            both = f"{label}: {name}" if len(names) > 1 else label
+            look = ({"name": name, "colour": 0 if faint else number, "dash": 0} if single else
+                    {"name": both, "colour": labels.index(label), "dash": number})
+            drawn.append({"x": x, "y": y, "faint": faint, **look})
         if drawn:
             found.append({"title": chart.title, "unit": chart.unit, "about": chart.about, "lines": drawn,
                           "marks": marks})
@@ -212,25 +186,12 @@ def points(parts: Parts, value: str, scale: float = 1) -> tuple[list[float], lis
 
     Between the parts of a training there is a gap, None.
     """
-    kind, title, name, *divisor = value.split("/")
-    kind, column = ("steps", "seconds") if kind == "seconds" else (kind, "values")
+    kind, title, name = value.split("/")
     x, y = list[float](), list[float | None]()
     for before, run in parts:
-        rows = sorted((before + line["done"], scale * line[column][name] / int("".join(divisor) or 1))
-                      for line in run.lines(kind, title or None) if name in line.get(column, {}))
+        rows = sorted((before + line["done"], scale * line["values"][name])
+                      for line in run.lines(kind, title or None) if name in line["values"])
         if rows:
             means = [part.mean(axis=0).tolist() for part in np.array_split(rows, min(len(rows), MAX_POINTS))]
             x, y = [*x, *x[-1:], *(step for step, _ in means)], [*y, *[None][:len(y)], *(mean for _, mean in means)]
     return x, y
-
-
-def _stages(run: Run) -> dict[str, str]:
-    """Return a line for stages of the mining, evenly spaced if there are many; none if the options are unknown."""
-    if not run.options.get("topk"):
-        return {}
-    config = take(ModelConfig, run.options)
-    plain = {"topk": ["other"], "fused": ["both"]}  # in one stage
-    views = plain.get(config.rule) or stage_views(config.stage, config.cascade_first)
-    sizes = stage_sizes(config.moco_k, config.topk, config.ratio, len(views))
-    return {f"stage {i + 1}, {VIEWS[views[i]]}, keeps {sizes[i]}": f"epoch/train/stage{i + 1}_hits/{sizes[i]}"
-            for i in evenly_spaced(len(views), LINES)}

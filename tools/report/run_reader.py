@@ -11,14 +11,13 @@ from typing import Any
 
 import yaml
 
-from dataset import catalog
 from engine.compatibility import facts_of
 from engine.config import ModelConfig, take
 from engine.logger import FILE as METRICS
 from engine.run_folder import RUN_FILE as STARTS
 from engine.run_folder import resumable
 from utils.console import one_line
-from utils.errors import CheckpointError, OptionError, UserError
+from utils.errors import CheckpointError, OptionError
 from utils.files import read_json
 
 FEATURES = "_test_feature.pth.tar"  # suffix of a test set's feature file, see eval/retrieval.py
@@ -60,14 +59,10 @@ class Run:
         rules = {"cascade": " + CPR", "fused": " + fused ranks"}
         return rules.get(take(ModelConfig, self.options).rule, "") if self.options.get("model") == "coclr" else ""
 
-    @cached_property
+    @property
     def has_labels(self) -> bool:
-        """False where the dataset has a single class: nothing that compares classes means anything then."""
-        options = self.options
-        try:
-            return len(catalog.class_names(options["dataset"], self.working_folder / options["split_root"])) > 1
-        except (UserError, KeyError, TypeError):  # no options, or no class list: chance is 1 with a single class
-            return min((values["chance"] for values in self.epochs.values() if "chance" in values), default=0.0) < 1
+        """False where chance is 1, as with a single class: nothing that compares classes means anything then."""
+        return min((values["chance"] for values in self.epochs.values() if "chance" in values), default=0.0) < 1
 
     @property
     def is_classifier(self) -> bool:
@@ -91,21 +86,20 @@ class Run:
 
     @cached_property
     def epochs(self) -> dict[int, dict[str, float]]:
-        """Training means and mining measures, by epoch."""
+        """Training means, and measures of mining and queue, by epoch."""
         found: dict[int, dict[str, float]] = {}
-        for line in [*self.lines("epoch", "train"), *self.lines("mining")]:
+        for line in [*self.lines("queue"), *self.lines("mining"), *self.lines("epoch", "train")]:
             found.setdefault(line["epoch"], {}).update(line["values"])
         return dict(sorted(found.items()))
 
     @cached_property
     def last(self) -> dict[str, float]:
         """The last value of each metric of an epoch."""
-        lines = [*self.lines("queue"), *self.lines("mining"), *self.lines("epoch", "train")]
-        return {name: value for line in lines for name, value in line["values"].items()}
+        return {name: value for values in self.epochs.values() for name, value in values.items()}
 
     def files(self, pattern: str) -> list[Path]:
         """Result files that match a pattern, newest first."""
-        return sorted(_files(self.asked, pattern), key=lambda path: (-path.stat().st_mtime, path))
+        return sorted(files_below(self.asked, pattern), key=lambda path: (-path.stat().st_mtime, path))
 
     def shown(self, path: Path) -> str:
         """A path relative to the run folder."""
@@ -126,34 +120,29 @@ def read_run(path: str | Path) -> Run:
         raise OptionError(f"there is no run folder {path}: {hint}")
     folder = next((place for place in (asked, *list(asked.parents)[:3]) if resumable(place / "model")
                    or any((place / name).exists() for name in (STARTS, METRICS))), None)
-    if not folder and not _files(asked, f"*{FEATURES}"):
+    if not folder and not files_below(asked, f"*{FEATURES}"):
         raise OptionError(f"{path} is not a run folder: it has no {STARTS}, {METRICS}, model/ or features; {hint}")
-    folder, starts = folder or asked, []
+    folder, starts, metrics, damaged = folder or asked, [], list[dict[str, Any]](), 0
     try:
         starts = read_json(folder / STARTS)["starts"]
     except CheckpointError as error:
         notes.append(f"options and environment are unknown: {error}")
-    metrics, damaged = read_metrics(folder / METRICS)
+    path = folder / METRICS
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            line = json.loads(text)
+            finite = {name: value for name, value in line["values"].items() if value is not None}
+            metrics.append(line | {"values": finite})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            damaged += 1
     if damaged:
         notes.append(f"skipped {damaged} unreadable line{'s' * (damaged > 1)} of {METRICS}")
     return Run(folder, asked, starts, metrics, notes)
 
 
-def _files(folder: Path, pattern: str) -> list[Path]:
+def files_below(folder: Path, pattern: str) -> list[Path]:
+    """Return the files that evaluations left in a run folder, or in one inside it."""
     return [path for place in PLACES for path in (folder / place).glob(pattern)]
-
-
-def read_metrics(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """Return the lines of a metrics.jsonl, without values that were not finite, and the number of unreadable ones."""
-    lines, damaged = list[dict[str, Any]](), 0
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            line = json.loads(text)
-            finite = {name: value for name, value in line["values"].items() if value is not None}
-            lines.append(line | {"values": finite})
-        except (ValueError, KeyError, TypeError, AttributeError):
-            damaged += 1
-    return lines, damaged
 
 
 @dataclass(frozen=True)
@@ -167,7 +156,7 @@ class Cotraining:
     @property
     def title(self) -> str:
         """The whole in a few words."""
-        mining = max((run.mining for run in self.runs.values()), default="")
+        mining = max(run.mining for run in self.runs.values())
         method = f"CoCLR{mining}" if self.content["cycles"] else "InfoNCE"
         return f"{method} on {self.content['dataset']}, RGB and flow"
 

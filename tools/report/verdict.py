@@ -1,17 +1,28 @@
-"""The verdict on a training and on its features: does what the other numbers rest on hold?"""
+"""The verdict on a training and on its features: does what the other numbers rest on hold?
+
+And what cotrain.py prints at its end.
+"""
 
 import math
-from collections.abc import Iterator, Mapping
+import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from engine.health import CLEARLY_BETTER
 from engine.monitors import COLLAPSED
-from tools.pages import percent
-from tools.report.run_reader import Run
+from tools.pictures import percent
+from tools.report.run_reader import Run, read_run
+from utils.console import duration, inline, mark_best, paint_table, say, table, warn
 
 STANDARD_ERRORS = 2.0  # by which features should beat random weights, or chance
 SECOND_CLIP = "second clip of a held-out video nearest"
+# Of the table of cotrain.py: evaluation, key of its results, and head. Results have labels, or they have not.
+COLUMNS = (*(("retrieval", k, f"R@{k}") for k in ("1", "5", "10", "20", "50")),
+           *((name, "1", f"{name}, ten crops") for name in ("probe", "finetune")),
+           ("retrieval", "second_clip", "second clip, %"), ("retrieval", "second_clip_random", "random weights, %"),
+           ("retrieval", "effective_rank", "effective rank"), ("retrieval", "agreement", "agreement, %"))
 
 
 @dataclass(frozen=True)
@@ -33,10 +44,9 @@ class Finding:
 
 def verdict(run: Run) -> list[Finding]:
     """Judge a pretraining by its metrics; what they do not tell is left out."""
-    return list(_findings(run)) if run.metrics and not run.is_classifier else []
-
-
-def _findings(run: Run) -> Iterator[Finding]:
+    if not run.metrics or run.is_classifier:
+        return []
+    found, last = list[Finding](), run.last
     size, batch = (run.options.get(name) for name in ("moco_k", "batch_size"))
     if size and batch:
         per_step = batch * run.starts[-1].get("processes", 1)
@@ -44,22 +54,23 @@ def _findings(run: Run) -> Iterator[Finding]:
         full = f"yes, after {needed} of {done} steps"
         vain = "nothing was trained" if run.options.get("model") == "coclr" else "keys were told from random vectors"
         empty = f"no: {done} steps bring {done * per_step} of its {size} entries, so {vain}: take a smaller --moco-k"
-        yield Finding("Was the queue filled?", full if done > needed else empty, done > needed)
-    last = run.last
+        found.append(Finding("Was the queue filled?", full if done > needed else empty, done > needed))
     if ranks := [last[name] for name in ("rank_own", "rank_other") if name in last]:
-        low = min(ranks)
-        yield Finding("Are the embeddings spread out?", f"{'yes' if low >= COLLAPSED else 'no, they have collapsed'}: "
-                      f"they vary in {low:.1f} directions (effective rank; 1 is collapsed)", low >= COLLAPSED)
+        good = min(ranks) >= COLLAPSED
+        found.append(Finding("Are the embeddings spread out?", f"{'yes' if good else 'no, they have collapsed'}: they "
+                             f"vary in {min(ranks):.1f} directions (effective rank; 1 is collapsed)", good))
     if before := next((line["values"] for line in run.lines("health") if "better" in line["values"]), None):
         good = before["better"] >= CLEARLY_BETTER
         shares = [percent(before[name]) for name in ("second_other", "second_random")]
-        yield Finding("Is the miner better than random weights?", f"{'yes' if good else 'not clearly'}: second clip of "
-                      f"a video nearest for {shares[0]} %, random weights {shares[1]} % "
-                      f"({before['better']:+.1f} standard deviations)", good)
+        found.append(Finding("Is the miner better than random weights?", f"{'yes' if good else 'not clearly'}: second "
+                             f"clip of a video nearest for {shares[0]} %, random weights {shares[1]} % "
+                             f"({before['better']:+.1f} standard deviations)", good))
     if run.has_labels and {"recall", "chance"} <= set(last):
         good = last["recall"] > last["chance"]
-        yield Finding("Are mined positives right more often than by chance?", f"{'yes' if good else 'no'}: "
-                      f"{percent(last['recall'])} % in the last epoch, by chance {percent(last['chance'])} %", good)
+        found.append(Finding("Are mined positives right more often than by chance?", f"{'yes' if good else 'no'}: "
+                             f"{percent(last['recall'])} % in the last epoch, by chance {percent(last['chance'])} %",
+                             good))
+    return found
 
 
 def better_than_random(results: Mapping[str, Mapping[str, Any]], videos: int | None = None) -> list[Finding]:
@@ -70,15 +81,13 @@ def better_than_random(results: Mapping[str, Mapping[str, Any]], videos: int | N
     found = []
     for stream, row in results.items():
         numbers, base = row.get("retrieval", {}), results.get(f"random {stream}", {}).get("retrieval", {})
-        if "second_clip_random" in numbers:
-            measure, value, random = SECOND_CLIP, numbers["second_clip"], numbers["second_clip_random"]
-        elif "1" in numbers and "1" in base:
-            measure, value, random = "R@1", numbers["1"], base["1"]
-        else:
-            continue
-        whose = "both streams'" if stream == "both" else f"the {stream}"
-        found.append(compare(f"Are {whose} features better than random weights?", measure, value,
-                             "random weights", random, numbers.get("videos", videos)))
+        measure, value, random = SECOND_CLIP, numbers.get("second_clip"), numbers.get("second_clip_random")
+        if random is None:
+            measure, value, random = "R@1", numbers.get("1"), base.get("1")
+        if value is not None and random is not None:
+            whose = "both streams'" if stream == "both" else f"the {stream}"
+            found.append(compare(f"Are {whose} features better than random weights?", measure, value,
+                                 "random weights", random, numbers.get("videos", videos)))
     return found
 
 
@@ -103,3 +112,30 @@ def together(verdicts: Mapping[str, list[Finding]]) -> list[Finding]:
         merged.append(Finding(question, f"not in {len(bad)} of {len(found)} trainings; {bad[0]}" if bad else
                               f"yes, in all {len(found)} trainings", not bad))
     return merged
+
+
+def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Format R@k and top-1 with ten crops, in percent; without labels, what needs none."""
+    used = [column for column in COLUMNS if any(column[1] in row.get(column[0], {}) for row in numbers.values())]
+    rows = [[stream, *(f"{row[name][key]:.2f}" if key in row.get(name, {}) else "-" for name, key, _ in used)]
+            for stream, row in numbers.items()]
+    return table(["percent" if used[0][1].isdigit() else "", *(head for _, _, head in used)], mark_best(rows))
+
+
+def show(out: Path, content: Mapping[str, Any]) -> None:
+    """Print the results of a work folder of cotrain.py, the content of its results.json, and what comes next."""
+    if content["results"]:
+        say(f"\n{results_table(content['results'])}\n", paint=paint_table)
+    for name, folder in content["runs"].items():
+        for finding in verdict(read_run(out / folder)):
+            say(f"{name}: {finding}")
+    for finding in better_than_random(content["results"], content["test_videos"]):
+        say(str(finding))
+    for line in content["warnings"]:
+        warn(line)
+    times = {name: duration(3600 * value) for name, value in content["hours"].items() if value}
+    say(f"time {', '.join(f'{name} {text}' for name, text in times.items())}; all numbers, checkpoints and commands: "
+        f"{out / 'results.json'}")
+    say(f"open this page: {out / 'report.html'}")
+    if (out / "index").is_dir():
+        say(inline(f"search like this: python -m tools.search search {shlex.quote(str(out / 'index'))} CLIP"))

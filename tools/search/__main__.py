@@ -11,7 +11,7 @@ With flow beside RGB, `--two_stream FLOW_CKPT` with the first; flow is computed 
 """
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from backbone.select_backbone import NETWORKS
 from engine.device import keep_freed_memory
 from engine.options import SECOND_VIEWS, positive_float, positive_int, whole_number
 from process_data.src.video_io import METHODS
+from tools.search import VideoIndex
 from tools.search.clips import ClipSettings, describe
-from tools.search.index import VideoIndex
 from utils import launch
 from utils.console import inline, say, warn
 from utils.files import write_json
@@ -31,27 +31,25 @@ def make_parser() -> Parser:
     """Build the parser; ``run`` of its result is the function of the command, which takes the other options."""
     parser = Parser(prog="python -m tools.search", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for name, add, about, example in (
-            ("index", _add_index, "make an index of videos, or bring it up to date", "CKPT VIDEO_DIR --out index"),
-            ("search", _add_search, "look a video up in an index", "index clip.mp4 -k 10"),
-            ("export", _add_export, "write files, seconds and features of all clips as npz", "index clips.npz")):
-        description = f"{about}\n\n    python -m tools.search {name} {example}\n"
-        add(commands.add_parser(name, description=description, help=about))
-    return parser
 
+    def command(run: Callable[..., None], about: str, example: str) -> Parser:
+        name = run.__name__
+        made = commands.add_parser(name, help=about,
+                                   description=f"{about}\n\n    python -m tools.search {name} {example}\n")
+        made.set_defaults(run=run)
+        return made
 
-def _add_index(parser: Parser) -> None:
-    parser.set_defaults(run=_index)
-    parser.add_argument("checkpoint", metavar="CKPT", help="of pretraining or of a classifier")
-    parser.add_argument("places", metavar="VIDEO_DIR", nargs="*", help="folders of videos, with all folders below, and "
-                        "single files; those that the index has already need not be named")
-    add, default, as_trained = parser.topic("data"), ClipSettings, "(default: as the checkpoint was trained)"
+    made = command(index, "make an index of videos, or bring it up to date", "CKPT VIDEO_DIR --out index")
+    made.add_argument("checkpoint", metavar="CKPT", help="of pretraining or of a classifier")
+    made.add_argument("places", metavar="VIDEO_DIR", nargs="*", help="folders of videos, with all folders below, and "
+                      "single files; those that the index has already need not be named")
+    add, default, as_trained = made.topic("data"), ClipSettings, "(default: as the checkpoint was trained)"
     add("--short_side", type=whole_number, default=default.short_side, metavar="PIXELS", help="scale larger frames "
         "down to this short side first, as prepare.py does; 0: never")
     add("--clip_seconds", type=positive_float, default=default.clip_seconds, metavar="SECONDS", help="cut longer "
         "videos into clips of this length; a rest of less than half joins the clip before")
     add("--flow", choices=METHODS, default=default.flow, help="flow method; use the one the encoder was trained with")
-    add = parser.topic("method")
+    add = made.topic("method")
     add("--two_stream", default="", metavar="CKPT", help="a second encoder, of flow or residual frames; similarities "
         "are added, as merge_2stream_prob.py does")
     add("--view", choices=["rgb", *SECOND_VIEWS], default="rgb", help="what CKPT was trained on, if it does not say")
@@ -59,32 +57,29 @@ def _add_index(parser: Parser) -> None:
     add("--seq_len", type=positive_int, default=None, metavar="FRAMES", help=f"frames of a window {as_trained}")
     add("--ds", type=positive_int, default=None, metavar="FRAMES", help=f"take every ds-th frame {as_trained}")
     add("--img_dim", type=positive_int, default=None, metavar="PIXELS", help=f"side of the input frames {as_trained}")
-    add = parser.topic("hardware")
+    add = made.topic("hardware")
     add("--batch_size", type=positive_int, default=VideoIndex.batch_size, metavar="WINDOWS", help="windows in a batch")
     add("-j", "--workers", type=whole_number, default=1, metavar="PROCESSES", help="that decode; 0: in this one")
-    parser.topic("output")("--out", default="video_index", metavar="FOLDER", help="folder of the index")
+    made.topic("output")("--out", default="video_index", metavar="FOLDER", help="folder of the index")
 
-
-def _add_search(parser: Parser) -> None:
-    parser.set_defaults(run=_search)
-    parser.add_argument("index", metavar="INDEX", help="folder of the index")
-    parser.add_argument("video", metavar="CLIP", help="any video file, also one that is not in the index")
-    add = parser.topic("output")
+    made = command(search, "look a video up in an index", "index clip.mp4 -k 10")
+    made.add_argument("index", metavar="INDEX", help="folder of the index")
+    made.add_argument("video", metavar="CLIP", help="any video file, also one that is not in the index")
+    add = made.topic("output")
     add("-k", type=positive_int, default=10, metavar="CLIPS", help="how many clips to show")
     add("--exclude_self", action="store_true", help="leave the clips of CLIP itself out; else they are marked")
     add("--json", default="", metavar="FILE", help="also write the answer as JSON")
     add("--html", default="", metavar="FILE", help="the page (default: search.html in INDEX)")
 
+    made = command(export, "write files, seconds and features of all clips as npz", "index clips.npz")
+    made.add_argument("index", metavar="INDEX", help="folder of the index")
+    made.add_argument("out", metavar="OUT", help="the file: file (N,), seconds (N, 2), start and end, and feature "
+                      "(N, F) of N clips; with two encoders both features side by side")
+    return parser
 
-def _add_export(parser: Parser) -> None:
-    parser.set_defaults(run=_export)
-    parser.add_argument("index", metavar="INDEX", help="folder of the index")
-    parser.add_argument("out", metavar="OUT", help="the file: file (N,), seconds (N, 2), start and end, and feature "
-                        "(N, F) of N clips; with two encoders both features side by side")
 
-
-def _index(checkpoint: str, places: Sequence[str], out: str, *, two_stream: str, view: str, short_side: int,
-           clip_seconds: float, flow: str, batch_size: int, workers: int, **sizes: Any) -> None:
+def index(checkpoint: str, places: Sequence[str], out: str, *, two_stream: str, view: str, short_side: int,
+          clip_seconds: float, flow: str, batch_size: int, workers: int, **sizes: Any) -> None:
     keep_freed_memory()
     encoders = tuple(describe(path, view=kind, **sizes)
                      for path, kind in ((checkpoint, view), (two_stream, "flow")) if path)
@@ -93,7 +88,7 @@ def _index(checkpoint: str, places: Sequence[str], out: str, *, two_stream: str,
     say(inline(f"search it: python -m tools.search search {shlex.quote(out)} CLIP"))
 
 
-def _search(index: str, video: str, k: int, *, exclude_self: bool, json: str, html: str) -> None:
+def search(index: str, video: str, k: int, *, exclude_self: bool, json: str, html: str) -> None:
     answer = VideoIndex.open(index).search(video, k, exclude_self=exclude_self)
     say(f"{answer.about}\n\n{answer.table()}\n")
     for text, bad in answer.notes:
@@ -103,7 +98,7 @@ def _search(index: str, video: str, k: int, *, exclude_self: bool, json: str, ht
     say(inline(f"page: {answer.gallery(html or Path(index) / 'search.html')}"))
 
 
-def _export(index: str, out: str) -> None:
+def export(index: str, out: str) -> None:
     found = VideoIndex.open(index)
     found.export(out)
     say(inline(f"{len(found)} clips of {len(found.videos)} videos: {out}"))
