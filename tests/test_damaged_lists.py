@@ -9,7 +9,8 @@ import pytest
 from damage import damaged, refused
 
 from dataset.video_index import IndexRules, read_classes, read_index, read_rows
-from process_data.src.splits import k400_list, plan_splits
+from process_data.src.splits import plan_splits
+from process_data.src.write_csv import k400_list
 
 LENGTHS = {"A/a_c01": 30, "A/a_c02": 31, "A/b": 40, "B/a": 50, "B/ü": 60}
 RULES = (IndexRules(drop_unknown_classes=False, source_by_video=False, csv_counts=(True,), length="half"),

@@ -11,8 +11,7 @@ from preparing import call, refusal, stored, write_video
 
 from process_data.src import convert_video_to_lmdb, extract_ff, prepare, video_io
 from process_data.src.convert_video_to_lmdb import frame_counts
-from process_data.src.extract_ff import Outcome
-from process_data.src.video_io import Timing, find_videos, read_frames, require_name
+from process_data.src.video_io import Settings, Timing, VideoError, find_videos, read_frames, require_name
 from utils.errors import DataError
 
 COMMON = ("--videos", "videos", "--workers", "1", "--flow", "dis")
@@ -78,8 +77,9 @@ def test_a_video_that_cannot_fit_is_left_out_before_its_flow_is_estimated(monkey
     write_video(Path("videos/A/v_g01_c01.avi"), frames=30)
     monkeypatch.setattr(prepare.to_lmdb, "MAX_VALUE", 20_000)
     monkeypatch.setattr(video_io, "flow_image", None)
-    outcome = prepare.pack_video(Path("videos/A/v_g01_c01.avi"), [Path("rgb"), Path("flow")], 0, "dis", False)
-    assert "cut it into several" in outcome.left_out
+    with pytest.raises(VideoError, match="cut it into several"):
+        prepare.pack_video(Path("videos/A/v_g01_c01.avi"), [Path("rgb"), Path("flow")], Settings("dis", 0, False),
+                           Timing())
     assert os.listdir() == ["videos"]
 
 
@@ -87,7 +87,7 @@ def test_memory_holds_a_window_of_frames(tmp_path, monkeypatch):
     frame = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     monkeypatch.setattr(video_io, "read_frames", lambda *args: (frame for _ in range(60)))
     tracemalloc.start()
-    assert prepare.pack_video(tmp_path / "x", [tmp_path / "rgb"], 0, "none", False) == Outcome()
+    prepare.pack_video(tmp_path / "x", [tmp_path / "rgb"], Settings("none", 0, False), Timing())
     assert tracemalloc.get_traced_memory()[1] < 2_000_000 < 5_000_000 < (tmp_path / "rgb").stat().st_size
     tracemalloc.stop()
 
@@ -106,7 +106,8 @@ MP4 = b"\0\0\0\x18ftypisom" + bytes(12)
     (b"\x1a\x45\xdf\xa3" + bytes(30) + b"\x86\x85V_AV1\x86\x86A_OPUS", "is AV1, for which")])
 def test_what_is_no_video_is_called_by_its_kind(tmp_path, data, words):
     (tmp_path / "x.mp4").write_bytes(data)
-    assert words in prepare.pack_video(tmp_path / "x.mp4", [tmp_path / "rgb"], 0, "none", False).left_out
+    with pytest.raises(VideoError, match=words):
+        prepare.pack_video(tmp_path / "x.mp4", [tmp_path / "rgb"], Settings("none", 0, False), Timing())
 
 
 def timing(promised: float, rate: float, stamps) -> Timing:

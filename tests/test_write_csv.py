@@ -14,7 +14,7 @@ from dataset import catalog
 from dataset.video_index import read_classes, source_ids
 from eval import options
 from process_data.src import write_csv
-from process_data.src.splits import hmdb51_lists, official_lists, plan_splits, source_splits, ucf101_splits
+from process_data.src.splits import plan_splits, source_splits, ucf101_splits
 from process_data.src.write_csv import SHIPPED, check_name, class_list, class_text, split_files, write_files
 from utils.errors import DataError, OptionError
 
@@ -155,16 +155,11 @@ def test_a_list_that_cannot_be_read_is_named_with_the_line(tmp_path, capsys, nam
     assert f"{tmp_path}/{place}" in line
 
 
-def test_a_video_listed_twice_is_refused(tmp_path):
-    for split in (1, 2, 3):
-        (tmp_path / f"A_test_split{split}.txt").write_text("b.avi 1\na.avi 1\na.avi 0\n")
-    with pytest.raises(DataError, match="lists a twice"):
-        hmdb51_lists(tmp_path)
-    (tmp_path / "trainlist01.txt").write_text("A/a.avi 1\nA/a.avi 1\n")
+def test_a_video_listed_for_training_and_for_testing_is_refused(tmp_path):
+    (tmp_path / "trainlist01.txt").write_text("A/a.avi 1\nA/c.avi 1\nA/c.avi 1\n")
+    (tmp_path / "testlist01.txt").write_text("A/b.avi\n")
+    assert plan_splits("own", ["A/a", "A/b", "A/c"], tmp_path) == [(["A/a", "A/c"], ["A/b"])]
     (tmp_path / "testlist01.txt").write_text("A/a.avi\n")
-    with pytest.raises(DataError, match="lists A/a twice"):
-        official_lists(tmp_path)
-    (tmp_path / "trainlist01.txt").write_text("A/a.avi 1\nA/c.avi 1\n")
     with pytest.raises(DataError, match="has A/a for training and for testing"):
         plan_splits("own", ["A/a", "A/c"], tmp_path)
 

@@ -1,7 +1,4 @@
-"""Crop, resize and flip frames in uint8, as Pillow does, in the loader processes.
-
-Frames are uint8 (T, H, W, 3). The random crop is that of CoCLR's released code.
-"""
+"""Crop, resize and flip frames, uint8 (T, H, W, 3), as Pillow does; the random crop is that of CoCLR's code."""
 
 from typing import NamedTuple
 
@@ -28,9 +25,7 @@ def size_of(frames: np.ndarray) -> tuple[int, int]:
 def resize(frames: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize uint8 (T, H, W, 3) to (T, height, width, 3), bicubic and antialiased, within one grey level of Pillow's.
 
-    Weights of 16 bits make it eight times as fast as Pillow. Rarely it is two levels off: on 320x240 video, in 0.5 of a
-    million values at 128 pixels and 5 of a million at 224.
-
+    Rarely it is two levels off: on 320x240 video, in 0.5 of a million values at 128 pixels and 5 of a million at 224.
     Pillow does the vertical pass first where it shrinks the height much more than the width; the order shows where the
     first pass overshoots 0 or 255.
     """
@@ -69,27 +64,21 @@ def draw_box(height: int, width: int, rng: np.random.Generator) -> Box | None:
     return Box(int(rng.integers(height - h + 1)), int(rng.integers(width - w + 1)), h, w)
 
 
-def centre_box(height: int, width: int, size: int) -> Box:
-    return Box(round((height - size) / 2), round((width - size) / 2), size, size)
-
-
 def corner_boxes(height: int, width: int, size: int) -> list[Box]:
     """Return squares of `size`: the middle, then top left, top right, bottom left and bottom right."""
-    corners = [Box(top, left, size, size) for top in (0, height - size) for left in (0, width - size)]
-    return [centre_box(height, width, size), *corners]
+    middle = round((height - size) / 2), round((width - size) / 2)
+    corners = [(top, left) for top in (0, height - size) for left in (0, width - size)]
+    return [Box(top, left, size, size) for top, left in (middle, *corners)]
 
 
 def short_side_to(frames: np.ndarray, size: int) -> np.ndarray:
     height, width = size_of(frames)
-    if height < width:
-        return resize(frames, size, int(size * width / height))
-    return resize(frames, int(size * height / width), size)
+    short = min(height, width)
+    return resize(frames, int(size * height / short), int(size * width / short))
 
 
-def scaled_box(box: Box | None, old: tuple[int, int], new: tuple[int, int]) -> Box | None:
+def scaled_box(box: Box, old: tuple[int, int], new: tuple[int, int]) -> Box:
     """Return the same window in frames of another size (height, width): streams may differ in size."""
-    if box is None or old == new:
-        return box
     y, x = new[0] / old[0], new[1] / old[1]
     height, width = max(1, round(box.height * y)), max(1, round(box.width * x))
     return Box(min(round(box.top * y), new[0] - height), min(round(box.left * x), new[1] - width), height, width)

@@ -2,12 +2,12 @@
 
 Each step gives what Pillow (ImageEnhance, HSV conversion) gives, its rounding included; the blur is a true Gaussian,
 which Pillow's box filters approximate. The draws, made in the loader's processes, stay on the host.
-On a GPU it takes all clips at once: values are 0-255 in float32, and the clips that a step changes lie plane by plane,
-(R, S, 3, T, h, w), as steps mix channels. Only the numbers a step needs go there, in one copy, and nothing waits for
-it. On a CPU it takes a few frames at a time, which stay in its caches, as uint8 images with OpenCV.
+A GPU takes all clips at once, in float32; those that a step changes lie plane by plane, (R, S, 3, T, h, w), as steps
+mix channels. Only the numbers a step needs go there, in one copy, and nothing waits for it. A CPU takes a few frames at
+a time, which stay in its caches, as uint8 images with OpenCV.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import cv2
@@ -83,21 +83,15 @@ def photometric(clips: Tensor, params: Mapping[str, Tensor]) -> Tensor:
 def batched(clips: Tensor, params: Mapping[str, Tensor]) -> Tensor:
     """Do the work of :func:`photometric` as a GPU does it, all clips at once, on any device."""
     lead = clips.shape[:-5]
-    values = clips.flatten(0, -6).to(torch.float32, copy=True)
-    draws = {name: np.array(value.tolist()) for name, value in params.items()}
-    _apply(values, {name: value.reshape(-1, *value.shape[len(lead):]) for name, value in draws.items()})
-    return values.unflatten(0, lead).movedim(-1, -4)
-
-
-def _apply(values: Tensor, draws: Mapping[str, np.ndarray]) -> None:
-    """Augment and normalise float32 clips (N, S, T, h, w, 3) in place."""
-    height, width = values.shape[3:5]
-    jobs = _jobs(draws, height, width)
-    changed = np.unique(np.concatenate([np.zeros(0, np.int64), *(job[1] for job in jobs)]))
-    changed_rows, *rows = _upload([changed, *(np.searchsorted(changed, job[1]) for job in jobs)], values.device)
-    parameters = [np.asarray(p, dtype=np.float32) for job in jobs for p in job[2]]
+    values = clips.flatten(0, -6).to(torch.float32, copy=True)  # (N, S, T, h, w, 3)
+    width = values.shape[4]
+    jobs = _jobs({name: np.array(value.tolist()).reshape(-1, *value.shape[len(lead):])
+                  for name, value in params.items()}, values.shape[3], width)
+    changed = np.unique(np.concatenate([np.zeros(0, np.int64), *(rows for _, rows, _ in jobs)]))
+    changed_rows, *rows = _upload([changed, *(np.searchsorted(changed, own) for _, own, _ in jobs)], values.device)
     std, mean = np.array(STD, dtype=np.float32), np.array(MEAN, dtype=np.float32)
-    scale, shift, *settings = _upload([np.tile(1 / (255 * std), width), np.tile(-mean / std, width), *parameters],
+    scale, shift, *settings = _upload([np.tile(1 / (255 * std), width), np.tile(-mean / std, width),
+                                       *(np.asarray(each, np.float32) for _, _, own in jobs for each in own)],
                                       values.device)
     if jobs:
         planes = values.index_select(0, changed_rows).permute(0, 1, 5, 2, 3, 4).contiguous()
@@ -106,6 +100,7 @@ def _apply(values: Tensor, draws: Mapping[str, np.ndarray]) -> None:
             planes.index_copy_(0, numbers, step(planes.index_select(0, numbers), *mine))
         values.index_copy_(0, changed_rows, planes.permute(0, 1, 3, 4, 5, 2))
     values.flatten(4).mul_(scale).add_(shift)  # whole lines: long vectors are faster than three numbers at a time
+    return values.unflatten(0, lead).movedim(-1, -4)
 
 
 def _jobs(draws: Mapping[str, np.ndarray], height: int, width: int) -> list[tuple]:
@@ -117,18 +112,15 @@ def _jobs(draws: Mapping[str, np.ndarray], height: int, width: int) -> list[tupl
             jobs.append((step, rows, (draws["factor"][rows, operation].reshape(-1, 1, 1, 1, 1, 1),)))
     rows = np.flatnonzero((draws["channel"] >= 0).all(axis=(1, 2)))
     jobs.append((replace_channels, rows, (draws["channel"][rows],)))
-    rows = np.flatnonzero(draws["sigma"] > 0)
-    if len(rows):
-        sigma = draws["sigma"][rows]
-        jobs.append((blur, rows, (blur_matrices(sigma, height), blur_matrices(sigma, width))))
+    if len(rows := np.flatnonzero(draws["sigma"] > 0)):
+        jobs.append((blur, rows, [blur_matrices(draws["sigma"][rows], size) for size in (height, width)]))
     return [job for job in jobs if len(job[1])]
 
 
 def _upload(arrays: list[np.ndarray], device: torch.device) -> list[Tensor]:
     """Copy arrays of one type to a device, in one piece and without waiting."""
     flat = torch.tensor(np.concatenate([array.ravel() for array in arrays]))
-    if device.type == "cuda" and torch.cuda.is_available():
-        flat = flat.pin_memory()
+    flat = flat.pin_memory() if device.type == "cuda" else flat
     pieces = flat.to(device, non_blocking=True).split([array.size for array in arrays])
     return [piece.view(array.shape) for piece, array in zip(pieces, arrays, strict=True)]
 
@@ -142,22 +134,6 @@ def grey(values: Tensor) -> Tensor:
 def _blend(values: Tensor, pivot: Tensor | float, factor: Tensor) -> Tensor:
     """Scale the distance from `pivot` by `factor`, within 0-255, without fractions."""
     return (values - pivot).mul_(factor).add_(pivot).clamp_(0, 255).floor_()
-
-
-def brightness(values: Tensor, factor: Tensor) -> Tensor:
-    """Scale the values of clips, 0-255, (R, S, 3, T, h, w), by a factor each, (R, 1, 1, 1, 1, 1)."""
-    return _blend(values, 0.0, factor)
-
-
-def contrast(values: Tensor, factor: Tensor) -> Tensor:
-    """Blend clips with each frame's own mean grey. Arguments as of :func:`brightness`."""
-    mean = grey(values).mean(dim=(4, 5), keepdim=True).add_(0.5).floor_()
-    return _blend(values, mean, factor)
-
-
-def saturation(values: Tensor, factor: Tensor) -> Tensor:
-    """Blend clips with their grey images. Arguments as of :func:`brightness`."""
-    return _blend(values, grey(values), factor)
 
 
 def hue(values: Tensor, factor: Tensor) -> Tensor:
@@ -195,9 +171,10 @@ def replace_channels(values: Tensor, channel: Tensor) -> Tensor:
 
 def blur_matrices(sigma: np.ndarray, size: int) -> np.ndarray:
     """Return blurs of a row of pixels, ends repeated, float32 (R, size, size), by deviations (R,) in pixels."""
-    reach = np.ceil(BLUR_REACH * sigma[:, None].astype(np.float64))  # (R, 1)
+    deviation = sigma[:, None].astype(np.float64)
+    reach = np.ceil(BLUR_REACH * deviation)  # (R, 1)
     taps = np.arange(-int(reach.max()), int(reach.max()) + 1)
-    weights = np.exp(-0.5 * (taps / sigma[:, None].astype(np.float64)) ** 2) * (np.abs(taps) <= reach)  # (R, taps)
+    weights = np.exp(-0.5 * (taps / deviation) ** 2) * (np.abs(taps) <= reach)  # (R, taps)
     weights /= weights.sum(axis=1, keepdims=True)
     matrices = np.zeros((len(sigma), size, size))
     pixels = np.arange(size)
@@ -213,7 +190,14 @@ def blur(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return (rows.unsqueeze(1) @ across.view(r, -1, h, w)).view(values.shape)
 
 
-STEPS = {BRIGHTNESS: brightness, CONTRAST: contrast, SATURATION: saturation, HUE: hue}
+# Of clips, values 0-255, (R, S, 3, T, h, w), by a factor each, (R, 1, 1, 1, 1, 1): scale the distance from black, from
+# each frame's own mean grey, and from its grey image, and turn the hue.
+STEPS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
+    BRIGHTNESS: lambda values, factor: _blend(values, 0.0, factor),
+    CONTRAST: lambda values, factor: _blend(values, grey(values).mean(dim=(4, 5), keepdim=True).add_(0.5).floor_(),
+                                            factor),
+    SATURATION: lambda values, factor: _blend(values, grey(values), factor),
+    HUE: hue}
 
 
 def _augment_clip(clip: np.ndarray, out: np.ndarray, draws: Mapping[str, np.ndarray]) -> None:

@@ -18,7 +18,6 @@ from dataset.transforms.photometric import PhotometricParams, PhotometricRecipe,
 CROP = 224  # side of a classifier's crops, which are then resized
 TRIES = 10  # draws of a classifier's random crop
 P_FLIP = 0.5
-P_TWO_CLIPS = 0.5  # probability that the two views of a pretraining sample come from different clips
 P_BASE = 0.3  # probability that either of these views is augmented strongly
 
 BASE = PhotometricRecipe(jitter=(0.4, 0.4, 0.4, 0.1), p_jitter=0.8, p_channel=0.2, p_blur=0.5)
@@ -36,8 +35,7 @@ class Plan:
 
 def _sample(views: list[list[np.ndarray]], params: list[PhotometricParams]) -> dict[str, Any]:
     """Return views (a list of streams each) and their draws as tensors."""
-    clips = np.stack([frames for streams in views for frames in streams]).reshape(len(views), -1, *views[0][0].shape)
-    return {"clips": torch.from_numpy(clips), "photometric": stack_params(params)}
+    return {"clips": torch.from_numpy(np.array(views)), "photometric": stack_params(params)}
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class PretrainTransform:
     """
 
     img_dim: int  # side of the views in pixels
-    p_two_clips: float = P_TWO_CLIPS
+    p_two_clips: float = 0.5  # probability that the two views come from different clips
 
     def plan(self, rng: np.random.Generator) -> Plan:
         """Choose which of the two clips are needed, and the recipe of each view."""
@@ -68,28 +66,15 @@ class PretrainTransform:
     def _view(self, streams: list[np.ndarray], recipe: PhotometricRecipe, rng: np.random.Generator
               ) -> tuple[list[np.ndarray], PhotometricParams]:
         size = geometry.size_of(streams[0])
-        box = geometry.draw_box(*size, rng)  # where it does not fit, the whole frame is resized
+        box = geometry.draw_box(*size, rng) or geometry.Box(0, 0, *size)
         params = recipe.draw(rng, len(streams), len(streams[0]))
         flipped = rng.random() < P_FLIP  # photometric steps commute with it, so it can come before them
         views = []
         for frames in streams:
-            own = geometry.scaled_box(box, size, geometry.size_of(frames))
-            view = geometry.resize(geometry.cut(frames, own) if own else frames, self.img_dim, self.img_dim)
+            window = geometry.cut(frames, geometry.scaled_box(box, size, geometry.size_of(frames)))
+            view = geometry.resize(window, self.img_dim, self.img_dim)
             views.append(geometry.flip(view) if flipped else view)
         return views, params
-
-
-def _classifier_crop(frames: np.ndarray, img_dim: int, rng: np.random.Generator) -> np.ndarray:
-    """Cut a random crop at 224, or the middle if ten draws do not fit, and resize it to img_dim."""
-    for _ in range(TRIES):
-        box = geometry.draw_box(*geometry.size_of(frames), rng)
-        if box:
-            crop = geometry.resize(geometry.cut(frames, box), CROP, CROP)
-            break
-    else:
-        frames = geometry.short_side_to(frames, CROP)
-        crop = geometry.cut(frames, geometry.centre_box(*geometry.size_of(frames), CROP))
-    return geometry.resize(crop, img_dim, img_dim)
 
 
 class OneClip:
@@ -99,14 +84,21 @@ class OneClip:
 
 @dataclass(frozen=True)
 class ClassifierTransform(OneClip):
-    """Random crop at 224, resize; in training jitter (0.4, 0.4, 0.4, 0.1) with probability 0.3 and flip with 0.5."""
+    """Random crop at 224, the middle if ten draws do not fit, resized; in training jitter and flip."""
 
     img_dim: int  # side of the result in pixels
     train: bool = True
 
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
         """Render "clips", uint8 (1, 1, T, img_dim, img_dim, 3), and "photometric"."""
-        clip = _classifier_crop(frames[0][0], self.img_dim, rng)
+        clip = frames[0][0]
+        tried = (geometry.draw_box(*geometry.size_of(clip), rng) for _ in range(TRIES))
+        if box := next(filter(None, tried), None):
+            clip = geometry.resize(geometry.cut(clip, box), CROP, CROP)
+        else:
+            clip = geometry.short_side_to(clip, CROP)
+            clip = geometry.cut(clip, geometry.corner_boxes(*geometry.size_of(clip), CROP)[0])
+        clip = geometry.resize(clip, self.img_dim, self.img_dim)
         params = (CLASSIFIER if self.train else NULL).draw(rng, 1, len(clip))
         if self.train and rng.random() < P_FLIP:
             clip = geometry.flip(clip)
@@ -151,14 +143,9 @@ def to_blocks(batch: Mapping[str, Any], device: torch.device | str) -> Tensor:
     [:, v, s], lie in one piece of channels-last memory, as the encoders want them.
     """
     clips = batch["clips"].to(device, non_blocking=True).permute(1, 2, 0, 3, 4, 5, 6)  # (V, S, B, T, h, w, 3)
-    params = {name: _by_stream(value, clips.shape[1], per_stream=name == "channel")
-              for name, value in batch["photometric"].items()}
+    params = {}
+    for name, value in batch["photometric"].items():
+        value = value.transpose(0, 1)  # (V, B, ...), and for the channels (V, B, S, T)
+        params[name] = (value.transpose(1, 2).unsqueeze(3) if name == "channel" else
+                        value.unsqueeze(1).expand(-1, clips.shape[1], *value.shape[1:]))
     return photometric(clips.unsqueeze(3), params)[:, :, :, 0].permute(2, 0, 1, 3, 4, 5, 6)
-
-
-def _by_stream(value: Tensor, streams: int, *, per_stream: bool) -> Tensor:
-    """Reorder draws (B, V, ...) of a batch for clips ordered by view, stream and sample: (V, S, B, ...)."""
-    value = value.transpose(0, 1)  # (V, B, ...)
-    if per_stream:
-        return value.transpose(1, 2).unsqueeze(3)  # (V, B, S, T) -> (V, S, B, 1, T)
-    return value.unsqueeze(1).expand(-1, streams, *value.shape[1:])

@@ -1,17 +1,11 @@
 """Write frame folders to one LMDB, the format that datasets are read from.
 
-    python process_data/src/convert_video_to_lmdb.py --frames UCF101/frames --kind image \\
-        --out data/UCF101/ucf101_frame.lmdb
-    python process_data/src/convert_video_to_lmdb.py --frames UCF101/frames --kind flow \\
-        --out data/UCF101/ucf101_tvl1_frame.lmdb
+    python process_data/src/convert_video_to_lmdb.py --frames UCF101/frames --out data/UCF101/ucf101_frame.lmdb
 
 Frames that other tools have extracted are read, too: numbers of any width, from 0 or 1, after any prefix
 (image_00001.jpg, img_00000.png, frame000001.JPG, 1.jpeg). Flow is flow_00001.jpg, or a pair of grey images: flow_x_ and
-flow_y_, x_ and y_, or in the folders u/ and v/. The file takes its name only when it is complete.
-
-Each video has a key, the zero-padded 9-digit index of the video in `__order__`, whose value is a msgpack list of JPEGs.
-`__keys__` lists the keys in writing order, `__vlen__` the frame counts in the same order, `__len__` their number,
-`__order__` the names "Class/video": sorted, then shuffled with seed 0. The text file `<lmdb>-order` repeats them.
+flow_y_, x_ and y_, or in the folders u/ and v/. The format is described in docs/data.md; `<lmdb>-order` repeats the
+names of the videos.
 """
 
 import os
@@ -19,7 +13,7 @@ import random
 import re
 import struct
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -41,8 +35,7 @@ from utils.launch import run
 from utils.parser import Parser
 
 Frame = tuple[Path, ...]  # its file, or those of its horizontal and vertical flow
-Sequences = dict[str, dict[int, Path]]  # files by number, by the path in the folder up to the number
-Pieces = Iterable[bytes | memoryview]  # a value; the first piece holds the header of its list
+Value = mmap | memoryview  # the msgpack list of a video's JPEGs
 MAX_VALUE = (1 << 32) - 1  # bytes; a node keeps the size of its value in 32 bits
 TOO_LONG = "its frames take more than the 4 GiB that an LMDB can hold of a video: cut it into several"
 SPARE = 1 << 24  # bytes by which the file is longer while it is written
@@ -51,7 +44,8 @@ SUFFIXES = {".jpg", ".jpeg", ".png"}
 # First bytes of a JPEG and a PNG, which datasets read both, and what is near the end of a whole one.
 FORMATS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
 TAIL = 1024  # bytes, as some programs append to a file
-AXES = ({"x", "u", "flow_x", "flowx"}, {"y", "v", "flow_y", "flowy"})  # words that say horizontal and vertical flow
+# Words that say that files hold horizontal or vertical flow, or both; others are RGB frames.
+WORDS = {"x": {"x", "u", "flow_x", "flowx"}, "y": {"y", "v", "flow_y", "flowy"}, "flow": {"flow"}}
 
 
 def find_folders(frames: Path) -> dict[str, Path]:
@@ -70,39 +64,37 @@ def find_folders(frames: Path) -> dict[str, Path]:
 def frame_files(folder: Path, kind: str) -> tuple[list[Frame], list[Path]]:
     """Return the frames of a kind, "image" or "flow", of one video in order, and the files that are no frames.
 
-    Raises:
-        DataError: there are none, one is missing or twice there, or several sequences could be meant.
+    DataError if there are none, one is missing or twice there, or several sequences could be meant.
     """
     sequences, others = _sequences(folder)
-    meant = [prefix for prefix in sequences if (kind == "flow") == bool(_words(prefix) & {"flow", *AXES[0], *AXES[1]})]
-    x, y = ([prefix for prefix in meant if _words(prefix) & axis] for axis in AXES)
-    whole = [prefix for prefix in meant if prefix not in x + y]
-    used = whole or x + y
+    whole, x, y = ([files for prefix, files in sequences.items() if _kind(prefix) == each] for each in (kind, "x", "y"))
+    used = whole or (x + y if kind == "flow" else [])
     if not used:
         raise DataError(f"{folder} holds no frames such as {kind}_00001.jpg: extract this video again")
+    first = [files[min(files)] for files in used]
     if len(whole) > 1 or not (whole or len(x) == len(y) == 1):
-        examples = " and ".join(sequences[prefix][min(sequences[prefix])].name for prefix in meant)
-        raise DataError(f"{folder} holds {examples}: leave one sequence of frames, or a pair of the two directions of "
-                        "flow")
-    numbers = sorted(set().union(*(sequences[prefix] for prefix in used)))
-    for prefix in used:
-        for number in range(min(1, numbers[0]), numbers[-1] + 1):
-            if number not in sequences[prefix]:
-                like = sequences[prefix][min(sequences[prefix])]
-                stem = like.stem.rstrip("0123456789")
-                raise DataError(f"{like.parent} lacks {stem}{number:0{len(like.stem) - len(stem)}d}{like.suffix}: "
-                                "extract this video again")
-    return [tuple(sequences[prefix][number] for prefix in used) for number in numbers], others
+        raise DataError(f"{folder} holds {' and '.join(path.name for path in first)}: leave one sequence of frames, or "
+                        "a pair of the two directions of flow")
+    numbers = range(min(1, *map(min, used)), max(map(max, used)) + 1)
+    for files, like in zip(used, first, strict=True):
+        for missing in (number for number in numbers if number not in files):
+            stem = like.stem.rstrip("0123456789")
+            raise DataError(f"{like.parent} lacks {stem}{missing:0{len(like.stem) - len(stem)}d}{like.suffix}: extract "
+                            "this video again")
+    return [tuple(files[number] for files in used) for number in numbers], others
 
 
-def _sequences(folder: Path) -> tuple[Sequences, list[Path]]:
-    """Return the numbered images below a folder, and all other files, copies such as "image_00001 (1).jpg" included."""
-    sequences: Sequences = {}
+def _sequences(folder: Path) -> tuple[dict[str, dict[int, Path]], list[Path]]:
+    """Return the images below a folder by their path up to the number, and by number; and all other files.
+
+    Copies such as "image_00001 (1).jpg" and "image_00001 2.jpg" are other files.
+    """
+    sequences: dict[str, dict[int, Path]] = {}
     others = []
     for path in walk(folder):
-        found = re.fullmatch(r"(.*?)([0-9]+)", path.relative_to(folder).with_suffix("").as_posix(), re.DOTALL)
-        copied = found and re.search("[0-9] $", found[1])  # "image_00001 2.jpg"
-        if found is None or copied or path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+        place = path.relative_to(folder).with_suffix("").as_posix()
+        found = re.fullmatch(r"(.*?)(?<![0-9])(?<![0-9] )([0-9]+)", place, re.DOTALL)
+        if not found or path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
             others.append(path)
             continue
         twin = sequences.setdefault(found[1], {}).setdefault(int(found[2]), path)
@@ -111,10 +103,11 @@ def _sequences(folder: Path) -> tuple[Sequences, list[Path]]:
     return sequences, others
 
 
-def _words(prefix: str) -> set[str]:
-    """Return what says of a sequence which it is: the last word before the number, and the folder."""
+def _kind(prefix: str) -> str:
+    """Return what files hold, a key of `WORDS` or "image", by the last word before their number, or their folder."""
     folder, _, name = prefix.lower().rpartition("/")
-    return {folder, re.split(r"[\W_]+", name.rstrip("_-. "))[-1]}
+    words = {folder, re.split(r"[\W_]+", name.rstrip("_-. "))[-1]}
+    return next((kind for kind, known in WORDS.items() if words & known), "image")
 
 
 def read_frame(frame: Frame) -> bytes:
@@ -131,76 +124,58 @@ def read_frame(frame: Frame) -> bytes:
     return jpeg(np.dstack([x, y, np.full_like(x, 128)]))
 
 
-def pack_folder(folder: Path, kind: str) -> Iterator[bytes]:
-    files = frame_files(folder, kind)[0]
-    return pack(len(files), map(read_frame, files))
-
-
 def list_header(count: int) -> bytes:
     """Return the header of a video's value, a msgpack list of so many JPEGs."""
     return struct.pack(">BI", 0xDD, count)
 
 
-def pack_frame(jpeg: bytes) -> bytes:
-    """Pack a JPEG as an element of that list."""
-    return msgpack.packb(jpeg, use_bin_type=True)
+def pack(count: int, jpegs: Iterable[bytes], place: Path | None = None) -> mmap:
+    """Write the value of a video to a temporary file in a folder, so that memory holds one JPEG, and map it."""
+    with TemporaryFile(dir=place) as file:
+        file.write(list_header(count))
+        file.writelines(map(msgpack.packb, jpegs))
+        file.flush()
+        return mmap(file.fileno(), 0, access=ACCESS_READ)
 
 
-def pack(count: int, jpegs: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield the value of a video in pieces."""
-    yield list_header(count)
-    yield from map(pack_frame, jpegs)
-
-
-def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], Pieces]) -> None:
-    """Write an LMDB of the values that ``load`` yields of each video; memory holds one piece of a value at a time.
+def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], Value]) -> None:
+    """Write an LMDB of the values that ``load`` returns of each video.
 
     The file grows as ``<path>.partial`` and takes its name when all of it is on the disk; on an error nothing is left.
     """
-    order = sorted(names)
+    written = sorted(names)  # class by class
+    order = written.copy()
     random.Random(0).shuffle(order)
+    keys, lengths = {name: b"%09d" % i for i, name in enumerate(order)}, []
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.unlink(missing_ok=True)
+    # Through a writable map the library copies a mapped value from file to file; otherwise it would hold all of it.
+    settings = {"subdir": False, "lock": False, "sync": False, "meminit": False, "writemap": True}
     try:
-        with naming(partial):
-            _fill(partial, order, load)
-    except BaseException as error:
-        partial.unlink(missing_ok=True)
-        if isinstance(error, lmdb.Error):
-            raise DataError(f"cannot write {partial} ({error}): is the disk full?") from error
-        raise
-    write_text(path.with_name(path.name + "-order"), "".join(f"{name}\n" for name in order))
-    os.replace(partial, path)
-
-
-def _fill(path: Path, order: list[str], load: Callable[[str], Pieces]) -> None:
-    index = {name: i for i, name in enumerate(order)}
-    keys, lengths = [], []
-    # Through a writable map the library copies a value from one file to the other; otherwise it would hold all of it.
-    with (lmdb.open(str(path), subdir=False, map_size=SPARE, lock=False, sync=False, meminit=False, writemap=True)
-          as environment, TemporaryFile(dir=path.parent) as file):
-        for name in track(sorted(order), len(order), f"write {path.stem}"):  # class by class
-            keys.append(b"%09d" % index[name])
-            file.seek(0)
-            size = sum(file.write(piece) for piece in load(name))
-            file.flush()
-            if size > MAX_VALUE:
-                raise DataError(f"{name} takes {size} bytes: {TOO_LONG}")
-            with mmap(file.fileno(), size, access=ACCESS_READ) as value:
+        with naming(partial), lmdb.open(str(partial), map_size=SPARE, **settings) as environment:
+            for name in track(written, len(written), f"write {partial.stem}"):
+                value = load(name)
                 lengths.append(frame_spans(memoryview(value), [])[0])
-                _put(environment, path, keys[-1], value)
-        for key, entry in (("keys", keys), ("len", len(keys)), ("order", order), ("vlen", lengths)):
-            _put(environment, path, f"__{key}__".encode(), msgpack.packb(entry, use_bin_type=True))
-        environment.sync(True)
-        end = _end(environment)
-    os.truncate(path, end)
+                _put(environment, keys[name], value)
+            for key, entry in (("keys", [keys[name] for name in written]), ("len", len(keys)), ("order", order),
+                               ("vlen", lengths)):
+                _put(environment, f"__{key}__".encode(), msgpack.packb(entry))
+            environment.sync(True)
+            end = _end(environment)
+        os.truncate(partial, end)
+        write_text(path.with_name(path.name + "-order"), "".join(f"{name}\n" for name in order))
+        os.replace(partial, path)
+    except lmdb.Error as error:
+        raise DataError(f"cannot write {partial} ({error}): is the disk full?") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
-def _put(environment: lmdb.Environment, path: Path, key: bytes, value: bytes | mmap) -> None:
+def _put(environment: lmdb.Environment, key: bytes, value: bytes | Value) -> None:
     """Write a value, after the file has grown to hold it: in a map, a full disk would end the program by a signal."""
     needed = _end(environment) + len(value) + SPARE
-    with open(path, "r+b") as file:
+    with open(environment.path(), "r+b") as file:
         os.posix_fallocate(file.fileno(), 0, needed)
     if needed > environment.info()["map_size"]:
         environment.set_mapsize(needed)
@@ -219,17 +194,6 @@ def frame_counts(path: Path) -> dict[str, int]:
     return {name: reader.num_frames(name) for name in reader.names}
 
 
-def check_lmdbs(rgb: Path, flow: Path | None = None) -> dict[str, int]:
-    """Check that each video has one flow frame less than RGB frames, and return the number of RGB frames."""
-    lengths = frame_counts(rgb)
-    flows = frame_counts(flow) if flow else {name: frames - 1 for name, frames in lengths.items()}
-    for name in sorted(lengths.keys() | flows.keys()):
-        if lengths.get(name, 0) != flows.get(name, 0) + 1:
-            raise DataError(f"{name} has {lengths.get(name)} frames in {rgb} and {flows.get(name)} in {flow}, not one "
-                            "less: prepare again with --overwrite")
-    return lengths
-
-
 def make_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.topic("data")
@@ -246,18 +210,21 @@ def main() -> None:
     if options.out.exists() and not options.overwrite:
         raise OptionError(f"{options.out} exists: add --overwrite to replace it")
     require_writable(options.out)
-    folders = find_folders(options.frames)
-    passed_over: list[Path] = []
-    for name, folder in list(folders.items()):
+    folders, passed_over = {}, list[Path]()
+    for name, folder in find_folders(options.frames).items():
         frames, others = frame_files(folder, options.kind)  # reports a missing frame before hours of writing
         passed_over += others
         if sum(5 + path.stat().st_size for frame in frames for path in frame) > MAX_VALUE - 5:
             warn(f"left out {folder}: {TOO_LONG}")
-            del folders[name]
+        else:
+            folders[name] = folder
     name_passed_over(passed_over)
-    if not folders:
-        raise DataError(f"none of the videos in {options.frames} can be used: {TOO_LONG}")
-    write_lmdb(options.out, folders, lambda name: pack_folder(folders[name], options.kind))
+
+    def load(name: str) -> mmap:
+        frames = frame_files(folders[name], options.kind)[0]
+        return pack(len(frames), map(read_frame, frames), options.out.parent)
+
+    write_lmdb(options.out, folders, load)
     say(f"{len(folders)} videos in {options.out}")
 
 

@@ -3,11 +3,11 @@
     python process_data/src/extract_ff.py --videos UCF101/videos --out UCF101/frames
 
 writes `Class/video/image_%05d.jpg` and `flow_%05d.jpg` (from 1; one flow frame less than RGB frames). A stopped run
-continues where it was: a video's folder appears only when it is complete. `prepare.py` needs none of these files.
-TV-L1 takes about a second a frame and core at 320x240; DIS some 4 ms. `--flow none` writes RGB frames alone.
-Several machines share the work and one --out: `--shard 2/8` does every eighth video, from the second.
+continues where it was: a video's folder appears only when it is complete. TV-L1 takes about a second a frame and core
+at 320x240; DIS some 4 ms. Several machines share one --out: `--shard 2/8` does every eighth video, from the second.
 """
 
+import hashlib
 import multiprocessing
 import os
 import shutil
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from dataset.jpeg import MAX_BYTES
 from process_data.src import video_io
-from process_data.src.video_io import METHODS, NO_FLOW, Timing, VideoError, coded_frames, find_videos
+from process_data.src.video_io import METHODS, NO_FLOW, Settings, Timing, VideoError
 from utils.console import say, track, warn
 from utils.errors import DataError, OptionError
 from utils.files import lock, naming, read_json, require_writable, write_json
@@ -33,19 +33,10 @@ from utils.launch import allotted_cores, run
 from utils.parser import Parser
 from utils.stop import end_with_parent
 
-SETTINGS = ("flow", "short_side", "strict")  # options that decide what is made of a video
-
-
-class Outcome(NamedTuple):
-    """What there is to say of a video, each "" if there is nothing."""
-
-    left_out: str = ""  # why it is not used
-    damage: str = ""  # what is wrong though it is used
-    rate: str = ""  # what is odd about its frame rate
-
-
-Task = Callable[..., Outcome]
-Jobs = Mapping[str, tuple]  # arguments of the task by the video's name
+# Whether a video is used, what is wrong with it, and what is odd about its frame rate; "" for nothing.
+Outcome = tuple[bool, str, str]
+Task = Callable[[Path, Any, Settings, Timing], None]  # writes what a video is made into to an output
+Jobs = Mapping[str, tuple[Path, Any]]  # video file and output, by the video's name
 
 
 def add_extraction_options(parser: Parser) -> None:
@@ -75,62 +66,40 @@ def part_of(videos: Mapping[str, Any], number: int, count: int) -> dict[str, Any
     return dict(list(videos.items())[number - 1::count])
 
 
-def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return the settings that differ as "flow (dis, now tvl1)", or "" if none does."""
-    return ", ".join(f"{key} ({old.get(key)}, now {value})" for key, value in new.items() if old.get(key) != value)
+def require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], remedy: str) -> None:
+    """Raise an OptionError if what lies at a path was made with other settings than the new ones."""
+    changes = ", ".join(f"{key} ({old.get(key)}, now {value})" for key, value in new.items() if old.get(key) != value)
+    if changes:
+        raise OptionError(f"{path} was made with other settings: {changes}; use these, or {remedy}")
 
 
-def process(task: Task, jobs: Jobs, videos: Mapping[str, Path], workers: int, title: str) -> int:
-    """Run a task on the videos that are not done yet, and return the number of those that it leaves out by name.
-
-    Args:
-        jobs: the task's arguments for each of these videos.
-        videos: all videos of the dataset.
-    """
+def process(task: Task, jobs: Jobs, settings: Settings, videos: Mapping[str, Path], workers: int, title: str) -> int:
+    """Run a task on those of the videos that are not done yet, and return how many it leaves out, by name."""
     if len(jobs) < len(videos):
         say(f"{len(videos) - len(jobs)} of {len(videos)} videos are done already")
-    left_out, rates = 0, {}
-    for name, outcome in track(_results(task, jobs, workers), len(jobs), title):
-        left_out += bool(outcome.left_out)
-        if outcome.left_out or outcome.damage:  # said at once: a run may be stopped before its end
-            warn(f"left out {videos[name]}: {outcome.left_out}" if outcome.left_out
-                 else f"{videos[name]}: {outcome.damage}")
-        if outcome.rate:
-            rates[name] = f"{videos[name]} ({outcome.rate})"
+    left_out, rates = 0, list[str]()
+    for name, (used, problem, rate) in track(_outcomes(task, jobs, settings, workers), len(jobs), title):
+        left_out += not used
+        if problem:  # said at once: a run may be stopped before its end
+            warn(f"{'' if used else 'left out '}{videos[name]}: {problem}")
+        if rate:
+            rates.append(f"{videos[name]} ({rate})")
     if rates:
-        examples = ", ".join(rates[name] for name in sorted(rates)[:3])
-        warn(f"{len(rates)} of {len(jobs)} videos have a frame rate that varies or is implausible, such as {examples}; "
-             "their frames are kept as they come")
+        warn(f"{len(rates)} of {len(jobs)} videos have a frame rate that varies or is implausible, such as "
+             f"{', '.join(sorted(rates)[:3])}; their frames are kept as they come")
     return left_out
 
 
-def require_videos(used: int, videos: Mapping[str, Path]) -> None:
-    if not used:
-        raise DataError(f"none of the {len(videos)} videos can be used: are they videos, and complete?")
-
-
-def outcome_of(timing: Timing, strict: bool) -> Outcome:
-    """Judge a video that was read to its end. With ``strict``, raise a VideoError if frames are missing."""
-    missing = timing.missing()
-    if missing and strict:
-        raise VideoError(missing)
-    damage = missing and f"{missing}: was it copied whole, or cut without encoding? --strict leaves it out"
-    if not missing and timing.decoded > MAX_BYTES:
-        damage = (f"its frames take {timing.decoded / 2**30:.1f} GiB when decoded, which makes evaluation slow: cut it "
-                  "into several, or give a smaller --short_side")
-    return Outcome(damage=damage, rate=timing.odd_rate())
-
-
-def _results(task: Task, jobs: Jobs, workers: int) -> Iterator[tuple[str, Outcome]]:
+def _outcomes(task: Task, jobs: Jobs, settings: Settings, workers: int) -> Iterator[tuple[str, Outcome]]:
     if workers <= 1:
         _start_worker()
         for name, job in jobs.items():
-            yield name, task(*job)
+            yield name, _outcome(task, *job, settings)
         return
     context = multiprocessing.get_context("spawn")  # OpenCV's threads do not survive a fork
     executor = ProcessPoolExecutor(min(workers, max(len(jobs), 1)), context, _start_worker)
     try:
-        futures = {executor.submit(task, *job): name for name, job in jobs.items()}
+        futures = {executor.submit(_outcome, task, *job, settings): name for name, job in jobs.items()}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
@@ -148,24 +117,35 @@ def _start_worker() -> None:
         end_with_parent(signal.SIGKILL)
 
 
-def extract(video: Path, folder: Path, short_side: int, method: str, strict: bool) -> Outcome:
-    """Write the frame files of one video to a folder, which appears when they are complete."""
+def _outcome(task: Task, video: Path, output: Any, settings: Settings) -> Outcome:
     timing = Timing()
-    partial = folder.with_name(f".{video_io.short_name(folder.name)}.partial")
+    try:
+        task(video, output, settings, timing)
+    except VideoError as error:
+        return False, str(error), ""
+    problem = timing.missing()
+    if problem:
+        problem += ": was it copied whole, or cut without encoding? --strict leaves it out"
+    elif timing.decoded > MAX_BYTES:
+        problem = (f"its frames take {timing.decoded / 2**30:.1f} GiB when decoded, which makes evaluation slow: cut "
+                   "it into several, or give a smaller --short_side")
+    return True, problem, timing.odd_rate()
+
+
+def extract(video: Path, folder: Path, settings: Settings, timing: Timing) -> None:
+    """Write the frame files of one video to a folder, which appears when they are complete."""
+    partial = folder.with_name(f".{hashlib.sha256(os.fsencode(folder.name)).hexdigest()}.partial")  # as long as any
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         with naming(partial):
-            for number, (frame, flow) in enumerate(coded_frames(video, short_side, method, timing), 1):
-                (partial / f"image_{number:05d}.jpg").write_bytes(frame)
-                if flow is not None:
-                    (partial / f"flow_{number - 1:05d}.jpg").write_bytes(flow)
-        outcome = outcome_of(timing, strict)
-    except VideoError as error:
-        shutil.rmtree(partial)
-        return Outcome(left_out=str(error))
-    os.replace(partial, folder)
-    return outcome
+            for number, jpegs in enumerate(video_io.coded_frames(video, settings, timing), 1):
+                names = f"image_{number:05d}.jpg", f"flow_{number - 1:05d}.jpg"
+                for name, jpeg in zip(names, jpegs, strict=False):
+                    (partial / name).write_bytes(jpeg)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def make_parser() -> Parser:
@@ -179,26 +159,22 @@ def make_parser() -> Parser:
 
 def main() -> None:
     options = make_parser().parse_args()
-    videos, out = find_videos(options.videos), options.out
-    record, settings = out / "extract.json", {key: getattr(options, key) for key in SETTINGS}
-    earlier = read_json(record, {})
-    changes = difference(earlier, settings)
-    if earlier and changes:
-        raise OptionError(f"{out} was begun with other settings: {changes}; use the same, or another --out")
+    videos, out = video_io.find_videos(options.videos), options.out
+    settings = Settings(options.flow, options.short_side, options.strict)
+    record = out / "extract.json"
     require_writable(record)
-    if not earlier and out.exists() and any(path.name[0] != "." for path in out.iterdir()):
+    if record.exists():
+        require_same(out, read_json(record), settings._asdict(), "another --out")
+    elif out.exists() and any(path.name[0] != "." for path in out.iterdir()):
         raise OptionError(f"{out} holds other files: give a new or empty folder as --out")
     locked = out
     if options.shard:
         videos, locked = part_of(videos, *options.shard), out / f".shard{options.shard[0]}"
     locked.mkdir(parents=True, exist_ok=True)
     with lock(locked, "extracting"):
-        write_json(record, settings)
-        jobs = {name: (path, out / name, options.short_side, options.flow, options.strict)
-                for name, path in videos.items() if not (out / name).is_dir()}
-        left_out = process(extract, jobs, videos, options.workers, "extract")
-    if not options.shard:
-        require_videos(len(videos) - left_out, videos)
+        write_json(record, settings._asdict())
+        jobs = {name: (path, out / name) for name, path in videos.items() if not (out / name).is_dir()}
+        left_out = process(extract, jobs, settings, videos, options.workers, "extract")
     say(f"{len(videos) - left_out} videos in {out}, {left_out} left out")
 
 

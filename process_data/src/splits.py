@@ -1,11 +1,10 @@
 """Rules that divide the videos of a dataset into training and test. Names are "Class/video"."""
 
-import csv
-import io
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path, PurePath
 
 from dataset.video_index import name_key, source_of
@@ -14,7 +13,7 @@ from utils.errors import DataError, OptionError
 from utils.files import read_text
 
 Split = tuple[list[str], list[str]]  # names of training and of test videos
-Lists = tuple[list[str], list[str], list[str]]  # paths of training and of test videos, and of those used for neither
+Lists = list[list[str]]  # paths of training and of test videos, and perhaps of those used for neither
 TEST_SHARE = 0.28  # 7 of UCF101's 25 groups
 SPLITS = 3  # of a set without lists
 HELD_OUT = 20  # least videos that tell something of those that are not trained on
@@ -22,32 +21,34 @@ HELD_OUT = 20  # least videos that tell something of those that are not trained 
 
 def plan_splits(name: str, videos: Iterable[str], official: Path | None, seed: int = 0,
                 allow_missing: bool = False, count: int | None = None) -> list[Split]:
-    """Split the videos of a dataset by the official lists of a folder; without one by the UCF101 rule, or by source.
+    """Split the videos of a dataset by the official lists of a folder; without one by UCF101's rule, or by source.
 
-    With ``allow_missing`` listed videos that do not exist are left out, which otherwise is an error; ``count`` is the
-    number of splits by source (default: three).
+    ``count`` is the number of splits by source. Without ``allow_missing``, listed videos must exist.
     """
     videos = list(videos)
     if count is not None and (count < 1 or official is not None or name in ("ucf101", "hmdb51")):
         raise OptionError(f"--num_splits {count}: give 1 or more, and only for a set of your own without --splits")
-    if official is None:
-        if name == "hmdb51":
-            raise OptionError("HMDB51's splits come from its lists: give the folder of *_test_split1.txt as --splits")
-        if name != "ucf101" and count is None and len({video.split("/")[0] for video in videos}) < 2:
-            splits = [held_out_split(videos, seed)]
-        else:
-            splits = ucf101_splits(videos) if name == "ucf101" else source_splits(videos, seed, count or SPLITS)
-    else:
+    if official is not None:
         if not official.is_dir():
             raise OptionError(f"no folder {official}: --splits is the (unpacked) folder of the official lists")
         lists = hmdb51_lists(official) if name == "hmdb51" else official_lists(official)
         splits = _listed_splits(official, lists, videos, allow_missing)
-    require_training(splits)
+    elif name == "hmdb51":
+        raise OptionError("HMDB51's splits come from its lists: give the folder of *_test_split1.txt as --splits")
+    elif name == "ucf101":
+        splits = ucf101_splits(videos)
+    elif count is None and len({video.split("/")[0] for video in videos}) < 2:
+        splits = [held_out_split(videos, seed)]
+    else:
+        splits = source_splits(videos, seed, count or SPLITS)
+    for number, (train, _) in enumerate(splits, 1):
+        if not train:
+            raise DataError(f"split {number} has no training videos: prepare more videos, correct the lists, or give "
+                            "the dataset another --name")
     return splits
 
 
 def _listed_splits(folder: Path, lists: list[Lists], videos: list[str], allow_missing: bool) -> list[Split]:
-    """Take the splits of the videos that exist."""
     listed = dict.fromkeys(path for split in lists for side in split for path in side)
     found = match(listed, videos)
     missing = [path for path in listed if path not in found]
@@ -96,19 +97,6 @@ def report_unmatched(source: Path, listed: Collection[str], found: Mapping[str, 
             warn(f"{source}: {len(names)} of {what}: {examples}")
 
 
-def videos_of(splits: Iterable[Split]) -> set[str]:
-    """Return the videos that splits use."""
-    return {video for split in splits for side in split for video in side}
-
-
-def require_training(splits: Iterable[Split]) -> None:
-    """Raise a DataError if a split has no training videos."""
-    for number, (train, _) in enumerate(splits, 1):
-        if not train:
-            raise DataError(f"split {number} has no training videos: prepare more videos, correct the lists, or give "
-                            "the dataset another --name")
-
-
 def ucf101_splits(names: Iterable[str]) -> list[Split]:
     """Return UCF101's official splits: split 1 tests groups 1-7, split 2 groups 8-14, split 3 groups 15-21."""
     tested = {}
@@ -129,12 +117,10 @@ def source_splits(names: Iterable[str], seed: int = 0, count: int = SPLITS) -> l
     """
     source = {name: source_of(name) for name in sorted(names)}  # "Class/v_Class_g01"
     grouped = all(re.search(r"_g\d+$", each) for each in source.values())
-    by_class: dict[str, list[str]] = {}
-    for each in dict.fromkeys(source.values()):
-        by_class.setdefault(each.split("/")[0], []).append(each)
     shuffle = random.Random(seed).shuffle
     tested: list[set[str]] = [set() for _ in range(count)]
-    for sources in by_class.values():
+    for _, of_class in groupby(dict.fromkeys(source.values()), key=lambda each: each.split("/")[0]):
+        sources = list(of_class)
         if grouped:
             sources.sort(key=lambda each: int(each.rpartition("_g")[2]))
         else:
@@ -167,44 +153,19 @@ def held_out_split(names: Iterable[str], seed: int = 0) -> Split:
 def list_folder(folder: Path, pattern: str) -> Path:
     """Return the folder that holds lists: the given one, or the one in it that a zip file makes around them."""
     found = {path.parent for path in folder.rglob(pattern) if not path.name.startswith(".")}
-    if len(found) > 1 and folder not in found:
-        raise OptionError(f"{' and '.join(sorted(map(str, found))[:2])} hold lists: give one of them as --splits")
     return found.pop() if len(found) == 1 else folder
 
 
 def official_lists(folder: Path) -> list[Lists]:
     """Read `trainlist01.txt`, `testlist01.txt`, ... of a folder: lines "Class/video.ext", labels ignored."""
-    splits: list[Lists] = []
-    folder = list_folder(folder, "trainlist*.txt")
+    folder, splits = list_folder(folder, "trainlist*.txt"), list[Lists]()
     for train in sorted(folder.glob("trainlist*.txt"), key=lambda path: (len(path.name), path.name)):
         test = train.with_name(train.name.replace("train", "test", 1))
         if not test.is_file():
             raise DataError(f"{train} has no {test.name} beside it")
-        splits.append((_listed(train), _listed(test), []))
+        splits.append([_listed(train), _listed(test)])
     if not splits:
         raise DataError(f"no split lists in {folder}: it should hold trainlist01.txt and testlist01.txt")
-    return splits
-
-
-def hmdb51_lists(folder: Path) -> list[Lists]:
-    """Read HMDB51's `<class>_test_split{1,2,3}.txt`: 1 is for training, 2 for testing, 0 for neither."""
-    splits: list[Lists] = []
-    folder = list_folder(folder, "*_test_split1.txt")
-    for split in (1, 2, 3):
-        names: dict[str, list[str]] = {"0": [], "1": [], "2": []}
-        for path in sorted(folder.glob(f"[!.]*_test_split{split}.txt")):
-            label, seen = path.name.removesuffix(f"_test_split{split}.txt"), []
-            for place, line in _lines(path):
-                words = line.rsplit(maxsplit=1)
-                if len(words) < 2 or words[1] not in names:
-                    raise DataError(f"{place}: {line!r} should read 'video.avi 1', with 1 for training, 2 for testing, "
-                                    "0 for neither")
-                seen.append(Path(words[0]).stem)
-                names[words[1]].append(f"{label}/{seen[-1]}")
-            _require_distinct(path, seen)
-        if not names["1"]:
-            raise DataError(f"no HMDB51 lists in {folder}: it should hold brush_hair_test_split{split}.txt, ...")
-        splits.append((names["1"], names["2"], names["0"]))
     return splits
 
 
@@ -216,33 +177,29 @@ def _listed(path: Path) -> list[str]:
         if len(entry.parts) < 2:
             raise DataError(f"{place}: {line!r} should read Class/video.ext")
         names.append(f"{entry.parent.as_posix()}/{entry.stem}")
-    _require_distinct(path, names)
     return names
 
 
-def _lines(path: Path) -> list[tuple[str, str]]:
-    """Read a list's lines that are not empty, each with its place."""
-    lines = enumerate(read_text(path).splitlines(), 1)
-    return [(f"{path}, line {number}", line.strip()) for number, line in lines if line.strip()]
+def hmdb51_lists(folder: Path) -> list[Lists]:
+    """Read HMDB51's `<class>_test_split{1,2,3}.txt`: 1 is for training, 2 for testing, 0 for neither."""
+    folder, splits = list_folder(folder, "*_test_split1.txt"), list[Lists]()
+    for end in (f"_test_split{split}.txt" for split in (1, 2, 3)):
+        names: dict[str, list[str]] = {"1": [], "2": [], "0": []}
+        for path in sorted(folder.glob(f"[!.]*{end}")):
+            for place, line in _lines(path):
+                words = line.rsplit(maxsplit=1)
+                if len(words) < 2 or words[1] not in names:
+                    raise DataError(f"{place}: {line!r} should read 'video.avi 1', with 1 for training, 2 for testing, "
+                                    "0 for neither")
+                names[words[1]].append(f"{path.name.removesuffix(end)}/{Path(words[0]).stem}")
+        if not names["1"]:
+            raise DataError(f"no HMDB51 lists in {folder}: it should hold brush_hair{end}, ...")
+        splits.append(list(names.values()))
+    return splits
 
 
-def _require_distinct(path: Path, names: list[str]) -> None:
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise DataError(f"{path} lists {twice[0]} twice: remove one of its lines")
-
-
-def k400_list(folder: Path, side: str) -> list[str]:
-    """Read the K400 list of a side, "train" or "val": the names "label/id_000001_000011" of its videos."""
-    path = next(iter(sorted(folder.glob(f"*{side}*.csv"))), None)
-    if path is None:
-        raise DataError(f"no K400 list of {side} videos in {folder}: it should hold {side}.csv")
-    names, rows = [], csv.DictReader(io.StringIO(read_text(path), newline=""))
-    try:
-        for row in rows:
-            start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
-            names.append(f"{row['label']}/{row['youtube_id']}_{start:06d}_{end:06d}")
-    except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
-        raise DataError(f"{path}, line {rows.line_num}: rows need label, youtube_id, time_start, time_end ({error!r})"
-                        ) from error
-    return names
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield a list's lines that are not empty, each with its place."""
+    for number, line in enumerate(read_text(path).splitlines(), 1):
+        if line.strip():
+            yield f"{path}, line {number}", line.strip()

@@ -1,12 +1,12 @@
 """Videos: their names, the folders that hold them, their frames, and the optical flow between neighbouring frames."""
 
-import hashlib
 import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ VIDEO_NAME = re.compile(rf"(?![\s\ufeff])[^/{UNFIT}]*[^/\s{UNFIT}]/[^/{UNFIT}]+"
 SEARCHED = 1 << 22  # bytes at each end of a file that tell what it is
 # What the bytes of a file that does not decode say of it; the first pattern that is found counts.
 KINDS = (
+    (rb"\A\Z", "is empty"),
     (rb"\AGIF8", "is a GIF of one picture, not a video"),
     (rb"\A(\xff\xd8\xff|\x89PNG|BM|II\*\0|MM\0\*|RIFF.{4}WEBP|.{4}ftyp(avif|hei[cx]|mif1))", "is a photo, not a video"),
     (rb"\A(ID3|fLaC|\xff[\xf1-\xf3\xf9-\xfb]|RIFF.{4}WAVE)", "holds sound alone, no video"),
@@ -38,13 +39,20 @@ KINDS = (
 KEPT = 0.95  # share of the promised frames below which a video is reported
 PLAUSIBLE = (5, 250)  # frames a second
 BOUND = 20.0  # pixels; larger displacements are clipped
-QUALITY = 100  # JPEG
 METHODS = ("tvl1", "dis")
 NO_FLOW = "none"  # in place of a method: frames alone
 
 
 class VideoError(DataError):
     """A video that cannot be used and is left out: the reason, without the video's name."""
+
+
+class Settings(NamedTuple):
+    """What is made of a video."""
+
+    flow: str  # one of METHODS, or NO_FLOW
+    short_side: int  # pixels to which larger frames are scaled down; 0: never
+    strict: bool  # leave out videos that give fewer frames than they promise
 
 
 class Timing:
@@ -55,14 +63,12 @@ class Timing:
         self.stamps: list[float] = []  # milliseconds
         self.decoded = 0  # bytes of all frames
 
-    def _intervals(self) -> tuple[float, float, float]:
+    def _intervals(self) -> list[float]:
         """Return a short, a usual and a long interval between frames in milliseconds; 0 if few frames have a stamp."""
         steps = np.diff(self.stamps)
         steps = steps[steps > 0]
-        if len(steps) < max(1, 0.5 * (len(self.stamps) - 1)):
-            return 0.0, 0.0, 0.0
-        low, middle, high = np.percentile(steps, (5, 50, 95)).tolist()
-        return low, middle, high
+        few = len(steps) < max(1, 0.5 * (len(self.stamps) - 1))
+        return [0.0] * 3 if few else np.percentile(steps, (5, 50, 95)).tolist()
 
     def odd_rate(self) -> str:
         """Say how the rate is implausible or varies, "" if it does not. Stamps are often whole milliseconds."""
@@ -95,13 +101,7 @@ def require_name(name: str, source: str | Path) -> None:
                         "or control characters, and the class has no space at either end; rename it")
 
 
-def short_name(name: str) -> str:
-    """Return a file name that stands for a name of any length."""
-    return hashlib.sha256(os.fsencode(name)).hexdigest()
-
-
 def looks_like_video(name: str) -> bool:
-    """Return whether a file is tried as a video, by its name."""
     return Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
 
 
@@ -128,31 +128,28 @@ def name_passed_over(paths: Iterable[Path]) -> None:
 def find_videos(folder: Path, labels: str = "folders") -> dict[str, Path]:
     """Find the videos of a folder and all below: {"Class/video": path}, sorted by name.
 
-    Class/day2/x.mp4 is Class/x, or where the class has several x, Class/day2_x; a video in no class folder is of the
-    class "all". Other files are passed over by name.
-
-    Args:
-        labels: "none": all videos are of the class "all"; "auto": they are unless the folders look like classes.
+    Class/day2/x.mp4 is Class/x, or where the class has several x, Class/day2_x. Videos in no class folder are of the
+    class "all"; with ``labels`` "none" all are, and with "auto" they are unless the folders look like classes.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: give the folder that holds Class/video files")
     files = list(walk(folder))
     videos = [path for path in files if looks_like_video(path.name) and path.is_file()]
-    name_passed_over(path for path in files if path not in videos)
+    name_passed_over(sorted(set(files) - set(videos)))
+    parts = {path: path.relative_to(folder).with_suffix("").parts for path in videos}
     if labels == "auto":  # the folders are classes where each video lies in one, and two have two videos or more
         counts = Counter(path.parent for path in videos)
-        whole = all(len(path.relative_to(folder).parts) == 2 for path in videos)
+        whole = all(len(each) == 2 for each in parts.values())
         labels = "folders" if whole and sum(count > 1 for count in counts.values()) > 1 else "none"
         say("labels: the folders are classes (--labels none: all videos are one)" if labels == "folders" else
             f"no labels: all videos are of one class, {LOOSE!r} (--labels folders: the folders are classes)")
     loose = [path for path in videos if path.parent == folder]
     if 0 < len(loose) < len(videos) and labels == "folders":
         warn(f"videos in no class folder, taken as class {LOOSE!r}: {len(loose)}, such as {loose[0]}")
-    places = {path: (LOOSE,) * (labels == "none" or path.parent == folder)
-              + path.relative_to(folder).with_suffix("").parts for path in videos}
-    count = Counter((label, video) for label, *_, video in places.values())
+    parts |= {path: (LOOSE, *parts[path]) for path in (videos if labels == "none" else loose)}
+    count = Counter((label, video) for label, *_, video in parts.values())
     found: dict[str, Path] = {}
-    for path, (label, *between, video) in places.items():
+    for path, (label, *between, video) in parts.items():
         name = f"{label}/{'_'.join([*between, video]) if count[label, video] > 1 else video}"
         require_name(name, path)
         if name in found:
@@ -173,8 +170,7 @@ def silence_decoder() -> None:
 def opened(path: Path) -> Iterator[cv2.VideoCapture]:
     """Open a video for :func:`next_frame`; one that does not decode has no frames.
 
-    Raises:
-        VideoError: the file cannot be opened, or its frames are larger than datasets read.
+    VideoError if the file cannot be opened, or its frames are larger than datasets read.
     """
     try:
         open(path, "rb").close()
@@ -198,29 +194,25 @@ def next_frame(capture: cv2.VideoCapture, short_side: int = 0) -> np.ndarray | N
 
 def read_frames(path: Path, short_side: int = 0, timing: Timing | None = None) -> Iterator[np.ndarray]:
     """Yield the frames of a video as they come, (H, W, 3) uint8 BGR, see :func:`shrink`; none if it does not decode."""
+    timing = timing or Timing()
     with opened(path) as capture:
-        if timing:
-            timing.promised, timing.rate = (capture.get(fact) for fact in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
+        timing.promised, timing.rate = (capture.get(fact) for fact in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         while (frame := next_frame(capture, short_side)) is not None:
-            if timing:
-                timing.stamps.append(capture.get(cv2.CAP_PROP_POS_MSEC))
-                timing.decoded += frame.nbytes
+            timing.stamps.append(capture.get(cv2.CAP_PROP_POS_MSEC))
+            timing.decoded += frame.nbytes
             yield frame
 
 
 def require_two_frames(count: int, path: Path) -> None:
     """Raise a VideoError, which says what the file is, if it gave fewer than the two frames that flow needs."""
-    if count < 2:
-        raise VideoError(_kind(path) or ("only one frame decodes" if count else "does not decode"))
-
-
-def _kind(path: Path) -> str:
-    """Say what a file is that is not a video, or not one that this OpenCV decodes; "" if that is open."""
+    if count > 1:
+        return
     with open(path, "rb") as file:
         data = file.read(SEARCHED)
         file.seek(max(len(data), path.stat().st_size - SEARCHED))
         data += file.read()  # what an MP4 holds may stand at its end
-    return next((words for pattern, words in KINDS if re.search(pattern, data, re.DOTALL)), "") if data else "is empty"
+    kind = next((words for pattern, words in KINDS if re.search(pattern, data, re.DOTALL)), "")
+    raise VideoError(kind or ("only one frame decodes" if count else "does not decode"))
 
 
 def shrink(frame: np.ndarray, short_side: int) -> np.ndarray:
@@ -235,9 +227,8 @@ def shrink(frame: np.ndarray, short_side: int) -> np.ndarray:
 def make_flow(method: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return a function of two grey frames (H, W) uint8 that estimates the flow between them, (H, W, 2) in pixels.
 
-    Args:
-        method: "tvl1", Dual TV-L1 (Zach et al., 2007) with OpenCV's defaults, with which published flow data is made;
-            or "dis", Dense Inverse Search (Kroeger et al., 2016), some 300 times faster and coarser.
+    "tvl1" is Dual TV-L1 (Zach et al., 2007) with OpenCV's defaults, as in published flow data; "dis" is Dense Inverse
+    Search (Kroeger et al., 2016), some 300 times faster and coarser.
     """
     estimator: cv2.DenseOpticalFlow = (cv2.optflow.DualTVL1OpticalFlow.create() if method == "tvl1"
                                        else cv2.DISOpticalFlow.create())
@@ -250,44 +241,36 @@ def flow_image(flow: np.ndarray) -> np.ndarray:
 
     The flow is clipped to [-20, 20] pixels and scaled to [0, 255], so 128 means no motion.
     """
-    scaled = (np.clip(flow, -BOUND, BOUND) + BOUND) * (255 / (2 * BOUND))
-    image = np.full((*flow.shape[:2], 3), 128, np.uint8)
-    image[..., :2] = np.round(scaled)
-    return image
+    scaled = np.round((np.clip(flow, -BOUND, BOUND) + BOUND) * (255 / (2 * BOUND)))
+    return np.dstack([scaled, np.full(flow.shape[:2], 128)]).astype(np.uint8)
 
 
 def flow_images(frames: Iterable[np.ndarray], method: str) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Yield each frame (H, W, 3) uint8 BGR with the flow image from the frame before, None for the first frame."""
-    if method == NO_FLOW:
-        yield from ((frame, None) for frame in frames)
-        return
-    estimate, before = make_flow(method), None
+    estimate, before = None if method == NO_FLOW else make_flow(method), None
     for frame in frames:
         grey = cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)
-        yield frame, None if before is None else flow_image(estimate(before, grey))
+        yield frame, flow_image(estimate(before, grey)) if estimate and before is not None else None
         before = grey
 
 
 def jpeg(image: np.ndarray) -> bytes:
-    """Encode an image (H, W, 3) uint8 BGR as a JPEG of quality 100. Raises VideoError for sides that no JPEG has."""
-    good, coded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])
-    if not good:
-        raise VideoError(f"a frame of {image.shape[1]} x {image.shape[0]} pixels does not go into a JPEG")
-    return coded.tobytes()
+    """Encode an image (H, W, 3) uint8 BGR as a JPEG of quality 100."""
+    return cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
 
 
-def coded_frames(video: Path, short_side: int, method: str, timing: Timing | None = None
-                 ) -> Iterator[tuple[bytes, bytes | None]]:
-    """Yield the JPEGs of each frame of a video file and of the flow image that belongs to it; fill the timing.
+def coded_frames(video: Path, settings: Settings, timing: Timing) -> Iterator[list[bytes]]:
+    """Yield the JPEG of each frame of a video file and, from the second, of the flow to it; fill the timing.
 
-    Raises:
-        VideoError: the file has fewer than two frames, they are too large, or one fails.
+    VideoError if the file has fewer than two frames, they are too large, one fails, or with ``strict`` some lack.
     """
     count = 0
     try:
-        for frame, flow in flow_images(read_frames(video, short_side, timing), method):
-            yield jpeg(frame), None if flow is None else jpeg(flow)
+        for images in flow_images(read_frames(video, settings.short_side, timing), settings.flow):
+            yield [jpeg(image) for image in images if image is not None]
             count += 1
     except cv2.error as error:
         raise VideoError(f"frame {count + 1} fails: {error.err}") from error
     require_two_frames(count, video)
+    if settings.strict and (missing := timing.missing()):
+        raise VideoError(missing)

@@ -10,6 +10,7 @@
 split by its official lists (--splits), else by source group (_gNN), else at random.
 """
 
+import argparse
 import csv
 import io
 import json
@@ -27,7 +28,7 @@ from process_data.src import splits as rules
 from process_data.src.convert_video_to_lmdb import find_folders, frame_counts, frame_files
 from utils.console import say, warn
 from utils.errors import DataError, OptionError
-from utils.files import require_writable, write_text
+from utils.files import read_text, require_writable, write_text
 from utils.launch import run
 from utils.parser import Parser
 
@@ -47,68 +48,81 @@ def class_list(name: str, split_root: Path, official: Path | None, videos: Itera
                renew: bool = False) -> list[str]:
     """Return the classes of a dataset in the order of their labels.
 
-    They come from the first of these that exists: the dataset's ClassInd.txt, the shipped list of a published dataset,
-    classInd.txt among the official lists, the sorted class folders. With ``renew`` the ClassInd.txt of a dataset that
-    is not published comes last, and counts only if it lists exactly the class folders.
+    They come from the first of these that exists: its ClassInd.txt (with ``renew`` the last, and only if it lists
+    exactly the class folders), the shipped list of a published dataset, the official classInd.txt, the class folders.
     """
     present = sorted({video.split("/")[0] for video in videos})
-    own, kept = split_root / name / CLASS_LIST, name in PUBLISHED or not renew
-    candidates = [own] if kept else []
-    if name in PUBLISHED:
-        candidates.append(SHIPPED / name / CLASS_LIST)
-    if official is not None and official.is_dir():
-        candidates += sorted(rules.list_folder(official, "[cC]lass[iI]nd.txt").glob("[cC]lass[iI]nd.txt"))
-    if not kept and own.is_file() and sorted(read_classes(own)) == present:
-        candidates.append(own)
-    found = next((path for path in candidates if path.is_file()), None)
+    own, lists = split_root / name / CLASS_LIST, [SHIPPED / name / CLASS_LIST] if name in PUBLISHED else []
+    if official is not None:
+        lists += sorted(rules.list_folder(official, "[cC]lass[iI]nd.txt").glob("[cC]lass[iI]nd.txt"))
+    renew = renew and name not in PUBLISHED
+    if not renew:
+        lists.insert(0, own)
+    elif own.is_file() and sorted(read_classes(own)) == present:
+        lists.append(own)
+    found = next((path for path in lists if path.is_file()), None)
     classes = read_classes(found) if found else present
-    unknown = set(present) - class_labels(classes, present).keys()
-    if unknown:
-        renewal = ", or write the list again with --overwrite" if kept and name not in PUBLISHED else ""
-        raise DataError(f"class {min(unknown)} is not in {found}: add it there, or rename the class's folder{renewal}")
+    if unknown := set(present) - class_labels(classes, present).keys():
+        raise DataError(f"class {min(unknown)} is not in {found}: add it there, rename its folder, or write the list "
+                        "of an own set again with --overwrite")
     return classes
 
 
 def split_files(classes: list[str], splits: list[rules.Split], lengths: dict[str, int]) -> dict[str, str]:
     """Return the files of a split folder, {file name: text}, of those videos that have a number of RGB frames."""
-    splits = [([name for name in train if name in lengths], [name for name in test if name in lengths])
-              for train, test in splits]
-    rules.require_training(splits)
-    if untested := [f"{i}" for i, (_, test) in enumerate(splits, 1) if not test]:
-        warn(f"split {', '.join(untested)} has no test videos, so it can be trained on but not evaluated")
-    files = {CLASS_LIST: class_text(classes)}
-    for i, (train, test) in enumerate(splits, 1):
+    files, untested = {CLASS_LIST: class_text(classes)}, []
+    for i, split in enumerate(splits, 1):
+        train, test = ([name for name in side if name in lengths] for side in split)
         files[f"train_split{i:02d}.csv"] = _csv_text(train, classes, lengths)
         files[f"test_split{i:02d}.csv"] = _csv_text(test, classes, lengths)
+        if not test:
+            untested.append(f"{i}")
+    if untested:
+        warn(f"split {', '.join(untested)} has no test videos, so it can be trained on but not evaluated")
     # A source goes by its class, too, where several classes have one of that name (001.avi in every class).
-    sources = {(source_of(name), source_of(name).split("/")[-1]) for name in lengths}
-    shared = Counter(short for _, short in sources)
-    files["video_source.json"] = _source_text(short if shared[short] == 1 else full for full, short in sources)
+    sources = {source: source.split("/")[1] for source in map(source_of, lengths)}
+    count = Counter(sources.values())
+    files["video_source.json"] = _source_text(name if count[name] == 1 else source for source, name in sources.items())
     return files
 
 
 def k400_files(folder: Path, lengths: dict[str, int]) -> dict[str, str]:
     """Return K400's split files from its lists; videos are named "label/id_000001_000011" as there, or "label/id"."""
     classes = read_classes(SHIPPED / "k400" / CLASS_LIST)
-    sides = {side: rules.k400_list(folder, side) for side in ("train", "val")}
-    everything = [*sides["train"], *sides["val"]]
-    labels = class_labels(classes, {name.split("/")[0] for name in everything})
-    listed = [name for name in everything if name.split("/")[0] in labels]
-    plain = rules.match([name[:-14] for name in everything], lengths)
-    found = {name: plain[name[:-14]] for name in everything if name[:-14] in plain} | rules.match(everything, lengths)
     files = {CLASS_LIST: class_text(classes), "video_source.json": _source_text(lengths)}
+    sides = {side: k400_list(folder, side) for side in ("train", "val")}
+    everything = [*sides["train"], *sides["val"]]
+    labels = class_labels(classes, (name.split("/")[0] for name in everything))
+    listed = [name for name in everything if name.split("/")[0] in labels]
+    exact, plain = (rules.match([name[:end] for name in listed], lengths) for end in (None, -14))
+    found = {name: hit for name in listed if (hit := exact.get(name) or plain.get(name[:-14]))}
     for side, names in sides.items():
-        present = [found[name] for name in names if name in found and name.split("/")[0] in labels]
+        present = [found[name] for name in names if name in found]
         if not present:
-            raise DataError(f"no video of the {side} list in {folder} exists, such as {names[0] if names else 'any'}: "
-                            f"name class folders as in {CLASS_LIST}")
+            raise DataError(f"no video of the {side} list in {folder} exists: name class folders as in {CLASS_LIST}")
         files[f"{side}_split.csv"] = _csv_text(present, classes, lengths)
     say(f"{sum(name not in found for name in listed)} listed videos are not in the data")
     rules.report_unmatched(folder, listed, found, lengths)
-    if unknown := sorted(set(everything) - set(listed)):
+    if unknown := set(everything) - set(listed):
         say(f"{len(unknown)} listed videos are of classes that {CLASS_LIST} lacks, such as "
-            f"{unknown[0].split('/')[0]!r}")
+            f"{min(unknown).split('/')[0]!r}")
     return files
+
+
+def k400_list(folder: Path, side: str) -> list[str]:
+    """Read the K400 list of a side, "train" or "val": the names "label/id_000001_000011" of its videos."""
+    path = next(iter(sorted(folder.glob(f"*{side}*.csv"))), None)
+    if path is None:
+        raise DataError(f"no K400 list of {side} videos in {folder}: it should hold {side}.csv")
+    names, rows = [], csv.DictReader(io.StringIO(read_text(path), newline=""))
+    try:
+        for row in rows:
+            start, end = (int(float(row[key])) for key in ("time_start", "time_end"))
+            names.append(f"{row['label']}/{row['youtube_id']}_{start:06d}_{end:06d}")
+    except (KeyError, TypeError, ValueError, OverflowError, csv.Error) as error:
+        raise DataError(f"{path}, line {rows.line_num}: rows need label, youtube_id, time_start, time_end ({error!r})"
+                        ) from error
+    return names
 
 
 def class_text(classes: list[str]) -> str:
@@ -117,11 +131,9 @@ def class_text(classes: list[str]) -> str:
     return "".join(f"{i},{name}\n" if indexed else f"{name}\n" for i, name in enumerate(classes, 1))
 
 
-def _csv_text(names: Iterable[str], classes: list[str], lengths: dict[str, int]) -> str:
+def _csv_text(names: Collection[str], classes: list[str], lengths: dict[str, int]) -> str:
     """Return lines `Class/video,num_frames`, ordered by class index, then name."""
-    names = list(names)
-    label = class_labels(classes, (name.split("/")[0] for name in names))
-    out = io.StringIO()
+    label, out = class_labels(classes, (name.split("/")[0] for name in names)), io.StringIO()
     rows = sorted(names, key=lambda name: (label[name.split("/")[0]], name))
     csv.writer(out, lineterminator="\n").writerows((name, lengths[name]) for name in rows)
     return out.getvalue()
@@ -138,32 +150,26 @@ def unchanged(folder: Path, checksums: Mapping[str, int]) -> set[str]:
 
 
 def write_files(folder: Path, files: dict[str, str], overwrite: bool, own: Collection[str] = ()) -> dict[str, int]:
-    """Write a split folder. A ClassInd.txt that lists the same classes in another notation stays as it is.
+    """Write a split folder, and return the checksums of the files that are ours, by name.
 
     ``overwrite`` replaces files of other content, and removes csv lists of other splits; without it only those in
-    ``own`` go, and for others DataError is raised before anything is written. Returns the checksums of the files that
-    are ours, by name: not of a ClassInd.txt that was there before.
+    ``own`` go, and others are a DataError. A ClassInd.txt of the same classes in another notation stays as it is.
     """
-    changed = {}
+    changed = dict(files)
     for name, text in files.items():
         path = folder / name
         if name == CLASS_LIST and path.is_file() and class_text(read_classes(path)) == text:
-            continue
-        if path.exists() and path.read_bytes() != text.encode() and not (overwrite or name in own):
+            del changed[name]
+        elif path.exists() and path.read_bytes() != text.encode() and not (overwrite or name in own):
             raise DataError(f"{path} exists with other content: add --overwrite to replace it, or remove it")
-        changed[path] = text
-    given = (folder / CLASS_LIST).is_file() and CLASS_LIST not in own
     folder.mkdir(parents=True, exist_ok=True)
     for name in {*own, *(path.name for path in folder.glob("*_split*.csv") if overwrite)} - set(files):
         (folder / name).unlink()
-    for path, text in changed.items():
-        write_text(path, text)
-    return {name: zlib.crc32(text.encode()) for name, text in files.items() if name != CLASS_LIST or not given}
-
-
-def row_counts(files: Mapping[str, str]) -> dict[str, int]:
-    """Return the number of videos in each csv list."""
-    return {name: text.count("\n") for name, text in files.items() if name.endswith(".csv")}
+    for name, text in changed.items():
+        write_text(folder / name, text)
+        if name.endswith(".csv"):
+            say(f"{folder / name}: {text.count(chr(10))} videos")
+    return {name: zlib.crc32(text.encode()) for name, text in files.items() if name in changed or name in own}
 
 
 def count_frames(data: Iterable[Path]) -> dict[str, int]:
@@ -198,25 +204,28 @@ def make_parser() -> Parser:
     return parser
 
 
+def plan(options: argparse.Namespace, videos: Iterable[str], renew: bool) -> tuple[list[rules.Split], list[str]]:
+    """Return the splits and the classes of a dataset, as the options of :func:`add_split_options` say."""
+    splits = rules.plan_splits(options.name, videos, options.splits, options.seed, options.allow_missing,
+                               options.num_splits)
+    used = {video for split in splits for side in split for video in side}
+    return splits, class_list(options.name, options.split_root, options.splits, used, renew)
+
+
 def main() -> None:
     options = make_parser().parse_args()
     check_name(options.name)
     folder = options.split_root / options.name
     require_writable(folder / "ClassInd.txt")
     lengths = count_frames(options.data)
-    if options.name == "k400":
-        if options.splits is None:
-            raise OptionError("K400's splits come from its lists: give the folder of train.csv and val.csv as --splits")
-        files = k400_files(options.splits, lengths)
-    else:
-        splits = rules.plan_splits(options.name, lengths, options.splits, options.seed, options.allow_missing,
-                                   options.num_splits)
-        classes = class_list(options.name, options.split_root, options.splits, rules.videos_of(splits),
-                             options.overwrite)
+    if options.name != "k400":
+        splits, classes = plan(options, lengths, options.overwrite)
         files = split_files(classes, splits, lengths)
+    elif options.splits is None:
+        raise OptionError("K400's splits come from its lists: give the folder of train.csv and val.csv as --splits")
+    else:
+        files = k400_files(options.splits, lengths)
     write_files(folder, files, options.overwrite)
-    for name, rows in row_counts(files).items():
-        say(f"{folder / name}: {rows} videos")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from dataset.transforms import geometry
 from dataset.transforms.photometric import BRIGHTNESS, CONTRAST, HUE, MEAN, SATURATION, STD, PhotometricRecipe
 from dataset.transforms.presets import CROP, P_FLIP, PretrainTransform, Transform, to_blocks
 from dataset.video_dataset import VideoDataset
-from process_data.src.convert_video_to_lmdb import pack, write_lmdb
+from process_data.src.convert_video_to_lmdb import Value, pack, write_lmdb
 from tools.benchmarks import Case, Sizes
 
 NAME = "bench"
@@ -60,7 +60,7 @@ def make_set(folder: Path, sizes: Sizes, lengths: Sequence[int]) -> None:
     """Write a dataset `bench` with videos of these lengths: two streams, and the same videos to train and to test."""
     names = {f"class/v_class_g{number:02d}_c01": length for number, length in enumerate(lengths)}
     for stream, file in (("rgb", f"{NAME}_frame.lmdb"), ("flow", f"{NAME}_tvl1_frame.lmdb")):
-        def load(name: str, stream: str = stream) -> Iterator[bytes]:
+        def load(name: str, stream: str = stream) -> Value:
             images = jpegs(stream, sizes.height, sizes.width, seed=list(names).index(name))
             return pack(names[name], (images[i % CYCLE] for i in range(names[name])))
         write_lmdb(folder / "data" / NAME / file, names, load)
