@@ -10,7 +10,6 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -127,27 +126,19 @@ def embed(paths: Sequence[str], settings: ClipSettings, encoders: Sequence[Encod
         Path, and features of its clips, float32 (n, S * F), with their starts and ends, float64 (n, 2) seconds; or
         path, and why the file cannot be used.
     """
-    rows, seconds, waiting = defaultdict(list), defaultdict(list), list[tuple[str, Clip | str]]()
-    most = max((encode.batch_size * encode.seq_len * encode.ds // 2 for encode in encoders), default=0)
+    rows, seconds = defaultdict(list), defaultdict(list)
     # OpenCV's threads do not survive a fork, so workers are spawned.
     loader = DataLoader(_VideoClips(paths, settings), batch_size=None, num_workers=min(workers, len(paths)),
                         worker_init_fn=init_worker, multiprocessing_context="spawn" if workers else None,
                         generator=torch.Generator())
-    for item in chain(items(loader), [None]):
-        waiting += [item] if item else []
-        clips = [found for _, found in waiting if isinstance(found, Clip)]
-        if item and sum(len(clip.frames[0]) for clip in clips) < most:  # windows of several clips fill a batch
-            continue
-        made = zip(*(encode((clip.frames[i] for clip in clips), unit=False) for i, encode in enumerate(encoders)
-                     if clips), strict=True)
-        for path, found in waiting:
-            if isinstance(found, Clip):
-                rows[path].append(torch.cat(next(made)))
-                seconds[path].append((found.start, found.end))
-            else:  # the video ends here
-                features, times = rows.pop(path, []), seconds.pop(path, [])
-                yield path, found or (torch.stack(features), torch.tensor(times, dtype=torch.float64))
-        waiting.clear()
+    for path, found in items(loader):
+        if isinstance(found, Clip):
+            parts = [encode([own], unit=False) for encode, own in zip(encoders, found.frames, strict=True)]
+            rows[path].append(torch.cat(parts, dim=1))
+            seconds[path].append((found.start, found.end))
+        else:  # the video ends here
+            features, times = rows.pop(path, []), seconds.pop(path, [])
+            yield path, found or (torch.cat(features), torch.tensor(times, dtype=torch.float64))
 
 
 class _VideoClips(IterableDataset):
