@@ -37,6 +37,7 @@ class MiningMonitor:
         labels = np.asarray(labels, dtype=np.int64)
         self._counts = len(labels) > 0
         pairs, pair_of_row = np.unique(np.stack([labels, np.asarray(sources, np.int64)]), axis=1, return_inverse=True)
+        pair_of_row = pair_of_row.reshape(-1)  # numpy 2.0 gives it another axis
         self._pair_of_row = torch.as_tensor(pair_of_row, device=device)  # (N,): (class, source) pair of a row
         self._class_of_pair = torch.as_tensor(pairs[0])
         self._found = torch.zeros(pairs.shape[1], dtype=torch.long, device=device)  # true positives by pair

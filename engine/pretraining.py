@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
+from inspect import signature
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,11 @@ class PretrainTask(Task):
         self.check_kernels()
         if self.dist.world_size > 1:
             devices = [self.device.index] if self.device.type == "cuda" else None
-            self.network = DistributedDataParallel(self.model, device_ids=devices, forward_sync_buffers=False,
-                                                   gradient_as_bucket_view=True)
+            names = signature(DistributedDataParallel).parameters  # one of them is new since PyTorch 2.9
+            buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+            own: dict[str, Any] = {buffers: False}
+            self.network = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True,
+                                                   **own)
         if trainer.state.iteration == 0 and self.monitors.health is not None:
             trainer.log("health", -1, self.monitors.health.before(self.monitors.model))
 

@@ -175,6 +175,8 @@ def main() -> None:
         write_json(record, settings._asdict())
         jobs = {name: (path, out / name) for name, path in videos.items() if not (out / name).is_dir()}
         left_out = process(extract, jobs, settings, videos, options.workers, "extract")
+    if left_out == len(videos) and not options.shard:
+        raise DataError(f"none of the {len(videos)} videos can be used: are they videos, and complete?")
     say(f"{len(videos) - left_out} videos in {out}, {left_out} left out")
 
 

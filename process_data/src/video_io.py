@@ -163,7 +163,7 @@ def find_videos(folder: Path, labels: str = "folders") -> dict[str, Path]:
 def silence_decoder() -> None:
     """Hide FFmpeg's messages about broken files, which are reported by name."""
     os.environ["OPENCV_FFMPEG_LOGLEVEL"] = "-8"
-    cv2.utils.logging.setLogLevel(0)
+    getattr(cv2.utils, "logging", cv2).setLogLevel(0)  # OpenCV 4 has it in cv2
 
 
 @contextmanager
