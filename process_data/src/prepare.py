@@ -278,7 +278,7 @@ def main() -> None:
     made_from = f"{options.splits}, seed {options.seed}"
     earlier = read_json(layout.record, {}).get("lists", {})
     own = write_csv.unchanged(layout.splits, earlier.get(made_from, {}))
-    splits, classes = write_csv.plan(options, videos, options.overwrite or write_csv.CLASS_LIST in own)
+    splits, classes = write_csv.plan(videos, options.overwrite or write_csv.CLASS_LIST in own, **vars(options))
     for path in (*layout.lmdbs.values(), layout.splits / write_csv.CLASS_LIST):
         require_writable(path)
     layout.record.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@
 split by its official lists (--splits), else by source group (_gNN), else at random.
 """
 
-import argparse
 import csv
 import io
 import json
@@ -20,6 +19,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -204,12 +204,12 @@ def make_parser() -> Parser:
     return parser
 
 
-def plan(options: argparse.Namespace, videos: Iterable[str], renew: bool) -> tuple[list[rules.Split], list[str]]:
-    """Return the splits and the classes of a dataset, as the options of :func:`add_split_options` say."""
-    splits = rules.plan_splits(options.name, videos, options.splits, options.seed, options.allow_missing,
-                               options.num_splits)
-    used = {video for split in splits for side in split for video in side}
-    return splits, class_list(options.name, options.split_root, options.splits, used, renew)
+def plan(videos: Iterable[str], renew: bool, /, *, name: str, split_root: Path, splits: Path | None, seed: int,
+         allow_missing: bool, num_splits: int | None, **_: Any) -> tuple[list[rules.Split], list[str]]:
+    """Return the splits and the classes of a dataset; the keywords are the options of :func:`add_split_options`."""
+    found = rules.plan_splits(name, videos, splits, seed, allow_missing, num_splits)
+    used = {video for split in found for side in split for video in side}
+    return found, class_list(name, split_root, splits, used, renew)
 
 
 def main() -> None:
@@ -219,7 +219,7 @@ def main() -> None:
     require_writable(folder / "ClassInd.txt")
     lengths = count_frames(options.data)
     if options.name != "k400":
-        splits, classes = plan(options, lengths, options.overwrite)
+        splits, classes = plan(lengths, options.overwrite, **vars(options))
         files = split_files(classes, splits, lengths)
     elif options.splits is None:
         raise OptionError("K400's splits come from its lists: give the folder of train.csv and val.csv as --splits")

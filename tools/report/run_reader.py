@@ -11,13 +11,14 @@ from typing import Any
 
 import yaml
 
+from dataset import catalog
 from engine.compatibility import facts_of
 from engine.config import ModelConfig, take
 from engine.logger import FILE as METRICS
 from engine.run_folder import RUN_FILE as STARTS
 from engine.run_folder import resumable
 from utils.console import one_line
-from utils.errors import CheckpointError, OptionError
+from utils.errors import CheckpointError, OptionError, UserError
 from utils.files import read_json
 
 FEATURES = "_test_feature.pth.tar"  # suffix of a test set's feature file, see eval/retrieval.py
@@ -59,10 +60,14 @@ class Run:
         rules = {"cascade": " + CPR", "fused": " + fused ranks"}
         return rules.get(take(ModelConfig, self.options).rule, "") if self.options.get("model") == "coclr" else ""
 
-    @property
+    @cached_property
     def has_labels(self) -> bool:
-        """False where chance is 1, as with a single class: nothing that compares classes means anything then."""
-        return min((values["chance"] for values in self.epochs.values() if "chance" in values), default=0.0) < 1
+        """False where the dataset has a single class: nothing that compares classes means anything then."""
+        options = self.options
+        try:
+            return len(catalog.class_names(options["dataset"], self.working_folder / options["split_root"])) > 1
+        except (UserError, KeyError, TypeError):  # no options, or no class list: chance is 1 with a single class
+            return min((values["chance"] for values in self.epochs.values() if "chance" in values), default=0.0) < 1
 
     @property
     def is_classifier(self) -> bool:
