@@ -199,7 +199,7 @@ class Plan:
 
     def _test(self, title: str, evaluation: str, name: str, result: str, key: str | None, model: str, *words: str
               ) -> None:
-        """Plan a test of a model, and where its result will be."""
+        """Plan a test of a model, and record where its result will be."""
         argv = [*self.common, *words, *self.gpus, "--test", model]
         seconds = self.seconds.get("retrieval" if evaluation == "retrieval" else "test", 0.0)
         self.results.setdefault(title, {})[evaluation] = result, key
@@ -222,7 +222,7 @@ class Plan:
 
 
 def is_test(step: Step) -> bool:
-    """Return whether a step of an evaluation tests, rather than trains."""
+    """Return whether an evaluation step tests a model rather than training one."""
     return "--test" in step.command
 
 

@@ -55,7 +55,7 @@ class CoclrTask(PretrainTask):
                             without_self=draw_self_mask(self.train.seed, epoch, iteration, self.train.self_mask),
                             dtype=self.use_precision(iteration), generator=self.generator)
         if not full and self.model.queue_is_full:
-            say(f"the queue is full after {iteration + 1} steps: mining and training begin")
+            say(f"the queue is full after step {iteration + 1}: mining and training begin")
         return values
 
     def start(self, trainer: Trainer) -> None:

@@ -1,4 +1,4 @@
-"""Automatic settings of cotrain.py, from the size of the data, the machine, and the time there is.
+"""Automatic settings for cotrain.py, from the size of the data, the machine and the time available.
 
 :func:`choose` is the rule, a pure function. :func:`read_facts` and :func:`seconds_per_step` find out what it needs.
 """
@@ -73,7 +73,7 @@ def choose(facts: Facts, given: Mapping[str, Any] | None = None) -> list[Setting
     steps = rows["infonce_epochs"] * (facts.videos // _step(rows))
     large = facts.videos >= LARGE and rows["net"] != "s3d_small"
     rows.add("lr", 1e-3 if large else 5e-4, "published" if large else "half the published: a small set or network")
-    rows.add("coclr_lr", 1e-3 if large else 1e-4, "published" if large else "at InfoNCE's rate small sets collapse")
+    rows.add("coclr_lr", 1e-3 if large else 1e-4, "published" if large else "small sets collapse at InfoNCE's rate")
     rows.add("moco_m", 0.999 if steps >= 10_000 else 0.99,
              f"a memory of {'1,000' if steps >= 10_000 else '100'} steps, where InfoNCE has {steps:,}")
     return rows.settings

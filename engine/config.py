@@ -55,7 +55,7 @@ class DataConfig:
         return self.seq_len, self.img_dim, self.img_dim
 
     def describe(self) -> str:
-        every = f", every {self.ds}th frame" if self.ds > 1 else ""
+        every = f", stride {self.ds}" if self.ds > 1 else ""
         return f"clips of {self.seq_len} frames{every}, {self.img_dim} px"
 
     def build(self, mode: str, transform: Transform) -> VideoDataset:

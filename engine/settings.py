@@ -106,7 +106,7 @@ def joined(argv: Sequence[str]) -> list[str]:
 
 
 def parse(argv: Sequence[str], description: str | None) -> tuple[Namespace, list[Setting]]:
-    """Parse a command line; a run that has begun takes its own settings, which are returned, too."""
+    """Parse a command line. A run that has started keeps its own settings, which are also returned."""
     parser = make_parser(description)
     args = _resolve(parser.parse_args(joined(argv)))
     args.out = (args.out or Path("runs", args.videos.name if args.videos else args.dataset or "ucf101")).resolve()
@@ -134,7 +134,7 @@ def _resolve(given: Namespace) -> Namespace:
 
 
 def _with_roots(given: Namespace) -> Namespace:
-    """Put what is prepared into the work folder, if no other place is given."""
+    """Default the roots of prepared videos to folders in the work folder."""
     places = {name: getattr(given, name) or str(given.out / folder) for name, folder in ROOTS.items()}
     return Namespace(**vars(given) | places) if given.videos else given
 
@@ -156,7 +156,7 @@ def keep(settings: Sequence[Setting], values: Mapping[str, Any], out: Path) -> N
 
 @contextmanager
 def advised(name: str, kind: str, values: Mapping[str, Any]) -> Iterator[None]:
-    """Add to what a step refuses its name, and the option of cotrain.py that changes it."""
+    """Name the step in its refusals, and the cotrain.py option that mends them."""
     try:
         yield
     except UserError as error:

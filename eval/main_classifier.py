@@ -149,7 +149,7 @@ def train(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig
 
 def test(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig, checkpoint: str, path: Path,
          dirname: str, crops: int, gallery: str, devices: Devices) -> None:
-    """Run the crop test of a checkpoint, or with 0 crops retrieval; log and results go beside ``path``."""
+    """Run a checkpoint's crop test, or retrieval if ``crops`` is 0; log and results go beside ``path``."""
     device, batch_size = devices[0], config.batch_size * len(devices)
     output, features = options.output_folders(path, dirname)
     with log_file(output / f"{path.name.removesuffix('.pth.tar')}-test.log"), torch.inference_mode():

@@ -58,7 +58,7 @@ def save_features(folder: Path, dataset: str, split: str, content: FeatureSet, m
 
 
 def load_features(folder: Path, dataset: str, split: str) -> FeatureSet:
-    """Read the files of a split ("train" or "test"); OptionError without any, CheckpointError if they are damaged."""
+    """Read the files of a split ("train" or "test"); OptionError if there are none, CheckpointError if damaged."""
     path = _file(folder, dataset, split, "feature.pth.tar")
     if not path.is_file():
         raise OptionError(f"no {path.name} in {folder}: make it with main_classifier.py --test CHECKPOINT --retrieval, "

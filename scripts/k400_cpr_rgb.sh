@@ -4,7 +4,7 @@
 # Usage: bash scripts/k400_cpr_rgb.sh RGB_INFONCE.pth.tar FLOW_INFONCE.pth.tar [more options]
 # Cost: 7 h on 2 NVIDIA H200, 4100 h on 2 CPU cores, estimated from a measured step, docs/research/performance.md
 # Expect: finetuned on UCF101 at least 87.9, CoCLR paper
-# GPUS: processes, each of --batch_size (default 2). Given again, it resumes; RESTARTS=3: by itself after a crash, too.
+# GPUS: processes, each of --batch_size (default 2). Run it again to resume; RESTARTS=3 also restarts it after a crash.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -n "${2:-}" ] || { echo "error: give RGB_INFONCE.pth.tar and FLOW_INFONCE.pth.tar" >&2; exit 2; }

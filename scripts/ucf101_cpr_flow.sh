@@ -4,7 +4,7 @@
 # Usage: bash scripts/ucf101_cpr_flow.sh FLOW_INFONCE.pth.tar RGB_CYCLE1.pth.tar [more options]
 # Cost: 0.6 h on 2 NVIDIA H200, 330 h on 2 CPU cores, estimated from a measured step, docs/research/performance.md
 # Expect: R@1 of at least 48.4 after two cycles, released checkpoint of CoCLR
-# GPUS: processes, each of --batch_size (default 2). Given again, it resumes; RESTARTS=3: by itself after a crash, too.
+# GPUS: processes, each of --batch_size (default 2). Run it again to resume; RESTARTS=3 also restarts it after a crash.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -n "${2:-}" ] || { echo "error: give FLOW_INFONCE.pth.tar and RGB_CYCLE1.pth.tar" >&2; exit 2; }

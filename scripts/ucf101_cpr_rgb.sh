@@ -5,7 +5,7 @@
 # Cost: 0.6 h on 2 NVIDIA H200, 330 h on 2 CPU cores, estimated from a measured step, docs/research/performance.md
 # Expect: mining recall from 34.0 to 40.3, median class mining recall 83.3, CPR paper; R@1 of at least 51.8 after
 #         two cycles, released checkpoint of CoCLR
-# GPUS: processes, each of --batch_size (default 2). Given again, it resumes; RESTARTS=3: by itself after a crash, too.
+# GPUS: processes, each of --batch_size (default 2). Run it again to resume; RESTARTS=3 also restarts it after a crash.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [ -n "${2:-}" ] || { echo "error: give RGB_INFONCE.pth.tar and FLOW_INFONCE.pth.tar" >&2; exit 2; }

@@ -4,7 +4,7 @@
 # Usage: [STREAM=flow] bash scripts/ucf101_infonce.sh [more options]
 # Cost: 1.3 h on 2 NVIDIA H200, 790 h on 2 CPU cores, estimated from a measured step, docs/research/performance.md
 # Expect: R@1 36.1 (RGB) and 45.2 (flow), released checkpoints of CoCLR
-# GPUS: processes, each of --batch_size (default 2). Given again, it resumes; RESTARTS=3: by itself after a crash, too.
+# GPUS: processes, each of --batch_size (default 2). Run it again to resume; RESTARTS=3 also restarts it after a crash.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 case "${STREAM:-rgb}" in

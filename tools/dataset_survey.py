@@ -218,7 +218,7 @@ def _check_video(found: Lmdb, reader: LmdbReader, name: str, frames: int | None)
 
 
 def compare_videos(dataset: Dataset, splits: Sequence[Split]) -> dict[str, list[str]]:
-    """Add the copies across each split to its leaks; return the near-duplicates of videos by name, each pair once."""
+    """Add copies across train and test to each split's leaks; return near-duplicates by name, each pair once."""
     readers = {part: LmdbReader(next(iter(paths.values()))) for part in PARTS if (paths := dataset.lmdbs(part))}
     todo: dict[str, LmdbReader] = {}
     for split in splits:
@@ -228,7 +228,7 @@ def compare_videos(dataset: Dataset, splits: Sequence[Split]) -> dict[str, list[
             todo |= {names[row]: reader for row in sorted(rows) if names[row] in reader}
     prints: dict[str, np.ndarray] = {}
     for name, reader in track(todo.items(), len(todo), "comparing"):
-        with suppress(DataError):  # of a video that cannot be read, `check_lmdbs` tells
+        with suppress(DataError):  # `check_lmdbs` reports videos that cannot be read
             prints[name] = fingerprint(reader, name)
     copies = find_copies(prints)
     for split in splits:

@@ -109,7 +109,7 @@ def report(dataset: Dataset, splits: Sequence[Split], lmdbs: Sequence[Lmdb], iss
 
 
 def find_issues(splits: Sequence[Split], lmdbs: Sequence[Lmdb], near: Collection[str] = ()) -> Iterator[str]:
-    """Yield what to look at before a training, a line each, leaks first; ``near``: videos that have near-duplicates."""
+    """Yield one line per issue to look at before training, leaks first; ``near``: videos with near-duplicates."""
     for split in splits:
         if split.leaks:
             yield f"split {split.number}: train and test share {leak_counts(split)}"

@@ -60,7 +60,7 @@ def data_uri(image: np.ndarray, quality: int = 80) -> str:
 
 
 def strip_uri(kind: str, frames: np.ndarray, height: int, quality: int = 80) -> str:
-    """Encode a film strip of frames of a kind; those of "flow" in colours."""
+    """Encode a film strip; frames of kind "flow" are shown in colours."""
     if kind == "flow":
         frames = flow_to_colour(flow_from_frames(frames))
     return data_uri(film_strip(frames, height), quality)

@@ -80,7 +80,7 @@ def as_script(steps: Sequence[Step], out: Path) -> str:
 
 
 def groups(steps: Sequence[Step], most: int) -> list[list[Step]]:
-    """Split steps into groups of those that run side by side, ``most`` of them or fewer."""
+    """Group steps that run side by side, at most ``most`` per group."""
     found: list[list[Step]] = []
     for step in steps:
         if step.beside and found and len(found[-1]) < most:
@@ -137,7 +137,7 @@ class Runner:
                 step.tidy(self.out)
 
     def warnings(self, steps: Sequence[Step]) -> list[str]:
-        """Return the warnings in the steps' logs, by step; of those that only differ in numbers the last."""
+        """Return the warnings in the steps' logs; where several differ only in numbers, only the last."""
         found = [f"{step.name}: {text}" for step in steps if self.log(step).is_file() for text in re.findall(
             "^warning: *(.*)$", self.log(step).read_text(encoding="utf-8", errors="replace"), re.MULTILINE)]
         return list({re.sub(r"\d[\d.]*", "0", line): line for line in map(printable, found)}.values())
@@ -177,7 +177,7 @@ class Runner:
                                   f"the same options, another --out, or remove {self.out / step.product}")
 
     def _run_group(self, steps: Sequence[Step], titles: Mapping[str, str], later: Sequence[Sequence[Step]]) -> None:
-        """Run steps side by side, with groups of others to come; raises like :meth:`run`."""
+        """Run one group of steps; ``later`` are the groups still to come. Raises like :meth:`run`."""
         if self._stop:
             say(f"stopping on {signal.Signals(self._stop[0]).name}: the same command continues from here")
             raise StopRequested

@@ -81,7 +81,7 @@ def photometric(clips: Tensor, params: Mapping[str, Tensor]) -> Tensor:
 
 
 def batched(clips: Tensor, params: Mapping[str, Tensor]) -> Tensor:
-    """Do the work of :func:`photometric` as a GPU does it, all clips at once, on any device."""
+    """Do the work of :func:`photometric` for all clips at once, the GPU's way, on any device."""
     lead = clips.shape[:-5]
     values = clips.flatten(0, -6).to(torch.float32, copy=True)  # (N, S, T, h, w, 3)
     width = values.shape[4]
@@ -201,7 +201,7 @@ STEPS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _augment_clip(clip: np.ndarray, out: np.ndarray, draws: Mapping[str, np.ndarray]) -> None:
-    """Augment and normalise a uint8 clip (T, h, w, 3) into a float32 one on a CPU; "channel" is that of its frames."""
+    """Augment and normalise a uint8 clip (T, h, w, 3) into ``out``, float32, on a CPU; "channel" is (T,)."""
     count = max(1, CHUNK // (clip.shape[1] * clip.shape[2]))
     sigma = float(draws["sigma"])
     for first in range(0, len(clip), count):
@@ -216,13 +216,13 @@ def _augment_clip(clip: np.ndarray, out: np.ndarray, draws: Mapping[str, np.ndar
             kernel = cv2.getGaussianKernel(2 * int(np.ceil(BLUR_REACH * sigma)) + 1, sigma)
             frames = np.stack([cv2.sepFilter2D(frame, cv2.CV_32F, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
                                for frame in frames])
-        image, normalised = (each.reshape(-1, *clip.shape[2:]) for each in (frames, out[part]))  # below one another
+        image, normalised = (each.reshape(-1, *clip.shape[2:]) for each in (frames, out[part]))  # stacked as one image
         cv2.transform(image.astype(np.float32, copy=False), NORMALISE, dst=normalised)
 
 
 def jitter_frames(frames: np.ndarray, operation: int, factor: float) -> np.ndarray:
     """Apply a colour step to uint8 frames (T, h, w, 3) on a CPU."""
-    image = frames.reshape(-1, *frames.shape[2:])  # the frames below one another
+    image = frames.reshape(-1, *frames.shape[2:])  # frames stacked into one image
     if operation == BRIGHTNESS:
         image = cv2.convertScaleAbs(image, alpha=factor, beta=DOWN)
     elif operation == CONTRAST:

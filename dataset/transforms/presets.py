@@ -84,7 +84,7 @@ class OneClip:
 
 @dataclass(frozen=True)
 class ClassifierTransform(OneClip):
-    """Random crop at 224, the middle if ten draws do not fit, resized; in training jitter and flip."""
+    """Crop at random at 224 (the centre if ten draws do not fit) and resize; in training, also jitter and flip."""
 
     img_dim: int  # side of the result in pixels
     train: bool = True

@@ -41,10 +41,10 @@ TOO_LONG = "its frames take more than the 4 GiB that an LMDB can hold of a video
 SPARE = 1 << 24  # bytes by which the file is longer while it is written
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
-# First bytes of a JPEG and a PNG, which datasets read both, and what is near the end of a whole one.
+# First bytes of JPEG and PNG files (datasets read both), and the marker near the end of a complete one.
 FORMATS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
 TAIL = 1024  # bytes, as some programs append to a file
-# Words that say that files hold horizontal or vertical flow, or both; others are RGB frames.
+# Words in file names that mark horizontal flow, vertical flow, or both; all other files are RGB frames.
 WORDS = {"x": {"x", "u", "flow_x", "flowx"}, "y": {"y", "v", "flow_y", "flowy"}, "flow": {"flow"}}
 
 
@@ -85,7 +85,7 @@ def frame_files(folder: Path, kind: str) -> tuple[list[Frame], list[Path]]:
 
 
 def _sequences(folder: Path) -> tuple[dict[str, dict[int, Path]], list[Path]]:
-    """Return the images below a folder by their path up to the number, and by number; and all other files.
+    """Return the images below a folder, by path prefix and number, and all other files.
 
     Copies such as "image_00001 (1).jpg" and "image_00001 2.jpg" are other files.
     """
@@ -130,7 +130,7 @@ def list_header(count: int) -> bytes:
 
 
 def pack(count: int, jpegs: Iterable[bytes], place: Path | None = None) -> mmap:
-    """Write the value of a video to a temporary file in a folder, so that memory holds one JPEG, and map it."""
+    """Write a video's value to a temporary file in a folder and map it; memory holds one JPEG at a time."""
     with TemporaryFile(dir=place) as file:
         file.write(list_header(count))
         file.writelines(map(msgpack.packb, jpegs))

@@ -33,9 +33,9 @@ from utils.launch import allotted_cores, run
 from utils.parser import Parser
 from utils.stop import end_with_parent
 
-# Whether a video is used, what is wrong with it, and what is odd about its frame rate; "" for nothing.
+# Whether a video is used, what is wrong with it, and what is odd about its frame rate ("" if nothing is).
 Outcome = tuple[bool, str, str]
-Task = Callable[[Path, Any, Settings, Timing], None]  # writes what a video is made into to an output
+Task = Callable[[Path, Any, Settings, Timing], None]  # processes a video file into an output
 Jobs = Mapping[str, tuple[Path, Any]]  # video file and output, by the video's name
 
 
@@ -54,7 +54,7 @@ def add_extraction_options(parser: Parser) -> None:
 
 
 def shard(text: str) -> tuple[int, int]:
-    """Read the number of a part and that of all, such as "2/8"."""
+    """Parse a shard's number and the number of shards, such as "2/8"."""
     number, count = map(int, text.split("/"))
     if not 1 <= number <= count:
         raise ValueError(text)
@@ -67,14 +67,14 @@ def part_of(videos: Mapping[str, Any], number: int, count: int) -> dict[str, Any
 
 
 def require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], remedy: str) -> None:
-    """Raise an OptionError if what lies at a path was made with other settings than the new ones."""
+    """Raise OptionError if what is at a path was made with different settings."""
     changes = ", ".join(f"{key} ({old.get(key)}, now {value})" for key, value in new.items() if old.get(key) != value)
     if changes:
         raise OptionError(f"{path} was made with other settings: {changes}; use these, or {remedy}")
 
 
 def process(task: Task, jobs: Jobs, settings: Settings, videos: Mapping[str, Path], workers: int, title: str) -> int:
-    """Run a task on those of the videos that are not done yet, and return how many it leaves out, by name."""
+    """Run a task on the videos that are not done yet; name those it leaves out, and return their number."""
     if len(jobs) < len(videos):
         say(f"{len(videos) - len(jobs)} of {len(videos)} videos are done already")
     left_out, rates = 0, list[str]()

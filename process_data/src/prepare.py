@@ -39,13 +39,13 @@ from utils.launch import run
 from utils.parser import Parser
 
 FOLDERS = {"ucf101": "UCF101", "hmdb51": "HMDB51"}  # of the published datasets, under the data root
-RECORD = "part.json"  # settings of a part, and when it is done {video: fingerprint}
+RECORD = "part.json"  # a shard's settings, and once it is done {video: fingerprint}
 COUNTED = 50  # videos whose frames are counted for an estimate
 PROBE = 1 << 16  # bytes of a file that are hashed, at three places
 
 
 class Layout:
-    """The files of a dataset, and those of a run that is not finished; and the settings that they are made with."""
+    """The files of a dataset and of an unfinished run, and the settings they are made with."""
 
     def __init__(self, name: str, data_root: Path, split_root: Path, settings: Settings) -> None:
         self.settings, home = settings, data_root / FOLDERS.get(name, name)
@@ -58,7 +58,7 @@ class Layout:
 
 
 class Stream:
-    """RGB or flow of videos: values in files of a folder, and in the LMDB that an earlier run has made.
+    """RGB or flow of videos: values in a folder's files, and in the LMDB of an earlier run.
 
     ``made`` holds the fingerprints of the videos in the LMDB by name; ``marks`` those of today's, by today's names.
     """
@@ -70,7 +70,7 @@ class Stream:
         remove_partial(folder)
 
     def file(self, name: str) -> Path:
-        """Return where the work folder holds the value of a video."""
+        """Return the path of a video's value in the work folder."""
         return self.folder / f"{self.marks[name]}.msgpack"
 
     def __contains__(self, name: str) -> bool:
@@ -119,7 +119,7 @@ def pack_video(video: Path, outputs: Sequence[Path], settings: Settings, timing:
 
 
 def say_tvl1_cost(videos: Sequence[Path], short_side: int, workers: int) -> None:
-    """Say how long TV-L1 takes for some videos, estimated from the lengths of some and the first frames of one."""
+    """Estimate how long TV-L1 will take, from the lengths of some videos and the first frames of one."""
     counts, seconds = list[float](), 0.0  # frames of a video; seconds of a frame
     for path in videos[:COUNTED]:
         timing, begun = Timing(), time.perf_counter()
@@ -135,7 +135,7 @@ def say_tvl1_cost(videos: Sequence[Path], short_side: int, workers: int) -> None
 
 
 def begin(layout: Layout, overwrite: bool) -> dict[str, Any]:
-    """Return the record of an earlier run of these settings, which goes on, or, if nothing is in the way, a new one."""
+    """Return the record of an earlier run with these settings to continue, or a new one if nothing is in the way."""
     record, settings = read_json(layout.record, {}), layout.settings._asdict()
     if record and not overwrite:
         extract_ff.require_same(layout.record, record["settings"], settings, "add --overwrite")
@@ -189,7 +189,7 @@ def pack_videos(streams: Mapping[str, Stream], videos: Mapping[str, Path], setti
 
 
 def make_part(layout: Layout, videos: Mapping[str, Path], workers: int, number: int, count: int) -> None:
-    """Pack every count-th video into a part of its own; its record lists the videos when all are done."""
+    """Pack every count-th video into a shard of its own; its record lists the videos once all are done."""
     folder, settings = layout.parts / str(number), layout.settings._asdict() | {"shards": count}
     record = folder / RECORD
     require_writable(record)
@@ -206,7 +206,7 @@ def make_part(layout: Layout, videos: Mapping[str, Path], workers: int, number: 
 
 
 def require_parts(layout: Layout, marks: Mapping[str, str]) -> None:
-    """Raise an OptionError unless all parts are there, complete, and made of these videos with these settings."""
+    """Raise OptionError unless all shards exist, are complete, and were made from these videos with these settings."""
     records = {int(path.parent.name): read_json(path) for path in layout.parts.glob(f"*/{RECORD}")}
     if not records:
         raise OptionError(f"no parts in {layout.parts}: make them with --shard")
@@ -222,7 +222,7 @@ def require_parts(layout: Layout, marks: Mapping[str, str]) -> None:
 
 
 def check_counts(layout: Layout) -> dict[str, int]:
-    """Return the number of RGB frames of each video, after a check that its flow has one frame less."""
+    """Check that each video's flow has one frame less than its RGB; return the numbers of RGB frames."""
     lengths, *flows = map(to_lmdb.frame_counts, layout.lmdbs.values())
     for flow in flows:
         for name in lengths.keys() | flow.keys():
@@ -233,7 +233,7 @@ def check_counts(layout: Layout) -> dict[str, int]:
 
 
 def summarize(layout: Layout, videos: Mapping[str, Path], lengths: Mapping[str, int]) -> None:
-    """Print what the dataset holds, of the videos found those with a length in frames."""
+    """Print what the dataset holds, and how many of the videos found were left out."""
     left_out = sorted(set(videos) - set(lengths))
     examples = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
     say_block({

@@ -13,7 +13,7 @@ from utils.errors import DataError, OptionError
 from utils.files import read_text
 
 Split = tuple[list[str], list[str]]  # names of training and of test videos
-Lists = list[list[str]]  # paths of training and of test videos, and perhaps of those used for neither
+Lists = list[list[str]]  # paths of training and of test videos, and for HMDB51 of unused ones
 TEST_SHARE = 0.28  # 7 of UCF101's 25 groups
 SPLITS = 3  # of a set without lists
 HELD_OUT = 20  # least videos that tell something of those that are not trained on

@@ -48,7 +48,7 @@ class VideoError(DataError):
 
 
 class Settings(NamedTuple):
-    """What is made of a video."""
+    """How videos are decoded and their flow is computed."""
 
     flow: str  # one of METHODS, or NO_FLOW
     short_side: int  # pixels to which larger frames are scaled down; 0: never
@@ -260,7 +260,7 @@ def jpeg(image: np.ndarray) -> bytes:
 
 
 def coded_frames(video: Path, settings: Settings, timing: Timing) -> Iterator[list[bytes]]:
-    """Yield the JPEG of each frame of a video file and, from the second, of the flow to it; fill the timing.
+    """Yield the JPEG of each frame of a video file and, from the second frame on, of its flow; fill the timing.
 
     VideoError if the file has fewer than two frames, they are too large, one fails, or with ``strict`` some lack.
     """

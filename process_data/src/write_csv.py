@@ -110,7 +110,7 @@ def k400_files(folder: Path, lengths: dict[str, int]) -> dict[str, str]:
 
 
 def k400_list(folder: Path, side: str) -> list[str]:
-    """Read the K400 list of a side, "train" or "val": the names "label/id_000001_000011" of its videos."""
+    """Read K400's "train" or "val" list: its videos' names, "label/id_000001_000011"."""
     path = next(iter(sorted(folder.glob(f"*{side}*.csv"))), None)
     if path is None:
         raise DataError(f"no K400 list of {side} videos in {folder}: it should hold {side}.csv")
@@ -150,7 +150,7 @@ def unchanged(folder: Path, checksums: Mapping[str, int]) -> set[str]:
 
 
 def write_files(folder: Path, files: dict[str, str], overwrite: bool, own: Collection[str] = ()) -> dict[str, int]:
-    """Write a split folder, and return the checksums of the files that are ours, by name.
+    """Write a split folder; return the checksums, by name, of the files we wrote.
 
     ``overwrite`` replaces files of other content, and removes csv lists of other splits; without it only those in
     ``own`` go, and others are a DataError. A ClassInd.txt of the same classes in another notation stays as it is.

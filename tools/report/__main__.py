@@ -34,7 +34,7 @@ RETRIEVE = "run eval/main_classifier.py --test CHECKPOINT --retrieval first"
 
 @dataclass(frozen=True)
 class Choices:
-    """What to show on a page, and where to find it; see the options."""
+    """What a page shows and where to find it; see the options of the command."""
 
     clips: int
     mining_clips: int
@@ -54,7 +54,7 @@ class Report:
         self.title, self.folder, self.choices = subject.title, subject.folder, choices
         self.strips = galleries.Strips(galleries.video_links(choices.videos or videos_of(working_folder), out))
         self.sections, self.findings = list[dict[str, Any]](), list[Finding]()
-        self.tiles: list[tuple[str, results.Result, str, str]] = []  # title, row, key of its score, what it is of
+        self.tiles: list[tuple[str, results.Result, str, str]] = []  # title, row, key of its score, caption
         self.warnings = list(notes)  # what could not be shown, and why
         self.runs: dict[str, Run] = {}
 
