@@ -117,11 +117,10 @@ class Plan:
             cascade = ["--cascade", "--stage", str(args.stage), "--ratio", str(args.ratio)]
             found += {"cascade": cascade, "fused": ["--mining", "fused"], "topk": []}[args.mining]
             found += ["--topk", str(args.topk), *(["--own_view", "frozen"] if args.own_view == "frozen" else [])]
-        if method == "baseline":
-            return self._train(name, "infonce", EXTRA["infonce"], "--dataset", dataset, *found,
-                               *self._epochs("coclr", args.cycles), *args.infonce_options, *words, beside=beside)
-        return self._train(name, method, EXTRA[method], "--dataset", dataset, *self._second_view(stream), *found,
-                           *self._epochs(method), *vars(args)[f"{method}_options"], *words, beside=beside)
+        kind = "infonce" if method == "baseline" else method
+        epochs = self._epochs("coclr", args.cycles) if method == "baseline" else self._epochs(method)
+        return self._train(name, kind, EXTRA[kind], "--dataset", dataset, *self._second_view(stream), *found, *epochs,
+                           *vars(args)[f"{kind}_options"], *words, beside=beside)
 
     def _epochs(self, kind: str, times: int = 1) -> list[str]:
         """Return --epochs and --schedule, scaled, of a kind of training."""

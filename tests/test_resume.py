@@ -98,7 +98,8 @@ def test_two_processes_stop_and_resume_together(case, stop, whole):
     codes = train(case, "two", "--save_steps 3", processes=2, stop=stop)
     assert codes == [-9 if stop.how == "kill" else EXIT_CODE] * 2, said() + said(1)
     if stop.how == "term":
-        assert "stopping on a signal to another process" in said(0) and said(1) == ""
+        own = [line for line in said(1).splitlines() if not line.startswith("[Gloo]")]  # PyTorch 2.9's banner
+        assert "stopping on a signal to another process" in said(0) and own == []
     assert train(case, "two", "--save_steps 3", processes=2) == [0, 0], said() + said(1)
     assert differences(whole(case, 2), noise.run_folder("two"), 2) == []
     assert differences(whole(case, 1), noise.run_folder("two"), 2) != []  # BatchNorm over one clip differs
