@@ -28,8 +28,8 @@ class MetricsLogger:
     {"kind": "steps", "title": "train", "epoch": 0, "done": 5, "values": {...}, "seconds": {...}}: the main process's
     means and seconds per step since the previous line; "done" counts the run's training steps so far.
     {"kind": "epoch", "title": "train", "epoch": 0, "done": 12, "values": {...}}: means over an epoch and all processes.
-    {"kind": "mining", "epoch": 0, "done": 12, "values": {...}, ...}: measured after an epoch, or before the first step
-    with epoch -1; other kinds likewise.
+    {"kind": "mining", "epoch": 0, "done": 12, "values": {...}}: measured after an epoch, or before the first step with
+    epoch -1; other kinds likewise.
 
     Lines that an earlier start logged for later steps are removed. Without a run folder, nothing is logged.
     """
@@ -48,12 +48,11 @@ class MetricsLogger:
             self._write_event(step=iteration + 1, session_log=SessionLog(status=SessionLog.START))
 
     def log(self, kind: str, epoch: int, done: int, values: dict[str, float], *, title: str = "",
-            seconds: dict[str, float] | None = None, **more: object) -> None:
-        """Log values by name; ``more`` goes only to metrics.jsonl."""
+            seconds: dict[str, float] | None = None) -> None:
         if self.folder is None:
             return
         record = {"kind": kind, **({"title": title} if title else {}), "epoch": epoch, "done": done, "values": values,
-                  **({"seconds": seconds} if seconds else {}), **more}
+                  **({"seconds": seconds} if seconds else {})}
         path = self.folder / FILE
         with naming(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(record)) + "\n")

@@ -4,7 +4,7 @@ Positive mining recall and class mining recall are defined in CPR (arXiv 2201.07
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -72,26 +72,25 @@ class MiningMonitor:
                    for i, kept in enumerate(mining.stages, start=1)}
         return values | found
 
-    def end_epoch(self, queues: Mapping[str, Tensor]) -> tuple[dict[str, float], dict[int, float]]:
-        """Return the epoch's measures, and class mining recall by class; reset the counts. All processes call this.
+    def end_epoch(self, queues: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return the epoch's measures, none if nothing was mined; reset the counts. All processes call this.
 
         ``cmr_median``: median of class mining recall over classes. ``mined_videos``: share of the training videos that
         were mined at least once. ``most_mined``: count of the most mined video, divided by the mean. ``spread_*``,
-        ``rank_*``: see :mod:`engine.health`, for each of the ``queues`` (D, K). Both are empty if nothing was mined.
+        ``rank_*``: see :mod:`engine.health`, for each of the ``queues`` (D, K).
         """
         found, mined = self._totals()
         if not mined.any():
-            return {}, {}
+            return {}
         self._found.zero_()
         self._mined.zero_()
-        classes = class_recalls(found, self._class_of_pair) if self.has_labels else {}
+        recalls = class_recalls(found, self._class_of_pair) if self.has_labels else {}
         counts = mined.double()
-        values = {"cmr_median": median(classes.values())} if classes else {}
+        values = {"cmr_median": median(recalls.values())} if recalls else {}
         values |= {"mined_videos": float((counts > 0).double().mean()),
                    "most_mined": float(counts.max() / counts.mean())}
-        values |= {f"{name}_{view}": float(measure(queue.T)) for view, queue in queues.items()
-                   for name, measure in MEASURES.items()}
-        return values, classes
+        return values | {f"{name}_{view}": float(measure(queue.T)) for view, queue in queues.items()
+                         for name, measure in MEASURES.items()}
 
     def _totals(self) -> tuple[Tensor, Tensor]:
         both = torch.cat([self._found, self._mined])
@@ -131,7 +130,6 @@ class Monitors:
     model: Any  # CoCLR where mining or health are measured
     dtype: torch.dtype | None
     train: TrainConfig
-    classes: Sequence[str] = ()
     mining: MiningMonitor | None = None
     health: HealthProbe | None = None
     knn: Callable[..., dict[str, float]] | None = None  # see eval.knn.KnnMonitor.measure
@@ -143,10 +141,9 @@ class Monitors:
             values = {f"{name}_own": float(measure(self.model.queue.T)) for name, measure in MEASURES.items()}
             trainer.log("queue", epoch, values)
         else:
-            values, recalls = self.mining.end_epoch({"own": self.model.queue, "other": self.model.queue_second})
+            values = self.mining.end_epoch({"own": self.model.queue, "other": self.model.queue_second})
             if values:
-                trainer.log("mining", epoch, values,
-                            classes={self.classes[label]: recall for label, recall in recalls.items()})
+                trainer.log("mining", epoch, values)
         rank = values.get("rank_own", math.inf)
         self.collapsed = rank < COLLAPSED
         if self.collapsed and is_main():

@@ -83,7 +83,6 @@ class PretrainTask(Task):
             return
         labels, sources = (index.labels, index.sources) if training else ((), ())
         self.monitors.mining = MiningMonitor(self.model.K, labels, sources, self.device, index.has_labels)
-        self.monitors.classes = index.classes
         if training and train.health_clips:
             self.monitors.health = HealthProbe(
                 videos, train.health_clips, img_dim=self.data.img_dim, batch_size=train.batch_size,

@@ -114,9 +114,9 @@ class Trainer:
             self._save_on_stop(task)
             raise
 
-    def log(self, kind: str, epoch: int, values: Means, **more: Any) -> None:
+    def log(self, kind: str, epoch: int, values: Means) -> None:
         """Log values measured after an epoch; -1 means before the first."""
-        self.logger.log(kind, epoch, self.state.iteration, values, **more)
+        self.logger.log(kind, epoch, self.state.iteration, values)
 
     def poll(self) -> None:
         """Raise StopRequested if any process was asked to stop; collective, so all processes must call it alike."""

@@ -103,7 +103,7 @@ def test_a_set_of_one_class_has_numbers_without_labels_and_file_names(tmp_path):
     values = {"loss": 1.0, "recall": 1.0, "chance": 1.0, "top1": 0.5}
     (run / "metrics.jsonl").write_text("\n".join(json.dumps(line) for line in [
         {"kind": "epoch", "title": "train", "epoch": 0, "done": 2, "values": values},
-        {"kind": "mining", "epoch": 0, "done": 2, "values": {"cmr_median": 1, "rank_own": 1.2}, "classes": {"all": 1}},
+        {"kind": "mining", "epoch": 0, "done": 2, "values": {"cmr_median": 1, "rank_own": 1.2}},
         {"kind": "health", "epoch": -1, "done": 0, "values": {"better": 1, "second_other": .25, "second_random": .1}}]))
     made_run.add_features(run / "model/feature", "mine", ["all/q0", "all/q1"], [f"all/g{i}" for i in range(9)])
     write_json(run / "model/feature/mine_label_free.json", {"second_clip": 63.0, "second_clip_random": 21.0,

@@ -155,7 +155,7 @@ def test_metrics_are_written_twice(tmp_path):
     log = MetricsLogger(tmp_path)
     log.log("steps", 2, 20, {"loss": 1.5}, title="train", seconds=SECONDS)
     log.log("epoch", 2, 20, {"top1": 0.25}, title="val")
-    log.log("mining", 2, 20, {"recall": 0.5}, classes={"A": 0.75})
+    log.log("mining", 2, 20, {"recall": 0.5})
     log.close()
     assert shown(tmp_path) == {
         ("train/loss", 20): 1.5, ("train/data_seconds", 20): 0.5, ("train/step_seconds", 20): 1.0,
@@ -163,7 +163,7 @@ def test_metrics_are_written_twice(tmp_path):
     assert lines(tmp_path) == [
         {"kind": "steps", "title": "train", "epoch": 2, "done": 20, "values": {"loss": 1.5}, "seconds": SECONDS},
         {"kind": "epoch", "title": "val", "epoch": 2, "done": 20, "values": {"top1": 0.25}},
-        {"kind": "mining", "epoch": 2, "done": 20, "values": {"recall": 0.5}, "classes": {"A": 0.75}}]
+        {"kind": "mining", "epoch": 2, "done": 20, "values": {"recall": 0.5}}]
 
 
 def test_every_line_is_json_even_without_numbers(tmp_path):
