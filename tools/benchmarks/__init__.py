@@ -1,10 +1,10 @@
 """Our code beside straightforward versions of the same work: time and bound of each. See `__main__`."""
 
 import gc
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
 import cv2
@@ -50,35 +50,29 @@ class Case:
     plain: Work  # the straightforward version
     ours: Work
     agree: Callable[[Any, Any], str]  # describes how well the results agree, or raises AssertionError
-    bound: Work | None = None  # lower bound: the unavoidable part alone
-    bound_of: str = ""  # description of that part
+    bound: Work  # lower bound: the unavoidable part alone
+    bound_of: str  # description of that part
     clock: str = "wall"  # or "cpu": CPU seconds on one thread, as in a loader process
     units: int = 1  # units of work per call
 
 
 def measure(case: Case, rounds: int, device: torch.device) -> dict[str, Any]:
     """Check that both versions agree, and time them alternately: median seconds per unit after a warm-up."""
-    works = {"plain": case.plain, "ours": case.ours} | ({"bound": case.bound} if case.bound else {})
+    works = {"plain": case.plain, "ours": case.ours, "bound": case.bound}
     times: dict[str, list[float]] = {name: [] for name in works}
+    now = CLOCKS[case.clock]
     torch.set_num_threads(1 if case.clock == "cpu" else THREADS)
     cv2.setNumThreads(torch.get_num_threads())
     agreement = case.agree(case.plain(), case.ours())
     for _ in range(rounds + 1):
         for name, work in works.items():
-            times[name].append(_clocked(work, case.clock, device) / case.units)
-    medians = {name: statistics.median(values[1:]) for name, values in times.items()}
-    bound = medians.get("bound")
-    return {"row": case.row, "size": case.size, **medians, "ratio": medians["plain"] / medians["ours"],
-            "bound": bound, "times_bound": medians["ours"] / bound if bound else None, "bound_of": case.bound_of,
-            "agreement": agreement, "clock": case.clock, "rounds": rounds}
-
-
-def _clocked(work: Work, clock: str, device: torch.device) -> float:
-    """Return the seconds of a call, including the GPU kernels it launches."""
-    now = CLOCKS[clock]
-    gc.collect()
-    start = now()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return now() - start
+            gc.collect()
+            start = now()
+            work()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)  # the kernels that it launched
+            times[name].append((now() - start) / case.units)
+    plain, ours, bound = (median(values[1:]) for values in times.values())
+    return {"row": case.row, "size": case.size, "plain": plain, "ours": ours, "bound": bound, "ratio": plain / ours,
+            "times_bound": ours / bound, "bound_of": case.bound_of, "agreement": agreement, "clock": case.clock,
+            "rounds": rounds}

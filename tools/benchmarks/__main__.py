@@ -71,9 +71,9 @@ def markdown(results: Sequence[Mapping[str, Any]]) -> str:
     """Format the results as a Markdown table, one line a result, with its bound."""
     lines = ["| what | size | straightforward | ours | ratio | bound | agreement |", "|---" * 7 + "|"]
     for found in results:
-        bound = f"{_seconds(found['bound'])}: {found['bound_of']}" if found["bound"] is not None else ""
-        lines.append(f"| {found['row']} | {found['size']} | {_seconds(found['plain'])} | {_seconds(found['ours'])} | "
-                     f"{found['ratio']:.2f} | {bound} | {found['agreement']} |")
+        plain, ours, bound = (_seconds(found[name]) for name in ("plain", "ours", "bound"))
+        lines.append(f"| {found['row']} | {found['size']} | {plain} | {ours} | {found['ratio']:.2f} | {bound}: "
+                     f"{found['bound_of']} | {found['agreement']} |")
     return "\n".join(lines)
 
 

@@ -81,12 +81,13 @@ class Split:
 def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
     """Yield retrieval features and the ten-crop test."""
     one, ten = Split(folder / "1", sizes, 1), Split(folder / "10", sizes, 10)
+    bound = "the network's passes alone"
     yield Case("retrieval features", one.size, lambda: one.plain(1),
                lambda: video_features(one.net, one.samples(), batch_size=sizes.eval_batch, device=sizes.device),
-               _agree_features, bound=one.passes, bound_of="the network's passes alone")
+               _agree_features, one.passes, bound)
     yield Case("ten-crop test", ten.size, lambda: ten.plain(0),
                lambda: crop_probabilities(ten.net, ten.samples(), sizes.eval_batch, sizes.device),
-               _agree_probabilities, bound=ten.passes, bound_of="the network's passes alone")
+               _agree_probabilities, ten.passes, bound)
 
 
 def _agree_features(plain: Tensor, ours: Tensor) -> str:

@@ -110,7 +110,7 @@ def photometric(image: Image.Image, params: dict, channel: int) -> Image.Image:
 
 
 def to_tensor(images: list[Image.Image]) -> Tensor:
-    """Convert frames to a normalised float clip (3, T, h, w), contiguous."""
+    """Make a normalised float clip (3, T, h, w)."""
     return torch.stack([functional.normalize(functional.to_tensor(image), MEAN, STD) for image in images], dim=1)
 
 

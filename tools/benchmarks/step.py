@@ -6,6 +6,7 @@ straightforward step of CoCLR uses it, in contiguous memory, with a loop over pa
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ TOLERANCE = 1e-5  # of losses in float64
 MATRIX = 2048
 SAME_SOURCE = 0.01  # share of the queue that comes from a query's own source
 DIM = 128
-BATCHES, LONG = 4, 1 << 17  # batches per call; one is enough for a queue too long for any cache
+BATCHES = 4  # per call of the cascade: branch prediction and caches would adapt to a repeated one
 
 
 def plain_cascade(query: Tensor, key: Tensor, queues: tuple[Tensor, Tensor], excluded: Tensor, sizes: list[int]
@@ -60,13 +61,11 @@ def plain_cascade(query: Tensor, key: Tensor, queues: tuple[Tensor, Tensor], exc
 
 
 def cascade_cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
-    """Return a case for each queue length and batch size."""
     return (_cascade_case(sizes, K, B) for K in sizes.queues for B in sizes.batches)
 
 
 def _cascade_case(sizes: Sizes, K: int, B: int) -> Case:
-    # Several batches: branch prediction and caches would adapt to a repeated one.
-    batches = [_embeddings(K, B, seed, sizes.device) for seed in range(BATCHES if K < LONG else 1)]
+    batches = [_embeddings(K, B, seed, sizes.device) for seed in range(BATCHES)]
     settings = sizes.topk, sizes.ratio, sizes.stage
     kept = stage_sizes(K, *settings)
 
@@ -85,8 +84,8 @@ def _cascade_case(sizes: Sizes, K: int, B: int) -> Case:
             raise AssertionError("the mined entries differ")
         return "equal"
 
-    return Case("cascade", f"K={K} B={B}", plain, ours, equal, bound=bound, units=len(batches),
-                bound_of=f"keys times queue, and one unsorted top-{kept[0]} of it")
+    return Case("cascade", f"K={K} B={B}", plain, ours, equal, bound,
+                f"keys times queue, and one unsorted top-{kept[0]} of it", units=BATCHES)
 
 
 def _embeddings(K: int, B: int, seed: int, device: torch.device
@@ -194,15 +193,13 @@ def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
     matrix = torch.randn(MATRIX, MATRIX, device=sizes.device)
     products = max(1, round(operations / (2 * MATRIX**3)))
     size = f"{sizes.batch} clips of {sizes.frames}x{sizes.img_dim}x{sizes.img_dim}"
-    yield Case("training step", f"{size}, float32", plain=lambda: plain.step(batch, 0),
-               ours=lambda: ours.step(batch, 0), agree=lambda a, b: agreement,
-               bound=lambda: [matrix @ matrix for _ in range(products)],
-               bound_of=f"{operations:.3g} operations in float32 products of {MATRIX}x{MATRIX} matrices")
-    precision = sizes.precision or ("fp16" if sizes.device.type == "cuda" else "")
-    if precision:
+    case = partial(Case, plain=lambda: plain.step(batch, 0), bound=lambda: [matrix @ matrix for _ in range(products)],
+                   bound_of=f"{operations:.3g} operations in float32 products of {MATRIX}x{MATRIX} matrices")
+    yield case("training step", f"{size}, float32", ours=lambda: ours.step(batch, 0), agree=lambda a, b: agreement)
+    if precision := sizes.precision or ("fp16" if sizes.device.type == "cuda" else ""):
         lower = Ours(sizes, precision=precision)
-        yield Case(f"training step, {precision}", f"{size}, straightforward in float32",
-                   plain=lambda: plain.step(batch, 0), ours=lambda: lower.step(batch, 0), agree=_both_finite)
+        yield case(f"training step, {precision}", f"{size}, straightforward in float32",
+                   ours=lambda: lower.step(batch, 0), agree=_both_finite)
 
 
 def _both_finite(*losses: float) -> str:
