@@ -35,7 +35,7 @@ def test_command_writes_table_and_json(tmp_path, capsys):
 def test_versions_are_called_in_turn():
     calls = []
     case = Case("row", "size", plain=lambda: calls.append("plain"), ours=lambda: calls.append("ours"),
-                agree=lambda plain, ours: "fine", bound=lambda: calls.append("bound"))
+                agree=lambda plain, ours: "fine", bound=lambda: calls.append("bound"), bound_of="part")
     result = measure(case, 1, CPU)
     assert calls[:5] == ["plain", "ours", "plain", "ours", "bound"] and calls.count("bound") == 2
     assert result["ratio"] == result["plain"] / result["ours"]
