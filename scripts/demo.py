@@ -9,7 +9,7 @@ command of the project; its output is in OUT/run/logs/.
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -17,14 +17,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cotrain
 from cotrain import ROOT
 from engine.options import positive_int, seed
+from tools.report.verdict import results_table
 from tools.search.__main__ import main as search
 from utils import launch
-from utils.console import duration, say, table
+from utils.console import duration, say
 from utils.files import read_json, write_text
 from utils.parser import Parser
 from utils.runner import Runner, Step
 
-KS = ("1", "5", "10")
 SETTINGS = shlex.split("--net s3d_small --seq_len 8 --ds 1 --img_dim 32 -j 1 --batch_size 32 --moco-k 512 "
                        "--moco-m 0.99 --mining fused --own_view frozen --topk 5 --lr 5e-4 --coclr_lr 1e-4 --cycles 1 "
                        "--baseline --skip probe finetune")
@@ -40,14 +40,7 @@ def render(out: Path, scenes: int, seed: int) -> Path:
     return out / "videos"
 
 
-def results_table(rows: Mapping[str, Mapping[str, float]]) -> str:
-    """Format R@k in percent."""
-    return table(["percent", *(f"R@{k}" for k in KS)],
-                 [[name, *(f"{row[k]:.1f}" for k in KS)] for name, row in rows.items()])
-
-
 def make_parser() -> Parser:
-    """Build the parser of the options."""
     parser = Parser(__doc__)
     parser.topic("data")("--scenes", type=positive_int, default=36, metavar="N", help="scenes of 32 clips each")
     add = parser.topic("training")
@@ -68,9 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                   "--infonce_epochs", str(args.epochs), "--coclr_epochs", str(args.coclr_epochs), "--seed",
                   str(args.seed)])
     found = read_json(out / "run" / "results.json")
-    recall = {name: row["retrieval"] for name, row in found["results"].items()}
     order = ("random RGB", cotrain.BASELINE, "RGB", "random flow", "flow", "random both", "both")
-    text = results_table({name: recall[name] for name in order})
+    text = results_table({name: found["results"][name] for name in order})
     write_text(out / "results.txt", f"{text}\n")
     clip = next(videos.glob("*/*_c01.avi"))
     search(["search", str(out / "run" / "index"), str(clip), "-k", "5"])
