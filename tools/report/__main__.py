@@ -8,8 +8,9 @@ RUN may also be the run folder of a linear probe or a finetuning (log-eval-PREFI
 show only the evaluations there (RUN/model/feature). The page says what is missing, and why. See docs/evaluation.md.
 """
 
+from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +19,6 @@ from typing import Any
 from markupsafe import Markup
 
 from dataset.catalog import DATA_ROOT, SPLIT_ROOT
-from engine.config import take
 from engine.options import positive_int, whole_number
 from tools.pictures import write_page
 from tools.report import galleries, results
@@ -32,27 +32,15 @@ from utils.parser import Parser
 RETRIEVE = "run eval/main_classifier.py --test CHECKPOINT --retrieval first"
 
 
-@dataclass(frozen=True)
-class Choices:
-    """What a page shows and where to find it; see the options of the command."""
-
-    clips: int
-    mining_clips: int
-    dataset: str | None
-    data_root: str | None
-    split_root: str | None
-    videos: str | None
-
-
 class Report:
     """A page about a run, or about a whole run of cotrain.py."""
 
     work: Cotraining | None = None
 
     def __init__(self, subject: Run | Cotraining, working_folder: Path, notes: Sequence[str], out: Path,
-                 choices: Choices) -> None:
-        self.title, self.folder, self.choices = subject.title, subject.folder, choices
-        self.strips = galleries.Strips(galleries.video_links(choices.videos or videos_of(working_folder), out))
+                 args: Namespace) -> None:
+        self.title, self.folder, self.args = subject.title, subject.folder, args
+        self.strips = galleries.Strips(galleries.video_links(args.videos or videos_of(working_folder), out))
         self.sections, self.findings = list[dict[str, Any]](), list[Finding]()
         self.tiles: list[tuple[str, results.Result, str, str]] = []  # title, row, key of its score, caption
         self.warnings = list(notes)  # what could not be shown, and why
@@ -72,16 +60,15 @@ class Report:
 
     def root(self, run: Run, option: str, default: str | Path) -> str:
         """Return the folder of the LMDBs or lists of a run."""
-        return getattr(self.choices, option) or str(run.working_folder / run.options.get(option, default))
+        return getattr(self.args, option) or str(run.working_folder / run.options.get(option, default))
 
     def features(self, run: Run) -> galleries.Retrieved:
         """Return the newest features of a retrieval."""
-        if files := run.files(f"{self.choices.dataset or '*'}{FEATURES}"):
+        if files := run.files(f"{self.args.dataset or '*'}{FEATURES}"):
             return galleries.load(files[0].parent, files[0].name.removesuffix(FEATURES))
         raise UserError(f"This run has no retrieval features: {RETRIEVE}.")
 
     def retrieval(self, run: Run) -> dict[str, Any]:
-        """Return the content of a retrieval gallery."""
         found = self.features(run)
         data_root = self.root(run, "data_root", found.query.made_from.get("data_root", DATA_ROOT))
         frames = {part: source for part in ("test", "train") for source in galleries.sources(
@@ -91,14 +78,12 @@ class Report:
                                  "the LMDBs with --data_root")
         return {"found": found, "right": float(found.hits[:, 0].float().mean()), "folder": run.shown(found.folder),
                 "chance": results.chance(found.query.labels, found.gallery.labels, 1),
-                "cards": galleries.retrieval_cards(found, self.choices.clips, frames, self.strips)}
+                "cards": galleries.retrieval_cards(found, self.args.clips, frames, self.strips)}
 
     def map(self, run: Run) -> dict[str, Any]:
-        """Return the content of a map of the features."""
         return galleries.feature_map(self.features(run), self.strips.files)
 
     def write(self, path: Path) -> None:
-        """Write the page."""
         self.warnings += [f"{count} film strip{'s' * (count > 1)} could not be read: {reason}"
                           for reason, count in self.strips.failed.items()]
         plotly = (resources.files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
@@ -110,11 +95,11 @@ class Report:
 class RunReport(Report):
     """The page of a run, beside others."""
 
-    def __init__(self, run: Run, others: Iterable[Run], out: Path, choices: Choices) -> None:
-        super().__init__(run, run.working_folder, run.notes, out, choices)
+    def __init__(self, run: Run, others: Iterable[Run], out: Path, args: Namespace) -> None:
+        super().__init__(run, run.working_folder, run.notes, out, args)
         self.runs = named([run, *others])
-        if choices.dataset and not run.files(f"{choices.dataset}{FEATURES}"):
-            raise OptionError(f"{run.asked} has no features of {choices.dataset}: check --dataset")
+        if args.dataset and not run.files(f"{args.dataset}{FEATURES}"):
+            raise OptionError(f"{run.asked} has no features of {args.dataset}: check --dataset")
         self.findings = verdict(run)
         found = {name: results.read_results(each) for name, each in self.runs.items()}
         self.add("results", "Results", _rows, found)
@@ -129,12 +114,12 @@ class RunReport(Report):
         path = run.checkpoint
         if path is None or not run.options:
             raise UserError("It needs a checkpoint in model/ and the options in run.json.")
-        if not self.choices.mining_clips:
+        if not self.args.mining_clips:
             raise UserError("It was switched off (--mining_clips 0).")
         options = {**run.options, "data_root": self.root(run, "data_root", DATA_ROOT),
                    "split_root": self.root(run, "split_root", SPLIT_ROOT)}
         return {"checkpoint": run.shown(path),
-                **galleries.mining_gallery(options, path, self.choices.mining_clips, self.strips)}
+                **galleries.mining_gallery(options, path, self.args.mining_clips, self.strips)}
 
     def _summarize(self, run: Run, rows: Sequence[results.Result]) -> None:
         """Fill in the headline numbers, and what retrieval adds to the verdict."""
@@ -170,9 +155,9 @@ def named(runs: Sequence[Run]) -> dict[str, Run]:
 class CotrainReport(Report):
     """The page of a whole run of cotrain.py."""
 
-    def __init__(self, work: Cotraining, out: Path, choices: Choices) -> None:
+    def __init__(self, work: Cotraining, out: Path, args: Namespace) -> None:
         notes = [note for run in work.runs.values() for note in run.notes]
-        super().__init__(work, work.folder, notes, out, choices)
+        super().__init__(work, work.folder, notes, out, args)
         self.work = work
         labels = None
         last = {step.rpartition(" ")[2]: run for step, run in work.runs.items()}
@@ -206,7 +191,6 @@ def _series(work: Cotraining) -> tuple[dict[str, list[tuple[int, Run]]], list[tu
 
 
 def make_parser() -> Parser:
-    """Build the option parser."""
     parser = Parser(prog="python -m tools.report", description=__doc__)
     parser.add_argument("run", metavar="RUN_DIR", help="run folder, or one inside it, to show only its evaluations; or "
                         "the work folder of cotrain.py")
@@ -216,7 +200,7 @@ def make_parser() -> Parser:
     add("--dataset", metavar="NAME", help="dataset whose features to show, if there are several (default: the newest)")
     add("--videos", metavar="FOLDER", help="the videos themselves, to play on a click (default: cotrain.py's --videos)")
     add = parser.topic("output")
-    add("--out", metavar="FILE", help="the page (default: RUN_DIR/report.html)")
+    add("--out", type=Path, metavar="FILE", help="the page (default: RUN_DIR/report.html)")
     add("--against", metavar="RUN_DIR", nargs="+", default=[], help="other runs to show beside it, at most five")
     add("--clips", type=positive_int, default=200, metavar="CLIPS", help="maximum of clips in a retrieval gallery")
     add("--mining_clips", type=whole_number, default=16, metavar="CLIPS", help="training clips in the mining "
@@ -227,9 +211,9 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page, and print the verdict and which sections it has."""
     args = make_parser().parse_args(argv)
-    out = Path(args.out or Path(args.run) / "report.html")
-    if args.out and (out.is_dir() or not out.parent.is_dir()):
-        raise OptionError(f"--out {out} is a folder, or its folder does not exist: name a file")
+    if args.out and (args.out.is_dir() or not args.out.parent.is_dir()):
+        raise OptionError(f"--out {args.out} is a folder, or its folder does not exist: name a file")
+    out = args.out or Path(args.run, "report.html")
     if len(args.against) >= results.LINES:
         raise OptionError(f"--against {' '.join(args.against)}: no chart shows more than {results.LINES} lines, so "
                           f"give {results.LINES - 1} runs at most")
@@ -237,9 +221,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if work and args.against:
         raise OptionError(f"{args.run} is the work folder of cotrain.py: --against compares run folders, such as "
                           f"{next(iter(work.runs.values())).folder}")
-    choices = take(Choices, vars(args))
-    report = (CotrainReport(work, out, choices) if work else
-              RunReport(read_run(args.run), map(read_run, args.against), out, choices))
+    report = (CotrainReport(work, out, args) if work else
+              RunReport(read_run(args.run), map(read_run, args.against), out, args))
     report.write(out)
     for warning in report.warnings:
         warn(warning)
