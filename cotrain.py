@@ -291,7 +291,6 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run all steps, or print them with ``--dry_run``."""
     args, chosen = settings.parse(sys.argv[1:] if argv is None else argv, __doc__)
     runner, first = Runner(args.out), [prepare(args)] if args.videos else []
     if first and not first[0].is_done(args.out):

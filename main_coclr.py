@@ -172,7 +172,6 @@ def work(args: Namespace) -> None:
 
 
 def main() -> int:
-    """Run in this process, or launch one process per GPU."""
     return launch.begin(work, parse())
 
 

@@ -91,7 +91,6 @@ class ModelConfig:
         return mining_rule(self.mining, self.cascade)
 
     def build(self) -> MomentumContrast:
-        """Build the model with new weights."""
         moco = self.net, self.moco_dim, self.moco_k, self.moco_m, self.moco_t
         if self.model == "coclr":
             return CoCLR(*moco, self.topk, self.ratio, self.stage, self.reverse, self.cascade, mining=self.mining,

@@ -135,7 +135,6 @@ def load_splits(folder: Path, dataset: str, num_class: int, normalize: bool, dev
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train the probe, print its best evaluated epoch and write its probabilities."""
     args = make_parser().parse_args(argv)
     path = Path(args.test)  # a file of the folder, or the folder itself
     places = [path / args.dirname, path.parent / args.dirname, Path(args.dirname)]  # as `output_folders` chooses them

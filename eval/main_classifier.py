@@ -198,7 +198,6 @@ def test(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig,
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train, or with --test evaluate."""
     args = parse(argv)
     if args.deterministic:
         hardware.use_deterministic_kernels()

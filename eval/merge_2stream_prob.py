@@ -141,7 +141,6 @@ def merge_similarities(query: tuple[FeatureSet, FeatureSet], gallery: tuple[Feat
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one fusion, print its table, and write it if asked."""
     args = make_parser().parse_args(argv)
     one, two = Path(args.prob1), Path(args.prob2)
     if args.mode == "c":

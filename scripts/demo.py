@@ -53,7 +53,6 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demo, and show its results."""
     args = make_parser().parse_args(argv)
     out = args.out.resolve()
     videos = render(out, args.scenes, args.seed)

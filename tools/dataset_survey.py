@@ -57,7 +57,6 @@ class Dataset:
         return {kind: path for kind, path in zip(("RGB", "flow"), paths, strict=True) if path.exists()}
 
     def csv(self, split: int, part: str) -> Path:
-        """Return the path of a part's list."""
         return self.spec.csv(self.split_root, split, train=part == "train")
 
     def splits(self, wanted: int | None = None) -> list[int]:

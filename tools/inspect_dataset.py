@@ -36,7 +36,6 @@ BINS = 24  # of the histogram of lengths
 
 
 def make_parser() -> Parser:
-    """Return the parser of the options."""
     parser = Parser(prog="python -m tools.inspect_dataset", description=__doc__)
     parser.add_argument("dataset", metavar="NAME", help="dataset name, as the scripts' --dataset takes it")
     add = parser.topic("data")
@@ -58,7 +57,6 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Survey a dataset, write and print what was found, and return the exit code."""
     args = make_parser().parse_args(argv)
     dataset = Dataset(catalog.parse(args.dataset, args.second_view), Path(args.data_root), Path(args.split_root),
                       args.seq_len, args.ds)

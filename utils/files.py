@@ -51,7 +51,6 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: object, indent: int | None = None) -> None:
-    """Write a JSON file atomically."""
     write_text(path, json.dumps(value, indent=indent) + "\n")
 
 

@@ -91,8 +91,6 @@ def groups(steps: Sequence[Step], most: int) -> list[list[Step]]:
 
 
 class Runner:
-    """Runs steps in a work folder."""
-
     def __init__(self, out: Path) -> None:
         self.out = out
         self._stop: list[int] = []  # signals received

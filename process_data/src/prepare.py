@@ -70,7 +70,6 @@ class Stream:
         remove_partial(folder)
 
     def file(self, name: str) -> Path:
-        """Return the path of a video's value in the work folder."""
         return self.folder / f"{self.marks[name]}.msgpack"
 
     def __contains__(self, name: str) -> bool:

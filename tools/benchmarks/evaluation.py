@@ -79,7 +79,6 @@ class Split:
 
 
 def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
-    """Yield retrieval features and the ten-crop test."""
     one, ten = Split(folder / "1", sizes, 1), Split(folder / "10", sizes, 10)
     bound = "the network's passes alone"
     yield Case("retrieval features", one.size, lambda: one.plain(1),

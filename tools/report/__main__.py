@@ -59,7 +59,6 @@ class Report:
         return content
 
     def root(self, run: Run, option: str, default: str | Path) -> str:
-        """Return the folder of the LMDBs or lists of a run."""
         return getattr(self.args, option) or str(run.working_folder / run.options.get(option, default))
 
     def features(self, run: Run) -> galleries.Retrieved:
@@ -209,7 +208,6 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page, and print the verdict and which sections it has."""
     args = make_parser().parse_args(argv)
     if args.out and (args.out.is_dir() or not args.out.parent.is_dir()):
         raise OptionError(f"--out {args.out} is a folder, or its folder does not exist: name a file")

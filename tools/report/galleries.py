@@ -111,7 +111,6 @@ class Retrieved:
 
     @property
     def has_labels(self) -> bool:
-        """False if all clips are of one class."""
         return len(torch.cat([self.query.labels, self.gallery.labels]).unique()) > 1
 
 

@@ -71,7 +71,6 @@ class Run:
 
     @property
     def is_classifier(self) -> bool:
-        """Whether this is a linear probe or a finetuning."""
         return "train_what" in self.options
 
     @property
@@ -160,7 +159,6 @@ class Cotraining:
 
     @property
     def title(self) -> str:
-        """The whole in a few words."""
         mining = max(run.mining for run in self.runs.values())
         method = f"CoCLR{mining}" if self.content["cycles"] else "InfoNCE"
         return f"{method} on {self.content['dataset']}, RGB and flow"

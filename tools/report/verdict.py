@@ -35,7 +35,6 @@ class Finding:
 
     @property
     def mark(self) -> str:
-        """The judgement as a sign."""
         return {True: "✓", False: "✗", None: "?"}[self.good]
 
     def __str__(self) -> str:

@@ -63,7 +63,6 @@ class Answer:
     notes: Sequence[Note] = ()  # what to know of the similarities
 
     def table(self) -> str:
-        """Return a table for the console."""
         names = [*self._facts(self.hits[0])] if self.hits else []
         return table(["video", *names], [
             [f"{hit.rank} {inline(hit.name)}{' (the query)' if hit.is_query else ''}", *self._facts(hit).values()]
@@ -194,7 +193,6 @@ class VideoIndex:
 
     @classmethod
     def open(cls, folder: str | Path) -> "VideoIndex":
-        """Open the index of a folder."""
         path = Path(folder) / FILE
         if not path.is_file():
             raise OptionError(f"there is no index in {folder}: make one with python -m tools.search index CHECKPOINT "
@@ -213,7 +211,6 @@ class VideoIndex:
 
     @property
     def about(self) -> str:
-        """Describe the index in words."""
         return f"{len(self)} clips of {len(self.videos)} videos, {' and '.join(map(str, self.settings.encoders))}"
 
     def search(self, video: str | Path, k: int = 10, *, exclude_self: bool = False) -> Answer:
@@ -285,7 +282,6 @@ class VideoIndex:
                              img_dim=spec.img_dim) for spec in self.settings.encoders]
 
     def _all(self, what: str) -> Tensor:
-        """Join the features or seconds of all videos."""
         return torch.cat([getattr(video, what) for video in self.videos])
 
     @cached_property

@@ -105,7 +105,6 @@ def export(index: str, out: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command."""
     given = vars(make_parser().parse_args(argv))
     given.pop("run")(**given)
     return 0

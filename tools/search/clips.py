@@ -185,7 +185,6 @@ def video_clips(path: Path, settings: ClipSettings) -> Iterator[Clip]:
 
 
 def _interval(times: Sequence[float]) -> float:
-    """Mean time between frames."""
     return (times[-1] - times[0]) / (len(times) - 1)
 
 
