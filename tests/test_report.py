@@ -51,24 +51,20 @@ def test_a_page_is_self_contained(made, capsys):
     assert "Plotly" in page.text and len(page.text) < 7e6
 
 
-def test_results_of_a_run_and_of_what_started_from_it(made):
+def test_results_of_a_run_and_of_a_classifier(made):
     run = read_run(made.folder)
     probe = run.working_folder / "log-eval-linclr" / "probe"
     (probe / "model").mkdir(parents=True)
-    start = str(run.checkpoint.relative_to(run.working_folder))
-    options = {"train_what": "ft", "dataset": "mine", "pretrain": start}
+    options = {"train_what": "ft", "dataset": "mine"}
     write_json(probe / "run.json", {"starts": [{"options": options}]})
     write_json(probe / "model/epoch1.pth.tar-acc-ten.json", {"center": {"1": 10.0}, "ten": {"1": 20.0, "5": 60.5}})
     write_json(run.folder / "model/epoch1.pth.tar-lp-mine-acc.json", {"1": 30.0})
-    other = probe.with_name("other")
-    other.mkdir()
-    write_json(other / "run.json", {"starts": [{"options": {**options, "pretrain": "elsewhere.pth.tar"}}]})
-    assert [each.folder.name for each in run.downstream()] == ["probe"]
-    found = {result.what: result.scores for result in results.read_results(run)}
-    assert found == {
-        "retrieval on mine": {"R@1": 50.0, "R@5": 75.0}, "finetuning on mine, centre crop": {"top-1": 10.0},
-        "finetuning on mine, ten crops": {"top-1": 20.0, "top-5": 60.5},
-        "linear probe on stored features of mine": {"top-1": 30.0}}
+    pretrained, finetuned = ({result.what: result.scores for result in results.read_results(each)}
+                             for each in (run, read_run(probe)))
+    assert pretrained == {"retrieval on mine": {"R@1": 50.0, "R@5": 75.0},
+                          "linear probe on stored features of mine": {"top-1": 30.0}}
+    assert finetuned == {"finetuning on mine, centre crop": {"top-1": 10.0},
+                         "finetuning on mine, ten crops": {"top-1": 20.0, "top-5": 60.5}}
     assert page_of(probe).json["figures"]["curves"] is None  # a classifier's folder, without metrics or features
     for path in [run.folder / "model/epoch1.pth.tar-lp-mine-acc.json", *sorted(probe.parent.rglob("*"), reverse=True)]:
         path.rmdir() if path.is_dir() else path.unlink()

@@ -75,9 +75,9 @@ function drawCurves(place) {
   const marks = chart.marks.length > 1 ? chart.marks : [];
   const traces = chart.lines.map((line) => ({
     x: line.x, y: line.y, name: plain(line.name),
-    mode: line.x.length < 16 ? "lines+markers" : "lines", opacity: line.faint ? 0.3 : 1, marker: {size: 5},
-    line: {color: colour("c" + line.colour % COLOURS), width: line.faint ? 1 : 2, dash: DASHES[line.dash % DASHES.length]},
-    hoverinfo: line.faint ? "skip" : undefined, hovertemplate: line.faint ? undefined : "%{y:.4~g}" + percent,
+    mode: line.x.length < 16 ? "lines+markers" : "lines", marker: {size: 5},
+    line: {color: colour("c" + line.colour % COLOURS), width: 2, dash: DASHES[line.dash % DASHES.length]},
+    hovertemplate: "%{y:.4~g}" + percent,
   }));
   Plotly.react(place, traces, layout({
     hovermode: "x unified", xaxis: {title: {text: "training steps"}, hoverformat: ".0f"},

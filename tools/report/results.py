@@ -44,8 +44,7 @@ class Chart(NamedTuple):
 
 
 CHARTS = (
-    Chart("Loss", "nats", "Epoch means; of a single run faintly every logged step.", {
-        "training": "epoch/train/loss", "validation": "epoch/val/loss", "log": "steps/train/loss"}),
+    Chart("Loss", "nats", "Epoch means.", {"training": "epoch/train/loss", "validation": "epoch/val/loss"}),
     Chart("Accuracy", "%", "Whether the class, or in a pretraining a positive, is among the highest logits. Validation "
           "takes 30 % of the test videos.", {
               "top-1": "epoch/train/top1", "top-5": "epoch/train/top5", "validation top-1": "epoch/val/top1",
@@ -106,10 +105,9 @@ def chance(query: Tensor, gallery: Tensor, k: int) -> float:
 
 
 def read_results(run: Run) -> list[Result]:
-    """Read the newest result of each protocol and checkpoint of a run and of runs started from it."""
+    """Read the newest result of each protocol and checkpoint of a run."""
     found: dict[tuple[str, str], Result] = {}
-    runs = [run] if run.is_classifier else [run, *run.downstream()]
-    for owner, path in [(each, path) for each in runs for path in each.files("*.json")]:
+    for path in run.files("*.json"):
         match = FILE.fullmatch(path.name)
         if not match or not (run.has_labels or path.name.endswith("_label_free.json")):
             continue
@@ -123,9 +121,9 @@ def read_results(run: Run) -> list[Result]:
         elif dataset := match["features"]:
             rows = [accuracy_result(f"linear probe on stored features of {dataset}", content, match["checkpoint"])]
         else:  # a crop test also has the scores of fewer crops
-            trained = TRAINED.get(owner.options.get("train_what", ""), "classifier")
-            rows = [accuracy_result(f"{trained} on {owner.options.get('dataset')}, {CROPS[crops]}", scores,
-                                    match["checkpoint"]) for crops, scores in content.items()]
+            trained = f"{TRAINED.get(run.options.get('train_what', ''), 'classifier')} on {run.options.get('dataset')}"
+            rows = [accuracy_result(f"{trained}, {CROPS[crops]}", scores, match["checkpoint"])
+                    for crops, scores in content.items()]
         for row in rows:
             found.setdefault((row.what, row.of), row)
     return list(found.values())
@@ -159,20 +157,16 @@ def draw(series: Mapping[str, Parts], marks: Sequence[tuple[int, str]] = ()) -> 
         if chart.by_labels and not first.has_labels:
             continue
         scale = 100 if chart.unit == "%" else 1
-        lines = {name: value for name, value in chart.lines.items()
-                 if single or not value.startswith("steps")}
-        read = [(name, label, *points(parts, value, scale)) for name, value in lines.items()
+        read = [(name, label, *points(parts, value, scale)) for name, value in chart.lines.items()
                 for label, parts in series.items()]
         names = list(dict.fromkeys(each[0] for each in read if each[2]))
         drawn = []
         for name, label, x, y in read:
             if not x or (number := names.index(name)) >= LINES // len(series):
                 continue
-            faint = lines[name].startswith("steps")
             both = f"{label}: {name}" if len(names) > 1 else label
-            look = ({"name": name, "colour": 0 if faint else number, "dash": 0} if single else
-                    {"name": both, "colour": labels.index(label), "dash": number})
-            drawn.append({"x": x, "y": y, "faint": faint, **look})
+            drawn.append({"x": x, "y": y, **({"name": name, "colour": number, "dash": 0} if single else
+                                             {"name": both, "colour": labels.index(label), "dash": number})})
         if drawn:
             found.append({"title": chart.title, "unit": chart.unit, "about": chart.about, "lines": drawn,
                           "marks": marks})

@@ -109,12 +109,6 @@ class Run:
         """A path relative to the run folder."""
         return os.path.relpath(path, self.folder)
 
-    def downstream(self) -> "list[Run]":
-        """Linear probes and finetunings in the same working folder that started from a checkpoint of this run."""
-        runs = [read_run(path.parent) for path in sorted(self.working_folder.glob(f"log-eval-*/*/{STARTS}"))]
-        return [run for run in runs if self.folder / "model" ==
-                (self.working_folder / run.options.get("pretrain", "")).resolve().parent]
-
 
 def read_run(path: str | Path) -> Run:
     """Read the run in a folder, or in one of its parents if that is a folder inside a run, such as model/."""
