@@ -56,8 +56,8 @@ class NceTask(PretrainTask):
 
 def make_parser() -> Parser:
     parser = pretraining_parser(__doc__, dataset="ucf101-2clip", models=list(STEPS), main="model moco_k")
-    parser.topic("checkpoints")("--pretrain", default="", metavar="CKPT", help="start from this file: both encoders "
-                                "and the queue; 'random' means none")
+    add = parser.topic("checkpoints")
+    add("--pretrain", default="", metavar="CKPT", help="start from its encoders and queue; 'random' means none")
     return parser
 
 

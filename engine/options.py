@@ -51,8 +51,7 @@ open_share = number(float, 0, 1, open_low=True, open_high=True)
 def add_roots(parser: Parser, data_root: str | None = DATA_ROOT, split_root: str | None = SPLIT_ROOT) -> None:
     add = parser.topic("data")
     add("--data_root", default=data_root, metavar="FOLDER", help="folder of LMDBs (default: the repository's data/)")
-    add("--split_root", default=split_root, metavar="FOLDER",
-        help="folder of the splits (default: the repository's process_data/data/)")
+    add("--split_root", default=split_root, metavar="FOLDER", help="folder of splits (default: process_data/data/)")
 
 
 def add_clips(parser: Parser) -> None:
@@ -93,8 +92,7 @@ def add_shared(parser: Parser, *, dataset: str, num_seq: int, wd: float, prefix:
     add("--save_steps", type=whole_number, default=0, metavar="STEPS", help="steps between checkpoints, 0: epochs")
     parser.topic("evaluation")("--test", default="", metavar="CKPT", help="evaluate this checkpoint, without training")
     add = parser.topic("hardware")
-    add("--precision", choices=list(STEPS), help="precision of the encoders; fp16 is the fastest on GPUs (default: "
-        "fp32 on a CPU, tf32 on a GPU)")
+    add("--precision", choices=list(STEPS), help="precision of the encoders (default: fp32 on a CPU, tf32 on a GPU)")
     add("--compile", action="store_true", help="compile the encoders with torch.compile, which takes minutes")
     add("--deterministic", action="store_true", help="prefer deterministic kernels on GPUs, and warn where there "
         "are none (max pooling); a CPU is always deterministic")
@@ -119,23 +117,20 @@ def pretraining_parser(description: str, *, dataset: str, models: Sequence[str],
     add("--seed", type=seed, default=0, help="seed of weights, order and augmentation")
     add("--fp32_steps", type=whole_number, default=0, metavar="STEPS", help="first steps in float32: a new network "
         "magnifies rounding for a few hundred steps")
-    parser.topic("checkpoints")("--save_freq", type=positive_int, default=1, metavar="EPOCHS",
-                                help="epochs between checkpoints")
+    add = parser.topic("checkpoints")
+    add("--save_freq", type=positive_int, default=1, metavar="EPOCHS", help="epochs between checkpoints")
     parser.topic("evaluation")("--knn_freq", type=whole_number, default=0, metavar="EPOCHS", help="epochs between "
                                "weighted kNN accuracy and R@1 of test videos among training videos; 0: never")
     parser.topic("output")("--name_prefix", default="", help="prefix of the run folder's name, before the model")
     add = parser.topic("hardware")
-    add("--gpu", type=whole_number, metavar="N", help="GPU of a single process (default: the first; each process of a "
-        "launcher has its own)")
+    add("--gpu", type=whole_number, metavar="N", help="GPU of a process that no launcher started (default: the first)")
     add("--world-size", type=int, default=-1, metavar="N", help="number of processes, -1 to ask the launcher; of nodes "
         "with --multiprocessing-distributed")
     add("--rank", type=int, default=-1, metavar="N", help="rank of this process, -1 to ask the launcher; of "
         "this node with --multiprocessing-distributed")
-    add("--dist-url", default="env://", metavar="URL", help="where the processes meet: env://, "
-        "tcp://HOST:PORT or file:///PATH")
+    add("--dist-url", default="env://", metavar="URL", help="where processes meet: also tcp://HOST:PORT, file:///PATH")
     add("--dist-backend", default="nccl", choices=["nccl", "gloo"], help="communication; gloo where there is no GPU")
-    add("--dist-timeout", type=positive_float, default=TIMEOUT, metavar="SECONDS", help="end the run if a process "
-        "does not answer the others for this long")
+    add("--dist-timeout", type=positive_float, default=TIMEOUT, metavar="SECONDS", help="end if one is silent so long")
     add("--multiprocessing-distributed", action="store_true", help="start one process per GPU of this node")
     add("--local_rank", "--local-rank", type=int, help=HIDDEN)  # by torch.distributed.launch
     return parser
@@ -161,6 +156,5 @@ def add_mining(parser: Parser) -> None:
     add("--self_mask", type=share, default=0.9, metavar="SHARE", help="share of steps, 0-1, that leave a query's own "
         "key out of its positives where it has others; the paper has no such step (0)")
     add = parser.topic("evaluation")
-    add("--health_clips", type=whole_number, default=256, metavar="VIDEOS", help="videos to measure both views on "
-        "without labels; 0: never")
+    add("--health_clips", type=whole_number, default=256, metavar="VIDEOS", help="for label-free measures; 0: none")
     add("--health_freq", type=positive_int, default=10, metavar="EPOCHS", help="epochs between these measurements")

@@ -75,8 +75,7 @@ def make_parser(description: str | None) -> Parser:
     add = parser.topic("hardware")
     add("--gpus", "--nproc_per_node", type=positive_int, default=1, metavar="N",
         help="processes of a pretraining (torchrun), and GPUs of a classifier")
-    add("-j", "--workers", type=whole_number, default=PUBLISHED["workers"], metavar="PROCESSES",
-        help="loader processes; 0 loads in the main process")
+    add("-j", "--workers", type=whole_number, default=PUBLISHED["workers"], metavar="PROCESSES", help="that load clips")
     add = parser.topic("output")
     add("--out", type=Path, metavar="FOLDER", help="work folder for all files (default: runs/DATASET)")
     add("--dry_run", action="store_true", help="print the commands and whether they are done, without running any")

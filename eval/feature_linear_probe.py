@@ -68,8 +68,8 @@ def make_parser() -> Parser:
     add("--lr", type=options.positive_float, default=1.0, help="learning rate at the start")
     add("--wd", type=options.non_negative_float, default=1e-3, help="weight decay")
     add("--epochs", type=options.positive_int, default=100, help="epochs in all")
-    add("--schedule", type=options.whole_number, nargs="*", default=None, metavar="EPOCH",
-        help="epochs at which lr falls to a tenth (default: three and four fifths of --epochs)")
+    add("--schedule", type=options.whole_number, nargs="*", metavar="EPOCH", help="epochs at which lr falls to a tenth "
+        "(default: three and four fifths of --epochs)")
     add("--batch_size", type=options.positive_int, default=1024, metavar="FEATURES", help="features per step, at most")
     add("--seed", type=options.seed, default=0, help="seed of the layer's weights and the order")
     parser.topic("evaluation")("--eval_freq", type=options.whole_number, default=5, metavar="EPOCHS",

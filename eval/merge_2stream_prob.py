@@ -48,8 +48,7 @@ def make_parser() -> Parser:
     add("--prob1", required=True, metavar="RGB_FILE", help="mode c: probability file; mode s: feature folder")
     add("--prob2", required=True, metavar="FLOW_FILE", help="the same of the flow stream")
     add("--dataset", default="ucf101", metavar="NAME", help="dataset name")
-    add("--split_root", default=SPLIT_ROOT, metavar="FOLDER",
-        help="folder of the splits (default: the repository's process_data/data/)")
+    add("--split_root", default=SPLIT_ROOT, metavar="FOLDER", help="folder of splits (default: process_data/data/)")
     parser.topic("evaluation")("--mode", choices=["c", "s"], default="c", help="c: classification; s: similarities")
     parser.topic("output")("--output", default="", metavar="FILE", help="also write the numbers into this JSON file")
     return parser

@@ -57,8 +57,8 @@ def make_parser(description: str) -> Parser:
     add = parser.topic("method")
     add("--model", choices=["lincls"], default="lincls", help=HIDDEN)
     add("--num_fc", type=positive_int, default=1, metavar="LAYERS", help="fully connected layers of the classifier")
-    add("--dropout", type=number(float, 0, 1, open_high=True), default=0.9, metavar="SHARE",
-        help="dropout before the last layer, 0 to below 1; a linear probe has none")
+    below_one = number(float, 0, 1, open_high=True)
+    add("--dropout", type=below_one, default=0.9, metavar="SHARE", help="before the last layer; not in linear probes")
     add("--final_bn", action="store_true", help="BatchNorm before the last layer, as a linear probe always has")
     add = parser.topic("training")
     add("--train_what", default="last", help="last: linear probe on the frozen backbone; ft: everything, the backbone "

@@ -47,8 +47,7 @@ def make_parser() -> Parser:
     add("--epochs", type=positive_int, default=16, help="epochs of InfoNCE")
     add("--coclr_epochs", type=positive_int, default=8, metavar="EPOCHS", help="epochs of co-training")
     add("--seed", type=seed, default=0, help="seed of clips and trainings")
-    parser.topic("output")("--out", type=Path, default=ROOT / "demo", metavar="FOLDER", help="folder of everything "
-                           "that the demo makes (default: demo/ of the repository)")
+    parser.topic("output")("--out", type=Path, default=ROOT / "demo", metavar="FOLDER", help="for all (default: demo/)")
     return parser
 
 

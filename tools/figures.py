@@ -130,8 +130,7 @@ def draw_gallery(run: Path, output: Path) -> None:
 def make_parser() -> Parser:
     parser = Parser(prog="python -m tools.figures", description=__doc__)
     parser.add_argument("figure", choices=["cascade", "gallery"], help="what to draw")
-    parser.topic("data")("--run", type=Path, default=Path("demo/run"), metavar="FOLDER", help="work folder of "
-                         "cotrain.py, for the gallery")
+    parser.topic("data")("--run", type=Path, default=Path("demo/run"), metavar="FOLDER", help="work folder to show")
     parser.topic("output")("--output", type=Path, required=True, metavar="FILE", help="picture to write, .png")
     return parser
 

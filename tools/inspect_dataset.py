@@ -45,8 +45,7 @@ def make_parser() -> Parser:
     add("--ds", type=positive_int, default=1, metavar="FRAMES", help="take every ds-th frame")
     add_roots(parser)
     add = parser.topic("evaluation")
-    add("--sample", type=positive_int, default=100, metavar="N", help="videos of each LMDB to decode some "
-        "frames of")
+    add("--sample", type=positive_int, default=100, metavar="N", help="videos of each LMDB to decode frames of")
     add("--all", action="store_true", help="decode all frames of all videos, which finds every damaged one")
     add("--strict", action="store_true", help="exit with 3 if there are no leaks but other issues")
     add = parser.topic("output")

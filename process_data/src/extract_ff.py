@@ -43,13 +43,11 @@ def add_extraction_options(parser: Parser) -> None:
     add = parser.topic("method")
     add("--flow", choices=(*METHODS, NO_FLOW), default="tvl1", help="flow method; dis is some 300 times faster; none: "
         "no flow, for training with --second_view residual")
-    add("--short_side", type=int, default=240, metavar="PIXELS", help="scale larger frames down to this "
-        "short side (0: never)")
+    add("--short_side", type=int, default=240, metavar="PIXELS", help="scale larger frames down to it; 0: never")
     add("--strict", action="store_true", help="leave out videos that give over 5 percent fewer frames than their files "
         "promise; without it, they are named and used")
     add = parser.topic("hardware")
-    add("--workers", type=int, default=allotted_cores(), metavar="PROCESSES",
-        help="processes (default: one per allotted core)")
+    add("--workers", type=int, default=allotted_cores(), metavar="N", help="processes (default: one per allotted core)")
     add("--shard", type=shard, metavar="I/N", help="do the I-th of N parts of the videos, 1 to N (default: all)")
 
 
@@ -151,8 +149,7 @@ def extract(video: Path, folder: Path, settings: Settings, timing: Timing) -> No
 def make_parser() -> Parser:
     parser = Parser(__doc__)
     parser.topic("data")("--videos", type=Path, required=True, metavar="FOLDER", help="folder of Class/video files")
-    parser.topic("output")("--out", type=Path, required=True, metavar="FOLDER", help="folder for "
-                           "Class/video/image_00001.jpg, ...")
+    parser.topic("output")("--out", type=Path, required=True, metavar="FOLDER", help="folder of the frames' folders")
     add_extraction_options(parser)
     return parser
 

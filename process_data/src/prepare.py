@@ -250,11 +250,10 @@ def make_parser() -> Parser:
     add = parser.topic("data")
     add("--videos", type=Path, required=True, metavar="FOLDER", help="folder of Class/video files")
     add("--labels", choices=["folders", "none", "auto"], default="folders", help="classes: the folders, or "
-        "none, with all videos in one class; auto: folders where every video lies one folder deep, and two or more "
-        "folders have two or more")
+        "none; auto: the folders where every video lies one folder deep, and two or more folders have two or more")
     add = parser.topic("output")
-    add("--data_root", type=Path, default=Path(__file__).resolve().parents[2] / "data", metavar="FOLDER",
-        help="where LMDBs go (default: the repository's data/)")
+    data_root = Path(__file__).resolve().parents[2] / "data"
+    add("--data_root", type=Path, default=data_root, metavar="FOLDER", help="for the LMDBs (default: data/)")
     add("--overwrite", action="store_true", help="replace what an earlier run has written")
     extract_ff.add_extraction_options(parser)
     parser.topic("hardware")("--merge", action="store_true", help="join the parts that --shard has made")

@@ -192,8 +192,8 @@ def add_split_options(parser: Parser) -> None:
     add("--seed", type=int, default=0, help="seed of random splits")
     add("--num_splits", type=int, metavar="N", help=f"splits of an own set without lists (default: {rules.SPLITS})")
     add("--allow_missing", action="store_true", help="leave out listed videos that do not exist")
-    parser.topic("output")("--split_root", type=Path, default=SHIPPED, metavar="FOLDER",
-                           help="where split folders lie (default: the repository's process_data/data/)")
+    add = parser.topic("output")
+    add("--split_root", type=Path, default=SHIPPED, metavar="FOLDER", help="for splits (default: process_data/data/)")
 
 
 def make_parser() -> Parser:

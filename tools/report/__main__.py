@@ -191,8 +191,7 @@ def _series(work: Cotraining) -> tuple[dict[str, list[tuple[int, Run]]], list[tu
 
 def make_parser() -> Parser:
     parser = Parser(prog="python -m tools.report", description=__doc__)
-    parser.add_argument("run", metavar="RUN_DIR", help="run folder, or one inside it, to show only its evaluations; or "
-                        "the work folder of cotrain.py")
+    parser.add_argument("run", metavar="RUN_DIR", help="run folder, a folder inside it, or work folder of cotrain.py")
     add = parser.topic("data")
     add("--data_root", metavar="FOLDER", help="folder of the LMDB files (default: the run's)")
     add("--split_root", metavar="FOLDER", help="folder of the splits (default: the run's)")
@@ -202,8 +201,7 @@ def make_parser() -> Parser:
     add("--out", type=Path, metavar="FILE", help="the page (default: RUN_DIR/report.html)")
     add("--against", metavar="RUN_DIR", nargs="+", default=[], help="other runs to show beside it, at most five")
     add("--clips", type=positive_int, default=200, metavar="CLIPS", help="maximum of clips in a retrieval gallery")
-    add("--mining_clips", type=whole_number, default=16, metavar="CLIPS", help="training clips in the mining "
-        "gallery; three networks embed each of them (0: no gallery)")
+    add("--mining_clips", type=whole_number, default=16, metavar="CLIPS", help="in the mining gallery; 0: no gallery")
     return parser
 
 
