@@ -3,8 +3,8 @@
     python scripts/demo.py --out demo
 
 A class is a motion of an object: flow shows the motion, RGB the object, and only both together tell the class. The demo
-renders the clips, runs `cotrain.py --videos --baseline` on them, and searches for one of the clips. Every step is a
-command of the project; its output is in OUT/run/logs/.
+renders the clips, runs `cotrain.py --videos --baseline` on them, and searches for one of the clips. The output of
+cotrain.py's steps is in OUT/run/logs/.
 """
 
 import shlex
@@ -17,13 +17,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import cotrain
 from cotrain import ROOT
 from engine.options import positive_int, seed
+from experiments import synthetic
 from tools.report.verdict import results_table
 from tools.search.__main__ import main as search
 from utils import launch
 from utils.console import duration, say
 from utils.files import read_json, write_text
 from utils.parser import Parser
-from utils.runner import Runner, Step
 
 SETTINGS = shlex.split("--net s3d_small --seq_len 8 --ds 1 --img_dim 32 -j 1 --batch_size 32 --moco-k 512 "
                        "--moco-m 0.99 --mining fused --own_view frozen --topk 5 --lr 5e-4 --coclr_lr 1e-4 --cycles 1 "
@@ -32,12 +32,11 @@ SETTINGS = shlex.split("--net s3d_small --seq_len 8 --ds 1 --img_dim 32 -j 1 --b
 
 def render(out: Path, scenes: int, seed: int) -> Path:
     """Render the clips, unless an earlier demo has; return their folder."""
-    words = ("--out", str(out / "videos"), "--groups", str(scenes), "--seed", str(seed), "--contact_sheet",
-             str(out / "contact_sheet.png"))
-    step = Step("render", ("python", str(ROOT / "experiments/synthetic.py"), *words), out / "contact_sheet.png")
-    with Runner(out).open() as runner:
-        runner.run([step])
-    return out / "videos"
+    videos, sheet = out / "videos", out / "contact_sheet.png"  # which is drawn last
+    if not sheet.is_file():
+        synthetic.main(["--out", str(videos), "--groups", str(scenes), "--seed", str(seed), "--contact_sheet",
+                        str(sheet)])
+    return videos
 
 
 def make_parser() -> Parser:
