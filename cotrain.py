@@ -35,7 +35,7 @@ from dataset.loader import make_loader
 from dataset.transforms.presets import PretrainTransform
 from engine import auto, settings
 from engine.auto import PUBLISHED, Setting
-from engine.config import DataConfig, check_sizes, configs_of, take
+from engine.config import DataConfig, ModelConfig, check_sizes, configs_of, take
 from engine.run_folder import last_checkpoint
 from engine.settings import EVALUATIONS, EXTRA
 from eval import main_classifier, options
@@ -67,7 +67,7 @@ class Plan:
     """The steps to run, each stream's final checkpoint, and the files that will hold the results."""
 
     def __init__(self, args: Namespace, seconds: Mapping[str, float]) -> None:
-        self.args, self.steps = args, list[Step]()
+        self.args, self.steps, self.videos = args, list[Step](), 0  # of a training
         self.seconds = seconds  # by the kind of a step, as far as they are estimated
         self.labels = len(catalog.class_names(args.dataset, args.split_root)) > 1
         test = catalog.parse(args.dataset).csv(Path(args.split_root or catalog.SPLIT_ROOT), 1, train=False)
@@ -75,8 +75,6 @@ class Plan:
         on_gpu = options.devices(None)[0].type == "cuda"
         self.gpus = ["--gpu", ",".join(map(str, range(args.gpus)))] if on_gpu else []
         self.beside = not on_gpu  # small batches keep one core busy, not several
-        # By step: its kind, clips per process, and processes.
-        self.batches: dict[str, tuple[str, DataConfig, int, int]] = {}
         self.models: dict[str, str] = {}
         # By stream ("both" for the fusion) and evaluation: a JSON file, and the key in it (None for all of it).
         self.results: dict[str, dict[str, tuple[str, str | None]]] = {}
@@ -93,18 +91,18 @@ class Plan:
             elif not given.is_file():
                 raise CheckpointError(f"there is no checkpoint {given}: check --{option}")
             self.models[stream] = str(given)
-        start, baseline = self.models["RGB"], ""
+        start, self.baseline = self.models["RGB"], ""
         for cycle in range(1, args.cycles + 1):
             for own, other, prefix, reverse in ALTERNATION:  # own is trained, other mines
                 self.models[own] = self._pretrain(
                     f"cycle {cycle} {own}", "coclr", f"{args.dataset}-2stream-2clip", "flow", *reverse,
                     "--name_prefix", f"Cycle{cycle}-{prefix}", "--pretrain", self.models[own], self.models[other])
-                if args.baseline and not baseline:
-                    baseline = self._pretrain(BASELINE, "baseline", f"{args.dataset}-2clip", "RGB", "--name_prefix",
-                                              "AsLong-", "--pretrain", start, beside=True)
+                if args.baseline and not self.baseline:
+                    self.baseline = self._pretrain(BASELINE, "baseline", f"{args.dataset}-2clip", "RGB",
+                                                   "--name_prefix", "AsLong-", "--pretrain", start, beside=True)
         for evaluation in EVALUATIONS if self.labels else EVALUATIONS[:1]:
             if self.tested and evaluation not in args.skip:
-                self._evaluate(evaluation, {BASELINE: baseline} if baseline else {})
+                self._evaluate(evaluation)
 
     def _pretrain(self, name: str, method: str, dataset: str, stream: str, *words: str, beside: bool = False) -> str:
         """Plan a pretraining; return the checkpoint. What its script has by default is left out of the command."""
@@ -129,19 +127,22 @@ class Plan:
         return ["--epochs", str(epochs), "--schedule", *map(str, falls)]
 
     def _train(self, name: str, kind: str, script: str, *words: str, beside: bool = False) -> str:
-        """Plan a training, and return its last checkpoint."""
+        """Plan a training, and return its last checkpoint; UserError now, rather than days later, if it cannot run."""
         argv = [*self.common, *words, "--resume", "auto"]
         processes = 1 if script == CLASSIFIER else self.args.gpus
         launcher = ["torchrun", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else ["python"]
         with settings.advised(name, kind, vars(self.args)):
             own = SCRIPTS[script].parse(argv, planned=True)
+            data = take(DataConfig, vars(own))
             if script != CLASSIFIER:
-                model, data, _ = configs_of(vars(own))
-                check_sizes(model, data, own.batch_size, processes)
+                check_sizes(take(ModelConfig, vars(own)), data, own.batch_size, processes)
+            dataset = data.build("train", PretrainTransform(data.img_dim))
+            make_loader(dataset, batch_size=own.batch_size, workers=0, train=True, seed=0, rank=0, world_size=processes,
+                        device=torch.device("cpu"))
+            self.videos = len(dataset)
         if script == "main_coclr.py":
             own = main_coclr.phases(own)[-1]
         argv += self.gpus if script == CLASSIFIER else []
-        self.batches[name] = kind, take(DataConfig, vars(own)), own.batch_size, processes
         product = last_checkpoint(SCRIPTS[script].run_folder_of(vars(own)), own.epochs)
         self.steps.append(Step(name, (*launcher, str(ROOT / script), *argv), product, rest="*.pth.tar",
                                seconds=self.seconds.get("coclr" if name == BASELINE else kind, 0.0),
@@ -149,7 +150,7 @@ class Plan:
                                beside=beside and self.beside))
         return str(product)
 
-    def _evaluate(self, evaluation: str, baseline: Mapping[str, str]) -> None:
+    def _evaluate(self, evaluation: str) -> None:
         """Plan an evaluation of both final models and their fusion, and retrieval of what they are compared with."""
         made, random, steps = list[str](), list[str](), len(self.steps)
         for stream, suffix in STREAMS.items():
@@ -161,8 +162,8 @@ class Plan:
                     planned = main_classifier.parse([*self.common, *words, "--test", "random"], planned=True)
                     random.append(self._retrieval(f"random {stream}", dataset, "random", *words,
                                                   folder=main_classifier.random_weights(vars(planned)).parent))
-                for title, other in baseline.items() if stream == "RGB" else ():
-                    self._retrieval(title, dataset, other, *words)
+                if stream == "RGB" and self.baseline:
+                    self._retrieval(BASELINE, dataset, self.baseline, *words)
                 continue
             words += ALWAYS[evaluation]
             if self.args.videos:  # a small set has no batch of 32, the script's default
@@ -209,15 +210,6 @@ class Plan:
         """Return --second_view where a command needs it: not for RGB, nor for flow, the default."""
         view = self.args.second_view
         return [] if stream == "RGB" or view == "flow" else ["--second_view", view]
-
-    def check_data(self) -> None:
-        """Open the lists and LMDBs of all trainings, to raise UserError now rather than days later."""
-        for name, (kind, data, batch_size, processes) in self.batches.items():
-            with settings.advised(name, kind, vars(self.args)):
-                dataset = data.build("train", PretrainTransform(data.img_dim))
-                make_loader(dataset, batch_size=batch_size, workers=0, train=True, seed=0, rank=0, world_size=processes,
-                            device=torch.device("cpu"))
-                self.videos = len(dataset)
 
 
 def is_test(step: Step) -> bool:
@@ -309,7 +301,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = Plan(args, seconds)
     plan.steps[:0] = first
     runner.check(plan.steps)
-    plan.check_data()
     if args.dry_run:
         say(as_script(plan.steps, args.out))
         return 0

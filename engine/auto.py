@@ -87,7 +87,7 @@ def published(given: Mapping[str, Any]) -> list[Setting]:
 def doubts(videos: int, folder: Path | None, hours: float | None, seconds: float) -> list[str]:
     """Warn of videos too few to train on, and of hours fewer than the estimate."""
     found = [f"{videos} training videos: below some {FEW} training hardly pays; published weights find similar videos "
-             f"without it: python -m tools.search index CKPT {folder}"] if folder and videos < FEW else []
+             f"without it: python -m tools.search index CKPT {folder}"] if folder and 0 < videos < FEW else []
     if hours and 3600 * hours < seconds:
         found.append(f"--hours {hours:g} is too short: the least that can teach anything takes {duration(seconds)}")
     return found

@@ -63,12 +63,6 @@ class Step:
         made, *inputs = ((out / path).stat().st_mtime_ns for path in (self.product, *self.inputs))
         return made >= max(inputs, default=0)
 
-    def tidy(self, out: Path) -> None:
-        """Remove the files that are no longer needed."""
-        if self.product and self.rest:
-            for path in set((out / self.product).parent.glob(self.rest)) - {out / self.product}:
-                path.unlink()
-
 
 def as_script(steps: Sequence[Step], out: Path) -> str:
     """Format steps as a shell script; those that are done are commented out."""
@@ -131,8 +125,9 @@ class Runner:
                 later = [[step for step in each if not step.is_done(self.out)] for each in left]
                 later += [[Step("rest", (), seconds=after)]] if after else []
                 self._run_group(missing, titles, [each for each in later if each])
-            for step in group:
-                step.tidy(self.out)
+            for product, rest in ((self.out / step.product, step.rest) for step in group if step.product and step.rest):
+                for path in set(product.parent.glob(rest)) - {product}:
+                    path.unlink()
 
     def warnings(self, steps: Sequence[Step]) -> list[str]:
         """Return the warnings in the steps' logs; where several differ only in numbers, only the last."""
