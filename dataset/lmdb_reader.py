@@ -1,7 +1,6 @@
 """Read frames of videos from an LMDB of msgpack lists of JPEGs; only the frames asked for are read.
 
-A file is opened on first use, so a reader can be built before there are workers. It is pickled without its file; a
-forked process shares the parent's.
+A file is opened on first use, after workers have started: a reader is pickled without it, and shares it with a fork.
 """
 
 import math

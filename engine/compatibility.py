@@ -101,8 +101,7 @@ def refuse_changes(saved: Mapping[str, Any], options: Mapping[str, Any], made_wi
                    ) -> None:
     """Raise CheckpointError if a run with these options from the start would not have reached this checkpoint.
 
-    More --epochs, or a --schedule that differs only in the future, are fine. ``made_with`` has other facts that affect
-    the result.
+    More --epochs, or a --schedule that differs only in the future, are fine. ``made_with``: other facts that matter.
     """
     then = saved.get("options")
     if not isinstance(then, Mapping):

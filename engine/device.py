@@ -1,7 +1,6 @@
 """Precision, TF32, deterministic kernels, memory layout, and the start-up check of clip sizes.
 
-Only the encoders run in the chosen precision. Weights, optimizer, embeddings, queue, logits, cascade and losses are
-always float32.
+Only the encoders run in the chosen precision: weights, optimizer, embeddings, queue, logits and losses are float32.
 """
 
 import ctypes

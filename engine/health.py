@@ -89,8 +89,7 @@ def agreement(one: Tensor, two: Tensor, allowed: Tensor, n: int) -> Tensor:
 def sign_test(one: Tensor, two: Tensor) -> float:
     """Test by how many standard deviations ``one`` hits more often than ``two``, see :func:`instance_hits`.
 
-    It is an exact sign test (mid-p, as a normal quantile) over videos rather than clips: two clips that are nearest to
-    each other are one piece of evidence.
+    It is an exact sign test (mid-p, as a normal quantile) over videos: a video's two clips are one piece of evidence.
     """
     difference = one.view(2, -1).sum(dim=0) - two.view(2, -1).sum(dim=0)  # (N,)
     a, b = int((difference > 0).sum()), int((difference < 0).sum())

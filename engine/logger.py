@@ -28,8 +28,7 @@ class MetricsLogger:
     {"kind": "steps", "title": "train", "epoch": 0, "done": 5, "values": {...}, "seconds": {...}}: the main process's
     means and seconds per step since the previous line; "done" counts the run's training steps so far.
     {"kind": "epoch", "title": "train", "epoch": 0, "done": 12, "values": {...}}: means over an epoch and all processes.
-    {"kind": "mining", "epoch": 0, "done": 12, "values": {...}}: measured after an epoch, or before the first step with
-    epoch -1; other kinds likewise.
+    {"kind": "mining", "epoch": 0, "done": 12, "values": {...}}, and others: after an epoch, -1 before the first step.
 
     Lines that an earlier start logged for later steps are removed. Without a run folder, nothing is logged.
     """

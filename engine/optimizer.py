@@ -35,8 +35,7 @@ class LrSchedule:
 class Optimizer:
     """Adam or SGD (momentum 0.9) over named parameters, with loss scaling under fp16.
 
-    The saved groups are in the order of `named`; frozen parameters get one, too. `scale` is the factor of the learning
-    rate by parameter name.
+    Saved groups, frozen parameters' too, are in the order of `named`. `scale`: factor of the learning rate by name.
     """
 
     def __init__(self, named: Iterable[tuple[str, nn.Parameter]], *, name: str = "adam", lr: float, wd: float,

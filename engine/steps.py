@@ -1,8 +1,7 @@
 """One training step of each contrastive model: batch in, loss and metrics out as 0-d tensors.
 
 ``network`` is the model, or its DistributedDataParallel wrapper; ``dtype`` the autocast type of the encoders, None for
-float32; ``generator`` shuffles the clips for BatchNorm. Only UberNCE learns from labels; CoCLR's monitor reads them to
-measure mining.
+float32; ``generator`` shuffles the clips for BatchNorm. Only UberNCE learns from labels; CoCLR's monitor reads them.
 """
 
 from collections.abc import Mapping

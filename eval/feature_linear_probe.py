@@ -2,9 +2,8 @@
 
     python feature_linear_probe.py --test RUN/model/CKPT.pth.tar --dataset ucf101 --dirname feature --final_bn
 
-The features are those in the folder of CKPT, under --dirname; CKPT itself need not exist any more. The probabilities of
-the best evaluated epoch go to `{basename of CKPT}-lp-{dataset}-prob.json` in the feature folder, its accuracy to
-`...-acc.json`.
+The features lie in the folder of CKPT, under --dirname; CKPT itself need not exist any more. The probabilities of the
+best epoch go to `{basename of CKPT}-lp-{dataset}-prob.json` in the feature folder, its accuracy to `...-acc.json`.
 """
 
 import sys

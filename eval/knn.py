@@ -1,9 +1,8 @@
 """kNN accuracy of the encoder's features.
 
 Every test video is a query, every training video is in the gallery, each with one clip that depends on the seed and the
-video alone. Features are those of retrieval: pooled backbone outputs of centre crops, centred and L2-normalised. The
-monitor measures the weighted kNN classifier (Wu et al., arXiv 1805.01978, section 3.4) and R@1, by labels, which
-training never sees.
+video alone. Features are those of retrieval: pooled outputs of centre crops, centred and L2-normalised. Labels, which
+training never sees, give R@1 and the accuracy of weighted kNN (Wu et al., arXiv 1805.01978, section 3.4).
 """
 
 import copy

@@ -40,8 +40,7 @@ def recall_at_k(sim: Tensor, query_label: Tensor, gallery_label: Tensor, ks: tup
                 ) -> dict[int, float]:
     """Compute the share of queries with a video of their class among the k most similar gallery videos, {k: share}.
 
-    CoCLR, arXiv 2010.09709, section 4. `sim` is (Q, G); labels are (Q,) and (G,) int64, on the CPU. A k beyond G means
-    the whole gallery.
+    CoCLR, arXiv 2010.09709, section 4. `sim` is (Q, G); labels are (Q,) and (G,) int64, on the CPU. k may exceed G.
     """
     depth = min(max(ks), sim.shape[1])
     hits = torch.zeros(depth, dtype=torch.float64)

@@ -3,8 +3,7 @@
     python -m tools.figures cascade --output docs/cascade.png
     python -m tools.figures gallery --run demo/run --output docs/gallery.jpg
 
-The cascade shows the stages of model/cascade.py on made-up similarities; the gallery what both streams of a run of
-cotrain.py retrieve together.
+The cascade shows model/cascade.py on made-up similarities; the gallery what both streams of cotrain.py find together.
 """
 
 from collections.abc import Sequence

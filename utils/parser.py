@@ -20,8 +20,7 @@ from utils.errors import OptionError
 PATHS = re.compile("FOLDER|FILE|CKPT|_DIR|INDEX|CLIP|RESULT")  # in the metavar of an option that takes a path
 HIDDEN = argparse.SUPPRESS  # help of an option that is accepted, but not shown
 TOPICS = ("data", "method", "training", "evaluation", "checkpoints", "hardware", "output", "general")
-# shtab completes the word after a command, but ours is python or torchrun: hand the rest of the line to the script's
-# own completion.
+# shtab completes the words after a command, which for us is python or torchrun: hand the rest to the script's own.
 DISPATCH = """
 _complete_script() {
   local i name

@@ -24,8 +24,7 @@ from utils.stop import EXIT_CODE, StopRequested, end_with_parent, handle_signals
 
 # The first word of a command, and the program that runs in its place.
 PROGRAMS = {"python": (sys.executable,), "torchrun": (sys.executable, "-m", "torch.distributed.run")}
-# In the work folder: {step: {"command": ..., "seconds": ..., "wall": ...}}; of steps side by side the first has the
-# wall time of all.
+# In the work folder: {step: {"command", "seconds", "wall"}}; of steps side by side the first has the wall time of all.
 RECORD = "steps.json"
 SECONDS_TO_END = 5  # after Ctrl-C, which the terminal also sends to the step
 LINES_OF_FAILURE = 20

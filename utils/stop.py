@@ -1,7 +1,6 @@
 """Stop a run cleanly on SIGTERM or SIGUSR1, which SLURM can send ahead of a time limit.
 
-Signals are remembered, and acted on between two steps, where a checkpoint can be written. torch is imported only to
-tell other processes.
+Signals are remembered, and acted on between two steps, where a checkpoint can be written.
 """
 
 import ctypes

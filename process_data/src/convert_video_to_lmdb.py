@@ -4,8 +4,7 @@
 
 Frames that other tools have extracted are read, too: numbers of any width, from 0 or 1, after any prefix
 (image_00001.jpg, img_00000.png, frame000001.JPG, 1.jpeg). Flow is flow_00001.jpg, or a pair of grey images: flow_x_ and
-flow_y_, x_ and y_, or in the folders u/ and v/. The format is described in docs/data.md; `<lmdb>-order` repeats the
-names of the videos.
+flow_y_, x_ and y_, or in the folders u/ and v/. docs/data.md describes the format; `<lmdb>-order` lists the videos.
 """
 
 import os

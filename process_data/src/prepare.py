@@ -8,8 +8,7 @@ without flow, `--flow none`, together with `--second_view residual`. A stopped r
 existing is replaced without --overwrite, but where videos were added, removed or renamed since: then the frames and
 flow of all others are taken over, and the lists written again.
 
-Several machines share the work: each does every N-th video with `--shard I/N`; then `--merge` joins the parts, and does
-the rest. See scripts/prepare.sbatch.
+On several machines, `--shard I/N` does every N-th video; then `--merge` joins the parts: see scripts/prepare.sbatch.
 """
 
 import hashlib

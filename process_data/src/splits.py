@@ -69,8 +69,7 @@ def _listed_splits(folder: Path, lists: list[Lists], videos: list[str], allow_mi
 def match(listed: Iterable[str], videos: Iterable[str]) -> dict[str, str]:
     """Find listed videos among those that exist: {path without ending: "Class/video"}.
 
-    A path may lie deeper, or begin above the class. Where no name is the same, classes match over case, spaces,
-    underscores and Unicode forms.
+    A path may lie deeper, or begin above the class. Where no name is the same, they match by :func:`name_key`.
     """
     names = set(videos)
     keys = Counter(map(name_key, names))

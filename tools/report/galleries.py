@@ -168,8 +168,7 @@ def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: S
     """Mine positives for ``count`` training clips in a checkpoint's queue, as the next step would (CPR, section 3.2).
 
     Returns:
-        "size": queue length. "names": of the "own" and "other" view. "labels": whether there are any. "cards": of the
-        queries, best first.
+        "size" of the queue, "names" of the views, whether there are "labels", and "cards" of the queries, best first.
     """
     config = take(DataConfig, options)
     dataset = config.build("train", PretrainTransform(config.img_dim))
