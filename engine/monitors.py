@@ -155,8 +155,7 @@ class Monitors:
     def after_save(self, epoch: int, trainer: Trainer) -> None:
         """Measure the features by kNN, which is slow."""
         if self.knn is not None and self._is_due(epoch, self.train.knn_freq):
-            values = self.knn(self.model.encoder_q[0], self.dtype, title=f"knn epoch {epoch}",
-                              after_video=trainer.poll)
+            values = self.knn(self.model.encoder_q[0], self.dtype, title=f"knn epoch {epoch}", after_video=trainer.poll)
             trainer.log("knn", epoch, values)
 
     def _is_due(self, epoch: int, every: int) -> bool:

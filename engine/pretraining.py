@@ -139,8 +139,7 @@ class PretrainTask(Task):
             names = signature(DistributedDataParallel).parameters  # one of them is new since PyTorch 2.9
             buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
             own: dict[str, Any] = {buffers: False}
-            self.network = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True,
-                                                   **own)
+            self.network = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True, **own)
         if trainer.state.iteration == 0 and self.monitors.health is not None:
             trainer.log("health", -1, self.monitors.health.before(self.monitors.model))
 

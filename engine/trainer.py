@@ -88,8 +88,7 @@ class Trainer:
                 task.begin_epoch(epoch)
                 self._restore_meters(task)
                 damage.reset()
-                log = EpochLog(self.loader, "train", epoch, self._meters, self.print_freq, self.logger,
-                               task.health)
+                log = EpochLog(self.loader, "train", epoch, self._meters, self.print_freq, self.logger, task.health)
                 for batch in log.timed(batches(self.loader, epoch, state.batch), start=state.batch):
                     optimizer.zero_grad()
                     values = task.step(batch, epoch, state.iteration)
