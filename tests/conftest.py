@@ -10,6 +10,7 @@ from utils import console, launch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import miniature
 import noise
 
 # Autograd prepares itself at a process's first backward pass. After some modules of PyTorch are loaded that starts
@@ -37,3 +38,17 @@ def on_noise(monkeypatch, tmp_path):
 def small_network(monkeypatch):
     """Put a network that is built and learns in a moment in place of S3D."""
     noise.install_network(monkeypatch.setattr)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a miniature UCF101, 18 training and 6 test videos, which the tests of a module share."""
+    folder = tmp_path_factory.mktemp("videos")
+    miniature.make(folder, classes=3, groups=8, clips=1, seed=1)
+    return folder
+
+
+@pytest.fixture
+def in_place(place, small_network, monkeypatch):
+    """Work in that folder, with a small network."""
+    monkeypatch.chdir(place)

@@ -9,7 +9,6 @@ import os
 import shutil
 from pathlib import Path
 
-import miniature
 import noise
 import pytest
 import torch
@@ -25,17 +24,15 @@ PRETRAINED = "pre/model/epoch5.pth.tar"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with a miniature UCF101, and an InfoNCE file in pre/model/epoch5.pth.tar."""
-    folder = tmp_path_factory.mktemp("classifier")
-    miniature.make(folder, classes=3, groups=8, clips=1, seed=1)  # 18 training and 6 test videos
-    (folder / PRETRAINED).parent.mkdir(parents=True)
+def place(place):
+    """The folder with the videos, and an InfoNCE file in pre/model/epoch5.pth.tar."""
+    (place / PRETRAINED).parent.mkdir(parents=True)
     with pytest.MonkeyPatch.context() as patch:
         noise.install_network(patch.setattr)
-        patch.chdir(folder)
+        patch.chdir(place)
         torch.save({"epoch": 5, "state_dict": InfoNCE("s3d", dim=8, K=8).state_dict(), "best_acc": 0.5,
                     "iteration": 9}, PRETRAINED)
-        yield folder
+        yield place
 
 
 @pytest.fixture

@@ -39,14 +39,6 @@ FLOW1, FLOW2 = (f"ckpt/log-pretrain/Cycle{cycle}-RGBMining_coclr-top2-R_k8_ucf10
                 "epoch99.pth.tar" for cycle in (1, 2))
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with a miniature UCF101: 18 training and 6 test videos."""
-    folder = tmp_path_factory.mktemp("cotrain")
-    miniature.make(folder, classes=3, groups=8, clips=1, seed=1)
-    return folder
-
-
 @pytest.fixture
 def run(place, monkeypatch):
     """Call cotrain's main with the data; returns the exit code."""

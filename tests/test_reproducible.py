@@ -4,29 +4,16 @@ import json
 from pathlib import Path
 
 import interrupted
-import miniature
 import pytest
 from interrupted import differences, said
 
 import main_coclr
 import main_nce
 
+pytestmark = pytest.mark.usefixtures("in_place")
 SMALL = "--seq_len 8 --img_dim 32 --batch_size 2 --moco-k 8 --moco-dim 8 --print_freq 2 --epochs 2"
 CASES = {"nce": (main_nce, "--dataset ucf101-2clip"),
          "coclr": (main_coclr, "--dataset ucf101-2stream-2clip --topk 2 --cascade --stage 2")}
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with 12 training videos in both streams."""
-    folder = tmp_path_factory.mktemp("videos")
-    miniature.make(folder)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def in_place(place, small_network, monkeypatch):
-    monkeypatch.chdir(place)
 
 
 def train(case: str, prefix: str, options: str, processes: int = 1) -> Path:

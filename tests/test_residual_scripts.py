@@ -14,6 +14,7 @@ from engine import checkpoint
 from eval import main_classifier
 from utils import launch
 
+pytestmark = pytest.mark.usefixtures("in_place")
 CLIP = "--seq_len 4 --img_dim 32 --batch_size 4 -j 0 --print_freq 2"
 RESIDUAL = "--second_view residual"
 
@@ -24,11 +25,6 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("residual")
     without_flow(miniature.make(folder, classes=3, groups=8, clips=1, frames=10, seed=1))
     return folder
-
-
-@pytest.fixture(autouse=True)
-def in_place(place, small_network, monkeypatch):
-    monkeypatch.chdir(place)
 
 
 def pretrain(script, dataset: str, options: str, name: str) -> int:

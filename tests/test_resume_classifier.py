@@ -6,7 +6,6 @@ It is one process, whatever the number of GPUs. The videos are real ones in smal
 from pathlib import Path
 
 import interrupted
-import miniature
 import noise
 import pytest
 from interrupted import Stop, differences, said
@@ -14,21 +13,9 @@ from interrupted import Stop, differences, said
 from eval import main_classifier
 from utils.stop import EXIT_CODE
 
+pytestmark = pytest.mark.usefixtures("in_place")
 SMALL = "--seq_len 8 --img_dim 32 --batch_size 2 --print_freq 2 --epochs 2 --schedule 1 --resume auto -j 0"
 STEPS = 18  # nine of an epoch
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with 18 training videos, and 6 of which the validation set is drawn."""
-    folder = tmp_path_factory.mktemp("videos")
-    miniature.make(folder, classes=3, groups=8, clips=1, seed=1)
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def in_place(place, small_network, monkeypatch):
-    monkeypatch.chdir(place)
 
 
 def train(prefix: str, options: str = "", *, stop: Stop | None = None) -> list[int]:
