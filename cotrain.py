@@ -37,7 +37,6 @@ from engine import auto, settings
 from engine.auto import PUBLISHED, Setting
 from engine.config import DataConfig, ModelConfig, check_sizes, configs_of, take
 from engine.run_folder import last_checkpoint
-from engine.settings import EVALUATIONS, EXTRA
 from eval import main_classifier, options
 from tools.report.__main__ import main as write_report
 from tools.report.verdict import show
@@ -100,7 +99,7 @@ class Plan:
                 if args.baseline and not self.baseline:
                     self.baseline = self._pretrain(BASELINE, "baseline", f"{args.dataset}-2clip", "RGB",
                                                    "--name_prefix", "AsLong-", "--pretrain", start, beside=True)
-        for evaluation in EVALUATIONS if self.labels else EVALUATIONS[:1]:
+        for evaluation in settings.EVALUATIONS if self.labels else settings.EVALUATIONS[:1]:
             if self.tested and evaluation not in args.skip:
                 self._evaluate(evaluation)
 
@@ -117,8 +116,8 @@ class Plan:
             found += ["--topk", str(args.topk), *(["--own_view", "frozen"] if args.own_view == "frozen" else [])]
         kind = "infonce" if method == "baseline" else method
         epochs = self._epochs("coclr", args.cycles) if method == "baseline" else self._epochs(method)
-        return self._train(name, kind, EXTRA[kind], "--dataset", dataset, *self._second_view(stream), *found, *epochs,
-                           *vars(args)[f"{kind}_options"], *words, beside=beside)
+        return self._train(name, kind, settings.EXTRA[kind], "--dataset", dataset, *self._second_view(stream), *found,
+                           *epochs, *vars(args)[f"{kind}_options"], *words, beside=beside)
 
     def _epochs(self, kind: str, times: int = 1) -> list[str]:
         """Return --epochs and --schedule, scaled, of a kind of training."""
@@ -238,7 +237,7 @@ def settle(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, floa
     for method, make, views in (("infonce", main_nce.NceTask, ""), ("coclr", main_coclr.CoclrTask, "-2stream")):
         words = ["--dataset", f"{args.dataset}{views}-2clip", "--batch_size", batch, "--moco-k", batch]  # soon full
         words += ["--topk", "1", "--health_clips", "0", "--second_view", args.second_view] * (method == "coclr")
-        config = configs_of(vars(SCRIPTS[EXTRA[method]].parse([*common, *words], planned=True)))
+        config = configs_of(vars(SCRIPTS[settings.EXTRA[method]].parse([*common, *words], planned=True)))
         torch.set_num_threads(max(1, threads // 2) if method == "infonce" and facts.side_by_side else threads)
         seconds[method] = auto.seconds_per_step(make(*config, DistInfo(0, 0, 1, options.devices(None)[0])))
     facts = replace(facts, seconds=seconds, spent=spent + time.perf_counter() - start)

@@ -30,7 +30,6 @@ from engine import checkpoint, device, pretraining, run_folder
 from engine.checkpoint import first_keys, load_state, renamed
 from engine.config import check_inputs, configs_of
 from engine.options import TOPK, add_mining, pretraining_parser
-from engine.pretraining import PretrainTask
 from engine.steps import coclr_step, draw_self_mask
 from engine.trainer import Trainer
 from eval.knn import knn_monitor
@@ -45,7 +44,7 @@ ENCODERS = ("encoder_q.", "encoder_k.", "sampler.")
 FROZEN = "frozen_own_view"  # in a checkpoint, beside state_dict: {"encoder": state dict, "queue": (D, K)}
 
 
-class CoclrTask(PretrainTask):
+class CoclrTask(pretraining.PretrainTask):
     model: CoCLR
 
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:

@@ -25,7 +25,6 @@ from engine import checkpoint, device, pretraining
 from engine.checkpoint import load_state
 from engine.config import check_inputs, configs_of
 from engine.options import pretraining_parser
-from engine.pretraining import PretrainTask
 from engine.run_folder import pretraining_folder, started_from
 from engine.steps import infonce_step, ubernce_step
 from eval.knn import knn_monitor
@@ -38,7 +37,7 @@ STEPS = {"infonce": infonce_step, "ubernce": ubernce_step}
 OTHER_MODELS = ("queue_label", "queue_second", "queue_vname", "memory_index_record", "sampler.")
 
 
-class NceTask(PretrainTask):
+class NceTask(pretraining.PretrainTask):
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:
         return STEPS[self.config.model](self.network, batch, self.device, dtype=self.use_precision(iteration),
                                         generator=self.generator)

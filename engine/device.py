@@ -16,7 +16,6 @@ from torch import nn
 
 from utils import distributed
 from utils.console import say
-from utils.distributed import DistInfo
 from utils.errors import OptionError
 
 # Relative rounding steps: the mantissas have 23, 10, 10 and 7 bits.
@@ -85,7 +84,7 @@ def keep_freed_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def init_process(options: Mapping[str, Any]) -> DistInfo:
+def init_process(options: Mapping[str, Any]) -> distributed.DistInfo:
     """Join the process group by the options of a launch, and set up kernels and memory."""
     if options["deterministic"]:
         use_deterministic_kernels()

@@ -13,7 +13,6 @@ from dataset.transforms.presets import to_blocks
 from engine import run_folder
 from engine.compatibility import TrainState
 from engine.optimizer import LrSchedule, Optimizer
-from engine.run_folder import BEST, numbered
 from engine.trainer import Task, Trainer, evaluate
 from eval.network import set_mode
 from utils.console import paint_table, percent, say, table
@@ -75,7 +74,7 @@ class Finetuning(Task):
 
 def report_result(what: str, end: TrainState, epochs: int, folder: Path) -> Path:
     """Print the best validation top-1 of a run, write best.json, and return the best checkpoint, else the last."""
-    best = next(reversed(numbered(folder / "model", BEST).values()), None)
+    best = next(reversed(run_folder.numbered(folder / "model", run_folder.BEST).values()), None)
     write_json(folder / "best.json", {"validation_top1": round(100 * end.best_acc, 4), "epochs": epochs,
                                       "checkpoint": f"model/{best.name}" if best else None})
     say(table(["train", "epochs", "best validation top-1 %"], [[what, str(epochs), percent(end.best_acc)]]),

@@ -41,7 +41,6 @@ from engine.compatibility import SIZES, TrainState, facts_of
 from engine.config import DataConfig, TrainConfig, check_inputs, take
 from engine.convolutions import check_convolutions, use_2d_where_faster
 from engine.health import untrained
-from engine.run_folder import CheckpointManager
 from engine.trainer import Trainer
 from eval import finetune, network, options, retrieval, windows
 from eval.options import RANDOM
@@ -139,7 +138,7 @@ def train(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig
             "on": hardware.describe_machine(devices, precision, config.workers), "into": str(folder)})
         task = finetune.Finetuning(place(net, devices, precision, data.clip, config.compile), optimizer,
                                    model.train_what, config.rates, config.seed, val, devices[0], precision.dtype)
-        checkpoints = CheckpointManager(folder / "model", keep_all="k400" in data.dataset, resumed=resumed)
+        checkpoints = run_folder.CheckpointManager(folder / "model", keep_all="k400" in data.dataset, resumed=resumed)
         info = {"options": options, "made_with": made_with, "code": code_version(), "classes": list(classes)}
         Trainer(loader, optimizer, devices[0], config, state=state, checkpoints=checkpoints, logger=logger,
                 info=info).fit(task)
