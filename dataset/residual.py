@@ -45,10 +45,7 @@ class PairReader(LmdbReader):
 
 
 class ResidualReader(FrameReader):
-    """Reads residual frames by video name, as :class:`LmdbReader` reads those of an LMDB.
-
-    A damaged RGB frame damages the two residual frames that it is part of.
-    """
+    """Reads residual frames like an :class:`LmdbReader`; a damaged RGB frame damages the two that it is part of."""
 
     def __init__(self, rgb: PairReader) -> None:
         self.rgb, self.path = rgb, rgb.path

@@ -152,10 +152,7 @@ def facts_of(options: object, classes: object = None) -> Facts:
 
 
 def trained_with(options: object, **given: Any) -> dict[str, Any]:
-    """Return network, clip sizes and second view by a checkpoint's options; without any, those of published ones.
-
-    ``given`` values win, unless they are None.
-    """
+    """Return network, clip sizes and second view: those given, else those of options, else those of published files."""
     found = options if isinstance(options, Mapping) and facts_of(options) else {}
     return {name: given.get(name) or found.get(name, value) for name, value in PUBLISHED.items()}
 

@@ -59,10 +59,7 @@ def use_2d_where_faster(encoders: Iterable[nn.Module], device: torch.device) -> 
 
 
 def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int], precision: Precision) -> str:
-    """Check the convolutions of encoders that share an architecture, replace wrong ones, and report in one line.
-
-    OptionError if a layer is wrong and has no correct 2-D form.
-    """
+    """Check the convolutions of like encoders, replace wrong ones, and report; OptionError if one has no right form."""
     kinds: dict[tuple[str, tuple[int, ...]], list[str]] = {}  # by layer settings and input shape: names
     for name, shape in input_shapes(encoders[0], clip, LARGEST_SIDE[precision.device.type]).items():
         kinds.setdefault((repr(encoders[0].get_submodule(name)), shape), []).append(name)

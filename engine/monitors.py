@@ -26,10 +26,7 @@ COLLAPSED = 1.5  # effective rank of the queue: 1.0 in runs that failed, at leas
 
 
 class MiningMonitor:
-    """Measures mining at each step, and counts over an epoch how often each video is mined.
-
-    Without ``has_labels``, when all videos are of one class, nothing is measured by labels.
-    """
+    """Measures mining at each step, and how often an epoch mines each video; by labels only if it ``has_labels``."""
 
     def __init__(self, K: int, labels: ArrayLike = (), sources: ArrayLike = (), device: torch.device | str = "cpu",
                  has_labels: bool = True) -> None:

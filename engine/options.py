@@ -65,10 +65,7 @@ def add_clips(parser: Parser) -> None:
 
 
 def add_shared(parser: Parser, *, dataset: str, num_seq: int, wd: float, prefix: str, workers: int) -> None:
-    """Add the options that pretraining and evaluation share, with the defaults that differ.
-
-    ``--model``, ``--pretrain`` and ``--gpu`` differ in form: each script adds its own.
-    """
+    """Add what pretraining and evaluation share; each script adds its own ``--model``, ``--pretrain`` and ``--gpu``."""
     add = parser.topic("data")
     add("--dataset", default=dataset, metavar="NAME", help="dataset name, with its views")
     add_clips(parser)

@@ -62,10 +62,7 @@ class Task:
 
 
 class Trainer:
-    """Trains a :class:`Task`.
-
-    ``info``: entries that describe the run ("options", "made_with", "code"), saved in each checkpoint.
-    """
+    """Trains a :class:`Task`. Each checkpoint holds ``info`` on the run: "options", "made_with", "code", "classes"."""
 
     def __init__(self, loader: DataLoader, optimizer: Optimizer, device: torch.device, config: TrainConfig, *,
                  state: TrainState, checkpoints: CheckpointManager, logger: MetricsLogger, info: Mapping[str, Any]

@@ -94,10 +94,7 @@ def draw_cascade(output: Path) -> None:
 
 
 def draw_gallery(run: Path, output: Path) -> None:
-    """Draw test clips, drawn at random, and their nearest training clips by both streams, the same class in green.
-
-    Each clip is a frame of its middle, and its flow in colours.
-    """
+    """Draw random test clips and their nearest training clips, those of the same class in green, RGB beside flow."""
     found = read_json(run / "results.json")
     root = Path(read_run(run / next(iter(found["runs"].values()))).options["data_root"])
     similarity, readers = torch.zeros(1), []

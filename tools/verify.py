@@ -43,8 +43,7 @@ def read_table() -> list[Published]:
 def read(path: Path) -> tuple[str, dict[str, float]]:
     """Read a run folder, a work folder of cotrain.py, or the output of merge_2stream_prob.py.
 
-    Returns:
-        The training, named as in the table, "" if unknown; and what was measured, in percent, by measure.
+    Returns the training, named as in the table, "" if unknown, and what was measured, in percent, by measure.
     """
     file = path / "results.json" if path.is_dir() else path
     if path.is_dir() and not file.is_file():

@@ -84,10 +84,7 @@ def frame_files(folder: Path, kind: str) -> tuple[list[Frame], list[Path]]:
 
 
 def _sequences(folder: Path) -> tuple[dict[str, dict[int, Path]], list[Path]]:
-    """Return the images below a folder, by path prefix and number, and all other files.
-
-    Copies such as "image_00001 (1).jpg" and "image_00001 2.jpg" are other files.
-    """
+    """Return images by path prefix and number, and other files, among them copies such as "image_00001 (1).jpg"."""
     sequences: dict[str, dict[int, Path]] = {}
     others = []
     for path in walk(folder):

@@ -168,10 +168,7 @@ def silence_decoder() -> None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[cv2.VideoCapture]:
-    """Open a video for :func:`next_frame`; one that does not decode has no frames.
-
-    VideoError if the file cannot be opened, or its frames are larger than datasets read.
-    """
+    """Open a video for :func:`next_frame`; VideoError if it cannot be opened, or its frames are too large."""
     try:
         open(path, "rb").close()
     except OSError as error:

@@ -122,10 +122,7 @@ def load(folder: Path, dataset: str) -> Retrieved:
 
 
 def retrieval_cards(found: Retrieved, most: int, frames: dict[str, Source], strips: Strips) -> list[dict[str, Any]]:
-    """Return at most ``most`` queries, evenly spaced in the list, with their nearest training clips.
-
-    ``frames`` has the sources of "test" and "train" clips, if they are there.
-    """
+    """Return at most ``most`` queries with their nearest clips; ``frames``: the sources of "test" and "train" clips."""
     cards = []
     for row in evenly_spaced(len(found.query.names), most).tolist():
         near = [{**strips.clip(found.gallery.names[other], frames.get("train")), "sim": sim, "right": right}
@@ -167,8 +164,7 @@ def principal(rows: Tensor) -> tuple[np.ndarray, list[float]]:
 def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: Strips) -> dict[str, Any]:
     """Mine positives for ``count`` training clips in a checkpoint's queue, as the next step would (CPR, section 3.2).
 
-    Returns:
-        "size" of the queue, "names" of the views, whether there are "labels", and "cards" of the queries, best first.
+    Returns "size" of the queue, "names" of the views, whether there are "labels", and "cards" of queries, best first.
     """
     config = take(DataConfig, options)
     dataset = config.build("train", PretrainTransform(config.img_dim))
@@ -216,11 +212,7 @@ def mining_gallery(options: Mapping[str, Any], path: Path, count: int, strips: S
 
 
 def load_miner(config: ModelConfig, path: Path, dataset: VideoDataset) -> tuple[CoCLR, Tensor, int]:
-    """Load a checkpoint that mines in a full queue of training videos.
-
-    Returns:
-        The model; the dataset row of each queue entry, (K,); and the epoch in which it would go on.
-    """
+    """Load a checkpoint that mines in a full queue; return model, dataset row of each entry (K,), and next epoch."""
     model = config.build()
     if not isinstance(model, CoCLR) or model.topk == 0:
         raise CheckpointError("the run mines nothing (--topk 0)")

@@ -31,10 +31,7 @@ MAX_POINTS = 400  # per line
 
 
 class Chart(NamedTuple):
-    """A chart: its lines are KIND/TITLE/VALUE of metrics.jsonl by name, the most important first.
-
-    An empty TITLE matches any.
-    """
+    """A chart and its lines, KIND/TITLE/VALUE of metrics.jsonl by name, best first; an empty TITLE matches any."""
 
     title: str
     unit: str  # of y; "%" multiplies by 100
@@ -176,10 +173,7 @@ def draw(series: Mapping[str, Parts], marks: Sequence[tuple[int, str]] = ()) -> 
 
 
 def points(parts: Parts, value: str, scale: float = 1) -> tuple[list[float], list[float | None]]:
-    """Return steps and values of a line of `CHARTS`, in order, averaged over neighbours if there are too many.
-
-    Between the parts of a training there is a gap, None.
-    """
+    """Return steps and values of a line of `CHARTS`, at most `MAX_POINTS` means; None between parts of a training."""
     kind, title, name = value.split("/")
     x, y = list[float](), list[float | None]()
     for before, run in parts:

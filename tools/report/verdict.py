@@ -1,7 +1,4 @@
-"""The verdict on a training and on its features: does what the other numbers rest on hold?
-
-And what cotrain.py prints at its end.
-"""
+"""The verdict: does what the other numbers of a training rest on hold? And what cotrain.py prints at its end."""
 
 import math
 import shlex
@@ -73,10 +70,7 @@ def verdict(run: Run) -> list[Finding]:
 
 
 def better_than_random(results: Mapping[str, Mapping[str, Any]], videos: int | None = None) -> list[Finding]:
-    """Judge the features of each stream in cotrain.py's results beside random weights.
-
-    ``videos``: number of test videos, where the results do not say.
-    """
+    """Judge the features in cotrain.py's results; ``videos``: how many were tested, where the results do not say."""
     found = []
     for stream, row in results.items():
         numbers, base = row.get("retrieval", {}), results.get(f"random {stream}", {}).get("retrieval", {})

@@ -107,10 +107,7 @@ def state_of(path: str) -> tuple[int, int]:
 def describe(path: str | Path, *, view: str = "rgb", **given: Any) -> EncoderSpec:
     """Read from a checkpoint what its encoder is.
 
-    Args:
-        path: the checkpoint.
-        view: what it was trained on, where the file does not say.
-        given: net, seq_len, ds and img_dim, where they differ from the training's.
+    ``view``: what it was trained on, where it does not say; ``given`` net, seq_len, ds and img_dim win over its own.
     """
     options = checkpoint.load(path).get("options")
     trained, stream = trained_with(options, **given), facts_of(options).get("stream", view).lower()
