@@ -212,7 +212,6 @@ class Plan:
 
 
 def is_test(step: Step) -> bool:
-    """Return whether an evaluation step tests a model rather than training one."""
     return "--test" in step.command
 
 

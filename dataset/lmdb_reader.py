@@ -99,7 +99,6 @@ class LmdbReader(FrameReader):
         return name in self._file().ids
 
     def num_frames(self, name: str) -> int:
-        """Return the number of frames of a video; DataError for an unknown one."""
         return int(self._file().num_frames[self._id(name)])
 
     def frame_bytes(self, name: str) -> int:

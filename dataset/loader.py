@@ -37,7 +37,6 @@ class EpochSampler(DistributedSampler[Any]):
     skip = 0
 
     def set_epoch(self, epoch: int, skip: int = 0) -> None:
-        """Set the epoch of the next pass, and how many of this process's samples it skips."""
         self.epoch, self.skip = epoch, skip
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -122,6 +121,5 @@ def init_worker(worker: int) -> None:
 
 
 def _send_error(queue: Queue, error: Exception, unsent: tuple[int, Any]) -> None:
-    """Send an error in place of the sample (number, data) that could not be sent."""
     if not isinstance(unsent[1], ExceptionWrapper):
         queue.put((unsent[0], ExceptionWrapper((type(error), error, error.__traceback__), "in a loader worker")))

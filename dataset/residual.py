@@ -37,7 +37,6 @@ class PairReader(LmdbReader):
         return self._kept[1]
 
     def take(self, name: str, numbers: np.ndarray) -> DecodedFrames:
-        """Take the frames that were read last if these are asked for; else read them."""
         kept, self._kept = self._kept, None
         if kept is not None and kept[0] == name and np.array_equal(kept[1].numbers, numbers):
             return kept[1]

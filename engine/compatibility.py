@@ -66,7 +66,6 @@ def state_of(saved: Mapping[str, Any], loader: DataLoader) -> TrainState:
 
 
 def samples_per_step(loader: DataLoader) -> int:
-    """Return the number of clips per step, over all processes."""
     assert loader.batch_size is not None
     return loader.batch_size * distributed.world_size()
 
@@ -158,7 +157,6 @@ def trained_with(options: object, **given: Any) -> dict[str, Any]:
 
 
 def learnt_by_labels(options: object) -> bool:
-    """Return whether a file with these options is a classifier's or UberNCE's."""
     return isinstance(options, Mapping) and ("train_what" in options or options.get("model") == "ubernce")
 
 

@@ -59,7 +59,6 @@ class DataConfig:
         return f"clips of {self.seq_len} frames{every}, {self.img_dim} px"
 
     def build(self, mode: str, transform: Transform) -> VideoDataset:
-        """Build the dataset of a mode ("train", "val", "test", ...), see :func:`dataset.catalog.build`."""
         return catalog.build(self.dataset, mode, transform=transform, data_root=self.data_root,
                              split_root=self.split_root, seq_len=self.seq_len, ds=self.ds,
                              which_split=self.which_split, seed=self.seed, second_view=self.second_view)

@@ -125,6 +125,5 @@ def conv_error(conv: nn.Conv3d, shape: tuple[int, ...], precision: Precision) ->
 
 @torch.no_grad()
 def relative_error(got: Tensor, right: Tensor) -> float:
-    """Return |got - right| / |right|, in float64; inf if not finite."""
     error = float((got.double() - right.double()).norm() / right.double().norm())
     return error if math.isfinite(error) else math.inf

@@ -125,7 +125,6 @@ def check_clips(network: nn.Module, net: str, batch_size: int, seq_len: int, img
 
 
 def describe_machine(devices: Sequence[torch.device], precision: Precision, workers: int, processes: int = 1) -> str:
-    """Describe devices, precision, processes, threads and the PyTorch version in one line."""
     names = [f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
              for device in devices]
     return (f"{', '.join(names)} in {precision.name}; processes: {processes}, threads: {torch.get_num_threads()}, "

@@ -21,7 +21,6 @@ class LrSchedule:
     epochs: int
 
     def factor(self, epoch: int) -> float:
-        """Return the factor of the starting rate in an epoch (0-based)."""
         if self.cos:
             return 0.5 * (1.0 + math.cos(math.pi * epoch / self.epochs))
         return 0.1 ** sum(epoch >= milestone for milestone in self.schedule)

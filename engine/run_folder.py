@@ -53,7 +53,6 @@ def fitting_name(name: str) -> str:
 
 
 def last_checkpoint(folder: Path, epochs: int) -> Path:
-    """Return the path of the checkpoint that a run of this many epochs ends with."""
     return folder / "model" / f"epoch{epochs - 1}.pth.tar"
 
 

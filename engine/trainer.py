@@ -251,7 +251,6 @@ class DamageCounter:
 
 
 def frames_per_epoch(loader: DataLoader) -> int:
-    """Return the frames that this process reads in an epoch."""
     assert loader.batch_size is not None and isinstance(loader.sampler, Sized)
     samples = min(len(loader) * loader.batch_size, len(loader.sampler))  # a training drops the rest, validation not
     return samples * getattr(loader.dataset, "frames_per_sample", 1)

@@ -63,7 +63,6 @@ def make_parser() -> Parser:
 
 
 def build_layer(width: int, num_class: int, final_bn: bool) -> nn.Sequential:
-    """Build an optional BatchNorm, and a linear layer with weights N(0, 0.01) and zero bias."""
     linear = nn.Linear(width, num_class)
     nn.init.normal_(linear.weight, std=0.01)
     nn.init.zeros_(linear.bias)

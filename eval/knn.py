@@ -100,7 +100,6 @@ def _own_share(videos: VideoDataset) -> VideoDataset:
 
 
 def knn_monitor(task: PretrainTask) -> KnnMonitor:
-    """Build the monitor of a pretraining; see :func:`query_and_gallery` and :class:`KnnMonitor`."""
     return KnnMonitor(*query_and_gallery(task.data, task.config.reverse), batch_size=task.train.batch_size,
                       workers=task.train.workers, device=task.device)
 

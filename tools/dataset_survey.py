@@ -100,7 +100,6 @@ class Split:
     leaks: list[Leak]
 
     def names(self, part: str) -> list[str]:
-        """Return "Class/video" of every row of a part's list, [] without a list."""
         return self.parts[part].names if part in self.parts else []
 
 

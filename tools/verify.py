@@ -143,7 +143,6 @@ def make_parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare each result, and return the highest exit code."""
     return max(compare(path) for path in make_parser().parse_args(argv).results)
 
 

@@ -210,7 +210,6 @@ class Runner:
         say(f"  {seconds:.0f} s, log {log}")
 
     def record(self) -> dict[str, dict]:
-        """Return what is recorded of each step that has run, over all starts."""
         return read_json(self.out / RECORD, {})
 
     def _execute(self, steps: Sequence[Step], lines: Sequence["ProgressLine"]) -> list[int]:

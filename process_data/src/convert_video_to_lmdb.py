@@ -180,7 +180,6 @@ def _put(environment: lmdb.Environment, key: bytes, value: bytes | Value) -> Non
 
 
 def _end(environment: lmdb.Environment) -> int:
-    """Return where the last page ends, in bytes."""
     return (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
 
 

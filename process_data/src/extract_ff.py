@@ -60,7 +60,6 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def part_of(videos: Mapping[str, Any], number: int, count: int) -> dict[str, Any]:
-    """Return every count-th video, from the number-th."""
     return dict(list(videos.items())[number - 1::count])
 
 

@@ -198,7 +198,6 @@ def hmdb51_lists(folder: Path) -> list[Lists]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield a list's lines that are not empty, each with its place."""
     for number, line in enumerate(read_text(path).splitlines(), 1):
         if line.strip():
             yield f"{path}, line {number}", line.strip()

@@ -110,12 +110,10 @@ def photometric(image: Image.Image, params: dict, channel: int) -> Image.Image:
 
 
 def to_tensor(images: list[Image.Image]) -> Tensor:
-    """Make a normalised float clip (3, T, h, w)."""
     return torch.stack([functional.normalize(functional.to_tensor(image), MEAN, STD) for image in images], dim=1)
 
 
 def resized_crop(image: Image.Image, box: geometry.Box | None, size: int) -> Image.Image:
-    """Resize a window of a frame, or all of it, to a square of this side."""
     if box is None:
         return functional.resize(image, [size, size], BICUBIC)
     return functional.resized_crop(image, *box, [size, size], BICUBIC)

@@ -62,7 +62,6 @@ class Report:
         return getattr(self.args, option) or str(run.working_folder / run.options.get(option, default))
 
     def features(self, run: Run) -> galleries.Retrieved:
-        """Return the newest features of a retrieval."""
         if files := run.files(f"{self.args.dataset or '*'}{FEATURES}"):
             return galleries.load(files[0].parent, files[0].name.removesuffix(FEATURES))
         raise UserError(f"This run has no retrieval features: {RETRIEVE}.")

@@ -115,7 +115,6 @@ class Retrieved:
 
 
 def load(folder: Path, dataset: str) -> Retrieved:
-    """Read features, and rank the training clips for each query."""
     query, gallery = load_both(folder, dataset)
     sim = protocols.similarity(query.features, gallery.features)
     return Retrieved(folder, dataset, query, gallery, *sim.topk(min(NEAREST, sim.shape[1]), dim=1))

@@ -85,7 +85,6 @@ class Run:
                      if parent.name == "ckpt" or parent.name.startswith("log-eval-")), self.folder.parent)
 
     def lines(self, kind: str, title: str | None = None) -> Iterator[dict[str, Any]]:
-        """Metrics lines of a kind and, if given, a title."""
         return (line for line in self.metrics if line["kind"] == kind and title in (None, line.get("title")))
 
     @cached_property
@@ -106,7 +105,6 @@ class Run:
         return sorted(files_below(self.asked, pattern), key=lambda path: (-path.stat().st_mtime, path))
 
     def shown(self, path: Path) -> str:
-        """A path relative to the run folder."""
         return os.path.relpath(path, self.folder)
 
 

@@ -91,7 +91,6 @@ class Answer:
         return path
 
     def _facts(self, hit: Hit) -> dict[str, str]:
-        """Fields of a hit, as shown in the table and on the page."""
         similarities = {"similarity": hit.similarity} | (hit.by_stream if len(hit.by_stream) > 1 else {})
         facts = {name: f"{value:.4f}" for name, value in similarities.items()} | {"time": time_span(hit.start, hit.end)}
         return facts | ({"time in query": time_span(hit.query_start, hit.query_end)} if self.query_clips > 1 else {})
