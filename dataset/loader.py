@@ -103,10 +103,7 @@ def items(loader: DataLoader) -> Iterator[Any]:
 
 
 def _start(loader: DataLoader) -> Iterator[Any]:
-    """Return an iterator that is the only one to report a lost worker.
-
-    PyTorch's handler of SIGCHLD would raise wherever the main process is, for example in the middle of a step.
-    """
+    """Start without PyTorch's handler of SIGCHLD, which would raise wherever the main process is, as in a step."""
     before = signal.getsignal(signal.SIGCHLD)
     iterator = iter(loader)
     with suppress(ValueError):  # in another thread than the main one, where PyTorch sets none

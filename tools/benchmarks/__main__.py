@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from engine.options import positive_int
 from tools.benchmarks import THREADS, Case, Sizes, evaluation, loader, measure, step
 from utils import launch
 from utils.console import say
@@ -53,7 +54,7 @@ def make_parser() -> Parser:
     parser.add_argument("sizes", nargs="*", help="tiny, or NAME=VALUE[,VALUE]; see tools/benchmarks/__init__.py")
     add = parser.topic("method")
     add("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="what to measure (default: all)")
-    add("--rounds", type=int, default=5, metavar="ROUNDS", help="timed rounds of both versions, after a warm-up")
+    add("--rounds", type=positive_int, default=5, metavar="ROUNDS", help="timed rounds, after a warm-up")
     parser.topic("hardware")("--device", choices=["cpu", "cuda"], default="cpu", help="where to measure")
     parser.topic("output")("--json", type=Path, metavar="FILE", help="also write all measurements to this file")
     return parser
@@ -84,8 +85,6 @@ def _seconds(value: float) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line per result, then the table; with --json also write everything to a file."""
     options = make_parser().parse_args(argv)
-    if options.rounds < 1:
-        raise OptionError(f"--rounds {options.rounds}: give 1 or more")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise OptionError("--device cuda: there is no GPU here")
     sizes = parse_sizes(options.sizes, torch.device(options.device))
