@@ -71,8 +71,6 @@ class Dataset:
 
 @dataclass
 class Part:
-    """The list of the training or test videos of a split."""
-
     names: list[str]  # "Class/video" of every row
     kept: list[str] = field(default_factory=list)  # those that a training uses
     num_frames: list[int] = field(default_factory=list)  # of those, that all streams have
@@ -82,8 +80,6 @@ class Part:
 
 @dataclass(frozen=True)
 class Leak:
-    """Something that train and test share."""
-
     kind: str  # "video", "group" (of a class, by the video's name), "source" (by video_source.json or name) or "copy"
     what: str  # the video's name, the group's number and class, or the source's id; of copies the tested one's name
     train: list[str]  # its videos
@@ -92,8 +88,6 @@ class Leak:
 
 @dataclass(frozen=True)
 class Split:
-    """The lists of a split and what they share."""
-
     number: int
     classes: list[str]  # by label
     parts: dict[str, Part]  # "train" and "test", as far as there is a list

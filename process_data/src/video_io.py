@@ -48,8 +48,6 @@ class VideoError(DataError):
 
 
 class Settings(NamedTuple):
-    """How videos are decoded and their flow is computed."""
-
     flow: str  # one of METHODS, or NO_FLOW
     short_side: int  # pixels to which larger frames are scaled down; 0: never
     strict: bool  # leave out videos that give fewer frames than they promise

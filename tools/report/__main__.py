@@ -33,8 +33,6 @@ RETRIEVE = "run eval/main_classifier.py --test CHECKPOINT --retrieval first"
 
 
 class Report:
-    """A page about a run, or about a whole run of cotrain.py."""
-
     work: Cotraining | None = None
 
     def __init__(self, subject: Run | Cotraining, working_folder: Path, notes: Sequence[str], out: Path,
@@ -91,8 +89,6 @@ class Report:
 
 
 class RunReport(Report):
-    """The page of a run, beside others."""
-
     def __init__(self, run: Run, others: Iterable[Run], out: Path, args: Namespace) -> None:
         super().__init__(run, run.working_folder, run.notes, out, args)
         self.runs = named([run, *others])
@@ -151,8 +147,6 @@ def named(runs: Sequence[Run]) -> dict[str, Run]:
 
 
 class CotrainReport(Report):
-    """The page of a whole run of cotrain.py."""
-
     def __init__(self, work: Cotraining, out: Path, args: Namespace) -> None:
         notes = [note for run in work.runs.values() for note in run.notes]
         super().__init__(work, work.folder, notes, out, args)

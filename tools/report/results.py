@@ -66,8 +66,6 @@ CHARTS = (
 
 @dataclass(frozen=True)
 class Result:
-    """A row of the results table."""
-
     kind: str  # "retrieval" or "classification"
     what: str  # protocol and dataset, in the same words for every run
     scores: dict[str, float]  # by "R@1", "top-1", ...: percent, unless the name says otherwise

@@ -32,8 +32,6 @@ TELLING = ("net", "dataset", "second_view", "epochs", "batch_size", "lr", "moco_
 
 @dataclass(frozen=True)
 class Run:
-    """The contents of a run folder."""
-
     folder: Path
     asked: Path  # the path given: that folder, or one inside it
     starts: list[dict[str, Any]]  # entries of run.json, the latest last

@@ -24,8 +24,6 @@ COLUMNS = (*(("retrieval", k, f"R@{k}") for k in ("1", "5", "10", "20", "50")),
 
 @dataclass(frozen=True)
 class Finding:
-    """A question and its answer."""
-
     question: str
     answer: str
     good: bool | None = None  # None: it cannot be told

@@ -38,8 +38,6 @@ PAIRS = 2000  # random ones, that tell what a similarity means
 
 @dataclass(frozen=True)
 class Hit:
-    """A clip that was found."""
-
     rank: int  # from 1
     similarity: float  # cosine of centred features, -1 to 1; with two streams the sum, -2 to 2
     by_stream: dict[str, float]  # the same of each stream, by its view
@@ -104,8 +102,6 @@ def time_span(start: float, end: float) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Video:
-    """A video file as it was read."""
-
     path: str  # absolute
     state: tuple[int, int]  # of the file then, see `state_of`
     features: Tensor  # of its clips, float32 (n, S * F), as the encoders gave them

@@ -72,8 +72,6 @@ class ClipSettings:
 
 @dataclass(frozen=True)
 class Clip:
-    """A piece of a video."""
-
     start: float  # seconds in the video
     end: float
     frames: tuple[np.ndarray, ...]  # of each encoder, its crops, uint8 (T, d, d, 3)
