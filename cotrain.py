@@ -180,7 +180,6 @@ class Plan:
             self._fuse("random both", evaluation, random, ())
 
     def _fuse(self, title: str, evaluation: str, made: Sequence[str], sources: tuple[Path, ...]) -> None:
-        """Plan the fusion of two streams' probabilities or features."""
         result = f"results/{evaluation}_{title.replace(' ', '_')}.json"
         roots = ["--split_root", self.args.split_root] if self.args.split_root else []
         self.results.setdefault(title, {})[evaluation] = (result, "both")

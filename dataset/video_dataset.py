@@ -19,10 +19,7 @@ MOST_FRAMES, MOST_BYTES = 4096, 1 << 30  # the longest video of UCF101 has 1,776
 
 
 class VideoDataset(Dataset):
-    """One sample per video of an index, from one reader per stream.
-
-    A sample depends on the seed, the epoch (only `by_epoch`) and the video, not on the worker or the order.
-    """
+    """One sample per video of an index, which depends on the seed, the epoch (only `by_epoch`) and the video alone."""
 
     def __init__(self, readers: Sequence[Reader], index: VideoIndex, sampler: Sampler, transform: Transform, *,
                  seed: int = 0, by_epoch: bool = True) -> None:

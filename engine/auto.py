@@ -208,7 +208,6 @@ def total(facts: Facts, values: Mapping[str, Any]) -> float:
 
 def read_facts(dataset: str, data_root: str | None, split_root: str | None, second_view: str, hours: float | None,
                spent: float) -> Facts:
-    """Read the facts of a prepared dataset, and of this machine."""
     spec = catalog.parse(f"{dataset}-2stream-2clip", second_view)
     splits = Path(split_root or catalog.SPLIT_ROOT)
     paths, frames = read_rows(spec.csv(splits, 1, train=True))

@@ -26,8 +26,6 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 @dataclass(frozen=True)
 class Precision:
-    """A precision on a device, see :func:`choose_precision`."""
-
     name: str
     device: torch.device
 

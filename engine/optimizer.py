@@ -75,10 +75,7 @@ class Optimizer:
         self.scaler.update()
 
     def state_dict(self) -> dict:
-        """Return the state as if each parameter, frozen ones included, had its own group.
-
-        Each group also has ``initial_lr``, the rate before any schedule, which a resumed run restores.
-        """
+        """Return a group for each parameter, frozen or not, with ``initial_lr``, its rate before any schedule."""
         common = {key: value for key, value in self.inner.param_groups[0].items() if key not in ("params", "scale")}
         common |= {"fused": None, "foreach": None}  # device-dependent
         groups = [{**common, "lr": self.lr * scale, "initial_lr": self.base_lr * scale, "params": [i]}

@@ -101,8 +101,6 @@ def _file(folder: Path, dataset: str, split: str, kind: str) -> Path:
 
 @dataclass(frozen=True)
 class FeatureJob:
-    """How features are made, and where they are kept."""
-
     folder: Path
     dataset: str  # the file names begin with it
     made_from: dict  # what identifies the features besides the videos: checkpoint hash, network, clip options
@@ -134,10 +132,7 @@ def video_features(net: nn.Module, samples: Iterable[dict], *, batch_size: int, 
 
 
 def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: FeatureJob) -> FeatureSet:
-    """Read the features of a split ("train" or "test") if their note fits; else compute and save them.
-
-    They are in the order of the dataset. Raises as :func:`eval.windows.read_samples`.
-    """
+    """Read the features of a split ("train" or "test") if their note fits; else compute and save them."""
     index = dataset.index
     videos = [list(index.paths), list(map(int, index.labels)), list(map(int, index.num_frames))]
     made_from = {**job.made_from, "videos": hashlib.sha256(json.dumps(videos).encode()).hexdigest(),
@@ -196,10 +191,7 @@ def measure_without_labels(net: nn.Module, random: nn.Module, videos: VideoDatas
 
 def report(job: FeatureJob, query: FeatureSet, gallery: FeatureSet, label_free: Mapping[str, float] | None = None
            ) -> None:
-    """Rank the gallery for each query; print and write the recalls, and write the similarities.
-
-    Without labels every recall is 100 %: ``label_free`` measures are written in their place.
-    """
+    """Rank the gallery; print and write recalls, or ``label_free`` measures in their place; write similarities."""
     sim = protocols.similarity(query.features.to(job.device), gallery.features.to(job.device)).cpu()  # (Q, G)
     checkpoint.save(job.folder / f"{job.dataset}_sim.pth.tar", sim)
     say(f"{len(query.names)} queries in a gallery of {len(gallery.names)} videos")

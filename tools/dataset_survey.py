@@ -241,7 +241,6 @@ def fingerprint(reader: LmdbReader, name: str) -> np.ndarray:
 
 
 def find_copies(prints: Mapping[str, np.ndarray]) -> dict[str, list[str]]:
-    """Find the copies of each video among the others by their fingerprints."""
     copies: dict[str, list[str]] = {}
     if not prints:
         return copies

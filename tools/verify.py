@@ -106,10 +106,7 @@ def training_of(run: Run) -> str:
 
 
 def compare(path: Path) -> int:
-    """Print a result beside the published numbers of its training (of any, if unknown); return the exit code.
-
-    CoCLR's numbers are lower bounds for CPR where no number for CPR was published.
-    """
+    """Print a result beside published numbers, CoCLR's as lower bounds where CPR has none; return the exit code."""
     (training, values), published = read(path), read_table()
     lines: list[list[str]] = []
     held: dict[str, bool] = {}

@@ -290,7 +290,6 @@ class ProgressLine:
         self.seconds = time.monotonic() - self._start
 
     def text(self) -> str:
-        """Format the progress, the loss, and the time left for the step and for all steps."""
         found, later = self._found, self.later
         known = self.step.seconds > 0 or bool(found and found["left"])
         left = _seconds(found["left"]) if found and found["left"] else max(0.0, self.step.seconds - self.seconds)

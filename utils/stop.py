@@ -57,10 +57,7 @@ def outlive_signals() -> None:
 
 
 class StopFlag:
-    """Tells all processes, after the same step, that one of them was asked to stop.
-
-    The flag is exchanged while the next step runs: no process waits, and the answer is one step old.
-    """
+    """Tells all processes after the same step that one was asked to stop: a step late, so that none waits for it."""
 
     def __init__(self) -> None:
         self._flag: Any = None  # tensor

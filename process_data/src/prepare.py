@@ -231,7 +231,6 @@ def check_counts(layout: Layout) -> dict[str, int]:
 
 
 def summarize(layout: Layout, videos: Mapping[str, Path], lengths: Mapping[str, int]) -> None:
-    """Print what the dataset holds, and how many of the videos found were left out."""
     left_out = sorted(set(videos) - set(lengths))
     examples = ", ".join(left_out[:3]) + (", ..." if len(left_out) > 3 else "")
     say_block({

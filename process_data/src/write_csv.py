@@ -184,7 +184,6 @@ def count_frames(data: Iterable[Path]) -> dict[str, int]:
 
 
 def add_split_options(parser: Parser) -> None:
-    """Add the name of a dataset, and the options of how its videos are divided."""
     add = parser.topic("data")
     add("--name", required=True, help="name of the dataset, as in --dataset")
     add("--splits", type=Path, metavar="FOLDER", help="folder of official lists: trainlist01.txt, testlist01.txt, "

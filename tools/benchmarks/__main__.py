@@ -69,7 +69,6 @@ def machine(device: torch.device) -> dict[str, str | int]:
 
 
 def markdown(results: Sequence[Mapping[str, Any]]) -> str:
-    """Format the results as a Markdown table, one line a result, with its bound."""
     lines = ["| what | size | straightforward | ours | ratio | bound | agreement |", "|---" * 7 + "|"]
     for found in results:
         plain, ours, bound = (_seconds(found[name]) for name in ("plain", "ours", "bound"))
@@ -83,7 +82,6 @@ def _seconds(value: float) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a line per result, then the table; with --json also write everything to a file."""
     options = make_parser().parse_args(argv)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise OptionError("--device cuda: there is no GPU here")

@@ -142,10 +142,7 @@ def of_cotraining(work: Cotraining, labels: tuple[Tensor, Tensor] | None) -> lis
 
 
 def draw(series: Mapping[str, Parts], marks: Sequence[tuple[int, str]] = ()) -> list[dict[str, Any]]:
-    """Build every chart for which there are values, of trainings by name; several share its lines.
-
-    A training may have parts, one after the other; ``marks`` says at which steps they begin.
-    """
+    """Build every chart that has values, of trainings by name; ``marks`` says at which steps their parts begin."""
     found, single, labels = [], len(series) == 1, list(series)
     first = series[labels[0]][-1][1]
     for chart in CHARTS:

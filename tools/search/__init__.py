@@ -178,7 +178,6 @@ class VideoIndex:
         return problems
 
     def save(self) -> None:
-        """Save the index unless it is empty."""
         self.videos.sort(key=lambda video: video.path)
         if self.videos:
             checkpoint.save(self.folder / FILE, {
@@ -238,10 +237,7 @@ class VideoIndex:
         return Answer(path, len(query.seconds), hits, self.about, [*self._meaning(), *(self.checks or [])])
 
     def export(self, path: str | Path) -> None:
-        """Write an npz of the N clips in order: file (N,) str, seconds (N, 2) float64, feature (N, S * F) float32.
-
-        The features of S encoders are side by side, neither centred nor normalised.
-        """
+        """Write an npz of N clips: file (N,) str, seconds (N, 2) float64, and raw feature (N, S * F) float32."""
         arrays = {"file": np.array([video.path for video in self.videos for _ in video.seconds]),
                   "seconds": self._all("seconds").numpy(), "feature": self._all("features").numpy()}
         with atomic_write(Path(path)) as file, ZipFile(file, "w") as archive:
