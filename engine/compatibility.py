@@ -1,7 +1,4 @@
-"""What a checkpoint says of itself, compared with a command: may the run resume from it, may the command use it?
-
-Published files say nothing of themselves, and are accepted.
-"""
+"""May a run resume from a checkpoint, or a command use it, by what it says? Published files say nothing, and may."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -146,8 +146,7 @@ def keep(settings: Sequence[Setting], values: Mapping[str, Any], out: Path) -> N
     """Write options to the work folder as lines that ``--config`` reads, each with its reason as a comment."""
     reasons = {setting.name: f"  # {setting.reason}" for setting in settings}
     implied = {str(out / folder) for folder in ROOTS.values()}
-    kept = {name: value for name, value in values.items()
-            if value not in (None, [], *implied) and name not in NOT_KEPT}
+    kept = {name: value for name, value in values.items() if value not in (None, [], *implied) and name not in NOT_KEPT}
     write_text(out / FILE, "".join(
         f"{name}: {json.dumps(_text(value) if name.endswith('_options') else value, default=str)}"
         f"{reasons.get(name, '')}\n" for name, value in kept.items()))
