@@ -138,8 +138,9 @@ def test_an_index_is_never_mixed_with_another_checkpoint_or_other_options(place,
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_an_interruption_keeps_what_was_embedded(place, read, first):
+def test_an_interruption_keeps_what_was_embedded(place, read, first, monkeypatch):
     """Of a first run and of an update."""
+    monkeypatch.setattr(clips, "AT_ONCE", 2)  # one clip, and the end of its video
     if not first:
         build("videos")
         for seed in range(20, 24):

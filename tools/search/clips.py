@@ -10,6 +10,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from utils.errors import OptionError
 
 DEFAULT_RATE, MAX_RATE = 25.0, 1000.0  # frames a second: assumed where a file gives no plausible rate; the highest
 MIN_FRAMES = 4  # of a clip: flow needs two frames on either side of a cut
+AT_ONCE = 16  # clips, and ends of videos, that are decoded before the encoders run
 FlowMethod = Callable[[np.ndarray, np.ndarray], np.ndarray]  # see `process_data.src.video_io.make_flow`
 
 
@@ -126,14 +128,18 @@ def embed(paths: Sequence[str], settings: ClipSettings, encoders: Sequence[Encod
     loader = DataLoader(_VideoClips(paths, settings), batch_size=None, num_workers=min(workers, len(paths)),
                         worker_init_fn=init_worker, multiprocessing_context="spawn" if workers else None,
                         generator=torch.Generator())
-    for path, found in items(loader):
-        if isinstance(found, Clip):
-            parts = [encode([own], unit=False) for encode, own in zip(encoders, found.frames, strict=True)]
-            rows[path].append(torch.cat(parts, dim=1))
-            seconds[path].append((found.start, found.end))
-        else:  # the video ends here
-            features, times = rows.pop(path, []), seconds.pop(path, [])
-            yield path, found or (torch.cat(features), torch.tensor(times, dtype=torch.float64))
+    decoded = items(loader)
+    while part := list(islice(decoded, AT_ONCE)):  # so that windows of several clips fill the encoders' batches
+        clips = [found for _, found in part if isinstance(found, Clip)]
+        made = zip(*(encode([clip.frames[i] for clip in clips], unit=False) for i, encode in enumerate(encoders)
+                     if clips), strict=True)
+        for path, found in part:
+            if isinstance(found, Clip):
+                rows[path].append(torch.cat(next(made)))
+                seconds[path].append((found.start, found.end))
+            else:  # the video ends here
+                features, times = rows.pop(path, []), seconds.pop(path, [])
+                yield path, found or (torch.stack(features), torch.tensor(times, dtype=torch.float64))
 
 
 class _VideoClips(IterableDataset):
