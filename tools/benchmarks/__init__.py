@@ -33,7 +33,7 @@ class Sizes:
     batch: int = 2  # clips of a training step
     queue: int = 2048  # of the training step
     steps: int = 20  # whose losses are compared
-    precision: str = ""  # second measurement of our step (default: fp16 on a GPU, none on a CPU)
+    precision: str = ""  # of a second measurement of step and evaluation (default: fp16 on a GPU, none on a CPU)
     videos: int = 3  # in an evaluation
     video_frames: int = 120  # per video
     eval_batch: int = 8  # windows in a batch

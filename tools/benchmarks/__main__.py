@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from engine.device import keep_freed_memory
 from engine.options import positive_int
 from tools.benchmarks import THREADS, Case, Sizes, evaluation, loader, measure, step
 from utils import launch
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise OptionError("--device cuda: there is no GPU here")
     sizes = parse_sizes(options.sizes, torch.device(options.device))
+    if options.device == "cpu":
+        keep_freed_memory()  # as training and evaluation do
     about = machine(sizes.device)
     say(", ".join(f"{name} {value}" for name, value in about.items()))
     found = []

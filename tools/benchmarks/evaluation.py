@@ -1,7 +1,9 @@
 """Retrieval features and the ten-crop test of a split; both versions need the same network passes."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +12,15 @@ from torch import Tensor, nn
 from backbone.select_backbone import fold_batchnorm
 from dataset.transforms.photometric import PhotometricRecipe
 from dataset.transforms.presets import CropsTransform
+from engine.device import AUTOCAST
 from eval import network
 from eval.retrieval import video_features
 from eval.windows import crop_probabilities, read_samples, window_clips
 from tools.benchmarks import Case, Sizes
 from tools.benchmarks.loader import PlainReader, build, crop_window, make_set
 
-COSINE = 0.999  # of features from pixels that differ by rounding
-PROBABILITY = 0.05  # relative, for the same reason
+# In float32, from pixels that differ by rounding; and in half precision.
+COSINE, PROBABILITY = (0.999, 0.99), (0.05, 0.5)  # of features; relative
 
 
 class Split:
@@ -68,36 +71,40 @@ class Split:
                 videos.append((found if output else found.softmax(dim=1)).mean(dim=0))
         return torch.stack(videos).unflatten(0, (-1, self.crops)).cpu()
 
-    def passes(self) -> None:
+    def passes(self, dtype: torch.dtype | None) -> None:
         """Run the row's number of windows through our network, on one batch already in memory."""
         sizes, work = self.sizes, self.crops * self.windows * self.sizes.videos
         shape = (sizes.eval_batch, sizes.frames, sizes.img_dim, sizes.img_dim, 3)
         clips = torch.zeros(shape, device=sizes.device).permute(0, 4, 1, 2, 3)
         with torch.inference_mode():
             for done in range(0, work, sizes.eval_batch):
-                self.net(clips[:work - done])
+                self.net(clips[:work - done], dtype)
 
 
 def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
+    """Yield retrieval features and the ten-crop test, in float32 and in the second precision if there is one."""
     one, ten = Split(folder / "1", sizes, 1), Split(folder / "10", sizes, 10)
-    bound = "the network's passes alone"
-    yield Case("retrieval features", one.size, lambda: one.plain(1),
-               lambda: video_features(one.net, one.samples(), batch_size=sizes.eval_batch, device=sizes.device),
-               _agree_features, one.passes, bound)
-    yield Case("ten-crop test", ten.size, lambda: ten.plain(0),
-               lambda: crop_probabilities(ten.net, ten.samples(), sizes.eval_batch, sizes.device),
-               _agree_probabilities, ten.passes, bound)
+    for name in ("", *([sizes.precision] if sizes.precision else [])):
+        dtype, end = AUTOCAST.get(name), f", {name}" if name else ""
+        how: dict[str, Any] = {"batch_size": sizes.eval_batch, "device": sizes.device, "dtype": dtype}
+        passes = f"the network's passes alone{end}"
+        yield Case(f"retrieval features{end}", one.size, partial(one.plain, 1),
+                   partial(lambda how: video_features(one.net, one.samples(), **how), how),
+                   partial(_agree_features, COSINE[name != ""]), partial(one.passes, dtype), passes)
+        yield Case(f"ten-crop test{end}", ten.size, partial(ten.plain, 0),
+                   partial(lambda how: crop_probabilities(ten.net, ten.samples(), **how), how),
+                   partial(_agree_probabilities, PROBABILITY[name != ""]), partial(ten.passes, dtype), passes)
 
 
-def _agree_features(plain: Tensor, ours: Tensor) -> str:
+def _agree_features(least: float, plain: Tensor, ours: Tensor) -> str:
     cosine = float(F.cosine_similarity(plain, ours[:, None], dim=2).min())  # of one crop
-    if not cosine >= COSINE:
+    if not cosine >= least:
         raise AssertionError(f"features have a cosine of {cosine}")
-    return f"cosine of features at least {COSINE} ({cosine:.6f})"
+    return f"cosine of features at least {least} ({cosine:.6f})"
 
 
-def _agree_probabilities(plain: Tensor, ours: Tensor) -> str:
+def _agree_probabilities(most: float, plain: Tensor, ours: Tensor) -> str:
     apart = float((plain.log() - ours.log()).abs().max())
-    if not apart <= PROBABILITY:
+    if not apart <= most:
         raise AssertionError(f"probabilities are {apart:.1%} apart")
-    return f"probabilities within {PROBABILITY:.0%} of each other ({apart:.2%})"
+    return f"probabilities within {most:.0%} of each other ({apart:.2%})"
