@@ -7,19 +7,21 @@ over epochs.
 """
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 
 matplotlib.use("agg")
 
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from torch.nn.functional import normalize
+from torch import Tensor
+from torch.nn.functional import normalize, one_hot
 
 from eval.retrieval import load_features
 from experiments.plan import METHODS, ROOT, Grid, MethodPlan, SeedPlan
@@ -32,8 +34,8 @@ from utils.parser import Parser
 from utils.provenance import code_version
 from utils.runner import Runner
 
-COLUMNS = ("RGB R@1", "RGB R@5", "flow R@1", "both R@1", "RGB probe", "RGB motion", "RGB object", "PMR", "median CMR",
-           "rank")
+COLUMNS = ("RGB R@1", "RGB R@5", "flow R@1", "both R@1", "RGB probe", "RGB motion", "RGB object",
+           "RGB motion probe", "RGB object probe", "PMR", "median CMR", "rank")
 # Taken from the last epoch: (kind of line, name) in metrics.jsonl -> name in the results, and a factor.
 MINING = {("epoch", "recall"): ("PMR", 100), ("epoch", "chance"): ("PMR by chance", 100),
           ("mining", "cmr_median"): ("median CMR", 100), ("mining", "rank_own"): ("rank", 1)}
@@ -42,6 +44,7 @@ COMPARISONS = (("cpr", "coclr"), ("cpr_frozen", "coclr"), ("fused_frozen", "cocl
 COMPARED = ("RGB R@1", "RGB probe", "both R@1")
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 95 %, by degrees of freedom
 NEAREST = 5
+RIDGE = 0.01  # strength of the linear map's penalty, beside standardised features
 
 
 def mean_and_std(values: Iterable[float]) -> dict[str, float]:
@@ -86,19 +89,35 @@ def _collect_run(method: MethodPlan, out: Path, seconds: Mapping[str, float]) ->
 
 
 def knowledge(folder: Path, dataset: str) -> dict[str, float]:
-    """Measure what features know: the shares of a test clip's nearest training clips with its motion and its object.
+    """Measure what features know of a test clip's motion and of its object, each apart.
 
     Returns:
-        {"motion": percent, "object": percent}; empty for sets other than the synthetic one.
+        {"motion": percent, "object": percent} among the nearest training clips, and "motion probe", "object probe" by
+        a linear map fitted to the training clips; empty for sets other than the synthetic one.
     """
     test, train = (load_features(folder, dataset, split) for split in ("test", "train"))
     parts = [[CLASSES.get(Path(name).parent.name, ("", "")) for name in each.names] for each in (test, train)]
     if ("", "") in parts[0]:
         return {}
-    sims = normalize(test.features) @ normalize(train.features).T
-    nearest = sims.topk(min(NEAREST, len(train.names)), dim=1).indices.tolist()
-    return {what: 100 * statistics.fmean(parts[1][j][i] == own[i] for own, row in zip(parts[0], nearest, strict=True)
-                                         for j in row) for i, what in enumerate(("motion", "object"))}
+    rows = [normalize(each.features) for each in (test, train)]
+    nearest = (rows[0] @ rows[1].T).topk(min(NEAREST, len(train.names)), dim=1).indices
+    found = {}
+    for i, what in enumerate(("motion", "object")):
+        kinds = sorted({part[i] for part in parts[1]})
+        own, known = (torch.tensor([kinds.index(part[i]) for part in each]) for each in parts)
+        found[what] = 100 * float((known[nearest] == own[:, None]).double().mean())
+        found[f"{what} probe"] = 100 * float((linear_map(rows[1], known)(rows[0]) == own).double().mean())
+    return found
+
+
+def linear_map(rows: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """Fit a ridge regression of one-hot labels (N,) on features (N, F); returns what maps features to labels."""
+    mean, std = rows.mean(dim=0), rows.std(dim=0).clamp(min=1e-6)
+    x, targets = ((rows - mean) / std).double(), one_hot(labels).double()
+    offset = targets.mean(dim=0)
+    ridge = RIDGE * len(x) * torch.eye(x.shape[1], dtype=x.dtype)
+    weights = torch.linalg.solve(x.T @ x + ridge, x.T @ (targets - offset))
+    return lambda new: (((new - mean) / std).double() @ weights + offset).argmax(dim=1)
 
 
 def paired(runs: Mapping[str, Mapping[str, Any]], one: str, two: str, measure: str) -> dict[str, float] | None:
