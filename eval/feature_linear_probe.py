@@ -7,9 +7,8 @@ best epoch go to `{basename of CKPT}-lp-{dataset}-prob.json` in the feature fold
 """
 
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from dataset import catalog
 from dataset.video_index import require_labels
 from engine import options
+from engine.config import take
 from engine.optimizer import LrSchedule
 from eval import protocols
 from eval.options import devices
@@ -31,6 +31,21 @@ from utils.console import paint_table, percent, percentages, say, table
 from utils.errors import OptionError
 from utils.files import write_json
 from utils.parser import Parser
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Settings of the training, by SGD with momentum 0.9."""
+
+    lr: float = 1.0
+    wd: float = 1e-3
+    epochs: int = 100
+    schedule: Sequence[int] | None = None
+    batch_size: int = 1024
+    final_bn: bool = False
+    eval_freq: int = 5
+    verbose: bool = False
+    seed: int = 0
 
 
 class Outcome(NamedTuple):
@@ -69,8 +84,8 @@ def build_layer(width: int, num_class: int, final_bn: bool) -> nn.Sequential:
     return nn.Sequential(*([nn.BatchNorm1d(width)] if final_bn else []), linear)
 
 
-def train_probe(train: FeatureSet, test: FeatureSet, probe: Namespace, num_class: int) -> Outcome:
-    """Train a linear layer by SGD with momentum 0.9; return the best evaluation, every `eval_freq` epochs or last."""
+def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: int) -> Outcome:
+    """Train a linear layer; evaluate it every `eval_freq` epochs (0: never) and after the last; return the best."""
     torch.manual_seed(probe.seed)
     layer = build_layer(train.features.shape[1], num_class, probe.final_bn).to(train.features.device)
     optimizer = torch.optim.SGD(layer.parameters(), lr=probe.lr, momentum=0.9, weight_decay=probe.wd)
@@ -125,7 +140,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     classes = catalog.class_names(args.dataset, args.split_root)
     require_labels(classes, "a linear probe")
     train, test = load_splits(folder, args.dataset, len(classes), args.normalize, devices(None)[0])
-    best = train_probe(train, test, args, len(classes))
+    best = train_probe(train, test, take(Probe, vars(args)), len(classes))
     name = f"{path.name}-lp-{args.dataset}"
     write_json(folder / f"{name}-prob.json",
                {video: [row.tolist()] for video, row in zip(test.names, best.prob, strict=True)})

@@ -8,6 +8,7 @@ cotrain.py's steps is in OUT/run/logs/.
 """
 
 import shlex
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def render(out: Path, scenes: int, seed: int) -> Path:
     """Render the clips, unless an earlier demo has; return their folder."""
     videos, sheet = out / "videos", out / "contact_sheet.png"  # which is drawn last
     if not sheet.is_file():
+        shutil.rmtree(videos, ignore_errors=True)  # of a demo that was stopped
         synthetic.main(["--out", str(videos), "--groups", str(scenes), "--seed", str(seed), "--contact_sheet",
                         str(sheet)])
     return videos

@@ -1,14 +1,13 @@
 """Linear probe on feature files: the training against a loop in numpy, the files, and bad input."""
 
 import json
-from argparse import Namespace
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from eval.feature_linear_probe import build_layer, main, make_parser, train_probe
+from eval.feature_linear_probe import Probe, build_layer, main, train_probe
 from eval.retrieval import FeatureSet, save_features
 from utils import launch
 
@@ -31,7 +30,7 @@ def class_list(root, count: int = CLASSES):
     return root / "splits"
 
 
-def numpy_sgd(data: FeatureSet, probe: Namespace) -> np.ndarray:
+def numpy_sgd(data: FeatureSet, probe: Probe) -> np.ndarray:
     """Weights (classes, F+1), the bias last, after full-batch SGD with momentum 0.9 from the same start."""
     torch.manual_seed(probe.seed)
     layer = build_layer(data.features.shape[1], CLASSES, final_bn=False)[0]
@@ -53,10 +52,9 @@ def numpy_sgd(data: FeatureSet, probe: Namespace) -> np.ndarray:
 def test_full_batch_training_against_numpy():
     train, test = features(21, seed=1, noise=1.5), features(9, seed=2, noise=1.5)
     for epochs in (1, 2, 5, 8):
-        words = f"--test CKPT --epochs {epochs} --schedule 3 --wd 0.05 --eval_freq 1 --batch_size 64"
-        probe = make_parser().parse_args(words.split())
+        probe = Probe(epochs=epochs, schedule=(3,), wd=0.05, eval_freq=1, batch_size=64)
         outcome = train_probe(train, test, probe, CLASSES)
-        theta = numpy_sgd(train, Namespace(**{**vars(probe), "epochs": outcome.epoch + 1}))
+        theta = numpy_sgd(train, Probe(**{**probe.__dict__, "epochs": outcome.epoch + 1}))
         logits = np.concatenate([test.features.double().numpy(), np.ones((9, 1))], axis=1) @ theta.T
         expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
         np.testing.assert_allclose(outcome.prob.numpy(), expected, atol=1e-5)

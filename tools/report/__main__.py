@@ -8,9 +8,8 @@ RUN may also be the run folder of a linear probe or a finetuning (log-eval-PREFI
 show only the evaluations there (RUN/model/feature). The page says what is missing, and why. See docs/evaluation.md.
 """
 
-from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 from markupsafe import Markup
 
 from dataset.catalog import DATA_ROOT, SPLIT_ROOT
+from engine.config import take
 from engine.options import positive_int, whole_number
 from tools.pictures import write_page
 from tools.report import galleries, results
@@ -32,13 +32,25 @@ from utils.parser import Parser
 RETRIEVE = "run eval/main_classifier.py --test CHECKPOINT --retrieval first"
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What a page shows and where to find it; see the options of the command."""
+
+    clips: int
+    mining_clips: int
+    dataset: str | None
+    data_root: str | None
+    split_root: str | None
+    videos: str | None
+
+
 class Report:
     work: Cotraining | None = None
 
     def __init__(self, subject: Run | Cotraining, working_folder: Path, notes: Sequence[str], out: Path,
-                 args: Namespace) -> None:
-        self.title, self.folder, self.args = subject.title, subject.folder, args
-        self.strips = galleries.Strips(galleries.video_links(args.videos or videos_of(working_folder), out))
+                 choices: Choices) -> None:
+        self.title, self.folder, self.choices = subject.title, subject.folder, choices
+        self.strips = galleries.Strips(galleries.video_links(choices.videos or videos_of(working_folder), out))
         self.sections, self.findings = list[dict[str, Any]](), list[Finding]()
         self.tiles: list[tuple[str, results.Result, str, str]] = []  # title, row, key of its score, caption
         self.warnings = list(notes)  # what could not be shown, and why
@@ -57,10 +69,10 @@ class Report:
         return content
 
     def root(self, run: Run, option: str, default: str | Path) -> str:
-        return getattr(self.args, option) or str(run.working_folder / run.options.get(option, default))
+        return getattr(self.choices, option) or str(run.working_folder / run.options.get(option, default))
 
     def features(self, run: Run) -> galleries.Retrieved:
-        if files := run.files(f"{self.args.dataset or '*'}{FEATURES}"):
+        if files := run.files(f"{self.choices.dataset or '*'}{FEATURES}"):
             return galleries.load(files[0].parent, files[0].name.removesuffix(FEATURES))
         raise UserError(f"This run has no retrieval features: {RETRIEVE}.")
 
@@ -74,7 +86,7 @@ class Report:
                                  "the LMDBs with --data_root")
         return {"found": found, "right": float(found.hits[:, 0].float().mean()), "folder": run.shown(found.folder),
                 "chance": results.chance(found.query.labels, found.gallery.labels, 1),
-                "cards": galleries.retrieval_cards(found, self.args.clips, frames, self.strips)}
+                "cards": galleries.retrieval_cards(found, self.choices.clips, frames, self.strips)}
 
     def map(self, run: Run) -> dict[str, Any]:
         return galleries.feature_map(self.features(run), self.strips.files)
@@ -89,11 +101,11 @@ class Report:
 
 
 class RunReport(Report):
-    def __init__(self, run: Run, others: Iterable[Run], out: Path, args: Namespace) -> None:
-        super().__init__(run, run.working_folder, run.notes, out, args)
+    def __init__(self, run: Run, others: Iterable[Run], out: Path, choices: Choices) -> None:
+        super().__init__(run, run.working_folder, run.notes, out, choices)
         self.runs = named([run, *others])
-        if args.dataset and not run.files(f"{args.dataset}{FEATURES}"):
-            raise OptionError(f"{run.asked} has no features of {args.dataset}: check --dataset")
+        if choices.dataset and not run.files(f"{choices.dataset}{FEATURES}"):
+            raise OptionError(f"{run.asked} has no features of {choices.dataset}: check --dataset")
         self.findings = verdict(run)
         found = {name: results.read_results(each) for name, each in self.runs.items()}
         self.add("results", "Results", _rows, found)
@@ -108,12 +120,12 @@ class RunReport(Report):
         path = run.checkpoint
         if path is None or not run.options:
             raise UserError("It needs a checkpoint in model/ and the options in run.json.")
-        if not self.args.mining_clips:
+        if not self.choices.mining_clips:
             raise UserError("It was switched off (--mining_clips 0).")
         options = {**run.options, "data_root": self.root(run, "data_root", DATA_ROOT),
                    "split_root": self.root(run, "split_root", SPLIT_ROOT)}
         return {"checkpoint": run.shown(path),
-                **galleries.mining_gallery(options, path, self.args.mining_clips, self.strips)}
+                **galleries.mining_gallery(options, path, self.choices.mining_clips, self.strips)}
 
     def _summarize(self, run: Run, rows: Sequence[results.Result]) -> None:
         """Fill in the headline numbers, and what retrieval adds to the verdict."""
@@ -147,9 +159,9 @@ def named(runs: Sequence[Run]) -> dict[str, Run]:
 
 
 class CotrainReport(Report):
-    def __init__(self, work: Cotraining, out: Path, args: Namespace) -> None:
+    def __init__(self, work: Cotraining, out: Path, choices: Choices) -> None:
         notes = [note for run in work.runs.values() for note in run.notes]
-        super().__init__(work, work.folder, notes, out, args)
+        super().__init__(work, work.folder, notes, out, choices)
         self.work = work
         labels = None
         last = {step.rpartition(" ")[2]: run for step, run in work.runs.items()}
@@ -191,7 +203,7 @@ def make_parser() -> Parser:
     add("--dataset", metavar="NAME", help="dataset whose features to show, if there are several (default: the newest)")
     add("--videos", metavar="FOLDER", help="the videos themselves, to play on a click (default: cotrain.py's --videos)")
     add = parser.topic("output")
-    add("--out", type=Path, metavar="FILE", help="the page (default: RUN_DIR/report.html)")
+    add("--out", metavar="FILE", help="the page (default: RUN_DIR/report.html)")
     add("--against", metavar="RUN_DIR", nargs="+", default=[], help="other runs to show beside it, at most five")
     add("--clips", type=positive_int, default=200, metavar="CLIPS", help="maximum of clips in a retrieval gallery")
     add("--mining_clips", type=whole_number, default=16, metavar="CLIPS", help="in the mining gallery; 0: no gallery")
@@ -200,9 +212,9 @@ def make_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
-    if args.out and (args.out.is_dir() or not args.out.parent.is_dir()):
-        raise OptionError(f"--out {args.out} is a folder, or its folder does not exist: name a file")
-    out = args.out or Path(args.run, "report.html")
+    out = Path(args.out or Path(args.run) / "report.html")
+    if args.out and (out.is_dir() or not out.parent.is_dir()):
+        raise OptionError(f"--out {out} is a folder, or its folder does not exist: name a file")
     if len(args.against) >= results.LINES:
         raise OptionError(f"--against {' '.join(args.against)}: no chart shows more than {results.LINES} lines, so "
                           f"give {results.LINES - 1} runs at most")
@@ -210,8 +222,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if work and args.against:
         raise OptionError(f"{args.run} is the work folder of cotrain.py: --against compares run folders, such as "
                           f"{next(iter(work.runs.values())).folder}")
-    report = (CotrainReport(work, out, args) if work else
-              RunReport(read_run(args.run), map(read_run, args.against), out, args))
+    choices = take(Choices, vars(args))
+    report = (CotrainReport(work, out, choices) if work else
+              RunReport(read_run(args.run), map(read_run, args.against), out, choices))
     report.write(out)
     for warning in report.warnings:
         warn(warning)
