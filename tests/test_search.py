@@ -258,6 +258,16 @@ def test_similarities_are_those_of_retrieval_and_its_fusion_of_two_streams():
         assert hit.by_stream == {"rgb": pytest.approx(rgb, abs=1e-5), "flow": pytest.approx(flow, abs=1e-5)}
 
 
+def test_an_encoder_that_gives_every_clip_the_same_feature_is_named():
+    """Centred, such features are rounding errors, whose cosines may be anything."""
+    rows = rows_of()
+    rows[:, 12:] = 0.3 + 1e-8 * rows[:, 12:]
+    [(text, bad), _] = index_of(rows, streams=2).search("/v/0003").notes
+    assert bad and text.startswith("the flow encoder gives every clip the same feature")
+    assert not [bad for _, bad in index_of(rows_of(), streams=2).search("/v/0003").notes if bad]
+    assert index_of(rows_of(1)).search("/v/0000").notes == []
+
+
 def test_each_clip_is_compared_with_the_piece_of_the_query_that_is_most_like_it():
     rows = rows_of()
     sims = unit(rows) @ unit(rows)[6:9].T  # to the clips of video 2

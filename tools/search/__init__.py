@@ -34,6 +34,7 @@ from utils.files import atomic_write, lock, remove_partial
 FILE = "index.pt"
 SAVE_SECONDS = 120.0  # what a process that is killed loses at most
 PAIRS = 2000  # random ones, that tell what a similarity means
+SAME = 1e-5  # mean distance of features from their mean, as a share of their length, that rounding alone makes
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class VideoIndex:
             raise OptionError(f"{', '.join(found) or 'no folder was named'}: no usable video files, so there is "
                               "nothing to search: nothing was written")
         say(f"{len(index.videos) - len(kept)} files new or changed, {len(kept)} as before\nindex of {index.about}")
-        for text, bad in index.checks or ():
+        for text, bad in [*index._constant(), *(index.checks or [])]:
             (warn if bad else say)(text)
         return index
 
@@ -234,7 +235,8 @@ class VideoIndex:
             by_stream = {spec.view: part for spec, part in zip(self.settings.encoders, parts, strict=True)}
             hits.append(Hit(rank, sum(parts), by_stream, found.path, self._name(found.path), start, end, query_start,
                             query_end, found in own))
-        return Answer(path, len(query.seconds), hits, self.about, [*self._meaning(), *(self.checks or [])])
+        notes = [*self._constant(), *self._meaning(), *(self.checks or [])]
+        return Answer(path, len(query.seconds), hits, self.about, notes)
 
     def export(self, path: str | Path) -> None:
         """Write an npz of N clips: file (N,) str, seconds (N, 2) float64, and raw feature (N, S * F) float32."""
@@ -256,6 +258,15 @@ class VideoIndex:
         most = len(self.settings.encoders)
         return [(f"similarity is the cosine of centred features, from {-most} to {most}: half of all random pairs of "
                  f"this index are above {middle:.2f}, and one in a hundred is above {high:.2f}", False)]
+
+    def _constant(self) -> list[Note]:
+        """Warn of encoders that do not tell clips apart at all."""
+        rows = self._all("features").unflatten(1, (len(self.settings.encoders), -1))
+        away = (rows - rows.mean(dim=0)).norm(dim=2).mean(dim=0)  # of each encoder
+        same = (away <= SAME * rows.norm(dim=2).mean(dim=0)).tolist() if len(self) > 1 else []
+        return [(f"the {spec.view} encoder gives every clip the same feature, so its similarities are noise: train it "
+                 "longer, or take published weights", True) for spec, one in zip(
+                     self.settings.encoders, same, strict=False) if one]
 
     def _name(self, path: str) -> str:
         """Return a path from the innermost of the places that it lies in, whose own name comes first."""
