@@ -44,7 +44,7 @@ from tools.search.__main__ import main as search
 from utils import launch
 from utils.console import say, say_block, warn
 from utils.distributed import DistInfo
-from utils.errors import CheckpointError
+from utils.errors import CheckpointError, OptionError
 from utils.files import read_json, write_bytes, write_json
 from utils.parser import Parser
 from utils.runner import Runner, Step, as_script
@@ -283,6 +283,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, chosen = settings.parse(sys.argv[1:] if argv is None else argv, __doc__)
     runner, first = Runner(args.out), [prepare(args)] if args.videos else []
     if first and not first[0].is_done(args.out):
+        if not args.videos.is_dir():
+            raise OptionError(f"--videos {args.videos} is no folder: give the folder that holds the videos")
         if args.dry_run:
             say(f"{as_script(first, args.out)}\n\n# what comes after it follows from the data")
             return 0
