@@ -168,6 +168,16 @@ def test_a_whole_cotraining_has_one_page(made, tmp_path):
     assert launch.exit_code(lambda: main([str(tmp_path), "--against", str(made.folder)])) == 2
 
 
+def test_a_cotraining_that_held_out_no_video_has_no_empty_sections(made, tmp_path):
+    write_json(tmp_path / "results.json", {
+        "dataset": "mine", "cycles": 1, "models": {}, "warnings": [], "commands": {}, "results": {}, "settings": [],
+        "runs": {"InfoNCE RGB": os.path.relpath(made.folder, tmp_path)}, "test_videos": 0,
+        "hours": {"asked": None, "estimated": None, "taken": 0.1}})
+    page = page_of(tmp_path)
+    assert "No video was held out, so nothing was evaluated" in page.text
+    assert "--retrieval first" not in page.text and [*page.json["figures"]] == ["curves"]
+
+
 HOSTILE = ['</script><img src=x onerror=alert(1)>', '"><b onmouseover=alert(1)>', "{{ 7 * 7 }}", "<!--", "\u2028&amp;"]
 
 

@@ -164,7 +164,8 @@ class CotrainReport(Report):
         super().__init__(work, work.folder, notes, out, choices)
         self.work = work
         labels = None
-        last = {step.rpartition(" ")[2]: run for step, run in work.runs.items()}
+        tested = work.content.get("test_videos", 1)  # without any, there is nothing to retrieve
+        last = {step.rpartition(" ")[2]: run for step, run in work.runs.items() if tested}
         for stream, run in last.items():
             shown = self.add("retrieval", "Retrieval gallery", self.retrieval, run, stream=stream)
             if shown and shown["found"].has_labels:

@@ -137,7 +137,8 @@ def of_cotraining(work: Cotraining, labels: tuple[Tensor, Tensor] | None) -> lis
             else:
                 found.append(accuracy_result(f"{what}, {evaluation}", content, "ten crops"))
     if not found:
-        raise UserError("Nothing was evaluated: see the warnings above.")
+        raise UserError("Nothing was evaluated: see the warnings above." if work.content.get("test_videos", 1) else
+                        "No video was held out, so nothing was evaluated: without labels it takes 60 videos or more.")
     return found
 
 
