@@ -142,7 +142,7 @@ class Monitors:
             if values:
                 trainer.log("mining", epoch, values)
         rank = values.get("rank_own", math.inf)
-        self.collapsed = rank < COLLAPSED
+        self.collapsed = rank < COLLAPSED and self.model.queue.shape[1] > 2  # two keys span one direction
         if self.collapsed and is_main():
             warn(f"the embeddings have nearly collapsed: the queue's keys vary in {rank:.2f} of {self.model.dim} "
                  "directions (effective rank), so top-1 and loss mean little: try a smaller --lr (docs/training.md)")

@@ -251,6 +251,9 @@ def test_a_collapsed_queue_warns(collapsed, capsys):
     monitors = Monitors(SimpleNamespace(queue=F.normalize(queue + 3, dim=0), dim=8), None, SimpleNamespace())
     monitors.end_epoch(0, SimpleNamespace(log=lambda *given: None))
     assert capsys.readouterr().out.count("nearly collapsed") == collapsed
+    monitors.model.queue = F.normalize(torch.randn(8, 2), dim=0)  # keys that span one direction, whatever they are
+    monitors.end_epoch(0, SimpleNamespace(log=lambda *given: None))
+    assert not monitors.collapsed and not capsys.readouterr().out
 
 
 def weights(prefix: str) -> dict:

@@ -49,7 +49,8 @@ def verdict(run: Run) -> list[Finding]:
         vain = "nothing was trained" if run.options.get("model") == "coclr" else "keys were told from random vectors"
         empty = f"no: {done} steps bring {done * per_step} of its {size} entries, so {vain}: take a smaller --moco-k"
         found.append(Finding("Was the queue filled?", full if done > needed else empty, done > needed))
-    if ranks := [last[name] for name in ("rank_own", "rank_other") if name in last]:
+    ranks = [last[name] for name in ("rank_own", "rank_other") if name in last]
+    if ranks and size != 2:  # two entries span one direction
         good = min(ranks) >= COLLAPSED
         found.append(Finding("Are the embeddings spread out?", f"{'yes' if good else 'no, they have collapsed'}: they "
                              f"vary in {min(ranks):.1f} directions (effective rank; 1 is collapsed)", good))
