@@ -168,6 +168,16 @@ def test_a_whole_cotraining_has_one_page(made, tmp_path):
     assert launch.exit_code(lambda: main([str(tmp_path), "--against", str(made.folder)])) == 2
 
 
+def test_videos_are_found_by_the_names_that_they_have_with_labels_and_without(tmp_path, capsys):
+    (tmp_path / "A/B").mkdir(parents=True)
+    for name in ("a.mp4", "A/b.mp4", "A/B/c.mp4", "notes.txt"):
+        (tmp_path / name).touch()
+    assert galleries.video_links(str(tmp_path), tmp_path / "report.html") == {
+        "all/a": "a.mp4", "all/b": "A/b.mp4", "A/b": "A/b.mp4", "all/c": "A/B/c.mp4", "A/c": "A/B/c.mp4"}
+    assert galleries.video_links(str(tmp_path / "gone"), tmp_path / "report.html") == {}
+    assert not capsys.readouterr().out
+
+
 def test_a_cotraining_that_held_out_no_video_has_no_empty_sections(made, tmp_path):
     write_json(tmp_path / "results.json", {
         "dataset": "mine", "cycles": 1, "models": {}, "warnings": [], "commands": {}, "results": {}, "settings": [],

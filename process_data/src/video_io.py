@@ -123,17 +123,18 @@ def name_passed_over(paths: Iterable[Path]) -> None:
         warn(f"files passed over: {len(paths)}, such as {', '.join(sorted(examples.values())[:5])}")
 
 
-def find_videos(folder: Path, labels: str = "folders") -> dict[str, Path]:
+def find_videos(folder: Path, labels: str = "folders", quiet: bool = False) -> dict[str, Path]:
     """Find the videos of a folder and all below: {"Class/video": path}, sorted by name.
 
     Class/day2/x.mp4 is Class/x, or where the class has several x, Class/day2_x. Videos in no class folder are of the
-    class "all"; with ``labels`` "none" all are, and with "auto" they are unless the folders look like classes.
+    class "all"; with ``labels`` "none" all are, and with "auto" they are unless the folders look like classes. With
+    ``quiet`` nothing is printed.
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: give the folder that holds Class/video files")
     files = list(walk(folder))
     videos = [path for path in files if looks_like_video(path.name) and path.is_file()]
-    name_passed_over(sorted(set(files) - set(videos)))
+    name_passed_over([] if quiet else sorted(set(files) - set(videos)))
     parts = {path: path.relative_to(folder).with_suffix("").parts for path in videos}
     if labels == "auto":  # the folders are classes where each video lies in one, and two have two videos or more
         counts = Counter(path.parent for path in videos)
@@ -142,7 +143,7 @@ def find_videos(folder: Path, labels: str = "folders") -> dict[str, Path]:
         say("labels: the folders are classes (--labels none: all videos are one)" if labels == "folders" else
             f"no labels: all videos are of one class, {LOOSE!r} (--labels folders: the folders are classes)")
     loose = [path for path in videos if path.parent == folder]
-    if 0 < len(loose) < len(videos) and labels == "folders":
+    if 0 < len(loose) < len(videos) and labels == "folders" and not quiet:
         warn(f"videos in no class folder, taken as class {LOOSE!r}: {len(loose)}, such as {loose[0]}")
     parts |= {path: (LOOSE, *parts[path]) for path in (videos if labels == "none" else loose)}
     count = Counter((label, video) for label, *_, video in parts.values())

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -85,11 +86,14 @@ class Strips:
 
 
 def video_links(folder: str | None, page: Path) -> dict[str, str]:
-    """Return the URLs, relative to a page, of the videos of a folder by "Class/video"; none if it is not there."""
-    try:
-        found = find_videos(Path(folder)) if folder else {}
-    except DataError:
-        return {}
+    """Return the URLs, relative to a page, of the videos of a folder by "Class/video"; none if it is not there.
+
+    Those in folders have two names, as prepare.py names them with labels and without.
+    """
+    found = dict[str, Path]()
+    for labels in ("none", "folders"):
+        with suppress(DataError):
+            found |= find_videos(Path(folder), labels, quiet=True) if folder else {}
     return {name: quote(os.fsencode(os.path.relpath(path, page.resolve().parent))) for name, path in found.items()}
 
 
