@@ -22,7 +22,7 @@ from tools.report import galleries, results
 from tools.report.__main__ import main
 from tools.report.galleries import Strips
 from tools.report.run_reader import Run, read_run
-from tools.report.verdict import better_than_random, verdict
+from tools.report.verdict import better_than_random, results_table, verdict
 from utils import launch
 from utils.errors import CheckpointError
 from utils.files import write_json
@@ -176,6 +176,13 @@ def test_videos_are_found_by_the_names_that_they_have_with_labels_and_without(tm
         "all/a": "a.mp4", "all/b": "A/b.mp4", "A/b": "A/b.mp4", "all/c": "A/B/c.mp4", "A/c": "A/B/c.mp4"}
     assert galleries.video_links(str(tmp_path / "gone"), tmp_path / "report.html") == {}
     assert not capsys.readouterr().out
+
+
+def test_no_row_is_the_best_without_labels():
+    text = results_table({"RGB": {"retrieval": {"second_clip": 20.0, "second_clip_random": 70.0}},
+                          "flow": {"retrieval": {"second_clip": 10.0, "second_clip_random": 60.0}}})
+    assert "70.00" in text and "*" not in text
+    assert "30.00*" in results_table({"RGB": {"retrieval": {"1": 30.0}}, "flow": {"retrieval": {"1": 20.0}}})
 
 
 def test_a_cotraining_that_held_out_no_video_has_no_empty_sections(made, tmp_path):

@@ -111,7 +111,8 @@ def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
     used = [column for column in COLUMNS if any(column[1] in row.get(column[0], {}) for row in numbers.values())]
     rows = [[stream, *(f"{row[name][key]:.2f}" if key in row.get(name, {}) else "-" for name, key, _ in used)]
             for stream, row in numbers.items()]
-    return table(["percent" if used[0][1].isdigit() else "", *(head for _, _, head in used)], mark_best(rows))
+    by_labels = used[0][1].isdigit()  # else a column holds other videos, or random weights: no row is the best
+    return table(["percent" if by_labels else "", *(head for *_, head in used)], mark_best(rows) if by_labels else rows)
 
 
 def show(out: Path, content: Mapping[str, Any]) -> None:
