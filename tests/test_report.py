@@ -185,6 +185,20 @@ def test_no_row_is_the_best_without_labels():
     assert "30.00*" in results_table({"RGB": {"retrieval": {"1": 30.0}}, "flow": {"retrieval": {"1": 20.0}}})
 
 
+def test_galleries_of_a_cotraining_are_of_its_encoders_where_classifiers_follow(made, tmp_path):
+    classifier = tmp_path / "log-eval-linclr/run"
+    classifier.mkdir(parents=True)
+    write_json(classifier / "run.json", {"starts": [{"options": {"train_what": "ft", "dataset": "mine"}}]})
+    write_json(tmp_path / "results.json", {
+        "dataset": "mine", "cycles": 1, "models": {}, "warnings": [], "commands": {}, "settings": [],
+        "runs": {"cycle 1 RGB": os.path.relpath(made.folder, tmp_path), "finetune RGB": "log-eval-linclr/run"},
+        "results": {"RGB": {"retrieval": {"1": 50.0}}, "random RGB": {"retrieval": {"1": 30.0}}}, "test_videos": 6,
+        "hours": {"asked": None, "estimated": None, "taken": 0.1}})
+    page = page_of(tmp_path)
+    assert [*page.json["figures"]] == ["curves", "map-RGB"] and page.json["strips"]
+    assert "--retrieval first" not in page.text and "is unknown" not in page.text
+
+
 def test_a_cotraining_that_held_out_no_video_has_no_empty_sections(made, tmp_path):
     write_json(tmp_path / "results.json", {
         "dataset": "mine", "cycles": 1, "models": {}, "warnings": [], "commands": {}, "results": {}, "settings": [],

@@ -165,7 +165,7 @@ class CotrainReport(Report):
         self.work = work
         labels = None
         tested = work.content.get("test_videos", 1)  # without any, there is nothing to retrieve
-        last = {step.rpartition(" ")[2]: run for step, run in work.runs.items() if tested}
+        last = {step.rpartition(" ")[2]: run for step, run in work.runs.items() if tested and not run.is_classifier}
         for stream, run in last.items():
             shown = self.add("retrieval", "Retrieval gallery", self.retrieval, run, stream=stream)
             if shown and shown["found"].has_labels:
