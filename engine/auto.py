@@ -5,7 +5,9 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
+from io import StringIO
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -147,8 +149,9 @@ def _choose_method(facts: Facts, rows: _Rows) -> None:
     rows.add("stage", next((depth for depth in (7, 5) if int(queue * rows["ratio"] ** (depth - 1)) >= SURVIVORS), 3),
              f"the last stage still chooses among {SURVIVORS} entries or more" if queue >= 4 * SURVIVORS
              else f"the least that uses both views: the queue has {queue} entries")
-    left = int(queue * rows["ratio"] ** (rows["stage"] - 1))
-    rows.add("topk", max(1, min(5, left // 3)), f"of the {left} entries that the stages before leave")
+    left = int(queue * rows["ratio"] ** (rows["stage"] - 1)) if rows["mining"] == "cascade" else queue
+    rows.add("topk", max(1, min(5, left // 3)), f"of the {left} entries that the stages before leave"
+             if rows["mining"] == "cascade" else f"a third of the queue's {queue} entries, at most 5")
     once = facts.gpus == 0
     rows.add("cycles", 1 if once else 2, "one, for a CPU" if once else "published")
 
@@ -229,7 +232,8 @@ def seconds_per_step(task: PretrainTask) -> float:
     for epoch in count():
         task.begin_epoch(epoch)
         for batch in batches(loader, epoch):
-            values = task.step(batch, epoch, done)
+            with redirect_stdout(StringIO()):  # it would speak of a training
+                values = task.step(batch, epoch, done)
             if values["loss"].requires_grad:
                 task.optimizer.zero_grad()
                 task.optimizer.backward(values["loss"])

@@ -130,11 +130,13 @@ def merge_similarities(query: tuple[FeatureSet, FeatureSet], gallery: tuple[Feat
                        ) -> dict[str, dict[Any, float]]:
     """Compute {"RGB" | "flow" | "both": {k: recall@k in 0-1}} of matched features, "both" by summed similarities.
 
-    Without labels it is {"both": {"agreement": share of the 5 nearest that both streams have in common}}.
+    Without labels "both" has the "agreement", which is the share of the 5 nearest that the streams have in common, and
+    the "agreement_chance" of it.
     """
     rgb, flow = (protocols.similarity(q.features, g.features) for q, g in zip(query, gallery, strict=True))
     if len(torch.cat([query[0].labels, gallery[0].labels]).unique()) < 2:
-        return {"both": {"agreement": float(overlap(rgb, flow, min(NEAREST, rgb.shape[1])).mean())}}
+        near = min(NEAREST, rgb.shape[1])
+        return {"both": {"agreement": float(overlap(rgb, flow, near).mean()), "agreement_chance": near / rgb.shape[1]}}
     return {name: protocols.recall_at_k(sim, query[0].labels, gallery[0].labels)
             for name, sim in (("RGB", rgb), ("flow", flow), ("both", rgb + flow))}
 
@@ -156,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         videos, shares = len(query[0].names), merge_similarities(query, gallery)
         if "agreement" in shares["both"]:
             say(f"no labels: the streams share {percent(shares['both']['agreement'])} % of the {NEAREST} nearest, "
-                f"{percent(min(1, NEAREST / len(gallery[0].names)))} % by chance")
+                f"{percent(shares['both']['agreement_chance'])} % by chance")
         else:
             report_recall(shares, len(gallery[0].names))
     if args.output:

@@ -107,7 +107,8 @@ def test_fusion_is_how_many_neighbours_the_streams_share(place, tmp_path):
     near = [[set(row.argsort(descending=True)[:5].tolist()) for row in normalize(q - q.mean(0), dim=1)
              @ normalize(g - g.mean(0), dim=1).T] for q, g in zip(query, gallery, strict=True)]
     expected = sum(len(one & two) for one, two in zip(*near, strict=True)) / 20
-    assert json.loads((tmp_path / "both.json").read_text())["both"] == {"agreement": pytest.approx(100 * expected)}
+    assert json.loads((tmp_path / "both.json").read_text())["both"] == {
+        "agreement": pytest.approx(100 * expected), "agreement_chance": pytest.approx(100 * 5 / 12)}
 
 
 def test_what_needs_labels_is_refused(place, capsys):

@@ -155,7 +155,8 @@ def test_a_whole_cotraining_has_one_page(made, tmp_path):
     page = page_of(tmp_path)
     assert "CoCLR + CPR on mine, RGB and flow" in page.text and "it was &lt;late&gt;" in page.text
     shown = re.sub(r"<[^>]+>|\s+", " ", page.text[:page.text.index('<script type="application')])
-    for words in ("moco_k 8 half of 16 videos", "50.0 random weights 30.0", "50.0 chance 33.3", "0.31 taken; asked"):
+    for words in ("moco_k 8 half of 16 videos", "50.0 random weights 30.0", "50.0 chance 33.3",
+                  "19 min taken; asked 15 min; estimated 12 min"):
         assert words in re.sub(" +", " ", shown)
     assert f"{name}.mp4" in page.json["links"].values()
     loss = page.json["figures"]["curves"][0]

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.console import PERIOD, duration, printable, say, say_progress, shows_bars
+from utils.console import PERIOD, duration, one_line, printable, say, say_progress, shows_bars
 from utils.errors import OptionError, TrainingError
 from utils.files import lock, read_json, write_json
 from utils.launch import allotted_cores
@@ -95,7 +95,11 @@ class Runner:
         """Lock the folder and forward signals to running steps; OptionError if another process holds the lock."""
         (self.out / "logs").mkdir(parents=True, exist_ok=True)
         with lock(self.out, "working"), handle_signals(self._forward):
-            yield self
+            try:
+                yield self
+            except KeyboardInterrupt:
+                say("\ninterrupted: the same command continues from here")
+                raise
 
     def _forward(self, number: int, _: object) -> None:
         self._stop.append(number)
@@ -201,7 +205,7 @@ class Runner:
             return
         lines = _last_lines(log, LINES_OF_FAILURE if code else step.shown)
         for line in lines:
-            say(f"  {line[:WIDTH]}")
+            say(f"  {one_line(line, WIDTH)}")
         if code:
             reasons = [line for line in lines if line.startswith("error")] or lines[-1:] or ["no output"]
             how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"

@@ -145,7 +145,7 @@ def held_out_split(names: Iterable[str], seed: int = 0) -> Split:
         if len(held) + len(by_source[source]) <= wanted:
             held.update(by_source[source])
     say(f"{len(held)} of {videos} videos are held out: they are not trained on, and check what was learnt" if held else
-        f"no videos are held out: a check needs {wanted}, and there are {videos}")
+        f"no videos are held out to check what is learnt: that takes {3 * wanted} videos, and there are {videos}")
     return [name for name in sorted(names) if name not in held], sorted(held)
 
 

@@ -84,6 +84,8 @@ def retrieval_result(what: str, content: Mapping[str, Any], of: str, labels: tup
         videos = len(labels[0])
     beside |= {title: (RANDOM, content[f"{name}_random"]) for name, title in names.items()
                if f"{name}_random" in content and title in scores}
+    if "agreement_chance" in content:
+        beside[LABEL_FREE["agreement"]] = "chance", content["agreement_chance"]
     return Result("retrieval", what, scores, of, beside, videos)
 
 

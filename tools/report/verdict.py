@@ -10,7 +10,7 @@ from typing import Any
 from engine.health import CLEARLY_BETTER
 from engine.monitors import COLLAPSED
 from tools.pictures import percent
-from tools.report.run_reader import Run, read_run
+from tools.report.run_reader import Run
 from utils.console import duration, inline, mark_best, paint_table, say, table, warn
 
 STANDARD_ERRORS = 2.0  # by which features should beat random weights, or chance
@@ -19,7 +19,8 @@ SECOND_CLIP = "second clip of a held-out video nearest"
 COLUMNS = (*(("retrieval", k, f"R@{k}") for k in ("1", "5", "10", "20", "50")),
            *((name, "1", f"{name}, ten crops") for name in ("probe", "finetune")),
            ("retrieval", "second_clip", "second clip, %"), ("retrieval", "second_clip_random", "random weights, %"),
-           ("retrieval", "effective_rank", "effective rank"), ("retrieval", "agreement", "agreement, %"))
+           ("retrieval", "effective_rank", "effective rank"), ("retrieval", "agreement", "agreement, %"),
+           ("retrieval", "agreement_chance", "by chance, %"))
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,9 @@ def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
 
 
 def show(out: Path, content: Mapping[str, Any]) -> None:
-    """Print the results of a work folder of cotrain.py, the content of its results.json, and what comes next."""
+    """Print a work folder's results, the content of its results.json, under its report's verdict, and what is next."""
     if content["results"]:
         say(f"\n{results_table(content['results'])}\n", paint=paint_table)
-    for name, folder in content["runs"].items():
-        for finding in verdict(read_run(out / folder)):
-            say(f"{name}: {finding}")
-    for finding in better_than_random(content["results"], content["test_videos"]):
-        say(str(finding))
     for line in content["warnings"]:
         warn(line)
     times = {name: duration(3600 * value) for name, value in content["hours"].items() if value}
