@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
 from eval.retrieval import load_features
-from experiments.plan import METHODS, ROOT, Grid, MethodPlan, SeedPlan
+from experiments.plan import COMPARISONS, METHODS, ROOT, Grid, MethodPlan, SeedPlan
 from experiments.synthetic import CLASSES
 from tools.report.run_reader import read_run
 from utils import launch
@@ -39,9 +39,7 @@ COLUMNS = ("RGB R@1", "RGB R@5", "flow R@1", "both R@1", "RGB probe", "RGB motio
 # Taken from the last epoch: (kind of line, name) in metrics.jsonl -> name in the results, and a factor.
 MINING = {("epoch", "recall"): ("PMR", 100), ("epoch", "chance"): ("PMR by chance", 100),
           ("mining", "cmr_median"): ("median CMR", 100), ("mining", "rank_own"): ("rank", 1)}
-# Named before the runs; what else the tables show is descriptive.
-COMPARISONS = (("cpr", "coclr"), ("cpr_frozen", "coclr"), ("fused_frozen", "coclr"))
-COMPARED = ("RGB R@1", "RGB probe", "both R@1")
+COMPARED = ("RGB R@1", "RGB probe", "RGB motion probe", "RGB object probe", "both R@1")
 T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # Student's t, 95 %, by degrees of freedom
 NEAREST = 5
 RIDGE = 0.01  # strength of the linear map's penalty, beside standardised features
@@ -151,7 +149,7 @@ def text(content: Mapping[str, Any]) -> str:
     """Write the page as markdown, without the figures: a section with a table for each set."""
     parts = [f"# Results of the experiment\n\n> Run at commit {content['code'].get('commit')}."]
     for name, found in content["sets"].items():
-        seeds = max((len(runs) for runs in found["runs"].values()), default=0)
+        seeds = " or ".join(map(str, sorted({len(runs) for runs in found["runs"].values()})))
         rows = [[title_of(method), *(_cell(**measures[column]) if column in measures else "" for column in COLUMNS)]
                 for method, measures in found["summary"].items()]
         table = [["method", *COLUMNS], ["---", *("---:" for _ in COLUMNS)], *rows]

@@ -105,8 +105,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.validation:
         part, splits, results = ("validation", "splits-validation", out / "validation.json")
     results = args.results or results
-    plans = {name: {number: SeedPlan(grid.on(name), name, number, out / name / f"{part}{number}", splits)
-                    for number in args.seeds or grid.seeds} for name in args.sets}
+    plans = {}
+    for name in args.sets:
+        own = grid.on(name)
+        seeds = args.seeds or (*own.seeds, *(() if args.validation else own.more))
+        plans[name] = {number: SeedPlan(own.with_seed(number), name, number, out / name / f"{part}{number}", splits)
+                       for number in seeds}
     everything = [plan for by_seed in plans.values() for plan in by_seed.values()]
     if args.dry_run:
         for plan in everything:

@@ -88,6 +88,12 @@ def test_the_plan_has_all_methods_with_their_options_and_reads_the_validation_li
     assert len(probes) > 10 and all(following("--eval_freq", step.command)[0] == "0" for step in probes)
 
 
+def test_further_seeds_train_the_compared_methods_alone_and_on_the_synthetic_set():
+    grid = GRIDS["headline"]
+    assert grid.with_seed(2) == grid and len(grid.seeds) == 3 and len({*grid.seeds, *grid.more}) == 5
+    assert set(grid.with_seed(3).methods) == {"coclr", "cpr", "fused_frozen"} and not grid.on("fights").more
+
+
 def test_paired_differences_have_the_interval_of_student():
     runs = {name: {str(seed): {"measures": {"RGB R@1": value}} for seed, value in enumerate(values)}
             for name, values in (("cpr", [20.0, 23, 21, 24, 30]), ("coclr", [19.0, 20, 22, 20, 25]))}
