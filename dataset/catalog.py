@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DATA_ROOT, SPLIT_ROOT = ROOT / "data", ROOT / "process_data" / "data"
 STREAMS = {"": ("rgb",), "-f": ("flow",), "-2stream": ("rgb", "flow")}
 SECOND_VIEWS = ("flow", "residual")
-MODES = ("train", "val", "test", "query", "gallery", "gallery_windows")
+MODES = ("train", "val", "test", "query", "gallery")
 NAME = re.compile(r"(?P<base>[A-Za-z0-9][\w.-]*?)(?P<streams>-f|-2stream)?(?P<clips>-2clip)?", flags=re.ASCII)
 
 
@@ -115,12 +115,12 @@ def build(name: str, mode: str, *, transform: Transform, data_root: str | os.Pat
     Args:
         mode: "train" (one or two random clips of a training video, new ones each epoch), "val" (a random clip of 30 %
             of the test videos), "test" (all windows of the test videos), "query" (a random clip of a test video, always
-            the same), "gallery" (of a training video) or "gallery_windows" (all windows of the training videos).
+            the same) or "gallery" (of a training video).
         data_root, split_root: folders of LMDBs and splits; None for the repository's own.
         second_view: "flow", or "residual" (made from RGB) for "-f" and the second of "-2stream".
     """
     assert mode in MODES, mode
-    spec, train = parse(name, second_view), mode in ("train", "gallery", "gallery_windows")
+    spec, train = parse(name, second_view), mode in ("train", "gallery")
     data, splits = Path(data_root or DATA_ROOT), Path(split_root or SPLIT_ROOT)
     csv_path = spec.csv(splits, which_split, train=train)
     _refuse_absent(spec, csv_path.parent / "ClassInd.txt", csv_path, *spec.lmdbs(data, train=train))
@@ -128,8 +128,8 @@ def build(name: str, mode: str, *, transform: Transform, data_root: str | os.Pat
     index = read_index(csv_path, readers, spec.rules(), seq_len=seq_len, ds=ds)
     if mode == "val":
         index = index.validation()
-    sampler: Sampler = (Windows(seq_len, ds) if mode in ("test", "gallery_windows")
-                        else RandomClips(seq_len, ds, spec.clips, windowed=mode in ("query", "gallery")))
+    sampler: Sampler = (Windows(seq_len, ds) if mode == "test" else
+                        RandomClips(seq_len, ds, spec.clips, windowed=mode in ("query", "gallery")))
     return VideoDataset(readers, index, sampler, transform, seed=seed, by_epoch=mode == "train")
 
 

@@ -73,7 +73,7 @@ def choose(facts: Facts, given: Mapping[str, Any] | None = None) -> list[Setting
     _choose_method(facts, rows)
     _choose_epochs(facts, rows)
     steps = rows["infonce_epochs"] * (facts.videos // _step(rows))
-    large = facts.videos >= LARGE and rows["net"] != "s3d_small"
+    large = _is_large(facts, rows)
     rows.add("lr", 1e-3 if large else 5e-4, "published" if large else "half the published: a small set or network")
     rows.add("coclr_lr", 1e-3 if large else 1e-4, "published" if large else "small sets collapse at InfoNCE's rate")
     rows.add("moco_m", 0.999 if steps >= 10_000 else 0.99,
@@ -105,6 +105,11 @@ class _Rows(dict[str, Any]):
             value, reason = self.given[name], "given"
         self[name] = value
         self.settings.append(Setting(name, value, reason))
+
+
+def _is_large(facts: Facts, values: Mapping[str, Any]) -> bool:
+    """Return whether published values hold."""
+    return facts.videos >= LARGE and values["net"] != "s3d_small"
 
 
 def _step(values: Mapping[str, Any]) -> int:
@@ -142,16 +147,23 @@ def _choose_method(facts: Facts, rows: _Rows) -> None:
     rows.add("moco_k", fitting_queue(facts.videos, _step(rows)),
              f"at most half of {facts.videos} training videos, up to 2048")
     queue = rows["moco_k"]
-    deep = queue >= 4  # three stages that halve it leave an entry
-    rows.add("mining", "cascade" if deep else "topk", "published" if deep else f"{queue} entries leave no choice")
-    rows.add("own_view", "current", "published")
-    rows.add("ratio", 0.5, "published")
-    rows.add("stage", next((depth for depth in (7, 5) if int(queue * rows["ratio"] ** (depth - 1)) >= SURVIVORS), 3),
-             f"the last stage still chooses among {SURVIVORS} entries or more" if queue >= 4 * SURVIVORS
-             else f"the least that uses both views: the queue has {queue} entries")
-    left = int(queue * rows["ratio"] ** (rows["stage"] - 1)) if rows["mining"] == "cascade" else queue
-    rows.add("topk", max(1, min(5, left // 3)), f"of the {left} entries that the stages before leave"
-             if rows["mining"] == "cascade" else f"a third of the queue's {queue} entries, at most 5")
+    if {"stage", "ratio"} & {*rows.given}:
+        rows.add("mining", "cascade", "which has the given stages")
+    elif queue < 4:
+        rows.add("mining", "topk", f"{queue} entries leave no choice")
+    elif _is_large(facts, rows):
+        rows.add("mining", "cascade", "published")
+    else:
+        rows.add("mining", "fused", "mined best in small trainings (docs/research/experiment.md)")
+    rows.add("own_view", *(("frozen", "the same") if rows["mining"] == "fused" else ("current", "published")))
+    left = queue
+    if rows["mining"] == "cascade":
+        rows.add("ratio", 0.5, "published")
+        depths = (depth for depth in (7, 5) if int(queue * rows["ratio"] ** (depth - 1)) >= SURVIVORS)
+        rows.add("stage", next(depths, 3), f"the last stage still chooses among {SURVIVORS} entries or more"
+                 if queue >= 4 * SURVIVORS else f"the least that uses both views: the queue has {queue} entries")
+        left = int(queue * rows["ratio"] ** (rows["stage"] - 1))
+    rows.add("topk", max(1, min(5, left // 3)), f"of the {left} entries to choose from")
     once = facts.gpus == 0
     rows.add("cycles", 1 if once else 2, "one, for a CPU" if once else "published")
 

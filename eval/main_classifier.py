@@ -53,7 +53,6 @@ from utils.stop import catch_signals
 
 KINDS = {"last": "linear probe on a frozen", "ft": "finetuning of everything, a tenth of the learning rate for"}
 CROPS = {crops: windows.CROP_TITLES[name] for name, crops in CROP_SETS.items()}
-GALLERIES = {"clip": "gallery", "windows": "gallery_windows"}
 Devices = list[torch.device]
 
 
@@ -147,12 +146,12 @@ def train(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig
 
 
 def test(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig, checkpoint: str, path: Path,
-         dirname: str, crops: int, gallery: str, devices: Devices) -> None:
+         dirname: str, crops: int, devices: Devices) -> None:
     """Run a checkpoint's crop test, or retrieval if ``crops`` is 0; log and results go beside ``path``."""
     device, batch_size = devices[0], config.batch_size * len(devices)
     output, features = options.output_folders(path, dirname)
     with log_file(output / f"{path.name.removesuffix('.pth.tar')}-test.log"), torch.inference_mode():
-        modes = {"test": "test"} | ({} if crops else {"train": GALLERIES[gallery]})
+        modes = {"test": "test"} | ({} if crops else {"train": "gallery"})
         sets = {split: data.build(mode, CropsTransform(data.img_dim, crops=crops or 1))
                 for split, mode in modes.items()}
         index = sets["test"].index
@@ -184,8 +183,7 @@ def test(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig,
         made_from = {name: facts[name] for name in ("net", "second_view", *SIZES, "which_split", "seed")}
         made_from |= {"data_root": str(Path(data.data_root).resolve()), "precision": precision.name,
                       "checkpoint": retrieval.fingerprint(checkpoint)}
-        job = retrieval.FeatureJob(features, data.dataset, made_from, gallery,
-                                   normalise=model.train_what == "last", batch_size=batch_size,
+        job = retrieval.FeatureJob(features, data.dataset, made_from, model.train_what == "last", batch_size,
                                    workers=config.workers, device=device, dtype=precision.dtype)
         query, found = (retrieval.split_features(ready, *each, job) for each in sets.items())
         measures = None
@@ -217,7 +215,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.test == RANDOM:
         path = random_weights(given)
         run_folder.make(path.parents[1])
-    test(*configs, args.test, path, args.dirname, args.crops, args.gallery, devices)
+    test(*configs, args.test, path, args.dirname, args.crops, devices)
     return 0
 
 

@@ -70,8 +70,6 @@ def make_parser(description: str) -> Parser:
     add("--five_crop", action="store_true", help="with --test: centre and corners")
     add("--ten_crop", action="store_true", help="with --test: five crops and their flips")
     add("--retrieval", action="store_true", help="with --test: nearest-neighbour retrieval on backbone features")
-    add("--gallery", choices=["clip", "windows"], default="clip", help="with --retrieval: a training video is one "
-        "random clip, or all its windows")
     parser.topic("output")("--dirname", default=FEATURES, metavar="FOLDER", help="with --retrieval: folder of the "
                            "features, beside the checkpoint; a path from / takes log and probabilities, too, and any "
                            "path does where nothing can be written beside the checkpoint")

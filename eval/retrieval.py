@@ -104,7 +104,6 @@ class FeatureJob:
     folder: Path
     dataset: str  # the file names begin with it
     made_from: dict  # what identifies the features besides the videos: checkpoint hash, network, clip options
-    gallery: str  # what a training video's feature is made of, "clip" or "windows"
     normalise: bool  # L2-normalise the feature of each window before the mean (linear-probe networks)
     batch_size: int  # windows per batch, over all GPUs
     workers: int  # loader processes
@@ -136,7 +135,7 @@ def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: Featu
     index = dataset.index
     videos = [list(index.paths), list(map(int, index.labels)), list(map(int, index.num_frames))]
     made_from = {**job.made_from, "videos": hashlib.sha256(json.dumps(videos).encode()).hexdigest(),
-                 "normalised": job.normalise, "mean_of": job.gallery if split == "train" else "windows"}
+                 "normalised": job.normalise, "mean_of": "clip" if split == "train" else "windows"}
     note = _file(job.folder, job.dataset, split, "made_from.json")
     try:
         if note.is_file() and read_json(note) == made_from:

@@ -69,8 +69,6 @@ def make_set(name: str, folder: Path, grid: Grid) -> None:
         words = [word for option in RENDERED for word in (f"--{option}", str(getattr(grid, option)))]
         script = str(ROOT / "experiments/synthetic.py")
         steps = [Step("render", ("python", script, "--out", "videos", *words), video)]
-        if not (folder / video).is_file():
-            shutil.rmtree(folder / "videos", ignore_errors=True)  # left by a run that was stopped
     steps.append(Step(f"prepare {name}", (
         "python", str(ROOT / "process_data/src/prepare.py"), "--name", name, "--workers", "2", *source, "--flow", "dis",
         "--data_root", "data", "--split_root", "splits"), Path("splits", name, "video_source.json"),

@@ -1,6 +1,6 @@
 """Render a video set whose classes need both views: a motion, which flow shows, of an object, which RGB shows.
 
-    python -m experiments.synthetic --out videos --contact_sheet contact_sheet.png
+    python -m experiments.synthetic --out videos
 
 Four motions and four objects make 16 classes (`Class/v_Class_gNN_cNN.avi`). The group (gNN) is a scene: its background,
 light and clutter are the same in every class, so that a scene says nothing of the class. A share of the clips
@@ -8,6 +8,7 @@ light and clutter are the same in every class, so that a scene says nothing of t
 """
 
 import itertools
+import shutil
 import sys
 import zlib
 from collections.abc import Callable, Sequence
@@ -23,7 +24,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from engine.options import number, seed
-from tools.pictures import film_strip
 from utils import launch
 from utils.console import say
 from utils.errors import OptionError
@@ -155,14 +155,20 @@ def _moved(layer: np.ndarray, pose: np.ndarray, pivot: np.ndarray, start: np.nda
 
 
 def render(out: Path, spec: RenderSpec, *, groups: int, clips: int, names: Sequence[str] = tuple(CLASSES)) -> int:
-    """Write ``clips`` of each class in each of ``groups`` scenes to a new or empty folder; return their number."""
+    """Write ``clips`` of each class in each of ``groups`` scenes to a new or empty folder; return their number.
+
+    The folder appears when all are written.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"{out} exists and is not an empty folder: choose another --out, or remove it first")
     videos = list(itertools.product(names, range(1, groups + 1), range(1, clips + 1)))
+    part = out.with_name(f"{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # left by a run that was stopped
     for name in names:
-        (out / name).mkdir(parents=True)
+        (part / name).mkdir(parents=True)
     with ProcessPoolExecutor(allotted_cores()) as pool:
-        list(pool.map(partial(_write, out, spec), *zip(*videos, strict=True), chunksize=16))
+        list(pool.map(partial(_write, part, spec), *zip(*videos, strict=True), chunksize=16))
+    part.replace(out)
     return len(videos)
 
 
@@ -173,23 +179,6 @@ def _write(out: Path, spec: RenderSpec, name: str, group: int, clip: int) -> Non
     for frame in clip_frames(name, group, clip, spec):
         writer.write(frame)
     writer.release()
-
-
-def write_contact_sheet(path: Path, spec: RenderSpec) -> None:
-    """Draw four frames of one clip of each class, motions by row, each in another scene."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    step = max(spec.frames // 10, 1)
-    sheet = []
-    for motion in MOTIONS:
-        strips = []
-        for group, thing in enumerate(OBJECTS, start=1):
-            frames = clip_frames(f"{motion}{thing}", group, 1, spec)[:4 * step:step, ..., ::-1]
-            strip = np.pad(film_strip(frames, spec.size[1]), ((20, 4), (4, 4), (0, 0)), constant_values=255)
-            title = f"{motion}{thing}, scene {group}"
-            cv2.putText(strip, title, (4, 15), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (25, 25, 25), 1, cv2.LINE_AA)
-            strips.append(strip)
-        sheet.append(np.concatenate(strips, axis=1))
-    cv2.imwrite(str(path), np.concatenate(sheet)[..., ::-1])
 
 
 def make_parser() -> Parser:
@@ -205,22 +194,16 @@ def make_parser() -> Parser:
     add("--seed", type=seed, default=0, help="seed of scenes, speeds and places")
     add = parser.topic("output")
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder to fill (new or empty)")
-    add("--contact_sheet", type=Path, metavar="FILE", help="also draw frames of every class, .png or .jpg")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Render a set."""
     args = make_parser().parse_args(argv)
-    if args.contact_sheet and args.contact_sheet.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise OptionError(f"--contact_sheet {args.contact_sheet}: give a name that ends in .png or .jpg")
     spec = RenderSpec(frames=args.frames, pace=args.pace, swapped=args.swapped, seed=args.seed)
     videos = render(args.out, spec, groups=args.groups, clips=args.clips)
     width, height = spec.size
     say(f"{videos} videos of {args.frames} frames, {width}x{height}, {len(CLASSES)} classes, in {args.out}")
-    if args.contact_sheet:
-        write_contact_sheet(args.contact_sheet, spec)
-        say(f"contact sheet: {args.contact_sheet}")
     return 0
 
 

@@ -8,7 +8,6 @@ cotrain.py's steps is in OUT/run/logs/.
 """
 
 import shlex
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,16 +30,6 @@ SETTINGS = shlex.split("--net s3d_small --seq_len 8 --ds 1 --img_dim 32 -j 1 --b
                        "--baseline --skip probe finetune")
 
 
-def render(out: Path, scenes: int, seed: int) -> Path:
-    """Render the clips, unless an earlier demo has; return their folder."""
-    videos, sheet = out / "videos", out / "contact_sheet.png"  # which is drawn last
-    if not sheet.is_file():
-        shutil.rmtree(videos, ignore_errors=True)  # of a demo that was stopped
-        synthetic.main(["--out", str(videos), "--groups", str(scenes), "--seed", str(seed), "--contact_sheet",
-                        str(sheet)])
-    return videos
-
-
 def make_parser() -> Parser:
     parser = Parser(__doc__)
     parser.topic("data")("--scenes", type=positive_int, default=36, metavar="N", help="scenes of 32 clips each")
@@ -55,7 +44,9 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     out = args.out.resolve()
-    videos = render(out, args.scenes, args.seed)
+    videos = out / "videos"
+    if not videos.is_dir():  # by an earlier demo that was stopped
+        synthetic.main(["--out", str(videos), "--groups", str(args.scenes), "--seed", str(args.seed)])
     cotrain.main(["--videos", str(videos), "--labels", "folders", "--out", str(out / "run"), *SETTINGS,
                   "--infonce_epochs", str(args.epochs), "--coclr_epochs", str(args.coclr_epochs), "--seed",
                   str(args.seed)])

@@ -17,14 +17,16 @@ def values(given=None, **facts) -> dict:
 
 @pytest.mark.parametrize(("facts", "expected"), [
     ({}, {"net": "s3d_small", "workers": 1, "seq_len": 8, "ds": 3, "img_dim": 64, "batch_size": 16, "moco_k": 64,
-          "stage": 3, "topk": 5, "cycles": 1, "infonce_epochs": 60, "coclr_epochs": 40, "lr": 5e-4, "coclr_lr": 1e-4,
+          "mining": "fused", "own_view": "frozen", "topk": 5,
+          "cycles": 1, "infonce_epochs": 60, "coclr_epochs": 40, "lr": 5e-4, "coclr_lr": 1e-4,
           "moco_m": 0.99}),
-    ({"videos": 1900, "frames": 20, "side": 48}, {"ds": 1, "img_dim": 32, "batch_size": 32, "moco_k": 928, "stage": 5}),
+    ({"videos": 1900, "frames": 20, "side": 48}, {"ds": 1, "img_dim": 32, "batch_size": 32, "moco_k": 928, "topk": 5}),
     ({"videos": 9537, "gpus": 2, "memory": 24, "cores": 32, "labels": True, "frames": 180},
      {**auto.PUBLISHED, "gpus": 2, "workers": 8, "probe_epochs": 100}),
     ({"videos": 9537, "gpus": 8, "memory": 11, "cores": 16}, {"gpus": 2, "batch_size": 8, "workers": 8}),
-    ({"videos": 300, "gpus": 1, "memory": 80, "frames": 20}, {"seq_len": 16, "moco_k": 144, "lr": 5e-4, "cycles": 2}),
-    ({"videos": 22, "tested": 0}, {"batch_size": 2, "moco_k": 10, "stage": 3, "topk": 1}),
+    ({"videos": 300, "gpus": 1, "memory": 80, "frames": 20}, {"seq_len": 16, "moco_k": 144, "lr": 5e-4, "cycles": 2,
+                                                                         "mining": "fused", "own_view": "frozen"}),
+    ({"videos": 22, "tested": 0}, {"batch_size": 2, "moco_k": 10, "mining": "fused", "topk": 3}),
     ({"videos": 4, "tested": 0}, {"batch_size": 2, "moco_k": 2, "mining": "topk", "topk": 1}),
     ({"hours": 0.25, "seconds": TIMED, "spent": 60, "cores": 1}, {"infonce_epochs": 45, "coclr_epochs": 30}),
     ({"hours": 0.25, "seconds": TIMED, "spent": 60}, {"infonce_epochs": 66, "coclr_epochs": 44}),  # side by side
@@ -37,7 +39,8 @@ def test_what_is_chosen(facts, expected):
 
 
 @pytest.mark.parametrize("videos", [12, 22, 75, 140, 500, 5000, 100_000])
-@pytest.mark.parametrize("given", [{}, {"batch_size": 24, "stage": 1}, {"moco_k": 48, "ratio": 0.3}])
+@pytest.mark.parametrize("given", [{}, {"batch_size": 24, "stage": 1, "mining": "cascade"},
+                                   {"moco_k": 48, "ratio": 0.3}, {"mining": "cascade"}])
 def test_what_is_chosen_fits(videos, given):
     for gpus in (0, 1, 8):
         chosen = values(given, videos=videos, gpus=gpus, memory=40, cores=16)
@@ -45,7 +48,10 @@ def test_what_is_chosen_fits(videos, given):
         assert given.items() <= chosen.items()
         assert chosen["moco_k"] % step == 0 or given
         assert chosen["moco_k"] <= max(step, videos // 2) or given
-        stage_sizes(chosen["moco_k"], chosen["topk"], chosen["ratio"], chosen["stage"])  # raises if it is too deep
+        if chosen["mining"] == "cascade":
+            stage_sizes(chosen["moco_k"], chosen["topk"], chosen["ratio"], chosen["stage"])  # raises if it is too deep
+        else:
+            assert 0 < chosen["topk"] < chosen["moco_k"]
 
 
 @pytest.mark.parametrize("hours", [0.5, 1, 3])

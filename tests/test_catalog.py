@@ -66,9 +66,9 @@ def test_modes(sets):
     modes = {mode: build(made, mode=mode) for mode in catalog.MODES}
     assert modes["train"].sampler == RandomClips(4, 1) and modes["train"].by_epoch
     assert modes["gallery"].sampler == modes["query"].sampler == RandomClips(4, 1, windowed=True)
-    assert modes["test"].sampler == modes["gallery_windows"].sampler == Windows(4, 1)
+    assert modes["test"].sampler == Windows(4, 1)
     assert not any(modes[mode].by_epoch for mode in modes if mode != "train")
-    assert modes["gallery"].index.names == modes["gallery_windows"].index.names == made.train
+    assert modes["gallery"].index.names == made.train
     assert modes["query"].index.names == modes["test"].index.names == made.test
     assert len(modes["val"]) == round(0.3 * len(made.test)) and set(modes["val"].index.names) <= set(made.test)
 

@@ -19,7 +19,6 @@ DEFAULTS = {  # names and defaults that users' scripts rely on
     "prefix": "linclr", "workers": min(8, allotted_cores()), "cos": False, "reset_lr": False, "model": "lincls",
     "num_fc": 1,
     "which_split": 1, "dropout": 0.9, "train_what": "last", "eval_freq": 1, "retrieval": False, "dirname": "feature",
-    "center_crop": False, "five_crop": False, "ten_crop": False, "final_bn": False, "optim": "adam", "gallery": "clip",
     "seed": 0,
 }
 
@@ -65,7 +64,7 @@ def test_the_largest_crop_flag_counts(flags, crops):
 @pytest.mark.parametrize("words", [
     ["--ten_crop"], ["--retrieval"], ["--test", "x", "--retrieval", "--five_crop"], ["--gpu", "0,0"], ["--gpu", "a"],
     ["--num_seq", "2"], ["--dropout", "1"], ["--which_split", "0"], ["--model", "other"], ["--optim", "lars"],
-    ["--gallery", "all"], ["--num_fc", "0"], ["--resume", "x", "--test", "x"],
+    ["--num_fc", "0"], ["--resume", "x", "--test", "x"],
 ])
 def test_options_that_cannot_work(words):
     with pytest.raises(OptionError) as error:

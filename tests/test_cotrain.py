@@ -286,8 +286,8 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     asked = []
     small = {"s3d_small": "s3d", "-j 1": "-j 0", "--batch_size 32": "--batch_size 4", "--moco-k 512": "--moco-k 8"}
     words = re.sub("|".join(small), lambda found: small[found[0]], " ".join(demo.SETTINGS)).split()
-    for name, value in {"render": lambda *_: tmp_path / "videos", "search": asked.append, "SETTINGS": words}.items():
-        monkeypatch.setattr(demo, name, value)
+    monkeypatch.setattr(demo, "search", asked.append)
+    monkeypatch.setattr(demo, "SETTINGS", words)
     stops["prepare"] = lambda path: miniature.make(tmp_path / "run", "videos", groups=8, clips=2)
     monkeypatch.setattr(auto, "LONG", 0.0)
     assert launch.exit_code(lambda: demo.main(["--epochs", "1", "--coclr_epochs", "2", "--out", str(tmp_path)])) == 0

@@ -122,7 +122,7 @@ def test_rendering_twice_gives_the_same_bytes(videos, tmp_path):
         assert path.read_bytes() == (videos / path.relative_to(tmp_path / "again")).read_bytes()
 
 
-@pytest.mark.parametrize("wrong", ["--groups 0", "--swapped 0.6", "--contact_sheet sheet.xyz", "--clips 1"])
+@pytest.mark.parametrize("wrong", ["--groups 0", "--swapped 0.6", "--clips 1"])
 def test_wrong_options_and_a_folder_that_is_not_empty_are_one_line(wrong, tmp_path, capsys):
     (tmp_path / "mine").touch()
     assert launch.exit_code(lambda: synthetic.main(["--out", str(tmp_path), *wrong.split()])) == 2
@@ -131,9 +131,12 @@ def test_wrong_options_and_a_folder_that_is_not_empty_are_one_line(wrong, tmp_pa
     assert ("not an empty folder" in error) == (wrong == "--clips 1")
 
 
-def test_the_command_writes_a_set_and_its_contact_sheet(tmp_path):
-    sizes = ["--groups", "1", "--clips", "1", "--frames", "16"]
-    places = ["--out", str(tmp_path / "x"), "--contact_sheet", str(tmp_path / "sheet.png")]
-    assert synthetic.main(sizes + places) == 0
-    assert len([*(tmp_path / "x").glob("*/v_*_g01_c01.avi")]) == 16
-    assert cv2.imread(str(tmp_path / "sheet.png")).shape[0] > 4 * 48
+def test_the_command_writes_a_set_whole_or_not_at_all(tmp_path, monkeypatch):
+    words = ["--out", str(tmp_path / "x"), "--groups", "1", "--clips", "1", "--frames", "16"]
+    with monkeypatch.context() as patch:
+        patch.setattr(synthetic, "_write", None)
+        with pytest.raises(TypeError):
+            synthetic.main(words)
+    assert not (tmp_path / "x").exists()
+    assert synthetic.main(words) == 0
+    assert len([*(tmp_path / "x").glob("*/v_*_g01_c01.avi")]) == 16 and [*tmp_path.iterdir()] == [tmp_path / "x"]

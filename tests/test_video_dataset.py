@@ -90,7 +90,7 @@ def test_a_sample_depends_on_seed_epoch_and_video_alone(made, suffix):
     assert equal(dataset[0], dataset[(0, 0)])
 
 
-@pytest.mark.parametrize("mode", ["val", "test", "query", "gallery", "gallery_windows"])
+@pytest.mark.parametrize("mode", ["val", "test", "query", "gallery"])
 def test_evaluation_does_not_depend_on_the_epoch(made, mode):
     transform = ClassifierTransform(16) if mode == "val" else CropsTransform(16, p=1.0)
     dataset = build(made, mode=mode, transform=transform)

@@ -12,7 +12,6 @@ from preparing import call, refusal
 
 from dataset import catalog
 from dataset.video_index import read_classes, source_ids
-from eval import options
 from process_data.src import write_csv
 from process_data.src.splits import plan_splits, source_splits, ucf101_splits
 from process_data.src.write_csv import SHIPPED, check_name, class_list, class_text, split_files, write_files
@@ -162,19 +161,6 @@ def test_a_video_listed_for_training_and_for_testing_is_refused(tmp_path):
     (tmp_path / "testlist01.txt").write_text("A/a.avi\n")
     with pytest.raises(DataError, match="has A/a for training and for testing"):
         plan_splits("own", ["A/a", "A/c"], tmp_path)
-
-
-def test_an_own_set_has_any_number_of_splits(tmp_path, capsys):
-    names = [f"A/v{i}" for i in range(20)]
-    make_lmdb(tmp_path / "o.lmdb", dict.fromkeys(names, 20))
-    words = ("--name", "own", "--data", tmp_path / "o.lmdb", "--split_root", tmp_path, "--num_splits")
-    assert write(*words, 12) == 0
-    assert len(list((tmp_path / "own").glob("*.csv"))) == 24
-    assert sorted(path for path, _ in rows(tmp_path / "own/train_split12.csv") + rows(
-        tmp_path / "own/test_split12.csv")) == sorted(names)
-    assert options.parse(["--dataset", "own", "--which_split", "12"], "text").which_split == 12
-    assert write(*words, 2, "--overwrite") == 0 and len(list((tmp_path / "own").glob("*.csv"))) == 4
-    assert "--num_splits" in refusal(capsys, write_csv.main, *words, 3, "--name", "ucf101")
 
 
 def test_k400_lists(tmp_path, capsys):

@@ -20,14 +20,12 @@ HELD_OUT = 20  # least videos that tell something of those that are not trained 
 
 
 def plan_splits(name: str, videos: Iterable[str], official: Path | None, seed: int = 0,
-                allow_missing: bool = False, count: int | None = None) -> list[Split]:
+                allow_missing: bool = False) -> list[Split]:
     """Split the videos of a dataset by the official lists of a folder; without one by UCF101's rule, or by source.
 
-    ``count`` is the number of splits by source. Without ``allow_missing``, listed videos must exist.
+    Without ``allow_missing``, listed videos must exist.
     """
     videos = list(videos)
-    if count is not None and (count < 1 or official is not None or name in ("ucf101", "hmdb51")):
-        raise OptionError(f"--num_splits {count}: give 1 or more, and only for a set of your own without --splits")
     if official is not None:
         if not official.is_dir():
             raise OptionError(f"no folder {official}: --splits is the (unpacked) folder of the official lists")
@@ -37,10 +35,10 @@ def plan_splits(name: str, videos: Iterable[str], official: Path | None, seed: i
         raise OptionError("HMDB51's splits come from its lists: give the folder of *_test_split1.txt as --splits")
     elif name == "ucf101":
         splits = ucf101_splits(videos)
-    elif count is None and len({video.split("/")[0] for video in videos}) < 2:
+    elif len({video.split("/")[0] for video in videos}) < 2:
         splits = [held_out_split(videos, seed)]
     else:
-        splits = source_splits(videos, seed, count or SPLITS)
+        splits = source_splits(videos, seed)
     for number, (train, _) in enumerate(splits, 1):
         if not train:
             raise DataError(f"split {number} has no training videos: prepare more videos, correct the lists, or give "
@@ -108,7 +106,7 @@ def ucf101_splits(names: Iterable[str]) -> list[Split]:
              [name for name, block in tested.items() if block == split]) for split in range(3)]
 
 
-def source_splits(names: Iterable[str], seed: int = 0, count: int = SPLITS) -> list[Split]:
+def source_splits(names: Iterable[str], seed: int = 0) -> list[Split]:
     """Split by source: no source of a class is on both sides; 28 % of its sources, at least one, are tested.
 
     Where names hold groups (_gNN), split i tests the i-th block of each class's groups, as in UCF101. Otherwise the
@@ -117,7 +115,7 @@ def source_splits(names: Iterable[str], seed: int = 0, count: int = SPLITS) -> l
     source = {name: source_of(name) for name in sorted(names)}  # "Class/v_Class_g01"
     grouped = all(re.search(r"_g\d+$", each) for each in source.values())
     shuffle = random.Random(seed).shuffle
-    tested: list[set[str]] = [set() for _ in range(count)]
+    tested: list[set[str]] = [set() for _ in range(SPLITS)]
     for _, of_class in groupby(dict.fromkeys(source.values()), key=lambda each: each.split("/")[0]):
         sources = list(of_class)
         if grouped:
@@ -125,7 +123,7 @@ def source_splits(names: Iterable[str], seed: int = 0, count: int = SPLITS) -> l
         else:
             shuffle(sources)
         block = min(max(round(TEST_SHARE * len(sources)), 1), len(sources) - 1)
-        for split in range(count):
+        for split in range(SPLITS):
             tested[split].update(sources[(split * block + i) % len(sources)] for i in range(block))
     return [([name for name, own in source.items() if own not in test],
              [name for name, own in source.items() if own in test]) for test in tested]

@@ -189,7 +189,6 @@ def add_split_options(parser: Parser) -> None:
     add("--splits", type=Path, metavar="FOLDER", help="folder of official lists: trainlist01.txt, testlist01.txt, "
         "classInd.txt; hmdb51: *_test_split1.txt; k400: train.csv, val.csv (default: by source group, else random)")
     add("--seed", type=int, default=0, help="seed of random splits")
-    add("--num_splits", type=int, metavar="N", help=f"splits of an own set without lists (default: {rules.SPLITS})")
     add("--allow_missing", action="store_true", help="leave out listed videos that do not exist")
     add = parser.topic("output")
     add("--split_root", type=Path, default=SHIPPED, metavar="FOLDER", help="for splits (default: process_data/data/)")
@@ -204,9 +203,9 @@ def make_parser() -> Parser:
 
 
 def plan(videos: Iterable[str], renew: bool, /, *, name: str, split_root: Path, splits: Path | None, seed: int,
-         allow_missing: bool, num_splits: int | None, **_: Any) -> tuple[list[rules.Split], list[str]]:
+         allow_missing: bool, **_: Any) -> tuple[list[rules.Split], list[str]]:
     """Return the splits and the classes of a dataset; the keywords are the options of :func:`add_split_options`."""
-    found = rules.plan_splits(name, videos, splits, seed, allow_missing, num_splits)
+    found = rules.plan_splits(name, videos, splits, seed, allow_missing)
     used = {video for split in found for side in split for video in side}
     return found, class_list(name, split_root, splits, used, renew)
 
