@@ -85,7 +85,7 @@ class Grid:
     coclr_lr: float = 5e-4
     topk: int = 5
     infonce_epochs: int = 20  # of InfoNCE and UberNCE
-    coclr_epochs: int = 12  # of CoCLR and CPR
+    coclr_epochs: int = 8  # of CoCLR and CPR
     # overrides for the real clips, of which there are fewer
     fights: Mapping[str, Any] = field(default_factory=dict)
 
@@ -101,7 +101,7 @@ class Grid:
 
 HEADLINE = ("random", "infonce", "infonce_longer", "coclr", "cpr", "cpr_frozen", "fused_frozen", "ubernce")
 # 113 training clips of the real set make 7 steps of 16 an epoch.
-REAL = {"more": (), "batch_size": 16, "moco_k": 64, "img_dim": 64, "infonce_epochs": 40, "coclr_epochs": 20}
+REAL = {"more": (), "batch_size": 16, "moco_k": 64, "img_dim": 64, "infonce_epochs": 20, "coclr_epochs": 10}
 GRIDS: Mapping[str, Grid] = {
     "headline": Grid(HEADLINE, more=(3, 4), fights=REAL),
     "extended": Grid(tuple(METHODS), fights=REAL),
