@@ -44,7 +44,8 @@ class MiningMonitor:
     def measure(self, mining: Mining | None, labels: Tensor) -> Values:
         """Measure one forward, before the queue's labels are updated. A hit is an entry of the query's class.
 
-        ``recall``: positive mining recall, the share of hits among mined entries; ``chance``: among all entries.
+        ``recall``: positive mining recall, the share of hits among mined entries; ``recall_topk``: among as many that
+        the other view alone would mine; ``chance``: among all entries.
         ``mining_r1``: share of queries whose best mined entry is a hit. ``stage1_hits``, ...: hits that survive a
         stage, per query. ``agreement``: see :func:`engine.health.agreement`, with lists as long as what is mined.
         Entries of the query's own source never count. Empty if nothing was mined, or the queue's labels are not all
@@ -65,6 +66,8 @@ class MiningMonitor:
             return found
         values = {"recall": hits.sum() / valid.sum().clamp(min=1), "chance": right.sum() / allowed.sum().clamp(min=1),
                   "mining_r1": hits[:, 0].sum() / valid[:, 0].sum().clamp(min=1)}
+        plain = mining.other.masked_fill(mining.excluded, -math.inf).topk(mined.shape[1], dim=1).indices
+        values["recall_topk"] = right.gather(1, plain).sum() / allowed.gather(1, plain).sum().clamp(min=1)
         values |= {f"stage{i}_hits": right.gather(1, kept).sum(dim=1).float().mean()
                    for i, kept in enumerate(mining.stages, start=1)}
         return values | found

@@ -37,7 +37,7 @@ def scene():
     other, own = torch.randn(B, K), torch.randn(B, K)
     excluded = torch.rand(B, K) < 0.2
     mining = SimpleNamespace(other=other, own=own, excluded=excluded,
-                             stages=cascade_stages(other, own, excluded, 3, 0.5, 2))
+                             stages=cascade_stages(other, own, excluded, 3, 0.5, 3))
     return SimpleNamespace(labels=labels, sources=sources, monitor=monitor, rows=rows, mining=mining,
                            queries=torch.randint(3, (B,)))
 
@@ -51,6 +51,9 @@ def test_measures_of_a_step_by_loops(scene):
     mined = [(i, j) for i in range(B) for j in scene.mining.stages[-1][i].tolist()]
     assert values["recall"] == pytest.approx(sum(right(*p) for p in mined) / len(mined))
     assert values["chance"] == pytest.approx(sum(right(*p) for p in candidates) / len(candidates))
+    plain = [(i, j) for i in range(B) for j in sorted((j for k, j in candidates if k == i),
+                                                      key=lambda j: -scene.mining.other[i, j])[:len(mined) // B]]
+    assert values["recall_topk"] == pytest.approx(sum(right(*p) for p in plain) / len(plain))
     best = [(i, int(scene.mining.stages[-1][i, 0])) for i in range(B)]
     assert values["mining_r1"] == pytest.approx(sum(right(*p) for p in best) / B)
     for number, stage in enumerate(scene.mining.stages, start=1):

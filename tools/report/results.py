@@ -48,8 +48,8 @@ CHARTS = (
               "validation top-5": "epoch/val/top5", "own key, top-1": "epoch/train/self_top1",
               "own key, top-5": "epoch/train/self_top5"}),
     Chart("Positive mining recall (PMR)", "%", "Share of the mined queue entries that have the query's class.", {
-        "PMR": "epoch/train/recall", "chance": "epoch/train/chance",
-        "best mined entry": "epoch/train/mining_r1"}, True),
+        "PMR": "epoch/train/recall", "top-k by the other view alone": "epoch/train/recall_topk",
+        "chance": "epoch/train/chance", "best mined entry": "epoch/train/mining_r1"}, True),
     Chart("Agreement of the two views", "%", "Overlap of the two views' nearest neighbours: 0 is chance, 100 % means "
           "the same.", {"nearest queue entries": "epoch/train/agreement", "5 nearest clips": "health//agreement"}),
     Chart("Second clip of a video is the nearest", "%", "Needs no labels: the mining view should be well above a "

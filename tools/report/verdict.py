@@ -63,9 +63,10 @@ def verdict(run: Run) -> list[Finding]:
                              f"({before['better']:+.1f} standard deviations)", good))
     if run.has_labels and {"recall", "chance"} <= set(last):
         good = last["recall"] > last["chance"]
+        alone = f", top-k by the other view {percent(last['recall_topk'])} %" if "recall_topk" in last else ""
         found.append(Finding("Are mined positives right more often than by chance?", f"{'yes' if good else 'no'}: "
-                             f"{percent(last['recall'])} % in the last epoch, by chance {percent(last['chance'])} %",
-                             good))
+                             f"{percent(last['recall'])} % in the last epoch{alone}, by chance "
+                             f"{percent(last['chance'])} %", good))
     return found
 
 
