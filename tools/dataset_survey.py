@@ -34,10 +34,10 @@ FLOW_SPEED, FLOW_SHARE = 0.6, 0.005  # flow shows none if a smaller share moves 
 SIDE = 8  # pixels of a fingerprint's frames
 MOST_LOOK = 10.0  # grey levels between two mean pictures that are alike
 LEAST_CORRELATION = 0.8  # of the changes of two videos; of different real ones at most 0.54
-SAME = 1e-4  # squared grey levels between two mean pictures that are the same
+SAME = 1e-4  # squared grey levels between two equal mean pictures
 MOVING, FLAT = 1.5, 2.0  # grey levels: less change stands still, less contrast is one colour
 BLOCK = 1024  # videos compared at a time
-MOST_VIDEOS = 10_000  # of a list; of more, so many are drawn
+MOST_VIDEOS = 10_000  # compared of a list, drawn at random from longer ones
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _read_part(dataset: Dataset, number: int, part: str, classes: Sequence[str])
 
 
 def find_leaks(train: Collection[str], test: Collection[str], sources: dict[str, int]) -> list[Leak]:
-    """Find what two lists of videos share, dropped ones included; mostly a leak shows in several kinds."""
+    """Find what two lists of videos share, dropped ones included; most leaks show up in several kinds."""
     found: dict[tuple[str, str], Leak] = {}
     for part, names in zip(PARTS, (train, test), strict=True):
         for name in names:

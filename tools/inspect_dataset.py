@@ -88,7 +88,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def report(dataset: Dataset, splits: Sequence[Split], lmdbs: Sequence[Lmdb], issues: Sequence[str]) -> Iterator[str]:
-    """Yield the lines for the console: the page says more."""
     every = f", every {dataset.ds} frames" if dataset.ds > 1 else ""
     yield f"{dataset.spec.name}: clips of {counted(dataset.seq_len, 'frame')}{every}"
     for lmdb in lmdbs:

@@ -68,7 +68,7 @@ def strip_uri(kind: str, frames: np.ndarray, height: int, quality: int = 80) -> 
 
 
 def clip_strip(path: str, start: float, end: float) -> str:
-    """Return frames from equal parts of a clip (seconds in the video) in two rows, as a data URI; "" for no video."""
+    """Draw four frames of a clip (start and end in seconds) in two rows, as a data URI; "" if none decodes."""
     silence_decoder()
     frames = []
     try:
@@ -78,7 +78,7 @@ def clip_strip(path: str, start: float, end: float) -> str:
                 if (frame := next_frame(capture, CLIP_HEIGHT)) is not None:
                     frames.append(frame[..., ::-1])
     except (VideoError, cv2.error):
-        pass  # it was there when it was indexed: the page says that it is gone
+        pass  # gone since it was indexed: the page says so
     if not frames:
         return ""
     rows = np.stack(frames + frames[-1:] * (CLIP_FRAMES - len(frames))).reshape(2, -1, *frames[0].shape)

@@ -50,7 +50,7 @@ def read(path: Path) -> tuple[str, dict[str, float]]:
         run = read_run(path)
         return training_of(run), dict(_measured(run))
     content = read_json(file)
-    if "both" in content:  # whose number of videos tells the dataset
+    if "both" in content:  # the number of videos identifies the dataset
         dataset, training = DATASETS.get(content["videos"]), ""
         evaluation = "retrieval" if "50" in content["both"] else "finetune"
         results = {stream: {evaluation: content[stream]} for stream in ("RGB", "flow", "both")}
@@ -67,7 +67,7 @@ def read(path: Path) -> tuple[str, dict[str, float]]:
 
 
 def _measured(run: Run) -> Iterator[tuple[str, float]]:
-    """Yield what a run measured, of an evaluation that was repeated the newest last."""
+    """Yield (measure, percent) of a run's metrics and evaluations; of repeated evaluations the newest comes last."""
     done, planned = 1 + max(run.epochs, default=-1), run.options.get("epochs")
     mined = {"mining recall, first epoch": ("recall", 0)}
     if planned in (None, done):

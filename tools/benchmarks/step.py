@@ -99,7 +99,6 @@ def _embeddings(K: int, B: int, seed: int, device: torch.device
 
 
 def make_model(sizes: Sizes) -> CoCLR:
-    """Build the same model on every call, with a full queue."""
     torch.manual_seed(SEED)
     model = CoCLR("s3d", K=sizes.queue, topk=sizes.topk, ratio=sizes.ratio, stage=sizes.stage, cascade=True)
     model.queue_label.fill_(1)

@@ -148,12 +148,12 @@ def _rows(found: Mapping[str, Sequence[results.Result]]) -> list[results.Result]
 
 
 def named(runs: Sequence[Run]) -> dict[str, Run]:
-    """Name runs by their titles, and those of one title by the first two options in which they differ."""
+    """Name runs by their titles; runs of the same title also by the first two options in which they differ."""
     found: dict[str, Run] = {}
     for number, run in enumerate(runs, start=1):
         same = [each for each in runs if each.title == run.title]
-        told = [name for name in TELLING if len({str(each.options.get(name)) for each in same}) > 1][:2]
-        name = ", ".join([run.title, *(f"{option} {run.options.get(option, 'unknown')}" for option in told)])
+        differ = [name for name in TELLING if len({str(each.options.get(name)) for each in same}) > 1][:2]
+        name = ", ".join([run.title, *(f"{option} {run.options.get(option, 'unknown')}" for option in differ)])
         found[f"{name} (run {number})" if name in found else name] = run
     return found
 

@@ -78,7 +78,7 @@ class Strips:
         return identity
 
     def clip(self, path: str, *streams: Source | None) -> dict[str, Any]:
-        """Return what a page shows of a clip, by its path in a csv."""
+        """Return names and film strips of a clip for the page, from its path in a csv."""
         video = video_name(path)
         label, name = video.split("/")
         file = PurePosixPath(unquote(self.files[video])).name if video in self.files else name

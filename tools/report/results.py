@@ -16,7 +16,7 @@ from tools.report.run_reader import TRAINED, Cotraining, Run
 from utils.errors import UserError
 from utils.files import read_json
 
-Parts = Sequence[tuple[int, Run]]  # of a training: the steps before it, and its run
+Parts = Sequence[tuple[int, Run]]  # runs of a training, each with the steps done before it
 
 # Files written by evaluations: retrieval, with labels and without, linear probe on stored features, and crop tests.
 FILE = re.compile(r"(?P<retrieval>.+)_(recall|label_free)\.json|"
@@ -26,7 +26,7 @@ CROPS = {"center": "centre crop", "five": "five crops", "ten": "ten crops"}
 LABEL_FREE = {"second_clip": "second clip nearest, %", "effective_rank": "effective rank",
               "agreement": "streams agree, %"}
 RANDOM = "random weights"
-LINES = 6  # most of them in a chart
+LINES = 6  # at most, in a chart
 MAX_POINTS = 400  # per line
 
 
@@ -75,7 +75,7 @@ class Result:
 
 
 def retrieval_result(what: str, content: Mapping[str, Any], of: str, labels: tuple[Tensor, Tensor] | None) -> Result:
-    """Put the numbers of a retrieval beside those of random weights, else of chance where the labels are known."""
+    """Collect a retrieval's numbers, and beside them those of random weights, or chance if labels are known."""
     names = {**LABEL_FREE, **{k: f"R@{k}" for k in content if k.isdecimal()}}
     scores = {title: content[name] for name, title in names.items() if name in content}
     beside, videos = dict[str, tuple[str, float]](), content.get("videos")
@@ -94,7 +94,7 @@ def accuracy_result(what: str, content: Mapping[str, Any], of: str) -> Result:
 
 
 def chance(query: Tensor, gallery: Tensor, k: int) -> float:
-    """Return how many percent of queries have their class among k gallery videos drawn at random, by labels."""
+    """Return the R@k of a random ranking, in percent, from the labels of queries and gallery."""
     size, k = len(gallery), min(k, len(gallery))
     hit = {label: 1 - math.comb(size - int((gallery == label).sum()), k) / math.comb(size, k)
            for label in query.unique().tolist()}

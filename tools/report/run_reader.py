@@ -54,13 +54,13 @@ class Run:
 
     @property
     def mining(self) -> str:
-        """What a title says of how positives are mined; "" for plain top-k and for what mines nothing."""
+        """The mining rule as titles show it; "" for plain top-k, and for methods without mining."""
         rules = {"cascade": " + CPR", "fused": " + fused ranks"}
         return rules.get(take(ModelConfig, self.options).rule, "") if self.options.get("model") == "coclr" else ""
 
     @cached_property
     def has_labels(self) -> bool:
-        """False where the dataset has a single class: nothing that compares classes means anything then."""
+        """False if the dataset has a single class, so that class-based metrics mean nothing."""
         options = self.options
         try:
             return len(catalog.class_names(options["dataset"], self.working_folder / options["split_root"])) > 1
@@ -73,12 +73,11 @@ class Run:
 
     @property
     def checkpoint(self) -> Path | None:
-        """The newest checkpoint, None if there is none."""
         return next(iter(resumable(self.folder / "model")), None)
 
     @cached_property
     def working_folder(self) -> Path:
-        """The folder in which the run was started, to which paths among its options are relative."""
+        """The folder in which the run was started; relative paths in its options start from there."""
         return next((parent.parent for parent in self.folder.parents
                      if parent.name == "ckpt" or parent.name.startswith("log-eval-")), self.folder.parent)
 
@@ -95,7 +94,6 @@ class Run:
 
     @cached_property
     def last(self) -> dict[str, float]:
-        """The last value of each metric of an epoch."""
         return {name: value for values in self.epochs.values() for name, value in values.items()}
 
     def files(self, pattern: str) -> list[Path]:
@@ -155,7 +153,6 @@ class Cotraining:
 
 
 def read_cotraining(path: str | Path) -> Cotraining | None:
-    """Read a work folder of cotrain.py; None if the folder is not one."""
     folder = Path(path).resolve()
     content = read_json(folder / "results.json", {})
     runs = {step: read_run(folder / place) for step, place in content.get("runs", {}).items()}

@@ -1,4 +1,4 @@
-"""The verdict: does what the other numbers of a training rest on hold? And what cotrain.py prints at its end."""
+"""The verdict: can the other numbers of a training be trusted? Also what cotrain.py prints at its end."""
 
 import math
 import shlex
@@ -13,9 +13,9 @@ from tools.pictures import percent
 from tools.report.run_reader import Run
 from utils.console import duration, inline, mark_best, paint_table, say, table, warn
 
-STANDARD_ERRORS = 2.0  # by which features should beat random weights, or chance
+STANDARD_ERRORS = 2.0  # features should beat random weights, or chance, by more
 SECOND_CLIP = "second clip of a held-out video nearest"
-# Of the table of cotrain.py: evaluation, key of its results, and head. Results have labels, or they have not.
+# Columns of cotrain.py's table: evaluation, key in its results, heading. Those without results are not shown.
 COLUMNS = (*(("retrieval", k, f"R@{k}") for k in ("1", "5", "10", "20", "50")),
            *((name, "1", f"{name}, ten crops") for name in ("probe", "finetune")),
            ("retrieval", "second_clip", "second clip, %"), ("retrieval", "second_clip_random", "random weights, %"),
@@ -38,7 +38,7 @@ class Finding:
 
 
 def verdict(run: Run) -> list[Finding]:
-    """Judge a pretraining by its metrics; what they do not tell is left out."""
+    """Judge a pretraining by its metrics; questions that they cannot answer are left out."""
     if not run.metrics or run.is_classifier:
         return []
     found, last = list[Finding](), run.last
@@ -47,8 +47,8 @@ def verdict(run: Run) -> list[Finding]:
         per_step = batch * run.starts[-1].get("processes", 1)
         needed, done = math.ceil(size / per_step), max(line.get("done", 0) for line in run.metrics)
         full = f"yes, after {needed} of {done} steps"
-        vain = "nothing was trained" if run.options.get("model") == "coclr" else "keys were told from random vectors"
-        empty = f"no: {done} steps bring {done * per_step} of its {size} entries, so {vain}: take a smaller --moco-k"
+        vain = "nothing was trained" if run.options.get("model") == "coclr" else "the negatives were random vectors"
+        empty = f"no: {done} steps fill {done * per_step} of its {size} entries, so {vain}: take a smaller --moco-k"
         found.append(Finding("Was the queue filled?", full if done > needed else empty, done > needed))
     ranks = [last[name] for name in ("rank_own", "rank_other") if name in last]
     if ranks and size != 2:  # two entries span one direction
@@ -98,7 +98,7 @@ def compare(question: str, measure: str, value: float, other: str, base: float, 
 
 
 def together(verdicts: Mapping[str, list[Finding]]) -> list[Finding]:
-    """Merge the verdicts of several trainings, by name: one finding a question, with the first training that fails."""
+    """Merge the verdicts of trainings, by name: one finding per question, naming the first training that fails."""
     merged = []
     for question in dict.fromkeys(each.question for found in verdicts.values() for each in found):
         found = [(name, each) for name, all_ in verdicts.items() for each in all_ if each.question == question]
@@ -109,7 +109,7 @@ def together(verdicts: Mapping[str, list[Finding]]) -> list[Finding]:
 
 
 def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
-    """Format R@k and top-1 with ten crops, in percent; without labels, what needs none."""
+    """Format R@k and ten-crop top-1 in percent; without labels, the label-free measures."""
     used = [column for column in COLUMNS if any(column[1] in row.get(column[0], {}) for row in numbers.values())]
     rows = [[stream, *(f"{row[name][key]:.2f}" if key in row.get(name, {}) else "-" for name, key, _ in used)]
             for stream, row in numbers.items()]
@@ -118,7 +118,7 @@ def results_table(numbers: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str
 
 
 def show(out: Path, content: Mapping[str, Any]) -> None:
-    """Print a work folder's results, the content of its results.json, under its report's verdict, and what is next."""
+    """Print the results of a work folder, ``content`` of its results.json, and what to do next."""
     if content["results"]:
         say(f"\n{results_table(content['results'])}\n", paint=paint_table)
     for line in content["warnings"]:

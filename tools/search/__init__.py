@@ -32,9 +32,9 @@ from utils.errors import CheckpointError, OptionError
 from utils.files import atomic_write, lock, remove_partial
 
 FILE = "index.pt"
-SAVE_SECONDS = 120.0  # what a process that is killed loses at most
-PAIRS = 2000  # random ones, that tell what a similarity means
-SAME = 1e-5  # mean distance of features from their mean, as a share of their length, that rounding alone makes
+SAVE_SECONDS = 120.0  # between saves of an unfinished index
+PAIRS = 2000  # random pairs of clips, to give similarities a scale
+SAME = 1e-5  # features this close to their mean, relative to their length, differ by rounding alone
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class Answer:
     """The most similar clips, best first."""
 
     query: str  # path
-    query_clips: int  # that the query was cut into
+    query_clips: int  # number of clips the query was cut into
     hits: Sequence[Hit]
     about: str  # the index in words
-    notes: Sequence[Note] = ()  # what to know of the similarities
+    notes: Sequence[Note] = ()  # how to read the similarities
 
     def table(self) -> str:
         names = [*self._facts(self.hits[0])] if self.hits else []
@@ -68,13 +68,13 @@ class Answer:
             for hit in self.hits])
 
     def as_json(self) -> dict[str, Any]:
-        """Return the same for a file: {"query": path, "about": ..., "notes": [...], "hits": [{...}, ...], ...}."""
+        """Return the answer as JSON data: {"query": path, "about": ..., "notes": [...], "hits": [{...}, ...], ...}."""
         return asdict(self) | {"notes": [text for text, _ in self.notes]}
 
     def gallery(self, path: str | Path) -> Path:
-        """Write the page, in place of a file of that name; its pictures are read from the videos now.
+        """Write an HTML page, replacing an earlier one, with pictures of the clips.
 
-        A click plays the video from the clip's time on, where the browser can; its path is relative to the page.
+        A click plays the video from the start of the clip if the browser can; its path is relative to the page.
         """
         path = Path(path)
 
@@ -123,10 +123,12 @@ class VideoIndex:
     @classmethod
     def build(cls, settings: str | Path | ClipSettings, places: Sequence[str | Path],
               folder: str | Path = "video_index", *, batch_size: int = 32, workers: int = 0) -> "VideoIndex":
-        """Make an index, or bring the one that is there up to date, and print what was done.
+        """Build an index, or update an existing one: read new and changed files, drop those that are gone.
 
-        Only new and changed files are read, by their sizes and times; clips of files that are gone are dropped. Places
-        that the index has already need not be named. ``settings`` may be just a checkpoint; ``workers`` decode.
+        Args:
+            settings: encoders and how to cut clips, or just the path of a checkpoint.
+            places: folders and files to add to those that the index has already.
+            workers: processes that decode; 0 for this one.
         """
         folder = Path(folder)
         settings = settings if isinstance(settings, ClipSettings) else ClipSettings((describe(settings),))
@@ -211,8 +213,8 @@ class VideoIndex:
     def search(self, video: str | Path, k: int = 10, *, exclude_self: bool = False) -> Answer:
         """Find the k clips most similar to any clip of a video, which need not be in the index.
 
-        A video longer than a clip is cut as those of the index are, and each clip of the index is compared with the
-        clip of the query that is most similar to it. The query's own clips are marked, or left out.
+        A long video is cut into clips like the indexed ones, and each indexed clip is compared with the most similar
+        of these. The query's own clips are marked, or left out.
         """
         path = os.path.abspath(video)
         own = [each for each in self.videos if os.path.realpath(each.path) == os.path.realpath(path)]
@@ -248,7 +250,7 @@ class VideoIndex:
                     np.lib.format.write_array(member, array, allow_pickle=False)
 
     def _meaning(self) -> list[Note]:
-        """Say what a similarity means, beside random pairs of clips of different videos."""
+        """Give similarities a scale: those of random pairs of clips of different videos."""
         owners = np.repeat(np.arange(len(self.videos)), [len(video.seconds) for video in self.videos])
         one, two = np.random.default_rng(0).integers(len(owners), size=(2, PAIRS))
         one, two = (rows[owners[one] != owners[two]] for rows in (one, two))
@@ -260,7 +262,7 @@ class VideoIndex:
                  f"this index are above {middle:.2f}, and one in a hundred is above {high:.2f}", False)]
 
     def _constant(self) -> list[Note]:
-        """Warn of encoders that do not tell clips apart at all."""
+        """Warn of collapsed encoders, which give every clip the same feature."""
         rows = self._all("features").unflatten(1, (len(self.settings.encoders), -1))
         away = (rows - rows.mean(dim=0)).norm(dim=2).mean(dim=0)  # of each encoder
         same = (away <= SAME * rows.norm(dim=2).mean(dim=0)).tolist() if len(self) > 1 else []
@@ -269,7 +271,7 @@ class VideoIndex:
                      self.settings.encoders, same, strict=False) if one]
 
     def _name(self, path: str) -> str:
-        """Return a path from the innermost of the places that it lies in, whose own name comes first."""
+        """Return a path relative to the parent of the innermost of the places that hold it."""
         holding = [place for place in self.places if Path(path).is_relative_to(place)]
         return os.path.relpath(path, os.path.dirname(max(holding, key=len)))
 

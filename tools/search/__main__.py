@@ -1,13 +1,13 @@
-"""Search your own videos by example, without labels and without preparing them.
+"""Search your own videos by example. Needs neither labels nor preparation.
 
-Make an index of all videos in some folders, or bring it up to date, and look a video up in it:
+Index all videos in some folders, or update the index, and look a video up in it:
 
     python -m tools.search index CKPT VIDEO_DIR --out video_index
     python -m tools.search search video_index clip.mp4 -k 10
 
-The features of all clips, for programs of your own: `python -m tools.search export video_index clips.npz`.
+For programs of your own, `python -m tools.search export video_index clips.npz` writes the features of all clips.
 
-With flow beside RGB, `--two_stream FLOW_CKPT` with the first; flow is computed on the way, DIS or TV-L1.
+To search by flow as well, give `--two_stream FLOW_CKPT` to `index`; flow is computed on the fly (DIS or TV-L1).
 """
 
 import shlex
@@ -28,7 +28,7 @@ from utils.parser import Parser
 
 
 def make_parser() -> Parser:
-    """Build the parser; ``run`` of its result is the function of the command, which takes the other options."""
+    """Build the parser; parsed options hold ``run``, the function of the command, which takes the others."""
     parser = Parser(prog="python -m tools.search", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -39,27 +39,27 @@ def make_parser() -> Parser:
         made.set_defaults(run=run)
         return made
 
-    made = command(index, "make an index of videos, or bring it up to date", "CKPT VIDEO_DIR --out index")
-    made.add_argument("checkpoint", metavar="CKPT", help="of pretraining or of a classifier")
-    made.add_argument("places", metavar="VIDEO_DIR", nargs="*", help="folders of videos, with all folders below, and "
-                      "single files; those that the index has already need not be named")
+    made = command(index, "index videos, or update an index", "CKPT VIDEO_DIR --out index")
+    made.add_argument("checkpoint", metavar="CKPT", help="checkpoint of a pretraining or a classifier")
+    made.add_argument("places", metavar="VIDEO_DIR", nargs="*", help="folders of videos, searched recursively, and "
+                      "single files, in addition to those that the index has already")
     add, default, as_trained = made.topic("data"), ClipSettings, "(default: as the checkpoint was trained)"
     add("--short_side", type=whole_number, default=default.short_side, metavar="PIXELS", help="scale larger frames "
         "down to this short side first, as prepare.py does; 0: never")
     add("--clip_seconds", type=positive_float, default=default.clip_seconds, metavar="SECONDS", help="cut longer "
-        "videos into clips of this length; a rest of less than half joins the clip before")
+        "videos into clips of this length; a remainder of less than half joins the clip before it")
     add("--flow", choices=METHODS, default=default.flow, help="flow method; use the one the encoder was trained with")
     add = made.topic("method")
     add("--two_stream", default="", metavar="CKPT", help="a second encoder, of flow or residual frames; similarities "
         "are added, as merge_2stream_prob.py does")
-    add("--view", choices=["rgb", *SECOND_VIEWS], default="rgb", help="what CKPT was trained on, if it does not say")
+    add("--view", choices=["rgb", *SECOND_VIEWS], default="rgb", help="view of CKPT, if the file does not record it")
     add("--net", choices=list(NETWORKS), default=None, help=f"backbone {as_trained}")
     add("--seq_len", type=positive_int, default=None, metavar="FRAMES", help=f"frames of a window {as_trained}")
     add("--ds", type=positive_int, default=None, metavar="FRAMES", help=f"take every ds-th frame {as_trained}")
     add("--img_dim", type=positive_int, default=None, metavar="PIXELS", help=f"side of the input frames {as_trained}")
     add = made.topic("hardware")
     add("--batch_size", type=positive_int, default=VideoIndex.batch_size, metavar="WINDOWS", help="windows in a batch")
-    add("-j", "--workers", type=whole_number, default=1, metavar="PROCESSES", help="that decode; 0: in this one")
+    add("-j", "--workers", type=whole_number, default=1, metavar="PROCESSES", help="decoding processes; 0: none")
     made.topic("output")("--out", default="video_index", metavar="FOLDER", help="folder of the index")
 
     made = command(search, "look a video up in an index", "index clip.mp4 -k 10")
@@ -67,14 +67,14 @@ def make_parser() -> Parser:
     made.add_argument("video", metavar="CLIP", help="any video file, also one that is not in the index")
     add = made.topic("output")
     add("-k", type=positive_int, default=10, metavar="CLIPS", help="how many clips to show")
-    add("--exclude_self", action="store_true", help="leave the clips of CLIP itself out; else they are marked")
+    add("--exclude_self", action="store_true", help="leave out clips of CLIP itself instead of marking them")
     add("--json", default="", metavar="FILE", help="also write the answer as JSON")
-    add("--html", default="", metavar="FILE", help="the page (default: search.html in INDEX)")
+    add("--html", default="", metavar="FILE", help="page of the results (default: search.html in INDEX)")
 
     made = command(export, "write files, seconds and features of all clips as npz", "index clips.npz")
     made.add_argument("index", metavar="INDEX", help="folder of the index")
-    made.add_argument("out", metavar="OUT", help="the file: file (N,), seconds (N, 2), start and end, and feature "
-                      "(N, F) of N clips; with two encoders both features side by side")
+    made.add_argument("out", metavar="OUT", help="npz of N clips: file (N,), seconds (N, 2), start and end, and "
+                      "feature (N, F), those of two encoders concatenated")
     return parser
 
 

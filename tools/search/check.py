@@ -1,7 +1,7 @@
-"""Whether an encoder tells videos apart better than random weights do, measured without labels.
+"""Check, without labels, whether an encoder tells videos apart better than random weights.
 
-The ends of each video's first clip are cropped, flipped and made darker or lighter by chance. The measure is how often
-the other end of a video is the nearest of all.
+Both ends of each video's first clip are randomly cropped, flipped and made darker or lighter. The measure is how often
+the nearest neighbour of an end is the other end of its video.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,14 +19,14 @@ from process_data.src.video_io import VideoError
 from tools.search.clips import ClipSettings, video_clips
 from utils.console import track
 
-VIDEOS, LEAST = 48, 20  # of a check; fewer show nothing
+VIDEOS, LEAST = 48, 20  # most and fewest videos of a check
 CEILING = 90  # percent of hits of random weights that leaves no room for better ones
 PLAN = Plan((0, 1), ((0, NULL), (1, NULL)))
 Note = tuple[str, bool]  # a sentence, and whether it is a warning
 
 
 def check_encoders(paths: Sequence[str], settings: ClipSettings, encoders: Sequence[network.Encoder]) -> list[Note]:
-    """Compare encoders with random weights on the first videos that are long enough; say nothing of too few videos."""
+    """Compare encoders with random weights on the first videos that are long enough; no notes if they are too few."""
     pairs = list(islice(_pairs(paths, settings), VIDEOS)) if len(paths) >= LEAST else []
     if len(pairs) < LEAST:
         return []
@@ -43,7 +43,7 @@ def check_encoders(paths: Sequence[str], settings: ClipSettings, encoders: Seque
 
 
 def verdict(view: str, hits: torch.Tensor, by_chance: torch.Tensor) -> Note:
-    """Say what hits of an encoder and of random weights, (2N,) bool, show."""
+    """Judge an encoder by its hits and those of random weights, (2N,) bool each."""
     shares = [100 * float(each.float().mean()) for each in (hits, by_chance)]
     what = (f"of {len(hits) // 2} videos, the other end is nearest for {shares[0]:.0f} % of the ends, with random "
             f"weights for {shares[1]:.0f} %")

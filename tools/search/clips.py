@@ -80,7 +80,7 @@ class Clip:
 
 
 def find_videos(places: Iterable[str]) -> list[str]:
-    """Return single files, and videos in and below folders, but for hidden ones; name files that are passed over."""
+    """Find the videos of files and folders, recursively and without hidden ones; warn of other files."""
     found, others = set[str](), list[Path]()
     for place in places:
         if not os.path.lexists(place):
@@ -105,9 +105,9 @@ def state_of(path: str) -> tuple[int, int]:
 
 
 def describe(path: str | Path, *, view: str = "rgb", **given: Any) -> EncoderSpec:
-    """Read from a checkpoint what its encoder is.
+    """Read an encoder's view and input sizes from its checkpoint.
 
-    ``view``: what it was trained on, where it does not say; ``given`` net, seq_len, ds and img_dim win over its own.
+    ``view`` is used if the checkpoint does not record it; ``given`` may override its net, seq_len, ds and img_dim.
     """
     options = checkpoint.load(path).get("options")
     trained, stream = trained_with(options, **given), facts_of(options).get("stream", view).lower()
@@ -117,7 +117,7 @@ def describe(path: str | Path, *, view: str = "rgb", **given: Any) -> EncoderSpe
 
 def embed(paths: Sequence[str], settings: ClipSettings, encoders: Sequence[Encoder], workers: int = 0
           ) -> Iterator[tuple[str, tuple[Tensor, Tensor] | str]]:
-    """Decode video files, in this process if there are no workers, and run the settings' encoders on their clips.
+    """Decode video files, in ``workers`` processes or in this one, and run the encoders on their clips.
 
     Yields:
         Path, and features of its clips, float32 (n, S * F), with their starts and ends, float64 (n, 2) seconds; or
@@ -190,7 +190,7 @@ def _interval(times: Sequence[float]) -> float:
 
 
 def _first_clip(times: Sequence[float], seconds: float) -> int:
-    """Return how many of these frames make a clip of so many seconds, 0 until the rest is enough for another one."""
+    """Return how many frames make the first clip of so many seconds; 0 until those left could make another one."""
     if len(times) < MIN_FRAMES * 3 // 2 or times[-1] - times[0] + _interval(times) < 1.5 * seconds - 1e-6:
         return 0
     end = times[0] + seconds
@@ -216,7 +216,7 @@ def _timed_frames(capture: cv2.VideoCapture, short_side: int) -> Iterator[tuple[
 
 
 def _image(view: str, before: np.ndarray, frame: np.ndarray, estimate: FlowMethod) -> np.ndarray:
-    """Return what a view shows of a frame and the one before, all uint8 (H, W, 3), channels as in the LMDBs."""
+    """Compute a view's image from a frame and the one before it, uint8 (H, W, 3), channels as in LMDBs."""
     if view == "rgb":
         return frame
     if view == "residual":
