@@ -1,4 +1,4 @@
-"""Train a linear layer on the features that `main_classifier.py --test CKPT --retrieval` wrote: no network pass.
+"""Train a linear probe on the features stored by `main_classifier.py --test CKPT --retrieval`.
 
     python feature_linear_probe.py --test RUN/model/CKPT.pth.tar --dataset ucf101 --dirname feature --final_bn
 
@@ -57,7 +57,7 @@ class Outcome(NamedTuple):
 def make_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.topic("data")
-    add("--test", required=True, metavar="CKPT", help="checkpoint the features are of; its folder counts")
+    add("--test", required=True, metavar="CKPT", help="checkpoint that made the features")
     add("--dataset", default="ucf101", metavar="NAME", help="dataset name, as given for --retrieval")
     add("--split_root", metavar="FOLDER", help="folder of the splits (default: the repository's process_data/data/)")
     add("--dirname", default="feature", metavar="FOLDER", help="folder of the features, beside the checkpoint")
@@ -72,7 +72,7 @@ def make_parser() -> Parser:
     add("--batch_size", type=options.positive_int, default=1024, metavar="FEATURES", help="features per step, at most")
     add("--seed", type=options.seed, default=0, help="seed of the layer's weights and the order")
     parser.topic("evaluation")("--eval_freq", type=options.whole_number, default=5, metavar="EPOCHS",
-                               help="epochs between evaluations, the best of which counts; 0: the last epoch's alone")
+                               help="epochs between evaluations, of which the best counts; 0: only the last epoch")
     parser.topic("output")("--verbose", type=int, choices=[0, 1], default=0, help="1: print every evaluation")
     return parser
 

@@ -1,4 +1,4 @@
-"""Training of a classifier: linear probe on a frozen backbone, or finetuning (CoCLR, arXiv 2010.09709, section 4.3)."""
+"""Train a classifier: linear probe on a frozen backbone, or finetuning (CoCLR, arXiv 2010.09709, section 4.3)."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,7 +43,7 @@ def classify_step(net: nn.Module, batch: Mapping[str, Any], device: torch.device
 
 
 class Finetuning(Task):
-    """A classifier in training, bare or in a DataParallel wrapper; `val` are batches of the validation videos."""
+    """Trains a classifier `net`, bare or in DataParallel; its top-1 on `val` selects the best checkpoint."""
 
     def __init__(self, net: nn.Module, optimizer: Optimizer, train_what: str, rates: LrSchedule, seed: int,
                  val: DataLoader, device: torch.device, dtype: torch.dtype | None = None) -> None:

@@ -74,7 +74,7 @@ def run_folder_of(given: Mapping[str, Any]) -> Path:
 
 
 def random_weights(given: Mapping[str, Any]) -> Path:
-    """Return the path, not a file, beside which a test of random weights leaves its results."""
+    """Return a stand-in for the checkpoint path of random weights; no file is there, but results go beside it."""
     folder = run_folder_of(given)
     return folder.with_name(f"{folder.name}_pt=random") / "model" / "random"
 
@@ -98,7 +98,7 @@ def describe(data: DataConfig, sets: Mapping[str, VideoDataset], videos: str) ->
 
 def train(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig, pretrain: str, folder: Path,
           resumed: str, devices: Devices, options: Mapping[str, Any]) -> None:
-    """Train a linear probe, or finetune, into a run folder, from a checkpoint to resume if there is one."""
+    """Train a linear probe, or finetune, in a run folder; ``resumed`` is the checkpoint to resume from, or ""."""
     loader, val = (make_loader(data.build(mode, ClassifierTransform(data.img_dim, train=mode == "train")),
                                batch_size=config.batch_size * len(devices), workers=config.workers,
                                train=mode == "train", seed=config.seed, rank=0, world_size=1, device=devices[0])
@@ -147,7 +147,7 @@ def train(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig
 
 def test(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig, checkpoint: str, path: Path,
          dirname: str, crops: int, devices: Devices) -> None:
-    """Run a checkpoint's crop test, or retrieval if ``crops`` is 0; log and results go beside ``path``."""
+    """Run the crop test of a checkpoint, or retrieval if ``crops`` is 0; write log and results beside ``path``."""
     device, batch_size = devices[0], config.batch_size * len(devices)
     output, features = options.output_folders(path, dirname)
     with log_file(output / f"{path.name.removesuffix('.pth.tar')}-test.log"), torch.inference_mode():

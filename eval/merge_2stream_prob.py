@@ -38,7 +38,7 @@ from utils.parser import Parser
 LEAST_COMMON = 0.95  # of the videos of either stream
 EXAMPLES = 3
 ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
-# Both streams' features must be made with the same of these; network and checkpoint are each one's own.
+# Settings that the features of both streams must share; network and checkpoint may differ.
 SETTINGS = ("which_split", "seq_len", "ds", "img_dim", "normalised", "mean_of")
 
 
@@ -46,7 +46,7 @@ def make_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.topic("data")
     add("--prob1", required=True, metavar="RGB_FILE", help="mode c: probability file; mode s: feature folder")
-    add("--prob2", required=True, metavar="FLOW_FILE", help="the same of the flow stream")
+    add("--prob2", required=True, metavar="FLOW_FILE", help="the same for flow")
     add("--dataset", default="ucf101", metavar="NAME", help="dataset name")
     add("--split_root", default=SPLIT_ROOT, metavar="FOLDER", help="folder of splits (default: process_data/data/)")
     parser.topic("evaluation")("--mode", choices=["c", "s"], default="c", help="c: classification; s: similarities")
@@ -70,7 +70,7 @@ def read_probabilities(path: Path) -> dict[str, Tensor]:
 
 
 def label_probabilities(rows: dict[str, Tensor], classes: list[str]) -> FeatureSet:
-    """Build a set from probabilities {csv path: (classes,)}; labels are the classes' places in `classes`."""
+    """Build a set from probabilities {csv path: (classes,)}; labels are indices into `classes`."""
     names = [video_name(path).split("/")[0] for path in rows]
     label_of = class_labels(classes, names)
     unknown = ", ".join(map(repr, sorted(set(names) - label_of.keys())[:EXAMPLES]))
@@ -109,7 +109,7 @@ def match(rgb: FeatureSet, flow: FeatureSet, *, what: str = "videos") -> tuple[F
 
 
 def _bare_names(paths: list[str]) -> list[str]:
-    """Return "Class/video" of csv paths, without the endings of files unless two videos would then be one."""
+    """Return "Class/video" of csv paths, without file suffixes unless two videos differ in nothing else."""
     names = [video_name(path) for path in paths]
     bare = [ENDING.sub("", name) for name in names]
     if len(set(bare)) == len(bare):
@@ -130,8 +130,8 @@ def merge_similarities(query: tuple[FeatureSet, FeatureSet], gallery: tuple[Feat
                        ) -> dict[str, dict[Any, float]]:
     """Compute {"RGB" | "flow" | "both": {k: recall@k in 0-1}} of matched features, "both" by summed similarities.
 
-    Without labels "both" has the "agreement", which is the share of the 5 nearest that the streams have in common, and
-    the "agreement_chance" of it.
+    Without labels, "both" has only "agreement", the share of the 5 nearest videos that the streams have in common, and
+    "agreement_chance", the share that two random lists would.
     """
     rgb, flow = (protocols.similarity(q.features, g.features) for q, g in zip(query, gallery, strict=True))
     if len(torch.cat([query[0].labels, gallery[0].labels]).unique()) < 2:

@@ -55,7 +55,7 @@ class ClassifierConfig:
 
 
 def build_on_meta(network: str, train_what: str, *, final_bn: bool = False, training: bool) -> LinearClassifier:
-    """Build a classifier of one class without memory of its own, to try the clip sizes of a command on."""
+    """Build a classifier of one class on the meta device, to check clip sizes without memory or time."""
     with torch.device("meta"):
         net = build(1, network, train_what, final_bn=final_bn)
     set_mode(net, train_what, training)
@@ -63,7 +63,7 @@ def build_on_meta(network: str, train_what: str, *, final_bn: bool = False, trai
 
 
 def set_mode(net: nn.Module, train_what: str, training: bool) -> None:
-    """Set train or evaluation mode; the frozen backbone of a linear probe always evaluates, BatchNorm included."""
+    """Set train or evaluation mode; a linear probe's frozen backbone stays in evaluation mode."""
     net.train(training)
     if train_what == "last":
         bare: Any = getattr(net, "module", net)
@@ -71,9 +71,9 @@ def set_mode(net: nn.Module, train_what: str, training: bool) -> None:
 
 
 def load_backbone(net: nn.Module, path: str | Path, needed: Facts | None = None, accept: bool = False) -> str:
-    """Load a classifier's backbone from a pretraining or classifier's file, whose "state_dict" is enough.
+    """Load the backbone of a pretraining or classifier checkpoint, which needs no more than a "state_dict".
 
-    `needed` and `accept` are those of :func:`engine.compatibility.check_facts`. Returns what was loaded, in words.
+    `needed` and `accept`: see :func:`engine.compatibility.check_facts`. Returns a description of what was loaded.
     """
     content = checkpoint.load(path)
     check_facts(content, path, needed or {}, accept)
@@ -91,9 +91,9 @@ def load_backbone(net: nn.Module, path: str | Path, needed: Facts | None = None,
 
 def load_classifier(net: nn.Module, path: str | Path, require: Iterable[str] = ("state_dict",),
                     needed: Facts | None = None, accept: bool = False) -> tuple[dict, str]:
-    """Load the whole classifier from a file of finetuning or of a linear probe, which must have the keys `require`.
+    """Load backbone and head from a classifier checkpoint with the keys `require`.
 
-    Returns the file's content, and what was loaded, in words; CheckpointError if the file does not fit.
+    Returns the checkpoint, and a description of what was loaded; CheckpointError if it does not fit the options.
     """
     content = checkpoint.load(path, require)
     check_facts(content, path, needed or {}, accept)
@@ -112,9 +112,9 @@ def load_classifier(net: nn.Module, path: str | Path, require: Iterable[str] = (
 
 
 def load_encoder(path: str | Path, batch_size: int = 32, **given: Any) -> "Encoder":
-    """Load the encoder of a pretraining or classifier's file, published ones included, on the GPU if there is one.
+    """Load the encoder of a pretraining or classifier checkpoint, also a published one, on the GPU if there is one.
 
-    ``batch_size`` counts windows; ``given`` are net, seq_len, ds and img_dim, if they shall not be the training's.
+    ``batch_size`` counts windows; ``given`` may override the net, seq_len, ds and img_dim of the training.
     """
     found = trained_with(checkpoint.load(path).get("options"), **given)
     name, seq_len, img_dim = found["net"], found["seq_len"], found["img_dim"]
@@ -126,7 +126,7 @@ def load_encoder(path: str | Path, batch_size: int = 32, **given: Any) -> "Encod
 
 
 class Encoder:
-    """A backbone that makes features of clips as retrieval does; made by :func:`load_encoder`."""
+    """Embeds clips with a backbone, as retrieval does; made by :func:`load_encoder`."""
 
     def __init__(self, net: LinearClassifier, seq_len: int, ds: int, img_dim: int, batch_size: int) -> None:
         self.net, self.seq_len, self.ds, self.batch_size = net, seq_len, ds, batch_size
@@ -138,17 +138,18 @@ class Encoder:
         check_convolutions([net.backbone], (seq_len, img_dim, img_dim), precision)
 
     def __call__(self, clips: Iterable[np.ndarray], *, unit: bool = True) -> Tensor:
-        """Return the means over all windows of the centre crops of clips, float32 (B, F), on the CPU.
+        """Return the feature of each clip, the mean over its windows: float32 (B, F), on the CPU.
 
-        ``clips``: RGB frames, or stored flow or residual frames for such an encoder, uint8 (B, T, H, W, 3); those of
-        img_dim x img_dim pixels are not cropped. ``unit``: whether to normalise the rows.
+        Args:
+            clips: uint8 (T, H, W, 3) each, in the encoder's view as in LMDBs; centre-cropped unless of size img_dim.
+            unit: L2-normalise the features.
         """
         rows = video_features(self.net, map(self._sample, count(), clips), batch_size=self.batch_size,
                               device=self.device, normalise=True)
         return F.normalize(rows) if unit else rows
 
     def _sample(self, number: int, clip: np.ndarray) -> dict[str, Any]:
-        """Make what `eval.windows.window_clips` takes."""
+        """Make a sample for `eval.windows.window_clips`."""
         frames, side = np.ascontiguousarray(clip), self.crop.img_dim
         frames = frames if frames.shape[1:3] == (side, side) else self.crop.cut(frames)[0]
         rows = windows(len(frames), self.seq_len, self.ds)

@@ -21,7 +21,7 @@ RANDOM = "random"  # in place of a checkpoint: random weights
 def parse(argv: Sequence[str] | None, description: str, planned: bool = False) -> argparse.Namespace:
     """Parse and check the command line; ``crops`` is 0 (no crop test), 1, 5 or 10.
 
-    The network and the sizes of clips that are not given are the checkpoint's, unless the command is only planned.
+    Network and clip sizes default to those of the checkpoint, unless the command is only planned.
     """
     args = make_parser(description).parse_args(argv)
     asked = 10 if args.ten_crop else 5 if args.five_crop else 1 if args.center_crop else 0
@@ -32,7 +32,7 @@ def parse(argv: Sequence[str] | None, description: str, planned: bool = False) -
     args.crops = 0 if args.retrieval else asked or 1
     path = next((path for path in (args.resume, args.test, args.pretrain) if not planned and Path(path).is_file()), "")
     if args.second_view is None and not args.dataset.endswith("-f"):
-        args.second_view = "flow"  # of no effect
+        args.second_view = "flow"  # has no effect
     missing = [name for name in PUBLISHED if getattr(args, name) is None]
     saved = checkpoint.load(path).get("options") if path and missing else None
     found = trained_with(saved)
@@ -47,8 +47,8 @@ def make_parser(description: str) -> Parser:
     add_shared(parser, dataset="ucf101", num_seq=1, wd=1e-3, prefix="linclr", workers=8)
     parser.topic("data")("--which_split", type=positive_int, default=1, metavar="N", help="split of the dataset")
     add = parser.topic("checkpoints")
-    add("--pretrain", default="", metavar="CKPT", help="start from this file; random, or none: from random weights")
-    add("--eval_freq", type=positive_int, default=1, metavar="EPOCHS", help="epochs between checkpoints, validated")
+    add("--pretrain", default="", metavar="CKPT", help="start from its backbone; 'random': from none")
+    add("--eval_freq", type=positive_int, default=1, metavar="EPOCHS", help="epochs between validated checkpoints")
     parser.topic("hardware")("--gpu", type=gpu_list, metavar="0,1", help="visible GPUs to use (default: all)")
     for option in parser._actions:
         if option.dest in PUBLISHED:
@@ -71,20 +71,20 @@ def make_parser(description: str) -> Parser:
     add("--ten_crop", action="store_true", help="with --test: five crops and their flips")
     add("--retrieval", action="store_true", help="with --test: nearest-neighbour retrieval on backbone features")
     parser.topic("output")("--dirname", default=FEATURES, metavar="FOLDER", help="with --retrieval: folder of the "
-                           "features, beside the checkpoint; a path from / takes log and probabilities, too, and any "
-                           "path does where nothing can be written beside the checkpoint")
+                           "features, beside the checkpoint; an absolute path receives log and probabilities, too, as "
+                           "does any path if the checkpoint's folder is read-only")
     return parser
 
 
 def output_folders(checkpoint: Path, dirname: str) -> tuple[Path, Path]:
-    """Return the folder of log and probabilities, the checkpoint's own, and that of features, ``dirname`` below it.
+    """Return the folder for log and probabilities (the checkpoint's), and that for features (``dirname`` in it).
 
-    Everything goes to ``dirname`` where it is absolute, or where nothing can be written beside the checkpoint.
+    Both are ``dirname`` if it is absolute, or if the checkpoint's folder is read-only.
     """
     own = Path(dirname)
     if own.is_absolute() or not os.access(checkpoint.parent, os.W_OK):
         if dirname == FEATURES:
-            raise OptionError(f"nothing can be written into {checkpoint.parent}: name another folder by --dirname")
+            raise OptionError(f"nothing can be written into {checkpoint.parent}: name another folder with --dirname")
         own.mkdir(parents=True, exist_ok=True)
         return own, own
     return checkpoint.parent, checkpoint.parent / own

@@ -63,7 +63,7 @@ def load_features(folder: Path, dataset: str, split: str) -> FeatureSet:
     if not path.is_file():
         raise OptionError(f"no {path.name} in {folder}: make it with main_classifier.py --test CHECKPOINT --retrieval, "
                           "or check the names of dataset and folder")
-    try:  # other tools write lists
+    try:  # other software may have written lists
         features = torch.as_tensor(checkpoint.read(path)).float()
         labels = torch.as_tensor(checkpoint.read(_file(folder, dataset, split, "label.pth.tar"))).long()
         names = read_json(_file(folder, dataset, split, "vname.json"))
@@ -85,7 +85,7 @@ def load_both(folder: Path, dataset: str) -> tuple[FeatureSet, FeatureSet]:
 
 
 def refuse_other_origin(sets: Mapping[str, FeatureSet], compared: Iterable[str], where: str) -> None:
-    """Raise CheckpointError if two sets, by name, were made with other values of what is compared."""
+    """Raise CheckpointError if two feature sets, by name, differ in one of the ``compared`` settings."""
     (one, first), (two, second) = sets.items()
     for key in sorted(set(compared) & {*first.made_from} & {*second.made_from}):
         then, now = first.made_from[key], second.made_from[key]
@@ -144,7 +144,7 @@ def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: Featu
             return found
     except (CheckpointError, OptionError) as error:
         say(inline(f"recomputing features: {error}"))
-    say(f"{split}: features of {len(dataset)} videos are computed")
+    say(f"{split}: computing features of {len(dataset)} videos")
     samples = read_samples(dataset, workers=job.workers, device=job.device, title=split)
     features = video_features(net, samples, batch_size=job.batch_size, device=job.device, normalise=job.normalise,
                               dtype=job.dtype)
@@ -155,12 +155,14 @@ def split_features(net: nn.Module, split: str, dataset: VideoDataset, job: Featu
 
 def measure_without_labels(net: nn.Module, random: nn.Module, videos: VideoDataset, job: FeatureJob
                            ) -> dict[str, float]:
-    """Measure two clips of each video, of different times and without augmentation; print and return the result.
+    """Compare features with those of random weights on two clips of each video, without augmentation; print.
 
-    Videos too short for a second clip are left out. The result has
-        "second_clip", the percentage of the 2 x "videos" clips whose nearest is the other clip of their video, and
-        "hits", their number; "effective_rank"; all three for ``random`` weights as "..._random"; and "better", by how
-        many standard deviations (:func:`engine.health.sign_test`). With fewer than two videos, "videos" alone.
+    Videos that are too short for a second clip are left out.
+
+    Returns:
+        "videos", how many were used, and unless they are fewer than two: "second_clip", the percentage of clips whose
+        nearest neighbour is the other clip of their video; "hits", their number; "effective_rank"; the same three of
+        the ``random`` weights as "..._random"; "better", in standard deviations of :func:`engine.health.sign_test`.
     """
     seq_len, ds = videos.sampler.seq_len, videos.sampler.ds
     index = videos.index.take([row for row, n in enumerate(videos.index.num_frames)

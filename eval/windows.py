@@ -32,13 +32,13 @@ def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, t
 
     `damage` counts frames that cannot be read, by default of all videos; more than 1 % are a TrainingError.
     """
-    # Its own generator: otherwise a training that also measures would draw other numbers than one that does not.
+    # Its own generator: measuring must not change the random numbers of a training.
     loader = DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=init_worker,
                         generator=torch.Generator(), pin_memory=device.type == "cuda",
                         prefetch_factor=2 if workers else None)
     damage = damage or DamageCounter(dataset, sum(map(int, dataset.index.num_frames)))
     for sample in track(items(loader), len(loader), title):
-        for part in range(sample.pop("parts", 1)):  # of a long video this process reads the others
+        for part in range(sample.pop("parts", 1)):  # a long video has several: this process reads the rest
             sample = dataset.sample(0, sample["index"], part) if part else sample
             damage.add({"index": torch.tensor([sample["index"]]), "damaged": sample["damaged"][None]})
             yield sample

@@ -73,6 +73,6 @@ def test_retrieval_notes_the_view_of_its_features(flow_model, capsys, tmp_path):
     words = f"--dataset ucf101-f --test {path} --retrieval"
     assert evaluate(f"{words} {RESIDUAL}") == 0
     out = capsys.readouterr().out
-    assert "R@50" in out and "ucf101-f_residual, split 1" in out and out.count("are computed") == 2
+    assert "R@50" in out and "ucf101-f_residual, split 1" in out and out.count("computing features") == 2
     note = json.loads((path.parent / "feature/ucf101-f_test_made_from.json").read_text())
     assert note["second_view"] == "residual"
