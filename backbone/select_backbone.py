@@ -18,8 +18,6 @@ NETWORKS: dict[str, Callable[[], Any]] = {
     "s3dg": partial(S3D, gating=True),
     "r50": ResNet2d3d,
 }
-
-
 # Names of a convolution and its BatchNorm inside a module of S3D or ResNet, or a Sequential.
 CONV_BN = (("conv", "bn"), ("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))
 

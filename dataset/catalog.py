@@ -85,7 +85,7 @@ class DatasetSpec:
 
 
 def parse(name: str, second_view: str = "flow") -> DatasetSpec:
-    """Parse a dataset's name; its files need not exist. Raises DataError for a name or second view that is none."""
+    """Parse a dataset's name; its files need not exist. Raises DataError for an invalid name or second view."""
     found = NAME.fullmatch(name)
     if not found:
         raise DataError(f"{name!r} is no dataset name: it may hold letters, digits, '_', '.' and '-'")

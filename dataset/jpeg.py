@@ -9,13 +9,12 @@ import simplejpeg
 
 # Frames are read as Pillow reads them: not turned by their EXIF orientation.
 DECODE_FLAGS = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-
 MAX_PIXELS = 1 << 25  # of a frame, more than 8K video has
 MAX_BYTES = 1 << 32  # of the frames that are decoded together: 18,000 of 320x240, ten minutes
 
 
 def decode(jpegs: Sequence[memoryview]) -> tuple[np.ndarray, dict[int, str]]:
-    """Decode the images that can be; each goes straight into its place of the array.
+    """Decode the images that can be decoded, each straight into its place in one array.
 
     Where simplejpeg, which is faster, refuses an image, OpenCV tries: it also reads PNGs, and JPEGs with harmless
     faults. Both decode the JPEGs that they accept to the same pixels.

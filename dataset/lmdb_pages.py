@@ -100,7 +100,7 @@ def data_file(path: str | os.PathLike) -> Path:
 
 
 def stamp(path: str | os.PathLike) -> tuple[int, ...]:
-    """Return what changes when an LMDB is replaced or written to; empty if there is none."""
+    """Return facts of a file that change when it is replaced or written to; () if there is none."""
     with suppress(FileNotFoundError):
         found = os.stat(data_file(path))
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
@@ -108,7 +108,7 @@ def stamp(path: str | os.PathLike) -> tuple[int, ...]:
 
 
 class PageReader:
-    """Looks up values in an LMDB that nothing writes to, also after a fork; DamagedError if it is none or cut."""
+    """Looks up values in a read-only LMDB, also after a fork; DamagedError if it is cut short or not an LMDB."""
 
     def __init__(self, path: str | os.PathLike) -> None:
         self.stamp = stamp(path)

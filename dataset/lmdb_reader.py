@@ -41,7 +41,7 @@ class FrameReader:
     path: str
 
     def read(self, name: str, numbers: np.ndarray) -> DecodedFrames:
-        """Read frames int64 (N,) of "Class/video", distinct and ascending, perhaps with others; may raise DataError."""
+        """Read frames ``numbers``, int64 (N,), ascending, of "Class/video", and maybe others; may raise DataError."""
         raise NotImplementedError
 
     def frames(self, name: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:

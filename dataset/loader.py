@@ -55,7 +55,7 @@ def make_loader(dataset: Dataset, *, batch_size: int, workers: int, train: bool,
         raise OptionError(f"the training set has only {len(dataset)} clips, fewer than one batch of "
                           f"{batch_size}{processes}: use a smaller --batch_size or more videos")
     sampler = EpochSampler(dataset, shuffle=train, seed=seed, rank=rank, num_replicas=world_size)
-    # With a generator of its own, a pass draws no number from the one that dropout uses.
+    # Its own generator, so that a pass does not advance the one that dropout uses.
     return DataLoader(dataset, batch_size=batch_size, sampler=sampler, num_workers=workers, drop_last=train,
                       pin_memory=device.type == "cuda", persistent_workers=workers > 0, worker_init_fn=init_worker,
                       generator=torch.Generator(), prefetch_factor=2 if workers > 0 else None)
@@ -103,7 +103,7 @@ def items(loader: DataLoader) -> Iterator[Any]:
 
 
 def _start(loader: DataLoader) -> Iterator[Any]:
-    """Start without PyTorch's handler of SIGCHLD, which would raise wherever the main process is, as in a step."""
+    """Start iterating without PyTorch's SIGCHLD handler, which could raise in the middle of a training step."""
     before = signal.getsignal(signal.SIGCHLD)
     iterator = iter(loader)
     with suppress(ValueError):  # in another thread than the main one, where PyTorch sets none
@@ -112,7 +112,7 @@ def _start(loader: DataLoader) -> Iterator[Any]:
 
 
 def init_worker(worker: int) -> None:
-    """Set up a loader worker, which outlives signals and sends an error for what it cannot send."""
+    """Set up a loader worker to outlive signals, and to report samples that it cannot send."""
     outlive_signals()
     Queue._on_queue_feeder_error = _send_error  # type: ignore[attr-defined]
 

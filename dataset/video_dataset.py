@@ -14,12 +14,12 @@ from dataset.residual import Reader
 from dataset.transforms.presets import Transform
 from dataset.video_index import VideoIndex
 
-# Windows of a video are decoded together up to so much; those of a longer one in several parts.
+# The windows of a video are decoded together up to these limits, beyond them in several parts.
 MOST_FRAMES, MOST_BYTES = 4096, 1 << 30  # the longest video of UCF101 has 1,776 frames, 0.4 GB
 
 
 class VideoDataset(Dataset):
-    """One sample per video of an index, which depends on the seed, the epoch (only `by_epoch`) and the video alone."""
+    """One sample per video of an index; it depends on seed, video and, with `by_epoch`, epoch alone."""
 
     def __init__(self, readers: Sequence[Reader], index: VideoIndex, sampler: Sampler, transform: Transform, *,
                  seed: int = 0, by_epoch: bool = True) -> None:
@@ -31,7 +31,7 @@ class VideoDataset(Dataset):
 
     @property
     def frames_per_sample(self) -> int:
-        """Frames a sample is made of at most, over its clips and streams; 0 where that depends on the video."""
+        """Frames in a sample at most, over clips and streams; 0 if that depends on the video."""
         return len(self.readers) * self.sampler.clips * self.sampler.seq_len
 
     @property

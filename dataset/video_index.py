@@ -54,12 +54,12 @@ def require_labels(classes: Sequence[str], what: str) -> None:
 
 
 def class_key(name: str) -> str:
-    """Return a class name for comparison, whatever its case, spaces or underscores, and Unicode form."""
+    """Normalise a class name for comparison: case, spaces or underscores, and Unicode form do not matter."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().replace("_", " ").split())
 
 
 def name_key(name: str) -> str:
-    """Return "Class/video" for comparison, see :func:`class_key`."""
+    """Normalise "Class/video" for comparison, see :func:`class_key`."""
     label, _, video = name.partition("/")
     return f"{class_key(label)}/{unicodedata.normalize('NFC', video)}"
 
@@ -151,7 +151,7 @@ class VideoIndex:
 
     @property
     def has_labels(self) -> bool:
-        """Whether the videos are labelled: with one class, whatever is measured by labels is perfect."""
+        """Whether there are two classes or more; with one, every metric that uses labels is trivially perfect."""
         return len(self.classes) > 1
 
     def take(self, rows: Sequence[int] | np.ndarray) -> "VideoIndex":

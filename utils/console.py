@@ -39,7 +39,7 @@ def is_main() -> bool:
 
 
 class _Console(io.TextIOWrapper):
-    """Standard output or error that escapes what it cannot show, and goes on without a reader or space on its disk."""
+    """Standard output or error that escapes unencodable characters, and survives a closed pipe or a full disk."""
 
     def write(self, text: str) -> int:
         with self._unread():
@@ -57,12 +57,12 @@ class _Console(io.TextIOWrapper):
         except OSError as error:
             if error.errno in (errno.EPIPE, errno.EIO):  # a reader that is gone, as after ``| head``, or a terminal
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            elif error.errno not in (errno.ENOSPC, errno.EDQUOT):  # of these `launch.run` tells at the end
+            elif error.errno not in (errno.ENOSPC, errno.EDQUOT):  # `launch.run` reports these at the end
                 raise
 
 
 def protect_streams() -> None:
-    """Let no print end the program: neither by what a console cannot show, nor because nobody reads."""
+    """Keep print from ending the program, be it by an unencodable character or by a closed pipe."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed, as by >&-
@@ -101,7 +101,7 @@ def say_error(message: str, style: str = "error") -> None:
 
 
 def say_progress(line: str, over: bool = False) -> None:
-    """Print a line on standard error; ``over``: in the place of the last such line, which an empty one removes."""
+    """Print a line on standard error; ``over``: overwrite the last such line (an empty one clears it)."""
     text, end = (f"\r{printable(line)}\x1b[K", "") if over else (printable(line), "\n")
     print(text, end=end, file=sys.stderr, flush=True)
 
@@ -140,7 +140,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if self._plain and is_main():
-            threading.Thread(target=self._print_lines, daemon=True).start()  # on time even if one item lasts
+            threading.Thread(target=self._print_lines, daemon=True).start()  # in time even if one item takes long
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -18,7 +18,7 @@ from utils.errors import OptionError, TrainingError
 
 T = TypeVar("T")
 TIMEOUT = 600.0  # seconds to wait for the other processes
-GRACE = 5.0  # seconds more, after which a rendezvous that PyTorch does not end is given up
+GRACE = 5.0  # more seconds, then this process ends a rendezvous that PyTorch does not
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,14 @@ class DistInfo:
     device: torch.device
 
 
-_host: dist.ProcessGroup | None = None  # a gloo group of all processes: exchanges on the host, which wait for no device
+_host: dist.ProcessGroup | None = None  # gloo group of all processes, for exchanges that wait for no GPU
 
 
 def rank() -> int:
-    """Return the global rank of this process; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Return the number of processes; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -78,7 +76,7 @@ def broadcast(tensor: Tensor, src: int = 0) -> Tensor:
 
 
 def start_sum(count: int) -> tuple[Tensor, dist.Work]:
-    """Start to sum a number over all processes on the host; the tensor holds the sum after ``work.wait()``."""
+    """Start summing a number over all processes, on the host; the tensor holds the sum after ``work.wait()``."""
     total = torch.tensor(count)
     work = dist.all_reduce(total, group=_host, async_op=True)
     assert work is not None
@@ -134,7 +132,7 @@ def init(local_rank: int | None = None, gpu: int | None = None, backend: str = "
         say("no GPU found: the process group uses gloo instead of nccl")
         backend = "gloo"
     if dist_url.startswith("file://") and not Path(urlsplit(dist_url).path).parent.is_dir():
-        raise OptionError(f"--dist-url {dist_url}: there is no such folder")  # PyTorch would wait for it, unstoppably
+        raise OptionError(f"--dist-url {dist_url}: there is no such folder")  # PyTorch would wait for it forever
     missed = f"could not form the process group within {timeout:.0f} s ({{}}): see the output of the other " \
              f"processes, and check {'MASTER_ADDR and MASTER_PORT' if dist_url.startswith('env://') else '--dist-url'}"
 
@@ -175,7 +173,7 @@ def destroy() -> None:
 
 
 def _launched() -> tuple[int, int, int | None] | None:
-    """Return rank, number of processes and local rank from the environment of torchrun or srun, if it is one's."""
+    """Return rank, number of processes and local rank as torchrun or srun set them; None without either."""
     if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         local_rank = os.environ.get("LOCAL_RANK")
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(local_rank) if local_rank else None

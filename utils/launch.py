@@ -25,9 +25,8 @@ CGROUPS, CGROUPS_OF_PROCESS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 _started = False
 _was_distributed = False
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # may come without a file name
-# Words by which gloo and nccl report that another process is gone.
+# How gloo and nccl report that another process is gone.
 LOST_PROCESS = re.compile(r"gloo|Connection (closed|reset)|[Tt]imed out|NCCL|ProcessGroup")
-
 COMPILERS = ("torch._dynamo", "torch._inductor")  # whose errors torch.compile raises
 
 
@@ -91,7 +90,7 @@ def allotted_cores() -> int:
     cores = float(len(os.sched_getaffinity(0)))
     with suppress(OSError):
         own = CGROUPS / CGROUPS_OF_PROCESS.read_text().rpartition("0::/")[2].rstrip()  # of version 2
-        for group in (own, *own.parents):  # limits of all above hold
+        for group in (own, *own.parents):  # the limits of all parents hold, too
             with suppress(OSError, ValueError):  # no such file; "max"
                 quota, period = map(int, (group / "cpu.max").read_text().split())
                 cores = min(cores, quota / period)
@@ -117,7 +116,7 @@ def message_of(error: Exception) -> str:
 
 
 def _refuse(message: str) -> int:
-    """Report why this process ends, during start-up for all (before they meet, for all of a machine); return 2."""
+    """Print why this process ends; during start-up only one process does, or one per machine. Returns 2."""
     if _in_group():
         from utils import distributed
         reports = _started or distributed.rank() == distributed.failed(True)[0]

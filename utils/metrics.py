@@ -1,4 +1,4 @@
-"""Accuracies of contrastive training, meters that stay on the device, and the queue's labels for monitoring."""
+"""Accuracies of contrastive training, running means on the device, and the queue's labels for monitoring."""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +17,7 @@ def topk_accuracy(logits: Tensor, target: Tensor, ks: Sequence[int] = (1, 5)) ->
 
 @torch.no_grad()
 def mask_accuracy(logits: Tensor, mask: Tensor, ks: Sequence[int] = (1, 5)) -> list[Tensor]:
-    """Return the share of rows (B, 1+K) with a positive of the mask among the k highest logits, a 0-d tensor per k."""
+    """Return the share of rows (B, 1+K) with a positive among the k highest logits, one 0-d tensor per k."""
     best = logits.topk(min(max(ks), logits.shape[1]), dim=1).indices  # (B, max k)
     hits = mask.gather(1, best) != 0
     return [hits[:, :k].any(dim=1).float().mean() for k in ks]

@@ -135,7 +135,6 @@ class Parser(configargparse.ArgumentParser):
         return word
 
     def get_possible_config_keys(self, action: argparse.Action) -> list[str]:
-        """Return the key that OptionsFile uses for an option."""
         return list(action.option_strings[-1:])
 
     def error(self, message: str) -> NoReturn:
@@ -152,7 +151,7 @@ class Parser(configargparse.ArgumentParser):
 
 
 def _path(kind: type[str] | type[Path], text: str) -> str | Path:
-    """Argparse type: a path, in which ~ and $VARIABLES are expanded where no shell has done so (`--out=~/x`, YAML)."""
+    """Argparse type: a path, with ~ and $VARIABLES expanded where no shell has done so (`--out=~/x`, YAML)."""
     path = os.path.expanduser(text)
     if not os.path.lexists(path):  # names of files may hold a $
         path = os.path.expandvars(path)

@@ -26,7 +26,6 @@ def code_version() -> dict[str, str | bool]:
 
 
 def environment() -> dict[str, object]:
-    """Return the versions that results depend on, and the machine with its devices."""
     packages = {each.name: each.version for each in metadata.distributions() if each.name in PACKAGES}
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"python": platform.python_version(), "packages": dict.fromkeys(PACKAGES) | packages,

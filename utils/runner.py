@@ -110,7 +110,7 @@ class Runner:
             child.send_signal(signal.SIGTERM)  # the only one that torchrun forwards in turn
 
     def run(self, steps: Sequence[Step], after: float = 0.0) -> None:
-        """Run the steps that are not done, in order; ``after``: seconds of what follows them.
+        """Run the steps that are not done, in order; ``after``: estimated seconds of the work after them.
 
         OptionError: a product was made by a different command. TrainingError: a step failed, and those beside it were
         stopped. StopRequested: SIGTERM or SIGUSR1 arrived, and the running steps have ended.
@@ -273,10 +273,9 @@ class Runner:
 
 
 class ProgressLine:
-    """The progress of a running step, read from its log, and the time that it and the steps after it will take."""
+    """The progress of a running step, read from its log, and the time left for it and the ``later`` groups of steps."""
 
     def __init__(self, title: str, log: Path, step: Step, later: Sequence[Sequence[Step]]) -> None:
-        """``later``: groups of steps to come."""
         self.title, self.log, self.step, self.later = title, log, step, later
         self.seconds = 0.0  # from the start to the last reading
         self._offset = log.stat().st_size if log.is_file() else 0
@@ -314,12 +313,12 @@ def _seconds(text: str) -> float:
 
 
 def _options(command: str) -> set[str]:
-    """Return a command's options, each with its values, and its first words."""
+    """Split a command into its options, each with its values, and its other words."""
     return set(re.findall(r"--?[a-z]\S*(?: (?!-\D)\S+)*|\S+", command))
 
 
 def _last_lines(log: Path, count: int) -> list[str]:
-    """Return the last non-empty lines of the log's latest run, but for the hint at what comes next."""
+    """Return the last non-empty lines of the log's latest run, without the hint at the next command."""
     latest = ("\n" + log.read_text(encoding="utf-8", errors="replace")).rpartition("\n$ ")[2]
     lines = [printable(line) for line in latest.splitlines()[1:] if line.strip() and not line.startswith("next:")]
     return lines[-count:]

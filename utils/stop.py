@@ -1,6 +1,6 @@
 """Stop a run cleanly on SIGTERM or SIGUSR1, which SLURM can send ahead of a time limit.
 
-Signals are remembered, and acted on between two steps, where a checkpoint can be written.
+A signal only sets a flag, which is checked after each step, where a checkpoint can be written.
 """
 
 import ctypes
@@ -57,7 +57,7 @@ def outlive_signals() -> None:
 
 
 class StopFlag:
-    """Tells all processes after the same step that one was asked to stop: a step late, so that none waits for it."""
+    """Stops all processes after the same step when one was asked to; a step late, so that none waits for others."""
 
     def __init__(self) -> None:
         self._flag: Any = None  # tensor
@@ -77,5 +77,4 @@ class StopFlag:
 
 
 def signal_name() -> str:
-    """Return the name of the signal that this process received, or "a signal to another process"."""
     return signal.Signals(_received[0]).name if _received else "a signal to another process"

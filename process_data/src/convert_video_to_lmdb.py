@@ -38,7 +38,6 @@ Value = mmap | memoryview  # the msgpack list of a video's JPEGs
 MAX_VALUE = (1 << 32) - 1  # bytes; a node keeps the size of its value in 32 bits
 TOO_LONG = "its frames take more than the 4 GiB that an LMDB can hold of a video: cut it into several"
 SPARE = 1 << 24  # bytes by which the file is longer while it is written
-
 SUFFIXES = {".jpg", ".jpeg", ".png"}
 # First bytes of JPEG and PNG files (datasets read both), and the marker near the end of a complete one.
 FORMATS = {b"\xff\xd8": b"\xff\xd9", b"\x89PNG": b"IEND"}
@@ -100,7 +99,7 @@ def _sequences(folder: Path) -> tuple[dict[str, dict[int, Path]], list[Path]]:
 
 
 def _kind(prefix: str) -> str:
-    """Return what files hold, a key of `WORDS` or "image", by the last word before their number, or their folder."""
+    """Return the kind of files, a key of `WORDS` or "image", by the last word before their number, or their folder."""
     folder, _, name = prefix.lower().rpartition("/")
     words = {folder, re.split(r"[\W_]+", name.rstrip("_-. "))[-1]}
     return next((kind for kind, known in WORDS.items() if words & known), "image")
@@ -169,7 +168,7 @@ def write_lmdb(path: Path, names: Iterable[str], load: Callable[[str], Value]) -
 
 
 def _put(environment: lmdb.Environment, key: bytes, value: bytes | Value) -> None:
-    """Write a value, after the file has grown to hold it: in a map, a full disk would end the program by a signal."""
+    """Write a value after growing the file: on a full disk, writing to its map would kill the process."""
     needed = _end(environment) + len(value) + SPARE
     with open(environment.path(), "r+b") as file:
         os.posix_fallocate(file.fileno(), 0, needed)
@@ -184,7 +183,6 @@ def _end(environment: lmdb.Environment) -> int:
 
 
 def frame_counts(path: Path) -> dict[str, int]:
-    """Return the number of frames of each video of an LMDB, {"Class/video": frames}."""
     reader = LmdbReader(path)
     return {name: reader.num_frames(name) for name in reader.names}
 

@@ -64,7 +64,7 @@ def part_of(videos: Mapping[str, Any], number: int, count: int) -> dict[str, Any
 
 
 def require_same(path: Path, old: Mapping[str, Any], new: Mapping[str, Any], remedy: str) -> None:
-    """Raise OptionError if what is at a path was made with different settings."""
+    """Raise OptionError if the files at a path were made with different settings."""
     changes = ", ".join(f"{key} ({old.get(key)}, now {value})" for key, value in new.items() if old.get(key) != value)
     if changes:
         raise OptionError(f"{path} was made with other settings: {changes}; use these, or {remedy}")
@@ -107,7 +107,7 @@ def _outcomes(task: Task, jobs: Jobs, settings: Settings, workers: int) -> Itera
 
 
 def _start_worker() -> None:
-    """Set up this process for videos: one thread, a silent decoder, and if its parent ends, it ends."""
+    """Set up this process to decode: one thread, a silent decoder, and it ends with its parent."""
     cv2.setNumThreads(1)
     video_io.silence_decoder()
     if multiprocessing.parent_process() is not None:

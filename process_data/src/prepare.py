@@ -1,12 +1,12 @@
-"""Make everything that a dataset needs from a folder of videos, in one command:
+"""Make everything that a dataset needs from a folder of videos:
 
     python process_data/src/prepare.py --videos clips --name mine
 
 From `clips/Class/video.avi` it writes `data/mine/mine_frame.lmdb` and `data/mine/mine_tvl1_frame.lmdb` (RGB and flow),
 and `process_data/data/mine/` (class list, splits, video_source.json). The dataset is then used as `--dataset mine`;
-without flow, `--flow none`, together with `--second_view residual`. A stopped run continues where it was. Nothing
-existing is replaced without --overwrite, but where videos were added, removed or renamed since: then the frames and
-flow of all others are taken over, and the lists written again.
+without flow, `--flow none`, together with `--second_view residual`. A stopped run continues where it was.
+If videos were added, removed or renamed since, frames and flow of the others are kept and the lists written again;
+only --overwrite replaces anything else.
 
 On several machines, `--shard I/N` does every N-th video; then `--merge` joins the parts: see scripts/prepare.sbatch.
 """
@@ -44,7 +44,7 @@ PROBE = 1 << 16  # bytes of a file that are hashed, at three places
 
 
 class Layout:
-    """The files of a dataset and of an unfinished run, and the settings they are made with."""
+    """Paths of a dataset's files and of an unfinished run's, and the settings they are made with."""
 
     def __init__(self, name: str, data_root: Path, split_root: Path, settings: Settings) -> None:
         self.settings, home = settings, data_root / FOLDERS.get(name, name)
@@ -57,9 +57,9 @@ class Layout:
 
 
 class Stream:
-    """RGB or flow of videos: values in a folder's files, and in the LMDB of an earlier run.
+    """RGB or flow of videos: values in files of a folder, and in the LMDB of an earlier run.
 
-    ``made`` holds the fingerprints of the videos in the LMDB by name; ``marks`` those of today's, by today's names.
+    ``made`` are the fingerprints of the videos in that LMDB by name, ``marks`` those of the current videos.
     """
 
     def __init__(self, lmdb: Path, folder: Path, made: Mapping[str, str], marks: Mapping[str, str]) -> None:
@@ -86,7 +86,7 @@ def fingerprints(videos: Mapping[str, Path]) -> dict[str, str]:
     for name, path in track(videos.items(), len(videos), "look at"):
         size = path.stat().st_size
         found = hashlib.sha256(str(size).encode())
-        with suppress(OSError), open(path, "rb") as file:  # one that cannot be read is left out later, by name
+        with suppress(OSError), open(path, "rb") as file:  # an unreadable one is reported later
             for place in (0, size // 2, max(0, size - PROBE)):
                 file.seek(place)
                 found.update(file.read(PROBE))

@@ -1,4 +1,4 @@
-"""Rules that divide the videos of a dataset into training and test. Names are "Class/video"."""
+"""Split the videos of a dataset into training and test videos. Names are "Class/video"."""
 
 import random
 import re
@@ -16,7 +16,7 @@ Split = tuple[list[str], list[str]]  # names of training and of test videos
 Lists = list[list[str]]  # paths of training and of test videos, and for HMDB51 of unused ones
 TEST_SHARE = 0.28  # 7 of UCF101's 25 groups
 SPLITS = 3  # of a set without lists
-HELD_OUT = 20  # least videos that tell something of those that are not trained on
+HELD_OUT = 20  # least number of held-out videos that is worth measuring
 
 
 def plan_splits(name: str, videos: Iterable[str], official: Path | None, seed: int = 0,

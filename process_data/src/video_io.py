@@ -20,13 +20,12 @@ SUFFIXES = {
     ".hevc", ".ivf", ".m1v", ".m2t", ".m2ts", ".m2v", ".m4v", ".mjpeg", ".mjpg", ".mkv", ".mod", ".mov", ".mp4", ".mpe",
     ".mpeg", ".mpg", ".mpv", ".mts", ".mxf", ".nut", ".ogg", ".ogm", ".ogv", ".qt", ".rm", ".rmvb", ".tod", ".trp",
     ".ts", ".vob", ".webm", ".wmv", ".wtv", ".y4m"}
-LOOSE = "all"  # class of the videos that lie in no class folder
+LOOSE = "all"  # class of videos outside of class folders
 # Line breaks and other control characters, and surrogates, which stand for bytes that are not UTF-8.
 UNFIT = "\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff"
 VIDEO_NAME = re.compile(rf"(?![\s\ufeff])[^/{UNFIT}]*[^/\s{UNFIT}]/[^/{UNFIT}]+")
-
 SEARCHED = 1 << 22  # bytes at each end of a file that tell what it is
-# What the bytes of a file that does not decode say of it; the first pattern that is found counts.
+# What a file that does not decode may be, by its bytes; the first pattern that matches counts.
 KINDS = (
     (rb"\A\Z", "is empty"),
     (rb"\AGIF8", "is a GIF of one picture, not a video"),
@@ -54,7 +53,7 @@ class Settings(NamedTuple):
 
 
 class Timing:
-    """What a video file claims of its frames, and their time stamps. `read_frames` fills it."""
+    """Frame count and rate that a video file claims, and its time stamps; `read_frames` fills it."""
 
     def __init__(self) -> None:
         self.promised = self.rate = 0.0  # frames, and frames a second; what no file says is 0 or less
@@ -93,7 +92,7 @@ class Timing:
 
 
 def require_name(name: str, source: str | Path) -> None:
-    """Raise a DataError, which names the source, if "Class/video" cannot stand in LMDBs and lists."""
+    """Raise a DataError, naming the source, if "Class/video" cannot be a key of LMDBs and lists."""
     if not VIDEO_NAME.fullmatch(name):
         raise DataError(f"{source}: {name!r} cannot name a video: names are Class/video in UTF-8, without line breaks "
                         "or control characters, and the class has no space at either end; rename it")
