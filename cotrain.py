@@ -55,9 +55,9 @@ SCRIPTS = {"main_nce.py": main_nce, "main_coclr.py": main_coclr, CLASSIFIER: mai
 STREAMS = {"RGB": "", "flow": "-f"}  # in the order of a cycle; the suffix of the dataset's name
 # Within a cycle: the stream to train, the one that mines, part of the run folder's name, further options.
 ALTERNATION = (("RGB", "flow", "FlowMining_", ()), ("flow", "RGB", "RGBMining_", ("--reverse",)))
-ESTIMATE = "estimate.json"  # in the work folder: seconds by the kind of a step
-# Epochs at which the learning rate drops, of those in PUBLISHED.
-FALLS = {"infonce": (250, 280), "coclr": (80,), "probe": (60, 80), "finetune": (400, 450)}
+ESTIMATE = "estimate.json"  # in the work folder: estimated seconds by kind of step
+# Epochs at which the learning rate drops, where training takes as many as in PUBLISHED.
+MILESTONES = {"infonce": (250, 280), "coclr": (80,), "probe": (60, 80), "finetune": (400, 450)}
 BASELINE = "InfoNCE RGB, as long"
 ALWAYS = {"probe": ("--train_what", "last", "--optim", "sgd", "--lr", "0.1"), "finetune": ("--train_what", "ft")}
 
@@ -66,14 +66,14 @@ class Plan:
     """The steps to run, each stream's final checkpoint, and the files that will hold the results."""
 
     def __init__(self, args: Namespace, seconds: Mapping[str, float]) -> None:
-        self.args, self.steps, self.videos = args, list[Step](), 0  # of a training
-        self.seconds = seconds  # by the kind of a step, as far as they are estimated
+        self.args, self.steps, self.videos = args, list[Step](), 0  # videos to train on
+        self.seconds = seconds  # estimated, by kind of step
         self.labels = len(catalog.class_names(args.dataset, args.split_root)) > 1
         test = catalog.parse(args.dataset).csv(Path(args.split_root or catalog.SPLIT_ROOT), 1, train=False)
         self.tested = len(test.read_text(encoding="utf-8").splitlines()) if test.is_file() else 0
         on_gpu = options.devices(None)[0].type == "cuda"
         self.gpus = ["--gpu", ",".join(map(str, range(args.gpus)))] if on_gpu else []
-        self.beside = not on_gpu  # small batches keep one core busy, not several
+        self.beside = not on_gpu  # run both streams side by side: small batches do not keep several cores busy
         self.models: dict[str, str] = {}
         # By stream ("both" for the fusion) and evaluation: a JSON file, and the key in it (None for all of it).
         self.results: dict[str, dict[str, tuple[str, str | None]]] = {}
@@ -104,7 +104,7 @@ class Plan:
                 self._evaluate(evaluation)
 
     def _pretrain(self, name: str, method: str, dataset: str, stream: str, *words: str, beside: bool = False) -> str:
-        """Plan a pretraining; return the checkpoint. What its script has by default is left out of the command."""
+        """Plan a pretraining and return its last checkpoint; the command omits options at the script's defaults."""
         args = self.args
         found = ["--batch_size", str(args.batch_size), "--moco-k", str(args.moco_k)]
         lr = args.lr if method == "infonce" else args.coclr_lr
@@ -120,13 +120,13 @@ class Plan:
                            *epochs, *vars(args)[f"{kind}_options"], *words, beside=beside)
 
     def _epochs(self, kind: str, times: int = 1) -> list[str]:
-        """Return --epochs and --schedule, scaled, of a kind of training."""
+        """Return --epochs, ``times`` those of a kind of training, and --schedule, scaled with them."""
         epochs = times * vars(self.args)[f"{kind}_epochs"]
-        falls = sorted({round(epochs * fall / PUBLISHED[f"{kind}_epochs"]) for fall in FALLS[kind]})
-        return ["--epochs", str(epochs), "--schedule", *map(str, falls)]
+        milestones = sorted({round(epochs * each / PUBLISHED[f"{kind}_epochs"]) for each in MILESTONES[kind]})
+        return ["--epochs", str(epochs), "--schedule", *map(str, milestones)]
 
     def _train(self, name: str, kind: str, script: str, *words: str, beside: bool = False) -> str:
-        """Plan a training, and return its last checkpoint; UserError now, rather than days later, if it cannot run."""
+        """Plan a training and return its last checkpoint; UserError now, rather than days later, if it cannot run."""
         argv = [*self.common, *words, "--resume", "auto"]
         processes = 1 if script == CLASSIFIER else self.args.gpus
         launcher = ["torchrun", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else ["python"]
@@ -150,7 +150,7 @@ class Plan:
         return str(product)
 
     def _evaluate(self, evaluation: str) -> None:
-        """Plan an evaluation of both final models and their fusion, and retrieval of what they are compared with."""
+        """Plan an evaluation of both final models and their fusion; for retrieval, of the baselines as well."""
         made, random, steps = list[str](), list[str](), len(self.steps)
         for stream, suffix in STREAMS.items():
             name, dataset, model = f"{evaluation} {stream}", self.args.dataset + suffix, self.models[stream]
@@ -165,14 +165,14 @@ class Plan:
                     self._retrieval(BASELINE, dataset, self.baseline, *words)
                 continue
             words += ALWAYS[evaluation]
-            if self.args.videos:  # a small set has no batch of 32, the script's default
+            if self.args.videos:  # a small set may not fill a batch of 32, the script's default
                 words += ["--batch_size", str(self.args.batch_size)]
             words += [*self._epochs(evaluation), *vars(self.args)[f"{evaluation}_options"]]
             classifier = self._train(name, evaluation, CLASSIFIER, *words, "--pretrain", model)
             made.append(f"{classifier}-prob-ten.json")
             self._test(stream, evaluation, f"{name} test", f"{classifier}-acc-ten.json", "ten", classifier, *words,
                        "--ten_crop")
-        # Those of RGB and flow side by side: both trainings, then both tests.
+        # On a CPU, RGB and flow run side by side: both trainings, then both tests.
         self.steps[steps:] = [replace(step, beside=self.beside and number > 0) for _, group in groupby(sorted(
             self.steps[steps:], key=is_test), is_test) for number, step in enumerate(group)]
         self._fuse("both", evaluation, made, tuple(Path(self.results[stream][evaluation][0]) for stream in STREAMS))
@@ -197,7 +197,6 @@ class Plan:
 
     def _test(self, title: str, evaluation: str, name: str, result: str, key: str | None, model: str, *words: str
               ) -> None:
-        """Plan a test of a model, and record where its result will be."""
         argv = [*self.common, *words, *self.gpus, "--test", model]
         seconds = self.seconds.get("retrieval" if evaluation == "retrieval" else "test", 0.0)
         self.results.setdefault(title, {})[evaluation] = result, key
@@ -223,7 +222,11 @@ def prepare(args: Namespace) -> Step:
 
 
 def settle(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, float]]:
-    """Choose what is not given, by measured steps; return it, and the seconds of each kind of step."""
+    """Choose the settings that are not given, from timed training steps.
+
+    Returns:
+        The settings, and the estimated seconds by kind of step, "all" for everything; none for published settings.
+    """
     given = {name: value for name in PUBLISHED if (value := getattr(args, name)) is not None}
     if not (args.videos or args.hours):
         return auto.published(given), {}
@@ -284,9 +287,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     runner, first = Runner(args.out), [prepare(args)] if args.videos else []
     if first and not first[0].is_done(args.out):
         if not args.videos.is_dir():
-            raise OptionError(f"--videos {args.videos} is no folder: give the folder that holds the videos")
+            raise OptionError(f"--videos {args.videos} is not a folder: give the folder that holds the videos")
         if args.dry_run:
-            say(f"{as_script(first, args.out)}\n\n# what comes after it follows from the data")
+            say(f"{as_script(first, args.out)}\n\n# the later steps depend on the prepared data")
             return 0
         with runner.open():
             runner.run(first)

@@ -41,7 +41,7 @@ from utils.metrics import Values
 from utils.parser import Parser
 
 ENCODERS = ("encoder_q.", "encoder_k.", "sampler.")
-FROZEN = "frozen_own_view"  # in a checkpoint, beside state_dict: {"encoder": state dict, "queue": (D, K)}
+FROZEN = "frozen_own_view"  # checkpoint key next to "state_dict": {"encoder": state dict, "queue": (D, K)}
 
 
 class CoclrTask(pretraining.PretrainTask):
@@ -58,7 +58,7 @@ class CoclrTask(pretraining.PretrainTask):
         return values
 
     def start(self, trainer: Trainer) -> None:
-        """Freeze the own view if it is to be, unless a resumed run has done so."""
+        """Freeze the own view under ``--own_view frozen``, unless the resumed checkpoint has restored it."""
         if self.model.own_view_is_frozen and not self.model.frozen_own_view():
             self.model.freeze_own_view()
         super().start(trainer)
@@ -75,7 +75,12 @@ class CoclrTask(pretraining.PretrainTask):
             self.model.freeze_own_view(saved[FROZEN])
 
     def load_pretrained(self, *paths: str) -> None:
-        """Load encoder_q and encoder_k from one file's encoder_q, the sampler from another's; 'random' skips one."""
+        """Initialise both streams from the encoder_q of two pretraining checkpoints.
+
+        Args:
+            paths: checkpoint of the trained stream (to encoder_q and encoder_k), and of the miner (to the sampler);
+                "random" keeps random weights.
+        """
         for path, reverse, targets in zip(paths, (False, True), (("encoder_q.", "encoder_k."), ("sampler.",)),
                                           strict=True):
             if path == "random":
@@ -85,8 +90,8 @@ class CoclrTask(pretraining.PretrainTask):
             weights = {key.removeprefix("encoder_q."): value for key, value in renamed(saved["state_dict"]).items()
                        if key.startswith("encoder_q.")}
             if not weights:
-                raise CheckpointError(f"{path} has {first_keys(saved['state_dict'])}, and no encoder_q.*: --pretrain "
-                                      "takes files of main_nce.py or main_coclr.py")
+                raise CheckpointError(f"{path} has {first_keys(saved['state_dict'])}, but no encoder_q.*: --pretrain "
+                                      "takes checkpoints of main_nce.py or main_coclr.py")
             state = {target + key: value for target in targets for key, value in weights.items()}
             rest = (*(encoder for encoder in ENCODERS if encoder not in targets), "queue", "memory_index_record")
             self.origin.append(f"{path} into {' and '.join(target.rstrip('.') for target in targets)}: "
@@ -98,7 +103,7 @@ def make_parser() -> Parser:
                                 main="moco_k topk cascade stage ratio reverse")
     add_mining(parser)
     parser.topic("checkpoints")("--pretrain", nargs=2, default=["random", "random"], metavar=("CKPT_A", "CKPT_B"),
-                                help="A starts the trained encoder, B the one that mines; 'random' means none")
+                                help="initialise the trained encoder from A, the miner from B; 'random': from no file")
     return parser
 
 
@@ -115,7 +120,7 @@ def parse(argv: Sequence[str] | None = None, planned: bool = False) -> Namespace
 
 
 def check_progressive(args: Namespace) -> None:
-    """Raise OptionError unless topk increases from phase to phase and the other options allow phases."""
+    """Raise OptionError unless ``--progressive`` increases and no other option contradicts it."""
     topks, given = args.progressive, " ".join(map(str, args.progressive))
     if not topks:
         return
@@ -129,15 +134,16 @@ def check_progressive(args: Namespace) -> None:
 
 
 def phases(args: Namespace) -> list[Namespace]:
-    """Return the options of each phase of ``--progressive``; a phase starts from the previous one's weights.
+    """Return the options of each phase of ``--progressive``, or of the only one (CPR).
 
-    Each phase has its own run folder, schedule, optimizer and queue; the miner stays the same (CPR).
+    A phase starts from the last weights of the phase before, with a new run folder, schedule, optimizer and queue; the
+    miner stays the same.
     """
-    result, own = [], args.pretrain[0]
+    result, start = [], args.pretrain[0]
     for topk in args.progressive or [args.topk]:
-        phase = Namespace(**{**vars(args), "topk": topk, "pretrain": [own, args.pretrain[1]]})
+        phase = Namespace(**{**vars(args), "topk": topk, "pretrain": [start, args.pretrain[1]]})
         result.append(phase)
-        own = str(run_folder.last_checkpoint(run_folder_of(vars(phase)), phase.epochs))
+        start = str(run_folder.last_checkpoint(run_folder_of(vars(phase)), phase.epochs))
     return result
 
 
@@ -149,7 +155,7 @@ def run_folder_of(given: Mapping[str, Any]) -> Path:
 
 
 def check_folders(all_phases: list[Namespace]) -> None:
-    """Raise UserError if a phase's folder holds a run, or with ``--resume auto`` one that began with other files."""
+    """Raise UserError if a phase's folder holds a run; with ``--resume auto``, one started from other checkpoints."""
     for phase in all_phases:
         folder = run_folder_of(vars(phase))
         if phase.resume != run_folder.AUTO:

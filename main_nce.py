@@ -13,7 +13,7 @@ UberNCE:
         --dataset ucf101-2clip --seq_len 32 --ds 1 --batch_size 16 --epochs 300 --schedule 240 -j 8
 
 On one GPU or a CPU: ``python main_nce.py ...``. ``python -m torch.distributed.launch`` and ``srun`` work as well.
-``--resume CKPT`` continues a run, ``--pretrain CKPT`` starts from its weights, ``--test CKPT`` measures it.
+``--resume CKPT`` continues a run, ``--pretrain CKPT`` starts from its weights, ``--test CKPT`` evaluates it.
 """
 
 from argparse import Namespace
@@ -33,7 +33,7 @@ from utils.metrics import Values
 from utils.parser import Parser
 
 STEPS = {"infonce": infonce_step, "ubernce": ubernce_step}
-# Entries of other models that this one lacks: the queue's labels, CoCLR's sampler and its queues.
+# Checkpoint entries that only other models have: the queue's labels, CoCLR's sampler and its queues.
 OTHER_MODELS = ("queue_label", "queue_second", "queue_vname", "memory_index_record", "sampler.")
 
 
@@ -43,7 +43,7 @@ class NceTask(pretraining.PretrainTask):
                                         generator=self.generator)
 
     def load_pretrained(self, *paths: str) -> None:
-        """Start both encoders and the queue from a checkpoint; "random" means none."""
+        """Initialise both encoders and the queue from a checkpoint; "random" or "" keeps random weights."""
         [path] = paths
         if path in ("", "random"):
             return
@@ -55,8 +55,8 @@ class NceTask(pretraining.PretrainTask):
 
 def make_parser() -> Parser:
     parser = pretraining_parser(__doc__, dataset="ucf101-2clip", models=list(STEPS), main="model moco_k")
-    add = parser.topic("checkpoints")
-    add("--pretrain", default="", metavar="CKPT", help="start from its encoders and queue; 'random' means none")
+    parser.topic("checkpoints")("--pretrain", default="", metavar="CKPT",
+                                help="start from its encoders and queue; 'random': from none")
     return parser
 
 

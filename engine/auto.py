@@ -31,7 +31,7 @@ MARGIN = 0.8  # share of the hours to plan for: a machine is not always as fast 
 START, EPOCH, PAGE = 15.0, 0.5, 45.0  # seconds: of a process beside its batches, of an epoch's end, of the report
 WARM_UP, FEWEST, LONG = 2, 6, 5.0  # steps before timing, timed steps at least, seconds of timing
 SIDES = (128, 112, 96, 64, 32)  # pixels
-SURVIVORS = 16  # of a cascade's last but one stage, at least
+SURVIVORS = 16  # entries that the last stage of a cascade should choose from, at least
 # What cotrain.py does where nothing is chosen automatically.
 PUBLISHED: dict[str, Any] = {
     "net": "s3d", "gpus": 1, "workers": min(8, allotted_cores()), "seq_len": 32, "ds": 1, "img_dim": 128,
@@ -87,7 +87,7 @@ def published(given: Mapping[str, Any]) -> list[Setting]:
 
 
 def doubts(videos: int, folder: Path | None, hours: float | None, seconds: float) -> list[str]:
-    """Warn of videos too few to train on, and of hours fewer than the estimate."""
+    """Return warnings: too few videos to train on, or fewer hours than estimated."""
     found = [f"{videos} training videos: below some {FEW} training hardly pays; published weights find similar videos "
              f"without it: python -m tools.search index CKPT {folder}"] if folder and 0 < videos < FEW else []
     if hours and 3600 * hours < seconds:
@@ -237,14 +237,14 @@ def read_facts(dataset: str, data_root: str | None, split_root: str | None, seco
 
 
 def seconds_per_step(task: PretrainTask) -> float:
-    """Time training steps, from the videos to the new weights; the task is of no use afterwards."""
+    """Time training steps, from the videos to the new weights; the task cannot be used afterwards."""
     loader = task.make_loader("train")
     task.set_monitors(videos_of(loader))
     done, begun = 0, 0.0
     for epoch in count():
         task.begin_epoch(epoch)
         for batch in batches(loader, epoch):
-            with redirect_stdout(StringIO()):  # it would speak of a training
+            with redirect_stdout(StringIO()):  # hide lines about a training
                 values = task.step(batch, epoch, done)
             if values["loss"].requires_grad:
                 task.optimizer.zero_grad()

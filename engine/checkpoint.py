@@ -19,7 +19,7 @@ from utils.errors import CheckpointError
 from utils.files import atomic_write
 
 RESUME = ("state_dict", "optimizer", "epoch", "iteration")  # keys that `--resume` needs
-# Their forms, where a command needs them; what may be None may be missing.
+# Types of required keys; a key that may be None may also be missing.
 FORMS: dict[str, Any] = {"state_dict": dict, "optimizer": dict, "epoch": int, "iteration": int | None}
 # Published files hold numpy scalars, such as `best_acc`, which torch.load must be told to allow.
 _scalar = np.float64(0).__reduce__()[0]
@@ -33,7 +33,7 @@ LIGHTNING = re.compile(r"^(?:model\.)+")  # in front of them: PyTorch Lightning'
 def load(path: str | Path, require: Iterable[str] = ("state_dict",)) -> dict:
     """Read a checkpoint like :func:`read`; weights alone become its "state_dict".
 
-    CheckpointError if a key of ``require`` is missing, or not of its form; others may be so.
+    CheckpointError if a key of ``require`` is missing or of the wrong type; other keys are not checked.
     """
     content = read(path)
     if not isinstance(content, dict):
@@ -57,7 +57,7 @@ def _holds_tensors(value: object) -> bool:
 
 
 def _other_weights(path: str | Path, content: Mapping) -> str:
-    """Say under which key a file without "state_dict" has its weights, and how to convert it."""
+    """Describe under which key a file without "state_dict" may hold weights, and how to convert it."""
     key = next((key for key, value in content.items() if _holds_tensors(value)), "state_dict")
     if key == "state_dict":
         return f", but {first_keys(content)}"
@@ -123,10 +123,13 @@ def _reason(error: BaseException) -> str:
 
 def load_state(model: nn.Module, state_dict: Mapping[str, Tensor], *, may_miss: Iterable[str] = (),
                may_have: Iterable[str] = ()) -> str:
-    """Load a state dict, see :func:`renamed`, into a model; return in words what was loaded.
+    """Load a state dict (keys as :func:`renamed`) into a model; return a description of what was loaded.
 
-    ``may_miss``: prefixes of model keys that it may lack; ``may_have``: of its keys that the model may lack. Of two
-    names of one tensor of the model one is enough. After a CheckpointError nothing is loaded.
+    Args:
+        may_miss: prefixes of keys of the model that the state dict may lack.
+        may_have: prefixes of keys of the state dict that the model may lack.
+
+    Of a tensor with two names in the model, one is enough. After a CheckpointError nothing is loaded.
     """
     given, own = renamed(state_dict), model.state_dict()
     loaded = {key: given[key] for key in own if key in given}

@@ -1,4 +1,4 @@
-"""May a run resume from a checkpoint, or a command use it, by what it says? Published files say nothing, and may."""
+"""Decide by the options in a checkpoint whether a run may resume from it; published ones have none, and pass."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ def samples_per_step(loader: DataLoader) -> int:
 
 
 def _progress_of(saved: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a checkpoint's "progress"; without one of ours it is at the end of its epoch."""
+    """Return a checkpoint's "progress"; files without it are from the end of their epoch."""
     found = saved.get("progress")
     if isinstance(found, Mapping) and all(isinstance(found.get(name), int) for name in ("epoch", "samples")):
         return found
@@ -86,7 +86,7 @@ def restore_optimizer(optimizer: Optimizer, saved: Mapping[str, Any], rates: LrS
 
 
 def with_schedule(options: Mapping[str, Any], saved: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Fill in the schedule where it is not given: the resumed checkpoint's, or after four fifths."""
+    """Fill in a schedule that is not given: the resumed checkpoint's, or one drop after four fifths of the epochs."""
     then = (saved or {}).get("options")
     own = then.get("schedule") if isinstance(then, Mapping) else None
     found = (each for each in (options["schedule"], own, [max(1, options["epochs"] * 4 // 5)]) if each is not None)
@@ -119,7 +119,7 @@ def refuse_changes(saved: Mapping[str, Any], options: Mapping[str, Any], made_wi
 
 
 def _rate_differs(then: Mapping[str, Any], now: Mapping[str, Any], begun: int) -> bool:
-    """Return whether the schedule differs in an epoch begun so far; the starting rate is the checkpoint's anyway."""
+    """Return whether two schedules differ in an epoch begun so far; the initial rate is the checkpoint's anyway."""
     if not set(then) >= RATE:
         return False
     one, two = (LrSchedule(1.0, tuple(options["schedule"]), options["cos"], options["epochs"])
@@ -133,9 +133,9 @@ def _shown(value: object) -> str:
 
 
 def facts_of(options: object, classes: object = None) -> Facts:
-    """Return what the options of a command say of its network; nothing if there are none, or other software's.
+    """Return what a network was trained for: stream, dataset, split, classes, clip sizes; {} if options do not say.
 
-    ``classes`` are names by label, if the network learns or is tested by labels.
+    ``classes``: names by label, if the network is trained or tested on labels.
     """
     found = catalog.NAME.fullmatch(str(options.get("dataset", ""))) if isinstance(options, Mapping) else None
     if not isinstance(options, Mapping) or not found or options.get("net") not in NETWORKS:
@@ -148,21 +148,21 @@ def facts_of(options: object, classes: object = None) -> Facts:
 
 
 def trained_with(options: object, **given: Any) -> dict[str, Any]:
-    """Return network, clip sizes and second view: those given, else those of options, else those of published files."""
+    """Return network, clip sizes and second view: as given, else from a checkpoint's options, else as published."""
     found = options if isinstance(options, Mapping) and facts_of(options) else {}
     return {name: given.get(name) or found.get(name, value) for name, value in PUBLISHED.items()}
 
 
-def learnt_by_labels(options: object) -> bool:
+def trained_on_labels(options: object) -> bool:
     return isinstance(options, Mapping) and ("train_what" in options or options.get("model") == "ubernce")
 
 
 def check_facts(saved: Mapping[str, Any], path: str | Path, needed: Facts, accept: bool = False) -> None:
-    """Refuse a checkpoint that was trained on another stream, class list, or with labels on another split.
+    """Raise CheckpointError for another stream, another class list or, if trained on labels, another split.
 
-    Other sizes of clips, and without labels another split, are a warning; with ``accept`` everything is.
+    Other clip sizes, and another split without labels, only cause a warning; with ``accept``, so does everything.
     """
-    labelled = learnt_by_labels(saved.get("options"))
+    labelled = trained_on_labels(saved.get("options"))
     then = facts_of(saved.get("options"), saved.get("classes") if labelled else None)
     for name, words in WORDS.items():
         if name not in then or name not in needed:

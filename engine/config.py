@@ -142,7 +142,7 @@ def configs_of(options: Mapping[str, Any]) -> tuple[ModelConfig, DataConfig, Tra
 
 
 def check_inputs(options: Mapping[str, Any], clips: int, streams: int, files: Iterable[str]) -> None:
-    """Raise OptionError if options contradict each other or the script, CheckpointError for a missing file; cheap."""
+    """Raise OptionError if options contradict each other or the script, CheckpointError for a missing file."""
     dataset, start, epochs = (options[name] for name in ("dataset", "start_epoch", "epochs"))
     spec = catalog.parse(dataset, options["second_view"])
     if (spec.clips, len(spec.streams)) != (clips, streams):
@@ -161,7 +161,7 @@ def check_inputs(options: Mapping[str, Any], clips: int, streams: int, files: It
 
 
 def check_sizes(model: ModelConfig, data: DataConfig, batch_size: int, processes: int, train: bool = True) -> None:
-    """Raise ModelError if batches do not fit the queue, OptionError if they do not fit the network; cheap."""
+    """Raise ModelError if batches do not fit the queue, OptionError if they do not fit the network; takes no memory."""
     check_queue(model.moco_k, batch_size, processes)
     with torch.device("meta"):
         encoder = make_encoder(model.net, model.moco_dim)

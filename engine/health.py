@@ -69,7 +69,7 @@ def effective_rank(z: Tensor) -> Tensor:
 
 @torch.no_grad()
 def overlap(one: Tensor, two: Tensor, n: int) -> Tensor:
-    """Return the share of the n most similar entries of each row that two views' similarities, (B, K), share: (B,)."""
+    """Return the share of each row's n most similar entries that two views have in common, (B, K) twice -> (B,)."""
     lists = [rows.topk(n, dim=1).indices for rows in (one, two)]
     return (lists[0][:, :, None] == lists[1][:, None, :]).any(dim=2).float().mean(dim=1)
 
@@ -102,7 +102,7 @@ def sign_test(one: Tensor, two: Tensor) -> float:
 def untrained(build: Callable[[], Net], seed: int = 0) -> Net:
     """Build a network to compare with: random weights that keep the scale of their input, in eval mode.
 
-    At the usual scale it would be a weaker one, whatever statistics its BatchNorm had.
+    PyTorch's default initialisation would make a weaker baseline, whatever its BatchNorm statistics.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

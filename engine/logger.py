@@ -56,7 +56,7 @@ class MetricsLogger:
         with naming(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(_finite(record)) + "\n")
         if kind == "steps" and title != "train":
-            return  # steps of an evaluation are no points in training time: TensorBoard gets their mean alone
+            return  # evaluation steps have no training time: TensorBoard gets only their mean
         group = {"steps": title, "epoch": f"{title}_epoch"}.get(kind, kind)
         scalars = {name: value for name, value in values.items() if (kind, name) != ("epoch", "lr")}  # in the steps
         scalars |= {f"{name}_seconds": value for name, value in (seconds or {}).items()}
@@ -140,7 +140,7 @@ class EpochLog:
         self._bar.close()
         means = self.meters.means()
         text = brief(means, self._health(iteration))
-        if self.logger.folder is None:  # what is not logged
+        if self.logger.folder is None:  # nothing is logged: print all
             text = "  ".join(f"{name} {value:.4g}" for name, value in means.items())
         say(f"{self.title} epoch {self.epoch} mean: {text}")
         self.logger.log("epoch", self.epoch, iteration, means, title=self.title)

@@ -26,7 +26,7 @@ COLLAPSED = 1.5  # effective rank of the queue: 1.0 in runs that failed, at leas
 
 
 class MiningMonitor:
-    """Measures mining at each step, and how often an epoch mines each video; by labels only if it ``has_labels``."""
+    """Measures mining at each step, and how often an epoch mines each video; recall only if it ``has_labels``."""
 
     def __init__(self, K: int, labels: ArrayLike = (), sources: ArrayLike = (), device: torch.device | str = "cpu",
                  has_labels: bool = True) -> None:
@@ -153,7 +153,6 @@ class Monitors:
             trainer.log("health", epoch, self.health.now(self.model))
 
     def after_save(self, epoch: int, trainer: Trainer) -> None:
-        """Measure the features by kNN, which is slow."""
         if self.knn is not None and self._is_due(epoch, self.train.knn_freq):
             values = self.knn(self.model.encoder_q[0], self.dtype, title=f"knn epoch {epoch}", after_video=trainer.poll)
             trainer.log("knn", epoch, values)

@@ -75,7 +75,7 @@ class Optimizer:
         self.scaler.update()
 
     def state_dict(self) -> dict:
-        """Return a group for each parameter, frozen or not, with ``initial_lr``, its rate before any schedule."""
+        """Return one group per parameter, frozen or not, each with ``initial_lr``, its rate before any schedule."""
         common = {key: value for key, value in self.inner.param_groups[0].items() if key not in ("params", "scale")}
         common |= {"fused": None, "foreach": None}  # device-dependent
         groups = [{**common, "lr": self.lr * scale, "initial_lr": self.base_lr * scale, "params": [i]}

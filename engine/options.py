@@ -43,7 +43,7 @@ non_negative_float = number(float, 0)
 share = number(float, 0, 1)
 TOPK = 5
 seed = number(int, 0, (1 << 43) - 1)  # generators take 63 bits: 43 for the seed, 20 for the epoch
-# Shown by --help, of every training script.
+# Options of every training script that --help shows; --help-all shows all.
 MAIN = "dataset data_root net batch_size lr epochs pretrain resume precision workers "
 open_share = number(float, 0, 1, open_low=True, open_high=True)
 
@@ -57,8 +57,8 @@ def add_roots(parser: Parser, data_root: str | None = DATA_ROOT, split_root: str
 def add_clips(parser: Parser) -> None:
     parser.topic("method")("--net", choices=list(NETWORKS), default="s3d", help="backbone")
     add = parser.topic("data")
-    add("--second_view", choices=SECOND_VIEWS, default="flow", help="what NAME-f and NAME-2stream-2clip take beside "
-        "RGB: flow, from its own LMDB, or residual, the difference of neighbouring RGB frames")
+    add("--second_view", choices=SECOND_VIEWS, default="flow", help="second view of NAME-f and NAME-2stream-2clip: "
+        "flow, read from its own LMDB, or residual, the difference of neighbouring RGB frames")
     add("--seq_len", type=positive_int, default=32, metavar="FRAMES", help="frames per clip")
     add("--ds", type=positive_int, default=1, metavar="FRAMES", help="temporal stride: take every ds-th frame")
     add("--img_dim", type=positive_int, default=128, metavar="PIXELS", help="side of the input frames in pixels")
@@ -74,19 +74,19 @@ def add_shared(parser: Parser, *, dataset: str, num_seq: int, wd: float, prefix:
     add = parser.topic("training")
     add("--batch_size", type=positive_int, default=32, metavar="CLIPS", help="clips per process and step")
     add("--lr", type=positive_float, default=1e-3, help="initial learning rate")
-    add("--schedule", type=whole_number, nargs="*", metavar="EPOCH", help="epochs at which lr drops to a tenth; no "
-        "number: never (default: four fifths of --epochs; a resumed run keeps its own)")
+    add("--schedule", type=whole_number, nargs="*", metavar="EPOCH", help="epochs at which lr drops to a tenth; "
+        "without a number, never (default: four fifths of --epochs; a resumed run keeps its own)")
     add("--cos", action="store_true", help="cosine learning rate instead of --schedule")
     add("--wd", type=non_negative_float, default=wd, help="weight decay")
     add("--epochs", type=positive_int, default=10, help="number of epochs")
-    add("--start_epoch", type=whole_number, default=0, metavar="EPOCH", help="first epoch, unless --resume says it")
+    add("--start_epoch", type=whole_number, default=0, metavar="EPOCH", help="first epoch of a new run")
     add = parser.topic("checkpoints")
     add("--resume", default="", metavar="CKPT", help="resume this checkpoint in its run folder; auto: the newest "
         "complete one in the run folder of these options, or a new run")
     add("--accept_changes", action="store_true", help="use a checkpoint even if it was made with options that affect "
         "the result (--resume), or on another stream, split or class list")
     add("--reset_lr", action="store_true", help="with --resume: use --lr instead of the checkpoint's learning rate")
-    add("--save_steps", type=whole_number, default=0, metavar="STEPS", help="steps between checkpoints, 0: epochs")
+    add("--save_steps", type=whole_number, default=0, metavar="STEPS", help="steps between extra checkpoints; 0: none")
     parser.topic("evaluation")("--test", default="", metavar="CKPT", help="evaluate this checkpoint, without training")
     add = parser.topic("hardware")
     add("--precision", choices=list(STEPS), help="precision of the encoders (default: fp32 on a CPU, tf32 on a GPU)")
@@ -112,22 +112,22 @@ def pretraining_parser(description: str, *, dataset: str, models: Sequence[str],
     add("--moco-t", type=positive_float, default=0.07, metavar="T", help="temperature of the logits")
     add = parser.topic("training")
     add("--seed", type=seed, default=0, help="seed of weights, order and augmentation")
-    add("--fp32_steps", type=whole_number, default=0, metavar="STEPS", help="first steps in float32: a new network "
-        "magnifies rounding for a few hundred steps")
+    add("--fp32_steps", type=whole_number, default=0, metavar="STEPS", help="run the first steps in float32: an "
+        "untrained network magnifies rounding errors")
     add = parser.topic("checkpoints")
     add("--save_freq", type=positive_int, default=1, metavar="EPOCHS", help="epochs between checkpoints")
     parser.topic("evaluation")("--knn_freq", type=whole_number, default=0, metavar="EPOCHS", help="epochs between "
-                               "weighted kNN accuracy and R@1 of test videos among training videos; 0: never")
+                               "measurements of kNN accuracy and R@1, test against training videos; 0: never")
     parser.topic("output")("--name_prefix", default="", help="prefix of the run folder's name, before the model")
     add = parser.topic("hardware")
-    add("--gpu", type=whole_number, metavar="N", help="GPU of a process that no launcher started (default: the first)")
-    add("--world-size", type=int, default=-1, metavar="N", help="number of processes, -1 to ask the launcher; of nodes "
-        "with --multiprocessing-distributed")
-    add("--rank", type=int, default=-1, metavar="N", help="rank of this process, -1 to ask the launcher; of "
-        "this node with --multiprocessing-distributed")
-    add("--dist-url", default="env://", metavar="URL", help="where processes meet: also tcp://HOST:PORT, file:///PATH")
-    add("--dist-backend", default="nccl", choices=["nccl", "gloo"], help="communication; gloo where there is no GPU")
-    add("--dist-timeout", type=positive_float, default=TIMEOUT, metavar="SECONDS", help="end if one is silent so long")
+    add("--gpu", type=whole_number, metavar="N", help="GPU to use without a launcher (default: the first)")
+    add("--world-size", type=int, default=-1, metavar="N", help="number of processes, or with "
+        "--multiprocessing-distributed of nodes; -1: as the launcher says")
+    add("--rank", type=int, default=-1, metavar="N", help="rank of this process, or with "
+        "--multiprocessing-distributed of this node; -1: as the launcher says")
+    add("--dist-url", default="env://", metavar="URL", help="rendezvous: env://, tcp://HOST:PORT or file:///PATH")
+    add("--dist-backend", default="nccl", choices=["nccl", "gloo"], help="backend; always gloo on CPUs")
+    add("--dist-timeout", type=positive_float, default=TIMEOUT, metavar="SECONDS", help="longest wait for a process")
     add("--multiprocessing-distributed", action="store_true", help="start one process per GPU of this node")
     add("--local_rank", "--local-rank", type=int, help=HIDDEN)  # by torch.distributed.launch
     return parser
@@ -142,16 +142,16 @@ def add_mining(parser: Parser) -> None:
     add("--cascade", action="store_true", help="mine by cascade positive retrieval")
     add("--mining", choices=MINING, help="how to mine: topk, by the other view alone (CoCLR); cascade (CPR), like "
         "--cascade; or fused, by the sum of both views' ranks (default: topk, or as --cascade says)")
-    add("--own_view", choices=OWN_VIEWS, default="current", help="what ranks the own view in cascade and fused: the "
-        "encoder that is trained (CPR), or a frozen copy of it, taken when the run starts, for one more forward a step")
+    add("--own_view", choices=OWN_VIEWS, default="current", help="encoder that ranks the own view in cascade and "
+        "fused: the trained one (CPR), or a copy frozen at the start of the run, at one more forward per step")
     add("--ratio", type=open_share, default=0.5, metavar="SHARE", help="share that each stage of the cascade keeps")
     add("--stage", type=positive_int, default=7, metavar="N", help="stages of the cascade")
-    add("--cascade_anchor", choices=["query", "key"], default="query", help="compared with the own view's queue in "
-        "the cascade: the query, as released, or the key, as in the paper")
+    add("--cascade_anchor", choices=["query", "key"], default="query", help="what the cascade compares with the "
+        "own view's queue: the query (released code) or the key (paper)")
     add("--cascade_first", choices=["other", "own"], default="other", help="view that the cascade's first stage ranks "
         "by; the last one always ranks by the other view")
-    add("--self_mask", type=share, default=0.9, metavar="SHARE", help="share of steps, 0-1, that leave a query's own "
-        "key out of its positives where it has others; the paper has no such step (0)")
+    add("--self_mask", type=share, default=0.9, metavar="SHARE", help="share of steps (0-1) that drop a query's own "
+        "key from its positives if it has others; 0.9 in the released code, 0 in the paper")
     add = parser.topic("evaluation")
-    add("--health_clips", type=whole_number, default=256, metavar="VIDEOS", help="for label-free measures; 0: none")
-    add("--health_freq", type=positive_int, default=10, metavar="EPOCHS", help="epochs between these measurements")
+    add("--health_clips", type=whole_number, default=256, metavar="VIDEOS", help="to measure health on; 0: none")
+    add("--health_freq", type=positive_int, default=10, metavar="EPOCHS", help="epochs between health measurements")

@@ -1,4 +1,4 @@
-"""What main_nce.py and main_coclr.py share: a task that lacks only its step, set-up, resuming, and reporting."""
+"""Pretraining as main_nce.py and main_coclr.py share it: a task without its step, set-up, resuming, reporting."""
 
 import math
 import os
@@ -68,15 +68,15 @@ class PretrainTask(Task):
                            world_size=self.dist.world_size, device=self.device)
 
     def check(self, saved: Mapping[str, Any], path: str, *, reverse: bool = False) -> None:
-        """Refuse a checkpoint of another stream, or with labels of other classes; ``reverse``: the miner's stream."""
+        """Raise CheckpointError for another stream (``reverse``: than the miner's), or if labelled, other classes."""
         options = asdict(self.data) | asdict(self.config) | {"reverse": self.config.reverse != reverse}
-        labels = compatibility.learnt_by_labels(options) and compatibility.learnt_by_labels(saved.get("options"))
+        labels = compatibility.trained_on_labels(options) and compatibility.trained_on_labels(saved.get("options"))
         classes = catalog.class_names(self.data.dataset, self.data.split_root) if labels else None
         compatibility.check_facts(saved, path, compatibility.facts_of(options, classes), self.train.accept_changes)
 
     def set_monitors(self, videos: VideoDataset, knn: Callable[..., dict[str, float]] | None = None, *,
                      training: bool = True) -> None:
-        """Set up the monitors; without ``training`` only what a step measures."""
+        """Set up the monitors of a run; those of an evaluation (not ``training``) only measure single steps."""
         train, index = self.train, videos.index
         self.monitors = Monitors(self.model, self.precision.dtype, train, knn=knn)
         if not isinstance(self.model, CoCLR):
@@ -103,7 +103,7 @@ class PretrainTask(Task):
             say(check_convolutions(self.model.encoders(), self.data.clip, device.Precision(name, self.device)))
 
     def check_steps(self, loader: DataLoader, state: TrainState) -> None:
-        """Raise UserError if the steps of this run would train nothing, or UberNCE has nothing to learn."""
+        """Raise UserError if the run would end before CoCLR's queue is full, or UberNCE has a single class."""
         index, step = videos_of(loader).index, samples_per_step(loader)
         if self.config.model == "ubernce":
             require_labels(index.classes, "--model ubernce")
@@ -136,7 +136,7 @@ class PretrainTask(Task):
         self.check_kernels()
         if self.dist.world_size > 1:
             devices = [self.device.index] if self.device.type == "cuda" else None
-            names = signature(DistributedDataParallel).parameters  # one of them is new since PyTorch 2.9
+            names = signature(DistributedDataParallel).parameters  # the former since PyTorch 2.9
             buffers = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
             own: dict[str, Any] = {buffers: False}
             self.network = DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True, **own)
@@ -149,7 +149,7 @@ class PretrainTask(Task):
         self.generator.manual_seed((self.train.seed << 20) + epoch)
 
     def health(self, iteration: int) -> str:
-        """Return whether the queue is still filling, and whether it had collapsed when it was last measured."""
+        """Return "filling" until the queue is full, then "collapsed" or "ok" as last measured."""
         written = iteration * self.train.batch_size * self.dist.world_size >= self.model.K or self.origin
         full = self.model.queue_is_full if isinstance(self.model, CoCLR) else written
         return "filling" if not full else "collapsed" if self.monitors.collapsed else "ok"
@@ -158,7 +158,7 @@ class PretrainTask(Task):
         self.monitors.end_epoch(epoch, trainer)
 
     def score(self, trainer: Trainer) -> float:
-        """Return top-1, or 0 until an epoch has run on a queue of real keys: random ones are easily told apart."""
+        """Return the training top-1; 0 until an epoch began with a full queue, as random entries are easy negatives."""
         filled = self.model.K / samples_per_step(trainer.loader)
         return super().score(trainer) if trainer.state.iteration - len(trainer.loader) >= filled else 0.0
 
@@ -177,13 +177,19 @@ class PretrainTask(Task):
         mining = self.monitors.mining
         if mining is not None and isinstance(saved.get("label_ring"), Mapping):
             mining.load_state_dict(saved["label_ring"])
-        elif mining is not None:  # a published file has no labels: recall is unknown until the queue is rewritten
+        elif mining is not None:  # published checkpoints lack the labels: no recall until the queue is rewritten
             mining.ring.align(int(self.model.queue_ptr))
 
 
 def run(make: type[PretrainTask], options: Mapping[str, Any], folder: Path, pretrain: Sequence[str], dist: DistInfo,
         knn: Callable[[PretrainTask], Any]) -> None:
-    """Train in a run folder, or measure the checkpoint of ``--test``; ``knn`` builds the monitor of ``--knn_freq``."""
+    """Pretrain in a run folder, or evaluate the checkpoint of ``--test``.
+
+    Args:
+        folder: run folder that the options name; ``--resume`` may choose another.
+        pretrain: checkpoints of ``--pretrain``, for ``load_pretrained`` of the task that ``make`` builds.
+        knn: builds the monitor of ``--knn_freq``.
+    """
     model, data, train = configs_of(options)
     check_sizes(model, data, train.batch_size, dist.world_size, train=not options["test"])
     if options["test"]:
@@ -196,7 +202,7 @@ def run(make: type[PretrainTask], options: Mapping[str, Any], folder: Path, pret
         task.load_pretrained(*pretrain)
     measure = knn(task).measure if train.knn_freq else None
     with catch_signals():
-        # Only the main process reads: other machines may lack the file. Nothing above may fail in one process alone.
+        # Only the main process reads: other machines may lack the file. All processes must get this far.
         saved = distributed.from_main(lambda: checkpoint.load(resumed, checkpoint.RESUME)) if resumed else None
         options = compatibility.with_schedule(options, saved)
         train = task.train = replace(train, schedule=options["schedule"])
@@ -233,7 +239,7 @@ def run(make: type[PretrainTask], options: Mapping[str, Any], folder: Path, pret
 
 
 def test(task: PretrainTask, path: str) -> None:
-    """Measure a checkpoint's pretext metrics on the validation split, with a log beside it if it can be there."""
+    """Evaluate a checkpoint's pretext metrics on the validation split; log beside it if its folder is writable."""
     saved = checkpoint.load(path)
     task.check(saved, path)
     loader = task.make_loader("val")
@@ -251,6 +257,7 @@ def test(task: PretrainTask, path: str) -> None:
 
 
 def announce(task: PretrainTask, loader: DataLoader, folder: Path, state: TrainState | None, path: str) -> None:
+    """Print what runs, on which data and hardware; ``state`` is None for a test, ``path`` the checkpoint, if any."""
     train, data, videos = task.train, task.data, videos_of(loader)
     start = task.origin or [f"random weights, seed {train.seed}"]
     schedule = ""

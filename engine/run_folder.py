@@ -40,7 +40,7 @@ def pretraining_folder(model: ModelConfig, data: DataConfig, train: TrainConfig,
 
 
 def started_from(path: str) -> str:
-    """Return what a run folder's name says of a checkpoint that the run starts from."""
+    """Return the end of a run folder's name that records the checkpoint the run starts from."""
     return f"_pt={path.replace('/', '-')}" if path not in ("", "random") else ""
 
 

@@ -133,7 +133,6 @@ def _resolve(given: Namespace) -> Namespace:
 
 
 def _with_roots(given: Namespace) -> Namespace:
-    """Default the roots of prepared videos to folders in the work folder."""
     places = {name: getattr(given, name) or str(given.out / folder) for name, folder in ROOTS.items()}
     return Namespace(**vars(given) | places) if given.videos else given
 
@@ -154,7 +153,7 @@ def keep(settings: Sequence[Setting], values: Mapping[str, Any], out: Path) -> N
 
 @contextmanager
 def advised(name: str, kind: str, values: Mapping[str, Any]) -> Iterator[None]:
-    """Name the step in its refusals, and the cotrain.py option that mends them."""
+    """Add to the UserErrors of a step its name, and the cotrain.py option that would help."""
     try:
         yield
     except UserError as error:

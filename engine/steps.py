@@ -1,4 +1,4 @@
-"""One training step of each contrastive model: batch in, loss and metrics out as 0-d tensors.
+"""One training step of each contrastive model: a batch in, loss and metrics out as 0-d tensors.
 
 ``network`` is the model, or its DistributedDataParallel wrapper; ``dtype`` the autocast type of the encoders, None for
 float32; ``generator`` shuffles the clips for BatchNorm. Only UberNCE learns from labels; CoCLR's monitor reads them.
@@ -28,7 +28,7 @@ def infonce_step(network: nn.Module, batch: Mapping[str, Any], device: torch.dev
 
 def ubernce_step(network: nn.Module, batch: Mapping[str, Any], device: torch.device, *,
                  dtype: torch.dtype | None = None, generator: torch.Generator | None = None) -> Values:
-    """Contrast two clips of each video; the class gives the positives (CoCLR, equation 2)."""
+    """Contrast two clips of each video; queue entries of its class are positives, too (CoCLR, equation 2)."""
     block = to_blocks(batch, device)[:, :, 0]  # (B, 2, 3, T, H, W)
     labels = batch["label"].to(device, non_blocking=True)
     logits, mask = network(block, labels, dtype=dtype, generator=generator)  # (B, 1+K) each
@@ -40,8 +40,12 @@ def coclr_step(network: nn.Module, batch: Mapping[str, Any], device: torch.devic
                ) -> Values:
     """Contrast two clips of each video with positives mined in the other view (CoCLR, equation 3; CPR, section 3.2).
 
-    Until the queue is full there is nothing to mine: the step only queues its keys, and the loss has no gradient.
-    ``without_self`` drops the query's own key (column 0) from rows with other positives, see :func:`draw_self_mask`.
+    Until the queue is full nothing can be mined: the step only enqueues its keys, and its loss has no gradient.
+
+    Args:
+        batch: of the loader: clips in both views; "source", "label" and "index", (B,) int64.
+        monitor: measures what was mined; nothing else uses the labels.
+        without_self: drop the query's own key (column 0) where there are other positives, see :func:`draw_self_mask`.
     """
     model = getattr(network, "module", network)  # without DistributedDataParallel
     full = model.queue_is_full
@@ -53,7 +57,7 @@ def coclr_step(network: nn.Module, batch: Mapping[str, Any], device: torch.devic
     loss = coclr_loss(logits, drop_self(mask) if without_self else mask)
     values = {"loss": loss if full else loss.detach(), **accuracies(logits, mask), **monitor.measure(mining, label)}
     if model.training:
-        # Part of every step, after measuring: the ring's labels belong to the entries that the queue has just written.
+        # Last, because the ring now describes the keys that this forward has enqueued.
         monitor.ring.update(label, source, batch["index"].to(device))
     return values
 

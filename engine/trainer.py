@@ -1,4 +1,4 @@
-"""The training loop of every script: it can stop after any step, and resumes exactly."""
+"""The training loop shared by all scripts. A run can stop after any step, and resumes exactly there."""
 
 from collections.abc import Callable, Mapping, Sized
 from typing import Any
@@ -19,7 +19,7 @@ from utils.errors import TrainingError
 from utils.metrics import Meters, Values
 from utils.stop import StopFlag, StopRequested, signal_name
 
-MAX_DAMAGED = 0.01  # share of an epoch's frames
+MAX_DAMAGED = 0.01  # largest share of an epoch's frames that may be unreadable
 
 
 class Task:
@@ -32,25 +32,25 @@ class Task:
         """Set learning rate, train mode and seeds."""
 
     def step(self, batch: Any, epoch: int, iteration: int) -> Values:
-        """Return "loss" and metrics of a batch as 0-d tensors; if the loss needs no gradient, nothing is updated."""
+        """Run a batch forward; return "loss" and metrics, 0-d tensors. A loss without gradient is not trained on."""
         raise NotImplementedError
 
     def health(self, iteration: int) -> str:
-        """Return a word for the progress lines: filling (its queue), ok, collapsed; empty if there is no queue."""
+        """Return the state of the queue for the progress lines: "filling", "ok" or "collapsed"; "" without one."""
         return ""
 
     def end_epoch(self, epoch: int, trainer: "Trainer") -> None:
-        """Measure and log, on all processes."""
+        """Measure and log after the last step of an epoch; all processes call this."""
 
     def score(self, trainer: "Trainer") -> float:
-        """Return the top-1 (0-1) by which the best checkpoints are chosen; by default the training top-1."""
+        """Return the top-1 accuracy (0-1) that selects the best checkpoints; by default that of training."""
         return trainer.means["top1"]
 
     def after_save(self, epoch: int, trainer: "Trainer") -> None:
-        """Run slow measurements once the epoch is saved; call ``trainer.poll`` now and then."""
+        """Run slow measurements after the epoch is saved; call ``trainer.poll`` often, so that the run can stop."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the checkpoint's published keys, the loss scale, and whatever else the task needs to resume."""
+        """Return what a checkpoint holds of the task: "state_dict", "optimizer", under fp16 "scaler", and its own."""
         content = {"state_dict": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         if self.optimizer.scaler.is_enabled():
             content["scaler"] = self.optimizer.scaler.state_dict()
@@ -62,7 +62,12 @@ class Task:
 
 
 class Trainer:
-    """Trains a :class:`Task`. Each checkpoint holds ``info`` on the run: "options", "made_with", "code", "classes"."""
+    """Trains a :class:`Task`, logs its metrics and saves its checkpoints.
+
+    Args:
+        state: position to start or resume from; kept up to date.
+        info: facts that each checkpoint records: "options", "made_with", "code", "classes".
+    """
 
     def __init__(self, loader: DataLoader, optimizer: Optimizer, device: torch.device, config: TrainConfig, *,
                  state: TrainState, checkpoints: CheckpointManager, logger: MetricsLogger, info: Mapping[str, Any]
@@ -77,7 +82,7 @@ class Trainer:
         self._saved = state.iteration  # iteration of the last checkpoint
 
     def fit(self, task: Task) -> None:
-        """Train to the last epoch. On StopRequested, after a signal, everything done so far is saved."""
+        """Train to the last epoch. When a signal asks the run to stop, save its progress and raise StopRequested."""
         state, optimizer = self.state, self.optimizer
         damage = DamageCounter(self.loader.dataset, frames_per_epoch(self.loader))
         try:
@@ -167,9 +172,11 @@ class Trainer:
 def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, epoch: int, print_freq: int,
              device: torch.device, logger: MetricsLogger | None = None, iteration: int = 0,
              poll: Callable[[], None] = lambda: None) -> Means:
-    """Average the metrics of an evaluation step over the samples of a loader and all processes.
+    """Return the means of an evaluation's metrics over the samples of a loader and all processes.
 
-    ``step`` computes those of a batch as 0-d tensors; ``poll`` is called after every step, and may raise.
+    Args:
+        step: computes the metrics of a batch, 0-d tensors by name.
+        poll: called after every step; may raise StopRequested.
     """
     damage = DamageCounter(loader.dataset, frames_per_epoch(loader))
     log = EpochLog(loader, title, epoch, Meters(device), print_freq, logger or MetricsLogger())
@@ -181,20 +188,20 @@ def evaluate(step: Callable[[Any], Values], loader: DataLoader, *, title: str, e
 
 
 class LossCheck:
-    """Checks that losses are finite without stalling a GPU: there, only when a line is printed anyway."""
+    """Checks that losses are finite; on a GPU only when a progress line synchronises the device anyway."""
 
     def __init__(self, dataset: Any) -> None:
         self._dataset = dataset
         self._pending: list[tuple[int, Tensor, Tensor]] = []  # iteration, rows of the dataset, loss
 
     def add(self, iteration: int, rows: Tensor, loss: Tensor, now: bool) -> None:
-        """Add the loss (0-d) of a step and the dataset rows (B,) of its batch; check now on a CPU, or if ``now``."""
+        """Record a step's loss (0-d) and its dataset rows (B,); check at once on a CPU, or if ``now``."""
         self._pending.append((iteration, rows, loss.detach()))
         if now or loss.device.type == "cpu":
             self.check()
 
     def check(self) -> None:
-        """Raise TrainingError with step and videos if a loss added so far is NaN or infinite."""
+        """Raise TrainingError, naming step and videos, if a recorded loss is NaN or infinite."""
         if not self._pending:
             return
         finite = torch.stack([loss for _, _, loss in self._pending]).isfinite().tolist()
@@ -235,7 +242,7 @@ class DamageCounter:
             say(f"{title}: {self.count} of {self._frames} frames could not be read and were replaced")
 
     def add(self, batch: Mapping[str, Any]) -> None:
-        """Add a batch's "damaged", (B, 2) int64: count of unreadable frames, and the first of them."""
+        """Count a batch's unreadable frames: "damaged" (B, 2) int64 is their number, and the first one's index."""
         damaged = batch.get("damaged")
         if damaged is None or not damaged[..., 0].any():
             return
@@ -252,5 +259,5 @@ class DamageCounter:
 
 def frames_per_epoch(loader: DataLoader) -> int:
     assert loader.batch_size is not None and isinstance(loader.sampler, Sized)
-    samples = min(len(loader) * loader.batch_size, len(loader.sampler))  # a training drops the rest, validation not
+    samples = min(len(loader) * loader.batch_size, len(loader.sampler))  # training drops an incomplete batch
     return samples * getattr(loader.dataset, "frames_per_sample", 1)

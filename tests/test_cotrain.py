@@ -123,7 +123,7 @@ def test_every_printed_command_is_one_of_its_script(run, small_network, tmp_path
     (["--probe_options", "--test x"], "--test is set by cotrain.py itself"),
     (["--coclr_options", "--second_view residual"], "--second_view is set by cotrain.py itself"),
     (["--dataset", "ucf101-f"], "has a suffix"), (["--dataset", "nowhere"], "nowhere"),
-    (["--videos", "nowhere"], "nowhere is no folder"),
+    (["--videos", "nowhere"], "nowhere is not a folder"),
     (["--infonce_rgb", "nowhere.pth.tar"], "nowhere.pth.tar: check --infonce_rgb"),
 ])
 def test_what_cannot_work_is_refused_before_anything_runs(run, small_network, place, tmp_path, capsys, words,
