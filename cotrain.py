@@ -221,7 +221,7 @@ def prepare(args: Namespace) -> Step:
                 Path(args.split_root, args.dataset, "video_source.json"), shown=9)
 
 
-def settle(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, float]]:
+def choose_settings(args: Namespace, spent: float) -> tuple[list[Setting], dict[str, float]]:
     """Choose the settings that are not given, from timed training steps.
 
     Returns:
@@ -297,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if chosen:
         seconds = read_json(args.out / ESTIMATE, {})
     else:
-        chosen, seconds = settle(args, runner.record().get("prepare", {}).get("seconds", 0.0))
+        chosen, seconds = choose_settings(args, runner.record().get("prepare", {}).get("seconds", 0.0))
     settled = time.perf_counter() - begun
     args = with_settings(args, chosen)
     plan = Plan(args, seconds)
@@ -313,7 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             settings.keep(chosen, vars(args), args.out)
             if seconds:
                 say_block({"\nsettings": [f"{name:15} {value!s:10} {why}" for name, value, why in chosen]})
-        warnings = auto.doubts(plan.videos, args.videos, args.hours, seconds.get("all", 0.0))
+        warnings = auto.find_warnings(plan.videos, args.videos, args.hours, seconds.get("all", 0.0))
         for line in warnings:
             warn(line)
         say(f"{sum(step.is_done(args.out) for step in plan.steps)} of {len(plan.steps)} steps are done; the printed "

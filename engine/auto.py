@@ -86,7 +86,7 @@ def published(given: Mapping[str, Any]) -> list[Setting]:
             for name, value in PUBLISHED.items()]
 
 
-def doubts(videos: int, folder: Path | None, hours: float | None, seconds: float) -> list[str]:
+def find_warnings(videos: int, folder: Path | None, hours: float | None, seconds: float) -> list[str]:
     """Return warnings: too few videos to train on, or fewer hours than estimated."""
     found = [f"{videos} training videos: below some {FEW} training hardly pays; published weights find similar videos "
              f"without it: python -m tools.search index CKPT {folder}"] if folder and 0 < videos < FEW else []

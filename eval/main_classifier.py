@@ -79,9 +79,9 @@ def random_weights(given: Mapping[str, Any]) -> Path:
     return folder.with_name(f"{folder.name}_pt=random") / "model" / "random"
 
 
-def place(net: LinearClassifier, devices: Devices, precision: hardware.Precision, clip: tuple[int, int, int],
-          compiled: bool) -> nn.Module:
-    """Move a classifier to its device or GPUs, check its convolutions, and compile its backbone if asked."""
+def to_devices(net: LinearClassifier, devices: Devices, precision: hardware.Precision, clip: tuple[int, int, int],
+               compiled: bool) -> nn.Module:
+    """Move a classifier to one device or several GPUs, check its convolutions, and compile the backbone if asked."""
     net.to(devices[0]).to(memory_format=torch.channels_last_3d)  # as the clips lie in memory
     if precision.name == "fp32":
         use_2d_where_faster([net], devices[0])
@@ -135,7 +135,7 @@ def train(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig
                         f"({config.rates}), weight decay {config.wd:g}" if state.epoch < config.epochs
                         else "nothing is left to train",
             "on": hardware.describe_machine(devices, precision, config.workers), "into": str(folder)})
-        task = finetune.Finetuning(place(net, devices, precision, data.clip, config.compile), optimizer,
+        task = finetune.Finetuning(to_devices(net, devices, precision, data.clip, config.compile), optimizer,
                                    model.train_what, config.rates, config.seed, val, devices[0], precision.dtype)
         checkpoints = run_folder.CheckpointManager(folder / "model", keep_all="k400" in data.dataset, resumed=resumed)
         info = {"options": options, "made_with": made_with, "code": code_version(), "classes": list(classes)}
@@ -172,7 +172,7 @@ def test(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig,
                    "data": describe(data, sets, f"{counts} videos, batches of {batch_size} windows"), "start": start,
                    "on": hardware.describe_machine(devices, precision, config.workers), "into": str(output)})
         fold_batchnorm(net.eval())
-        ready = place(net, devices, precision, data.clip, config.compile)
+        ready = to_devices(net, devices, precision, data.clip, config.compile)
         if crops:
             samples = windows.read_samples(sets["test"], workers=config.workers, device=device, title="test")
             prob = windows.crop_probabilities(ready, samples, batch_size, device, precision.dtype)
