@@ -175,7 +175,7 @@ def test_results_of_a_checkpoint_in_a_read_only_place(trained, run, place, monke
     words = ["--dataset", "ucf101", *SMALL, "--train_what", "ft", "--test", str(folder / "epoch1.pth.tar")]
     assert run(*words, "--retrieval") == 2
     error = capsys.readouterr().err
-    assert "name another folder by --dirname" in error and error.count("\n") == 1
+    assert "name another folder with --dirname" in error and error.count("\n") == 1
     assert run(*words, "--dirname", "mine") == run(*words, "--retrieval", "--dirname", "mine") == 0
     assert {path.name for path in Path("mine").iterdir()} >= {
         "epoch1-test.log", "epoch1.pth.tar-prob-center.json", "ucf101_test_feature.pth.tar"}
