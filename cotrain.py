@@ -112,7 +112,7 @@ class Plan:
             found += [flag, f"{value:g}"] if value != usual else []
         if method == "coclr" and not args.coclr_options:
             cascade = ["--cascade", "--stage", str(args.stage), "--ratio", str(args.ratio)]
-            found += {"cascade": cascade, "fused": ["--mining", "fused"], "topk": []}[args.mining]
+            found += {"cascade": cascade, "topk": []}.get(args.mining, ["--mining", args.mining])
             found += ["--topk", str(args.topk), *(["--own_view", "frozen"] if args.own_view == "frozen" else [])]
         kind = "infonce" if method == "baseline" else method
         epochs = self._epochs("coclr", args.cycles) if method == "baseline" else self._epochs(method)

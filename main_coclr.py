@@ -149,8 +149,9 @@ def phases(args: Namespace) -> list[Namespace]:
 
 def run_folder_of(given: Mapping[str, Any]) -> Path:
     model, data, train = configs_of(given)
+    published = model.rule in ("topk", "cascade")  # whose folders have one name
     start = (f"{given['name_prefix']}{model.model}-top{model.topk}{'-R' if model.reverse else ''}"
-             f"{'-fused' if model.rule == 'fused' else ''}{'-frozen' if model.own_view == 'frozen' else ''}")
+             f"{'' if published else f'-{model.rule}'}{'-frozen' if model.own_view == 'frozen' else ''}")
     return run_folder.pretraining_folder(model, data, train, prefix=given["prefix"], start=start)
 
 

@@ -25,7 +25,7 @@ from utils.console import duration
 from utils.launch import allotted_cores
 
 LARGE = 2000  # training videos from which on published values hold
-FEW = 100  # videos below which training hardly pays
+FEW = 100  # videos below which training is hardly worth it
 EPOCHS, CPU_EPOCHS, LEAST_EPOCHS = 300, 60, 5  # of InfoNCE: published and most, on a CPU, and least
 MARGIN = 0.8  # share of the hours to plan for: a machine is not always as fast as when it was measured
 START, EPOCH, PAGE = 15.0, 0.5, 45.0  # seconds: of a process beside its batches, of an epoch's end, of the report
@@ -88,7 +88,7 @@ def published(given: Mapping[str, Any]) -> list[Setting]:
 
 def find_warnings(videos: int, folder: Path | None, hours: float | None, seconds: float) -> list[str]:
     """Return warnings: too few videos to train on, or fewer hours than estimated."""
-    found = [f"{videos} training videos: below some {FEW} training hardly pays; published weights find similar videos "
+    found = [f"{videos} training videos: below some {FEW} training is hardly worth it; published weights find similar videos "
              f"without it: python -m tools.search index CKPT {folder}"] if folder and 0 < videos < FEW else []
     if hours and 3600 * hours < seconds:
         found.append(f"--hours {hours:g} is too short: the least that can teach anything takes {duration(seconds)}")

@@ -13,7 +13,7 @@ from dataset.video_dataset import VideoDataset
 from engine.device import check_clips
 from engine.optimizer import LrSchedule
 from model.momentum import MomentumContrast, check_queue, make_encoder
-from model.pretrain import CoCLR, InfoNCE, UberNCE, mining_rule
+from model.pretrain import MINING, CoCLR, InfoNCE, UberNCE, mining_rule
 from utils.errors import CheckpointError, OptionError
 
 T = TypeVar("T")
@@ -102,8 +102,8 @@ class ModelConfig:
             view = data.second_view if data.single_stream().endswith("-f") else "RGB"
             return f"{self.model} with {self.net} on two clips of {view}; {moco}"
         own, other = (data.second_view, "RGB") if self.reverse else ("RGB", data.second_view)
-        how = {"topk": "", "fused": ", by the sum of both views' ranks",
-               "cascade": f" by a cascade of {self.stage} stages of ratio {self.ratio:g}"}[self.rule]
+        how = (f" by a cascade of {self.stage} stages of ratio {self.ratio:g}" if self.rule == "cascade" else
+               "" if self.rule == "topk" else f", by {MINING[self.rule]}")
         how += f", {own} ranked as it was at the start" if self.own_view == "frozen" else ""
         return f"coclr with {self.net}: {own} learns from the top {self.topk} positives mined in {other}{how}; {moco}"
 

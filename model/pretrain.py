@@ -19,7 +19,8 @@ from model.momentum import MomentumContrast, embed, make_encoder
 from utils import distributed
 from utils.errors import ModelError
 
-MINING = ("topk", "cascade", "fused")
+# What a way to mine ranks by; folders and titles of runs name all but the first two by their keys.
+MINING = {"topk": "the other view", "cascade": "both views in turn", "fused": "the sum of both views' ranks"}
 OWN_VIEWS = ("current", "frozen")
 
 
@@ -151,7 +152,7 @@ class CoCLR(MomentumContrast):
     @property
     def views(self) -> list[str]:
         """The view that each stage of the mining ranks by: "other", "own", or "both"."""
-        return ["both"] if self.mining == "fused" else stage_views(self.stage, self.first)
+        return views_of(self.mining, self.stage, self.first)
 
     @property
     def own_temperature(self) -> float:
@@ -263,6 +264,10 @@ class CoCLR(MomentumContrast):
         return mask, Mining(other, own, same_source, stages)
 
 
+def views_of(mining: str, stage: int, first: str) -> list[str]:
+    return {"topk": ["other"], "fused": ["both"]}.get(mining) or stage_views(stage, first)
+
+
 def mining_rule(mining: str | None, cascade: bool) -> str:
     """Return "topk", "cascade" or "fused"; ModelError if the two arguments contradict each other."""
     if cascade and mining not in (None, "cascade"):
@@ -285,7 +290,7 @@ def check_mining(K: int, topk: int, ratio: float, stage: int, mining: str, ancho
     if first == "own" and not (cascade and stage > 1):
         raise ModelError("the own view can come first only in a cascade of at least two stages (--cascade, --stage): "
                          "the last stage always ranks by the other view")
-    ranks_own = mining == "fused" or (cascade and "own" in stage_views(stage, first))
+    ranks_own = not {"own", "both"}.isdisjoint(views_of(mining, stage, first))
     if own_view == "frozen" and not ranks_own:
         raise ModelError("the own view can be frozen only where it ranks: --mining fused, or a cascade (--cascade) "
                          "with --stage 3 or more, or 2 with the own view first")

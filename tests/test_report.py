@@ -390,7 +390,7 @@ def fused(tmp_path_factory):
 
 def test_a_run_with_fused_ranks_and_a_frozen_own_view_has_its_page(fused, tmp_path):
     page = page_of(fused.folder)
-    assert "CoCLR + fused ranks on mine, RGB" in page.text and "Stage 1: both views (RGB + flow)</h3>" in re.sub(
+    assert "CoCLR + fused on mine, RGB" in page.text and "Stage 1: both views (RGB + flow)</h3>" in re.sub(
         r" keeps 2 of 8", "", page.text)
     saved = checkpoint.load(read_run(fused.folder).checkpoint)
     del saved["frozen_own_view"]

@@ -55,8 +55,8 @@ class Run:
     @property
     def mining(self) -> str:
         """The mining rule as titles show it; "" for plain top-k, and for methods without mining."""
-        rules = {"cascade": " + CPR", "fused": " + fused ranks"}
-        return rules.get(take(ModelConfig, self.options).rule, "") if self.options.get("model") == "coclr" else ""
+        rule = take(ModelConfig, self.options).rule if self.options.get("model") == "coclr" else "topk"
+        return {"topk": "", "cascade": " + CPR"}.get(rule, f" + {rule}")
 
     @cached_property
     def has_labels(self) -> bool:
