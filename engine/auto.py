@@ -88,8 +88,8 @@ def published(given: Mapping[str, Any]) -> list[Setting]:
 
 def find_warnings(videos: int, folder: Path | None, hours: float | None, seconds: float) -> list[str]:
     """Return warnings: too few videos to train on, or fewer hours than estimated."""
-    found = [f"{videos} training videos: below some {FEW} training is hardly worth it; published weights find similar videos "
-             f"without it: python -m tools.search index CKPT {folder}"] if folder and 0 < videos < FEW else []
+    found = [f"{videos} training videos: below some {FEW} training is hardly worth it; published weights find similar "
+             f"videos without it: python -m tools.search index CKPT {folder}"] if folder and 0 < videos < FEW else []
     if hours and 3600 * hours < seconds:
         found.append(f"--hours {hours:g} is too short: the least that can teach anything takes {duration(seconds)}")
     return found

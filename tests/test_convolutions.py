@@ -58,7 +58,8 @@ def test_2d_form_equals_conv3d_forward_and_backward(settings, dtype, memory_form
 
 def test_kernels_without_a_2d_form():
     for conv in (nn.Conv3d(3, 4, *R50_STEM), nn.Conv3d(3, 4, 3), nn.Conv3d(3, 4, 1, stride=2),
-                 nn.Conv3d(3, 4, (3, 1, 1), padding=1)):
+                 nn.Conv3d(3, 4, (3, 1, 1), padding=1), nn.Conv3d(4, 4, (1, 3, 3), groups=4),
+                 nn.Conv3d(3, 4, (3, 1, 1), dilation=2)):
         assert not fits_2d(conv)
 
 

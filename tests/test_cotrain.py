@@ -257,7 +257,7 @@ def test_a_folder_of_videos_without_labels(tmp_path, forked, monkeypatch, capsys
     assert run_in(out, *words, "--dry_run") == 0 and "prepare.py" in capsys.readouterr().out and not out.exists()
     assert run_in(out, *words) == 2 and ran[-1] == "cycle 1 RGB"
     shown = capsys.readouterr().out
-    assert re.search(r"moco_k +12 +at most half of 24 training videos", shown) and "hardly pays" in shown
+    assert re.search(r"moco_k +12 +at most half of 24 training videos", shown) and "hardly worth it" in shown
     monkeypatch.setattr(auto, "choose", None)
     assert run_in(out, *words) == 0
     index = ["index", f"{out}/rgb.pth.tar", str(videos), "--two_stream", f"{out}/flow.pth.tar", "--flow", "dis"]
