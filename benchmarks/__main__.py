@@ -1,5 +1,3 @@
-"""The old name of `python -m tools.benchmarks`."""
-
 import sys
 
 print("error: this command has moved: python -m tools.benchmarks", file=sys.stderr)

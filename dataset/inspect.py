@@ -1,5 +1,3 @@
-"""The old name of `python -m tools.inspect_dataset`."""
-
 import sys
 
 print("error: this command has moved: python -m tools.inspect_dataset", file=sys.stderr)

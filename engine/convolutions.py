@@ -42,10 +42,9 @@ class Conv3dAs2d(nn.Conv3d):
 
 def fits_2d(conv: nn.Conv3d) -> bool:
     """Return whether the kernel spans space or time alone, without groups and dilation."""
-    if conv.groups > 1 or max(conv.dilation) > 1:
-        return False
     by_axis = list(zip(conv.kernel_size, conv.stride, conv.padding, strict=True))
-    return by_axis[0] == (1, 1, 0) or by_axis[1:] == [(1, 1, 0)] * 2
+    flat = by_axis[0] == (1, 1, 0) or by_axis[1:] == [(1, 1, 0)] * 2
+    return flat and conv.groups == max(conv.dilation) == 1
 
 
 def use_2d_where_faster(encoders: Iterable[nn.Module], device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Label-free health of an embedding space: neighbours, hubs, spread, effective rank, agreement of two views.
+"""Label-free health of an embedding space: neighbours, spread, effective rank, agreement of two views.
 
 Embeddings z are unit rows (N, D). Rows i of z1 and z2 are two clips of one video.
 """
@@ -35,16 +35,6 @@ def instance_hits(z1: Tensor, z2: Tensor) -> Tensor:
     sim = (z @ z.T).fill_diagonal_(float("-inf"))
     second = torch.arange(len(z), device=z.device).roll(len(z1))
     return sim.argmax(dim=1) == second
-
-
-@torch.no_grad()
-def hubness(z: Tensor, excluded: Tensor, n: int) -> float:
-    """Return how often the most popular clip of z (N, D) is among the n nearest of others, divided by the mean, n.
-
-    ``excluded`` pairs, (N, N) bool, cannot be neighbours.
-    """
-    nearest = (z @ z.T).masked_fill(excluded, float("-inf")).topk(n, dim=1).indices
-    return float(nearest.flatten().bincount(minlength=len(z)).max() / n)
 
 
 @torch.no_grad()
@@ -142,7 +132,7 @@ class HealthProbe:
         """Measure both views before the first step, and compare the miner with a random network.
 
         ``second_*``: share of clips whose nearest neighbour is the other clip of their video. ``agreement`` of the 5
-        nearest, ``hub_*``, ``spread_*``, ``rank_*``: see the functions above.
+        nearest, ``spread_*``, ``rank_*``: see the functions above.
         """
         random = untrained(lambda: make_encoder(self.network, self.dim), self.seed)
         move(random, self.device)
@@ -166,8 +156,6 @@ class HealthProbe:
             z = torch.cat(clips)
             values[f"second_{name}"] = float(instance_hits(*clips).float().mean())
             values |= {f"{measure}_{name}": float(compute(z)) for measure, compute in MEASURES.items()}
-            if n:
-                values[f"hub_{name}"] = hubness(z, same, n)
             sims.append(z @ z.T)
         if n:
             values["agreement"] = float(agreement(sims[0], sims[1], ~same, n))

@@ -1,5 +1,3 @@
-"""The old name of `python -m tools.search`."""
-
 import sys
 
 print("error: this command has moved: python -m tools.search", file=sys.stderr)

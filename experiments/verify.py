@@ -1,5 +1,3 @@
-"""The old name of `python -m tools.verify`."""
-
 import sys
 
 print("error: this command has moved: python -m tools.verify", file=sys.stderr)

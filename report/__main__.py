@@ -1,5 +1,3 @@
-"""The old name of `python -m tools.report`."""
-
 import sys
 
 print("error: this command has moved: python -m tools.report", file=sys.stderr)

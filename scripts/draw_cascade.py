@@ -1,5 +1,3 @@
-"""The old name of `python -m tools.figures cascade`."""
-
 import sys
 
 print("error: this command has moved: python -m tools.figures cascade", file=sys.stderr)

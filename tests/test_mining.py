@@ -122,19 +122,15 @@ def test_agreement_by_loops_and_at_its_ends():
     assert abs(agreement(*many, torch.ones(400, 300, dtype=torch.bool), 5).item()) < 0.02  # nothing in common
 
 
-def test_instance_hits_and_hubness_by_loops():
+def test_instance_hits_by_loops():
     z1 = F.normalize(torch.randn(12, 4), dim=1)
     z2 = F.normalize(z1 + 0.7 * torch.randn(12, 4), dim=1)
     z = torch.cat([z1, z2])
-    hits, popular = [], [0] * 24
-    excluded = torch.eye(24, dtype=torch.bool)
+    hits = []
     for i in range(24):
         others = sorted((j for j in range(24) if j != i), key=lambda j: -float(z[i] @ z[j]))
         hits.append(others[0] == (i + 12) % 24)
-        for j in others[:3]:
-            popular[j] += 1
     assert health.instance_hits(z1, z2).tolist() == hits and 0 < sum(hits) < 24
-    assert health.hubness(z, excluded, 3) == pytest.approx(max(popular) / 3)
 
 
 def test_spread_and_rank():
@@ -189,7 +185,7 @@ def test_a_run_logs_its_mining_measures_and_prints_one_word(capsys):
                                         "spread_other", "rank_other"}
     seen = [line for line in lines("coclr") if line["kind"] == "health"]
     assert [line["epoch"] for line in seen] == [-1, 1, 2]
-    assert {"second_own", "second_other", "second_random", "agreement", "hub_other"} <= set(seen[0]["values"])
+    assert {"second_own", "second_other", "second_random", "agreement"} <= set(seen[0]["values"])
     assert seen[0]["values"]["second_other"] == seen[2]["values"]["second_other"]  # the miner is frozen
     means = [line["values"] for line in lines("coclr") if line["kind"] == "epoch"]
     assert {"recall", "chance", "mining_r1", "stage1_hits", "stage2_hits", "agreement"} <= set(means[1])

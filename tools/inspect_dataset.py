@@ -5,8 +5,7 @@
     python -m tools.inspect_dataset mine --all --clips 0      # decode every frame, draw no film strips
 
 What it finds is on a page, `inspect.html` in --out. The exit code is 0 without leaks, 1 if train and test of a split
-share a video, copies of one, a group or a source, and 2 if the dataset cannot be looked at. With --strict it is 3 if
-there are other issues. See docs/data.md.
+share a video, copies of one, a group or a source, and 2 if the dataset cannot be looked at. See docs/data.md.
 """
 
 from collections import Counter
@@ -47,7 +46,6 @@ def make_parser() -> Parser:
     add = parser.topic("evaluation")
     add("--sample", type=positive_int, default=100, metavar="N", help="videos of each LMDB to decode frames of")
     add("--all", action="store_true", help="decode all frames of all videos, which finds every damaged one")
-    add("--strict", action="store_true", help="exit with 3 if there are no leaks but other issues")
     add = parser.topic("output")
     add("--out", type=Path, metavar="FOLDER", help="folder of the page (default: runs/inspect_NAME)")
     add("--clips", type=whole_number, default=4, metavar="N", help="videos of each part to draw as strips; 0: none")
@@ -84,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for line in report(dataset, splits, lmdbs, issues):
         say(line)
     say(inline(f"page: {out / 'inspect.html'}"))
-    return 1 if any_leak else 3 if args.strict and issues else 0
+    return int(any_leak)
 
 
 def report(dataset: Dataset, splits: Sequence[Split], lmdbs: Sequence[Lmdb], issues: Sequence[str]) -> Iterator[str]:

@@ -34,10 +34,6 @@ def run(main: Callable[[], int | None]) -> None:
     """Call ``main`` and exit: with its result or 0; 2 for a :class:`UserError`; 1 if another process was lost; 75 after
     a signal, if the run can be resumed; 130 for Ctrl-C.
     """
-    if sys.getfilesystemencoding() == "ascii" and os.environ.get("PYTHONUTF8") != "1":
-        # Names of files are UTF-8 even where the console is not: start again, knowing that.
-        os.environ |= {"PYTHONUTF8": "1", "PYTHONIOENCODING": os.environ.get("PYTHONIOENCODING", "ascii")}
-        os.execv(sys.executable, sys.orig_argv)
     protect_streams()
     code = exit_code(main)
     for child in multiprocessing.active_children():  # loader workers, possibly in the middle of a sample
