@@ -127,7 +127,7 @@ def test_retrieval_of_both_streams_then_probe_and_fusion(run, place, capsys):
     for split in ("train", "test"):
         again = torch.load(checkpoint.parent / "again" / f"ucf101_{split}_feature.pth.tar", weights_only=True)
         assert torch.equal(again, torch.load(folder / f"ucf101_{split}_feature.pth.tar", weights_only=True))
-    assert capsys.readouterr().out.count("computed") == 2
+    assert capsys.readouterr().out.count("computing") == 2
 
     probe = ["--test", str(checkpoint), "--dataset", "ucf101", "--epochs", "3", "--final_bn", "--split_root", "splits"]
     assert run(*probe, main=feature_linear_probe.main) == 0

@@ -66,8 +66,7 @@ def net():
 def job(folder, **changes) -> retrieval.FeatureJob:
     """Settings of a feature run in `folder`."""
     return retrieval.FeatureJob(**{"folder": folder, "dataset": "mini", "made_from": {"checkpoint": "abc"},
-                                   "gallery": "clip", "normalise": False, "batch_size": 4, "workers": 0,
-                                   "device": CPU} | changes)
+                                   "normalise": False, "batch_size": 4, "workers": 0, "device": CPU} | changes)
 
 
 @torch.no_grad()

@@ -60,8 +60,8 @@ def of_retrieval(place: Path, dataset: str, second_view: str = "flow") -> torch.
                            data_root=place / "data", split_root=place / "splits", second_view=second_view)
     net = network.build(1, "s3d", "last").eval()
     network.load_backbone(net, place / "rgb.pth.tar")
-    job = retrieval.FeatureJob(folder=place / second_view, dataset=dataset, made_from={}, gallery="windows",
-                               normalise=True, batch_size=4, workers=0, device=CPU)
+    job = retrieval.FeatureJob(folder=place / second_view, dataset=dataset, made_from={}, normalise=True,
+                               batch_size=4, workers=0, device=CPU)
     return retrieval.split_features(net, "test", videos, job).features
 
 
