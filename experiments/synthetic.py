@@ -155,10 +155,7 @@ def _moved(layer: np.ndarray, pose: np.ndarray, pivot: np.ndarray, start: np.nda
 
 
 def render(out: Path, spec: RenderSpec, *, groups: int, clips: int, names: Sequence[str] = tuple(CLASSES)) -> int:
-    """Write ``clips`` of each class in each of ``groups`` scenes to a new or empty folder; return their number.
-
-    The folder appears when all are written.
-    """
+    """Write ``clips`` of each class in each of ``groups`` scenes, all or none, to a folder; return their number."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OptionError(f"{out} exists and is not an empty folder: choose another --out, or remove it first")
     videos = list(itertools.product(names, range(1, groups + 1), range(1, clips + 1)))
