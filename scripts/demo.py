@@ -44,8 +44,8 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     out = args.out.resolve()
-    videos = out / "videos"
-    if not videos.is_dir():  # by an earlier demo that was stopped
+    videos = out / f"videos_{args.scenes}_{args.seed}"  # others make cotrain.py refuse to continue
+    if not videos.is_dir():
         synthetic.main(["--out", str(videos), "--groups", str(args.scenes), "--seed", str(args.seed)])
     cotrain.main(["--videos", str(videos), "--labels", "folders", "--out", str(out / "run"), *SETTINGS,
                   "--infonce_epochs", str(args.epochs), "--coclr_epochs", str(args.coclr_epochs), "--seed",

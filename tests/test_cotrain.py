@@ -281,7 +281,7 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     _, stops = forked
     spec = importlib.util.spec_from_file_location("demo", Path(cotrain.__file__).parent / "scripts/demo.py")
     spec.loader.exec_module(demo := importlib.util.module_from_spec(spec))
-    (clip := tmp_path / "videos" / "A" / "v_c01.avi").parent.mkdir(parents=True)
+    (clip := tmp_path / "videos_36_0" / "A" / "v_c01.avi").parent.mkdir(parents=True)
     clip.touch()
     asked = []
     small = {"s3d_small": "s3d", "-j 1": "-j 0", "--batch_size 32": "--batch_size 4", "--moco-k 512": "--moco-k 8"}
@@ -301,6 +301,10 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     assert rows["InfoNCE RGB, as long"][0] == f"{json.loads(longer.read_text())['1']:.2f}"
     lines = (tmp_path / "run/logs/InfoNCE_RGB,_as_long.log").read_text()
     assert "--lr 0.0001" in lines and "--epochs 2 " in lines  # as the co-training
+    (tmp_path / "videos_2_0").mkdir()
+    assert launch.exit_code(lambda: demo.main(["--epochs", "1", "--coclr_epochs", "2", "--scenes", "2", "--out",
+                                               str(tmp_path)])) == 2
+    assert "--videos is" in capsys.readouterr().err
     check_gallery(tmp_path)
 
 
