@@ -94,7 +94,7 @@ class Grid:
         return replace(self, fights={}, **(self.fights if name == "fights" else {}))
 
     def with_seed(self, seed: int) -> "Grid":
-        """Return the grid with the methods of a seed."""
+        """Return the grid for a seed; further seeds train the compared methods only."""
         compared = dict.fromkeys(name for pair in COMPARISONS for name in pair)
         return replace(self, methods=tuple(compared)) if seed in self.more else self
 
