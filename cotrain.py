@@ -151,20 +151,13 @@ class Plan:
 
     def _evaluate(self, evaluation: str) -> None:
         """Plan an evaluation of both final models and their fusion; for retrieval, of the baselines as well."""
-        made, random, steps = list[str](), list[str](), len(self.steps)
+        if evaluation == "retrieval":
+            self._retrieve_all()
+            return
+        made, steps = list[str](), len(self.steps)
         for stream, suffix in STREAMS.items():
             name, dataset, model = f"{evaluation} {stream}", self.args.dataset + suffix, self.models[stream]
-            words = ["--dataset", dataset, *self._second_view(stream)]
-            if evaluation == "retrieval":
-                made.append(self._retrieval(stream, dataset, model, *words))
-                if self.labels:
-                    planned = main_classifier.parse([*self.common, *words, "--test", "random"], planned=True)
-                    random.append(self._retrieval(f"random {stream}", dataset, "random", *words,
-                                                  folder=main_classifier.random_weights(vars(planned)).parent))
-                if stream == "RGB" and self.baseline:
-                    self._retrieval(BASELINE, dataset, self.baseline, *words)
-                continue
-            words += ALWAYS[evaluation]
+            words = ["--dataset", dataset, *self._second_view(stream), *ALWAYS[evaluation]]
             if self.args.videos:  # a small set may not fill a batch of 32, the script's default
                 words += ["--batch_size", str(self.args.batch_size)]
             words += [*self._epochs(evaluation), *vars(self.args)[f"{evaluation}_options"]]
@@ -175,33 +168,51 @@ class Plan:
         # On a CPU, RGB and flow run side by side: both trainings, then both tests.
         self.steps[steps:] = [replace(step, beside=self.beside and number > 0) for _, group in groupby(sorted(
             self.steps[steps:], key=is_test), is_test) for number, step in enumerate(group)]
-        self._fuse("both", evaluation, made, tuple(Path(self.results[stream][evaluation][0]) for stream in STREAMS))
-        if random:
-            self._fuse("random both", evaluation, random, ())
+        self._fuse("both", evaluation, made)
 
-    def _fuse(self, title: str, evaluation: str, made: Sequence[str], sources: tuple[Path, ...]) -> None:
+    def _retrieve_all(self) -> None:
+        """Plan all retrievals; on a CPU, those that do not need the last model run beside its training."""
+        made, random, dataset = list[str](), list[str](), self.args.dataset
+        words = {stream: ["--dataset", dataset + suffix, *self._second_view(stream)]
+                 for stream, suffix in STREAMS.items()}
+        for stream in words if self.labels else ():
+            planned = main_classifier.parse([*self.common, *words[stream], "--test", "random"], planned=True)
+            random.append(self._retrieval(f"random {stream}", "random", *words[stream],
+                                          folder=main_classifier.random_weights(vars(planned)).parent))
+        if self.baseline:
+            self._retrieval(BASELINE, self.baseline, *words["RGB"])
+        for stream in words:
+            beside = (stream == "RGB") == (self.args.cycles > 0)  # without cycles RGB's model is trained beside flow's
+            made.append(self._retrieval(stream, self.models[stream], *words[stream], beside=beside))
+        if random:
+            self._fuse("random both", "retrieval", random, beside=True)
+        self._fuse("both", "retrieval", made)
+
+    def _fuse(self, title: str, evaluation: str, made: Sequence[str], beside: bool = False) -> None:
         result = f"results/{evaluation}_{title.replace(' ', '_')}.json"
         roots = ["--split_root", self.args.split_root] if self.args.split_root else []
+        sources = [self.results[stream][evaluation][0] for stream in STREAMS] if title == "both" else []
         self.results.setdefault(title, {})[evaluation] = (result, "both")
         self.steps.append(Step(f"{evaluation} {title}", (
             "python", str(ROOT / MERGE), "--mode", "s" if evaluation == "retrieval" else "c", "--dataset",
             self.args.dataset, *roots, "--prob1", made[0], "--prob2", made[1], "--output", result), Path(result),
-            sources, seconds=self.seconds.get("both", 0.0), shown=5, beside=self.beside and title != "both"))
+            tuple(map(Path, sources)), seconds=self.seconds.get("both", 0.0), shown=5, beside=beside and self.beside))
 
-    def _retrieval(self, title: str, dataset: str, model: str, *words: str, folder: Path | None = None) -> str:
+    def _retrieval(self, title: str, model: str, *words: str, folder: Path | None = None, beside: bool = True) -> str:
         """Plan a retrieval; return the folder of its features."""
         made = str((folder or Path(model).parent) / "feature")
-        result = f"{made}/{dataset}_{'recall' if self.labels else 'label_free'}.json"
-        self._test(title, "retrieval", f"retrieval {title}", result, None, model, *words, "--retrieval")
+        result = f"{made}/{words[1]}_{'recall' if self.labels else 'label_free'}.json"
+        self._test(title, "retrieval", f"retrieval {title}", result, None, model, *words, "--retrieval", beside=beside)
         return made
 
-    def _test(self, title: str, evaluation: str, name: str, result: str, key: str | None, model: str, *words: str
-              ) -> None:
+    def _test(self, title: str, evaluation: str, name: str, result: str, key: str | None, model: str, *words: str,
+              beside: bool = False) -> None:
         argv = [*self.common, *words, *self.gpus, "--test", model]
         seconds = self.seconds.get("retrieval" if evaluation == "retrieval" else "test", 0.0)
         self.results.setdefault(title, {})[evaluation] = result, key
         self.steps.append(Step(name, ("python", str(ROOT / CLASSIFIER), *argv), Path(result),
-                               () if model == "random" else (Path(model),), seconds=seconds, shown=4))
+                               () if model == "random" else (Path(model),), seconds=seconds, shown=4,
+                               beside=beside and self.beside))
 
     def _second_view(self, stream: str) -> list[str]:
         """Return --second_view where a command needs it: not for RGB, nor for flow, the default."""
@@ -284,7 +295,7 @@ def make_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args, chosen = settings.parse(sys.argv[1:] if argv is None else argv, __doc__)
-    runner, first = Runner(args.out), [prepare(args)] if args.videos else []
+    runner, first = Runner(args.out, most=2), [prepare(args)] if args.videos else []
     if first and not first[0].is_done(args.out):
         if not args.videos.is_dir():
             raise OptionError(f"--videos {args.videos} is not a folder: give the folder that holds the videos")

@@ -29,7 +29,7 @@ FEW = 100  # videos below which training is hardly worth it
 EPOCHS, CPU_EPOCHS, LEAST_EPOCHS = 300, 60, 5  # of InfoNCE: published and most, on a CPU, and least
 MARGIN = 0.8  # share of the hours to plan for: a machine is not always as fast as when it was measured
 START, EPOCH, PAGE = 15.0, 0.5, 45.0  # seconds: of a process beside its batches, of an epoch's end, of the report
-WARM_UP, FEWEST, LONG = 2, 6, 5.0  # steps before timing, timed steps at least, seconds of timing
+WARM_UP, FEWEST, LONG = 2, 6, 3.0  # steps before timing, timed steps at least, seconds of timing
 SIDES = (128, 112, 96, 64, 32)  # pixels
 SURVIVORS = 16  # entries that the last stage of a cascade should choose from, at least
 # What cotrain.py does where nothing is chosen automatically.
@@ -215,7 +215,8 @@ def costs(facts: Facts, values: Mapping[str, Any]) -> dict[str, float]:
 def total(facts: Facts, values: Mapping[str, Any]) -> float:
     each, checked = costs(facts, values), facts.tested > 0
     pair = 1 if facts.side_by_side else 2  # of what does not need each other
-    times = {"infonce": pair, "coclr": 2 * values["cycles"], "retrieval": (2 if facts.labels else 1) * pair * checked,
+    retrievals = 1 if facts.side_by_side else 4 if facts.labels else 2  # the others run beside a training
+    times = {"infonce": pair, "coclr": 2 * values["cycles"], "retrieval": retrievals * checked,
              "both": (3 if facts.labels else 1) * checked, "index": 1, "report": 1}
     times |= {"probe": pair, "finetune": pair, "test": 2 * pair} if facts.labels else {}
     return sum(number * each[kind] for kind, number in times.items())

@@ -21,7 +21,7 @@ from engine import auto
 from eval import main_classifier, merge_2stream_prob, options
 from tools import figures
 from utils import launch
-from utils.runner import Runner
+from utils.runner import Runner, groups
 
 SMALL = ["--batch_size", "4", "--moco-k", "8", "--seq_len", "8", "--img_dim", "32", "-j", "0", "--coclr_options",
          "--topk 2 --cascade --stage 2"]
@@ -52,14 +52,26 @@ def planned(text: str) -> list[list[str]]:
     return [shlex.split(line) for line in text.splitlines() if line.startswith(("python ", "torchrun "))]
 
 
-RETRIEVALS = ["retrieval RGB", "retrieval random RGB", "retrieval flow", "retrieval random flow", "retrieval both",
-              "retrieval random both"]
+RETRIEVALS = ["retrieval random RGB", "retrieval random flow", "retrieval RGB", "retrieval flow",
+              "retrieval random both", "retrieval both"]
 
 
 def value(command: list[str], option: str, count: int = 1) -> list[str]:
     """The words after an option."""
     place = command.index(option) + 1
     return command[place:place + count]
+
+
+@pytest.mark.parametrize(("words", "most"), [(["--cycles", "0"], 4), (["--cycles", "2", "--baseline"], 5)])
+def test_steps_side_by_side_do_not_need_each_other(words, most, run, tmp_path, monkeypatch):
+    steps = []
+    monkeypatch.setattr(cotrain, "as_script", lambda planned, out: steps.extend(planned) or "")
+    assert run(*SMALL, "--out", str(tmp_path), "--dry_run", "--skip", "probe", "finetune", *words) == 0
+    for group in groups(steps):
+        for step in group:
+            made = {str(path) for other in group if other != step for path in (other.product, other.product.parent)}
+            assert not made & {*step.command}
+    assert max(map(len, groups(steps))) == most
 
 
 def test_which_checkpoint_goes_into_which_training_of_two_cycles(run, small_network, tmp_path, capsys):

@@ -24,7 +24,7 @@ from utils.stop import EXIT_CODE, StopRequested, end_with_parent, handle_signals
 
 # The first word of a command, and the program that runs in its place.
 PROGRAMS = {"python": (sys.executable,), "torchrun": (sys.executable, "-m", "torch.distributed.run")}
-# In the work folder: {step: {"command", "seconds", "wall"}}; of steps side by side the first has the wall time of all.
+# In the work folder: {step: {"command", "seconds", "wall"}}; the first of a group has the wall time of the group.
 RECORD = "steps.json"
 SECONDS_TO_END = 5  # after Ctrl-C, which the terminal also sends to the step
 LINES_OF_FAILURE = 20
@@ -48,7 +48,7 @@ class Step:
     seconds: float = 0.0  # how long it will take; 0 if that is not known
     advice: str = ""  # added where it fails
     rest: str = ""  # pattern of files beside the product that are removed once it exists
-    beside: bool = False  # may run side by side with the step before it
+    beside: bool = False  # may run side by side with the step before it, and with those beside that one
 
     @property
     def shell(self) -> str:
@@ -72,11 +72,11 @@ def as_script(steps: Sequence[Step], out: Path) -> str:
     return "\n".join(lines)
 
 
-def groups(steps: Sequence[Step], most: int) -> list[list[Step]]:
-    """Group steps that run side by side, at most ``most`` per group."""
+def groups(steps: Sequence[Step]) -> list[list[Step]]:
+    """Group steps that may run side by side."""
     found: list[list[Step]] = []
     for step in steps:
-        if step.beside and found and len(found[-1]) < most:
+        if step.beside and found:
             found[-1].append(step)
         else:
             found.append([step])
@@ -84,8 +84,10 @@ def groups(steps: Sequence[Step], most: int) -> list[list[Step]]:
 
 
 class Runner:
-    def __init__(self, out: Path) -> None:
-        self.out = out
+    """Runs steps in the folder ``out``, at most ``most`` at once (default: one per core)."""
+
+    def __init__(self, out: Path, most: int = 0) -> None:
+        self.out, self.most = out, min(most or allotted_cores(), allotted_cores())
         self._stop: list[int] = []  # signals received
         self._children: list[subprocess.Popen] = []
         self._ran = set[str]()  # names of steps
@@ -117,7 +119,7 @@ class Runner:
         """
         self.check(steps)
         titles = {step.name: f"[{number}/{len(steps)} {step.name}]" for number, step in enumerate(steps, start=1)}
-        left = groups(steps, allotted_cores())
+        left = groups(steps)
         while left:
             group = left.pop(0)
             missing = [step for step in group if not step.is_done(self.out)]
@@ -128,6 +130,8 @@ class Runner:
                 later = [[step for step in each if not step.is_done(self.out)] for each in left]
                 later += [[Step("rest", (), seconds=after)]] if after else []
                 self._run_group(missing, titles, [each for each in later if each])
+                if self._stop:  # some may not have begun
+                    left.insert(0, group)
             for product, rest in ((self.out / step.product, step.rest) for step in group if step.product and step.rest):
                 for path in set(product.parent.glob(rest)) - {product}:
                     path.unlink()
@@ -181,18 +185,19 @@ class Runner:
             say(f"\n{titles[step.name]}\n$ {step.shell}")
             self._ran.add(step.name)
             self.note(step.name, 0.0, 0.0, command=step.shell)
-        lines = [ProgressLine(titles[step.name], self.log(step), step, later) for step in steps]
+        lines = [ProgressLine(titles[step.name], self.log(step), step, later, self.most) for step in steps]
+        begun = time.monotonic()
         try:
             codes = self._execute(steps, lines)
         finally:
-            wall = max(line.seconds for line in lines)
+            wall = time.monotonic() - begun
             for line in lines:
                 self.note(line.step.name, line.seconds, wall if line is lines[0] else 0.0)
-        for step, line, code in zip(steps, lines, codes, strict=True):
+        for step, line, code in zip(steps, lines, codes, strict=False):  # the last may not have begun
             self._report(step, code, line.seconds)
         if any(codes):
             raise StopRequested
-        for step in steps:
+        for step in steps[:len(codes)]:
             if step.product is not None and not step.is_done(self.out):
                 raise TrainingError(f"step {step.name!r} has not written {self.out / step.product}: see "
                                     f"{self.log(step)}")
@@ -217,17 +222,26 @@ class Runner:
         return read_json(self.out / RECORD, {})
 
     def _execute(self, steps: Sequence[Step], lines: Sequence["ProgressLine"]) -> list[int]:
-        """Run the steps' commands with their output in their logs; return exit codes, negative for a signal."""
-        shown = time.monotonic()
+        """Run the steps' commands with their output in their logs; return exit codes of those that began.
+
+        The code is negative for a signal.
+        """
+        shown, failed = time.monotonic(), False
         try:
-            self._children = [self._start(step, len(steps)) for step in steps]
-            if self._stop:  # it arrived before the children did
-                self._terminate()
-            failed = False
-            while running := [line for line, child in zip(lines, self._children, strict=True) if child.poll() is None]:
+            while True:
+                running = [line for line, child in zip(lines, self._children, strict=False) if child.poll() is None]
                 if not failed and any(child.poll() for child in self._children):
                     failed = True  # the others end, too, and continue with the same command
                     self._terminate()
+                begun = len(self._children)
+                if begun < len(steps) and len(running) < self.most and not (failed or self._stop):
+                    lines[begun].begin()
+                    self._children.append(self._start(steps[begun], min(len(steps), self.most)))
+                    if self._stop:  # it arrived before the child did
+                        self._terminate()
+                    continue
+                if not running:
+                    break
                 with suppress(subprocess.TimeoutExpired):
                     self._children[lines.index(running[0])].wait(POLL)
                 for line in running:
@@ -275,12 +289,15 @@ class Runner:
 class ProgressLine:
     """The progress of a running step, read from its log, and the time left for it and the ``later`` groups of steps."""
 
-    def __init__(self, title: str, log: Path, step: Step, later: Sequence[Sequence[Step]]) -> None:
-        self.title, self.log, self.step, self.later = title, log, step, later
+    def __init__(self, title: str, log: Path, step: Step, later: Sequence[Sequence[Step]], most: int) -> None:
+        self.title, self.log, self.step, self.later, self.most = title, log, step, later, most
         self.seconds = 0.0  # from the start to the last reading
         self._offset = log.stat().st_size if log.is_file() else 0
         self._start = time.monotonic()
         self._found: re.Match[str] | None = None
+
+    def begin(self) -> None:
+        self._start = time.monotonic()
 
     def read(self) -> None:
         """Read what the step has logged since the last call."""
@@ -299,7 +316,8 @@ class ProgressLine:
         parts = [found["done"], found["loss"]] if found else [f"running for {duration(self.seconds)}"]
         parts.append(f"about {duration(left)} left" if left else "")
         if known and all(step.seconds for group in later for step in group):
-            left += sum(max(step.seconds for step in group) for group in later)
+            times = [[step.seconds for step in group] for group in later]
+            left += sum(max(*group, sum(group) / self.most) for group in times)
             parts.append(f"in all {duration(left)}" if later else "")
         else:
             count = sum(map(len, later))
