@@ -34,8 +34,8 @@ def make_parser() -> Parser:
     parser = Parser(__doc__)
     parser.topic("data")("--scenes", type=positive_int, default=36, metavar="N", help="scenes of 32 clips each")
     add = parser.topic("training")
-    add("--epochs", type=positive_int, default=16, help="epochs of InfoNCE")
-    add("--coclr_epochs", type=positive_int, default=8, metavar="EPOCHS", help="epochs of co-training")
+    add("--epochs", type=positive_int, default=24, help="epochs of InfoNCE")
+    add("--coclr_epochs", type=positive_int, default=4, metavar="EPOCHS", help="epochs of co-training")
     add("--seed", type=seed, default=0, help="seed of clips and trainings")
     parser.topic("output")("--out", type=Path, default=ROOT / "demo", metavar="FOLDER", help="for all (default: demo/)")
     return parser
