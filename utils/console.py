@@ -129,40 +129,26 @@ def log_file(path: str | Path) -> Iterator[None]:
             _files.remove(file)
 
 
-class Progress:
-    """Progress over items: a bar on a terminal, else a line every half minute."""
-
-    def __init__(self, total: int, title: str, unit: str = "video") -> None:
-        self._total, self._title, self._unit, self._done = total, title, unit, 0
-        self._start, self._plain, self._ended = time.monotonic(), not shows_bars(), threading.Event()
-        self._bar = tqdm(total=total, desc=printable(title), unit=unit, smoothing=0.05, disable=self._plain,
-                         leave=False, dynamic_ncols=True)
-
-    def __enter__(self) -> "Progress":
-        if self._plain and is_main():
-            threading.Thread(target=self._print_lines, daemon=True).start()  # in time even if one item takes long
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._bar.close()
-
-    def step(self) -> None:
-        self._done += 1
-        self._bar.update()
-
-    def _print_lines(self) -> None:
-        while not self._ended.wait(PERIOD):
-            done, seconds = self._done, time.monotonic() - self._start
-            eta = f", about {duration(seconds / done * (self._total - done))} left" if done else ""
-            say_progress(f"{self._title}: {done} of {self._total} {self._unit}s{eta}")
-
-
 def track(items: Iterable[T], total: int, title: str, unit: str = "video") -> Iterator[T]:
-    with Progress(total, title, unit) as progress:
-        for item in items:
-            yield item
-            progress.step()
+    """Yield items, and show the progress: a bar on a terminal, else a line every half minute."""
+    start, done, ended, plain = time.monotonic(), 0, threading.Event(), not shows_bars()
+
+    def print_lines() -> None:
+        while not ended.wait(PERIOD):
+            now, seconds = done, time.monotonic() - start
+            eta = f", about {duration(seconds / now * (total - now))} left" if now else ""
+            say_progress(f"{title}: {now} of {total} {unit}s{eta}")
+    if plain and is_main():
+        threading.Thread(target=print_lines, daemon=True).start()  # in time even if one item takes long
+    try:
+        with tqdm(total=total, desc=printable(title), unit=unit, smoothing=0.05, disable=plain, leave=False,
+                  dynamic_ncols=True) as bar:
+            for item in items:
+                yield item
+                done += 1
+                bar.update()
+    finally:
+        ended.set()
 
 
 def shows_bars() -> bool:
