@@ -24,8 +24,8 @@ AUTO = "auto"  # --resume auto: the newest checkpoint of the run folder
 FOLDER_OPTIONS = "--name_prefix or --prefix"  # of a pretraining: options that change its run folder
 RUN_FILE = "run.json"
 LONGEST_NAME = 255  # bytes of a path component on common file systems
-LAST = re.compile(r"epoch(\d+)\.pth\.tar")
-BEST = re.compile(r"model_best_epoch(\d+)\.pth\.tar")
+LAST = re.compile(r"epoch\d+\.pth\.tar")
+BEST = re.compile(r"model_best_epoch\d+\.pth\.tar")
 PREVIOUS = "previous-"
 RESUMABLE = re.compile(rf"(?:{PREVIOUS}|model_best_)?epoch(\d+)(?:-step(\d+))?\.pth\.tar")
 KEPT_BEST = 5
@@ -155,16 +155,10 @@ class CheckpointManager:
                 path.rename(path.with_name(PREVIOUS + path.name))
         if is_best:
             checkpoint.save(self.folder / f"model_best_epoch{epoch}.pth.tar", state)
-            others = [path for number, path in numbered(self.folder, BEST).items() if number != epoch]
-            for path in others[:max(0, len(others) + 1 - KEPT_BEST)]:
+            best = [path for path in resumable(self.folder) if BEST.fullmatch(path.name)]
+            for path in best[KEPT_BEST:]:
                 if path.resolve() != self.resumed:
                     path.unlink()
-
-
-def numbered(folder: str | Path, pattern: re.Pattern[str]) -> dict[int, Path]:
-    """Return the checkpoints whose names match, sorted by epoch; none if the folder does not exist."""
-    return dict(sorted((int(match.group(1)), path) for path in Path(folder).glob("*")
-                       if (match := pattern.fullmatch(path.name))))
 
 
 def resumable(folder: str | Path) -> list[Path]:

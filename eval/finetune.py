@@ -74,7 +74,7 @@ class Finetuning(Task):
 
 def report_result(what: str, end: TrainState, epochs: int, folder: Path) -> Path:
     """Print the best validation top-1 of a run, write best.json, and return the best checkpoint, else the last."""
-    best = next(reversed(run_folder.numbered(folder / "model", run_folder.BEST).values()), None)
+    best = next((path for path in run_folder.resumable(folder / "model") if run_folder.BEST.fullmatch(path.name)), None)
     write_json(folder / "best.json", {"validation_top1": round(100 * end.best_acc, 4), "epochs": epochs,
                                       "checkpoint": f"model/{best.name}" if best else None})
     say(table(["train", "epochs", "best validation top-1 %"], [[what, str(epochs), percent(end.best_acc)]]),
