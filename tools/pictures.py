@@ -2,6 +2,7 @@
 
 import base64
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from torchvision.utils import flow_to_image
 
 from process_data.src.video_io import BOUND, VideoError, next_frame, opened, silence_decoder
-from utils.console import duration
+from utils.console import duration, percent
 from utils.files import write_bytes
 
 FLOW_STEP = 2 * BOUND / 255  # pixels of motion from one grey level of a stored flow frame to the next
@@ -24,14 +25,9 @@ def write_page(path: Path, template: str, **content: Any) -> None:
     """Write a page in place of any earlier file; all content is escaped, unless it is marked as markup."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).with_name("pages")), autoescape=True,
                               trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    environment.filters |= {"percent": percent, "duration": duration, "shell": shlex.join}
+    environment.filters |= {"percent": partial(percent, digits=1), "duration": duration, "shell": shlex.join}
     page = environment.get_template(template).render(content)
     write_bytes(path, page.encode("utf-8", "backslashreplace"))  # file names may not be valid UTF-8
-
-
-def percent(share: float) -> str:
-    """Format a share (0-1) in percent, without the sign."""
-    return f"{100 * share:.1f}"
 
 
 def evenly_spaced(count: int, wanted: int) -> np.ndarray:

@@ -193,9 +193,9 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days {hours % 24} h"
 
 
-def percent(share: float) -> str:
+def percent(share: float, digits: int = 2) -> str:
     """Format a share: 0.5173 -> "51.73"."""
-    return f"{100 * share:.2f}"
+    return f"{100 * share:.{digits}f}"
 
 
 def percentages(shares: Mapping[int, float]) -> dict[str, float]:

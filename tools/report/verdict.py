@@ -9,9 +9,8 @@ from typing import Any
 
 from engine.health import CLEARLY_BETTER
 from engine.monitors import COLLAPSED
-from tools.pictures import percent
 from tools.report.run_reader import Run
-from utils.console import duration, inline, mark_best, paint_table, say, table, warn
+from utils.console import duration, inline, mark_best, paint_table, percent, say, table, warn
 
 STANDARD_ERRORS = 2.0  # features should beat random weights, or chance, by more
 SECOND_CLIP = "second clip of a held-out video nearest"
@@ -57,16 +56,16 @@ def verdict(run: Run) -> list[Finding]:
                              f"vary in {min(ranks):.1f} directions (effective rank; 1 is collapsed)", good))
     if before := next((line["values"] for line in run.lines("health") if "better" in line["values"]), None):
         good = before["better"] >= CLEARLY_BETTER
-        shares = [percent(before[name]) for name in ("second_other", "second_random")]
+        shares = [percent(before[name], 1) for name in ("second_other", "second_random")]
         found.append(Finding("Is the miner better than random weights?", f"{'yes' if good else 'not clearly'}: second "
                              f"clip of a video nearest for {shares[0]} %, random weights {shares[1]} % "
                              f"({before['better']:+.1f} standard deviations)", good))
     if run.has_labels and {"recall", "chance"} <= set(last):
         good = last["recall"] > last["chance"]
-        alone = f", top-k by the other view {percent(last['recall_topk'])} %" if "recall_topk" in last else ""
+        alone = f", top-k by the other view {percent(last['recall_topk'], 1)} %" if "recall_topk" in last else ""
         found.append(Finding("Are mined positives right more often than by chance?", f"{'yes' if good else 'no'}: "
-                             f"{percent(last['recall'])} % in the last epoch{alone}, by chance "
-                             f"{percent(last['chance'])} %", good))
+                             f"{percent(last['recall'], 1)} % in the last epoch{alone}, by chance "
+                             f"{percent(last['chance'], 1)} %", good))
     return found
 
 
