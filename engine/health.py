@@ -28,7 +28,6 @@ Net = TypeVar("Net", bound=nn.Module)
 Clips = tuple[Tensor, Tensor]  # embeddings of two clips of each video, (N, D) each
 
 
-@torch.no_grad()
 def instance_hits(z1: Tensor, z2: Tensor) -> Tensor:
     """Return, for each clip of z1 and z2, whether its nearest neighbour is the other clip of its video: (2N,) bool."""
     z = torch.cat([z1, z2])  # (2N, D)
@@ -37,13 +36,11 @@ def instance_hits(z1: Tensor, z2: Tensor) -> Tensor:
     return sim.argmax(dim=1) == second
 
 
-@torch.no_grad()
 def spread(z: Tensor) -> Tensor:
     """Return 1 - |mean|^2, 0-d: the mean of 1 - cosine over all pairs of rows; 0 if all rows are equal."""
     return 1 - z.float().mean(dim=0).square().sum()
 
 
-@torch.no_grad()
 def effective_rank(z: Tensor) -> Tensor:
     """Return the effective rank (Roy and Vetterli, EUSIPCO 2007), 0-d, from 1 to D; nan if rows are not finite.
 
@@ -57,14 +54,12 @@ def effective_rank(z: Tensor) -> Tensor:
     return torch.special.entr(share).sum().exp()
 
 
-@torch.no_grad()
 def overlap(one: Tensor, two: Tensor, n: int) -> Tensor:
     """Return the share of each row's n most similar entries that two views have in common, (B, K) twice -> (B,)."""
     lists = [rows.topk(n, dim=1).indices for rows in (one, two)]
     return (lists[0][:, :, None] == lists[1][:, None, :]).any(dim=2).float().mean(dim=1)
 
 
-@torch.no_grad()
 def agreement(one: Tensor, two: Tensor, allowed: Tensor, n: int) -> Tensor:
     """Measure how well two views agree on the n nearest entries, 0-d: 0 is chance, 1 means the same entries.
 
