@@ -80,7 +80,7 @@ def read(path: str | Path) -> Any:
             return load_file(path)
         _verify_checksums(path)
         with torch.serialization.safe_globals(ALLOWED), warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         way = ""
         if zipfile.is_zipfile(path) or "nsupported" in _reason(error):  # its checksums are right, or it has an object
@@ -92,7 +92,6 @@ def read(path: str | Path) -> Any:
     except Exception as error:  # a damaged file may raise anything
         raise CheckpointError(f"{path} cannot be read: it is cut short, damaged, or not a checkpoint "
                               f"({_reason(error)})") from error
-    return content
 
 
 def _verify_checksums(path: Path) -> None:

@@ -173,10 +173,9 @@ def newest_complete(folder: str | Path) -> Path | None:
     for path in found:
         try:
             checkpoint.load(path, require=checkpoint.RESUME)
+            return path
         except CheckpointError as error:
             warn(f"skipped: {error}")
-        else:
-            return path
     if found:
         raise CheckpointError(f"none of the {len(found)} checkpoints in {folder} can be read: remove them to start "
                               "over")
