@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -114,9 +114,8 @@ def walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(names))
 
 
-def name_passed_over(paths: Iterable[Path]) -> None:
+def name_passed_over(paths: Sequence[Path]) -> None:
     """Warn of files that are not used, with an example of each ending."""
-    paths = list(paths)
     examples = {path.suffix.lower(): str(path) for path in reversed(paths)}
     if paths:
         warn(f"files passed over: {len(paths)}, such as {', '.join(sorted(examples.values())[:5])}")
