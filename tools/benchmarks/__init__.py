@@ -12,7 +12,6 @@ import torch
 
 Work = Callable[[], Any]
 THREADS = torch.get_num_threads()
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def measure(case: Case, rounds: int, device: torch.device) -> dict[str, Any]:
     """Check that both versions agree, and time them alternately: median seconds per unit after a warm-up."""
     works = {"plain": case.plain, "ours": case.ours, "bound": case.bound}
     times: dict[str, list[float]] = {name: [] for name in works}
-    now = CLOCKS[case.clock]
+    now = time.process_time if case.clock == "cpu" else time.perf_counter
     torch.set_num_threads(1 if case.clock == "cpu" else THREADS)
     cv2.setNumThreads(torch.get_num_threads())
     agreement = case.agree(case.plain(), case.ours())
