@@ -68,11 +68,10 @@ def all_to_all(tensor: Tensor, send: list[int], receive: list[int]) -> Tensor:
 
 
 @torch.no_grad()
-def broadcast(tensor: Tensor, src: int = 0) -> Tensor:
-    """Copy the tensor of process ``src`` to all processes, in place."""
+def broadcast(tensor: Tensor) -> None:
+    """Copy the main process's tensor to all processes, in place."""
     if world_size() > 1:
-        dist.broadcast(tensor, src)
-    return tensor
+        dist.broadcast(tensor, 0)
 
 
 def start_sum(count: int) -> tuple[Tensor, dist.Work]:
