@@ -119,7 +119,8 @@ def train_probe(train: FeatureSet, test: FeatureSet, probe: Probe, num_class: in
 def load_splits(folder: Path, dataset: str, num_class: int, normalize: bool, device: torch.device
                 ) -> tuple[FeatureSet, FeatureSet]:
     """Read the features of the training and the test split onto a device, and check that they match."""
-    test, train = (each.to(device) for each in load_both(folder, dataset))
+    test, train = (replace(data, features=data.features.to(device), labels=data.labels.to(device))
+                   for data in load_both(folder, dataset))
     labels = torch.cat([train.labels, test.labels])
     if (train.features.shape[1] != test.features.shape[1] or len(train.names) < 2 or labels.min() < 0
             or labels.max() >= num_class):

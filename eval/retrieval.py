@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dataset.clip_sampler import TwoTimes
-from dataset.clip_sampler import windows as clip_windows
+from dataset import clip_sampler
 from dataset.video_dataset import VideoDataset
 from engine import checkpoint
 from engine.health import CLEARLY_BETTER, effective_rank, instance_hits, sign_test
@@ -37,9 +36,6 @@ class FeatureSet:
     labels: Tensor  # (N,) int64
     names: list[str]
     made_from: Mapping[str, Any] = field(default_factory=dict)  # the note on their origin, if there is one
-
-    def to(self, device: torch.device) -> "FeatureSet":
-        return replace(self, features=self.features.to(device), labels=self.labels.to(device))
 
     def rows(self, keep: list[int]) -> "FeatureSet":
         return replace(self, features=self.features[keep], labels=self.labels[keep],
@@ -166,12 +162,12 @@ def measure_without_labels(net: nn.Module, random: nn.Module, videos: VideoDatas
     """
     seq_len, ds = videos.sampler.seq_len, videos.sampler.ds
     index = videos.index.take([row for row, n in enumerate(videos.index.num_frames)
-                               if len(clip_windows(n, seq_len, ds)) > 1])
+                               if len(clip_sampler.windows(n, seq_len, ds)) > 1])
     if len(index) < 2:
         warn(f"only {len(index)} of {len(videos)} held-out videos are long enough for a second clip: their features "
              "cannot be judged without labels; take a smaller --seq_len or --ds, or hold out more videos")
         return {"videos": len(index)}
-    pairs = VideoDataset(videos.readers, index, TwoTimes(seq_len, ds), videos.transform, by_epoch=False)
+    pairs = VideoDataset(videos.readers, index, clip_sampler.TwoTimes(seq_len, ds), videos.transform, by_epoch=False)
     found: dict[str, float] = {}
     hits, rows = [], []
     for name, end, each in (("features", "", net), ("random weights", "_random", random)):
