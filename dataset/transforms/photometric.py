@@ -7,7 +7,7 @@ mix channels. Only the numbers a step needs go there, in one copy, and nothing w
 a time, which stay in its caches, as uint8 images with OpenCV.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -59,7 +59,7 @@ class PhotometricRecipe:
         return params
 
 
-def stack_params(params: list[PhotometricParams]) -> dict[str, Tensor]:
+def stack_params(params: Sequence[PhotometricParams]) -> dict[str, Tensor]:
     """Stack the draws of several views as tensors with a leading dimension."""
     return {name: torch.from_numpy(np.stack([each[name] for each in params])) for name in params[0]}
 

@@ -33,11 +33,6 @@ class Plan:
     views: tuple[tuple[int, PhotometricRecipe], ...]  # clip and recipe of each view
 
 
-def _sample(views: list[list[np.ndarray]], params: list[PhotometricParams]) -> dict[str, Any]:
-    """Return views (a list of streams each) and their draws as tensors."""
-    return {"clips": torch.from_numpy(np.array(views)), "photometric": stack_params(params)}
-
-
 @dataclass(frozen=True)
 class PretrainTransform:
     """Two views of a video: each null (random crop and flip) or base (with jitter, channel replacement and blur).
@@ -61,7 +56,7 @@ class PretrainTransform:
     def render(self, plan: Plan, frames: Frames, rng: np.random.Generator) -> dict[str, Any]:
         """Render "clips", uint8 (2, S, T, img_dim, img_dim, 3), and "photometric", draws of each view."""
         views, params = zip(*(self._view(frames[clip], recipe, rng) for clip, recipe in plan.views), strict=True)
-        return _sample(list(views), list(params))
+        return {"clips": torch.from_numpy(np.array(views)), "photometric": stack_params(params)}
 
     def _view(self, streams: list[np.ndarray], recipe: PhotometricRecipe, rng: np.random.Generator
               ) -> tuple[list[np.ndarray], PhotometricParams]:
@@ -102,7 +97,7 @@ class ClassifierTransform(OneClip):
         params = (CLASSIFIER if self.train else NULL).draw(rng, 1, len(clip))
         if self.train and rng.random() < P_FLIP:
             clip = geometry.flip(clip)
-        return _sample([[clip]], [params])
+        return {"clips": torch.from_numpy(np.array([[clip]])), "photometric": stack_params([params])}
 
 
 @dataclass(frozen=True)
@@ -122,7 +117,7 @@ class CropsTransform(OneClip):
         clips = self.cut(frames[0][0])
         recipe = PhotometricRecipe(self.jitter, p_jitter=self.p)
         params = [recipe.draw(own, 1, len(clips[0])) for own in rng.spawn(10)[:self.crops]]
-        return _sample([[clip] for clip in clips], params)
+        return {"clips": torch.from_numpy(np.array([[clip] for clip in clips])), "photometric": stack_params(params)}
 
     def cut(self, frames: np.ndarray) -> list[np.ndarray]:
         """Cut the crops of a video, uint8 (F, H, W, 3), without jitter; each uint8 (F, img_dim, img_dim, 3)."""
