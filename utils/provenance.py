@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -16,13 +17,11 @@ def code_version() -> dict[str, str | bool]:
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=True,
                               timeout=20).stdout.strip()
-    if not (ROOT / ".git").exists():
-        return {"commit": "unknown"}
-    try:
-        return {"commit": git("rev-parse", "HEAD"),
-                "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": "unknown"}
+    with suppress(OSError, subprocess.SubprocessError):
+        if (ROOT / ".git").exists():
+            return {"commit": git("rev-parse", "HEAD"),
+                    "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    return {"commit": "unknown"}
 
 
 def environment() -> dict[str, object]:
