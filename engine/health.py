@@ -104,10 +104,9 @@ MEASURES = {"spread": spread, "rank": effective_rank}  # of unit rows (N, D)
 class HealthProbe:
     """Measures both views of a model, always on the same clips: mining is only as good as the view that ranks.
 
-    Two clips of each video, augmented as in training, are embedded like the keys of the queue.
-
-    ``videos`` of the training set are used; ``seed`` chooses them, and initialises the random encoder (``network``,
-    ``dim``) to compare the miner with. ``dtype`` is the encoders' autocast type.
+    Two clips of each of ``videos`` of the training set, augmented as in training, are embedded like the queue's keys.
+    ``seed`` chooses them, and initialises the random encoder (``network``, ``dim``) to compare the miner with.
+    ``dtype`` is the encoders' autocast type.
     """
 
     def __init__(self, dataset: VideoDataset, videos: int, *, img_dim: int, batch_size: int, workers: int, seed: int,
