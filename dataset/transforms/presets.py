@@ -64,12 +64,10 @@ class PretrainTransform:
         box = geometry.draw_box(*size, rng) or geometry.Box(0, 0, *size)
         params = recipe.draw(rng, len(streams), len(streams[0]))
         flipped = rng.random() < P_FLIP  # photometric steps commute with it, so it can come before them
-        views = []
-        for frames in streams:
-            window = geometry.cut(frames, geometry.scaled_box(box, size, geometry.size_of(frames)))
-            view = geometry.resize(window, self.img_dim, self.img_dim)
-            views.append(geometry.flip(view) if flipped else view)
-        return views, params
+        boxes = [geometry.scaled_box(box, size, geometry.size_of(frames)) for frames in streams]
+        views = [geometry.resize(geometry.cut(frames, own), self.img_dim, self.img_dim)
+                 for frames, own in zip(streams, boxes, strict=True)]
+        return [geometry.flip(view) for view in views] if flipped else views, params
 
 
 class OneClip:
