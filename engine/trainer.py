@@ -125,7 +125,6 @@ class Trainer:
             raise StopRequested
 
     def _restore_meters(self, task: Task) -> None:
-        """Start new meters, or restore meters and generators when resuming mid-epoch."""
         self._meters = Meters(self.device)
         progress, self.state.progress = self.state.progress, None
         if progress is None:

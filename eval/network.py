@@ -39,8 +39,6 @@ def build(num_class: int, network: str, train_what: str, *, dropout: float = 0.9
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """The classifier and its optimizer, see :mod:`eval.options`."""
-
     net: str
     train_what: str
     dropout: float
