@@ -157,7 +157,7 @@ class CheckpointManager:
             checkpoint.save(self.folder / f"model_best_epoch{epoch}.pth.tar", state)
             best = [path for path in resumable(self.folder) if BEST.fullmatch(path.name)]
             for path in best[KEPT_BEST:]:
-                if path.resolve() != self.resumed:
+                if path.resolve() != self.resumed and _moment(path) < _moment(new):
                     path.unlink()
 
 
