@@ -30,7 +30,7 @@ SECONDS_TO_END = 5  # after Ctrl-C, which the terminal also sends to the step
 LINES_OF_FAILURE = 20
 WIDTH = 150  # longer log lines are cut on the console
 POLL = 1.0  # seconds between looks at a running step
-# A line of a training ("train epoch 3 [5/12]  loss 4.21  ...  12 min left"), or of `utils.console.Progress`.
+# A line of a training ("train epoch 3 [5/12]  loss 4.21  ...  12 min left"), or of `utils.console.track`.
 PROGRESS = re.compile(r"(?P<done>\w+ epoch \d+ \[\d+/\d+\]|[\w ]+: \d+ of \d+ \w+)"
                       r"(?:.*?\b(?P<loss>loss [\d.e+-]+))?(?:.*?(?P<left>(?:\b\d+ [a-z]+ )+)left)?")
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
