@@ -27,7 +27,7 @@ from utils.parser import Parser
 
 SETTINGS = shlex.split("--net s3d_small --seq_len 8 --ds 1 --img_dim 32 -j 1 --batch_size 32 --moco-k 512 "
                        "--moco-m 0.99 --mining fused --own_view frozen --topk 5 --lr 5e-4 --coclr_lr 1e-4 --cycles 1 "
-                       "--baseline --skip probe finetune")
+                       "--baseline --skip probe finetune --infonce_options '--moco-k 128'")
 
 
 def make_parser() -> Parser:

@@ -296,8 +296,9 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     (clip := tmp_path / "videos_36_0" / "A" / "v_c01.avi").parent.mkdir(parents=True)
     clip.touch()
     asked = []
-    small = {"s3d_small": "s3d", "-j 1": "-j 0", "--batch_size 32": "--batch_size 4", "--moco-k 512": "--moco-k 8"}
-    words = re.sub("|".join(small), lambda found: small[found[0]], " ".join(demo.SETTINGS)).split()
+    small = {"s3d_small": "s3d", "-j 1": "-j 0", "--batch_size 32": "--batch_size 4", "--moco-k 512": "--moco-k 8",
+             "--moco-k 128": "--moco-k 4"}
+    words = shlex.split(re.sub("|".join(small), lambda found: small[found[0]], shlex.join(demo.SETTINGS)))
     monkeypatch.setattr(demo, "search", asked.append)
     monkeypatch.setattr(demo, "SETTINGS", words)
     stops["prepare"] = lambda path: miniature.make(tmp_path / "run", "videos", groups=8, clips=2)
