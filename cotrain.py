@@ -243,6 +243,7 @@ def choose_settings(args: Namespace, spent: float) -> tuple[list[Setting], dict[
         return auto.published(given), {}
     start, seconds, threads = time.perf_counter(), dict[str, float](), torch.get_num_threads()
     facts = auto.read_facts(args.dataset, args.data_root, args.split_root, args.second_view, args.hours, spent)
+    facts = replace(facts, skip=tuple(args.skip))
     now = with_settings(args, auto.choose(facts, given))
     common, batch = Plan(now, {}).common, str(now.batch_size)
     say("timing a few steps of training")

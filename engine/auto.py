@@ -59,6 +59,7 @@ class Facts:
     hours: float | None = None  # for everything
     spent: float = 0.0  # seconds of them that are gone, most of them for preparation
     seconds: Mapping[str, float] = field(default_factory=dict)  # per step of "infonce" and "coclr", by measurement
+    skip: tuple[str, ...] = ()  # evaluations that are left out
 
     @property
     def side_by_side(self) -> bool:
@@ -213,12 +214,12 @@ def costs(facts: Facts, values: Mapping[str, Any]) -> dict[str, float]:
 
 
 def total(facts: Facts, values: Mapping[str, Any]) -> float:
-    each, checked = costs(facts, values), facts.tested > 0
-    pair = 1 if facts.side_by_side else 2  # of what does not need each other
+    each, pair = costs(facts, values), 1 if facts.side_by_side else 2  # of what does not need each other
+    checked = facts.tested > 0 and "retrieval" not in facts.skip
+    trained = [kind for kind in ("probe", "finetune") if facts.tested and facts.labels and kind not in facts.skip]
     retrievals = 1 if facts.side_by_side else 4 if facts.labels else 2  # the others run beside a training
-    times = {"infonce": pair, "coclr": 2 * values["cycles"], "retrieval": retrievals * checked,
-             "both": (3 if facts.labels else 1) * checked, "index": 1, "report": 1}
-    times |= {"probe": pair, "finetune": pair, "test": 2 * pair} if facts.labels else {}
+    times = {"infonce": pair, "coclr": 2 * values["cycles"], "retrieval": retrievals * checked, "index": 1, "report": 1,
+             **dict.fromkeys(trained, pair), "test": len(trained) * pair, "both": checked + len(trained)}
     return sum(number * each[kind] for kind, number in times.items())
 
 

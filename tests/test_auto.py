@@ -1,5 +1,7 @@
 """Automatic settings: a table of data, machine and time, what fits what, and the time that a plan takes."""
 
+from dataclasses import replace
+
 import pytest
 
 from engine import auto, settings
@@ -61,6 +63,16 @@ def test_a_plan_uses_its_hours_and_no_more(hours, labels):
     chosen = {name: value for name, value, _ in choose(facts)}
     more = chosen | {f"{name}_epochs": chosen[f"{name}_epochs"] * 1.3 for name in ("infonce", "coclr")}
     assert auto.total(facts, chosen) + 100 <= auto.MARGIN * 3600 * hours < auto.total(facts, more) + 100
+
+
+def test_what_is_skipped_takes_no_time():
+    facts = Facts(140, 20, 50, 240, True, cores=2, seconds={"infonce": 1.0, "coclr": 1.4})
+    chosen = {name: value for name, value, _ in choose(facts)}
+    each, all_of_it = auto.costs(facts, chosen), auto.total(facts, chosen)
+    left = auto.total(replace(facts, skip=("probe",)), chosen)  # both streams train, and are tested, side by side
+    assert all_of_it - left == pytest.approx(each["probe"] + each["test"] + each["both"])
+    assert left - auto.total(replace(facts, skip=("probe", "retrieval")), chosen) == pytest.approx(
+        each["retrieval"] + each["both"])
 
 
 def test_settings_are_read_back_and_a_contradiction_is_refused(tmp_path):
