@@ -106,8 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     plans = {}
     for name in args.sets:
         own = grid.on(name)
-        plans[name] = {number: SeedPlan(own, name, number, out / name / f"{part}{number}", splits)
-                       for number in args.seeds or own.seeds}
+        seeds = args.seeds or (*own.seeds, *(() if args.validation else own.more))
+        plans[name] = {number: SeedPlan(own.with_seed(number), name, number, out / name / f"{part}{number}", splits)
+                       for number in seeds}
     everything = [plan for by_seed in plans.values() for plan in by_seed.values()]
     if args.dry_run:
         for plan in everything:

@@ -15,7 +15,7 @@ import noise
 import pytest
 
 from experiments import report, run
-from experiments.plan import COMPARISONS, GRIDS, METHODS, SeedPlan, changed
+from experiments.plan import GRIDS, METHODS, SeedPlan, changed
 from process_data.src.splits import source_splits
 from utils import launch
 from utils.errors import OptionError
@@ -88,10 +88,10 @@ def test_the_plan_has_all_methods_with_their_options_and_reads_the_validation_li
     assert len(probes) > 10 and all(following("--eval_freq", step.command)[0] == "0" for step in probes)
 
 
-def test_named_comparisons_have_five_seeds():
+def test_further_seeds_train_the_compared_methods_alone_and_on_the_synthetic_set():
     grid = GRIDS["headline"]
-    assert len({*grid.seeds}) == 5 and {*sum(COMPARISONS, ())} <= {*grid.methods}
-    assert len(grid.on("fights").seeds) == 3
+    assert grid.with_seed(2) == grid and len(grid.seeds) == 3 and len({*grid.seeds, *grid.more}) == 5
+    assert set(grid.with_seed(3).methods) == {"coclr", "cpr", "fused_frozen"} and not grid.on("fights").more
 
 
 def test_paired_differences_have_the_interval_of_student():
