@@ -68,11 +68,10 @@ def test_a_plan_uses_its_hours_and_no_more(hours, labels):
 def test_what_is_skipped_takes_no_time():
     facts = Facts(140, 20, 50, 240, True, cores=2, seconds={"infonce": 1.0, "coclr": 1.4})
     chosen = {name: value for name, value, _ in choose(facts)}
-    each, all_of_it = auto.costs(facts, chosen), auto.total(facts, chosen)
-    left = auto.total(replace(facts, skip=("probe",)), chosen)  # both streams train, and are tested, side by side
-    assert all_of_it - left == pytest.approx(each["probe"] + each["test"] + each["both"])
-    assert left - auto.total(replace(facts, skip=("probe", "retrieval")), chosen) == pytest.approx(
-        each["retrieval"] + each["both"])
+    each, took = auto.costs(facts, chosen), [auto.total(replace(facts, skip=skip), chosen) for skip in (
+        (), ("probe",), ("probe", "retrieval"))]  # both streams train, and are tested, side by side
+    assert took[0] - took[1] == pytest.approx(each["probe"] + each["test"] + each["both"])
+    assert took[1] - took[2] == pytest.approx(each["retrieval"] + each["both"])
 
 
 def test_settings_are_read_back_and_a_contradiction_is_refused(tmp_path):

@@ -67,10 +67,9 @@ def test_steps_side_by_side_do_not_need_each_other(words, most, run, tmp_path, m
     steps = []
     monkeypatch.setattr(cotrain, "as_script", lambda planned, out: steps.extend(planned) or "")
     assert run(*SMALL, "--out", str(tmp_path), "--dry_run", "--skip", "probe", "finetune", *words) == 0
-    for group in groups(steps):
-        for step in group:
-            made = {str(path) for other in group if other != step for path in (other.product, other.product.parent)}
-            assert not made & {*step.command}
+    for step, group in ((each, members) for members in groups(steps) for each in members):
+        made = {str(path) for other in group if other != step for path in (other.product, other.product.parent)}
+        assert not made & {*step.command}
     assert max(map(len, groups(steps))) == most
 
 
