@@ -179,11 +179,11 @@ class Plan:
             planned = main_classifier.parse([*self.common, *words[stream], "--test", "random"], planned=True)
             random.append(self._retrieval(f"random {stream}", "random", *words[stream],
                                           folder=main_classifier.random_weights(vars(planned)).parent))
-        if self.baseline:
-            self._retrieval(BASELINE, self.baseline, *words["RGB"])
         for stream in words:
             beside = (stream == "RGB") == (self.args.cycles > 0)  # without cycles RGB's model is trained beside flow's
             made.append(self._retrieval(stream, self.models[stream], *words[stream], beside=beside))
+            if stream == "RGB" and self.baseline:
+                self._retrieval(BASELINE, self.baseline, *words[stream])
         if random:
             self._fuse("random both", "retrieval", random, beside=True)
         self._fuse("both", "retrieval", made)
