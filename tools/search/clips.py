@@ -168,33 +168,33 @@ def video_clips(path: Path, settings: ClipSettings) -> Iterator[Clip]:
     """Decode a video file once and yield its clips in order; memory holds the crops of one and a half clips."""
     estimate, before = make_flow(settings.flow), None
     times: list[float] = []  # of the frames, in seconds
-    raw, cut = ([list[np.ndarray]() for _ in settings.encoders] for _ in range(2))  # images of each encoder
+    images, crops = ([list[np.ndarray]() for _ in settings.encoders] for _ in range(2))  # of each encoder
     try:
         with opened(path) as capture:
             for seconds, frame in _timed_frames(capture, settings.short_side):
                 before = frame if before is None else before
-                for encoder, own in zip(settings.encoders, raw, strict=True):
+                for encoder, own in zip(settings.encoders, images, strict=True):
                     own.append(_image(encoder.view, before, frame, estimate))
                 times.append(seconds)
                 before = frame
                 length = _first_clip(times, settings.clip_seconds)
-                if length or len(raw[0]) == CUT_AT_ONCE:
-                    _cut(raw, cut, settings)
+                if length or len(images[0]) == CUT_AT_ONCE:
+                    _cut(images, crops, settings)
                 if length:
-                    yield _clip(cut, times, times[length], settings)
+                    yield _clip(crops, times, times[length], settings)
             video_io.require_two_frames(len(times), path)
-            _cut(raw, cut, settings)
-            yield _clip(cut, times, times[-1] + _interval(times), settings)
+            _cut(images, crops, settings)
+            yield _clip(crops, times, times[-1] + _interval(times), settings)
     except cv2.error as error:
         raise VideoError(f"a frame fails: {error.err}") from error
 
 
-def _cut(raw: Sequence[list[np.ndarray]], cut: Sequence[list[np.ndarray]], settings: ClipSettings) -> None:
-    """Move images from ``raw`` to their crops in ``cut``; several at once take a third of the time."""
-    for encoder, images, crops in zip(settings.encoders, raw, cut, strict=True):
-        for _, same in groupby(images, np.shape):  # the size of a video may change
-            crops.extend(CropsTransform(encoder.img_dim).cut(np.stack([*same]))[0])
-        images.clear()
+def _cut(images: Sequence[list[np.ndarray]], crops: Sequence[list[np.ndarray]], settings: ClipSettings) -> None:
+    """Turn each encoder's images into crops, and empty their lists; many at once take a third of the time."""
+    for encoder, uncut, made in zip(settings.encoders, images, crops, strict=True):
+        for _, same in groupby(uncut, np.shape):  # the size of a video may change
+            made.extend(CropsTransform(encoder.img_dim).cut(np.stack([*same]))[0])
+        uncut.clear()
 
 
 def _interval(times: Sequence[float]) -> float:
@@ -237,12 +237,12 @@ def _image(view: str, before: np.ndarray, frame: np.ndarray, estimate: FlowMetho
     return np.ascontiguousarray(flow_image(motion)[..., ::-1])
 
 
-def _clip(cut: Sequence[list[np.ndarray]], times: list[float], end: float, settings: ClipSettings) -> Clip:
-    """Take the frames before ``end``; the first flow or residual image belongs to the cut, and is left out."""
+def _clip(crops: Sequence[list[np.ndarray]], times: list[float], end: float, settings: ClipSettings) -> Clip:
+    """Take the crops before ``end``; the first flow or residual image belongs to the cut before it, and is left out."""
     start, length = times[0], bisect.bisect_left(times, end)
     made = Clip(start, end, tuple(np.stack(own[encoder.view != "rgb":length])
-                                  for encoder, own in zip(settings.encoders, cut, strict=True)))
+                                  for encoder, own in zip(settings.encoders, crops, strict=True)))
     del times[:length]
-    for own in cut:
+    for own in crops:
         del own[:length]
     return made
