@@ -140,18 +140,13 @@ def summarise(runs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, 
     return summary
 
 
-def title_of(method: str) -> str:
-    """Return a method's title, or its name: results of older grids hold methods that no longer exist."""
-    return METHODS[method].title if method in METHODS else method
-
-
 def text(content: Mapping[str, Any]) -> str:
     """Write the page as markdown, without the figures: a section with a table for each set."""
     parts = [f"# Results of the experiment\n\n> Run at commit {content['code'].get('commit')}."]
     for name, found in content["sets"].items():
         seeds = " or ".join(map(str, sorted({len(runs) for runs in found["runs"].values()})))
-        rows = [[title_of(method), *(_cell(**measures[column]) if column in measures else "" for column in COLUMNS)]
-                for method, measures in found["summary"].items()]
+        rows = [[METHODS[key].title, *(_cell(**measures[column]) if column in measures else "" for column in COLUMNS)]
+                for key, measures in found["summary"].items()]
         table = [["method", *COLUMNS], ["---", *("---:" for _ in COLUMNS)], *rows]
         parts += [f"## {name}", f"Percent, mean ± standard deviation over {seeds} seeds; chance {found['chance']:.1f}.",
                   "\n".join("| " + " | ".join(line) + " |" for line in table)]
@@ -159,7 +154,7 @@ def text(content: Mapping[str, Any]) -> str:
             found_pairs = {measure: paired(found["runs"], one, two, measure) for measure in COMPARED}
             told = [f"{measure} {pair['mean']:+.1f} ({pair['low']:+.1f} to {pair['high']:+.1f})"
                     for measure, pair in found_pairs.items() if pair]
-            parts += [f"{title_of(one)} minus {title_of(two)}, mean and 95 % interval over pairs of one seed: "
+            parts += [f"{METHODS[one].title} minus {METHODS[two].title}, mean and 95 % interval over pairs by seed: "
                       f"{', '.join(told)}."] if told else []
     return "\n\n".join(parts) + "\n"
 
@@ -180,7 +175,7 @@ def draw(content: Mapping[str, Any]) -> Figure:
             if curve := recall_curve(runs):
                 chances += [value["mean"] for value in recall_curve(runs, "chance").values()]
                 mean, std = (np.array([100 * value[key] for value in curve.values()]) for key in ("mean", "std"))
-                [line] = ax.plot(list(curve), mean, label=title_of(name))
+                [line] = ax.plot(list(curve), mean, label=METHODS[name].title)
                 ax.fill_between(list(curve), mean - std, mean + std, alpha=0.15, color=line.get_color())
         if chances:
             ax.axhline(100 * statistics.fmean(chances), color="grey", linestyle=":", label="mining at random")

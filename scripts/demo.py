@@ -25,16 +25,16 @@ from utils.console import duration, say
 from utils.files import read_json, write_text
 from utils.parser import Parser
 
-SETTINGS = shlex.split("--net s3d_small --seq_len 8 --ds 1 --img_dim 32 -j 1 --batch_size 32 --moco-k 512 "
+SETTINGS = shlex.split("--net s3d_small --seq_len 8 --ds 1 --img_dim 32 -j 0 --batch_size 32 --moco-k 512 "
                        "--moco-m 0.99 --mining fused --own_view frozen --topk 5 --lr 5e-4 --coclr_lr 1e-4 --cycles 1 "
-                       "--baseline --skip probe finetune --infonce_options '--moco-k 128'")
+                       "--baseline --skip probe finetune --infonce_options '--moco-k 128 --save_freq 8'")
 
 
 def make_parser() -> Parser:
     parser = Parser(__doc__)
     parser.topic("data")("--scenes", type=positive_int, default=36, metavar="N", help="scenes of 32 clips each")
     add = parser.topic("training")
-    add("--epochs", type=positive_int, default=24, help="epochs of InfoNCE")
+    add("--epochs", type=positive_int, default=34, help="epochs of InfoNCE")
     add("--coclr_epochs", type=positive_int, default=4, metavar="EPOCHS", help="epochs of co-training")
     add("--seed", type=seed, default=0, help="seed of clips and trainings")
     parser.topic("output")("--out", type=Path, default=ROOT / "demo", metavar="FOLDER", help="for all (default: demo/)")

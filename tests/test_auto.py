@@ -19,9 +19,8 @@ def values(given=None, **facts) -> dict:
 
 @pytest.mark.parametrize(("facts", "expected"), [
     ({}, {"net": "s3d_small", "workers": 1, "seq_len": 8, "ds": 3, "img_dim": 64, "batch_size": 16, "moco_k": 64,
-          "mining": "fused", "own_view": "frozen", "topk": 5,
-          "cycles": 1, "infonce_epochs": 60, "coclr_epochs": 40, "lr": 5e-4, "coclr_lr": 1e-4,
-          "moco_m": 0.99}),
+          "mining": "fused", "own_view": "frozen", "topk": 5, "cycles": 1, "infonce_epochs": 60, "coclr_epochs": 40,
+          "lr": 5e-4, "coclr_lr": 1e-4, "moco_m": 0.99}),
     ({"videos": 1900, "frames": 20, "side": 48}, {"ds": 1, "img_dim": 32, "batch_size": 32, "moco_k": 928, "topk": 5}),
     ({"videos": 9537, "gpus": 2, "memory": 24, "cores": 32, "labels": True, "frames": 180},
      {**auto.PUBLISHED, "gpus": 2, "workers": 8, "probe_epochs": 100}),

@@ -16,7 +16,11 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize("name", benchmarks.ROWS)
 def test_both_versions_of_a_row_agree(name, tmp_path, monkeypatch):
     noise.install_network(monkeypatch.setattr)
-    cases = list(benchmarks.ROWS[name](benchmarks.parse_sizes(["tiny", "steps=1", "precision=fp32"], CPU), tmp_path))
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compiled.append(self))
+    sizes = benchmarks.parse_sizes(["tiny", "steps=1", "precision=fp32", "compile=1"], CPU)
+    cases = list(benchmarks.ROWS[name](sizes, tmp_path))
+    assert bool(compiled) == (name == "step")
     for case in cases:
         assert case.agree(case.plain(), case.ours())
         case.bound()

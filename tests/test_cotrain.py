@@ -295,8 +295,7 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     (clip := tmp_path / "videos_36_0" / "A" / "v_c01.avi").parent.mkdir(parents=True)
     clip.touch()
     asked = []
-    small = {"s3d_small": "s3d", "-j 1": "-j 0", "--batch_size 32": "--batch_size 4", "--moco-k 512": "--moco-k 8",
-             "--moco-k 128": "--moco-k 4"}
+    small = {"s3d_small": "s3d", "size 32": "size 4", "moco-k 512": "moco-k 8", "moco-k 128": "moco-k 4"}
     words = shlex.split(re.sub("|".join(small), lambda found: small[found[0]], shlex.join(demo.SETTINGS)))
     monkeypatch.setattr(demo, "search", asked.append)
     monkeypatch.setattr(demo, "SETTINGS", words)
@@ -314,8 +313,7 @@ def test_the_demo_ends_in_its_table(tmp_path, forked, monkeypatch, capsys):
     lines = (tmp_path / "run/logs/InfoNCE_RGB,_as_long.log").read_text()
     assert "--lr 0.0001" in lines and "--epochs 2 " in lines  # as the co-training
     (tmp_path / "videos_2_0").mkdir()
-    assert launch.exit_code(lambda: demo.main(["--epochs", "1", "--coclr_epochs", "2", "--scenes", "2", "--out",
-                                               str(tmp_path)])) == 2
+    assert launch.exit_code(lambda: demo.main(["--epochs", "1", "--scenes", "2", "--out", str(tmp_path)])) == 2
     assert "--videos is" in capsys.readouterr().err
     check_gallery(tmp_path)
 

@@ -172,8 +172,7 @@ def test_every_line_is_json_even_without_numbers(tmp_path):
     assert lines(tmp_path)[0]["values"] == {"loss": None, "top1": None, "top5": 0.5}
 
 
-@pytest.mark.parametrize(("epoch", "iteration"), [
-    (0, 0), (0, 1), (0, 3), (1, 4), (1, 6), (2, 8), (3, 12)])
+@pytest.mark.parametrize(("epoch", "iteration"), [(0, 0), (0, 1), (0, 3), (1, 4), (1, 6), (2, 8), (3, 12)])
 def test_what_was_written_after_the_checkpoint_is_removed(epoch, iteration, tmp_path):
     """Epochs of four steps: lines of the steps after each of two, of the epoch, and of its validation."""
     log, expected = MetricsLogger(tmp_path), []

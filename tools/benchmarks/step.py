@@ -122,15 +122,19 @@ def make_batch(sizes: Sizes, seed: int) -> dict:
 
 
 class Ours:
-    """Steps as main_coclr.py takes them, with all numbers of one type; precision: of the encoders, as --precision."""
+    """Steps as main_coclr.py takes them, with all numbers of one type; precision and compiled: as its options."""
 
-    def __init__(self, sizes: Sizes, kind: torch.dtype = torch.float32, precision: str = "fp32") -> None:
+    def __init__(self, sizes: Sizes, kind: torch.dtype = torch.float32, precision: str = "fp32",
+                 compiled: bool = False) -> None:
         self.model = make_model(sizes).to(sizes.device, kind).to(memory_format=torch.channels_last_3d)
         self.model.register_forward_pre_hook(  # clips come as float32
             lambda _, given: tuple(each.to(kind) if each.is_floating_point() else each for each in given))
         self.precision = choose_precision(precision, sizes.device)
         if precision != "fp32":
             check_convolutions(self.model.encoders(), (sizes.frames, sizes.img_dim, sizes.img_dim), self.precision)
+        if compiled:
+            for encoder in self.model.encoders():
+                encoder.compile()
         self.optimizer = Optimizer(self.model.named_parameters(), lr=LR, wd=WD, scaler=self.precision.scaler())
         self.monitor = MiningMonitor(sizes.queue, device=sizes.device)
 
@@ -195,6 +199,10 @@ def cases(sizes: Sizes, folder: Path) -> Iterator[Case]:
     case = partial(Case, plain=lambda: plain.step(batch, 0), bound=lambda: [matrix @ matrix for _ in range(products)],
                    bound_of=f"{operations:.3g} operations in float32 products of {MATRIX}x{MATRIX} matrices")
     yield case("training step", f"{size}, float32", ours=lambda: ours.step(batch, 0), agree=lambda a, b: agreement)
+    if sizes.compile:
+        compiled, also = Ours(sizes, compiled=True), agreement_in_float64(sizes, compiled=True)
+        yield case("training step, compiled", f"{size}, float32", ours=lambda: compiled.step(batch, 0),
+                   agree=lambda a, b: also)
     if precision := sizes.precision or ("fp16" if sizes.device.type == "cuda" else ""):
         lower = Ours(sizes, precision=precision)
         yield case(f"training step, {precision}", f"{size}, straightforward in float32",
@@ -207,14 +215,14 @@ def _both_finite(*losses: float) -> str:
     return "both losses are finite"
 
 
-def agreement_in_float64(sizes: Sizes) -> str:
+def agreement_in_float64(sizes: Sizes, compiled: bool = False) -> str:
     """Check that both versions do the same arithmetic: in float64, at a small size, their losses are equal.
 
     In float32 they cannot be for long: S3D at initialisation magnifies rounding a hundred times and more, and Adam
     turns the sign of a tiny gradient into a whole step.
     """
     small = replace(sizes, frames=min(sizes.frames, 16), img_dim=min(sizes.img_dim, 64))
-    versions = Plain(small, torch.float64), Ours(small, torch.float64)
+    versions = Plain(small, torch.float64), Ours(small, torch.float64, compiled=compiled)
     batches = (make_batch(small, i) for i in range(small.steps))
     losses = np.array([[version.step(batch, i) for version in versions] for i, batch in enumerate(batches)])
     apart = float(np.abs(losses[:, 0] - losses[:, 1]).max())
