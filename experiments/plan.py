@@ -26,8 +26,8 @@ class Method:
     """One way to train the RGB encoder."""
 
     title: str  # in tables
-    kind: str  # random, infonce, longer (InfoNCE for as many epochs as with co-training), ubernce, or mining
-    options: tuple[str, ...] = ()  # further options of main_coclr.py
+    kind: str  # random, infonce, longer (from InfoNCE on, for as many epochs as with co-training), or mining
+    options: tuple[str, ...] = ()  # further options of main_nce.py or main_coclr.py
 
 
 def _cpr(stage: int, *options: str, title: str = "CPR") -> Method:
@@ -39,12 +39,12 @@ FROZEN = ("--own_view", "frozen")
 METHODS: Mapping[str, Method] = {
     "random": Method("random weights", "random"),
     "infonce": Method("InfoNCE", "infonce"),
-    "infonce_longer": Method("InfoNCE, as long as CoCLR", "longer"),
+    "infonce_longer": Method("InfoNCE, as long as CoCLR", "longer", ("--model", "infonce")),
     "coclr": Method("CoCLR", "mining"),
     "cpr": _cpr(3),
     "cpr_frozen": _cpr(3, *FROZEN, title="CPR, own view frozen"),
     "fused_frozen": Method("fused ranks, own view frozen", "mining", ("--mining", "fused", *FROZEN)),
-    "ubernce": Method("UberNCE (with labels)", "ubernce"),
+    "ubernce": Method("UberNCE (with labels)", "longer", ("--model", "ubernce")),
     # of the extended grid
     "cpr_s7": _cpr(7),
     "cpr_s7_frozen": _cpr(7, *FROZEN, title="CPR, own view frozen"),
@@ -81,11 +81,11 @@ class Grid:
     batch_size: int = 32
     moco_k: int = 1024
     moco_m: float = 0.99
-    lr: float = 5e-4  # of InfoNCE and UberNCE
+    lr: float = 5e-4  # of InfoNCE
     coclr_lr: float = 5e-4
     topk: int = 5
-    infonce_epochs: int = 20  # of InfoNCE and UberNCE
-    coclr_epochs: int = 8  # of CoCLR and CPR
+    infonce_epochs: int = 20
+    coclr_epochs: int = 8  # of all that starts from InfoNCE
     # overrides for the real clips, of which there are fewer
     fights: Mapping[str, Any] = field(default_factory=dict)
 
@@ -94,8 +94,8 @@ class Grid:
         return replace(self, fights={}, **(self.fights if name == "fights" else {}))
 
     def with_seed(self, seed: int) -> "Grid":
-        """Return the grid for a seed; further seeds train the compared methods only."""
-        compared = dict.fromkeys(name for pair in COMPARISONS for name in pair)
+        """Return the grid for a seed; further seeds train the compared methods and InfoNCE as long only."""
+        compared = dict.fromkeys(("infonce_longer", *(name for pair in COMPARISONS for name in pair)))
         return replace(self, methods=tuple(compared)) if seed in self.more else self
 
 
@@ -165,7 +165,7 @@ class SeedPlan:
         if name in self.methods:
             return
         method, grid, models = METHODS[name], self.grid, self._models
-        if method.kind in ("longer", "mining", "ubernce"):
+        if method.kind in ("longer", "mining"):
             self._add("infonce")
         before, plan = len(self.steps), MethodPlan()
         self.methods[name] = plan
@@ -173,14 +173,14 @@ class SeedPlan:
         if method.kind == "random":
             flow = (name, "flow")
             models |= {rgb: "random", flow: "random"}
-        elif method.kind in ("infonce", "ubernce"):
-            for stream, suffix in SUFFIXES.items() if method.kind == "infonce" else [("RGB", "")]:
+        elif method.kind == "infonce":
+            for stream, suffix in SUFFIXES.items():
                 models[name, stream] = self._train(f"{name} {stream}", NCE, f"{self.dataset}{suffix}-2clip",
-                                                   grid.infonce_epochs, "--model", method.kind)
+                                                   grid.infonce_epochs, "--model", "infonce")
         else:
             start = models["infonce", "RGB"]
             if method.kind == "longer":
-                script, clips, words = NCE, "2clip", ["--model", "infonce", "--pretrain", start]
+                script, clips, words = NCE, "2clip", [*method.options, "--pretrain", start]
             else:
                 script, clips, words = COCLR, "2stream-2clip", [
                     "--topk", str(grid.topk), "--health_freq", "5", *method.options, "--pretrain", start, models[flow]]
