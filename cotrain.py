@@ -59,6 +59,8 @@ ESTIMATE = "estimate.json"  # in the work folder: estimated seconds by kind of s
 # Epochs at which the learning rate drops, where training takes as many as in PUBLISHED.
 MILESTONES = {"infonce": (250, 280), "coclr": (80,), "probe": (60, 80), "finetune": (400, 450)}
 BASELINE = "InfoNCE RGB, as long"
+# Options of main_coclr.py that replace all that cotrain.py chose for mining.
+MINING = {"--mining", "--cascade", "--stage", "--ratio", "--topk", "--own_view", "--progressive"}
 ALWAYS = {"probe": ("--train_what", "last", "--optim", "sgd", "--lr", "0.1"), "finetune": ("--train_what", "ft")}
 
 
@@ -110,7 +112,7 @@ class Plan:
         lr = args.lr if method == "infonce" else args.coclr_lr
         for flag, value, usual in (("--lr", lr, PUBLISHED["lr"]), ("--moco-m", args.moco_m, PUBLISHED["moco_m"])):
             found += [flag, f"{value:g}"] if value != usual else []
-        if method == "coclr" and not args.coclr_options:
+        if method == "coclr" and not MINING.intersection(word.partition("=")[0] for word in args.coclr_options):
             cascade = ["--cascade", "--stage", str(args.stage), "--ratio", str(args.ratio)]
             found += {"cascade": cascade, "topk": []}.get(args.mining, ["--mining", args.mining])
             found += ["--topk", str(args.topk), *(["--own_view", "frozen"] if args.own_view == "frozen" else [])]
@@ -250,6 +252,7 @@ def choose_settings(args: Namespace, spent: float) -> tuple[list[Setting], dict[
     for method, make, views in (("infonce", main_nce.NceTask, ""), ("coclr", main_coclr.CoclrTask, "-2stream")):
         words = ["--dataset", f"{args.dataset}{views}-2clip", "--batch_size", batch, "--moco-k", batch]  # soon full
         words += ["--topk", "1", "--health_clips", "0", "--second_view", args.second_view] * (method == "coclr")
+        words += ["--mining", "fused", "--own_view", "frozen"] * (method == "coclr" and now.own_view == "frozen")
         config = configs_of(vars(SCRIPTS[settings.EXTRA[method]].parse([*common, *words], planned=True)))
         torch.set_num_threads(max(1, threads // 2) if method == "infonce" and facts.side_by_side else threads)
         seconds[method] = auto.seconds_per_step(make(*config, DistInfo(0, 0, 1, options.devices(None)[0])))

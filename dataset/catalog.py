@@ -41,8 +41,7 @@ KNOWN = {
     "ucf101": BaseSet("UCF101/ucf101_frame.lmdb", "UCF101/ucf101_tvl1_frame.lmdb"),
     "hmdb51": BaseSet("HMDB51/hmdb51_frame.lmdb", "HMDB51/hmdb51_tvl1_frame.lmdb"),
     "k400": BaseSet("K400/k400_frame_{part}.lmdb", "K400/k400_flow_{part}.lmdb", csv="{part}_split.csv",
-                    test_part="val", splits=1, kinetics=True),
-}
+                    test_part="val", splits=1, kinetics=True)}
 
 
 @dataclass(frozen=True)

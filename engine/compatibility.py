@@ -36,8 +36,7 @@ WORDS = {
                "was trained with",
     "split": "was trained on split {then}, which holds test videos of split {now}: give the --which_split it was "
              "trained on",
-    **{size: f"was trained with --{size} {{then}} but is used with --{size} {{now}}" for size in SIZES},
-}
+    **{size: f"was trained with --{size} {{then}} but is used with --{size} {{now}}" for size in SIZES}}
 
 
 @dataclass

@@ -106,8 +106,7 @@ GRIDS: Mapping[str, Grid] = {
     "headline": Grid(HEADLINE, more=(3, 4), fights=REAL),
     "extended": Grid(tuple(METHODS), fights=REAL),
     "tiny": Grid(("infonce", "coclr"), seeds=(0, 1), groups=3, clips=1, frames=16, batch_size=2, moco_k=8, topk=2,
-                 infonce_epochs=1, coclr_epochs=2),
-}
+                 infonce_epochs=1, coclr_epochs=2)}
 
 
 def changed(grid: Grid, changes: Iterable[str]) -> Grid:

@@ -39,8 +39,9 @@ RENDERED = ("groups", "clips", "frames", "pace", "swapped")  # settings of the g
 
 def make_parser() -> Parser:
     parser = Parser(__doc__)
-    sets = ["synthetic", "fights"] if (FIGHTS / "videos").is_dir() else ["synthetic"]
-    parser.topic("data")("--sets", nargs="+", choices=sets, default=sets, help="video sets")
+    sets = ["synthetic", "fights"]
+    parser.topic("data")("--sets", nargs="+", choices=sets, default=sets if (FIGHTS / "videos").is_dir() else sets[:1],
+                         help="video sets (default: all whose videos are there)")
     add = parser.topic("method")
     add("--grid", choices=list(GRIDS), default="headline", help="methods to train, and for how long")
     add("--change", nargs="+", default=[], metavar="NAME=VALUE", help="other settings, with --validation")
@@ -98,6 +99,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = make_parser().parse_args(argv)
     if args.change and not args.validation:
         raise OptionError("--change needs --validation: settings must not be tuned on the test groups")
+    if "fights" in args.sets and not (FIGHTS / "videos").is_dir():
+        raise OptionError(f"--sets fights: there are no clips in {FIGHTS / 'videos'}")
     grid, out = changed(GRIDS[args.grid], args.change), (args.out or ROOT / "experiments/made" / args.grid).resolve()
     part, splits, results = ("seed", "splits", ROOT / "experiments/results" / f"{args.grid}.json")
     if args.validation:

@@ -48,8 +48,7 @@ OBJECTS = {
     "Disc": Look(1, 0.0, (60, 60, 225), (6, 0)),
     "Star": Look(5, 0.32, (50, 205, 230), (0, 6)),
     "Leaf": Look(2, 0.35, (70, 190, 60), (5, 5)),
-    "Clover": Look(3, 0.3, (225, 110, 60), (7, -4)),
-}
+    "Clover": Look(3, 0.3, (225, 110, 60), (7, -4))}
 
 
 class Pose(NamedTuple):
@@ -67,8 +66,7 @@ MOTIONS: dict[str, Callable[[np.ndarray, float], Pose]] = {
     "Slide": lambda t, side: Pose(x=0.045 * side * t),
     "Fall": lambda t, side: Pose(y=0.045 * t),
     "Spin": lambda t, side: Pose(angle=0.11 * side * t),
-    "Zoom": lambda t, side: Pose(log_scale=0.38 * np.sin(2 * np.pi * t / 16)),
-}
+    "Zoom": lambda t, side: Pose(log_scale=0.38 * np.sin(2 * np.pi * t / 16))}
 CLASSES = {f"{motion}{thing}": (motion, thing) for motion, thing in itertools.product(MOTIONS, OBJECTS)}
 
 

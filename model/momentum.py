@@ -16,13 +16,8 @@ def make_encoder(network: str, dim: int) -> nn.Sequential:
     """
     backbone, info = select_backbone(network)
     width = info["feature_size"]
-    return nn.Sequential(
-        backbone,
-        nn.AdaptiveAvgPool3d(1),
-        nn.Conv3d(width, width, kernel_size=1),
-        nn.ReLU(),
-        nn.Conv3d(width, dim, kernel_size=1),
-    )
+    return nn.Sequential(backbone, nn.AdaptiveAvgPool3d(1), nn.Conv3d(width, width, kernel_size=1), nn.ReLU(),
+                         nn.Conv3d(width, dim, kernel_size=1))
 
 
 def embed(encoder: nn.Module, clips: Tensor, dtype: torch.dtype | None = None) -> Tensor:

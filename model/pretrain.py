@@ -175,8 +175,13 @@ class CoCLR(MomentumContrast):
         """Return what ranks the own view, for a checkpoint; empty if that is not frozen."""
         return {"encoder": self._frozen[0].state_dict(), "queue": self.queue_frozen} if self._frozen else {}
 
+    def encoders(self) -> list[nn.Module]:
+        return [*super().encoders(), *self._frozen]
+
     def miners(self) -> list[nn.Module]:
         """Return the sampler and, if there is one, the frozen own view, as copies with folded BatchNorm."""
+        if self.own_view_is_frozen and not self._frozen:
+            self.freeze_own_view()
         if not self._folded:
             for encoder in (self.sampler, *self._frozen):
                 folded = copy.deepcopy(encoder)
@@ -213,13 +218,13 @@ class CoCLR(MomentumContrast):
         Returns:
             Logits (B, 1+K) and the mask of positives (B, 1+K), float 0 or 1; with ``return_mining`` also the mining.
         """
+        sampler, *frozen = self.miners()  # before the statistics of encoder_q's BatchNorm move
         q = embed(self.encoder_q, block1[:, self.own_view], dtype)  # (B, D)
         training = q.requires_grad
         if training:
             self.update_key_encoder()
         with torch.no_grad():
             k, k_all = self.embed_keys(block2[:, self.own_view], dtype, generator)  # (B, D), (W*B, D)
-            sampler, *frozen = self.miners()
             kf = embed(sampler, block2[:, self.other_view], dtype)  # (B, D)
         logits = self.logits(q, k)  # (B, 1+K)
         if frozen:

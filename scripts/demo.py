@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     order = ("random RGB", cotrain.BASELINE, "RGB", "random flow", "flow", "random both", "both")
     text = results_table({name: found["results"][name] for name in order})
     write_text(out / "results.txt", f"{text}\n")
-    clip = next(videos.glob("*/*_c01.avi"))
+    clip = min(videos.glob("*/*_c01.avi"))
     search(["search", str(out / "run" / "index"), str(clip), "-k", "5"])
     say(f"\n{text}\n\nretrieval of test clips among training clips of other scenes; chance 6.3; "
         f"{duration(3600 * found['hours']['taken'])} of steps\nopen this page: {out / 'run' / 'report.html'}")

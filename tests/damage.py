@@ -26,13 +26,10 @@ def damaged(data: bytes, count: int, *, seed: int = 0, start: int = 0, end: int 
             size = rng.choice((1, 2, 8, 64))
             head, part, tail = changed[:at], changed[at:at + size], changed[at + size:]
             changed = rng.choice((
-                head,
+                head, head + tail, head + part + part + tail, head + rng.choice(WORDS) + part + tail,
                 head + bytes(byte ^ 1 << rng.randrange(8) for byte in part[:1]) + part[1:] + tail,
                 head + rng.randbytes(len(part)) + tail,
-                head + bytes([rng.choice((0, 1, 127, 128, 255))]) * len(part) + tail,
-                head + tail,
-                head + part + part + tail,
-                head + rng.choice(WORDS) + part + tail))
+                head + bytes([rng.choice((0, 1, 127, 128, 255))]) * len(part) + tail))
         yield changed
 
 

@@ -15,8 +15,7 @@ PILLOW = {
     BRIGHTNESS: lambda image, factor: ImageEnhance.Brightness(image).enhance(factor),
     CONTRAST: lambda image, factor: ImageEnhance.Contrast(image).enhance(factor),
     SATURATION: lambda image, factor: ImageEnhance.Color(image).enhance(factor),
-    HUE: functional.adjust_hue,
-}
+    HUE: functional.adjust_hue}
 
 
 def some_clips(seed: int = 0) -> torch.Tensor:

@@ -19,8 +19,7 @@ DEFAULTS = {  # names and defaults that users' scripts rely on
     "prefix": "linclr", "workers": min(8, allotted_cores()), "cos": False, "reset_lr": False, "model": "lincls",
     "num_fc": 1,
     "which_split": 1, "dropout": 0.9, "train_what": "last", "eval_freq": 1, "retrieval": False, "dirname": "feature",
-    "seed": 0,
-}
+    "seed": 0}
 
 
 @pytest.fixture

@@ -265,8 +265,10 @@ def test_a_folder_of_videos_without_labels(tmp_path, forked, monkeypatch, capsys
               "retrieval RGB": write(made), "retrieval flow": write(made), "cycle 1 RGB": interrupted.Stop("kill", 6),
               "retrieval both": write({"both": {"agreement": 41.0}})}
     monkeypatch.setattr(auto, "LONG", 0.0)
+    timed, time_steps = [], auto.seconds_per_step
+    monkeypatch.setattr(auto, "seconds_per_step", lambda task: timed.append(task.model) or time_steps(task))
     assert run_in(out, *words, "--dry_run") == 0 and "prepare.py" in capsys.readouterr().out and not out.exists()
-    assert run_in(out, *words) == 2 and ran[-1] == "cycle 1 RGB"
+    assert run_in(out, *words) == 2 and ran[-1] == "cycle 1 RGB" and timed[1].own_view_is_frozen
     shown = capsys.readouterr().out
     assert re.search(r"moco_k +12 +at most half of 24 training videos", shown) and "hardly worth it" in shown
     monkeypatch.setattr(auto, "choose", None)
@@ -339,6 +341,13 @@ def check_gallery(out: Path) -> None:
     frames = picture[55::110, 274 + 6::274]  # the left of each neighbour's frame
     assert (frames == figures.GREEN).all(axis=-1).tolist() == right
     assert (frames == figures.RED).all(axis=-1).tolist() == (~np.array(right)).tolist()
+
+
+def test_other_options_of_coclr_keep_the_chosen_mining(run, small_network, tmp_path, capsys):
+    words = ["--coclr_options", "--wd 1e-4", "--stage", "2", "--topk", "2", "--out", str(tmp_path), "--dry_run"]
+    assert run(*SHORT, *words) == 0
+    commands = [each for each in planned(capsys.readouterr().out) if "main_coclr" in each[1]]
+    assert commands and all(value(each, "--stage", 1) == ["2"] and "--wd" in each for each in commands)
 
 
 def test_residual_frames_take_the_place_of_flow_in_every_command_that_sees_it(run, small_network, tmp_path, capsys):

@@ -9,12 +9,7 @@ from torchvision.transforms import functional
 
 from dataset.transforms import geometry, presets
 from dataset.transforms.photometric import HUE
-from dataset.transforms.presets import (
-    ClassifierTransform,
-    CropsTransform,
-    PretrainTransform,
-    to_blocks,
-)
+from dataset.transforms.presets import ClassifierTransform, CropsTransform, PretrainTransform, to_blocks
 
 DRAWS = 4000
 

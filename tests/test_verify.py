@@ -32,8 +32,7 @@ PUBLISHED = {
     ("CPR on ucf101, cycle 2", "ucf101 both retrieval"): [56.7],
     ("CPR on ucf101, cycle 2", "hmdb51 both retrieval"): [24.4],
     ("CPR on ucf101, cycle 2", "ucf101 both finetune"): [83.8],
-    ("CPR on ucf101, cycle 2", "hmdb51 both finetune"): [54.8],
-}
+    ("CPR on ucf101, cycle 2", "hmdb51 both finetune"): [54.8]}
 
 
 def test_the_table_has_the_published_numbers():

@@ -60,8 +60,7 @@ CHARTS = (
         "mining view's queue": "mining//rank_other"}),
     Chart("kNN accuracy", "%", "Test videos classified by their nearest training videos.", {
         "weighted kNN, top-1": "knn//knn_top1", "weighted kNN, top-5": "knn//knn_top5", "R@1": "knn//r1"}, True),
-    Chart("Learning rate", "learning rate", "", {"learning rate": "epoch/train/lr"}),
-)
+    Chart("Learning rate", "learning rate", "", {"learning rate": "epoch/train/lr"}))
 
 
 @dataclass(frozen=True)
