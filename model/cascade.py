@@ -114,7 +114,7 @@ def fused_topk(other: Tensor, own: Tensor, excluded: Tensor, topk: int) -> Tenso
     """Return the ``topk`` queue entries with the smallest sum of their ranks in both views, best first.
 
     A rule of this project, beside the papers': where each view knows a part of the class, it needs no stages and no
-    ratio. Equal sums rank by the other view. Sorting both rows costs O(K log K).
+    ratio. Equal sums rank by the other view, equal similarities in no set order. Sorting costs O(K log K).
 
     Args:
         other, own, excluded: see :func:`cascade_topk`; excluded entries rank last in both views.
