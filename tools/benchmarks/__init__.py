@@ -33,7 +33,7 @@ class Sizes:
     queue: int = 2048  # of the training step
     steps: int = 20  # whose losses are compared
     precision: str = ""  # of a second measurement of step and evaluation (default: fp16 on a GPU, none on a CPU)
-    compile: int = 0  # 1: also measure a compiled step, after some ten minutes of compiling
+    compile: int = 0  # 1: also measure a compiled step, after some five minutes of compiling
     videos: int = 3  # in an evaluation
     video_frames: int = 120  # per video
     eval_batch: int = 8  # windows in a batch

@@ -4,7 +4,6 @@
     python -m tools.benchmarks --rows cascade loader --rounds 7 --json results.json
     python -m tools.benchmarks batch=4 frames=16 img_dim=64 --rows step   # other sizes: tools/benchmarks/__init__.py
     python -m tools.benchmarks tiny --rounds 1                            # a quick check that everything runs
-    python -m tools.benchmarks --device cuda --rows cascade step evaluation
 
 Both versions of a row run alternately in this process, after a warm-up, and must give the same result. The ratio is
 the median time of the straightforward version over that of ours.
