@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.change and not args.validation:
         raise OptionError("--change needs --validation: settings must not be tuned on the test groups")
     if "fights" in args.sets and not (FIGHTS / "videos").is_dir():
-        raise OptionError(f"--sets fights: there are no clips in {FIGHTS / 'videos'}")
+        raise OptionError(f"--sets fights: no clips in {FIGHTS / 'videos'}: put them there, or take --sets synthetic")
     grid, out = changed(GRIDS[args.grid], args.change), (args.out or ROOT / "experiments/made" / args.grid).resolve()
     part, splits, results = ("seed", "splits", ROOT / "experiments/results" / f"{args.grid}.json")
     if args.validation:

@@ -97,8 +97,8 @@ class CoCLR(MomentumContrast):
         reverse: train the flow encoder and mine in RGB.
         cascade: mine by cascade positive retrieval instead of plain top-k; only then do ratio and stage count.
         mining: "topk", "cascade" or "fused" (see :func:`model.cascade.fused_topk`); None: as ``cascade`` says.
-        own_view: what ranks the own view: "current", the encoder being trained (CPR), or "frozen", the encoder as it
-            was when :meth:`freeze_own_view` was called. The latter costs one more forward a step, without gradients.
+        own_view: what ranks the own view: "current", the encoder being trained (CPR), or "frozen", a copy that cannot
+            learn from its own choices (:meth:`freeze_own_view`, or at the first forward): one more forward a step.
         anchor: what the cascade compares with the own view's queue: the "query" q, as released, or the "key" k, the
             paper's positive variant (CPR, section 3.2).
         first: view that stage 1 ranks by, "other" or "own".
@@ -160,11 +160,7 @@ class CoCLR(MomentumContrast):
         return self.T if self.anchor == "query" and not self.own_view_is_frozen else 1.0
 
     def freeze_own_view(self, saved: Mapping[str, Any] | None = None) -> None:
-        """Rank the own view by a copy of encoder_q from now on, or restore the :meth:`frozen_own_view` of a run.
-
-        It is the encoder of the moment at which mining was as good as it gets from outside: one that is being trained
-        on its own choices agrees with itself more and more.
-        """
+        """Rank the own view by a copy of encoder_q from now on, or restore the :meth:`frozen_own_view` of a run."""
         encoder = copy.deepcopy(self.encoder_q).requires_grad_(False).eval()
         self._frozen, self._folded = [encoder], []
         if saved is not None:
@@ -172,7 +168,7 @@ class CoCLR(MomentumContrast):
             self.queue_frozen.copy_(saved["queue"])
 
     def frozen_own_view(self) -> dict[str, Any]:
-        """Return what ranks the own view, for a checkpoint; empty if that is not frozen."""
+        """Return the frozen encoder's state and its queue, for a checkpoint; empty if there is none."""
         return {"encoder": self._frozen[0].state_dict(), "queue": self.queue_frozen} if self._frozen else {}
 
     def encoders(self) -> list[nn.Module]:
