@@ -282,10 +282,9 @@ def finish(plan: Plan, runner: Runner, chosen: list[Setting], warnings: list[str
             if step.rest and step.product and step.name != BASELINE}
     estimated, taken = plan.seconds.get("all"), runner.taken()
     content = {
-        "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models,
-        "results": results, "commands": {step.name: step.shell for step in plan.steps}, "runs": runs,
-        "labels": plan.labels, "test_videos": plan.tested, "settings": chosen,
-        "warnings": [*warnings, *runner.warnings(plan.steps)],
+        "dataset": args.dataset, "cycles": args.cycles, "seed": args.seed, "models": plan.models, "results": results,
+        "commands": {step.name: step.shell for step in plan.steps}, "runs": runs, "labels": plan.labels,
+        "test_videos": plan.tested, "settings": chosen, "warnings": [*warnings, *runner.warnings(plan.steps)],
         "hours": {"asked": args.hours, "estimated": estimated and estimated / 3600, "taken": taken / 3600}}
     write_json(out / "results.json", content)
     with runner.timed("report"):

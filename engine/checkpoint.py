@@ -23,9 +23,8 @@ RESUME = ("state_dict", "optimizer", "epoch", "iteration")  # keys that `--resum
 FORMS: dict[str, Any] = {"state_dict": dict, "optimizer": dict, "epoch": int, "iteration": int | None}
 # Published files hold numpy scalars, such as `best_acc`, which torch.load must be told to allow.
 _scalar = np.float64(0).__reduce__()[0]
-ALLOWED: list[Any] = [
-    np.dtype, encode, (_scalar, "numpy._core.multiarray.scalar"), (_scalar, "numpy.core.multiarray.scalar"),
-    *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}]
+ALLOWED: list[Any] = [np.dtype, encode, *((_scalar, f"numpy.{core}.multiarray.scalar") for core in ("_core", "core")),
+                      *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}]
 WRAPPERS = re.compile(r"(?<![^.])(?:module|_orig_mod)\.")  # parts of keys: DistributedDataParallel's, torch.compile's
 LIGHTNING = re.compile(r"^(?:model\.)+")  # in front of them: PyTorch Lightning's
 

@@ -62,10 +62,9 @@ class PretrainTask(Task):
         raise NotImplementedError
 
     def make_loader(self, mode: str) -> DataLoader:
-        dataset = self.data.build(mode, PretrainTransform(self.data.img_dim))
-        return make_loader(dataset, batch_size=self.train.batch_size, workers=self.train.workers,
-                           train=mode == "train", seed=self.train.seed, rank=self.dist.rank,
-                           world_size=self.dist.world_size, device=self.device)
+        dataset, train = self.data.build(mode, PretrainTransform(self.data.img_dim)), self.train
+        return make_loader(dataset, batch_size=train.batch_size, workers=train.workers, train=mode == "train",
+                           seed=train.seed, rank=self.dist.rank, world_size=self.dist.world_size, device=self.device)
 
     def check(self, saved: Mapping[str, Any], path: str, *, reverse: bool = False) -> None:
         """Raise CheckpointError for another stream (``reverse``: than the miner's), or if labelled, other classes."""

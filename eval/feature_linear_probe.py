@@ -146,9 +146,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_json(folder / f"{name}-prob.json",
                {video: [row.tolist()] for video, row in zip(test.names, best.prob, strict=True)})
     write_json(folder / f"{name}-acc.json", {"epoch": best.epoch, **percentages(best.accuracy)})
-    say(table(["linear probe", "epoch", "top-1 %", "top-5 %"],
-              [[args.dataset, str(best.epoch), percent(best.accuracy[1]), percent(best.accuracy[5])]]),
-        paint=paint_table)
+    row = [args.dataset, str(best.epoch), percent(best.accuracy[1]), percent(best.accuracy[5])]
+    say(table(["linear probe", "epoch", "top-1 %", "top-5 %"], [row]), paint=paint_table)
     say(f"probabilities of that epoch: {folder / name}-prob.json")
     return 0
 

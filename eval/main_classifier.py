@@ -99,10 +99,9 @@ def describe(data: DataConfig, sets: Mapping[str, VideoDataset], videos: str) ->
 def train(data: DataConfig, config: TrainConfig, model: network.ClassifierConfig, pretrain: str, folder: Path,
           resumed: str, devices: Devices, options: Mapping[str, Any]) -> None:
     """Train a linear probe, or finetune, in a run folder; ``resumed`` is the checkpoint to resume from, or ""."""
-    loader, val = (make_loader(data.build(mode, ClassifierTransform(data.img_dim, train=mode == "train")),
-                               batch_size=config.batch_size * len(devices), workers=config.workers,
-                               train=mode == "train", seed=config.seed, rank=0, world_size=1, device=devices[0])
-                   for mode in ("train", "val"))
+    loader, val = (make_loader(data.build(mode, ClassifierTransform(data.img_dim, train=mode == "train")), rank=0,
+                               batch_size=config.batch_size * len(devices), workers=config.workers, world_size=1,
+                               train=mode == "train", seed=config.seed, device=devices[0]) for mode in ("train", "val"))
     sets = {"train": videos_of(loader), "val": videos_of(val)}
     classes = sets["train"].index.classes
     require_labels(classes, "a classifier")

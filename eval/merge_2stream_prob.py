@@ -94,9 +94,8 @@ def match(rgb: FeatureSet, flow: FeatureSet, *, what: str = "videos") -> tuple[F
     keep = [i for i, name in enumerate(rgb_names) if name in place]
     counts = f"{len(rgb_names)} {what} of RGB and {len(flow_names)} of flow, {len(keep)} in common"
     if len(keep) < LEAST_COMMON * max(len(rgb_names), len(flow_names)):
-        alone = [f"{stream} alone has {', '.join(sorted(set(one) - set(two))[:EXAMPLES])}"
-                 for stream, one, two in (("RGB", rgb_names, flow_names), ("flow", flow_names, rgb_names))
-                 if set(one) - set(two)]
+        pairs = (("RGB", {*rgb_names} - {*flow_names}), ("flow", {*flow_names} - {*rgb_names}))
+        alone = [f"{stream} alone has {', '.join(sorted(only)[:EXAMPLES])}" for stream, only in pairs if only]
         raise OptionError(f"{counts}, less than {LEAST_COMMON:.0%}; {'; '.join(alone)}: make both of one dataset and "
                           "split")
     refuse_other_origin({"RGB": rgb, "flow": flow}, SETTINGS, what)

@@ -33,9 +33,8 @@ def read_samples(dataset: VideoDataset, *, workers: int, device: torch.device, t
     `damage` counts frames that cannot be read, by default of all videos; more than 1 % are a TrainingError.
     """
     # Its own generator: measuring must not change the random numbers of a training.
-    loader = DataLoader(dataset, batch_size=None, shuffle=False, num_workers=workers, worker_init_fn=init_worker,
-                        generator=torch.Generator(), pin_memory=device.type == "cuda",
-                        prefetch_factor=2 if workers else None)
+    loader = DataLoader(dataset, batch_size=None, num_workers=workers, prefetch_factor=2 if workers else None,
+                        worker_init_fn=init_worker, generator=torch.Generator(), pin_memory=device.type == "cuda")
     damage = damage or DamageCounter(dataset, sum(map(int, dataset.index.num_frames)))
     for sample in track(items(loader), len(loader), title):
         for part in range(sample.pop("parts", 1)):  # a long video has several: this process reads the rest

@@ -5,6 +5,7 @@ The settings were chosen on the validation split of the training groups (`--vali
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from utils.runner import Step
 
 NCE, COCLR, PROBE = "main_nce.py", "main_coclr.py", "eval/feature_linear_probe.py"
 SUFFIXES = {"RGB": "", "flow": "-f"}  # of the dataset's name
-STAGES = (NCE, COCLR, CLASSIFIER, PROBE, MERGE)  # each needs what the ones before have written
+EVALUATIONS = (CLASSIFIER, PROBE, MERGE)  # each needs what the ones before have written
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class Method:
     title: str  # in tables
     kind: str  # random, infonce, longer (from InfoNCE on, for as many epochs as with co-training), or mining
     options: tuple[str, ...] = ()  # further options of main_nce.py or main_coclr.py
+    start: str = "infonce"  # the method whose RGB encoder training starts from
+    times: float = 1.0  # epochs, over those of the grid
 
 
 def _cpr(stage: int, *options: str, title: str = "CPR") -> Method:
@@ -35,23 +38,30 @@ def _cpr(stage: int, *options: str, title: str = "CPR") -> Method:
                   ("--cascade", "--stage", str(stage), "--ratio", "0.5", *options))
 
 
-FROZEN = ("--own_view", "frozen")
-METHODS: Mapping[str, Method] = {
+FUSED, FROZEN, RESIDUAL = ("--mining", "fused"), ("--own_view", "frozen"), ("--second_view", "residual")
+METHODS = {
     "random": Method("random weights", "random"),
     "infonce": Method("InfoNCE", "infonce"),
     "infonce_longer": Method("InfoNCE, as long as CoCLR", "longer", ("--model", "infonce")),
     "coclr": Method("CoCLR", "mining"),
     "cpr": _cpr(3),
     "cpr_frozen": _cpr(3, *FROZEN, title="CPR, own view frozen"),
-    "fused_frozen": Method("fused ranks, own view frozen", "mining", ("--mining", "fused", *FROZEN)),
+    "fused_frozen": Method("fused ranks, own view frozen", "mining", (*FUSED, *FROZEN)),
     "ubernce": Method("UberNCE (with labels)", "longer", ("--model", "ubernce")),
     # of the extended grid
     "cpr_s7": _cpr(7),
     "cpr_s7_frozen": _cpr(7, *FROZEN, title="CPR, own view frozen"),
     "cpr_first_own": _cpr(3, "--cascade_first", "own", title="CPR, own view first"),
-    "fused": Method("fused ranks", "mining", ("--mining", "fused")),
+    "fused": Method("fused ranks", "mining", FUSED),
     "progressive": _cpr(3, "--progressive", "1", "2", "5", title="CPR, progressive"),
-}
+    "residual": Method("CoCLR, residual frames", "mining", RESIDUAL),
+    "residual_fused": Method("fused ranks, own view frozen, residual frames", "mining", (*FUSED, *FROZEN, *RESIDUAL))}
+LONG = ("infonce_longer", "coclr", "fused_frozen")
+METHODS |= {f"{name}_x4": replace(METHODS[name], title=f"{METHODS[name].title}, four times", times=4) for name in LONG}
+for _one, _two in (("coclr", "fused_frozen"), ("fused_frozen", "coclr"), ("cpr", "cpr_s7"), ("cpr_s7", "cpr")):
+    _first, _then, _half = METHODS[_one], METHODS[_two], f"{_one}_half"  # its rate stays
+    METHODS[_half] = replace(_first, title=f"{_first.title}, half", options=(*_first.options, "--schedule"), times=0.5)
+    METHODS[f"{_half}_{_two}"] = replace(_then, title=f"{_first.title}, then {_then.title}", start=_half, times=0.5)
 
 
 # Named before the runs; what else the tables show is descriptive.
@@ -105,6 +115,7 @@ REAL = {"more": (), "batch_size": 16, "moco_k": 64, "img_dim": 64, "infonce_epoc
 GRIDS: Mapping[str, Grid] = {
     "headline": Grid(HEADLINE, more=(3, 4), fights=REAL),
     "extended": Grid(tuple(METHODS), fights=REAL),
+    "long": Grid(tuple(f"{name}_x4" for name in LONG), fights=REAL),
     "tiny": Grid(("infonce", "coclr"), seeds=(0, 1), groups=3, clips=1, frames=16, batch_size=2, moco_k=8, topk=2,
                  infonce_epochs=1, coclr_epochs=2)}
 
@@ -137,9 +148,11 @@ class MethodPlan:
     features: dict[str, tuple[str, str]] = field(default_factory=dict)  # by stream: folder, and the dataset's name
 
 
-def _stage(step: Step) -> int:
-    script = next(script for script in STAGES if step.command[1].endswith(script))
-    return STAGES.index(script) + ("--pretrain" in step.command and script == NCE)
+def _stage(step: Step, made: Mapping[str, Step]) -> int:
+    """Return when a step may run: trainings after those that they start from, ``made``, and evaluations by script."""
+    if script := [number for number, each in enumerate(EVALUATIONS) if step.command[1].endswith(each)]:
+        return len(made) + script[0]
+    return 1 + max((_stage(made[word], made) for word in step.command if word in made), default=-1)
 
 
 class SeedPlan:
@@ -156,8 +169,10 @@ class SeedPlan:
         self._models: dict[tuple[str, str], str] = {}  # (method, stream) -> checkpoint
         for name in grid.methods:
             self._add(name)
-        self.steps = [replace(step, beside=number > 0) for _, stage in groupby(sorted(self.steps, key=_stage), _stage)
-                      for number, step in enumerate(stage)]
+        made = {str(step.product): step for step in self.steps}
+        stage = partial(_stage, made=made)
+        self.steps = [replace(step, beside=number > 0) for _, group in groupby(sorted(self.steps, key=stage), stage)
+                      for number, step in enumerate(group)]
 
     def _add(self, name: str) -> None:
         """Add a method's trainings and evaluations."""
@@ -165,7 +180,7 @@ class SeedPlan:
             return
         method, grid, models = METHODS[name], self.grid, self._models
         if method.kind in ("longer", "mining"):
-            self._add("infonce")
+            self._add(method.start)
         before, plan = len(self.steps), MethodPlan()
         self.methods[name] = plan
         rgb, flow = (name, "RGB"), ("infonce", "flow")
@@ -177,13 +192,16 @@ class SeedPlan:
                 models[name, stream] = self._train(f"{name} {stream}", NCE, f"{self.dataset}{suffix}-2clip",
                                                    grid.infonce_epochs, "--model", "infonce")
         else:
-            start = models["infonce", "RGB"]
+            start, miner = models[method.start, "RGB"], models[flow]
+            if method.options[-2:] == RESIDUAL:
+                miner = self._train("infonce residual", NCE, f"{self.dataset}-f-2clip", grid.infonce_epochs, *RESIDUAL)
             if method.kind == "longer":
                 script, clips, words = NCE, "2clip", [*method.options, "--pretrain", start]
             else:
                 script, clips, words = COCLR, "2stream-2clip", [
-                    "--topk", str(grid.topk), "--health_freq", "5", *method.options, "--pretrain", start, models[flow]]
-            models[rgb] = self._train(f"{name} RGB", script, f"{self.dataset}-{clips}", grid.coclr_epochs, *words)
+                    "--topk", str(grid.topk), "--health_freq", "5", *method.options, "--pretrain", start, miner]
+            epochs = round(method.times * grid.coclr_epochs)
+            models[rgb] = self._train(f"{name} RGB", script, f"{self.dataset}-{clips}", epochs, *words)
         plan.features = {stream: (str(Path(model).parent / "feature"), f"{self.dataset}{SUFFIXES[stream]}")
                          for stream, model in (("RGB", models[rgb]), ("flow", models[flow])) if model != "random"}
         if method.kind in ("infonce", "mining"):
@@ -195,8 +213,8 @@ class SeedPlan:
         """Add a pretraining, whose learning rate drops after four fifths; return the path of its last checkpoint."""
         grid = self.grid
         lr = grid.coclr_lr if "--pretrain" in words else grid.lr
-        if "--progressive" in words:  # three phases, together as long as the others
-            epochs //= 3
+        if "--progressive" in words:  # three phases, together about as long as the others
+            epochs = -(-epochs // 3)
         words = (*self._common, "--dataset", dataset, "--batch_size", str(grid.batch_size), "--lr", str(lr),
                  "--moco-k", str(grid.moco_k), "--moco-m", str(grid.moco_m), "--save_freq", str(epochs), "--epochs",
                  str(epochs), "--schedule", str(round(epochs * 4 / 5)), "--name_prefix", f"{title.split()[0]}_",

@@ -2,8 +2,7 @@
 
     python -m experiments.report --results experiments/results/headline.json --out experiments/made/report
 
-Writes OUT/experiment_results.md, with a table for each set, and OUT/experiment_mining.png, the positive mining recall
-over epochs.
+Writes OUT/experiment_results.md, a table for each set, and OUT/experiment_mining.png, the mining recall over epochs.
 """
 
 import statistics

@@ -48,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not videos.is_dir():
         synthetic.main(["--out", str(videos), "--groups", str(args.scenes), "--seed", str(args.seed)])
     cotrain.main(["--videos", str(videos), "--labels", "folders", "--out", str(out / "run"), *SETTINGS,
-                  "--infonce_epochs", str(args.epochs), "--coclr_epochs", str(args.coclr_epochs), "--seed",
-                  str(args.seed)])
+                  f"--infonce_epochs={args.epochs}", f"--coclr_epochs={args.coclr_epochs}", f"--seed={args.seed}"])
     found = read_json(out / "run" / "results.json")
     order = ("random RGB", cotrain.BASELINE, "RGB", "random flow", "flow", "random both", "both")
     text = results_table({name: found["results"][name] for name in order})

@@ -29,9 +29,8 @@ def some_clips(seed: int = 0) -> torch.Tensor:
 
 
 def no_draws(n: int = N) -> dict[str, torch.Tensor]:
-    return {"jitter": torch.zeros(n, dtype=torch.bool), "order": torch.arange(4).repeat(n, 1),
-            "factor": torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(n, 1),
-            "channel": torch.full((n, S, T), -1), "sigma": torch.zeros(n)}
+    return {"jitter": torch.zeros(n, dtype=torch.bool), "order": torch.arange(4).repeat(n, 1), "sigma": torch.zeros(n),
+            "factor": torch.tensor([1.0, 1.0, 1.0, 0.0]).repeat(n, 1), "channel": torch.full((n, S, T), -1)}
 
 
 def all_draws() -> dict[str, torch.Tensor]:

@@ -109,8 +109,7 @@ def test_commands_of_a_page():
         Command(("python", "four.py", "--d")), Command(("bash", "e.sh")), Command(("python", "five.py",))]
 
 
-CLIPS = "--seq_len 8 --ds 1 --img_dim 32"
-ROOTS = "--data_root data --split_root splits"
+CLIPS, ROOTS = "--seq_len 8 --ds 1 --img_dim 32", "--data_root data --split_root splits"
 TRAINING = f"{CLIPS} -j 0 --batch_size 4 --moco-k 4 --epochs 1 --schedule 1 {ROOTS}"
 # The first hour: how commands begin, what makes them small (of an option given twice the last one counts), and what
 # they leave, with the name that the pages have for it.
@@ -131,8 +130,7 @@ FIRST_HOUR = [
     ("-m tools.report ckpt/log-pretrain/RUN", f"--mining_clips 4 {ROOTS}", {}),
     ("-m tools.search index CKPT videos", f"{CLIPS} --net s3d --batch_size 4", {}),
     ("-m tools.search search video_index clip.mp4", "", {}),
-    ("-m tools.search export video_index", "", {}),
-]
+    ("-m tools.search export video_index", "", {})]
 
 
 def write_video(path: Path, frames: int = 12) -> None:

@@ -19,7 +19,7 @@ from experiments.plan import GRIDS, METHODS, SeedPlan, changed
 from process_data.src.splits import source_splits
 from utils import launch
 from utils.errors import OptionError
-from utils.runner import Runner, Step
+from utils.runner import Runner, Step, groups
 from utils.stop import StopRequested
 
 ROOT = Path(__file__).parents[1]
@@ -67,9 +67,10 @@ def following(option: str, command: tuple[str, ...]) -> tuple[str, ...]:
 
 def test_every_command_starts_from_what_an_earlier_one_leaves(plan):
     made = set()
-    for step in plan.steps:
-        assert {word for word in step.command if word.endswith(".pth.tar")} <= made, step.name
-        made.add(str(step.product))
+    for group in groups(plan.steps):  # side by side: none needs what another one makes
+        for step in group:
+            assert {word for word in step.command if word.endswith(".pth.tar")} <= made, step.name
+        made.update(str(step.product) for step in group)
     assert len({step.name for step in plan.steps}) == len(plan.steps)
     assert {file for method in plan.methods.values() for file, _ in method.measures.values()} <= made
 
@@ -81,6 +82,11 @@ def test_the_plan_has_all_methods_with_their_options_and_reads_the_validation_li
         assert following("--stage", commands[f"{name} RGB"])[0] == stage
         assert ("frozen" in commands[f"{name} RGB"]) == name.endswith("frozen")
     assert following("--mining", commands["fused_frozen RGB"])[0] == "fused"
+    epochs = {"cpr": "8", "cpr_half": "4", "cpr_half_cpr_s7": "4", "coclr_x4": "32", "progressive": "3"}  # of a phase
+    assert {name: following("--epochs", commands[f"{name} RGB"])[0] for name in epochs} == epochs
+    made = {step.name: str(step.product) for step in plan.steps}
+    assert following("--pretrain", commands["cpr_half_cpr_s7 RGB"]) == (made["cpr_half RGB"], made["infonce flow"])
+    assert following("--pretrain", commands["residual RGB"]) == (made["infonce RGB"], made["infonce residual"])
     for words in commands.values():
         assert [words[i + 1] for i, word in enumerate(words) if word == "--split_root"] == ["../splits-validation"]
     # No epoch is chosen by test videos: probes are evaluated after their last epoch alone.

@@ -185,9 +185,8 @@ def run(tmp_path, monkeypatch):
 
     def call(script, *options: str) -> int:
         monkeypatch.setattr(launch, "_started", False)
-        monkeypatch.setattr(sys, "argv", [
-            f"{script.__name__}.py", *made.options, "--seq_len", "8", "--img_dim", "32", "--batch_size", "4",
-            "--moco-k", "8", "--moco-dim", "8", "-j", "0", *options])
+        words = ["--seq_len", "8", "--img_dim", "32", "--batch_size", "4", "--moco-k", "8", "--moco-dim=8", "-j", "0"]
+        monkeypatch.setattr(sys, "argv", [f"{script.__name__}.py", *made.options, *words, *options])
         return launch.exit_code(script.main)
     return call
 

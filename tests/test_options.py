@@ -13,12 +13,11 @@ from utils.launch import allotted_cores
 
 ROOT = Path(__file__).parents[1]
 DEFAULTS = {
-    "net": "s3d", "seq_len": 32, "num_seq": 2, "ds": 1, "batch_size": 32, "lr": 1e-3, "schedule": None,
-    "wd": 1e-5, "epochs": 10, "start_epoch": 0, "gpu": None, "print_freq": 5, "img_dim": 128, "prefix": "pretrain",
+    "net": "s3d", "seq_len": 32, "num_seq": 2, "ds": 1, "batch_size": 32, "lr": 1e-3, "schedule": None, "wd": 1e-5,
+    "epochs": 10, "start_epoch": 0, "gpu": None, "print_freq": 5, "img_dim": 128, "prefix": "pretrain",
     "workers": min(16, allotted_cores()), "resume": "", "test": "", "cos": False, "reset_lr": False, "save_freq": 1,
     "name_prefix": "", "seed": 0, "dist_backend": "nccl", "multiprocessing_distributed": False, "local_rank": None,
-    "moco_dim": 128,
-    "moco_k": 2048, "moco_m": 0.999, "moco_t": 0.07, "data_root": str(ROOT / "data"),
+    "moco_dim": 128, "moco_k": 2048, "moco_m": 0.999, "moco_t": 0.07, "data_root": str(ROOT / "data"),
     "split_root": str(ROOT / "process_data" / "data")}
 MINING = {"topk": 5, "reverse": False, "cascade": False, "ratio": 0.5, "stage": 7}
 

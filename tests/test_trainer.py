@@ -157,9 +157,8 @@ def test_metrics_are_written_twice(tmp_path):
     log.log("epoch", 2, 20, {"top1": 0.25}, title="val")
     log.log("mining", 2, 20, {"recall": 0.5})
     log.close()
-    assert shown(tmp_path) == {
-        ("train/loss", 20): 1.5, ("train/data_seconds", 20): 0.5, ("train/step_seconds", 20): 1.0,
-        ("val_epoch/top1", 20): 0.25, ("mining/recall", 20): 0.5}
+    assert shown(tmp_path) == {("train/loss", 20): 1.5, ("train/step_seconds", 20): 1.0, ("mining/recall", 20): 0.5,
+                               ("train/data_seconds", 20): 0.5, ("val_epoch/top1", 20): 0.25}
     assert lines(tmp_path) == [
         {"kind": "steps", "title": "train", "epoch": 2, "done": 20, "values": {"loss": 1.5}, "seconds": SECONDS},
         {"kind": "epoch", "title": "val", "epoch": 2, "done": 20, "values": {"top1": 0.25}},

@@ -116,9 +116,8 @@ def draw_gallery(run: Path, output: Path) -> None:
     for row in np.random.default_rng(0).permutation(len(query.names))[:QUERIES].tolist():
         near = similarity[row].topk(NEIGHBOURS).indices.tolist()
         right = [bool(gallery.labels[other] == query.labels[row]) for other in near]
-        lines.append(np.concatenate([picture(query.names[row], WHITE), *(
-            picture(gallery.names[other], GREEN if good else RED) for other, good in zip(near, right, strict=True))],
-            axis=1))
+        found = [picture(gallery.names[i], GREEN if good else RED) for i, good in zip(near, right, strict=True)]
+        lines.append(np.concatenate([picture(query.names[row], WHITE), *found], axis=1))
     cv2.imwrite(str(output), np.concatenate(lines)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
     say(f"drew {output}")
 

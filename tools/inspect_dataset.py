@@ -71,9 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     out.mkdir(parents=True, exist_ok=True)
     lengths = {name: count for lmdb in lmdbs[::-1] for name, count in lmdb.num_frames.items()}  # RGB's where there is
     counts, edges = (each.tolist() for each in np.histogram(list(lengths.values()), BINS))
-    flagged = {*near, *(name for lmdb in lmdbs for name in [*lmdb.damaged, *lmdb.still]),
-               *(name for split in splits for part in split.parts.values() for names in part.dropped.values()
-                 for name in names)}
+    dropped = (names for split in splits for part in split.parts.values() for names in part.dropped.values())
+    flagged = {*near}.union(*dropped, *([*lmdb.damaged, *lmdb.still] for lmdb in lmdbs))
     first = sorted(lengths, key=lambda name: (name not in flagged, name))[:THUMBS]
     write_page(out / "inspect.html", "inspect.html", dataset=dataset, splits=splits, lmdbs=lmdbs, issues=issues,
                near=near, flagged=flagged, lengths=lengths, thumbs=draw_thumbs(dataset, first),

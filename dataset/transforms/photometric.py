@@ -194,8 +194,7 @@ def blur(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 # each frame's own mean grey, and from its grey image, and turn the hue.
 STEPS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
     BRIGHTNESS: lambda values, factor: _blend(values, 0.0, factor),
-    CONTRAST: lambda values, factor: _blend(values, grey(values).mean(dim=(4, 5), keepdim=True).add_(0.5).floor_(),
-                                            factor),
+    CONTRAST: lambda values, factor: _blend(values, grey(values).mean((4, 5), keepdim=True).add_(0.5).floor_(), factor),
     SATURATION: lambda values, factor: _blend(values, grey(values), factor),
     HUE: hue}
 
