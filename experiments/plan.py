@@ -58,8 +58,9 @@ METHODS = {
     "residual_fused": Method("fused ranks, own view frozen, residual frames", "mining", (*FUSED, *FROZEN, *RESIDUAL))}
 LONG = ("infonce_longer", "coclr", "fused_frozen")
 METHODS |= {f"{name}_x4": replace(METHODS[name], title=f"{METHODS[name].title}, four times", times=4) for name in LONG}
+# Half of the epochs by one rule, at a steady rate, then as many by another.
 for _one, _two in (("coclr", "fused_frozen"), ("fused_frozen", "coclr"), ("cpr", "cpr_s7"), ("cpr_s7", "cpr")):
-    _first, _then, _half = METHODS[_one], METHODS[_two], f"{_one}_half"  # its rate stays
+    _first, _then, _half = METHODS[_one], METHODS[_two], f"{_one}_half"
     METHODS[_half] = replace(_first, title=f"{_first.title}, half", options=(*_first.options, "--schedule"), times=0.5)
     METHODS[f"{_half}_{_two}"] = replace(_then, title=f"{_first.title}, then {_then.title}", start=_half, times=0.5)
 
