@@ -29,8 +29,8 @@ class Method:
     title: str  # in tables
     kind: str  # random, infonce, longer (from InfoNCE on, for as many epochs as with co-training), or mining
     options: tuple[str, ...] = ()  # further options of main_nce.py or main_coclr.py
-    start: str = "infonce"  # the method whose RGB encoder training starts from
-    times: float = 1.0  # epochs, over those of the grid
+    start: str = "infonce"  # the method whose RGB encoder this one starts from; of kinds longer and mining
+    times: float = 1.0  # factor of the grid's coclr_epochs; likewise
 
 
 def _cpr(stage: int, *options: str, title: str = "CPR") -> Method:
@@ -54,10 +54,10 @@ METHODS = {
     "cpr_first_own": _cpr(3, "--cascade_first", "own", title="CPR, own view first"),
     "fused": Method("fused ranks", "mining", FUSED),
     "progressive": _cpr(3, "--progressive", "1", "2", "5", title="CPR, progressive"),
-    "residual": Method("CoCLR, residual frames", "mining", RESIDUAL),
+    "residual": Method("CoCLR, mined in residual frames", "mining", RESIDUAL),
     "residual_fused": Method("fused ranks, own view frozen, residual frames", "mining", (*FUSED, *FROZEN, *RESIDUAL))}
 LONG = ("infonce_longer", "coclr", "fused_frozen")
-METHODS |= {f"{name}_x4": replace(METHODS[name], title=f"{METHODS[name].title}, four times", times=4) for name in LONG}
+METHODS |= {f"{name}_x4": replace(METHODS[name], title=f"{METHODS[name].title}, 4 x epochs", times=4) for name in LONG}
 # Half of the epochs by one rule, at a steady rate, then as many by another.
 for _one, _two in (("coclr", "fused_frozen"), ("fused_frozen", "coclr"), ("cpr", "cpr_s7"), ("cpr_s7", "cpr")):
     _first, _then, _half = METHODS[_one], METHODS[_two], f"{_one}_half"
@@ -73,7 +73,7 @@ COMPARISONS = (("cpr", "coclr"), ("fused_frozen", "coclr"))
 class Grid:
     """Everything a result depends on, except the seed."""
 
-    methods: tuple[str, ...]  # the most informative first, in case the grid is stopped
+    methods: tuple[str, ...]  # in the order of the tables
     seeds: tuple[int, ...] = (0, 1, 2)
     more: tuple[int, ...] = ()  # further seeds, of the methods in COMPARISONS alone
     # of the synthetic set, see synthetic.py
@@ -111,11 +111,11 @@ class Grid:
 
 
 HEADLINE = ("random", "infonce", "infonce_longer", "coclr", "cpr", "cpr_frozen", "fused_frozen", "ubernce")
-# 113 training clips of the real set make 7 steps of 16 an epoch.
+# 113 training clips of the real set make 7 steps of 16 an epoch. Its queue is too short for seven stages.
 REAL = {"more": (), "batch_size": 16, "moco_k": 64, "img_dim": 64, "infonce_epochs": 20, "coclr_epochs": 10}
 GRIDS: Mapping[str, Grid] = {
     "headline": Grid(HEADLINE, more=(3, 4), fights=REAL),
-    "extended": Grid(tuple(METHODS), fights=REAL),
+    "extended": Grid(tuple(METHODS), fights=REAL | {"methods": tuple(each for each in METHODS if "_s7" not in each)}),
     "long": Grid(tuple(f"{name}_x4" for name in LONG), fights=REAL),
     "tiny": Grid(("infonce", "coclr"), seeds=(0, 1), groups=3, clips=1, frames=16, batch_size=2, moco_k=8, topk=2,
                  infonce_epochs=1, coclr_epochs=2)}
@@ -149,11 +149,11 @@ class MethodPlan:
     features: dict[str, tuple[str, str]] = field(default_factory=dict)  # by stream: folder, and the dataset's name
 
 
-def _stage(step: Step, made: Mapping[str, Step]) -> int:
-    """Return when a step may run: trainings after those that they start from, ``made``, and evaluations by script."""
+def _turn(step: Step, made: Mapping[str, Step]) -> int:
+    """Return a step's turn: a training comes after its start, evaluations after all; ``made``: all steps by product."""
     if script := [number for number, each in enumerate(EVALUATIONS) if step.command[1].endswith(each)]:
         return len(made) + script[0]
-    return 1 + max((_stage(made[word], made) for word in step.command if word in made), default=-1)
+    return 1 + max((_turn(made[word], made) for word in step.command if word in made), default=-1)
 
 
 class SeedPlan:
@@ -171,8 +171,8 @@ class SeedPlan:
         for name in grid.methods:
             self._add(name)
         made = {str(step.product): step for step in self.steps}
-        stage = partial(_stage, made=made)
-        self.steps = [replace(step, beside=number > 0) for _, group in groupby(sorted(self.steps, key=stage), stage)
+        turn = partial(_turn, made=made)
+        self.steps = [replace(step, beside=number > 0) for _, group in groupby(sorted(self.steps, key=turn), turn)
                       for number, step in enumerate(group)]
 
     def _add(self, name: str) -> None:
@@ -194,7 +194,7 @@ class SeedPlan:
                                                    grid.infonce_epochs, "--model", "infonce")
         else:
             start, miner = models[method.start, "RGB"], models[flow]
-            if method.options[-2:] == RESIDUAL:
+            if RESIDUAL[0] in method.options:
                 miner = self._train("infonce residual", NCE, f"{self.dataset}-f-2clip", grid.infonce_epochs, *RESIDUAL)
             if method.kind == "longer":
                 script, clips, words = NCE, "2clip", [*method.options, "--pretrain", start]
@@ -211,7 +211,7 @@ class SeedPlan:
         plan.steps = self.steps[before:]
 
     def _train(self, title: str, script: str, dataset: str, epochs: int, *words: str) -> str:
-        """Add a pretraining, whose learning rate drops after four fifths; return the path of its last checkpoint."""
+        """Add a pretraining, by default with a lower rate after four fifths; return the path of its last checkpoint."""
         grid = self.grid
         lr = grid.coclr_lr if "--pretrain" in words else grid.lr
         if "--progressive" in words:  # three phases, together about as long as the others

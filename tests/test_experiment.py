@@ -94,10 +94,11 @@ def test_the_plan_has_all_methods_with_their_options_and_reads_the_validation_li
     assert len(probes) > 10 and all(following("--eval_freq", step.command)[0] == "0" for step in probes)
 
 
-def test_further_seeds_train_the_compared_methods_alone_and_on_the_synthetic_set():
+def test_every_grid_fits_the_real_set_and_further_seeds_train_the_compared_methods_on_the_synthetic_one():
     grid = GRIDS["headline"]
     assert grid.with_seed(2) == grid and (grid.seeds, grid.more) == ((0, 1, 2), (3, 4)) and not grid.on("fights").more
     assert {*grid.with_seed(3).methods} == {"coclr", "cpr", "fused_frozen", "infonce_longer"}
+    assert all(SeedPlan(each.on("fights"), "fights", 0, Path("out"), "splits").steps for each in GRIDS.values())
 
 
 def test_paired_differences_have_the_interval_of_student():

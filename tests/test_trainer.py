@@ -77,9 +77,8 @@ def test_the_trainer_calls_the_hooks_in_order(tmp_path):
     trainer = Trainer(loader(3, 6), task.optimizer, CPU, config, state=TrainState(), checkpoints=checkpoints,
                       logger=MetricsLogger(), info={})
     trainer.fit(task)
-    assert task.calls == [call for epoch in range(4) for call in (
-        f"begin {epoch}", (epoch, 2 * epoch, [0, 1, 2]), (epoch, 2 * epoch + 1, [3, 4, 5]), f"end {epoch}",
-        f"saved {epoch}")]
+    assert task.calls == [call for e in range(4) for call in (
+        f"begin {e}", (e, 2 * e, [0, 1, 2]), (e, 2 * e + 1, [3, 4, 5]), f"end {e}", f"saved {e}")]
     assert saved == [(0, False, 0, 2, 0.0, 4), (2, True, 2, 6, 2.0, 14), (3, True, 3, 8, 3.0, 19)]
     assert trainer.means["top1"] == 3
     # SGD with momentum 0.9 on a gradient of one, from the third step on
