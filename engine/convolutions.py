@@ -79,7 +79,7 @@ def check_convolutions(encoders: Sequence[nn.Module], clip: tuple[int, int, int]
                 layer.__class__ = Conv3dAs2d
         if type(conv) is nn.Conv3d or conv_error(conv, shape, precision) > allowed:
             raise OptionError(f"this PyTorch computes {names[0]}, {conv}, wrongly in --precision {precision.name} "
-                              f"(off by {error:.2g} of its norm): take another precision, clip size or PyTorch")
+                              f"(off by {error:.2g} of its norm): take another precision, clip size or PyTorch release")
         replaced.append(f"{', '.join(names)} (off by {error:.2g} of its norm)")
     return (f"precision {precision.name}: {len(kinds)} distinct convolutions checked against float64, "
             + (f"{len(replaced)} wrong here, computed as 2-D ones: {'; '.join(replaced)}" if replaced else "all right"))

@@ -29,8 +29,8 @@ class Method:
     title: str  # in tables
     kind: str  # random, infonce, longer (from InfoNCE on, for as many epochs as with co-training), or mining
     options: tuple[str, ...] = ()  # further options of main_nce.py or main_coclr.py
-    start: str = "infonce"  # the method whose RGB encoder this one starts from; of kinds longer and mining
-    times: float = 1.0  # factor of the grid's coclr_epochs; likewise
+    start: str = "infonce"  # of kinds longer and mining: the method whose RGB encoder is trained on
+    times: float = 1.0  # epochs, as a multiple of the grid's coclr_epochs
 
 
 def _cpr(stage: int, *options: str, title: str = "CPR") -> Method:
@@ -58,7 +58,7 @@ METHODS = {
     "residual_fused": Method("fused ranks, own view frozen, residual frames", "mining", (*FUSED, *FROZEN, *RESIDUAL))}
 LONG = ("infonce_longer", "coclr", "fused_frozen")
 METHODS |= {f"{name}_x4": replace(METHODS[name], title=f"{METHODS[name].title}, 4 x epochs", times=4) for name in LONG}
-# Half of the epochs by one rule, at a steady rate, then as many by another.
+# Half of the epochs with one rule at a constant rate, then the other half with another rule.
 for _one, _two in (("coclr", "fused_frozen"), ("fused_frozen", "coclr"), ("cpr", "cpr_s7"), ("cpr_s7", "cpr")):
     _first, _then, _half = METHODS[_one], METHODS[_two], f"{_one}_half"
     METHODS[_half] = replace(_first, title=f"{_first.title}, half", options=(*_first.options, "--schedule"), times=0.5)
@@ -150,7 +150,7 @@ class MethodPlan:
 
 
 def _turn(step: Step, made: Mapping[str, Step]) -> int:
-    """Return a step's turn: a training comes after its start, evaluations after all; ``made``: all steps by product."""
+    """Return when a step may run: after the training it starts from, evaluations last; ``made``: steps by product."""
     if script := [number for number, each in enumerate(EVALUATIONS) if step.command[1].endswith(each)]:
         return len(made) + script[0]
     return 1 + max((_turn(made[word], made) for word in step.command if word in made), default=-1)
@@ -211,7 +211,7 @@ class SeedPlan:
         plan.steps = self.steps[before:]
 
     def _train(self, title: str, script: str, dataset: str, epochs: int, *words: str) -> str:
-        """Add a pretraining, by default with a lower rate after four fifths; return the path of its last checkpoint."""
+        """Add a pretraining, whose rate drops after four fifths unless ``words`` set it; return its last checkpoint."""
         grid = self.grid
         lr = grid.coclr_lr if "--pretrain" in words else grid.lr
         if "--progressive" in words:  # three phases, together about as long as the others

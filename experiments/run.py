@@ -9,7 +9,7 @@ Renders and prepares the sets, trains every method of the grid with every seed, 
 a stopped experiment, run the same command again: finished steps are skipped. The real clips are used where the
 checkout has shared/data/fights.
 
-With --validation, three held-out training groups take the place of the test groups: for tuning, by --change.
+With --validation, three held-out training groups replace the test groups, so that --change can tune settings.
 """
 
 import shutil

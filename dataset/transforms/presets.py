@@ -38,7 +38,7 @@ class PretrainTransform:
     """Two views of a video: each null (random crop and flip) or base (with jitter, channel replacement and blur).
 
     Half the samples keep both clips, each base with probability 0.3; the others make both views from one of the two,
-    one base and one null. All frames and streams of a view share its draws. CoCLR (arXiv 2010.09709, 4.1), as released.
+    one base and one null. All frames and streams of a view share its draws. CoCLR as released; paper, section 4.1.
     """
 
     img_dim: int  # side of the views in pixels
